@@ -1,0 +1,112 @@
+"""Where a forecast leaves what is known: one sentence each, the remedy included.
+
+Leaves out: errors (a question that has no answer at all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mopdsim.cost.constants import shipped
+from mopdsim.domains import Domain
+from mopdsim.quality import Effort
+from mopdsim.recipe import Distill, Rl
+from mopdsim.scenario import Scenario
+from mopdsim.stage_cost import Machine
+from mopdsim.world import World
+
+_KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
+_STABLE_EXTRAPOLATION = 1.35
+
+
+def caveats(
+    scenario: Scenario,
+    domains: Mapping[str, Domain],
+    machine: Machine,
+    efforts: Mapping[str, Effort],
+    world: World,
+) -> tuple[str, ...]:
+    """What a reader must know before trusting the numbers."""
+    return tuple([
+        *_of_facts(scenario, domains),
+        *_of_machine(scenario, machine),
+        *_of_recipe(scenario, efforts, world),
+    ])  # fmt: skip
+
+
+def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> list[str]:
+    found = []
+    unasked = [name for name, row in domains.items() if row.start.grade != "measured"]
+    if unasked:
+        found.append(
+            f"start scores of {', '.join(unasked)} are another model's or a prior: give this model's, "
+            f"as in [domain.{unasked[0]}] start = {domains[unasked[0]].start.value:.2f}"
+        )
+    slow = [name for name, row in domains.items() if row.midpoint.grade == "prior"]
+    if slow:
+        found.append(
+            f"learning speeds of {', '.join(slow)} are priors over an order of magnitude: a pilot to 3 "
+            "C_mid, given as midpoint = [P10, P90], narrows the scores most"
+        )
+    dialled = [name for name in domains if "?" in name]
+    if dialled:
+        found.append(
+            f"the options of {', '.join(dialled)} are not in the table: the plain domain's numbers are used"
+        )
+    if len({row.scope for row in domains.values()}) > 1:
+        found.append("domains of different scopes are mixed: no study supports how they act on each other")
+    return found
+
+
+def _of_machine(scenario: Scenario, machine: Machine) -> list[str]:
+    found = []
+    if machine.gpu.name.startswith("CPU"):
+        found.append("times on a CPU are one efficiency for all phases, not fitted: expect a factor of 1.5")
+    else:
+        fitted = shipped()["rl_steps"]
+        for kind, name, known in (
+            ("model", machine.model.name, fitted.models),
+            ("GPU", machine.gpu.name, fitted.gpus),
+        ):
+            if name not in known:
+                found.append(
+                    f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
+                )
+    if scenario.usd_per_gpu_hour is None and machine.gpu.price_grade == "assumed":
+        found.append(f"the price of {machine.gpu.name} is assumed: give usd_per_gpu_hour")
+    return found
+
+
+def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) -> list[str]:
+    found = []
+    stages = scenario.recipe.stages
+    short = [s.name for s in stages if isinstance(s, Rl) and _least_progress(s, efforts[s.name], world) < 1]
+    if short:
+        found.append(
+            f"RL ends before C_mid on a domain in {', '.join(short)}: the gain rests on the assumed speed, "
+            "and a real run that short would not identify the asymptote"
+        )
+    crowded = [s.name for s in stages if isinstance(s, Rl) and len(s.domains) > _KNOWN_TOGETHER]
+    if crowded:
+        found.append(
+            f"more than {_KNOWN_TOGETHER} domains are trained together in {', '.join(crowded)}: how conflict "
+            "adds up beyond that is a prior"
+        )
+    far = [s.name for s in stages if isinstance(s, Distill) and s.extrapolation > _STABLE_EXTRAPOLATION]
+    if far:
+        found.append(
+            f"extrapolation above {_STABLE_EXTRAPOLATION:g} in {', '.join(far)}: 1.5 was unstable in ExOPD, "
+            "and the forecast knows no such failure; stay near 1.25"
+        )
+    return found
+
+
+def _least_progress(stage: Rl, effort: Effort, world: World) -> float:
+    """The least median C / C_mid among a stage's domains, at their share of the prompts."""
+    total = sum(stage.domains.values())
+    return min(
+        share / total * float(np.median(effort.compute_N / world.midpoint_DN[world.index[name]]))
+        for name, share in stage.domains.items()
+    )

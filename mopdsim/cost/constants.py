@@ -1,0 +1,249 @@
+"""Fitted constants of the time models: values, spread and where they come from.
+
+A set holds one value per physical effect. Values are floats, or arrays after `draws` or `column`, and every
+time function broadcasts over them. Files: `data/cost_constants.json`, written by `mopd calibrate cost`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mopdsim.errors import UsageError
+
+SCHEMA = 1
+NORMAL_80 = 1.2816  # half-width of an 80% interval in standard deviations
+Value = float | NDArray[np.float64]
+Set = TypeVar("Set", bound="ConstantSet")
+
+
+@dataclass(frozen=True)
+class ConstantSet:
+    """Base of the three sets: moves between fields and vectors of logarithms (all constants are positive)."""
+
+    @classmethod
+    def names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls))
+
+    @classmethod
+    def from_log(cls: type[Set], logs: Any) -> Set:
+        return cls(**dict(zip(cls.names(), np.exp(np.asarray(logs, dtype=float)), strict=True)))
+
+    @classmethod
+    def shipped(cls: type[Set]) -> Set:
+        """The constants of this class that come with the package."""
+        found = shipped()[next(kind for kind, known in KINDS.items() if known is cls)].constants
+        assert isinstance(found, cls)
+        return found
+
+    def log(self) -> NDArray[np.float64]:
+        return np.log(np.array([getattr(self, name) for name in self.names()], dtype=float))
+
+    def column(self: Set) -> Set:
+        """The same with a trailing axis, to broadcast against an axis of work."""
+        return replace(self, **{name: np.asarray(getattr(self, name))[..., None] for name in self.names()})
+
+
+@dataclass(frozen=True)
+class DecodeConstants(ConstantSet):
+    """One decode step. Efficiencies are of peak; seconds are per layer, per doubling of GPUs, or per
+    sequence."""
+
+    bandwidth_efficiency: Value = 0.78
+    flops_efficiency: Value = 0.4
+    prefill_efficiency: Value = 0.8
+    layer_s: Value = 35e-6
+    moe_layer_s: Value = 37e-6
+    reduce_latency_s: Value = 10e-6
+    reduce_bytes: Value = 3.6
+    sequence_s: Value = 18e-6
+
+
+@dataclass(frozen=True)
+class TrainConstants(ConstantSet):
+    """One training step. `precision_power`: a format k times faster on paper is k**power times faster.
+
+    `expert_overhead`: routed-expert FLOPs count this many times. `elementwise_passes`: reads and writes of a
+    hidden vector per layer and token, forward and backward. `tensor_`, `expert_`, `data_traffic`: bytes
+    against the textbook count on those links.
+    """
+
+    flops_efficiency: Value = 0.7
+    precision_power: Value = 0.85
+    attention_efficiency: Value = 0.35
+    expert_overhead: Value = 2.0
+    elementwise_passes: Value = 60.0
+    tensor_traffic: Value = 1.0
+    expert_traffic: Value = 1.0
+    data_traffic: Value = 1.0
+    layer_s: Value = 50e-6
+    moe_layer_s: Value = 500e-6
+
+
+def _version_field(framework: str) -> str:
+    return "version_" + "".join(c if c.isalnum() else "_" for c in framework.lower())
+
+
+@dataclass(frozen=True)
+class RlConstants(ConstantSet):
+    """What a reinforcement-learning loop adds to decode and training (their constants are taken as they are).
+
+    `decode_overhead`, `train_overhead`: per-layer decode latencies and training time against tuned engines.
+    `length_sigma`: of the log response length. `wide_reduce_s`: per layer and decode step beyond one node's
+    tensor parallelism. `fixed_s`: reward, data and weight refit per step. `version_*`: one factor per
+    release.
+    """
+
+    decode_overhead: Value = 2.0
+    train_overhead: Value = 1.5
+    expert_train_overhead: Value = 1.0
+    length_sigma: Value = 0.6
+    wide_reduce_s: Value = 50e-6
+    fixed_s: Value = 15.0
+    version_nemo_rl_v0_4: Value = 1.0
+    version_nemo_rl_v0_5: Value = 1.0
+    version_nemo_rl_v0_6: Value = 1.0
+
+    def knows(self, framework: str) -> bool:
+        return _version_field(framework) in self.names()
+
+    def version(self, framework: str) -> Value:
+        """The factor of a framework release; an unknown one gets the geometric mean of all."""
+        if self.knows(framework):
+            return getattr(self, _version_field(framework))
+        known = [np.log(getattr(self, name)) for name in self.names() if name.startswith("version_")]
+        return np.exp(np.mean(known, axis=0))
+
+
+KINDS: dict[str, type[ConstantSet]] = {
+    "decode": DecodeConstants,
+    "train_throughput": TrainConstants,
+    "rl_steps": RlConstants,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """Constants fitted without the rows whose `key` is one of `values`; `log_error_80` (dense, moe) is the
+    interval half-width in log that the errors of the other left-out parts gave.
+    """
+
+    key: str
+    values: tuple[str, ...]
+    constants: ConstantSet
+    log_error_80: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """One fitted set. `log_covariance`: of the log constants (Laplace). `log_error_80`: half-width in log of
+    an 80% interval of a prediction, by 'dense|moe' and 'seen|new model|new gpu': it contains the error of the
+    form, which is far larger than that of the constants. `held_out`: by scheme and name of the part left out.
+    """
+
+    constants: ConstantSet
+    log_covariance: tuple[tuple[float, ...], ...]
+    log_error_80: Mapping[str, Mapping[str, float]]
+    models: tuple[str, ...]
+    gpus: tuple[str, ...]
+    held_out: Mapping[str, Mapping[str, HeldOut]]
+    groups: tuple[str, ...]
+    grade: str
+    provenance: str
+
+    def draws(self, count: int, rng: np.random.Generator) -> ConstantSet:
+        """The constants as arrays of `count` correlated lognormal draws."""
+        logs = rng.multivariate_normal(
+            self.constants.log(), np.array(self.log_covariance), size=count, method="cholesky"
+        )
+        return type(self.constants).from_log(logs.T)
+
+    def form_error(
+        self, count: int, rng: np.random.Generator, *, moe: bool, model: str, gpu: str
+    ) -> NDArray[np.float64]:
+        """`count` lognormal factors to multiply predictions with: what the equations themselves get wrong."""
+        width = self.half_width(moe=moe, model=model, gpu=gpu)
+        return np.exp(width / NORMAL_80 * rng.standard_normal(count))
+
+    def half_width(self, *, moe: bool, model: str, gpu: str) -> float:
+        """Half-width in log of the 80% interval for this model on this GPU; wider where either was never
+        fitted."""
+        widths = self.log_error_80["moe" if moe else "dense"]
+        new = [widths["seen"]]
+        if model not in self.models:
+            new.append(widths["new model"])
+        if gpu not in self.gpus:
+            new.append(widths["new gpu"])
+        return max(new)
+
+
+def parse(kind: str, found: Mapping[str, Any]) -> Fitted:
+    """A kind's entry of the constants file; UsageError when a constant is missing or has no positive
+    value."""
+    cls = KINDS[kind]
+
+    def checked(values: Mapping[str, Any]) -> ConstantSet:
+        if set(values) != set(cls.names()) or not all(
+            isinstance(v, (int, float)) and np.isfinite(v) and v > 0 for v in values.values()
+        ):
+            raise UsageError(
+                f"constants of {kind} hold {sorted(values)}; they must be positive numbers called "
+                f"{', '.join(cls.names())}: run `mopd calibrate cost`."
+            )
+        return cls(**{name: float(value) for name, value in values.items()})
+
+    held_out = {
+        scheme: {
+            name: HeldOut(
+                key=part["key"],
+                values=tuple(part["values"]),
+                constants=checked(part["constants"]),
+                log_error_80=part["log_error_80"],
+            )
+            for name, part in parts.items()
+        }
+        for scheme, parts in found["held_out"].items()
+    }
+    return Fitted(
+        constants=checked(found["constants"]),
+        log_covariance=tuple(tuple(row) for row in found["log_covariance"]),
+        log_error_80=found["log_error_80"],
+        models=tuple(found["models"]),
+        gpus=tuple(found["gpus"]),
+        groups=tuple(found["groups"]),
+        held_out=held_out,
+        grade=found["grade"],
+        provenance=found["provenance"],
+    )
+
+
+def read(path: str | Path) -> dict[str, Fitted]:
+    """Every kind of a constants file; UsageError for another schema or a damaged file."""
+    try:
+        document = json.loads(Path(path).read_text(encoding="utf-8"))
+        if document.get("schema") != SCHEMA:
+            raise UsageError(
+                f"constants file {str(path)!r} has schema {document.get('schema')!r}; this version "
+                f"reads {SCHEMA}: "
+                "use a matching release or run `mopd calibrate cost`."
+            )
+        return {kind: parse(kind, document["kinds"][kind]) for kind in KINDS if kind in document["kinds"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"constants file {str(path)!r} is damaged ({error!r}); run `mopd calibrate cost` to write "
+            f"it anew."
+        ) from error
+
+
+@cache
+def shipped() -> dict[str, Fitted]:
+    """The constants that come with the package."""
+    return read(str(files("mopdsim").joinpath("data", "cost_constants.json")))

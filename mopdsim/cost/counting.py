@@ -1,0 +1,48 @@
+"""FLOPs of the passes a stage makes. Conventions: a multiply-add is two FLOPs; a backward pass costs two
+forward passes; attention is causal (half the square of the length); recomputation counts as work done, not as
+model FLOPs.
+
+LoRA skips the gradients of frozen weights: 4 N instead of 6 N a token. A log-probability, reference or
+teacher pass is one forward pass. Leaves out: optimizer arithmetic, norms, rotary embeddings (each below 1%).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mopdsim.errors import UsageError
+from mopdsim.model import Model
+
+METHODS = ("full", "lora")
+
+
+def forward_flops(model: Model, lengths: Sequence[float]) -> float:
+    """One forward pass over sequences of these lengths."""
+    return sum(lengths) * model.forward_flops_per_token + model.attention_flops(lengths)
+
+
+def training_flops(
+    model: Model, lengths: Sequence[float], *, method: str = "full", recompute: bool = False
+) -> float:
+    """Forward and backward over sequences of these lengths; `recompute` adds the second forward pass."""
+    if method not in METHODS:
+        raise UsageError(f"training method is {method!r}; it must be one of {', '.join(METHODS)}.")
+    products = sum(lengths) * model.forward_flops_per_token
+    attention = model.attention_flops(lengths)
+    passes = (2.0 if method == "lora" else 3.0) + float(recompute)
+    return products * passes + attention * (3.0 + float(recompute))
+
+
+def teacher_logit_bytes(model: Model, tokens: float, *, kept: str, top_k: int = 64) -> float:
+    """Bytes a teacher hands to the student per `tokens`: sampled token (4), top-k (6 each), hidden state (2
+    each) to be multiplied by one resident head, or the full vocabulary (2 each).
+    """
+    per_token = {
+        "sampled": 4.0,
+        "top_k": 6.0 * top_k,
+        "hidden": 2.0 * model.hidden,
+        "vocabulary": 2.0 * model.vocab,
+    }
+    if kept not in per_token:
+        raise UsageError(f"teacher output is {kept!r}; it must be one of {', '.join(per_token)}.")
+    return tokens * per_token[kept]

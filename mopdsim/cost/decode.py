@@ -1,0 +1,165 @@
+"""Seconds of one decode step of a serving engine with continuous batching.
+
+    step = max(weights touched / (bandwidth e), FLOPs / (peak f))          matrix products
+         + cache read / (bandwidth e)                                      attention
+         + prompt FLOPs sharing the step / (peak p)                        continuous batching: each sequence
+         that
+                                                                           ends lets a new prompt in
+         + reduced bytes / link + L (a + r log2 G) + L_moe m + s b         reductions, launches, per-sequence
+         work
+
+Weights are split over all G GPUs of a replica; under data-parallel attention each of A attention replicas
+holds all dense weights and b / A sequences. Grouped keys and values split over at most kv_heads GPUs, a
+latent cache over none. Replicas of more than eight GPUs are taken as wide expert parallelism with
+data-parallel attention and prompts computed elsewhere. Leaves out: speculative decoding (divide by tokens
+accepted a step), queueing, cache below 2 bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mopdsim.cost.constants import DecodeConstants
+from mopdsim.errors import UsageError
+from mopdsim.hardware import Gpu
+from mopdsim.layers import Array, Attention
+from mopdsim.model import Model
+
+WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
+CACHE_BYTES = 2.0
+PREFILL_ATTENTION_EFFICIENCY = 0.3
+NODE_GPUS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replica:
+    """GPUs that hold one copy of the model for generation. `attention_replicas` > 1: data-parallel
+    attention."""
+
+    gpus: int = 1
+    attention_replicas: int = 1
+    precision: str = "bf16"
+    expert_precision: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.gpus < 1 or self.attention_replicas < 1 or self.gpus % self.attention_replicas:
+            raise UsageError(
+                f"replica of {self.gpus} GPUs with {self.attention_replicas} attention replicas; "
+                "both must be positive and the first a multiple of the second."
+            )
+        for precision in (self.precision, self.expert_precision or self.precision):
+            if precision not in WEIGHT_BYTES:
+                raise UsageError(f"precision is {precision!r}; it must be one of {', '.join(WEIGHT_BYTES)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeWork:
+    """What one step moves and computes; fields are floats or arrays of one shape. Bytes, FLOPs, counts."""
+
+    batch: Any
+    gpus: Any
+    attention_replicas: Any
+    dense_weight_bytes: Any
+    expert_weight_bytes: Any
+    dense_flops_per_token: Any
+    expert_flops_per_token: Any
+    dense_flops_per_s: Any
+    expert_flops_per_s: Any
+    bf16_flops_per_s: Any
+    memory_bytes_per_s: Any
+    link_bytes_per_s: Any
+    cache_bytes_per_sequence: Any
+    cache_split: Any
+    prompt_tokens: Any
+    prompt_attention_flops: Any
+    layers: Any
+    moe_layers: Any
+    hidden: Any
+
+
+def decode_work(
+    model: Model,
+    gpu: Gpu,
+    replica: Replica,
+    *,
+    batch: ArrayLike,
+    context: ArrayLike,
+    prompts_per_step: ArrayLike = 0.0,
+    prompt_length: float = 0.0,
+) -> DecodeWork:
+    """Work of one step of `batch` sequences with `context` tokens behind them, on one replica.
+
+    prompts_per_step: new prompts of prompt_length tokens computed in the same step (0 for a batch that only
+    drains); in steady state batch / output length.
+    """
+    batch = np.asarray(batch, dtype=float)
+    expert_precision = replica.expert_precision or replica.precision
+    wide = replica.gpus > NODE_GPUS
+    per_replica = replica.gpus / replica.attention_replicas
+    heads = [g.mixer.kv_heads for g in model.groups if isinstance(g.mixer, Attention)]
+    prompts = np.zeros_like(batch) if wide else np.asarray(prompts_per_step, dtype=float)
+    return DecodeWork(
+        batch=batch,
+        gpus=float(replica.gpus),
+        attention_replicas=float(replica.attention_replicas),
+        dense_weight_bytes=model.dense_matmul_parameters * WEIGHT_BYTES[replica.precision],
+        expert_weight_bytes=model.expert_parameters_touched(batch) * WEIGHT_BYTES[expert_precision],
+        dense_flops_per_token=2.0 * model.dense_matmul_parameters,
+        expert_flops_per_token=2.0 * (model.matmul_parameters - model.dense_matmul_parameters),
+        dense_flops_per_s=gpu.flops_per_s(replica.precision),
+        expert_flops_per_s=gpu.flops_per_s(expert_precision),
+        bf16_flops_per_s=gpu.bf16_flops_per_s,
+        memory_bytes_per_s=gpu.memory_bytes_per_s,
+        link_bytes_per_s=gpu.scale_up_bytes_per_s
+        if replica.gpus <= gpu.scale_up_gpus
+        else gpu.scale_out_bytes_per_s,
+        cache_bytes_per_sequence=model.cache_elements_read(context) * CACHE_BYTES,
+        cache_split=min(per_replica, max(heads, default=1)),
+        prompt_tokens=prompts * prompt_length,
+        prompt_attention_flops=prompts * model.attention_flops(prompt_length),
+        layers=model.layers,
+        moe_layers=float(model.moe_layers),
+        hidden=float(model.hidden),
+    )
+
+
+def stack(works: Sequence[DecodeWork]) -> DecodeWork:
+    """Rows of scalar works as one work of arrays."""
+    return DecodeWork(
+        **{f.name: np.array([float(getattr(w, f.name)) for w in works]) for f in fields(DecodeWork)}
+    )
+
+
+def decode_step_s(work: DecodeWork, c: DecodeConstants) -> Array:
+    """Seconds of one step (module equation); broadcasts over the work and the constants."""
+    share = work.gpus / work.attention_replicas
+    local = work.batch / work.attention_replicas
+    bandwidth = work.memory_bytes_per_s * c.bandwidth_efficiency
+    weights = (work.dense_weight_bytes / share + work.expert_weight_bytes / work.gpus) / bandwidth
+    dense = work.dense_flops_per_token / work.dense_flops_per_s
+    experts = work.expert_flops_per_token / work.expert_flops_per_s
+    products = np.maximum(weights, work.batch * (dense + experts) / work.gpus / c.flops_efficiency)
+    cache = local * work.cache_bytes_per_sequence / (work.cache_split * bandwidth)
+    attention = work.prompt_attention_flops / (work.bf16_flops_per_s * PREFILL_ATTENTION_EFFICIENCY)
+    prefill = (work.prompt_tokens * (dense + experts) / c.prefill_efficiency + attention) / work.gpus
+    tokens = local + work.prompt_tokens / work.attention_replicas
+    reduced = tokens * work.hidden * 4.0 * work.layers * (share - 1) / share
+    overhead = work.layers * (c.layer_s + c.reduce_latency_s * np.log2(work.gpus))
+    overhead = overhead + work.moe_layers * c.moe_layer_s + local * c.sequence_s
+    return products + cache + prefill + c.reduce_bytes * reduced / work.link_bytes_per_s + overhead
+
+
+def roofline_step_s(work: DecodeWork) -> Array:
+    """The naive model to beat: every byte and every FLOP at peak, no overhead, no prompts."""
+    weights = (work.dense_weight_bytes + work.expert_weight_bytes) / (work.gpus * work.memory_bytes_per_s)
+    flops = (
+        work.dense_flops_per_token / work.dense_flops_per_s
+        + work.expert_flops_per_token / work.expert_flops_per_s
+    )
+    cache = work.batch * work.cache_bytes_per_sequence / (work.gpus * work.memory_bytes_per_s)
+    return np.maximum(weights, work.batch * flops / work.gpus) + cache

@@ -1,0 +1,170 @@
+"""Seconds of one optimizer step under tensor, pipeline, context, expert and data parallelism.
+
+Per token and GPU (work is spread evenly over the GPUs of a replica):
+
+    products    k (N_dense + x N_experts) / (F f)        k = 6, LoRA 4, +2 with recomputation;
+                                                         F = bf16 peak x (peak / bf16 peak)^power
+    attention   3 x causal FLOPs / (bf16 peak a)
+    elementwise L hidden 2 passes / memory bandwidth
+    launches    (L l + L_moe m) / tokens a GPU holds per microbatch
+    links       16 L hidden (tp - 1) / scale-up link;  8 L_moe k hidden (1 - 1/ep) / link of the expert group
+    bubble      x (1 + (pp - 1) / (microbatches x virtual stages))
+
+Gradient and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3. The optimizer's
+pass over its state is added. Experts are sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts,
+stragglers, input pipeline, checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from mopdsim.cost.constants import TrainConstants
+from mopdsim.errors import UsageError
+from mopdsim.hardware import Gpu
+from mopdsim.layers import Array
+from mopdsim.model import Model
+
+OVERLAP_NORM = 3.0
+OPTIMIZER_BYTES = 18.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainLayout:
+    """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP,
+    ZeRO-3)."""
+
+    gpus: int
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+    virtual_stages: int = 1
+    micro_batch: int = 1
+    precision: str = "bf16"
+    recompute: bool = False
+    fully_sharded: bool = False
+    lora: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(
+                    f"training layout has {name} = {getattr(self, name)!r}; it must be at least 1."
+                )
+        if self.gpus % (self.tensor * self.pipeline * self.context):
+            raise UsageError(
+                f"training layout has gpus = {self.gpus}; it must be a multiple of tensor x pipeline "
+                f"x context = "
+                f"{self.tensor * self.pipeline * self.context}."
+            )
+
+    @property
+    def data(self) -> int:
+        return self.gpus // (self.tensor * self.pipeline * self.context)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainWork:
+    """What one step moves and computes; fields are floats or arrays of one shape. Per token unless named."""
+
+    tokens_per_gpu: Any
+    passes: Any
+    dense_parameters: Any
+    expert_parameters_active: Any
+    attention_flops: Any
+    bf16_flops_per_s: Any
+    precision_speed: Any
+    memory_bytes_per_s: Any
+    elementwise_bytes: Any
+    layers: Any
+    moe_layers: Any
+    tokens_per_launch: Any
+    tensor_s: Any
+    expert_s: Any
+    bubble: Any
+    data_s_per_step: Any
+    optimizer_s_per_step: Any
+
+
+def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout, microbatches: float) -> float:
+    """Bytes of gradients and weights each GPU exchanges in a step over the link its group spans."""
+    routed = model.routed_parameters
+    expert_group = max(layout.expert, layout.tensor)
+    dense = (model.total_parameters - routed) / (layout.tensor * layout.pipeline) * (layout.data > 1)
+    experts = routed / (expert_group * layout.pipeline) * (layout.gpus > layout.pipeline * expert_group)
+    per_parameter = 6.0 * microbatches if layout.fully_sharded else 4.0
+    if layout.lora:
+        per_parameter = 4.0 * microbatches if layout.fully_sharded else 0.0
+    link = gpu.scale_up_bytes_per_s if layout.gpus <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
+    return per_parameter * (dense + experts) / link
+
+
+def train_work(
+    model: Model, gpu: Gpu, layout: TrainLayout, *, sequences: float, mean_length: float
+) -> TrainWork:
+    """Work of one step over `sequences` sequences of `mean_length` tokens."""
+    if sequences <= 0 or mean_length <= 0:
+        raise UsageError(
+            f"training step has {sequences!r} sequences of {mean_length!r} tokens; both must be positive."
+        )
+    microbatches = max(sequences / (layout.data * layout.micro_batch), 1.0)
+    recompute = float(layout.recompute)
+    expert_width = min([model.hidden, *(kind.latent or model.hidden for _, kind in model.expert_layers)])
+    active = sum(count * kind.per_token for count, kind in model.expert_layers)
+    group = layout.expert * layout.tensor
+    expert_link = gpu.scale_up_bytes_per_s if group <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
+    tokens = sequences * mean_length / layout.gpus
+    optimizer_s = OPTIMIZER_BYTES * model.total_parameters / layout.gpus / gpu.memory_bytes_per_s
+    return TrainWork(
+        tokens_per_gpu=tokens,
+        passes=(4.0 if layout.lora else 6.0) + 2.0 * recompute,
+        dense_parameters=float(model.dense_matmul_parameters),
+        expert_parameters_active=float(model.matmul_parameters - model.dense_matmul_parameters),
+        attention_flops=(3.0 + recompute) * model.attention_flops(mean_length) / mean_length,
+        bf16_flops_per_s=gpu.bf16_flops_per_s,
+        precision_speed=gpu.flops_per_s(layout.precision) / gpu.bf16_flops_per_s,
+        memory_bytes_per_s=gpu.memory_bytes_per_s,
+        elementwise_bytes=model.layers * model.hidden * 2.0 * (1 + recompute / 3),
+        layers=model.layers,
+        moe_layers=float(model.moe_layers),
+        tokens_per_launch=layout.micro_batch * mean_length / (layout.context * layout.tensor),
+        tensor_s=16.0 * model.layers * model.hidden * (layout.tensor - 1) / gpu.scale_up_bytes_per_s,
+        expert_s=8.0 * active * expert_width * (1 - 1 / layout.expert) / expert_link,
+        bubble=1 + (layout.pipeline - 1) / (microbatches * layout.virtual_stages),
+        data_s_per_step=_data_traffic_s(model, gpu, layout, microbatches),
+        optimizer_s_per_step=0.0 if layout.lora else optimizer_s,
+    )
+
+
+def stack(works: Sequence[TrainWork]) -> TrainWork:
+    """Rows of scalar works as one work of arrays."""
+    return TrainWork(
+        **{f.name: np.array([float(getattr(w, f.name)) for w in works]) for f in fields(TrainWork)}
+    )
+
+
+def train_step_s(work: TrainWork, c: TrainConstants) -> Array:
+    """Seconds of one optimizer step (module equation); broadcasts over the work and the constants."""
+    peak = work.bf16_flops_per_s * work.precision_speed**c.precision_power * c.flops_efficiency
+    products = (
+        work.passes * (work.dense_parameters + c.expert_overhead * work.expert_parameters_active) / peak
+    )
+    attention = work.attention_flops / (work.bf16_flops_per_s * c.attention_efficiency)
+    elementwise = work.elementwise_bytes * c.elementwise_passes / work.memory_bytes_per_s
+    launches = (work.layers * c.layer_s + work.moe_layers * c.moe_layer_s) / work.tokens_per_launch
+    links = work.tensor_s * c.tensor_traffic + work.expert_s * c.expert_traffic
+    busy = (products + attention + elementwise + launches + links) * work.bubble * work.tokens_per_gpu
+    data = work.data_s_per_step * c.data_traffic
+    overlapped = (busy**OVERLAP_NORM + data**OVERLAP_NORM) ** (1 / OVERLAP_NORM)
+    return overlapped + work.optimizer_s_per_step
+
+
+def roofline_train_s(work: TrainWork, *, mfu: float = 0.4) -> Array:
+    """The naive model to beat: active parameters and attention at a fixed share of the format's peak."""
+    flops = work.passes * (work.dense_parameters + work.expert_parameters_active) + work.attention_flops
+    return work.tokens_per_gpu * flops / (mfu * work.bf16_flops_per_s * work.precision_speed)

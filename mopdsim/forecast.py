@@ -1,0 +1,286 @@
+"""Forecast: cost, calendar and quality of one scenario, over common draws, with grades and warnings.
+
+Every draw fixes one world: domains, interference, lengths, the time model's error, failures and reruns. Draws
+depend on names and the seed alone, so two recipes meet the same worlds and their difference is sharper than
+either (`mopdsim.compare`). Numbers are P10, P50 and P90 over draws; a grade is that of the weakest input.
+Leaves out: the search for a better recipe (`mopdsim.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from mopdsim.calibration import Calibration, default_calibration, standard_normal
+from mopdsim.caveats import caveats
+from mopdsim.domains import GRADES, Domain, Grade
+from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.hardware import Gpu, gpu
+from mopdsim.interference import Array
+from mopdsim.model import Model, model
+from mopdsim.quality import CAUSES, Effort, State, walk
+from mopdsim.quality.step import Cause
+from mopdsim.scenario import Scenario
+from mopdsim.schedule import Job, Timeline, affected_by, needs_of, place, stretched
+from mopdsim.stage_cost import Bill, Machine, bill
+from mopdsim.world import World, draw_world
+
+HOUR, DAY = 3600.0, 86_400.0
+QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a scenario comes to. Axes: J stage in the order of placing, D domain, N draw."""
+
+    scenario: Scenario
+    domains: Mapping[str, Domain]
+    bills: Mapping[str, Bill]
+    timeline: Timeline
+    usd_per_gpu_hour: float
+    states: Mapping[str, State]
+    world: World
+    grades: Mapping[str, Grade]
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def stage_gpu_hours(self) -> dict[str, Array]:
+        """GPU-hours allocated to each stage, reruns, sweeps and failures included. (N,)"""
+        return {job.name: job.seconds_N * job.gpus / HOUR for job in self.timeline.jobs}
+
+    @cached_property
+    def gpu_hours_N(self) -> Array:
+        return sum(self.stage_gpu_hours.values(), np.zeros(self.scenario.draws))
+
+    @property
+    def usd_N(self) -> Array:
+        return self.gpu_hours_N * self.usd_per_gpu_hour
+
+    @property
+    def days_N(self) -> Array:
+        return self.timeline.makespan_N / DAY
+
+    @property
+    def output(self) -> State:
+        """The state of the recipe's last word."""
+        return self.states[self.scenario.recipe.output]
+
+    @property
+    def scores_DN(self) -> Array:
+        return self.output.score_DN
+
+    @property
+    def waterfall(self) -> dict[str, dict[str, float]]:
+        """Mean over draws, by domain: start, the causes of the change, final. Start and causes add up to
+        final.
+        """
+        state = self.output
+        assert state.waterfall is not None
+        return {
+            name: {
+                "start": float(self.world.start_DN[place].mean()),
+                **{cause: float(state.waterfall[cause][place].mean()) for cause in CAUSES},
+                "final": float(state.score_DN[place].mean()),
+            }
+            for place, name in enumerate(self.world.names)
+        }
+
+    def retraining(self, domain: str) -> tuple[tuple[str, ...], Array, Array]:
+        """What a change of one domain costs after the project: the stages to rerun, GPU-hours and days,
+        (N,).
+        """
+        recipe = self.scenario.recipe
+        if domain not in recipe.domains:
+            raise UsageError(f"domain {domain!r} is not the recipe's{did_you_mean(domain, recipe.domains)}")
+        names = affected_by(recipe, domain)
+        jobs = [
+            Job(
+                name=job.name,
+                seconds_N=job.seconds_N,
+                gpus=job.gpus,
+                needs=tuple(name for name in job.needs if name in names),
+                pool=job.pool,
+                priority=job.priority,
+            )
+            for job in self.timeline.jobs
+            if job.name in names
+        ]
+        zero_N = np.zeros(self.scenario.draws)
+        if not jobs:
+            return (), zero_N, zero_N
+        hours_N = sum((self.stage_gpu_hours[name] for name in names), zero_N)
+        timeline = place(jobs, self.scenario.pools, teams=self.scenario.teams)
+        return names, hours_N, timeline.makespan_N / DAY
+
+    def to_document(self) -> dict[str, Any]:
+        """The forecast as plain data, for JSON."""
+        scenario = self.scenario
+        return {
+            "recipe": scenario.recipe.name,
+            "amounts": scenario.recipe.amounts_name,
+            "model": scenario.model,
+            "gpu": scenario.gpu,
+            "pools": dict(scenario.pools),
+            "draws": scenario.draws,
+            "seed": scenario.seed,
+            "gpu_hours": quantiles(self.gpu_hours_N),
+            "usd": quantiles(self.usd_N),
+            "days": quantiles(self.days_N),
+            "fits": True,
+            "within_budget": _share(self.usd_N, scenario.budget_usd),
+            "within_deadline": _share(self.days_N, scenario.deadline_days),
+            "critical_path": list(self.timeline.critical_path),
+            "stages": [self._stage(place) for place in range(len(self.timeline.jobs))],
+            "scores": {
+                name: quantiles(row) for name, row in zip(self.world.names, self.scores_DN, strict=True)
+            },
+            "waterfall": self.waterfall,
+            "retraining": {name: self._retraining(name) for name in self.world.names},
+            "grades": dict(self.grades),
+            "warnings": list(self.warnings),
+        }
+
+    def _stage(self, place: int) -> dict[str, Any]:
+        job = self.timeline.jobs[place]
+        found = self.bills[job.name]
+        hours_N = self.stage_gpu_hours[job.name]
+        return {
+            "name": job.name,
+            "kind": self.scenario.recipe.stage[job.name].kind,
+            "pool": job.pool,
+            "gpus": job.gpus,
+            "steps": found.steps,
+            "gpu_hours": quantiles(hours_N),
+            "usd": quantiles(hours_N * self.usd_per_gpu_hour),
+            "start_day": quantiles(self.timeline.start_JN[place] / DAY),
+            "end_day": quantiles(self.timeline.end_JN[place] / DAY),
+            "hours_by_phase": {phase: seconds / HOUR for phase, seconds in found.seconds.items()},
+            "flops_by_phase": dict(found.flops),
+            "generated_tokens": found.generated_tokens,
+            "scored_tokens": found.scored_tokens,
+            "trained_tokens": found.trained_tokens,
+            "layout": found.layout,
+            "memory_gb": found.memory_bytes / 1e9,
+            "scores": {
+                name: float(np.median(row))
+                for name, row in zip(self.world.names, self.states[job.name].score_DN, strict=True)
+            },
+        }
+
+    def _retraining(self, domain: str) -> dict[str, Any]:
+        names, hours_N, days_N = self.retraining(domain)
+        return {"stages": list(names), "gpu_hours": quantiles(hours_N), "days": quantiles(days_N)}
+
+
+def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Forecast:
+    """Cost, schedule and quality of a scenario. InfeasibleError where the model fits no layout."""
+    calibration = calibration or default_calibration()
+    domains = scenario.domains
+    machine = Machine(model=model(scenario.model), gpu=gpu(scenario.gpu), overlap=scenario.overlap)
+    recipe = scenario.recipe
+    world = draw_world(
+        calibration,
+        domains,
+        tuple(recipe.stage),
+        scenario.scope,
+        seed=scenario.seed,
+        draws=scenario.draws,
+        pairs=scenario.pairs,
+    )
+    bills = {
+        stage.name: bill(
+            stage, recipe.amounts.get(stage.name), domains, machine, gpus=scenario.stage_gpus(stage.name)
+        )
+        for stage in recipe.stages
+    }
+    lengths = {name: _relative_length(found, world) for name, found in bills.items()}
+    efforts = {name: _effort(found, machine.model, lengths[name]) for name, found in bills.items()}
+    jobs = [_job(scenario, found, lengths[name]) for name, found in bills.items()]
+    price = scenario.usd_per_gpu_hour or machine.gpu.usd_per_gpu_hour
+    return Forecast(
+        scenario=scenario,
+        domains=domains,
+        bills=bills,
+        timeline=place(jobs, scenario.pools, teams=scenario.teams),
+        usd_per_gpu_hour=price,
+        states=walk(recipe, world, efforts),
+        world=world,
+        grades=_grades(scenario, domains, bills, machine.gpu),
+        warnings=caveats(scenario, domains, machine, efforts, world),
+    )
+
+
+def quantiles(values_N: Array) -> dict[str, float]:
+    """P10, P50 and P90 over draws."""
+    found = np.quantile(values_N, list(QUANTILES.values()))
+    return {name: float(value) for name, value in zip(QUANTILES, found, strict=True)}
+
+
+def _relative_length(found: Bill, world: World) -> Array:
+    """A stage's mean response length in each draw, relative to the central one. (N,)"""
+    if not found.shares:
+        return np.ones(world.start_DN.shape[-1])
+    lengths_N = sum(share * world.length_DN[world.index[name]] for name, share in found.shares.items())
+    return np.asarray(lengths_N) / found.mean_length
+
+
+def _effort(found: Bill, base: Model, relative_length_N: Array) -> Effort:
+    """RL compute per active parameter and gradient tokens, both in proportion to the length."""
+    per_parameter = found.training_run_flops / base.active_parameters
+    return Effort(
+        compute_N=per_parameter * relative_length_N, tokens_N=found.gradient_tokens * relative_length_N
+    )
+
+
+def _job(scenario: Scenario, found: Bill, relative_length_N: Array) -> Job:
+    """A stage's job with its draws: lengths, the time model's error (common to all stages), failures,
+    reruns.
+    """
+    noise_N = standard_normal("time_model", scenario.seed, scenario.draws)
+    job = Job(
+        name=found.name,
+        seconds_N=found.seconds_at(relative_length_N, noise_N),
+        gpus=found.gpus,
+        needs=needs_of(scenario.recipe, found.name),
+        pool=scenario.pool(found.name),
+        priority=scenario.priority.get(found.name, 0.0),
+    )
+    return stretched(job, scenario.reliability, seed=scenario.seed)
+
+
+def _grades(
+    scenario: Scenario, domains: Mapping[str, Domain], bills: Mapping[str, Bill], machine: Gpu
+) -> dict[str, Grade]:
+    """The weakest grade among the inputs of each number."""
+    lengths: list[Grade] = [row.response_tokens.grade for row in domains.values()]
+    times = [*lengths, *(found.grade for found in bills.values())]
+    price = "measured" if scenario.usd_per_gpu_hour else machine.price_grade
+    scores = {
+        name: weakest([row.start.grade, row.asymptote.grade, row.midpoint.grade])
+        for name, row in domains.items()
+    }
+    hours = weakest(times)
+    return {
+        "gpu_hours": hours,
+        "usd": weakest([hours, "prior" if price == "assumed" else price]),
+        "days": weakest([hours, "prior"]),
+        **{f"scores.{name}": grade for name, grade in scores.items()},
+    }
+
+
+def weakest(grades: Sequence[str]) -> Grade:
+    """The grade that rests on least."""
+    order = [str(grade) for grade in GRADES]
+    return GRADES[max(order.index(grade) for grade in grades)]
+
+
+def _share(values_N: Array, limit: float | None) -> float | None:
+    """Probability of staying within a limit."""
+    return None if limit is None else float(np.mean(values_N <= limit))
+
+
+__all__ = ["Cause", "Forecast", "forecast", "quantiles", "weakest"]

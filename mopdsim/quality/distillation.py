@@ -1,0 +1,142 @@
+"""Distillation: what the teachers know, the cap, the routing, the budget, and what comes along unasked.
+
+Leaves out: how a cap is made (`mopdsim.caps`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mopdsim import caps
+from mopdsim.interference import Array, effective_share, mean_conflict, scaled_gain
+from mopdsim.quality.learning import hill
+from mopdsim.quality.step import Effort, State, Step
+from mopdsim.recipe import BASE, Distill
+
+
+def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, State]) -> Array:
+    """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-nu w_d D / D_d)) (Q* - q0). Returns no
+    distance.
+    """
+    world, places, constants = step.world, step.trained, step.world.constants
+    taught_SN, others_SN, distance_N = _teachers(stage, step, states)
+    shares_SN = _distill_shares(stage, step, taught_SN)
+    closed_SN = -np.expm1(
+        -constants["distill_rate"] * shares_SN * effort.tokens_N / world.distill_tokens_DN[places]
+    )
+    if not stage.on_policy:
+        kl_SN = constants["climb_kl"] * shares_SN * closed_SN
+        step.forget(kl_SN, constants["imitation_forgetting"])
+    before_DN = step.score_DN
+    before_SN = before_DN[places]
+    target_SN = taught_SN
+    if stage.extrapolation != 1:
+        target_SN = caps.extrapolated(
+            before_SN,
+            taught_SN,
+            world.asymptote_DN[places],
+            stage.extrapolation,
+            constants["extrapolation_benefit"],
+        )
+    step.move_some("gain", places, target_SN)
+    if stage.on_policy:
+        target_SN = caps.same_base(target_SN, constants["cap_gap"])
+    else:
+        target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
+    step.move_some("cap", places, target_SN)
+    target_SN = caps.misrouted(target_SN, others_SN, stage.misrouting)
+    step.move_some("routing", places, target_SN)
+    reached_SN = before_SN + closed_SN * (target_SN - before_SN)
+    step.move_some("shortfall", places, reached_SN)
+    conflict_SN = mean_conflict(
+        world.conflict_DDN[np.ix_(places, places)], shares_SN, constants["pair_exponent"]
+    )
+    if len(places) > 1:
+        conflict_SN = conflict_SN * constants["distill_conflict_share"]
+        scaled_SN = scaled_gain(before_SN, reached_SN, np.exp(conflict_SN))
+        low_SN, high_SN = np.minimum(before_SN, target_SN), np.maximum(before_SN, target_SN)
+        step.move_some("interference", places, np.clip(scaled_SN, low_SN, high_SN))
+    _inherit(stage, step, states, closed_SN, shares_SN)
+    if stage.reward_mix:
+        _reward(stage, step, effort, shares_SN, conflict_SN)
+    if stage.on_policy:
+        _collapse(step, before_DN, distance_N)
+    return np.zeros_like(distance_N)
+
+
+def _collapse(step: Step, before_DN: Array, distance_N: Array) -> None:
+    """A student too far from a teacher keeps only part of what it gained."""
+    constants = step.world.constants
+    hazard_N = caps.collapse_hazard(distance_N, constants["collapse_middle"], constants["collapse_width"])
+    left_DN = before_DN + constants["collapse_kept"] * (step.score_DN - before_DN)
+    happens_N = step.world.luck.get(step.name, 0.5) < hazard_N
+    step.move("collapse", np.where(happens_N, np.minimum(left_DN, step.score_DN), step.score_DN))
+
+
+def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[Array, Array, Array]:
+    """Scores of each domain's own teachers and of all others, (S, N), and the farthest teacher's distance,
+    (N,).
+    """
+    own, others = [], []
+    for name, place in zip(stage.domains, step.trained, strict=True):
+        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
+        total = sum(teacher.weight for teacher in serving)
+        score_N = sum((t.weight / total * states[t.stage].score_DN[place] for t in serving), np.zeros(1))
+        rest = [states[t.stage].score_DN[place] for t in stage.teachers if name not in t.domains]
+        own.append(score_N)
+        others.append(np.mean(rest, axis=0) if rest else score_N)
+    names = {teacher.stage for teacher in stage.teachers}
+    distance_N = np.max([_distance(name, stage.init, states) for name in names], axis=0)
+    return np.stack(own), np.stack(others), distance_N
+
+
+def _distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
+    """Nats a token along the lineages from their last common stage; a distillation counts as none, since it
+    moves towards teachers."""
+    ends = states[teacher].lineage, states[student].lineage
+    apart = set(ends[0]) ^ set(ends[1])
+    return sum((states[name].kl_N for name in apart), np.zeros_like(states[BASE].kl_N))
+
+
+def _distill_shares(stage: Distill, step: Step, taught_SN: Array) -> Array:
+    """Effective shares under the stage's balance. (S, N)"""
+    shares_SN = effective_share(
+        step.shares_S, step.world.length_DN[step.trained], step.world.dispersion_DN[step.trained],
+        by_length=stage.normalizer == "token" and stage.balance != "token_share",
+        by_dispersion=stage.balance != "dispersion",
+    )  # fmt: skip
+    if stage.balance == "remaining_gap":
+        gaps_SN = np.maximum(taught_SN - step.score_DN[step.trained], 1e-3)
+        shares_SN = shares_SN * gaps_SN / (shares_SN * gaps_SN).sum(axis=0)
+    return shares_SN
+
+
+def _inherit(
+    stage: Distill, step: Step, states: Mapping[str, State], closed_SN: Array, shares_SN: Array
+) -> None:
+    """Domains without a teacher take over part of what the teachers became on them: iota sum of w_j T_jo."""
+    others = step.untrained
+    if len(others) == 0:
+        return
+    before_ON = step.score_DN[others]
+    change_ON = np.zeros_like(before_ON)
+    for place, name in enumerate(stage.domains):
+        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
+        total = sum(teacher.weight for teacher in serving)
+        for teacher in serving:
+            moved_ON = states[teacher.stage].score_DN[others] - before_ON
+            change_ON = change_ON + teacher.weight / total * shares_SN[place] * closed_SN[place] * moved_ON
+    after_ON = np.clip(before_ON + step.world.constants["inherited_bias"] * change_ON, 0.0, 1.0)
+    step.move_some("bias", others, after_ON)
+
+
+def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, conflict_SN: Array) -> None:
+    """A verifiable reward mixed in goes on after the cap, towards what RL on the same prompts tends to."""
+    world, places = step.world, step.trained
+    score_SN = step.score_DN[places]
+    tends_SN = scaled_gain(world.start_DN[places], world.asymptote_DN[places], np.exp(conflict_SN))
+    climbed_SN = hill(shares_SN * effort.compute_N / world.midpoint_DN[places], world.steepness_DN[places])
+    share_N = min(stage.reward_mix, 1.0) * world.constants["reward_gain"]
+    step.move_some("reward", places, score_SN + share_N * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)

@@ -1,0 +1,133 @@
+"""Learning without a teacher: reinforcement learning, imitation of demonstrations, and merging of weights.
+
+Leaves out: distillation (`mopdsim.quality.distillation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mopdsim.interference import Array, effective_share, logistic, logit, mean_conflict, scaled_gain, transfer
+from mopdsim.quality.step import Effort, State, Step
+from mopdsim.recipe import Merge, Rl, Sft
+
+
+def climb(score: Array, start: Array, asymptote: Array, relative_compute: Array, steepness: Array) -> Array:
+    """The score after more RL: the curve from `start` to `asymptote`, entered where `score` lies on it.
+
+    relative_compute: C / C_mid. A score below the start climbs a curve of its own; one above the asymptote
+    stays.
+    """
+    origin = np.minimum(start, score)
+    room = np.maximum(asymptote - origin, 1e-12)
+    done = np.clip((score - origin) / room, 0.0, 1 - 1e-12)
+    spent = (done / (1 - done)) ** (1 / steepness)
+    return np.maximum(score, origin + room * hill(spent + relative_compute, steepness))
+
+
+def hill(relative_compute: Array, steepness: Array) -> Array:
+    """H = 1 / (1 + (C_mid / C)^B) = x^B / (1 + x^B) of x = C / C_mid."""
+    power = np.minimum(relative_compute, 1e9) ** steepness
+    return power / (1 + power)
+
+
+def learn_by_reward(stage: Rl, step: Step, effort: Effort) -> Array:
+    """RL on the stage's domains: q0 + rho (A - q0) H(w_d C; C_mid exp(-phi kbar), B). Returns nats a token,
+    (N,).
+    """
+    world, places = step.world, step.trained
+    weights_S = step.shares_S * np.array([stage.reward_weights.get(name, 1.0) for name in stage.domains])
+    spread_SN = np.sqrt(np.maximum(step.score_DN[places] * (1 - step.score_DN[places]), 1e-6))
+    shares_SN = effective_share(
+        weights_S, world.length_DN[places], spread_SN,
+        by_length=stage.normalizer == "token", by_dispersion=stage.advantage_scale == "none",
+    )  # fmt: skip
+    conflict_SN = mean_conflict(
+        world.conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
+    )
+    steep_SN = world.steepness_DN[places]
+    whole_SN = effort.compute_N / world.midpoint_DN[places]
+    speed_SN = np.exp(world.constants["efficiency_shift"] * conflict_SN)
+    progress_SN = hill(whole_SN * shares_SN * speed_SN, steep_SN)
+    kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
+    step.forget(kl_SN)
+    before_SN, start_SN = step.score_DN[places], world.start_DN[places]
+    asymptote_SN = _seeded_asymptote(step)
+    if step.booked is not None:
+        step.move_some("gain", places, climb(before_SN, start_SN, asymptote_SN, whole_SN, steep_SN))
+        shared_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN, steep_SN)
+        step.move_some("shortfall", places, shared_SN)
+    if step.from_base:
+        climbed_SN = before_SN + (asymptote_SN - before_SN) * progress_SN
+    else:
+        climbed_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN * speed_SN, steep_SN)
+    if len(places) > 1:
+        climbed_SN = scaled_gain(before_SN, climbed_SN, np.exp(conflict_SN))
+    step.move_some("interference", places, climbed_SN)
+    _spill(step, progress_SN)
+    return kl_SN.sum(axis=0)
+
+
+def _seeded_asymptote(step: Step) -> Array:
+    """Asymptotes of this run: the domain's, with the seed-to-seed spread in logits. (S, N)"""
+    world = step.world
+    asymptote_SN = world.asymptote_DN[step.trained]
+    if step.name not in world.spread:
+        return asymptote_SN
+    slope_SN = np.maximum(asymptote_SN * (1 - asymptote_SN), 0.01)
+    sd_SN = world.constants["seed_sd"] / slope_SN
+    noisy_SN = logistic(logit(asymptote_SN) + sd_SN * world.spread[step.name][step.trained])
+    return np.maximum(noisy_SN, world.start_DN[step.trained])
+
+
+def _spill(step: Step, progress_SN: Array) -> None:
+    """What training does to the domains left out."""
+    others = step.untrained
+    if len(others) == 0:
+        return
+    change_ON = transfer(progress_SN, step.world.spill_DDN[np.ix_(step.trained, others)])
+    step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
+
+
+def imitate(stage: Sft, step: Step, effort: Effort) -> Array:
+    """Fine-tuning closes the gap to the demonstrations' score, which may lie below the start. Returns nats a
+    token.
+    """
+    world, places = step.world, step.trained
+    shares_SN = effective_share(
+        step.shares_S,
+        world.length_DN[places],
+        world.dispersion_DN[places],
+        by_length=True,
+        by_dispersion=False,
+    )
+    closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
+    kl_SN = world.constants["climb_kl"] * shares_SN * closed_SN
+    step.forget(kl_SN, world.constants["imitation_forgetting"])
+    before_SN, target_SN = step.score_DN[places], world.demonstrated_DN[places]
+    step.move_some("gain", places, target_SN)
+    step.move_some("shortfall", places, before_SN + closed_SN * (target_SN - before_SN))
+    return kl_SN.sum(axis=0)
+
+
+def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
+    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|)."""
+    weights = np.array(stage.weights or np.ones(len(stage.inputs)))
+    factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
+    density = stage.density if stage.method == "ties" else 1.0
+    before_DN = step.score_DN
+    moved = [states[name].score_DN - before_DN for name in stage.inputs]
+    summed_DN = sum((factor * change for factor, change in zip(factors, moved, strict=True)), np.zeros(1))
+    overlap_DN = sum(
+        (
+            factor * (factors.sum() - factor) * np.abs(change)
+            for factor, change in zip(factors, moved, strict=True)
+        ),
+        np.zeros(1),
+    )
+    step.move("gain", before_DN + summed_DN)
+    loss_DN = step.world.constants["merge_overlap"] * density * overlap_DN
+    step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
+    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)

@@ -1,0 +1,249 @@
+"""Schedule: when each stage runs, on one GPU pool shared by teams or on pools of their own, in every draw.
+
+List scheduling: stages are placed one by one, by priority and then by the longest remaining path, each as
+soon as its parents are done, a team is free and enough GPUs of its pool are free. Failures, reruns and sweeps
+stretch a stage. Axes: J job, N draw, S slot (a group of GPUs that is allocated together).
+Leaves out: preemption, stages that change their number of GPUs while running, people beyond their number of
+teams.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mopdsim.calibration import standard_normal, uniform
+from mopdsim.errors import InfeasibleError, UsageError, did_you_mean
+from mopdsim.interference import Array
+from mopdsim.recipe import BASE, Recipe, Rl, Sft, parents
+
+_SLOTS = 64
+_ARRIVALS = 32
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A stage to be placed: `gpus` of `pool` for `seconds_N`, after the jobs in `needs`. Higher priority goes
+    first.
+    """
+
+    name: str
+    seconds_N: Array
+    gpus: int
+    needs: tuple[str, ...] = ()
+    pool: str = "pool"
+    priority: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """What stretches a stage. Defaults: failures of Llama 3 405B (419 in 54 days on 16,384 GPUs, published);
+    the rest is prior. A rerun repeats the whole stage, and may itself have to be repeated; a sweep runs
+    `sweep_runs` trials of `sweep_fraction` of the stage before it."""
+
+    failures_per_gpu_hour: float = 2.0e-5
+    seconds_per_failure: float = 1800.0
+    rerun_probability: float = 0.1
+    sweep_runs: int = 0
+    sweep_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        for field in ("failures_per_gpu_hour", "seconds_per_failure", "sweep_runs"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{field} = {value}: must be at least 0")
+        if not 0 <= self.rerun_probability < 1:
+            raise UsageError(f"rerun_probability = {self.rerun_probability}: must be at least 0 and below 1")
+        if not 0 < self.sweep_fraction <= 1:
+            raise UsageError(f"sweep_fraction = {self.sweep_fraction}: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Start and end of every job in seconds, (J, N), in the order of `jobs`."""
+
+    jobs: tuple[Job, ...]
+    start_JN: Array
+    end_JN: Array
+
+    @property
+    def makespan_N(self) -> Array:
+        """Seconds until the last job ends."""
+        return self.end_JN.max(axis=0)
+
+    @property
+    def critical_N(self) -> Array:
+        """Seconds of the longest chain of dependencies: what no number of GPUs and teams can beat."""
+        ends: dict[str, Array] = {}
+        for job in self.jobs:
+            ends[job.name] = _latest(ends, job) + job.seconds_N
+        return np.max(list(ends.values()), axis=0)
+
+    @property
+    def critical_path(self) -> tuple[str, ...]:
+        """The longest chain of dependencies at median seconds, first job first."""
+        by_name = {job.name: job for job in self.jobs}
+        ends: dict[str, float] = {}
+        for job in self.jobs:
+            ends[job.name] = max((ends[name] for name in job.needs), default=0.0) + float(
+                np.median(job.seconds_N)
+            )
+        path = [max(ends, key=ends.__getitem__)]
+        while by_name[path[-1]].needs:
+            path.append(max(by_name[path[-1]].needs, key=ends.__getitem__))
+        return tuple(reversed(path))
+
+
+def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = None) -> Timeline:
+    """Places every job; `jobs` come after their parents. `pools`: GPUs of each pool; `teams`: jobs that can
+    be worked on at once (None: any number).
+
+    Raises UsageError for an unknown pool or no team, InfeasibleError for a job larger than its pool.
+    """
+    if teams is not None and teams < 1:
+        raise UsageError(f"teams = {teams}: must be at least 1")
+    ordered = _ordered(jobs)
+    draws = max((job.seconds_N.size for job in ordered), default=1)
+    units = {name: _unit(size, [job for job in ordered if job.pool == name]) for name, size in pools.items()}
+    free = {name: np.zeros((draws, size // units[name])) for name, size in pools.items()}
+    idle_NS = None if teams is None or teams >= len(ordered) else np.zeros((draws, teams))
+    starts: dict[str, Array] = {}
+    ends: dict[str, Array] = {}
+    for job in ordered:
+        if job.pool not in pools:
+            raise UsageError(f"stage {job.name!r}: no GPU pool {job.pool!r}{did_you_mean(job.pool, pools)}")
+        pool_NS = free[job.pool]
+        if not 1 <= job.gpus <= pools[job.pool]:
+            raise InfeasibleError(
+                f"stage {job.name!r} asks for {job.gpus} GPUs of a pool of {pools[job.pool]}: give it "
+                "at least 1 and at most the pool's, or enlarge the pool"
+            )
+        slots = min(-(-job.gpus // units[job.pool]), pool_NS.shape[1])
+        start_N = np.maximum(_latest(ends, job), pool_NS[:, slots - 1])
+        if idle_NS is not None:
+            start_N = np.maximum(start_N, idle_NS[:, 0])
+        end_N = start_N + job.seconds_N
+        starts[job.name], ends[job.name] = start_N, end_N
+        _occupy(pool_NS, slots, end_N)
+        if idle_NS is not None:
+            _occupy(idle_NS, 1, end_N)
+    return Timeline(
+        jobs=tuple(ordered),
+        start_JN=np.stack([starts[job.name] for job in ordered]),
+        end_JN=np.stack([ends[job.name] for job in ordered]),
+    )
+
+
+def stretched(job: Job, reliability: Reliability, *, seed: int) -> Job:
+    """The job with its sweep, reruns and failures drawn; the draws depend on its name and the seed alone."""
+    runs_N = _runs(job.name, reliability, seed, job.seconds_N.size)
+    work_N = job.seconds_N * runs_N
+    expected_N = work_N / _HOUR * job.gpus * reliability.failures_per_gpu_hour
+    failures_N = _poisson(f"failures:{job.name}", expected_N, seed)
+    seconds_N = work_N + failures_N * reliability.seconds_per_failure
+    return Job(
+        name=job.name,
+        seconds_N=seconds_N,
+        gpus=job.gpus,
+        needs=job.needs,
+        pool=job.pool,
+        priority=job.priority,
+    )
+
+
+def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
+    """The stages to run again when one domain's data or reward changes: the last that learn it, and all after
+    them.
+
+    A stage learns a domain by reward or demonstrations; "the last" have no such stage downstream. One mixed
+    run is redone whole; of many specialists one is, with what it is merged or distilled into.
+    """
+    learners = [
+        stage.name for stage in recipe.stages if isinstance(stage, Sft | Rl) and domain in stage.domains
+    ]
+    last = [name for name in learners if not any(name in recipe.ancestors(other) for other in learners)]
+    return tuple(s.name for s in recipe.stages if s.name in last or recipe.ancestors(s.name) & set(last))
+
+
+def needs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """The stages that must have ended before this one starts."""
+    return tuple(parent for parent in parents(recipe.stage[name]) if parent != BASE)
+
+
+def _ordered(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in the order of placing: parents first, then by priority, then by the longest path that
+    remains.
+    """
+    by_name = {job.name: job for job in jobs}
+    children: dict[str, list[str]] = {name: [] for name in by_name}
+    missing = {job.name: len(job.needs) for job in jobs}
+    for job in jobs:
+        for parent in job.needs:
+            children[parent].append(job.name)
+    tail: dict[str, float] = {}
+    for job in reversed(jobs):
+        longest = max((tail[name] for name in children[job.name]), default=0.0)
+        tail[job.name] = float(np.median(job.seconds_N)) + longest
+    ready = [(-by_name[name].priority, -tail[name], name) for name, count in missing.items() if count == 0]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        name = heapq.heappop(ready)[2]
+        ordered.append(by_name[name])
+        for child in children[name]:
+            missing[child] -= 1
+            if missing[child] == 0:
+                heapq.heappush(ready, (-by_name[child].priority, -tail[child], child))
+    return ordered
+
+
+def _unit(size: int, jobs: Sequence[Job]) -> int:
+    """GPUs that are allocated together: the largest group that fits every request, in a pool of at most 64
+    groups.
+    """
+    unit = math.gcd(size, *(job.gpus for job in jobs)) if jobs else size
+    return max(unit, -(-size // _SLOTS))
+
+
+def _latest(ends: Mapping[str, Array], job: Job) -> Array:
+    latest_N = np.zeros(job.seconds_N.size)
+    for name in job.needs:
+        latest_N = np.maximum(latest_N, ends[name])
+    return latest_N
+
+
+def _occupy(free_NS: Array, slots: int, until_N: Array) -> None:
+    """The earliest free slots are busy until then; slots stay sorted by when they are free."""
+    free_NS[:, :slots] = until_N[:, None]
+    if free_NS.shape[1] > slots:
+        free_NS.sort(axis=1)
+
+
+def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
+    """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
+    runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
+    if reliability.rerun_probability > 0:
+        luck_N = 1.0 - uniform(f"rerun:{name}", seed, draws)
+        runs_N = runs_N + np.floor(np.log(luck_N) / math.log(reliability.rerun_probability))
+    return runs_N
+
+
+def _poisson(key: str, mean_N: Array, seed: int) -> Array:
+    """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean`."""
+    draws = mean_N.size
+    if float(mean_N.max(initial=0.0)) > _ARRIVALS / 2:
+        return np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
+    return np.sum(_arrivals(key, seed, draws) < mean_N[:, None], axis=1).astype(float)
+
+
+@lru_cache(maxsize=256)
+def _arrivals(key: str, seed: int, draws: int) -> Array:
+    """The first arrival times of a unit Poisson process in every draw, (N, arrivals)."""
+    gaps_NA = -np.log1p(-uniform(key, seed, draws * _ARRIVALS)).reshape(draws, _ARRIVALS)
+    return np.cumsum(gaps_NA, axis=1)

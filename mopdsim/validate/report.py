@@ -1,0 +1,232 @@
+"""Predictions of a table judged: errors, intervals, baselines, and the same with parts left out of the
+fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut
+from mopdsim.layers import Array
+from mopdsim.validate.tables import Row, Table
+
+# The scheme whose out-of-sample predictions are the headline of each kind.
+HEADLINE = {
+    "decode": "half of the groups, 0",
+    "train_throughput": "leave one model out",
+    "rl_steps": "leave one model out",
+}
+CLEAR_DIFFERENCE = 0.10
+# Quantiles of a standard normal at the middles of 20 equal slices.
+NORMAL_GRID = np.array([0.0627, 0.1891, 0.3186, 0.4538, 0.5978, 0.7554, 0.9346, 1.1503, 1.4395, 1.9600])
+NORMAL_GRID = np.concatenate([-NORMAL_GRID[::-1], NORMAL_GRID])
+
+
+def symmetric_error(predicted: Array, measured: Array) -> Array:
+    """max(p/m, m/p) - 1: twice too slow and twice too fast are equally wrong."""
+    return np.maximum(predicted / measured, measured / predicted) - 1.0
+
+
+def _summary(errors: Array) -> dict[str, Any]:
+    if not len(errors):
+        return {"rows": 0, "median_error": None, "p90_error": None}
+    return {
+        "rows": len(errors),
+        "median_error": round(float(np.median(errors)), 4),
+        "p90_error": round(float(np.quantile(errors, 0.9)), 4),
+    }
+
+
+def _by(rows: list[Row], errors: Array, name: Callable[[Row], str | None]) -> dict[str, dict[str, Any]]:
+    """Summary per name; rows without the name are skipped."""
+    found = sorted({label for row in rows if (label := name(row)) is not None})
+    return {label: _summary(errors[[name(row) == label for row in rows]]) for label in found}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationReport:
+    """`as_json()` is the documented document; `predictions` holds a row per complete measurement."""
+
+    kind: str
+    document: Mapping[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self.document)
+
+    @property
+    def predictions(self) -> list[dict[str, Any]]:
+        return list(self.document["predictions"])
+
+
+def _part_of(row: Row, parts: Mapping[str, HeldOut]) -> HeldOut | None:
+    return next((part for part in parts.values() if row.keys.get(part.key) in part.values), None)
+
+
+def _predict(rows: list[Row], sets: list[ConstantSet], loader: ModuleType) -> Array:
+    """Each row by its own constants; rows of one set are predicted together."""
+    predicted = np.empty(len(rows))
+    for constants in {id(c): c for c in sets}.values():
+        chosen = [i for i, c in enumerate(sets) if c is constants]
+        predicted[chosen] = loader.predict(loader.stacked([rows[i] for i in chosen]), constants)
+    return predicted
+
+
+def _by_left_out(rows: list[Row], errors: Array, key: str) -> dict[str, dict[str, Any]]:
+    return _by(rows, errors, lambda row: row.keys.get(key))
+
+
+def _schemes(rows: list[Row], measured: Array, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
+    """Errors in sample and under every leave-out scheme, over the rows whose part was really left out."""
+    found: dict[str, Any] = {}
+    known = [i for i, row in enumerate(rows) if row.keys["model"] in fitted.models]
+    whole = _predict(rows, [fitted.constants] * len(rows), loader) if rows else np.array([])
+    errors = symmetric_error(whole, measured)
+    found["shipped constants, models they were fitted on (in sample)"] = _summary(errors[known])
+    unknown = [i for i in range(len(rows)) if i not in set(known)]
+    found["shipped constants, models they never saw"] = _summary(errors[unknown])
+    for scheme, parts in fitted.held_out.items():
+        matched = [(i, part) for i, row in enumerate(rows) if (part := _part_of(row, parts)) is not None]
+        if not matched:
+            continue
+        chosen = [rows[i] for i, _ in matched]
+        predicted = _predict(chosen, [part.constants for _, part in matched], loader)
+        wrong = symmetric_error(predicted, measured[[i for i, _ in matched]])
+        found[scheme] = {
+            **_summary(wrong),
+            "by_sort": _by(chosen, wrong, lambda row: "moe" if row.moe else "dense"),
+            "by_suite": _by(chosen, wrong, lambda row: row.keys.get("suite")),
+            "by_left_out": _by_left_out(chosen, wrong, matched[0][1].key),
+        }
+    return found
+
+
+def _headline(
+    rows: list[Row], kind: str, fitted: Fitted, loader: ModuleType
+) -> tuple[Array, Array, list[str]]:
+    """Out-of-sample prediction, log half-width of the 80% interval, and which constants made it, per row."""
+    parts = fitted.held_out.get(HEADLINE[kind], {})
+    sets, widths, basis = [], [], []
+    for row in rows:
+        part = _part_of(row, parts)
+        sets.append(part.constants if part else fitted.constants)
+        width = fitted.half_width(moe=row.moe, model=row.keys["model"], gpu=row.keys["gpu"])
+        if part:
+            width = part.log_error_80["moe" if row.moe else "dense"]
+        widths.append(NORMAL_80 * float(np.hypot(width / NORMAL_80, row.extra_log_sd)))
+        basis.append(HEADLINE[kind] if part else "shipped constants")
+    return _predict(rows, sets, loader) if rows else np.array([]), np.array(widths), basis
+
+
+def noise_floor(rows: list[Row]) -> dict[str, Any]:
+    """How far measurements of one configuration differ among themselves: pairs of rows, symmetric error."""
+    groups: dict[str, list[float]] = {}
+    for row in rows:
+        groups.setdefault(row.configuration, []).append(row.measured)
+    pairs = [max(a / b, b / a) - 1.0 for values in groups.values() for a, b in combinations(values, 2)]
+    return {"pairs": len(pairs), **{k: v for k, v in _summary(np.array(pairs)).items() if k != "rows"}}
+
+
+def directions(rows: list[Row], predicted: Array) -> dict[str, Any]:
+    """Pairs of one framework release whose measured steps differ by more than 10%: is the faster one told
+    right?"""
+    pairs, misses = 0, []
+    for (a, p), (b, q) in combinations(list(zip(rows, predicted, strict=True)), 2):
+        if a.keys.get("framework") != b.keys.get("framework"):
+            continue
+        if max(a.measured / b.measured, b.measured / a.measured) - 1.0 <= CLEAR_DIFFERENCE:
+            continue
+        pairs += 1
+        if (a.measured < b.measured) != (p < q):
+            misses.append(
+                f"{a.label} ({a.measured:.0f} s, predicted {p:.0f}) and {b.label} "
+                f"({b.measured:.0f} s, predicted {q:.0f})"
+            )
+    return {"pairs": pairs, "right": pairs - len(misses), "misses": misses}
+
+
+_INTERNAL = ("payload", "catalogue_model", "catalogue_gpu", "moe", "extra_log_sd")
+
+
+def _incomplete(table: Table, fitted: Fitted, loader: ModuleType) -> list[dict[str, Any]]:
+    """Rows that lack an input: P10, P50 and P90 over the stated spread of it, the equations' own error
+    included."""
+    found = []
+    for entry in table.incomplete:
+        shown = {key: value for key, value in entry.items() if key not in _INTERNAL}
+        if "payload" in entry:
+            width = fitted.half_width(
+                moe=entry["moe"], model=entry["catalogue_model"], gpu=entry["catalogue_gpu"]
+            )
+            sd = np.hypot(width / NORMAL_80, entry["extra_log_sd"])
+            predicted = loader.predict(entry["payload"], fitted.constants)
+            cloud = np.outer(predicted, np.exp(sd * NORMAL_GRID))
+            shown |= dict(
+                zip(("p10", "p50", "p90"), np.quantile(cloud, [0.1, 0.5, 0.9]).tolist(), strict=True)
+            )
+        if not np.isfinite(shown.get("measured", 0.0)):
+            shown["measured"] = None
+        found.append(shown)
+    return found
+
+
+def _covered(entries: list[dict[str, Any]]) -> dict[str, int]:
+    """Of the incomplete rows with a measurement, how many lie between P10 and P90."""
+    judged = [entry for entry in entries if entry.get("measured") and "p10" in entry]
+    return {"judged": len(judged), "inside": sum(e["p10"] <= e["measured"] <= e["p90"] for e in judged)}
+
+
+def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
+    """The report of one table against the fitted constants (fields: module and command documentation)."""
+    rows = table.rows
+    measured = np.array([row.measured for row in rows])
+    predicted, widths, basis = _headline(rows, table.kind, fitted, loader)
+    errors = symmetric_error(predicted, measured)
+    inside = np.abs(np.log(predicted / measured)) <= widths
+    naive = symmetric_error(loader.naive(loader.stacked(rows)), measured) if rows else np.array([])
+    head = _summary(errors)
+    incomplete = _incomplete(table, fitted, loader)
+    document = {
+        "kind": table.kind,
+        "rows": len(rows),
+        "median_error": head["median_error"],
+        "p90_error": head["p90_error"],
+        "coverage_80": round(float(inside.mean()), 4) if rows else None,
+        "naive_median_error": _summary(naive)["median_error"],
+        "basis": {name: basis.count(name) for name in sorted(set(basis))},
+        "by_sort": _by(rows, errors, lambda row: "moe" if row.moe else "dense"),
+        "naive_by_sort": _by(rows, naive, lambda row: "moe" if row.moe else "dense"),
+        "by_suite": _by(rows, errors, lambda row: row.keys.get("suite")),
+        "by_model": _by(rows, errors, lambda row: row.keys["model"]),
+        "by_gpu": _by(rows, errors, lambda row: row.keys["gpu"]),
+        "noise_floor": noise_floor(rows),
+        "schemes": _schemes(rows, measured, fitted, loader),
+        "constants": {"grade": fitted.grade, "provenance": fitted.provenance},
+        "incomplete": incomplete,
+        "incomplete_coverage_80": _covered(incomplete),
+        "unknown": table.unknown,
+        "refused": table.refused,
+        "left_out": len(table.left_out),
+        "predictions": [
+            {
+                "line": row.line,
+                "row": row.label,
+                "model": row.keys["model"],
+                "gpu": row.keys["gpu"],
+                "measured": float(row.measured),
+                "predicted": float(p),
+                "low": float(p * np.exp(-w)),
+                "high": float(p * np.exp(w)),
+                "error": round(float(e), 4),
+                "basis": b,
+            }
+            for row, p, w, e, b in zip(rows, predicted, widths, errors, basis, strict=True)
+        ],
+    }
+    if table.kind == "rl_steps":
+        document["directions"] = directions(rows, predicted)
+    return ValidationReport(kind=table.kind, document=document)

@@ -1,0 +1,234 @@
+"""Rows of published reinforcement-learning steps (columns of rl_steps.csv).
+
+Complete rows name model, GPU, samples, mean and maximum length and the seconds of the step. Identity of a
+row: mean length x samples = rate x GPUs x step seconds within 0.8 to 1.05 where the note gives the rate. A
+row that lacks lengths or samples is predicted over a stated spread of them and reported apart.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
+from mopdsim.cost.decode import Replica
+from mopdsim.cost.generation import Lengths
+from mopdsim.cost.memory import smallest_replica, smallest_training_layout
+from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s
+from mopdsim.cost.training import TrainLayout
+from mopdsim.errors import InfeasibleError, NotFoundError, UsageError
+from mopdsim.hardware import Gpu
+from mopdsim.layers import Array
+from mopdsim.model import Model
+from mopdsim.validate.tables import Row, Table, doubt, family, number, read_rows, resolve
+
+COLUMNS = (
+    "framework", "model", "gpu", "precision", "gpus", "mode", "max_tokens", "mean_tokens",
+    "samples_per_step", "step_s",
+)  # fmt: skip
+OPTIONAL_COLUMNS = (
+    "source", "algorithm", "note", "generation_parallel", "train_parallel",
+)  # fmt: skip
+IDENTITY = (0.8, 1.05)
+ASSUMED = {"max_tokens": 8192.0, "samples_per_step": 1024.0}
+ASSUMED_DRAWS = 48
+MEAN_SHARE = (0.05, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
+UNKNOWN_FRAMEWORK_LOG_SD = (
+    0.35  # prior: public comparisons of two frameworks on one task differ by 1.2 to 2.5
+)
+
+
+def _degrees(text: str) -> list[int]:
+    try:
+        found = json.loads(text.replace("n/a", "1")) if text.startswith("[") else []
+    except ValueError:
+        found = []
+    return [int(value) for value in found]
+
+
+def _pools(mode: str, gpus: int) -> tuple[Overlap, int, int]:
+    """How phases overlap, generation GPUs, training GPUs; an unnamed split is half and half."""
+    mode = mode.lower()
+    split = re.search(r"(\d+)\s*:\s*(\d+)", mode)
+    pools = (int(split[1]), int(split[2])) if split else (max(gpus // 2, 1), max(gpus - gpus // 2, 1))
+    if "fully async" in mode:
+        return "asynchronous", *pools
+    if re.search(r"1-step|one-step", mode):
+        return "one_step_off", *pools
+    return "synchronous", gpus, gpus
+
+
+def _layout(
+    row: dict[str, str], model: Model, gpu: Gpu, gpus: int, precision: str, length: float
+) -> TrainLayout:
+    """train_parallel starts [TP, CP, EP, PP, VPP]; longer lists carry PP second to last. Otherwise the
+    smallest."""
+    degrees = _degrees(row["train_parallel"])
+    if len(degrees) < 5:
+        return smallest_training_layout(model, gpu, gpus, length=length, precision=precision)
+    tensor, context, expert, pipeline = degrees[0], degrees[1], degrees[2], degrees[-2]
+    return TrainLayout(
+        gpus=gpus, tensor=tensor, context=context, expert=expert, pipeline=pipeline, precision=precision
+    )
+
+
+def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dict[str, float]) -> RlStep:
+    """The step a row describes, with `values` for its mean and maximum length and samples."""
+    gpus = int(number(row, "gpus", line))
+    overlap, generation_gpus, training_gpus = _pools(row["mode"], gpus)
+    precision = "fp8" if "fp8" in row["precision"].lower() else "bf16"
+    generation = _degrees(row["generation_parallel"])
+    context = values["max_tokens"]
+    replica = (
+        Replica(gpus=generation[0], precision=precision)
+        if generation
+        else smallest_replica(model, gpu, context=context, sequences=8, precision=precision)
+    )
+    accepted = re.search(r"mean accepted ([\d.]+)", row["note"])
+    ppo = row["algorithm"].upper().startswith("PPO")
+    return RlStep(
+        model=model,
+        gpu=gpu,
+        replica=replica,
+        generation_gpus=generation_gpus,
+        layout=_layout(row, model, gpu, training_gpus, precision, values["mean_tokens"]),
+        samples=values["samples_per_step"],
+        lengths=Lengths(mean=values["mean_tokens"], maximum=values["max_tokens"]),
+        overlap=overlap,
+        framework=row["framework"],
+        scoring_passes=4.0 if ppo else 2.0,
+        tokens_per_decode_step=float(accepted[1]) if accepted else 1.0,
+        critic=ppo,
+    )
+
+
+def broken_identity(row: dict[str, str], line: int) -> str | None:
+    """Why tokens, rate, GPUs and seconds contradict each other, or None."""
+    rate = re.search(r"tok/s/gpu=([\d,.]+)", row["note"])
+    if not rate:
+        return None
+    made = number(row, "mean_tokens", line) * number(row, "samples_per_step", line)
+    told = float(rate[1].replace(",", "")) * number(row, "gpus", line) * number(row, "step_s", line)
+    ratio = made / told if told else float("inf")
+    if IDENTITY[0] <= ratio <= IDENTITY[1]:
+        return None
+    return (
+        f"mean_tokens x samples is {ratio:.2f} of rate x GPUs x step_s; "
+        f"it must lie within {IDENTITY[0]} to {IDENTITY[1]}"
+    )
+
+
+def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> list[RlStep]:
+    """The row's step under draws of what it does not say: mean length a log-uniform share of the maximum,
+    maximum 8,192 and samples 1,024 with a factor of two either way (10 to 90%) where they are missing too."""
+    rng = np.random.default_rng(line)
+    steps = []
+    for _ in range(ASSUMED_DRAWS):
+        values = {}
+        for name, central in ASSUMED.items():
+            spread = 0.0 if row[name] else 0.55
+            values[name] = number(row, name, line, default=central) * float(
+                np.exp(spread * rng.standard_normal())
+            )
+        share = float(np.exp(rng.uniform(*np.log(MEAN_SHARE))))
+        mean = number(row, "mean_tokens", line, default=share * values["max_tokens"])
+        values["mean_tokens"] = min(mean, 0.98 * values["max_tokens"])
+        steps.append(scenario(row, line, model, gpu, values))
+    return steps
+
+
+def _framework_log_sd(row: dict[str, str]) -> float:
+    return 0.0 if RlConstants().knows(row["framework"]) else UNKNOWN_FRAMEWORK_LOG_SD
+
+
+def load(path: str | Path) -> Table:
+    """The file's rows."""
+    table = Table(kind="rl_steps")
+    for line, row in read_rows(path, COLUMNS, OPTIONAL_COLUMNS):
+        place: dict[str, Any] = {"line": line, "model": row["model"], "gpu": row["gpu"]}
+        try:
+            model, gpu = resolve(row["model"], row["gpu"])
+        except NotFoundError as error:
+            table.unknown.append({**place, "reason": str(error)})
+            continue
+        extra = _framework_log_sd(row)
+        needed = ("gpus", "max_tokens", "mean_tokens", "samples_per_step", "step_s")
+        missing = [name for name in needed if not row[name]]
+        measured = number(row, "step_s", line, default=float("nan"))
+        if missing:
+            entry = {
+                **place,
+                "missing": missing,
+                "measured": measured,
+                **doubt(model, gpu, extra_log_sd=extra),
+            }
+            if row["gpus"]:
+                try:
+                    entry["payload"] = _assumed(row, line, model, gpu)
+                except InfeasibleError as error:
+                    entry["reason"] = str(error)
+            table.incomplete.append(entry)
+            continue
+        try:
+            reason = broken_identity(row, line)
+            values = {name: number(row, name, line) for name in needed}
+            step = None if reason else scenario(row, line, model, gpu, values)
+        except (UsageError, InfeasibleError) as error:
+            reason, step = str(error), None
+        if reason or measured <= 0:
+            table.refused.append({**place, "reason": reason or "step_s must be positive"})
+            continue
+        keys = {
+            "model": model.name,
+            "gpu": gpu.name,
+            "family": family(model.name),
+            "framework": row["framework"],
+        }
+        table.rows.append(
+            Row(
+                line=line,
+                label=f"{row['framework']} {row['model']} {row['gpus']} x {gpu.name} {row['mode']} "
+                f"{row['precision']}",
+                measured=measured,
+                moe=model.is_moe,
+                keys=keys,
+                configuration=f"{model.name} {gpu.name} {row['gpus']} {row['mode']} {row['precision']}",
+                payload=step,
+                extra_log_sd=extra,
+            )
+        )
+    return table
+
+
+def stacked(rows: list[Row]) -> list[RlStep]:
+    return [row.payload for row in rows]
+
+
+def predict(steps: list[RlStep], rl: RlConstants) -> Array:
+    """Seconds of each step; decode and training constants are the shipped ones."""
+    decode, train = DecodeConstants.shipped(), TrainConstants.shipped()
+    return np.array([float(rl_step_s(step, decode, train, rl).step) for step in steps])
+
+
+def naive(steps: list[RlStep]) -> Array:
+    """Roofline: decode at peak bandwidth and FLOPs for the mean length, scoring and training at MFU .4,
+    summed."""
+    ideal_decode = DecodeConstants(
+        bandwidth_efficiency=1.0, flops_efficiency=1.0, prefill_efficiency=1.0, layer_s=0.0, moe_layer_s=0.0,
+        reduce_latency_s=0.0, reduce_bytes=0.0, sequence_s=0.0,
+    )  # fmt: skip
+    ideal_train = TrainConstants(
+        flops_efficiency=0.4, precision_power=1.0, attention_efficiency=0.4, expert_overhead=1.0,
+        elementwise_passes=0.0, tensor_traffic=0.0, expert_traffic=0.0, data_traffic=0.0, layer_s=0.0,
+        moe_layer_s=0.0,
+    )  # fmt: skip
+    rl = RlConstants(
+        decode_overhead=1.0, train_overhead=1.0, expert_train_overhead=1.0, length_sigma=1e-3,
+        wide_reduce_s=0.0,
+        fixed_s=0.0,
+    )  # fmt: skip
+    return np.array([float(rl_step_s(step, ideal_decode, ideal_train, rl).step) for step in steps])

@@ -1,0 +1,120 @@
+"""Tables of published measurements: CSV files with `#` comments, read into rows the time models can
+predict."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.hardware import Gpu, gpu
+from mopdsim.model import Model, model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measurement and the work that made it. `keys` names what may be left out: model, gpu, family,
+    group. `extra_log_sd` widens the interval for what the fit never saw (a framework).
+    """
+
+    line: int
+    label: str
+    measured: float
+    moe: bool
+    keys: dict[str, str]
+    configuration: str
+    payload: Any
+    extra_log_sd: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Complete rows, rows that lack an input (`incomplete`, predicted as a distribution), and what was put
+    aside with the reason: `unknown` (model or GPU not in the catalogue), `refused` (breaks its own identity),
+    `left_out` (outside what the model is about).
+    """
+
+    kind: str
+    rows: list[Row] = field(default_factory=list)
+    incomplete: list[dict[str, Any]] = field(default_factory=list)
+    unknown: list[dict[str, Any]] = field(default_factory=list)
+    refused: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_rows(
+    path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV file that has these columns; NotFoundError or UsageError otherwise.
+
+    Optional columns read as empty where the file has none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"data file {str(path)!r} does not exist; give a CSV file with --data.")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"data file {str(path)!r} is not UTF-8 text ({error}); give a CSV file.") from error
+    lines = [
+        (n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")
+    ]
+    reader = csv.DictReader([line for _, line in lines])
+    missing = [name for name in columns if name not in (reader.fieldnames or ())]
+    if missing:
+        raise UsageError(
+            f"data file {str(path)!r} lacks the column{'s' if len(missing) > 1 else ''} "
+            f"{', '.join(missing)}; "
+            f"it must have {', '.join(columns)}."
+        )
+    numbers = [n for n, _ in lines[1:]]
+    return [
+        (
+            n,
+            dict.fromkeys(optional, "")
+            | {key: (value or "").strip() for key, value in row.items() if key is not None},
+        )
+        for n, row in zip(numbers, reader, strict=True)
+    ]
+
+
+def number(row: dict[str, str], column: str, line: int, *, default: float | None = None) -> float:
+    """A positive finite number of a cell ('1 (2)' reads 1); the default for an empty cell or n/a."""
+    text = row.get(column, "")
+    if text.lower() in ("", "n/a", "-", "nan"):
+        if default is None:
+            raise UsageError(f"line {line}: {column} is empty; it must be a positive number.")
+        return default
+    try:
+        value = float(text.split()[0].replace(",", ""))
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise UsageError(f"line {line}: {column} is {text!r}; it must be a number that is not negative.")
+    return value
+
+
+def resolve(model_name: str, gpu_name: str) -> tuple[Model, Gpu]:
+    """Model and GPU of a row; bracketed remarks and '2-node' are no part of a model's name. NotFoundError."""
+    bare = re.sub(r"\s*\([^)]*\)|\s+\d+-node$", "", model_name).strip()
+    return model(bare or model_name), gpu(gpu_name)
+
+
+def doubt(model: Model, gpu: Gpu, *, extra_log_sd: float = 0.0) -> dict[str, Any]:
+    """What the interval of an incomplete row depends on; not shown in reports."""
+    return {
+        "catalogue_model": model.name,
+        "catalogue_gpu": gpu.name,
+        "moe": model.is_moe,
+        "extra_log_sd": extra_log_sd,
+    }
+
+
+def family(name: str) -> str:
+    """Models of one maker and line: Qwen/Qwen3-32B and Qwen/Qwen3-30B-A3B are one family."""
+    bare = name.rsplit("/", 1)[-1].lower().removeprefix("meta-").removeprefix("nvidia-")
+    return re.split(r"[-_ .]", bare)[0]

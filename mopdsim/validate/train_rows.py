@@ -1,0 +1,164 @@
+"""Rows of training throughput (columns of train_throughput.csv) as training steps.
+
+Identity of a row: published TFLOP/s equal tokens/s times FLOPs per token, attention counted causally or in
+full (both are in use), to within 0.75 to 1.25. Rows that break it, or whose layout does not divide their
+GPUs, are refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mopdsim.cost.constants import TrainConstants
+from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, stack, train_step_s, train_work
+from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.hardware import Gpu
+from mopdsim.layers import Array
+from mopdsim.model import Model
+from mopdsim.validate.tables import Row, Table, doubt, family, number, read_rows, resolve
+
+COLUMNS = (
+    "kind", "model", "system", "gpus", "precision", "global_batch", "micro_batch", "sequence", "tp",
+    "pp", "ep", "tokens_per_s_per_gpu",
+)  # fmt: skip
+OPTIONAL_COLUMNS = (
+    "source", "release", "vp", "cp", "published_tflops_per_gpu", "note",
+)  # fmt: skip
+IDENTITY = (0.75, 1.25)
+PRECISIONS = ("bf16", "fp8")
+ASSUMED = {"global_batch": (128.0, 2048.0), "micro_batch": (1.0, 4.0), "sequence": (2048.0, 8192.0)}
+ASSUMED_DRAWS = 32
+
+
+def _precision(text: str) -> str | None:
+    text = text.lower()
+    return next(
+        (found for key, found in (("fp4", "fp4"), ("fp8", "fp8"), ("bf16", "bf16")) if key in text), None
+    )
+
+
+def _layout(row: dict[str, str], line: int, model: Model, precision: str) -> TrainLayout:
+    gpus = int(number(row, "gpus", line))
+    expert = int(number(row, "ep", line, default=1.0))
+    if row["ep"] == "-" and model.is_moe:
+        expert = min(gpus, min(kind.experts for _, kind in model.expert_layers))
+    return TrainLayout(
+        gpus=gpus,
+        tensor=int(number(row, "tp", line, default=1.0)),
+        pipeline=int(number(row, "pp", line, default=1.0)),
+        context=int(number(row, "cp", line, default=1.0)),
+        expert=expert,
+        virtual_stages=int(number(row, "vp", line, default=1.0)),
+        micro_batch=int(number(row, "micro_batch", line)),
+        precision=precision,
+        recompute="ac=true" in row["note"].lower(),
+        fully_sharded="llm-foundry" in row["source"] or "Automodel" in row["source"],
+        lora=row["kind"] == "lora",
+    )
+
+
+def broken_identity(model: Model, row: dict[str, str], line: int) -> str | None:
+    """Why the row contradicts itself, or None."""
+    layout = _layout(row, line, model, "bf16")
+    if number(row, "global_batch", line) < layout.micro_batch * layout.data:
+        return f"global batch {row['global_batch']} is below micro batch x data parallelism"
+    published = number(row, "published_tflops_per_gpu", line, default=0.0)
+    if not published:
+        return None
+    rate, length = number(row, "tokens_per_s_per_gpu", line), number(row, "sequence", line)
+    products = (4.0 if layout.lora else 6.0) * model.matmul_parameters
+    attention = 3.0 * model.attention_flops(length) / length
+    causal, full = (published * 1e12 / (rate * (products + k * attention)) for k in (1.0, 2.0))
+    if causal < IDENTITY[0] or full > IDENTITY[1]:
+        return (
+            f"published {published:.0f} TFLOP/s is {causal:.2f} (causal) or {full:.2f} (full "
+            f"attention) of tokens/s x "
+            f"FLOPs per token; it must lie within {IDENTITY[0]} to {IDENTITY[1]}"
+        )
+    return None
+
+
+def _work(model: Model, gpu: Gpu, row: dict[str, str], line: int, precision: str) -> TrainWork:
+    return train_work(
+        model,
+        gpu,
+        _layout(row, line, model, precision),
+        sequences=number(row, "global_batch", line),
+        mean_length=number(row, "sequence", line),
+    )
+
+
+def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> TrainWork:
+    """The row's work under draws of what it does not say: log-uniform over `ASSUMED`, bf16 or fp8 alike."""
+    rng = np.random.default_rng(line)
+    works = []
+    for draw in range(ASSUMED_DRAWS):
+        filled = dict(row)
+        for name, (low, high) in ASSUMED.items():
+            filled[name] = row[name] or str(round(float(np.exp(rng.uniform(np.log(low), np.log(high))))))
+        precision = _precision(row["precision"]) or PRECISIONS[draw % 2]
+        works.append(_work(model, gpu, filled, line, precision))
+    return stack(works)
+
+
+def load(path: str | Path) -> Table:
+    """The file's rows."""
+    table = Table(kind="train_throughput")
+    for line, row in read_rows(path, COLUMNS, OPTIONAL_COLUMNS):
+        place = {"line": line, "model": row["model"], "gpu": row["system"]}
+        try:
+            model, gpu = resolve(row["model"], row["system"])
+        except NotFoundError as error:
+            table.unknown.append({**place, "reason": str(error)})
+            continue
+        missing = [name for name in (*ASSUMED, "gpus", "tokens_per_s_per_gpu") if not row[name]]
+        precision = _precision(row["precision"])
+        if precision is None:
+            missing.append("precision")
+        rate = number(row, "tokens_per_s_per_gpu", line, default=float("nan"))
+        if missing:
+            entry = {**place, "missing": missing, "measured": 1.0 / rate, **doubt(model, gpu)}
+            if row["gpus"]:
+                entry["payload"] = _assumed(row, line, model, gpu)
+            table.incomplete.append(entry)
+            continue
+        try:
+            reason = broken_identity(model, row, line)
+        except UsageError as error:
+            reason = str(error)
+        if reason or precision is None:
+            table.refused.append({**place, "reason": reason})
+            continue
+        measured = 1.0 / rate
+        suite = "MPT" if "llm-foundry" in row["source"] else "NVIDIA"
+        layout = " ".join(
+            row[name] for name in ("gpus", "global_batch", "micro_batch", "sequence", "tp", "pp", "cp")
+        )
+        table.rows.append(
+            Row(
+                line=line,
+                label=f"{row['model']} {row['kind']} {gpu.name} {precision} {row['release']}".strip(),
+                measured=measured,
+                moe=model.is_moe,
+                keys={"model": model.name, "gpu": gpu.name, "family": family(model.name), "suite": suite},
+                configuration=f"{model.name} {gpu.name} {row['kind']} {precision} {layout} {row['vp']} "
+                f"{row['ep']}",
+                payload=_work(model, gpu, row, line, precision),
+            )
+        )
+    return table
+
+
+def stacked(rows: list[Row]) -> TrainWork:
+    return stack([row.payload for row in rows])
+
+
+def predict(work: TrainWork, constants: TrainConstants) -> Array:
+    """Seconds per token and GPU of stacked rows."""
+    return np.asarray(train_step_s(work, constants) / work.tokens_per_gpu)
+
+
+def naive(work: TrainWork) -> Array:
+    return np.asarray(roofline_train_s(work) / work.tokens_per_gpu)

@@ -1,0 +1,143 @@
+"""A world: one joint draw of every domain and parameter that a walk through a recipe needs.
+
+Leaves out: what the parameters mean (`mopdsim.interference`, `mopdsim.caps`, `mopdsim.quality`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from mopdsim.calibration import CONSTANTS, Calibration, sample, standard_normal, uniform
+from mopdsim.domains import Domain, Estimate, Scope
+from mopdsim.interference import Array, logistic, logit
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything a walk through a recipe needs to know, drawn: axes D domain, N draw; [source, target] in
+    pairs.
+
+    spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
+    draws, by stage name, (N,), that decide whether a distillation collapses.
+    """
+
+    names: tuple[str, ...]
+    start_DN: Array
+    asymptote_DN: Array
+    demonstrated_DN: Array
+    midpoint_DN: Array
+    steepness_DN: Array
+    distill_tokens_DN: Array
+    length_DN: Array
+    dispersion_DN: Array
+    conflict_DDN: Array
+    spill_DDN: Array
+    constants: Mapping[str, Array]
+    spread: Mapping[str, Array] = field(default_factory=dict)
+    luck: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Place of each domain on axis D."""
+        return {name: place for place, name in enumerate(self.names)}
+
+
+def draw_world(
+    calibration: Calibration,
+    domains: Mapping[str, Domain],
+    stages: tuple[str, ...],
+    scope: Scope,
+    *,
+    seed: int,
+    draws: int,
+    pairs: Mapping[str, Estimate] | None = None,
+) -> World:
+    """A world for these domains. `pairs` are the user's own conflicts, by "source>target"."""
+
+    def rows(key: str) -> Array:
+        return np.stack([draw_fact(row, key, seed=seed, draws=draws) for row in domains.values()])
+
+    def matrix(kind: str, given: Mapping[str, Estimate]) -> Array:
+        return np.stack([
+            np.stack([
+                _pair(calibration, kind, source, target, scope, given, seed=seed, draws=draws)
+                for target in domains.values()
+            ])
+            for source in domains.values()
+        ])  # fmt: skip
+
+    names = tuple(domains)
+    constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
+    dispersion = [
+        calibration.draw("dispersion", scope, seed=seed, draws=draws, key=f"dispersion:{name}")
+        for name in domains
+    ]
+    return World(
+        names=names,
+        start_DN=rows("start"),
+        asymptote_DN=rows("asymptote"),
+        demonstrated_DN=rows("demonstrated"),
+        midpoint_DN=rows("midpoint"),
+        steepness_DN=rows("steepness"),
+        distill_tokens_DN=rows("distill_tokens"),
+        length_DN=rows("response_tokens"),
+        dispersion_DN=np.stack(dispersion),
+        conflict_DDN=matrix("conflict", pairs or {}),
+        spill_DDN=matrix("spill", {}),
+        constants=constants,
+        spread={stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages},
+        luck={stage: uniform(f"collapse:{stage}", seed, draws) for stage in stages},
+    )
+
+
+def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:
+    """Standard normal draws for every domain, (D, N)."""
+    return np.stack([standard_normal(f"{kind}/{name}", seed, draws) for name in names])
+
+
+def draw_fact(domain: Domain, key: str, *, seed: int, draws: int) -> Array:
+    """Draws of one field of a domain, (N,). Uncertainty of the start moves the asymptote along, in logits."""
+    estimate: Estimate = getattr(domain, key)
+    name = f"{key}:{domain.name}"
+    if key == "start":
+        return sample(_in_logits(estimate), "logit", name, seed=seed, draws=draws)
+    if key not in ("asymptote", "demonstrated"):
+        return sample(estimate, "lognormal", name, seed=seed, draws=draws)
+    own = sample(_in_logits(estimate), "logit", name, seed=seed, draws=draws)
+    start = draw_fact(domain, "start", seed=seed, draws=draws)
+    moved = logistic(logit(own) + logit(start) - logit(domain.start.value))
+    return np.maximum(moved, start) if key == "asymptote" else moved
+
+
+def _in_logits(score: Estimate) -> Estimate:
+    """A score's sd carried from probability to logits."""
+    slope = max(score.value * (1 - score.value), 0.01)
+    return Estimate(value=score.value, sd=score.sd / slope, grade=score.grade, source=score.source)
+
+
+def _pair(
+    calibration: Calibration,
+    kind: str,
+    source: Domain,
+    target: Domain,
+    scope: Scope,
+    given: Mapping[str, Estimate],
+    *,
+    seed: int,
+    draws: int,
+) -> Array:
+    """Draws of a pair's parameter: the user's, the pair's own, or the general prior on the pair's own
+    stream.
+    """
+    if source.name == target.name:
+        return np.zeros(draws)
+    pair = f"{source.name}>{target.name}"
+    if pair in given:
+        return sample(given[pair], "normal", f"{kind}:{pair}", seed=seed, draws=draws)
+    return calibration.draw(
+        f"{kind}:{source.row}>{target.row}", scope, seed=seed, draws=draws, key=f"{kind}:{pair}"
+    )

@@ -1,0 +1,1 @@
+"""Trainer of multi-teacher on-policy distillation and its rivals on Hugging Face causal LMs."""

@@ -1,0 +1,94 @@
+"""Directories that are complete or absent, and files that were not altered since.
+
+`atomic_directory` fills a temporary directory beside the target, writes a sha256 manifest, forces everything to disk
+and renames; `verified` checks a directory against its manifest. A kill, a full disk or a flipped byte at any moment
+therefore leaves either the old state or a directory that is recognised as broken.
+Leaves out: what the directories hold (`trainer.checkpoint`, `trainer.store`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mopdsim.errors import MopdError
+
+MANIFEST = "sha256.json"
+
+
+@contextmanager
+def atomic_directory(target: Path) -> Iterator[Path]:
+    """A temporary directory that becomes `target` (replacing it) when the block ends without an exception.
+
+    Raises MopdError with the path when the disk is full or not writable; `target` is then as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial.", dir=target.parent))
+    try:
+        yield partial
+        files = sorted(path for path in partial.rglob("*") if path.is_file())
+        digests = {str(path.relative_to(partial)): _sha256(path) for path in files}
+        (partial / MANIFEST).write_text(json.dumps(digests, indent=1, sort_keys=True))
+        for path in [*files, partial / MANIFEST, partial]:
+            _sync(path)
+        replaced = None
+        if target.exists():
+            replaced = target.with_name(f".{target.name}.replaced.{os.getpid()}")
+            os.rename(target, replaced)
+        os.rename(partial, target)
+        _sync(target.parent)
+        if replaced:
+            shutil.rmtree(replaced, ignore_errors=True)
+    except OSError as error:
+        raise MopdError(f"{target}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def verified(directory: Path) -> bool:
+    """Whether every file named in the directory's manifest is there, byte for byte."""
+    try:
+        digests = json.loads((directory / MANIFEST).read_text())
+        return all(_sha256(directory / name) == digest for name, digest in digests.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a small JSON file in one step, on disk when this returns."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        raise MopdError(f"{path}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+
+
+def sweep(parent: Path) -> None:
+    """Remove what a killed process left half written in `parent`."""
+    for leftover in [*parent.glob(".*.partial.*"), *parent.glob(".*.replaced.*")]:
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,249 @@
+"""A batch of prompts of several domains with their rollouts and rewards: sampled by a policy or demonstrated.
+
+Rows are ordered by domain, so that a domain is a slice. Leaves out: what is learnt from a batch.
+Axes: B rows (prompt u has rows u * group ... u * group + group - 1), T response length.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mopdsim.errors import DivergenceError, MopdError
+from trainer.chat import observation_ids, prompt_ids, turn_ids
+from trainer.policy import Policy
+from trainer.rollout import Rollouts, converse, generate, left_pad, turns
+from trainer.routing import Route
+from trainer.tasks import Item, Split, Task
+
+Grader = Callable[[Task, Item, list[str]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Prompts, rows and rewards. `spans` maps a domain to its slice of rows."""
+
+    items: tuple[Item, ...]
+    rollouts: Rollouts
+    reward_B: Tensor  # float32, on the rollouts' device
+    spans: Mapping[str, slice]
+
+    @property
+    def group(self) -> int:
+        return self.rollouts.group
+
+    def domain_ids(self) -> Tensor:
+        """domain_B: the place of each row's domain in `spans`."""
+        return spread(self.spans, range(len(self.spans))).long()
+
+    def of(self, domain: str) -> Batch:
+        """One domain's part."""
+        span = self.spans[domain]
+        return Batch(
+            items=self.items[span.start // self.group : span.stop // self.group],
+            rollouts=self.rollouts.rows(span),
+            reward_B=self.reward_B[span],
+            spans={domain: slice(0, span.stop - span.start)},
+        )
+
+
+def spread(spans: Mapping[str, slice], values: Sequence[float]) -> Tensor:
+    """value_B: a value per domain, repeated over the domain's rows."""
+    value_B = torch.zeros(max(span.stop for span in spans.values()))
+    for span, value in zip(spans.values(), values, strict=True):
+        value_B[span] = value
+    return value_B
+
+
+def draw(
+    tasks: Mapping[str, Task], counts: Mapping[str, int], cursors: Mapping[str, int], *, split: Split, seed: int
+) -> list[Item]:
+    """The next `counts` items of each domain's stream, ordered by domain."""
+    return [
+        item
+        for name, count in counts.items()
+        if count
+        for item in tasks[name].stream(split, cursors[name], count, seed=seed)
+    ]
+
+
+def sample(
+    policy: Policy,
+    tasks: Mapping[str, Task],
+    items: Sequence[Item],
+    *,
+    domains: Sequence[str],
+    rollouts_per_prompt: int,
+    temperature: float,
+    seed: int,
+    grader: Grader = lambda task, item, said: task.reward(item, said),
+) -> Batch:
+    """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items.
+
+    Raises MopdError with the prompt and completion when a verifier fails, DivergenceError on a non-finite reward.
+    """
+    used = [tasks[name] for name in dict.fromkeys(domains)]
+    prompts = prompt_ids(policy.tokenizer, [item.prompt for item in items])
+    common = {
+        "rollouts_per_prompt": rollouts_per_prompt,
+        "max_new_tokens": max(task.max_new_tokens for task in used),
+        "temperature": temperature,
+        "seed": seed,
+    }
+    most_turns = max(task.max_turns for task in used)
+    if most_turns == 1:
+        rollouts = generate(policy, prompts, **common)  # type: ignore[arg-type]
+    else:
+
+        def observe(row: int, said: list[str]) -> list[int] | None:
+            place = row // rollouts_per_prompt
+            reply = tasks[domains[place]].observe(items[place], said)
+            return None if reply is None else observation_ids(policy.tokenizer, reply)
+
+        rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **common)  # type: ignore[arg-type]
+    said = turns(policy, rollouts)
+    rewards = [
+        _graded(grader, tasks[domains[b // rollouts_per_prompt]], items[b // rollouts_per_prompt], said[b])
+        for b in range(len(said))
+    ]
+    return Batch(
+        items=tuple(items),
+        rollouts=rollouts,
+        reward_B=torch.tensor(rewards, dtype=torch.float32, device=policy.device),
+        spans=_spans(domains, rollouts_per_prompt),
+    )
+
+
+def demonstrated(
+    policy: Policy, tasks: Mapping[str, Task], items: Sequence[Item], *, domains: Sequence[str], seed: int
+) -> Batch:
+    """The domains' demonstrators in the policy's place: their turns are what is trained."""
+    tokens: list[list[int]] = []
+    trained: list[list[bool]] = []
+    for place, (item, name) in enumerate(zip(items, domains, strict=True)):
+        task = tasks[name]
+        said = task.demonstrate(item, random.Random(f"{seed}/{place}"))
+        row: list[int] = []
+        mask: list[bool] = []
+        for turn, text in enumerate(said):
+            ids = turn_ids(policy.tokenizer, text)
+            row, mask = row + ids, mask + [True] * len(ids)
+            reply = task.observe(item, said[: turn + 1]) if turn + 1 < len(said) else None
+            if reply is not None:
+                ids = observation_ids(policy.tokenizer, reply)
+                row, mask = row + ids, mask + [False] * len(ids)
+        tokens.append(row)
+        trained.append(mask)
+    return Batch(
+        items=tuple(items),
+        rollouts=_written(policy, prompt_ids(policy.tokenizer, [item.prompt for item in items]), tokens, trained),
+        reward_B=torch.ones(len(items), device=policy.device),
+        spans=_spans(domains, 1),
+    )
+
+
+def select(batch: Batch, kept_B: Tensor) -> Batch:
+    """The kept rows of a one-domain batch, each as a prompt of its own."""
+    (domain,) = batch.spans
+    row_M = kept_B.nonzero().squeeze(1)
+    rollouts = batch.rollouts.rows(row_M)
+    return Batch(
+        items=tuple(batch.items[row // batch.group] for row in row_M.tolist()),
+        rollouts=Rollouts(**{**vars(rollouts), "group": 1}),
+        reward_B=batch.reward_B[row_M],
+        spans={domain: slice(0, len(row_M))},
+    )
+
+
+def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, list[Route]]:
+    """One-domain batches, one after the other, every row a prompt of its own; and their routes in the new batch."""
+    items = [item for _, part in parts for item in part.items for _ in range(part.group)]
+    domains = [route.domain for route, part in parts for _ in range(len(part.items) * part.group)]
+    moved, first = [], 0
+    for route, part in parts:
+        count = len(part.items) * part.group
+        moved.append(Route(domain=route.domain, prompts=slice(first, first + count), teachers=route.teachers))
+        first += count
+    pieces = [part.rollouts for _, part in parts]
+    left = max((p.prompt_BP.shape[1] for p in pieces), default=0)
+    right = max((p.response_BT.shape[1] for p in pieces), default=0)
+
+    def stacked(name: str, fill: float) -> Tensor:
+        tensors = []
+        for piece in pieces:
+            tensor = getattr(piece, name)
+            lack = (left if name.startswith("prompt") else right) - tensor.shape[1]
+            tensors.append(torch.nn.functional.pad(tensor, (lack, 0) if name.startswith("prompt") else (0, lack), value=fill))
+        return torch.cat(tensors)
+
+    rollouts = Rollouts(
+        prompt_BP=stacked("prompt_BP", policy.pad_id),
+        prompt_mask_BP=stacked("prompt_mask_BP", False),
+        response_BT=stacked("response_BT", policy.pad_id),
+        present_BT=stacked("present_BT", False),
+        trained_BT=stacked("trained_BT", False),
+        logprob_BT=stacked("logprob_BT", 0.0),
+        truncated_B=torch.cat([piece.truncated_B for piece in pieces]),
+        group=1,
+    )
+    reward_B = torch.cat([part.reward_B for _, part in parts])
+    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=_spans(domains, 1)), moved
+
+
+def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:
+    """The same responses to prompts rendered by another model's chat template."""
+    prompt_UP, mask_UP = left_pad(prompt_ids(reader.tokenizer, [item.prompt for item in items]), reader)
+    rows = {
+        "prompt_BP": prompt_UP.repeat_interleave(rollouts.group, 0),
+        "prompt_mask_BP": mask_UP.repeat_interleave(rollouts.group, 0),
+    }
+    return Rollouts(**{**vars(rollouts), **rows})
+
+
+def _written(
+    policy: Policy, prompts: list[list[int]], tokens: list[list[int]], trained: list[list[bool]]
+) -> Rollouts:
+    """Rollouts that somebody else wrote (no behaviour log-probs)."""
+    prompt_BP, mask_BP = left_pad(prompts, policy)
+    width = max(map(len, tokens))
+    response_BT = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in tokens], device=policy.device)
+    trained_BT = torch.tensor([row + [False] * (width - len(row)) for row in trained], device=policy.device)
+    length_B = torch.tensor([len(row) for row in tokens], device=policy.device)
+    return Rollouts(
+        prompt_BP=prompt_BP,
+        prompt_mask_BP=mask_BP,
+        response_BT=response_BT,
+        present_BT=torch.arange(width, device=policy.device) < length_B[:, None],
+        trained_BT=trained_BT,
+        logprob_BT=torch.zeros_like(response_BT, dtype=torch.float32),
+        truncated_B=torch.zeros(len(tokens), dtype=torch.bool, device=policy.device),
+        group=1,
+    )
+
+
+def _spans(domains: Sequence[str], group: int) -> dict[str, slice]:
+    spans: dict[str, slice] = {}
+    for name in dict.fromkeys(domains):
+        places = [place for place, domain in enumerate(domains) if domain == name]
+        if places[-1] - places[0] + 1 != len(places):
+            raise ValueError(f"items of {name!r} are not consecutive")
+        spans[name] = slice(places[0] * group, (places[-1] + 1) * group)
+    return spans
+
+
+def _graded(grader: Grader, task: Task, item: Item, said: list[str]) -> float:
+    try:
+        reward = float(grader(task, item, said))
+    except Exception as error:
+        raise MopdError(
+            f"the verifier of {task.spec!r} failed with {type(error).__name__}: {error}; "
+            f"prompt {item.prompt!r}, completion {said!r}"
+        ) from error
+    if not math.isfinite(reward):
+        raise DivergenceError(f"the verifier of {task.spec!r} gave reward {reward} for {item.prompt!r} -> {said!r}")
+    return reward

@@ -1,0 +1,176 @@
+"""`mopd train ...`: make a model, run a recipe, resume, score, show, benchmark."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mopdsim.amounts import AMOUNTS_NAMES, AmountsName
+from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run recipes for real.",
+)
+
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 to compute under autocast.")]
+
+
+@app.command("init-model")
+def init_model(
+    out: Annotated[Path, typer.Option(help="The directory to make.")],
+    kind: Annotated[Literal["tiny", "bytes"], typer.Option(help="Tokens are characters, or bytes.")] = "tiny",
+    hidden: Annotated[int, typer.Option(help="Width.")] = 64,
+    layers: Annotated[int, typer.Option(help="Layers.")] = 3,
+    seed: Seed = 0,
+    json_: Json = False,
+) -> None:
+    """Write a randomly initialised Qwen3 in Hugging Face layout.
+
+    Example: mopd train init-model --out models/bytes --kind bytes --hidden 128
+    """
+    from mopdsim.cli import emit
+    from trainer.models import tensors_sha256
+    from trainer.tiny import init_model as make
+
+    parameters = make(out, kind=kind, seed=seed, hidden=hidden, layers=layers)
+    if json_:
+        return emit({"directory": str(out), "parameters": parameters, "weights_sha256": tensors_sha256(out)})
+    print(f"{out}: Qwen3 with {parameters:,} parameters, random weights (seed {seed})")
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A name of `mopd recipes`, or a TOML file.")],
+    out: Annotated[Path, typer.Option(help="The run's directory.")],
+    model: Annotated[str, typer.Option(help="tiny, a directory in Hugging Face layout, or a hub id.")] = "tiny",
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated task specifications [default: sort,reverse,shift].")
+    ] = None,
+    amounts: Annotated[str, typer.Option(help=f"Named set of amounts: {', '.join(AMOUNTS_NAMES)}.")] = "tiny",
+    scale: Annotated[float, typer.Option(help="Factor on every stage's steps.")] = 1.0,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="KEY=VALUE: an option of the recipe, or a dotted path (amounts_of.student.steps=50)."),
+    ] = None,
+    setting: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the run's settings, such as test_items=200.")] = None,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
+    workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core; 1 on a GPU].")] = None,
+    store: Annotated[Path | None, typer.Option(help="Share stages with other runs here [default: OUT/store].")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and validate, then stop.")] = False,
+    json_: Json = False,
+) -> None:
+    """Run a recipe, from its first stage to its last.
+
+    Examples: mopd train run mopd --domains sort,reverse --out runs/mopd
+    mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
+    """
+    from mopdsim.cli import emit
+    from trainer.execute import Progress, default_workers
+    from trainer.resolve import resolve_recipe, resolve_settings
+    from trainer.runs import run_recipe
+
+    names = _choice("amounts", amounts, AMOUNTS_NAMES)
+    resolved = resolve_recipe(recipe, _split(domains), names, set_ or []).scaled(scale)
+    settings = resolve_settings(setting or [], seed=seed, device=device, dtype=dtype, threads=threads)
+    if dry_run:
+        return _show_resolved(resolved, settings.model_dump(mode="json"), json_)
+    progress = Progress()
+    print(f"{resolved.name} on {model}, {resolved.amounts_name} amounts x {scale:g}, into {out}", file=sys.stderr)
+    summary = run_recipe(
+        resolved,
+        model=model,
+        settings=settings,
+        out=out,
+        store_root=store,
+        workers=workers or default_workers(device),
+        progress=progress,
+    )
+    emit(summary) if json_ else _print_summary(summary)
+
+
+@app.command()
+def resume(directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False) -> None:
+    """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
+    from mopdsim.cli import emit
+    from trainer.execute import Progress
+    from trainer.runs import resume as go_on
+
+    summary = go_on(directory, progress=Progress())
+    emit(summary) if json_ else _print_summary(summary)
+
+
+@app.command("eval")
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="A run's directory, or a model's.")],
+    domains: Annotated[str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")] = None,
+    items: Annotated[int, typer.Option(help="Fixed test prompts of each domain.")] = 400,
+    temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 1.0,
+    device: Device = "cpu",
+    dtype: Dtype = "float32",
+    json_: Json = False,
+) -> None:
+    """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""
+    from mopdsim.cli import emit
+    from trainer.show import evaluate_directory, score_table
+
+    scores = evaluate_directory(
+        directory, domains=_split(domains), items=items, temperature=temperature, device=device, dtype=dtype
+    )
+    emit({"directory": str(directory), "scores": scores}) if json_ else print(score_table(scores))
+
+
+@app.command()
+def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
+    """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
+    from mopdsim.cli import emit
+    from trainer.runs import read_json
+    from trainer.show import draw_curves, write_table
+
+    summary = read_json(directory / "summary.json")
+    files = [*write_table(directory, summary), *draw_curves(directory)]
+    if json_:
+        return emit({**summary, "files": [str(path) for path in files]})
+    _print_summary(summary)
+    for path in files:
+        print(f"wrote {path}")
+
+
+def _print_summary(summary: dict[str, Any]) -> None:
+    from trainer.show import summary_text
+
+    print(summary_text(summary))
+
+
+def _show_resolved(recipe: Recipe, settings: dict[str, Any], json_: bool) -> None:
+    from mopdsim import recipe_file
+    from mopdsim.cli import emit
+
+    if json_:
+        return emit({"recipe": recipe_file.to_document(recipe), "settings": settings})
+    print(recipe_file.dump(recipe))
+
+
+def _split(domains: str | None) -> list[str]:
+    return [] if domains is None else [name.strip() for name in domains.split(",") if name.strip()]
+
+
+def _choice(field: str, value: str, known: tuple[AmountsName, ...]) -> AmountsName:
+    for name in known:
+        if value == name:
+            return name
+    raise UsageError(f"{field} = {value!r}: no such set{did_you_mean(value, known)}")

@@ -1,0 +1,76 @@
+"""Do domains pull the weights the same way? Gradients per domain, their cosines, and what the update did to each.
+
+Both are logged because they disagree: the cosine compares directions, the inner product g_d . dtheta is the first-order
+change of domain d's loss by the optimiser's actual step (negative: it helps d).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from trainer.policy import Policy
+from trainer.rollout import Rollouts
+from trainer.update import LossOf, accumulate_gradients
+
+
+class DomainGradients:
+    """Gradients of one update, domain by domain. `accumulate` leaves their sum in param.grad."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.parameters = list(policy.parameters())
+        self.before = [parameter.detach().clone() for parameter in self.parameters]
+        self.gradient: dict[str, list[Tensor]] = {}
+
+    def accumulate(
+        self,
+        policy: Policy,
+        rollouts: Rollouts,
+        spans: Mapping[str, slice],
+        loss_of: LossOf,
+        *,
+        temperature: float,
+        micro_batch_rows: int | None,
+    ) -> tuple[float, dict[str, float]]:
+        """As `trainer.update.accumulate_gradients`, one domain's rows at a time."""
+        width = rollouts.response_BT.shape[1]
+        total, sums = 0.0, dict[str, float]()
+        for domain, span in spans.items():
+            held = [None if p.grad is None else p.grad.clone() for p in self.parameters]
+
+            def own(logits_NV: Tensor, index_N: Tensor, first: int = span.start * width) -> tuple[Tensor, dict[str, Tensor]]:
+                return loss_of(logits_NV, index_N + first)
+
+            loss, metrics = accumulate_gradients(
+                policy, rollouts.rows(span), own, temperature=temperature, micro_batch_rows=micro_batch_rows
+            )
+            self.gradient[domain] = [
+                torch.zeros_like(p) if p.grad is None else p.grad - (h if h is not None else 0)
+                for p, h in zip(self.parameters, held, strict=True)
+            ]
+            total += loss
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return total, sums
+
+    def report(self) -> dict[str, dict[str, float]]:
+        """After the optimiser's step: gradient_cosine "a|b", gradient_norm, gradient_share and update_inner per domain."""
+        norm = {domain: _dot(g, g) ** 0.5 for domain, g in self.gradient.items()}
+        whole = sum(norm.values()) or 1.0
+        step = [p.detach() - b for p, b in zip(self.parameters, self.before, strict=True)]
+        return {
+            "gradient_cosine": {
+                f"{a}|{b}": _dot(self.gradient[a], self.gradient[b]) / max(norm[a] * norm[b], 1e-30)
+                for a, b in combinations(self.gradient, 2)
+            },
+            "gradient_norm": norm,
+            "gradient_share": {domain: value / whole for domain, value in norm.items()},
+            "update_inner": {domain: _dot(g, step) for domain, g in self.gradient.items()},
+        }
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))

@@ -1,0 +1,228 @@
+"""Distillation from one or many teachers: the student (or its teachers) samples, each prompt's own teachers score.
+
+One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.bank`), step on the
+weighted sum of divergences (`trainer.targets`). Leaves out: the divergences themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from mopdsim.recipe import Distill
+from trainer import balance
+from trainer.bank import Bank
+from trainer.batch import Batch, draw, join, sample, select, spread, with_prompts_of
+from trainer.diagnose import DomainGradients
+from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
+from trainer.losses import group_advantages, token_weights
+from trainer.meter import TRAINING_PASSES
+from trainer.preflight import preflight, shared_ids
+from trainer.routing import Route, by_teacher, routes, sampling_routes
+from trainer.targets import Scores, Target, loss_function
+from trainer.update import accumulate_gradients
+
+ALGORITHM_VERSION = 1
+PREFLIGHT_PROMPTS = 2  # of each domain
+Valid = Mapping[str, Tensor | None]
+
+
+def run(job: Job, stage: Distill, report: Report) -> Metrics:
+    """Multi-teacher distillation, on-policy or off-policy."""
+
+    def make_step(trainee: Trainee) -> StepOf:
+        names = dict.fromkeys(teacher.stage for teacher in stage.teachers)
+        needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
+        bank = Bank({name: job.weights[name] for name in needed}, job.load)
+        valid = _check_teachers(trainee, list(names), bank)
+        return lambda trainee: _step(trainee, stage, bank, valid)
+
+    return train(job, make_step, report)
+
+
+def _check_teachers(trainee: Trainee, names: Sequence[str], bank: Bank) -> dict[str, Tensor | None]:
+    """Preflight before the first step; returns each teacher's mask of shared ids (None: all are)."""
+    if trainee.step == 0:
+        texts = [
+            item.prompt
+            for task in trainee.tasks.values()
+            for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=trainee.job.settings.seed)
+        ]
+        preflight(trainee.policy, bank.mapping(names), texts)
+    valid = {}
+    for name in names:
+        with bank.open(name) as teacher:
+            valid[name] = shared_ids(trainee.policy, name, teacher)
+    return valid
+
+
+def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
+    settings, policy, meter = trainee.job.settings, trainee.policy, trainee.meter
+    batch, routed = _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank)
+    if batch is None:
+        return {"skipped": "no teacher sample passed the verifier"}
+    scores = _score(trainee, stage, bank, batch, routed, valid)
+    target = Target(
+        stage=stage,
+        rollouts=batch.rollouts,
+        weight_BT=_weights(trainee, stage, batch),
+        advantage_B=_reward_advantage(stage, batch),
+        temperature=settings.temperature,
+        scores=scores,
+    )
+    loss_of = loss_function(target)
+    diagnosed = trainee.step % settings.diagnose_every == 0
+    common = {"temperature": settings.temperature, "micro_batch_rows": settings.micro_batch_rows}
+    with meter.phase("training", policy.device):
+        if diagnosed:
+            gradients = DomainGradients(policy)
+            loss, sums = gradients.accumulate(policy, batch.rollouts, batch.spans, loss_of, **common)  # type: ignore[arg-type]
+        else:
+            loss, sums = accumulate_gradients(policy, batch.rollouts, loss_of, **common)  # type: ignore[arg-type]
+        applied = trainee.apply(loss, batch)
+    meter.count("training", policy, batch.rollouts, passes=TRAINING_PASSES)
+    metrics = {**applied, **_describe(trainee, batch, sums), **(gradients.report() if diagnosed else {})}
+    return {"prompts": {name: (s.stop - s.start) // batch.group for name, s in batch.spans.items()}, **metrics}
+
+
+def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Route]]:
+    """On-policy: the student answers; every route's teachers will score."""
+    job, amounts = trainee.job, trainee.amounts
+    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
+    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    with trainee.meter.phase("generation", trainee.policy.device):
+        batch = sample(
+            trainee.policy,
+            trainee.tasks,
+            items,
+            domains=[name for name, count in counts.items() for _ in range(count)],
+            rollouts_per_prompt=amounts.rollouts_per_prompt,
+            temperature=job.settings.temperature,
+            seed=job.seed(trainee.step),
+        )
+    trainee.meter.count("generation", trainee.policy, batch.rollouts)
+    trainee.check_truncation(batch)
+    return batch, routes(stage, {name: count for name, count in counts.items() if count}, seed=job.seed("route", trainee.step))
+
+
+def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batch | None, list[Route]]:
+    """Off-policy: each route's teacher answers; with `correct_only` what the verifier fails is dropped."""
+    job, amounts = trainee.job, trainee.amounts
+    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
+    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    parts: list[tuple[Route, Batch]] = []
+    for number, route in enumerate(sampling_routes(stage, counts, seed=job.seed("route", trainee.step))):
+        (name,) = route.teachers
+        chosen = items[route.prompts]
+        with bank.open(name) as teacher, trainee.meter.phase("generation", teacher.device):
+            part = sample(
+                teacher,
+                trainee.tasks,
+                chosen,
+                domains=[route.domain] * len(chosen),
+                rollouts_per_prompt=amounts.rollouts_per_prompt,
+                temperature=job.settings.temperature,
+                seed=job.seed(trainee.step, number),
+                grader=lambda task, item, said: task.grade(item, said),
+            )
+            trainee.meter.count("generation", teacher, part.rollouts)
+        for domain, span in part.spans.items():
+            trainee.meter.count_tokens("generated", domain, int(part.rollouts.trained_BT[span].sum()))
+        if stage.correct_only:
+            part = select(part, part.reward_B >= 1.0)
+        if part.items:
+            parts.append((route, part))
+    return join(trainee.policy, parts) if parts else (None, [])
+
+
+def _score(
+    trainee: Trainee, stage: Distill, bank: Bank, batch: Batch, routed: Sequence[Route], valid: Valid
+) -> list[Scores]:
+    """Every teacher's last hidden states on its own rows, and the extrapolation reference's on all."""
+    if stage.loss == "sample_nll":
+        return []
+    found = []
+    wanted = by_teacher(routed)
+    reference = {stage.init: list(routed)} if stage.extrapolation != 1 else {}
+    for role, by_name in (("teacher", wanted), ("reference", reference)):
+        for name, own in by_name.items():
+            rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
+            rows = rows.to(trainee.policy.device)
+            part = batch.rollouts.rows(rows)
+            with bank.open(name) as scorer, trainee.meter.phase("scoring", scorer.device):
+                if scorer.tokenizer.chat_template != trainee.policy.tokenizer.chat_template:
+                    read = [batch.items[int(row) // batch.group] for row in rows[:: part.group].tolist()]
+                    part = with_prompts_of(part, scorer, read)
+                scored = bank.score(name, part, micro_batch_rows=trainee.job.settings.micro_batch_rows)
+                trainee.meter.count("scoring", scorer, part)
+            if role == "teacher":
+                for route in own:
+                    tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
+                    trainee.meter.count_tokens("scored", route.domain, tokens)
+            found.append(Scores(name=name, role=role, rows=rows, routes=tuple(own), scored=scored, valid_V=valid.get(name)))
+    return found
+
+
+def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
+    """weight_BT: the normaliser times the balance of the domains."""
+    trained_BT = batch.rollouts.trained_BT
+    names = list(batch.spans)
+    means = trainee.memory.get("means", {})
+    tokens = {name: trainee.average(f"tokens/{name}", float(trained_BT[batch.spans[name]].sum())) for name in names}
+    if stage.balance == "token_share":
+        weight_D = balance.token_share([max(tokens[name], 1.0) for name in names])
+    elif stage.balance == "remaining_gap":
+        weight_D = balance.remaining_gap([means.get(f"kl/{name}", 1.0) for name in names])
+    elif stage.balance == "dispersion":
+        weight_D = balance.dispersion([means.get(f"dispersion/{name}", 1.0) for name in names])
+    else:
+        weight_D = balance.none(len(names))
+    row_weight_B = spread(batch.spans, weight_D.tolist())
+    return token_weights(trained_BT, stage.normalizer, row_weight_B.to(trained_BT.device))
+
+
+def _reward_advantage(stage: Distill, batch: Batch) -> Tensor | None:
+    """Group advantages of the verifiable reward, where it is mixed in."""
+    return group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None
+
+
+def _describe(trainee: Trainee, batch: Batch, sums: dict[str, float]) -> Metrics:
+    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (tokens x dispersion)."""
+    trained_B = batch.rollouts.trained_BT.sum(1)
+    domains: dict[str, dict[str, float]] = {}
+    for name, span in batch.spans.items():
+        tokens = int(trained_B[span].sum())
+        if trainee.job.stage.kind == "distill" and trainee.job.stage.on_policy:
+            trainee.meter.count_tokens("generated", name, tokens)
+        trainee.meter.count_tokens("trained", name, tokens)
+        row = {
+            "reward": float(batch.reward_B[span].mean()),
+            "length": tokens / (span.stop - span.start),
+            "token_share": tokens / max(float(trained_B.sum()), 1.0),
+        }
+        row |= {
+            key.partition(":")[2].removesuffix("_sum"): value / max(tokens, 1)
+            for key, value in sums.items()
+            if key.startswith(f"{name}|domain:")
+        }
+        if "kl" in row:
+            row["dispersion"] = max(row.get("log_ratio_square", 0.0) - row["kl"] ** 2, 0.0) ** 0.5
+            trainee.average(f"kl/{name}", row["kl"])
+            trainee.average(f"dispersion/{name}", max(row["dispersion"], 1e-6))
+        domains[name] = row
+    mass = {name: row["token_share"] * row.get("dispersion", 1.0) for name, row in domains.items()}
+    for name, row in domains.items():
+        row["effective_share"] = mass[name] / max(sum(mass.values()), 1e-12)
+    teachers: dict[str, dict[str, float]] = {}
+    for key, value in sums.items():
+        name, found, quantity = key.partition("|teacher:")
+        if found:
+            teachers.setdefault(name, {})[quantity] = value
+    return {
+        "domains": domains,
+        "teacher_kl": {name: row["kl_sum"] / max(row["tokens"], 1.0) for name, row in teachers.items()},
+        "reward": float(batch.reward_B.mean()),
+        "truncated": float(batch.rollouts.truncated_B.float().mean()),
+    }

@@ -1,0 +1,267 @@
+"""What every training loop shares: start or resume, schedule, optimiser step, evaluation, metrics, checkpoints.
+
+A loop (`trainer.sft`, `trainer.rl`, `trainer.distill`) is one function of a `Trainee` and a step number; `train` calls
+it until the amounts are spent. All randomness is derived from (stage key, step), so that a resumed run equals an
+unbroken one bit for bit. Leaves out: stage keys and who runs when (`trainer.store`, `trainer.run`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from mopdsim.amounts import Amounts
+from mopdsim.errors import DivergenceError, MopdError
+from mopdsim.recipe import BASE, AnyStage
+from trainer import checkpoint
+from trainer.bank import Bank
+from trainer.batch import Batch
+from trainer.evaluate import evaluate
+from trainer.meter import Meter, peak_memory_bytes
+from trainer.models import load_policy, save_policy
+from trainer.policy import Policy
+from trainer.settings import Settings
+from trainer.tasks import Split, Task, task
+
+Metrics = dict[str, Any]
+Report = Callable[[float], None]
+TRUNCATION_WINDOW = 10
+BETAS = (0.9, 0.95)  # of AdamW
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage to run. weights: directories of Hugging Face weights by stage name, "base" among them."""
+
+    key: str
+    stage: AnyStage | None
+    amounts: Amounts | None
+    settings: Settings
+    domains: tuple[str, ...]
+    weights: Mapping[str, Path]
+    directory: Path
+
+    def seed(self, *parts: object) -> int:
+        """A seed that depends on the stage's key and `parts` alone."""
+        text = "/".join(map(str, (self.key, *parts)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+    def tasks(self) -> dict[str, Task]:
+        """The domains and probes by their specification."""
+        return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes))}
+
+    def load(self, name: str) -> Policy:
+        """The weights of a stage, or the base."""
+        return load_policy(self.weights[name], device=self.settings.device, dtype=self.settings.dtype)
+
+
+@dataclass(kw_only=True)
+class Trainee:
+    """The policy in training and all that a checkpoint holds besides its weights."""
+
+    job: Job
+    amounts: Amounts
+    policy: Policy
+    optimizer: torch.optim.Optimizer
+    meter: Meter
+    tasks: dict[str, Task]
+    step: int = 0
+    cursors: dict[str, int] = field(default_factory=dict)
+    memory: dict[str, Any] = field(default_factory=dict)
+
+    def allocate(self, shares: Mapping[str, float], count: int) -> tuple[dict[str, int], dict[str, int]]:
+        """(counts, cursors): split `count` prompts by shares, what was rounded off before first; move the cursors."""
+        whole = sum(shares.values())
+        owed = self.memory.setdefault("owed", {})
+        exact = {name: share / whole * count + owed.get(name, 0.0) for name, share in shares.items()}
+        counts = {name: max(0, math.floor(value)) for name, value in exact.items()}
+        by_rest = sorted(shares, key=lambda name: counts[name] - exact[name])
+        for name in by_rest[: max(0, count - sum(counts.values()))]:
+            counts[name] += 1
+        owed.update({name: exact[name] - counts[name] for name in shares})
+        start = {name: self.cursors.get(name, 0) for name in shares}
+        self.cursors.update({name: start[name] + counts[name] for name in shares})
+        return counts, start
+
+    def average(self, name: str, value: float, *, keep: float = 0.9) -> float:
+        """A running mean kept in the checkpoint; the first value starts it."""
+        means = self.memory.setdefault("means", {})
+        means[name] = keep * means[name] + (1 - keep) * value if name in means else value
+        return float(means[name])
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine to the final fraction, over steps or, with a FLOPs ceiling, over FLOPs."""
+        amounts = self.amounts
+        done = self.step / amounts.steps
+        if amounts.max_flops is not None:
+            done = max(done, self.meter.spent / amounts.max_flops)
+        low = amounts.final_learning_rate_fraction
+        decay = low + (1 - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
+        warmup = min(amounts.warmup_steps, amounts.steps // 5)
+        return amounts.learning_rate * decay * min(1.0, (self.step + 1) / max(warmup, 1))
+
+    def finished(self) -> bool:
+        spent = self.amounts.max_flops is not None and self.meter.spent >= self.amounts.max_flops
+        return self.step >= self.amounts.steps or spent
+
+    def apply(self, loss: float, batch: Batch) -> Metrics:
+        """One optimiser step on param.grad. DivergenceError on a non-finite loss or gradient, the batch kept on disk."""
+        rate = self.learning_rate()
+        parameters = list(self.policy.parameters())
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.amounts.max_grad_norm))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._diverged(loss, norm, batch)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return {"loss": loss, "grad_norm": norm, "learning_rate": rate}
+
+    def _diverged(self, loss: float, norm: float, batch: Batch) -> None:
+        rollouts = batch.rollouts
+        dump = self.job.directory / "diverged.safetensors"
+        tensors = {name: value.contiguous().cpu() for name, value in vars(rollouts).items() if name != "group"}
+        save_file({**tensors, "reward_B": batch.reward_B.cpu()}, dump, metadata={"step": str(self.step)})
+        raise DivergenceError(
+            f"stage {self.job.stage.name!r}, step {self.step}: loss {loss}, gradient norm {norm}: must be finite; "
+            f"the last good checkpoint is kept and the batch is in {dump}; lower learning_rate "
+            f"({self.amounts.learning_rate}) and run again"
+        )
+
+    def check_truncation(self, batch: Batch) -> float:
+        """The share of samples cut off in this batch; MopdError when its mean over the last steps passes the limit."""
+        share = float(batch.rollouts.truncated_B.float().mean())
+        recent = [*self.memory.get("truncated", []), share][-TRUNCATION_WINDOW:]
+        self.memory["truncated"] = recent
+        limit = self.job.settings.max_truncation
+        if len(recent) == TRUNCATION_WINDOW and sum(recent) / TRUNCATION_WINDOW > limit:
+            raise MopdError(
+                f"stage {self.job.stage.name!r}, step {self.step}: {sum(recent) / TRUNCATION_WINDOW:.0%} of the samples "
+                f"were cut off over {TRUNCATION_WINDOW} steps (limit {limit:.0%}): raise the domains' max_new_tokens, "
+                "or check that the model's end-of-sequence token is the one its chat template closes a turn with"
+            )
+        return share
+
+
+StepOf = Callable[[Trainee], Metrics]
+
+
+def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> Metrics:
+    """Run the stage's loop from its start or its newest checkpoint; save weights; return the summary."""
+    trainee = _start(job)
+    step_of = make_step(trainee)
+    settings = job.settings
+    references = _references(job)
+    checkpoints = job.directory / "checkpoints"
+    with _Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
+        while not trainee.finished():
+            if trainee.step % settings.evaluate_every == 0:
+                scores = _score(trainee, "validation", settings.validation_items, references)
+                log.write({"kind": "evaluation", "step": trainee.step, "split": "validation", "domains": scores})
+            before = dict(trainee.meter.seconds)
+            metrics = step_of(trainee)
+            seconds = {phase: value - before[phase] for phase, value in trainee.meter.seconds.items()}
+            log.write({"kind": "step", "step": trainee.step, **metrics, "flops": trainee.meter.spent, "seconds": seconds})
+            trainee.step += 1
+            if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
+                state = {
+                    "cursors": trainee.cursors,
+                    "memory": {**trainee.memory, "log_bytes": log.size()},
+                    "meter": trainee.meter.state(),
+                }
+                checkpoint.save(
+                    checkpoints, step=trainee.step, model=trainee.policy.model, optimizer=trainee.optimizer, state=state
+                )
+            report(_progress(trainee))
+        scores = _score(trainee, "test", settings.test_items, references)
+        log.write({"kind": "evaluation", "step": trainee.step, "split": "test", "domains": scores})
+    save_policy(trainee.policy, job.directory / "weights")
+    return {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
+
+
+def spent_summary(meter: Meter, job: Job) -> Metrics:
+    """The meter and the peak memory, for a stage's summary."""
+    return {**meter.state(), "peak_memory_bytes": peak_memory_bytes(torch.device(job.settings.device))}
+
+
+def _start(job: Job) -> Trainee:
+    if job.amounts is None:
+        raise ValueError(f"stage {job.stage.name!r} has no amounts")
+    policy = job.load(job.stage.init)
+    optimizer = torch.optim.AdamW(
+        policy.parameters(), lr=job.amounts.learning_rate, weight_decay=job.amounts.weight_decay, betas=BETAS, fused=True
+    )
+    state = checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer) or {}
+    return Trainee(
+        job=job,
+        amounts=job.amounts,
+        policy=policy,
+        optimizer=optimizer,
+        meter=Meter(state.get("meter")),
+        tasks=job.tasks(),
+        step=state.get("step", 0),
+        cursors=state.get("cursors", {}),
+        memory=state.get("memory", {}),
+    )
+
+
+def _references(job: Job) -> Mapping[str, Policy]:
+    """What KL is measured against: the recipe's base ("base") and the stage's parent, loaded when needed."""
+    assert job.stage is not None
+    names = list(dict.fromkeys((BASE, job.stage.init)))
+    return Bank({name: job.weights[name] for name in names}, job.load).mapping(names)
+
+
+def _score(trainee: Trainee, split: Split, items: int, references: Mapping[str, Policy]) -> dict[str, dict[str, float]]:
+    return evaluate(
+        trainee.policy,
+        trainee.tasks,
+        split=split,
+        items=items,
+        temperature=trainee.job.settings.temperature,
+        references=references,
+        meter=trainee.meter,
+    )
+
+
+def _progress(trainee: Trainee) -> float:
+    """Share of the stage that is done, by whichever limit is nearer."""
+    steps = trainee.step / trainee.amounts.steps
+    return steps if trainee.amounts.max_flops is None else max(steps, trainee.meter.spent / trainee.amounts.max_flops)
+
+
+class _Log:
+    """metrics.jsonl, cut back to where the checkpoint left it."""
+
+    def __init__(self, path: Path, *, keep: int) -> None:
+        self.path = path
+        try:
+            self.file = path.open("r+b" if path.exists() and keep else "wb")
+            self.file.truncate(keep)
+            self.file.seek(keep)
+        except OSError as error:
+            raise MopdError(f"{path}: cannot be written: {error.strerror}; free space or choose --out") from error
+
+    def __enter__(self) -> _Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, row: Metrics) -> None:
+        try:
+            self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
+            self.file.flush()
+        except OSError as error:
+            raise MopdError(f"{self.path}: cannot be written: {error.strerror}; free space or choose --out") from error
+
+    def size(self) -> int:
+        return self.file.tell()

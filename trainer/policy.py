@@ -1,0 +1,204 @@
+"""A causal language model seen by the training loops: hidden states, logits, and step-by-step decoding.
+
+`Policy` hides two ways of computing the same numbers behind three methods. The generic path runs the Hugging
+Face module itself and works for any `AutoModelForCausalLM`; the lean path (`trainer.lean`) is a functional forward of
+the same parameters for dense Qwen3. A policy compares both with the module's own logits when it is made and
+refuses what disagrees. Leaves out: sampling (`trainer.rollout`), gradients (`trainer.update`), loading weights.
+
+Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length,
+D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mopdsim.errors import UsageError
+from trainer.lean import LeanQwen3, supports
+
+AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
+
+
+class Decoder(Protocol):
+    """A key-value cache over B rows, extended one token at a time (no gradients)."""
+
+    hidden_BD: Tensor  # state that predicts each row's next token
+
+    def step(self, token_B: Tensor) -> None:
+        """Append one token to every row; `hidden_BD` then predicts the one after it."""
+
+    def keep(self, index_K: Tensor) -> None:
+        """Drop all rows but these, in this order."""
+
+
+class Backbone(Protocol):
+    """Everything below the language-model head."""
+
+    def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor: ...
+
+    def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> Decoder: ...
+
+
+class Policy:
+    """A causal LM with its tokenizer; dropout is switched off, since the scored policy must be the sampled one.
+
+    `dtype` bfloat16 computes under autocast and keeps the weights as they are; logits are always float32.
+    Raises UsageError when the head does more to its input than a linear map, soft cap or scale.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.tokenizer, self.dtype = model.eval(), tokenizer, dtype
+        config: Any = model.config
+        self.vocab_size: int = config.vocab_size
+        self.head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.pad_id: int = _first_given(
+            getattr(tokenizer, "pad_token_id", None), config.pad_token_id, min(self.eos_ids, default=None), 0
+        )
+        self._soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._scale = float(getattr(model, "logit_scale", 1.0) or 1.0) / float(getattr(config, "logits_scaling", 1.0) or 1.0)
+        self.backbone: Backbone = GenericBackbone(model)
+        self._verify()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable parameters, tied ones once."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def hidden(self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1) -> Tensor:
+        """hidden_BTD: the final state that predicts response token t (so the last prompt token's comes first).
+
+        `group` consecutive rows share a prompt, which is then computed once. Differentiable.
+        """
+        wanted_BT = torch.ones_like(response_BT, dtype=torch.bool)
+        return self.hidden_at(prompt_BP, prompt_mask_BP, response_BT, wanted_BT, group=group).unflatten(
+            0, response_BT.shape
+        )
+
+    def hidden_at(
+        self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, wanted_BT: Tensor, *, group: int = 1
+    ) -> Tensor:
+        """hidden_ND: only the states that predict the wanted tokens, in row-major order; the cheaper call."""
+        with self._autocast():
+            return self.backbone.hidden_at(prompt_BP[::group], prompt_mask_BP[::group], response_BT, wanted_BT)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(..., D) to float32 (..., V)."""
+        with self._autocast():
+            logits = self.head(hidden).float() * self._scale
+        return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+
+    @torch.no_grad()
+    def decoder(self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int) -> Decoder:
+        """Read the unique prompts once and open `group` rows for each."""
+        with self._autocast():
+            return self.backbone.decoder(prompt_UP, prompt_mask_UP, group, max_new_tokens)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.no_grad()
+    def _verify(self) -> None:
+        """Use the lean path if it reproduces the module's logits on random ragged tokens, else the generic one."""
+        noise = torch.Generator().manual_seed(0)
+        token_BL = torch.randint(self.vocab_size, (4, 9), generator=noise).to(self.device)
+        mask_BP = (torch.arange(5) >= torch.tensor([0, 0, 3, 3])[:, None]).to(self.device)
+        prompt_BP, response_BT = token_BL[[0, 0, 1, 1], :5], token_BL[:, 5:]
+        truth = torch.cat([
+            self.model(input_ids=torch.cat([p[m], r[:-1]])[None]).logits[:, -4:].float()
+            for p, m, r in zip(prompt_BP, mask_BP, response_BT, strict=True)
+        ])
+        tolerance = AGREEMENT * (1 if self.head.weight.dtype == torch.float32 else 500) * max(1.0, float(truth.abs().max()))
+        generic, self.dtype, dtype = self.backbone, torch.float32, self.dtype
+        for backbone in ([LeanQwen3(self.model)] if supports(self.model) else []) + [generic]:
+            self.backbone = backbone
+            worst = float((self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2)) - truth).abs().max())
+            if worst <= tolerance:
+                self.dtype = dtype
+                return
+        raise UsageError(
+            f"model {type(self.model).__name__}: logits rebuilt from its hidden states differ from its own by "
+            f"{worst:.2g} (limit {tolerance:.2g}); use an architecture with a plain linear head and a key-value cache"
+        )
+
+
+class GenericBackbone:
+    """The Hugging Face decoder itself, with its dynamic cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.body: nn.Module = model.get_decoder()  # type: ignore[operator]
+        self.takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+
+    def run(self, token_BL: Tensor, mask_BK: Tensor, cache: Any, *, use_cache: bool) -> Any:
+        """Run the L newest of K tokens; positions count real tokens only, so left padding changes nothing."""
+        length = token_BL.shape[1]
+        position_BL = (mask_BK.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
+        positions = {"position_ids": position_BL} if self.takes_positions else {}
+        return self.body(
+            input_ids=token_BL, attention_mask=mask_BK.long(), past_key_values=cache, use_cache=use_cache, **positions
+        )
+
+    def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor:
+        width, steps, group = prompt_UP.shape[1], response_BT.shape[1] - 1, len(response_BT) // len(prompt_UP)
+        if group == 1 or not steps:
+            token_UL = torch.cat([prompt_UP, response_BT[:: group, :-1]], 1)
+            out = self.run(token_UL, _extend(mask_UP, steps), None, use_cache=False)
+            return out.last_hidden_state[:, width - 1 :].repeat_interleave(group, 0)[wanted_BT]
+        out = self.run(prompt_UP, mask_UP, None, use_cache=True)
+        first_B1D = out.last_hidden_state[:, -1:].repeat_interleave(group, 0)
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(group)
+        mask_BK = _extend(mask_UP.repeat_interleave(group, 0), steps)
+        rest = self.run(response_BT[:, :-1], mask_BK, cache, use_cache=True).last_hidden_state
+        return torch.cat([first_B1D, rest], 1)[wanted_BT]
+
+    def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> Decoder:
+        return GenericDecoder(self, prompt_UP, mask_UP, group)
+
+
+class GenericDecoder:
+    def __init__(self, backbone: GenericBackbone, prompt_UP: Tensor, mask_UP: Tensor, group: int) -> None:
+        self.backbone, self.mask_BK = backbone, mask_UP.repeat_interleave(group, 0)
+        out = backbone.run(prompt_UP, mask_UP, None, use_cache=True)
+        self.cache = out.past_key_values
+        self.cache.batch_repeat_interleave(group)
+        self.hidden_BD = out.last_hidden_state[:, -1].repeat_interleave(group, 0)
+
+    def step(self, token_B: Tensor) -> None:
+        self.mask_BK = _extend(self.mask_BK, 1)
+        out = self.backbone.run(token_B[:, None], self.mask_BK, self.cache, use_cache=True)
+        self.hidden_BD = out.last_hidden_state[:, -1]
+
+    def keep(self, index_K: Tensor) -> None:
+        self.mask_BK, self.hidden_BD = self.mask_BK[index_K], self.hidden_BD[index_K]
+        self.cache.batch_select_indices(index_K)
+
+
+def _extend(mask_BP: Tensor, more: int) -> Tensor:
+    return torch.cat([mask_BP, mask_BP.new_ones(mask_BP.shape[0], more)], 1)
+
+
+def _first_given(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every id that ends a turn: the tokenizer's, the model's and its generation config's."""
+    ids: set[int] = set()
+    generation = getattr(model, "generation_config", None)
+    for value in (
+        getattr(tokenizer, "eos_token_id", None),
+        model.config.eos_token_id,
+        getattr(generation, "eos_token_id", None),
+    ):
+        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
+    return frozenset(ids)

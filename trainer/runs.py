@@ -1,0 +1,205 @@
+"""A run: one recipe carried out into a directory of plain files, and read back.
+
+    config.toml     the recipe          resolved.json  model, settings, workers, store
+    manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
+    metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
+    weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mopdsim import recipe_file
+from mopdsim.errors import Interrupted, MopdError, NotFoundError, UsageError
+from mopdsim.recipe import BASE, Recipe
+from trainer.atomic import write_json
+from trainer.execute import Progress, execute
+from trainer.meter import PHASES
+from trainer.models import check_device, tensors_sha256
+from trainer.plan import Plan, plan
+from trainer.settings import Settings
+from trainer.store import Store
+
+SCHEMA_VERSION = 1
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    model: str,
+    settings: Settings,
+    out: Path,
+    store_root: Path | None = None,
+    workers: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Carry the recipe out; returns the run's summary (also in summary.json)."""
+    check_device(settings.device)
+    store = Store(root=store_root or out / "store")
+    _open(out, recipe, model, settings, store, workers)
+    start = time.perf_counter()
+    try:
+        planned = plan({recipe.name: recipe}, model=model, settings=settings, store=store)
+        summaries = execute(planned, store, workers=workers, progress=progress)
+        summary = _summary(recipe, planned, summaries, store, out)
+        summary["seconds"] = time.perf_counter() - start
+        _publish(recipe, planned, store, out, summary)
+    except (Interrupted, KeyboardInterrupt):
+        _status(out, "interrupted")
+        raise
+    except MopdError:
+        _status(out, "failed")
+        raise
+    _status(out, "done")
+    return summary
+
+
+def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
+    """Go on with a run where it stopped; a finished one is read back."""
+    resolved = read_json(out / "resolved.json")
+    return run_recipe(
+        recipe_file.load(out / "config.toml"),
+        model=resolved["model"],
+        settings=Settings.model_validate(resolved["settings"]),
+        out=out,
+        store_root=Path(resolved["store"]) if resolved["store"] else None,
+        workers=resolved["workers"],
+        progress=progress,
+    )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file of a run directory. NotFoundError where it is not one."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise NotFoundError(f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run") from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON: {error}; the run directory is damaged") from None
+    return found
+
+
+def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Store, workers: int) -> None:
+    """Make the run directory, or refuse one that holds another run."""
+    resolved = {
+        "schema_version": SCHEMA_VERSION,
+        "model": model,
+        "settings": settings.model_dump(mode="json"),
+        "store": None if store.root == out / "store" else str(store.root),
+        "workers": workers,
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        config, text = out / "config.toml", recipe_file.dump(recipe)
+        same = ("model", "settings")
+        if config.exists():
+            before = read_json(out / "resolved.json")
+            if config.read_text() != text or any(before[key] != resolved[key] for key in same):
+                raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
+        config.write_text(text)
+    except OSError as error:
+        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+    write_json(out / "resolved.json", resolved)
+    write_json(out / "manifest.json", manifest(settings.device))
+    _status(out, "running")
+
+
+def manifest(device: str) -> dict[str, Any]:
+    """Versions, hardware and where the code stood."""
+    import torch
+
+    return {
+        "argv": sys.argv[1:],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("mopd", "torch", "transformers", "tokenizers", "numpy")},
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision and whether the tree differs from it; None outside a checkout."""
+    root = Path(__file__).parent
+    try:
+        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
+        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"revision": revision.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+
+
+def _summary(
+    recipe: Recipe, planned: Plan, summaries: Mapping[str, Mapping[str, Any]], store: Store, out: Path
+) -> dict[str, Any]:
+    keys = planned.keys[recipe.name]
+    stages = {}
+    for name in [BASE, *(stage.name for stage in recipe.stages)]:
+        found = summaries[keys[name]]
+        stages[name] = {
+            "key": keys[name],
+            "kind": "base" if name == BASE else recipe.stage[name].kind,
+            **{field: found[field] for field in ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes")},
+            "wall_seconds": found["wall_seconds"],
+        }
+    own = [row for name, row in stages.items() if name != BASE]
+    flops = {phase: sum(row["flops"][phase] for row in own) for phase in PHASES}
+    return {
+        "run": str(out),
+        "recipe": recipe.name,
+        "amounts": recipe.amounts_name,
+        "stages": stages,
+        "scores": {
+            domain: {"start": stages[BASE]["domains"][domain]["pass_rate"], "final": row["pass_rate"], "se": row["se"]}
+            for domain, row in stages[recipe.output]["domains"].items()
+        },
+        "flops": sum(value for phase, value in flops.items() if phase != "evaluation"),
+        "flops_by_phase": flops,
+        "weights_sha256": tensors_sha256(store.weights(keys[recipe.output])),
+    }
+
+
+def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Mapping[str, Any]) -> None:
+    """Metrics, summary and final weights into the run directory."""
+    keys = planned.keys[recipe.name]
+    try:
+        with (out / "metrics.jsonl").open("w") as file:
+            for stage in recipe.stages:
+                source = store.directory(keys[stage.name]) / "metrics.jsonl"
+                for line in source.read_text().splitlines() if source.exists() else []:
+                    file.write(json.dumps({"stage": stage.name, **json.loads(line)}) + "\n")
+        shutil.rmtree(out / "weights", ignore_errors=True)
+        shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
+    except OSError as error:
+        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+    write_json(out / "summary.json", summary)
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link where the file system allows, else a copy."""
+    try:
+        os.link(source, target)
+        return target
+    except OSError:
+        return str(shutil.copy2(source, target))
+
+
+def _status(out: Path, status: str) -> None:
+    try:
+        (out / "STATUS").write_text(status + "\n")
+    except OSError as error:
+        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error

@@ -1,0 +1,133 @@
+"""The store: what a stage made, under a key that says what it was made from.
+
+key = hash(stage, amounts, its parents' keys, settings, domains scored, the loop's ALGORITHM_VERSION). A stage's name is
+not part of it, so recipes share what they have in common; a changed teacher changes the keys of what depends on it and
+nothing else. The base's key is the fingerprint of its weights.
+
+    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  summary.json  weights/  checkpoints/
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mopdsim.amounts import Amounts
+from mopdsim.errors import MopdError
+from mopdsim.recipe import BASE, AnyStage, Merge, Recipe, parents
+from trainer.atomic import verified, write_json
+from trainer.settings import Settings
+from trainer.tasks import task
+
+DONE = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A directory of stage outputs."""
+
+    root: Path
+
+    def directory(self, key: str) -> Path:
+        return self.root / key
+
+    def finished(self, key: str) -> bool:
+        """Whether the stage is complete and its weights are what was written."""
+        place = self.directory(key)
+        try:
+            done = (place / "STATUS").read_text().strip() == DONE
+        except OSError:
+            return False
+        scored_only = not (place / "weights").exists() and self._made_from(key).get("stage") is None
+        return done and (place / "summary.json").is_file() and (scored_only or verified(place / "weights"))
+
+    def open(self, key: str, made_from: Mapping[str, Any]) -> Path:
+        """The directory of a stage about to run, marked so; UsageError-like where it cannot be written."""
+        place = self.directory(key)
+        try:
+            place.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MopdError(f"{place}: cannot be made: {error.strerror}; choose another --out") from error
+        write_json(place / "made_from.json", made_from)
+        self.mark(key, "running")
+        return place
+
+    def close(self, key: str, summary: Mapping[str, Any]) -> None:
+        """Mark a stage complete; its checkpoints are no longer needed."""
+        place = self.directory(key)
+        write_json(place / "summary.json", summary)
+        self.mark(key, DONE)
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+
+    def mark(self, key: str, status: str) -> None:
+        place = self.directory(key) / "STATUS"
+        try:
+            partial = place.with_name(".STATUS.partial")
+            partial.write_text(status + "\n")
+            partial.replace(place)
+        except OSError as error:
+            raise MopdError(f"{place}: cannot be written: {error.strerror}; free space or choose --out") from error
+
+    def _made_from(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory(key) / "made_from.json").read_text())
+        return found
+
+    def summary(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory(key) / "summary.json").read_text())
+        return found
+
+    def weights(self, key: str) -> Path:
+        return self.directory(key) / "weights"
+
+
+def key_of(made_from: Mapping[str, Any]) -> str:
+    """20 hexadecimal digits of the canonical JSON."""
+    text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def stage_keys(
+    recipe: Recipe, settings: Settings, base_key: str, versions: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """For each stage what it is made from; its key is `key_of` that."""
+    keys = {BASE: base_key}
+    made: dict[str, dict[str, Any]] = {}
+    for stage in recipe.stages:
+        made[stage.name] = _made_from(stage, recipe.amounts.get(stage.name), recipe, settings, keys, versions)
+        keys[stage.name] = key_of(made[stage.name])
+    return made
+
+
+def _made_from(
+    stage: AnyStage,
+    amounts: Amounts | None,
+    recipe: Recipe,
+    settings: Settings,
+    keys: Mapping[str, str],
+    versions: Mapping[str, int],
+) -> dict[str, Any]:
+    structure = _renamed(stage.model_dump(mode="json", exclude={"name"}), keys)
+    return {
+        "stage": structure,
+        "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
+        "parents": [keys[name] for name in parents(stage)],
+        "base": keys[BASE],
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
+        "algorithm_version": versions[stage.kind],
+    }
+
+
+def _renamed(structure: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """The stage with the keys of other stages in place of their names."""
+    renamed = {**structure, "init": keys[structure["init"]]}
+    if "teachers" in structure:
+        renamed["teachers"] = [{**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]]
+    if "inputs" in structure:
+        renamed["inputs"] = [keys[name] for name in structure["inputs"]]
+    return renamed

@@ -1,0 +1,73 @@
+"""Tasks: `task("sort?length=4-6")` makes a domain from a spec; `FAMILIES` names the built-in tiny domains.
+
+Groups of specs with a known relation, for studies:
+  COMPETING      the same prompts, opposite answers, when their ambiguity dial is turned up
+  SYNERGY        one skill at two lengths
+  HETEROGENEOUS  an easy domain, and one with rare success, a noisy verifier and small rewards
+  PROBES         name -> the domains whose skills it composes; never demonstrated or trained, only scored
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from mopdsim.errors import NotFoundError, did_you_mean
+from trainer.tasks import (
+    brackets,
+    compare,
+    compose,
+    guess,
+    gym,
+    jsonl,
+    program,
+    reverse,
+    runlength,
+    shift,
+    sort,
+    swap,
+)
+from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
+from trainer.tasks.spec import Factory, Options
+
+_MODULES = (sort, reverse, shift, brackets, runlength, swap, program, guess, compare, compose)
+FAMILIES: Mapping[str, Factory] = MappingProxyType(
+    {name: factory for module in _MODULES for name, factory in module.FAMILIES.items()}
+)
+_SCHEMES: Mapping[str, Factory] = MappingProxyType({gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task})
+COMPETING = ("sort", "sort_down")
+SYNERGY = ("sort", "sort_long")
+HETEROGENEOUS = ("compare", "sort_long?corruption=0.9&reward_scale=0.1&reward_noise=0.05")
+PROBES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"sort_then_shift": ("sort", "shift"), "reverse_then_shift": ("reverse", "shift")}
+)
+
+
+def task(spec: str) -> Task:
+    """The task that `spec` describes (grammar: `trainer.tasks.spec`).
+
+    Raises NotFoundError for an unknown name, UsageError for an unknown key or a value outside its range.
+    """
+    options = Options(spec)
+    factory = FAMILIES.get(options.name) or _SCHEMES.get(options.scheme)
+    if factory is None:
+        known = [*FAMILIES, *(f"{scheme}:" for scheme in _SCHEMES)]
+        raise NotFoundError(f"task {options.name!r} does not exist{did_you_mean(options.name, known)}")
+    made = factory(options)
+    options.close()
+    return made
+
+
+__all__ = [
+    "ALPHABET",
+    "COMPETING",
+    "FAMILIES",
+    "HETEROGENEOUS",
+    "PROBES",
+    "SPLITS",
+    "SYNERGY",
+    "Item",
+    "Split",
+    "Task",
+    "task",
+]

@@ -1,0 +1,165 @@
+"""Domains of the reasoning-gym library: `reasoning_gym:FAMILY?key=value`.
+
+Keys are the shared dials, the family's own configuration (`reasoning_gym:chain_sum?min_terms=2&max_terms=3`),
+`seed` (default 0) and `size`, the number of items in the pool that prompts are drawn from (default 10000).
+Splits follow a hash of the question; grading is the library's own, which gives partial credit in places. The
+library is imported when a task is made.
+
+Facts below about single families were measured on reasoning-gym 0.1.25.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import os
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Final
+
+from mopdsim.errors import NotFoundError, UsageError, did_you_mean
+from trainer.tasks.base import Item, Procedural
+from trainer.tasks.harmless import is_arithmetic
+from trainer.tasks.spec import Options, shared_dials
+
+SCHEME: Final = "reasoning_gym"
+POOL: Final = 10_000
+
+REFUSED: Final[Mapping[str, str]] = {
+    "composite": "it needs a nested configuration; name its member families as domains of their own",
+    "game_of_life_halting": "its grader accepts every response that is not empty; choose another family",
+}
+HASH_ORDERED: Final = frozenset(
+    ["codeio", "isomorphic_strings", "knight_swap", "polynomial_multiplication", "ransom_note", "word_ladder"]
+)
+"""Families whose items follow the order of Python sets of strings, which differs from process to process."""
+EVALUATES_LITERALS: Final = frozenset(["binary_matrix", "n_queens", "spiral_matrix", "string_insertion"])
+"""Families whose graders call `eval` to read a response as a list: they get `ast.literal_eval` instead."""
+EVALUATES_ARITHMETIC: Final = frozenset(
+    ["countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"]
+)
+"""Families whose graders call SymPy's `parse_expr`: what is not plain arithmetic is graded as empty."""
+_WRONG_SHAPE: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+REJECTS_BY_RAISING: Final[Mapping[str, tuple[type[Exception], ...]]] = {
+    "boxnet": _WRONG_SHAPE,
+    "game_of_life": _WRONG_SHAPE,
+    "prime_factorization": (ValueError,),
+}
+"""Families whose graders raise, rather than score 0, on a response they cannot read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GymTask(Procedural):
+    """One reasoning-gym family with its configuration."""
+
+    family: str
+    config: tuple[tuple[str, Any], ...]
+
+    def draw(self, rng: random.Random) -> dict[str, Any]:
+        dataset = _dataset(self.family, self.config)
+        return _entry(self.family, self.config, rng.randrange(len(dataset)))
+
+    def split_text(self, content: dict[str, Any]) -> str:
+        question: str = content["question"]
+        return question
+
+    def build(self, content: dict[str, Any], rng: random.Random) -> Item:
+        answer = content["answer"]
+        return Item(
+            domain=self.spec,
+            prompt=content["question"],
+            answer="" if answer is None else answer,
+            data={"entry": content},
+        )
+
+    def demonstrate(self, item: Item, rng: random.Random) -> tuple[str, ...]:
+        """The reference answer; when corrupted, another item's that scores less than 1 here."""
+        if item.data["entry"]["answer"] is None:
+            raise UsageError(
+                f"domain {self.spec!r}: the family gives no reference answers, so it cannot be demonstrated; "
+                "leave it out of supervised stages"
+            )
+        if rng.random() >= self.corruption:
+            return (item.answer,)
+        return (self.wrong_answer(item, lambda: str(self.draw(rng)["answer"])),)
+
+    def grade(self, item: Item, turns: Sequence[str]) -> float:
+        (response,) = turns
+        response = response.strip()
+        trusted = response == item.answer or self.family not in EVALUATES_ARITHMETIC
+        if not trusted and not is_arithmetic(response):
+            response = ""
+        dataset = _dataset(self.family, self.config)
+        try:
+            with redirect_stdout(sys.stderr):
+                return float(dataset.score_answer(response, item.data["entry"]))
+        except REJECTS_BY_RAISING.get(self.family, ()):
+            return 0.0
+
+
+def gym_task(options: Options) -> GymTask:
+    """The task of a `reasoning_gym:` spec.
+
+    Raises NotFoundError for an unknown family, UsageError for a bad key or value or a family of REFUSED.
+    """
+    from reasoning_gym.factory import DATASETS
+
+    family = options.argument
+    if family not in DATASETS:
+        raise NotFoundError(f"reasoning_gym has no family {family!r}{did_you_mean(family, DATASETS)}")
+    if family in REFUSED:
+        raise UsageError(f"reasoning_gym:{family} cannot be used: {REFUSED[family]}")
+    if family in HASH_ORDERED and os.environ.get("PYTHONHASHSEED", "random") == "random":
+        raise UsageError(
+            f"reasoning_gym:{family} draws other items in every process; start with PYTHONHASHSEED=0 in the "
+            "environment"
+        )
+    dials = shared_dials(options, corruption=0.0, max_new_tokens=128)
+    given = {"seed": 0, "size": POOL} | _configuration(options, DATASETS[family][1])
+    task = GymTask(family=family, config=tuple(sorted(given.items())), **dials)
+    try:
+        _dataset(task.family, task.config)
+    except (AssertionError, ValueError) as error:
+        raise UsageError(f"task spec {options.spec!r}: {error}") from error
+    return task
+
+
+def _configuration(options: Options, config_class: type) -> dict[str, Any]:
+    """The family's own keys of the spec, read by the type of their defaults."""
+    defaults = {field.name: field.default for field in dataclasses.fields(config_class)} | {"seed": 0}
+    found: dict[str, Any] = {}
+    for key in set(options.given) & set(defaults):
+        match defaults[key]:
+            case bool() as default:
+                found[key] = options.choice(key, str(default).lower(), ("true", "false")) == "true"
+            case int() as default:
+                found[key] = options.whole(key, default, least=0, most=10**9)
+            case float() as default:
+                found[key] = options.number(key, default)
+            case str() as default:
+                found[key] = options.text(key, default)
+            case _:
+                raise options.error(key, "left out: it is a list or a table, which a spec cannot hold")
+    options.close(also=defaults)
+    return found
+
+
+@lru_cache(maxsize=64)
+def _dataset(family: str, config: tuple[tuple[str, Any], ...]) -> Any:
+    import reasoning_gym
+
+    dataset = reasoning_gym.create_dataset(family, **dict(config))
+    if family in EVALUATES_LITERALS:
+        vars(sys.modules[type(dataset).__module__])["eval"] = ast.literal_eval
+    return dataset
+
+
+@lru_cache(maxsize=16_384)
+def _entry(family: str, config: tuple[tuple[str, Any], ...], index: int) -> dict[str, Any]:
+    with redirect_stdout(sys.stderr):  # some families print while they generate
+        entry: dict[str, Any] = _dataset(family, config)[index]
+    return entry

@@ -1,0 +1,186 @@
+"""Domains from a file: `jsonl:PATH?verifier=exact|numeric|regex&split=field|hash`.
+
+Each line is an object with `prompt`, `answer` and, optionally, `split` (train, validation or test). Without a
+`split` option the field is used where the first line has it, a hash of the prompt otherwise.
+
+verifier  exact    the response equals the answer, outer white space aside
+          numeric  the last number in the response equals the answer, thousands separators aside
+          regex    the answer is a regular expression that matches the whole response
+
+Items are finite: a stream visits them in a seeded permutation per epoch and drops none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from mopdsim.errors import NotFoundError, UsageError, did_you_mean
+from trainer.tasks.base import SPLITS, Item, Split, Task, check_split, split_of
+from trainer.tasks.spec import Options, shared_dials
+
+SCHEME: Final = "jsonl"
+VERIFIERS: Final = ("exact", "numeric", "regex")
+_KEYS: Final = ("prompt", "answer", "split")
+_NUMBER: Final = re.compile(r"(?<!\d)[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonlTask(Task):
+    """The items of one file. `sha256` is the file's, so that a changed file is another task."""
+
+    verifier: str
+    sha256: str
+    items: Mapping[Split, tuple[Item, ...]] = field(compare=False, repr=False)
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.spec}#{self.sha256}"
+
+    def stream(self, split: Split, start: int, count: int, *, seed: int) -> list[Item]:
+        items = self._of(split, 1)
+        orders: dict[int, list[int]] = {}
+        chosen = []
+        for index in range(start, start + count):
+            epoch, place = divmod(index, len(items))
+            if epoch not in orders:
+                orders[epoch] = _order(len(items), f"{seed}|{split}|{epoch}")
+            chosen.append(items[orders[epoch][place]])
+        return chosen
+
+    def fixed(self, split: Split, count: int) -> list[Item]:
+        items = self._of(split, count)
+        distinct = {items[place].prompt: items[place] for place in _order(len(items), f"fixed|{split}")}
+        if len(distinct) < count:
+            raise self.too_few(split, count, len(distinct))
+        return list(distinct.values())[:count]
+
+    def demonstrate(self, item: Item, rng: random.Random) -> tuple[str, ...]:
+        """The answer; when corrupted, that of another training item. A regex domain has none."""
+        if self.verifier == "regex":
+            raise UsageError(
+                f"domain {self.spec!r}: verifier=regex has no demonstrations; leave it out of SFT stages"
+            )
+        if rng.random() >= self.corruption:
+            return (item.answer,)
+        others = self._of("train", 1)
+        return (self.wrong_answer(item, lambda: rng.choice(others).answer),)
+
+    def grade(self, item: Item, turns: Sequence[str]) -> float:
+        (response,) = (turn.strip() for turn in turns)
+        match self.verifier:
+            case "exact":
+                return float(response == item.answer.strip())
+            case "regex":
+                return float(re.fullmatch(item.answer, response) is not None)
+            case _:
+                found = [_number(text) for text in _NUMBER.findall(response)]
+                return float(bool(found) and math.isclose(found[-1], _number(item.answer), rel_tol=1e-9))
+
+    def _of(self, split: Split, count: int) -> tuple[Item, ...]:
+        check_split(split)
+        items = self.items[split]
+        if len(items) < count:
+            raise self.too_few(split, count, len(items))
+        return items
+
+
+def jsonl_task(options: Options) -> JsonlTask:
+    """The task of a `jsonl:` spec. Raises NotFoundError for a missing file, UsageError for a broken one."""
+    path = Path(options.argument)
+    if not path.is_file():
+        raise NotFoundError(f"task spec {options.spec!r}: {path} is not a file; write jsonl:PATH?key=value")
+    verifier = options.choice("verifier", "exact", VERIFIERS)
+    split_by = options.choice("split", "", ("field", "hash"))
+    dials = shared_dials(options, corruption=0.0, max_new_tokens=128)
+    raw = path.read_bytes()
+    items = _read(raw, path, options.spec, verifier, split_by)
+    return JsonlTask(verifier=verifier, sha256=hashlib.sha256(raw).hexdigest(), items=items, **dials)
+
+
+def _read(raw: bytes, path: Path, spec: str, verifier: str, split_by: str) -> dict[Split, tuple[Item, ...]]:
+    """The file's items by split. Every error names the file and the line."""
+    items: dict[Split, list[Item]] = {split: [] for split in SPLITS}
+    seen: dict[str, tuple[int, Split, str]] = {}
+    for number, line in enumerate(raw.splitlines(), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        record = _record(line, where)
+        split_by = split_by or ("field" if "split" in record else "hash")
+        prompt, answer = record["prompt"], record["answer"]
+        _check_answer(answer, verifier, where)
+        split = _split(record, split_by, where)
+        first, *known = seen.setdefault(prompt, (number, split, answer))
+        if known != [split, answer]:
+            raise UsageError(
+                f"{where}: the prompt of line {first} comes again with another split or answer; keep one"
+            )
+        items[split].append(Item(domain=spec, prompt=prompt, answer=answer))
+    if not seen:
+        raise UsageError(f'{path} has no items; write one {{"prompt": ..., "answer": ...}} a line')
+    return {split: tuple(found) for split, found in items.items()}
+
+
+def _record(line: bytes, where: str) -> dict[str, str]:
+    """One line's object, values as text."""
+    try:
+        record: Any = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not JSON ({error}); write one object a line") from None
+    if not isinstance(record, dict):
+        raise UsageError(f"{where}: a {type(record).__name__} is not an object with prompt and answer")
+    for key in record:
+        if key not in _KEYS:
+            raise UsageError(f"{where}: key {key!r} is unknown{did_you_mean(key, _KEYS)}; remove it")
+    for key in ("prompt", "answer"):
+        if key not in record:
+            raise UsageError(f"{where}: {key} is missing; every line needs prompt and answer")
+    for key, value in record.items():
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_text(str(value)):
+            raise UsageError(f"{where}: {key}={json.dumps(value)} must be a number or a text, and not empty")
+    return {key: str(value) for key, value in record.items()}
+
+
+def _is_text(value: str) -> bool:
+    """Is there something in `value`, and can it be written as UTF-8?"""
+    return bool(value.strip()) and not any("\ud800" <= character <= "\udfff" for character in value)
+
+
+def _check_answer(answer: str, verifier: str, where: str) -> None:
+    if verifier == "numeric" and not _NUMBER.fullmatch(answer.strip()):
+        raise UsageError(f"{where}: answer={answer!r} must be a number; correct it or use verifier=exact")
+    if verifier == "regex":
+        try:
+            re.compile(answer)
+        except re.error as error:
+            rule = f"must be a regular expression ({error}); correct it or use verifier=exact"
+            raise UsageError(f"{where}: answer={answer!r} {rule}") from None
+
+
+def _split(record: Mapping[str, str], split_by: str, where: str) -> Split:
+    if split_by == "hash":
+        return split_of(record["prompt"])
+    for split in SPLITS:
+        if record.get("split") == split:
+            return split
+    rule = f"must be one of {', '.join(SPLITS)}; write it in every line or use split=hash"
+    raise UsageError(f"{where}: split={record.get('split')!r} {rule}")
+
+
+def _number(text: str) -> float:
+    return float(text.strip().replace(",", ""))
+
+
+def _order(count: int, key: str) -> list[int]:
+    """A permutation of range(count) fixed by `key`."""
+    order = list(range(count))
+    random.Random(key).shuffle(order)
+    return order
