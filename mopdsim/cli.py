@@ -60,7 +60,11 @@ def _found() -> dict[str, Any]:
 
 
 app = typer.Typer(
-    cls=_Root, no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    cls=_Root,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 
@@ -102,10 +106,16 @@ def check(
     recipe = recipe_file.load(file)
     if json_:
         return emit(recipe_file.to_document(recipe))
-    print(f"{recipe.name}: {len(recipe.stages)} stages over {', '.join(recipe.domains)} ({recipe.amounts_name} amounts)")
+    print(
+        f"{recipe.name}: {len(recipe.stages)} stages over {', '.join(recipe.domains)} ({recipe.amounts_name} amounts)"
+    )
     for stage in recipe.stages:
         amounts = recipe.amounts.get(stage.name)
-        size = f"{amounts.steps} steps x {amounts.prompts_per_step} x {amounts.rollouts_per_prompt}" if amounts else ""
+        size = (
+            f"{amounts.steps} steps x {amounts.prompts_per_step} x {amounts.rollouts_per_prompt}"
+            if amounts
+            else ""
+        )
         print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
 
 

@@ -12,154 +12,46 @@ import graphlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, field_validator, model_validator
 
-from mopdsim.amounts import Amounts, AmountsName, Share, Value
+from mopdsim.amounts import Amounts, AmountsName, Value
 from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.stage import (
+    BASE,
+    AnyStage,
+    Balance,
+    Distill,
+    DistillLoss,
+    Merge,
+    Name,
+    Rl,
+    Sft,
+    Stage,
+    Teacher,
+    TrainedStage,
+    parents,
+)
 
 if TYPE_CHECKING:
     import networkx as nx
 
-BASE = "base"
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Shares = Annotated[dict[str, Weight], Field(min_length=1)]
-Normalizer = Literal["token", "sequence"]
-DistillLoss = Literal[
-    "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
+__all__ = [
+    "BASE",
+    "AnyStage",
+    "Balance",
+    "Distill",
+    "DistillLoss",
+    "Merge",
+    "Recipe",
+    "Rl",
+    "Sft",
+    "Stage",
+    "Teacher",
+    "TrainedStage",
+    "parents",
 ]
-Balance = Literal["none", "token_share", "remaining_gap", "dispersion"]
-
-
-class Sft(Value):
-    """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples."""
-
-    kind: Literal["sft"] = "sft"
-    name: Name
-    init: str = BASE
-    domains: Shares
-
-
-class Rl(Value):
-    """Reinforcement learning with verifiable rewards (GRPO, with the choices of DAPO).
-
-    domains: shares of prompts. reward_weights: factor on a domain's advantages (1 where absent).
-    advantage_scale: divide advantages by the standard deviation of their "group", of their "domain" in this batch,
-    or not ("none"). normalizer: the loss is a mean over tokens or over sequences. clip_low, clip_high: the ratio
-    stays in [1 - low, 1 + high]. kl_coefficient: weight of KL(policy || init), estimated on the samples (k3).
-    zero_signal: groups of one reward only are dropped from the batch or kept (they then only dilute the mean).
-    curriculum: "staged" lets the domains in one after the other over the first half, in the order of `domains`;
-    "signal" draws prompts in proportion to q (1 - q), q the running pass rate.
-    updates_per_batch: optimiser steps on one batch of rollouts.
-    """
-
-    kind: Literal["rl"] = "rl"
-    name: Name
-    init: str = BASE
-    domains: Shares
-    reward_weights: dict[str, Weight] = {}
-    advantage_scale: Literal["group", "domain", "none"] = "group"
-    normalizer: Normalizer = "token"
-    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    clip_high: Weight = 0.28
-    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
-    zero_signal: Literal["drop", "keep"] = "drop"
-    curriculum: Literal["none", "staged", "signal"] = "none"
-    updates_per_batch: Annotated[int, Field(ge=1, le=64)] = 1
-
-
-class Teacher(Value):
-    """A stage that scores the prompts of `domains`; several teachers of a domain are summed with weights."""
-
-    stage: str
-    domains: Annotated[tuple[str, ...], Field(min_length=1)]
-    weight: Weight = 1.0
-
-
-class Distill(Value):
-    """Distillation from one or several teachers, each prompt routed to its own domain's.
-
-    on_policy: the student samples and the teachers score; otherwise the teachers sample. loss: per-token
-    divergence ("sample_nll": likelihood of the teacher's samples, off-policy only). correct_only: off-policy, only
-    samples that the verifier passes. jensen_shannon_beta, top_k, max_importance_ratio: settings of the loss of
-    that name. reward_mix: weight alpha of the verifiable reward's advantage (MiMo-V2-Flash). extrapolation: lambda
-    of ExOPD (2602.12125), 1 is the teacher itself. balance: per-domain weights that even out gradient token
-    share, follow the remaining gap, or divide by signal dispersion. misrouting: probability that a prompt goes to
-    another domain's teacher.
-    """
-
-    kind: Literal["distill"] = "distill"
-    name: Name
-    init: str = BASE
-    domains: Shares
-    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
-    on_policy: bool = True
-    loss: DistillLoss = "reverse_kl"
-    correct_only: bool = False
-    jensen_shannon_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
-    top_k: Annotated[int, Field(ge=1)] = 32
-    max_importance_ratio: Weight = 2.0
-    reward_mix: Annotated[float, Field(ge=0)] = 0.0
-    extrapolation: Weight = 1.0
-    balance: Balance = "none"
-    normalizer: Normalizer = "token"
-    misrouting: Share = 0.0
-
-    @model_validator(mode="after")
-    def _consistent(self) -> Distill:
-        if self.on_policy and self.loss == "sample_nll":
-            raise ValueError("loss 'sample_nll' needs the teachers' samples: set on_policy = false")
-        if not self.on_policy and self.loss == "sampled_token":
-            raise ValueError("loss 'sampled_token' needs the student's samples: set on_policy = true")
-        if self.correct_only and self.on_policy:
-            raise ValueError("correct_only filters the teachers' samples: set on_policy = false")
-        if self.reward_mix and not self.on_policy:
-            raise ValueError("reward_mix needs the student's samples: set on_policy = true")
-        if self.extrapolation != 1 and self.loss == "sample_nll":
-            raise ValueError("extrapolation needs the teachers' scores: choose another loss than 'sample_nll'")
-        if self.misrouting and len(self.teachers) < 2:
-            raise ValueError("misrouting needs at least two teachers")
-        return self
-
-
-class Merge(Value):
-    """Weights combined without training: their average, init + scale * sum of deltas, or TIES of the deltas.
-
-    weights: per input, 1 each where absent (an average divides by their sum). density: share of each delta that
-    TIES keeps.
-    """
-
-    kind: Literal["merge"] = "merge"
-    name: Name
-    init: str = BASE
-    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
-    method: Literal["average", "task_arithmetic", "ties"] = "average"
-    weights: tuple[Weight, ...] = ()
-    scale: Weight = 1.0
-    density: Annotated[float, Field(gt=0, le=1)] = 0.2
-
-    @model_validator(mode="after")
-    def _one_weight_each(self) -> Merge:
-        if self.weights and len(self.weights) != len(self.inputs):
-            raise ValueError(f"{len(self.weights)} weights for {len(self.inputs)} inputs: give one each or none")
-        return self
-
-
-TrainedStage = Sft | Rl | Distill
-AnyStage = Sft | Rl | Distill | Merge
-Stage = Annotated[AnyStage, Field(discriminator="kind")]
-
-
-def parents(stage: AnyStage) -> tuple[str, ...]:
-    """Names of the stages (or "base") whose weights a stage reads, its own start first, each once."""
-    others: tuple[str, ...] = ()
-    if isinstance(stage, Distill):
-        others = tuple(teacher.stage for teacher in stage.teachers)
-    elif isinstance(stage, Merge):
-        others = stage.inputs
-    return tuple(dict.fromkeys((stage.init, *others)))
 
 
 class Recipe(Value):
@@ -204,7 +96,9 @@ class Recipe(Value):
                 )
         trained = {stage.name for stage in self.stages if not isinstance(stage, Merge)}
         if extra := sorted(set(self.amounts) - trained):
-            raise ValueError(f"amounts of {extra[0]!r}: no trained stage of that name{did_you_mean(extra[0], trained)}")
+            raise ValueError(
+                f"amounts of {extra[0]!r}: no trained stage of that name{did_you_mean(extra[0], trained)}"
+            )
         if missing := sorted(trained - set(self.amounts)):
             raise ValueError(f"stage {missing[0]!r} has no amounts: add [amounts.{missing[0]}]")
         return self
@@ -258,18 +152,21 @@ def _topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"two stages are called {twice!r}: give each its own name")
     if BASE in by_name:
-        raise ValueError(f"a stage is called {BASE!r}, which names the model the recipe starts from: rename it")
+        raise ValueError(
+            f"a stage is called {BASE!r}, which names the model the recipe starts from: rename it"
+        )
     for stage in stages:
         for parent in parents(stage):
             if parent != BASE and parent not in by_name:
-                raise ValueError(
-                    f"stage {stage.name!r} refers to {parent!r}, which is no stage{did_you_mean(parent, [BASE, *by_name])}"
-                )
+                hint = did_you_mean(parent, [BASE, *by_name])
+                raise ValueError(f"stage {stage.name!r} refers to {parent!r}, which is no stage{hint}")
     needs = {stage.name: [name for name in parents(stage) if name != BASE] for stage in stages}
     try:
         order = list(graphlib.TopologicalSorter(needs).static_order())
     except graphlib.CycleError as error:
-        raise ValueError(f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one link") from None
+        raise ValueError(
+            f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one link"
+        ) from None
     depth = {name: 0 for name in order}
     for name in order:
         depth[name] = max((depth[parent] + 1 for parent in needs[name]), default=0)
@@ -287,16 +184,22 @@ def _check_domains(stage: AnyStage, domains: tuple[str, ...]) -> None:
         named += [domain for teacher in stage.teachers for domain in teacher.domains]
     for domain in named:
         if domain not in domains:
-            raise ValueError(f"stage {stage.name!r}: unknown domain {domain!r}{did_you_mean(domain, domains)}")
+            raise ValueError(
+                f"stage {stage.name!r}: unknown domain {domain!r}{did_you_mean(domain, domains)}"
+            )
     if isinstance(stage, Rl):
         for domain in stage.reward_weights:
             if domain not in stage.domains:
-                raise ValueError(f"stage {stage.name!r}: reward_weights names {domain!r}, which it does not train")
+                raise ValueError(
+                    f"stage {stage.name!r}: reward_weights names {domain!r}, which it does not train"
+                )
     if isinstance(stage, Distill):
         taught = {domain for teacher in stage.teachers for domain in teacher.domains}
         for domain in stage.domains:
             if domain not in taught:
-                raise ValueError(f"stage {stage.name!r}: domain {domain!r} has no teacher: add it to one's domains")
+                raise ValueError(
+                    f"stage {stage.name!r}: domain {domain!r} has no teacher: add it to one's domains"
+                )
         for domain in sorted(taught - set(stage.domains)):
             raise ValueError(
                 f"stage {stage.name!r}: a teacher serves {domain!r}, but no prompts of it are drawn: add it to domains"

@@ -45,7 +45,8 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
         "output": recipe.output,
         "stages": [stage.model_dump(mode="json") for stage in recipe.stages],
         "amounts_of": {
-            name: amounts.model_dump(mode="json", exclude_none=True) for name, amounts in recipe.amounts.items()
+            name: amounts.model_dump(mode="json", exclude_none=True)
+            for name, amounts in recipe.amounts.items()
         },
     }
 
@@ -106,7 +107,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return parse_toml(path.read_text(encoding="utf-8"), source=str(path))
     except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such file; give a recipe's name (`mopd recipes`) or a TOML file") from None
+        raise NotFoundError(
+            f"{path}: no such file; give a recipe's name (`mopd recipes`) or a TOML file"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 
@@ -129,7 +132,9 @@ def _first_problem(error: ValidationError, document: Mapping[str, Any]) -> str:
     if kind == "extra_forbidden":
         parent, _, key = where.rpartition(".")
         known = list(model.model_fields) if model else []
-        return f"{parent}: unknown key {key!r}{did_you_mean(key, known)}" if parent else f"unknown key {key!r}"
+        return (
+            f"{parent}: unknown key {key!r}{did_you_mean(key, known)}" if parent else f"unknown key {key!r}"
+        )
     if kind == "missing":
         return f"{where} is missing: add it"
     if kind == "union_tag_invalid":

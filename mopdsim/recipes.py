@@ -126,7 +126,9 @@ def off_policy(
 ) -> Recipe:
     """The same specialists, distilled off-policy: fine-tuning on their own (correct) samples, or on their logits."""
     specialists = _specialists(domains, groups)
-    student = _samples_of(_as_teachers(specialists), domains, name="student", loss=loss, correct_only=correct_only)
+    student = _samples_of(
+        _as_teachers(specialists), domains, name="student", loss=loss, correct_only=correct_only
+    )
     return _recipe("off_policy", domains, amounts, [*specialists, student])
 
 
@@ -201,7 +203,8 @@ def _specialists(
     if sorted(grouped) != sorted(domains):
         raise UsageError(f"groups = {groups}: must name each of {', '.join(domains)} exactly once")
     return [
-        _teacher(f"{prefix}teacher_{number}", group, init=init) for number, group in enumerate(groups, start=1)
+        _teacher(f"{prefix}teacher_{number}", group, init=init)
+        for number, group in enumerate(groups, start=1)
     ]
 
 
@@ -240,9 +243,7 @@ def _recipe(name: str, domains: Sequence[str], amounts: AmountsName, stages: Seq
         domains=tuple(domains),
         amounts_name=amounts,
         stages=tuple(stages),
-        amounts={
-            stage.name: _amounts_of(stage, amounts) for stage in stages if not isinstance(stage, Merge)
-        },
+        amounts={stage.name: _amounts_of(stage, amounts) for stage in stages if not isinstance(stage, Merge)},
         output=stages[-1].name,
     )
 

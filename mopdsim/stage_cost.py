@@ -21,19 +21,23 @@ import numpy as np
 from mopdsim.amounts import Amounts
 from mopdsim.cost.constants import DecodeConstants, Fitted, RlConstants, TrainConstants, shipped
 from mopdsim.cost.counting import forward_flops, training_flops
+from mopdsim.cost.decode import NODE_GPUS, Replica
 from mopdsim.cost.generation import Lengths, generation_s
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout, train_memory
 from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s, scoring_s, teacher_scoring_s
 from mopdsim.cost.training import TrainLayout, train_step_s, train_work
 from mopdsim.domains import P90, Domain
+from mopdsim.errors import InfeasibleError
 from mopdsim.hardware import Gpu
 from mopdsim.interference import Array
 from mopdsim.model import Model
 from mopdsim.recipe import AnyStage, Merge, Sft
 from mopdsim.stage_batch import Batch, TestSet
+from mopdsim.validate.rl_rows import UNKNOWN_FRAMEWORK_LOG_SD
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
 EVALUATIONS = 5  # per stage; prior
+_MOST_REPLICA_GPUS = 64
 MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
 _CPU_EFFICIENCY = 0.25  # of the dense peak, all phases; tiny exploration: 35 GFLOP/s on one of two cores
 _CPU_STEP_SECONDS = 0.01
@@ -179,8 +183,8 @@ def _seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, flo
         )
         return {"training": float(train_step_s(work, train))}, words, memory
     sampling_gpus = gpus - training_gpus if overlapped else gpus
-    replica = smallest_replica(model, gpu, context=longest, most_gpus=sampling_gpus)
     lengths = Lengths(mean=batch.response_tokens, maximum=batch.max_response_tokens, sigma=batch.log_spread)
+    replica = _replica(model, gpu, sampling_gpus, batch.sequences, batch.prompt_tokens, lengths)
     step = rl_step_s(
         RlStep(
             model=model,
@@ -225,8 +229,8 @@ def _evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
         flops = _forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
         return EVALUATIONS * flops / (gpu.flops_per_s() * _CPU_EFFICIENCY)
     decode, _, rl = _constants(0.6)
-    longest = test.prompt_tokens + test.max_response_tokens
-    replica = smallest_replica(model, gpu, context=longest, most_gpus=gpus)
+    lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
+    replica = _replica(model, gpu, gpus, test.sequences, test.prompt_tokens, lengths)
     replicas = gpus // replica.gpus
     seconds = generation_s(
         model,
@@ -234,7 +238,7 @@ def _evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
         replica,
         decode,
         samples_per_replica=test.sequences / replicas,
-        lengths=Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma),
+        lengths=lengths,
         prompt_length=test.prompt_tokens,
         slowest_of=replicas,
     )
@@ -269,6 +273,40 @@ def _layout(model: Model, gpu: Gpu, gpus: int, length: float) -> TrainLayout:
     return smallest_training_layout(model, gpu, gpus, length=length)
 
 
+@lru_cache(maxsize=4096)
+def _replica(
+    model: Model, gpu: Gpu, gpus: int, sequences: float, prompt_tokens: float, lengths: Lengths
+) -> Replica:
+    """The fastest way to hold the model for this batch: the smallest replica that fits, up to eight times as
+    large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them."""
+    context = prompt_tokens + lengths.maximum
+    smallest = smallest_replica(model, gpu, context=context, most_gpus=gpus)
+    decode = _constants(0.6)[0]
+    best = (math.inf, smallest)
+    for size in (smallest.gpus * factor for factor in (1, 2, 4, 8)):
+        if size > min(gpus, _MOST_REPLICA_GPUS):
+            break
+        splits = {1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1}
+        for split in sorted(splits):
+            replica = Replica(gpus=size, attention_replicas=split)
+            replicas = gpus // size
+            try:
+                seconds = generation_s(
+                    model,
+                    gpu,
+                    replica,
+                    decode,
+                    samples_per_replica=sequences / replicas,
+                    lengths=lengths,
+                    prompt_length=prompt_tokens,
+                    slowest_of=replicas,
+                )
+            except InfeasibleError:  # attention weights on every GPU leave no room for the cache
+                continue
+            best = min(best, (float(seconds), replica), key=lambda found: found[0])
+    return best[1]
+
+
 def _constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:
     """Central constants, the length spread set to this batch's."""
     sets = shipped()
@@ -282,12 +320,12 @@ def _constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlCo
 
 
 def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
-    """Standard deviation of the time model's log error; a factor of 1.5 on a CPU, where nothing is fitted
-    yet.
-    """
+    """Standard deviation of the time model's log error, an unnamed framework's spread included; a factor of
+    1.5 on a CPU, where nothing is fitted yet."""
     if fitted is None:
         return math.log(1.5)
-    return fitted.half_width(moe=machine.model.is_moe, model=machine.model.name, gpu=machine.gpu.name) / P90
+    width = fitted.half_width(moe=machine.model.is_moe, model=machine.model.name, gpu=machine.gpu.name)
+    return math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
 
 
 def _on_cpu(machine: Machine) -> bool:

@@ -1,7 +1,7 @@
 """The demonstration: a base from random weights, its specialists, one student distilled from all, and the rivals.
 
-Every recipe spends the same training FLOPs, teachers counted, the common start and evaluation not: the specialists and the
-distillation of MOPD set the budget; one mixed RL run gets it whole, the merged specialists train longer, off-policy
+Every recipe spends the same training FLOPs, teachers counted, the common start and evaluation not: MOPD's specialists
+and distillation set the budget; one mixed RL run gets it whole, the merged specialists train longer, off-policy
 fine-tuning gets the distillation's share. Nothing trained is shipped. Leaves out: which recipe is better in general.
 """
 
@@ -35,7 +35,9 @@ LABELS = {
 TEACHER_FLOPS = 0.06e12
 DISTILL_FLOPS = 0.08e12
 START = Amounts(steps=600, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
-TEACHER = Amounts(steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=TEACHER_FLOPS)
+TEACHER = Amounts(
+    steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=TEACHER_FLOPS
+)
 MIXED = Amounts(steps=2400, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=1.0)
 STUDENT = Amounts(steps=1200, prompts_per_step=32, learning_rate=1e-3, max_flops=DISTILL_FLOPS)
 OFF_POLICY = Amounts(steps=1200, prompts_per_step=64, learning_rate=1e-3, max_flops=DISTILL_FLOPS)
@@ -75,14 +77,22 @@ class Recovery:
     se: float
 
 
-def recovery(start: Sequence[Mapping[str, float]], teacher: Sequence[Mapping[str, float]], student: Sequence[Mapping[str, float]]) -> Recovery:
+def recovery(
+    start: Sequence[Mapping[str, float]],
+    teacher: Sequence[Mapping[str, float]],
+    student: Sequence[Mapping[str, float]],
+) -> Recovery:
     """sum (student - start) / sum (teacher - start) over domains; the three samples are taken as independent, which
     overstates the error, since all are scored on the same prompts."""
     gain = sum(after["pass_rate"] - before["pass_rate"] for before, after in zip(start, student, strict=True))
-    headroom = sum(after["pass_rate"] - before["pass_rate"] for before, after in zip(start, teacher, strict=True))
+    headroom = sum(
+        after["pass_rate"] - before["pass_rate"] for before, after in zip(start, teacher, strict=True)
+    )
     value = gain / headroom
     variance = sum(row["se"] ** 2 for row in student)
-    variance += value**2 * sum(row["se"] ** 2 for row in teacher) + (1 - value) ** 2 * sum(row["se"] ** 2 for row in start)
+    variance += value**2 * sum(row["se"] ** 2 for row in teacher) + (1 - value) ** 2 * sum(
+        row["se"] ** 2 for row in start
+    )
     return Recovery(value=value, se=variance**0.5 / abs(headroom))
 
 
@@ -106,10 +116,17 @@ def run_demo(*, seed: int, out: Path, workers: int, threads: int, progress: Prog
         spent = {stage: _spent(summary) for stage, summary in stages.items()}
         table[name] = {
             "scores": {
-                d: {"start": start[d]["pass_rate"], "teacher": teacher[d]["pass_rate"], "student": student[d]["pass_rate"]}
+                d: {
+                    "start": start[d]["pass_rate"],
+                    "teacher": teacher[d]["pass_rate"],
+                    "student": student[d]["pass_rate"],
+                }
                 for d in DOMAINS
             },
-            "probes": {d: {"start": start[d]["pass_rate"], "student": student[d]["pass_rate"]} for d in settings.probes},
+            "probes": {
+                d: {"start": start[d]["pass_rate"], "student": student[d]["pass_rate"]}
+                for d in settings.probes
+            },
             "recovery": gained.value,
             "recovery_se": gained.se,
             "flops": sum(spent.values()),

@@ -17,7 +17,9 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
     workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
 ) -> None:
     """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
 
@@ -42,14 +44,18 @@ def _print(result: dict[str, Any]) -> None:
 
     from studies.demo import LABELS
 
-    table = Table(title=f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain")
+    table = Table(
+        title=f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
+    )
     table.add_column("recipe")
     for domain in result["domains"]:
         table.add_column(domain, justify="right")
     for heading in ("headroom recovered", "TFLOP in all", "student alone", "seconds"):
         table.add_column(heading, justify="right")
     for name, row in result["recipes"].items():
-        scores = [f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in row["scores"].values()]
+        scores = [
+            f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in row["scores"].values()
+        ]
         table.add_row(
             LABELS[name],
             *scores,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ALLOWED_OF_MOPDSIM = {"errors", "amounts", "recipe", "recipe_file", "recipes", "model", "hardware"}
+ALLOWED_OF_MOPDSIM = {"errors", "amounts", "recipe", "stage", "recipe_file", "recipes", "model", "hardware"}
 FORBIDDEN = {
     "mopdsim": {"torch", "transformers", "trainer", "studies", "trl", "streamlit"},
     "trainer": {"studies", "streamlit"},

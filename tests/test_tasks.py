@@ -24,6 +24,7 @@ from trainer.tasks import (
     SPLITS,
     SYNERGY,
     Item,
+    Split,
     Task,
     task,
 )
@@ -419,7 +420,7 @@ def test_small_prompt_spaces_are_refused_rather_than_repeated() -> None:
         task("sort").fixed("trian", 1)  # type: ignore[arg-type]
 
 
-def empty_split(only_content: str) -> str:
+def empty_split(only_content: str) -> Split:
     """A split that does not own the one content there is."""
     return next(split for split in SPLITS if split != split_of(only_content))
 

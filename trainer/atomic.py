@@ -47,7 +47,9 @@ def atomic_directory(target: Path) -> Iterator[Path]:
         if replaced:
             shutil.rmtree(replaced, ignore_errors=True)
     except OSError as error:
-        raise MopdError(f"{target}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+        raise MopdError(
+            f"{target}: cannot be written: {error.strerror or error}; free space or choose --out"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -72,7 +74,9 @@ def write_json(path: Path, value: Any) -> None:
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
-        raise MopdError(f"{path}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+        raise MopdError(
+            f"{path}: cannot be written: {error.strerror or error}; free space or choose --out"
+        ) from error
 
 
 def sweep(parent: Path) -> None:

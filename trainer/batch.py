@@ -61,7 +61,12 @@ def spread(spans: Mapping[str, slice], values: Sequence[float]) -> Tensor:
 
 
 def draw(
-    tasks: Mapping[str, Task], counts: Mapping[str, int], cursors: Mapping[str, int], *, split: Split, seed: int
+    tasks: Mapping[str, Task],
+    counts: Mapping[str, int],
+    cursors: Mapping[str, int],
+    *,
+    split: Split,
+    seed: int,
 ) -> list[Item]:
     """The next `counts` items of each domain's stream, ordered by domain."""
     return [
@@ -141,7 +146,9 @@ def demonstrated(
         trained.append(mask)
     return Batch(
         items=tuple(items),
-        rollouts=_written(policy, prompt_ids(policy.tokenizer, [item.prompt for item in items]), tokens, trained),
+        rollouts=_written(
+            policy, prompt_ids(policy.tokenizer, [item.prompt for item in items]), tokens, trained
+        ),
         reward_B=torch.ones(len(items), device=policy.device),
         spans=_spans(domains, 1),
     )
@@ -178,7 +185,11 @@ def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, l
         for piece in pieces:
             tensor = getattr(piece, name)
             lack = (left if name.startswith("prompt") else right) - tensor.shape[1]
-            tensors.append(torch.nn.functional.pad(tensor, (lack, 0) if name.startswith("prompt") else (0, lack), value=fill))
+            tensors.append(
+                torch.nn.functional.pad(
+                    tensor, (lack, 0) if name.startswith("prompt") else (0, lack), value=fill
+                )
+            )
         return torch.cat(tensors)
 
     rollouts = Rollouts(
@@ -211,7 +222,9 @@ def _written(
     """Rollouts that somebody else wrote (no behaviour log-probs)."""
     prompt_BP, mask_BP = left_pad(prompts, policy)
     width = max(map(len, tokens))
-    response_BT = torch.tensor([row + [policy.pad_id] * (width - len(row)) for row in tokens], device=policy.device)
+    response_BT = torch.tensor(
+        [row + [policy.pad_id] * (width - len(row)) for row in tokens], device=policy.device
+    )
     trained_BT = torch.tensor([row + [False] * (width - len(row)) for row in trained], device=policy.device)
     length_B = torch.tensor([len(row) for row in tokens], device=policy.device)
     return Rollouts(
@@ -245,5 +258,7 @@ def _graded(grader: Grader, task: Task, item: Item, said: list[str]) -> float:
             f"prompt {item.prompt!r}, completion {said!r}"
         ) from error
     if not math.isfinite(reward):
-        raise DivergenceError(f"the verifier of {task.spec!r} gave reward {reward} for {item.prompt!r} -> {said!r}")
+        raise DivergenceError(
+            f"the verifier of {task.spec!r} gave reward {reward} for {item.prompt!r} -> {said!r}"
+        )
     return reward

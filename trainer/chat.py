@@ -34,7 +34,9 @@ def observation_ids(tokenizer: Any, text: str) -> list[int]:
     rendered = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
     _, found, tail = rendered.rpartition(_MARK)
     if not found:
-        raise UsageError("the chat template drops the assistant's turns: several-turn domains need one that keeps them")
+        raise UsageError(
+            "the chat template drops the assistant's turns: several-turn domains need one that keeps them"
+        )
     ids: list[int] = tokenizer.encode(tail.removeprefix(tokenizer.eos_token), add_special_tokens=False)
     return ids
 

@@ -20,7 +20,9 @@ from trainer.atomic import atomic_directory, sweep, verified
 KEEP = 2
 
 
-def save(directory: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save(
+    directory: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
     """Write checkpoint `step` below `directory` and drop all but the newest two."""
     with atomic_directory(directory / f"step_{step:08d}") as partial:
         save_file(_tensors(model), partial / "model.safetensors")
@@ -30,7 +32,9 @@ def save(directory: Path, *, step: int, model: nn.Module, optimizer: torch.optim
         shutil.rmtree(old, ignore_errors=True)
 
 
-def load_latest(directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any] | None:
+def load_latest(
+    directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
     """Put the newest sound checkpoint into model and optimizer and return its state; None where there is none."""
     sweep(directory)
     for checkpoint in _newest_first(directory):
@@ -48,5 +52,8 @@ def _newest_first(directory: Path) -> list[Path]:
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     """The parameters, tied ones once (a loaded model has them tied again), and the buffers that are saved."""
-    named = {id(tensor): (name, tensor) for name, tensor in reversed(list(model.state_dict(keep_vars=True).items()))}
+    named = {
+        id(tensor): (name, tensor)
+        for name, tensor in reversed(list(model.state_dict(keep_vars=True).items()))
+    }
     return {name: tensor.detach().contiguous().cpu() for name, tensor in named.values()}

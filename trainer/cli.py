@@ -52,9 +52,13 @@ def init_model(
 
 @app.command()
 def run(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE|FILE", help="A name of `mopd recipes`, or a TOML file.")],
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|FILE", help="A name of `mopd recipes`, or a TOML file.")
+    ],
     out: Annotated[Path, typer.Option(help="The run's directory.")],
-    model: Annotated[str, typer.Option(help="tiny, a directory in Hugging Face layout, or a hub id.")] = "tiny",
+    model: Annotated[
+        str, typer.Option(help="tiny, a directory in Hugging Face layout, or a hub id.")
+    ] = "tiny",
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated task specifications [default: sort,reverse,shift].")
     ] = None,
@@ -62,15 +66,24 @@ def run(
     scale: Annotated[float, typer.Option(help="Factor on every stage's steps.")] = 1.0,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", help="KEY=VALUE: an option of the recipe, or a dotted path (amounts_of.student.steps=50)."),
+        typer.Option(
+            "--set",
+            help="KEY=VALUE: an option of the recipe, or a dotted path (amounts_of.student.steps=50).",
+        ),
     ] = None,
-    setting: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the run's settings, such as test_items=200.")] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the run's settings, such as test_items=200.")
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
-    workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core; 1 on a GPU].")] = None,
-    store: Annotated[Path | None, typer.Option(help="Share stages with other runs here [default: OUT/store].")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Stages side by side [default: one a core; 1 on a GPU].")
+    ] = None,
+    store: Annotated[
+        Path | None, typer.Option(help="Share stages with other runs here [default: OUT/store].")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Resolve and validate, then stop.")] = False,
     json_: Json = False,
 ) -> None:
@@ -90,7 +103,10 @@ def run(
     if dry_run:
         return _show_resolved(resolved, settings.model_dump(mode="json"), json_)
     progress = Progress()
-    print(f"{resolved.name} on {model}, {resolved.amounts_name} amounts x {scale:g}, into {out}", file=sys.stderr)
+    print(
+        f"{resolved.name} on {model}, {resolved.amounts_name} amounts x {scale:g}, into {out}",
+        file=sys.stderr,
+    )
     summary = run_recipe(
         resolved,
         model=model,
@@ -104,7 +120,9 @@ def run(
 
 
 @app.command()
-def resume(directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False) -> None:
+def resume(
+    directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False
+) -> None:
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
     from mopdsim.cli import emit
     from trainer.execute import Progress
@@ -117,7 +135,9 @@ def resume(directory: Annotated[Path, typer.Argument(help="The --out of an earli
 @app.command("eval")
 def evaluate(
     directory: Annotated[Path, typer.Argument(help="A run's directory, or a model's.")],
-    domains: Annotated[str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")] = None,
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")
+    ] = None,
     items: Annotated[int, typer.Option(help="Fixed test prompts of each domain.")] = 400,
     temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 1.0,
     device: Device = "cpu",

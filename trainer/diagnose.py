@@ -41,7 +41,9 @@ class DomainGradients:
         for domain, span in spans.items():
             held = [None if p.grad is None else p.grad.clone() for p in self.parameters]
 
-            def own(logits_NV: Tensor, index_N: Tensor, first: int = span.start * width) -> tuple[Tensor, dict[str, Tensor]]:
+            def own(
+                logits_NV: Tensor, index_N: Tensor, first: int = span.start * width
+            ) -> tuple[Tensor, dict[str, Tensor]]:
                 return loss_of(logits_NV, index_N + first)
 
             loss, metrics = accumulate_gradients(
@@ -57,7 +59,7 @@ class DomainGradients:
         return total, sums
 
     def report(self) -> dict[str, dict[str, float]]:
-        """After the optimiser's step: gradient_cosine "a|b", gradient_norm, gradient_share and update_inner per domain."""
+        """After the optimiser's step: gradient_cosine by "a|b"; gradient_norm, gradient_share, update_inner by domain."""
         norm = {domain: _dot(g, g) ** 0.5 for domain, g in self.gradient.items()}
         whole = sum(norm.values()) or 1.0
         step = [p.detach() - b for p, b in zip(self.parameters, self.before, strict=True)]

@@ -1,7 +1,7 @@
 """Distillation from one or many teachers: the student (or its teachers) samples, each prompt's own teachers score.
 
-One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.bank`), step on the
-weighted sum of divergences (`trainer.targets`). Leaves out: the divergences themselves.
+One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.bank`), step on
+the weighted sum of divergences (`trainer.targets`). Leaves out: the divergences themselves.
 """
 
 from __future__ import annotations
@@ -60,7 +60,9 @@ def _check_teachers(trainee: Trainee, names: Sequence[str], bank: Bank) -> dict[
 
 def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
     settings, policy, meter = trainee.job.settings, trainee.policy, trainee.meter
-    batch, routed = _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank)
+    batch, routed = (
+        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank)
+    )
     if batch is None:
         return {"skipped": "no teacher sample passed the verifier"}
     scores = _score(trainee, stage, bank, batch, routed, valid)
@@ -83,8 +85,15 @@ def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics
             loss, sums = accumulate_gradients(policy, batch.rollouts, loss_of, **common)  # type: ignore[arg-type]
         applied = trainee.apply(loss, batch)
     meter.count("training", policy, batch.rollouts, passes=TRAINING_PASSES)
-    metrics = {**applied, **_describe(trainee, batch, sums), **(gradients.report() if diagnosed else {})}
-    return {"prompts": {name: (s.stop - s.start) // batch.group for name, s in batch.spans.items()}, **metrics}
+    metrics = {
+        **applied,
+        **_describe(trainee, stage, batch, sums),
+        **(gradients.report() if diagnosed else {}),
+    }
+    return {
+        "prompts": {name: (s.stop - s.start) // batch.group for name, s in batch.spans.items()},
+        **metrics,
+    }
 
 
 def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Route]]:
@@ -104,7 +113,9 @@ def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Rout
         )
     trainee.meter.count("generation", trainee.policy, batch.rollouts)
     trainee.check_truncation(batch)
-    return batch, routes(stage, {name: count for name, count in counts.items() if count}, seed=job.seed("route", trainee.step))
+    return batch, routes(
+        stage, {name: count for name, count in counts.items() if count}, seed=job.seed("route", trainee.step)
+    )
 
 
 def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batch | None, list[Route]]:
@@ -161,7 +172,11 @@ def _score(
                 for route in own:
                     tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
                     trainee.meter.count_tokens("scored", route.domain, tokens)
-            found.append(Scores(name=name, role=role, rows=rows, routes=tuple(own), scored=scored, valid_V=valid.get(name)))
+            found.append(
+                Scores(
+                    name=name, role=role, rows=rows, routes=tuple(own), scored=scored, valid_V=valid.get(name)
+                )
+            )
     return found
 
 
@@ -170,7 +185,9 @@ def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
     trained_BT = batch.rollouts.trained_BT
     names = list(batch.spans)
     means = trainee.memory.get("means", {})
-    tokens = {name: trainee.average(f"tokens/{name}", float(trained_BT[batch.spans[name]].sum())) for name in names}
+    tokens = {
+        name: trainee.average(f"tokens/{name}", float(trained_BT[batch.spans[name]].sum())) for name in names
+    }
     if stage.balance == "token_share":
         weight_D = balance.token_share([max(tokens[name], 1.0) for name in names])
     elif stage.balance == "remaining_gap":
@@ -188,13 +205,13 @@ def _reward_advantage(stage: Distill, batch: Batch) -> Tensor | None:
     return group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None
 
 
-def _describe(trainee: Trainee, batch: Batch, sums: dict[str, float]) -> Metrics:
+def _describe(trainee: Trainee, stage: Distill, batch: Batch, sums: dict[str, float]) -> Metrics:
     """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (tokens x dispersion)."""
     trained_B = batch.rollouts.trained_BT.sum(1)
     domains: dict[str, dict[str, float]] = {}
     for name, span in batch.spans.items():
         tokens = int(trained_B[span].sum())
-        if trainee.job.stage.kind == "distill" and trainee.job.stage.on_policy:
+        if stage.on_policy:
             trainee.meter.count_tokens("generated", name, tokens)
         trainee.meter.count_tokens("trained", name, tokens)
         row = {

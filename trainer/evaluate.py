@@ -1,4 +1,4 @@
-"""Scores on fixed prompts: pass rate per domain with its standard error, lengths, truncation, entropy, KL to references.
+"""Scores on fixed prompts: pass rate per domain with its standard error, lengths, truncation, entropy, KL.
 
 The prompts are the same for every model and stage, and so are the random numbers that pick the tokens, which makes
 differences between models sharper than their levels.
@@ -116,5 +116,3 @@ def kl_sums(
 
 def _logits_at(policy: Policy, rollouts: Rollouts, index_N: Tensor, temperature: float) -> Tensor:
     return policy.logits(hidden_states(policy, rollouts).flatten(0, 1)[index_N]) / temperature
-
-

@@ -10,11 +10,12 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from mopdsim.errors import Interrupted
@@ -36,7 +37,13 @@ class Progress:
         if not self.quiet and sys.stderr.isatty():
             from tqdm import tqdm
 
-            self.bars[node.key] = tqdm(total=100, desc=node.label, unit="%", leave=False, bar_format="{desc:<28} {bar} {percentage:3.0f}% {elapsed}")
+            self.bars[node.key] = tqdm(
+                total=100,
+                desc=node.label,
+                unit="%",
+                leave=False,
+                bar_format="{desc:<28} {bar} {percentage:3.0f}% {elapsed}",
+            )
 
     def advance(self, key: str, done: float) -> None:
         if key in self.bars:
@@ -51,7 +58,11 @@ class Progress:
             return
         rates = [row["pass_rate"] for row in summary["domains"].values()]
         how = "from the store" if cached else f"{summary.get('wall_seconds', 0.0):.1f} s"
-        print(f"  {node.label:<28} mean score {sum(rates) / len(rates):.3f}   {how}", file=sys.stderr, flush=True)
+        print(
+            f"  {node.label:<28} mean score {sum(rates) / len(rates):.3f}   {how}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def execute(plan: Plan, store: Store, *, workers: int, progress: Progress) -> dict[str, dict[str, Any]]:
@@ -78,7 +89,7 @@ def _alone(plan: Plan, store: Store, summaries: dict[str, dict[str, Any]], progr
     for node in plan.nodes:
         if node.key not in summaries:
             progress.start(node)
-            report: Callable[[float], None] = lambda done, key=node.key: progress.advance(key, done)  # type: ignore[misc]
+            report = partial(progress.advance, node.key)
             summaries[node.key] = run_job(node.job, node.made_from, store.root, report)
             progress.finish(node, summaries[node.key], cached=False)
 
@@ -95,7 +106,9 @@ def _side_by_side(
     running: dict[Future[dict[str, Any]], Node] = {}
     try:
         while waiting or running:
-            for node in [n for n in waiting if all(key in summaries for key in n.needs)][: workers - len(running)]:
+            for node in [n for n in waiting if all(key in summaries for key in n.needs)][
+                : workers - len(running)
+            ]:
                 waiting.remove(node)
                 progress.start(node)
                 running[pool.submit(_work, node, store)] = node
@@ -105,7 +118,9 @@ def _side_by_side(
                 summaries[node.key] = future.result()
                 progress.finish(node, summaries[node.key], cached=False)
     except BrokenProcessPool:
-        raise Interrupted("a worker process was killed; run `mopd train resume` with the run's directory to go on") from None
+        raise Interrupted(
+            "a worker process was killed; run `mopd train resume` with the run's directory to go on"
+        ) from None
     finally:
         for process in list((pool._processes or {}).values()):
             process.terminate()
@@ -163,5 +178,3 @@ def default_workers(device: str) -> int:
     import os
 
     return 1 if device != "cpu" else max(1, min(8, len(os.sched_getaffinity(0))))
-
-

@@ -49,6 +49,16 @@ class Job:
     weights: Mapping[str, Path]
     directory: Path
 
+    @property
+    def name(self) -> str:
+        """The stage's name, for messages."""
+        return BASE if self.stage is None else self.stage.name
+
+    @property
+    def init(self) -> str:
+        """The stage whose weights this one starts from."""
+        return BASE if self.stage is None else self.stage.init
+
     def seed(self, *parts: object) -> int:
         """A seed that depends on the stage's key and `parts` alone."""
         text = "/".join(map(str, (self.key, *parts)))
@@ -113,7 +123,7 @@ class Trainee:
         return self.step >= self.amounts.steps or spent
 
     def apply(self, loss: float, batch: Batch) -> Metrics:
-        """One optimiser step on param.grad. DivergenceError on a non-finite loss or gradient, the batch kept on disk."""
+        """One optimiser step on param.grad. DivergenceError, the batch on disk, on a non-finite loss or gradient."""
         rate = self.learning_rate()
         parameters = list(self.policy.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.amounts.max_grad_norm))
@@ -128,10 +138,12 @@ class Trainee:
     def _diverged(self, loss: float, norm: float, batch: Batch) -> None:
         rollouts = batch.rollouts
         dump = self.job.directory / "diverged.safetensors"
-        tensors = {name: value.contiguous().cpu() for name, value in vars(rollouts).items() if name != "group"}
+        tensors = {
+            name: value.contiguous().cpu() for name, value in vars(rollouts).items() if name != "group"
+        }
         save_file({**tensors, "reward_B": batch.reward_B.cpu()}, dump, metadata={"step": str(self.step)})
         raise DivergenceError(
-            f"stage {self.job.stage.name!r}, step {self.step}: loss {loss}, gradient norm {norm}: must be finite; "
+            f"stage {self.job.name!r}, step {self.step}: loss {loss}, gradient norm {norm}: must be finite; "
             f"the last good checkpoint is kept and the batch is in {dump}; lower learning_rate "
             f"({self.amounts.learning_rate}) and run again"
         )
@@ -144,7 +156,7 @@ class Trainee:
         limit = self.job.settings.max_truncation
         if len(recent) == TRUNCATION_WINDOW and sum(recent) / TRUNCATION_WINDOW > limit:
             raise MopdError(
-                f"stage {self.job.stage.name!r}, step {self.step}: {sum(recent) / TRUNCATION_WINDOW:.0%} of the samples "
+                f"stage {self.job.name!r}, step {self.step}: {sum(recent) / TRUNCATION_WINDOW:.0%} of the samples "
                 f"were cut off over {TRUNCATION_WINDOW} steps (limit {limit:.0%}): raise the domains' max_new_tokens, "
                 "or check that the model's end-of-sequence token is the one its chat template closes a turn with"
             )
@@ -165,11 +177,21 @@ def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> M
         while not trainee.finished():
             if trainee.step % settings.evaluate_every == 0:
                 scores = _score(trainee, "validation", settings.validation_items, references)
-                log.write({"kind": "evaluation", "step": trainee.step, "split": "validation", "domains": scores})
+                log.write(
+                    {"kind": "evaluation", "step": trainee.step, "split": "validation", "domains": scores}
+                )
             before = dict(trainee.meter.seconds)
             metrics = step_of(trainee)
             seconds = {phase: value - before[phase] for phase, value in trainee.meter.seconds.items()}
-            log.write({"kind": "step", "step": trainee.step, **metrics, "flops": trainee.meter.spent, "seconds": seconds})
+            log.write(
+                {
+                    "kind": "step",
+                    "step": trainee.step,
+                    **metrics,
+                    "flops": trainee.meter.spent,
+                    "seconds": seconds,
+                }
+            )
             trainee.step += 1
             if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
                 state = {
@@ -178,7 +200,11 @@ def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> M
                     "meter": trainee.meter.state(),
                 }
                 checkpoint.save(
-                    checkpoints, step=trainee.step, model=trainee.policy.model, optimizer=trainee.optimizer, state=state
+                    checkpoints,
+                    step=trainee.step,
+                    model=trainee.policy.model,
+                    optimizer=trainee.optimizer,
+                    state=state,
                 )
             report(_progress(trainee))
         scores = _score(trainee, "test", settings.test_items, references)
@@ -194,12 +220,18 @@ def spent_summary(meter: Meter, job: Job) -> Metrics:
 
 def _start(job: Job) -> Trainee:
     if job.amounts is None:
-        raise ValueError(f"stage {job.stage.name!r} has no amounts")
-    policy = job.load(job.stage.init)
+        raise ValueError(f"stage {job.name!r} has no amounts")
+    policy = job.load(job.init)
     optimizer = torch.optim.AdamW(
-        policy.parameters(), lr=job.amounts.learning_rate, weight_decay=job.amounts.weight_decay, betas=BETAS, fused=True
+        policy.parameters(),
+        lr=job.amounts.learning_rate,
+        weight_decay=job.amounts.weight_decay,
+        betas=BETAS,
+        fused=True,
     )
-    state = checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer) or {}
+    state = (
+        checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer) or {}
+    )
     return Trainee(
         job=job,
         amounts=job.amounts,
@@ -215,12 +247,13 @@ def _start(job: Job) -> Trainee:
 
 def _references(job: Job) -> Mapping[str, Policy]:
     """What KL is measured against: the recipe's base ("base") and the stage's parent, loaded when needed."""
-    assert job.stage is not None
-    names = list(dict.fromkeys((BASE, job.stage.init)))
+    names = list(dict.fromkeys((BASE, job.init)))
     return Bank({name: job.weights[name] for name in names}, job.load).mapping(names)
 
 
-def _score(trainee: Trainee, split: Split, items: int, references: Mapping[str, Policy]) -> dict[str, dict[str, float]]:
+def _score(
+    trainee: Trainee, split: Split, items: int, references: Mapping[str, Policy]
+) -> dict[str, dict[str, float]]:
     return evaluate(
         trainee.policy,
         trainee.tasks,
@@ -235,7 +268,11 @@ def _score(trainee: Trainee, split: Split, items: int, references: Mapping[str, 
 def _progress(trainee: Trainee) -> float:
     """Share of the stage that is done, by whichever limit is nearer."""
     steps = trainee.step / trainee.amounts.steps
-    return steps if trainee.amounts.max_flops is None else max(steps, trainee.meter.spent / trainee.amounts.max_flops)
+    return (
+        steps
+        if trainee.amounts.max_flops is None
+        else max(steps, trainee.meter.spent / trainee.amounts.max_flops)
+    )
 
 
 class _Log:
@@ -248,7 +285,9 @@ class _Log:
             self.file.truncate(keep)
             self.file.seek(keep)
         except OSError as error:
-            raise MopdError(f"{path}: cannot be written: {error.strerror}; free space or choose --out") from error
+            raise MopdError(
+                f"{path}: cannot be written: {error.strerror}; free space or choose --out"
+            ) from error
 
     def __enter__(self) -> _Log:
         return self
@@ -261,7 +300,9 @@ class _Log:
             self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
             self.file.flush()
         except OSError as error:
-            raise MopdError(f"{self.path}: cannot be written: {error.strerror}; free space or choose --out") from error
+            raise MopdError(
+                f"{self.path}: cannot be written: {error.strerror}; free space or choose --out"
+            ) from error
 
     def size(self) -> int:
         return self.file.tell()

@@ -24,7 +24,9 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
         case "ties":
             combine = merging.ties(stage.scale, stage.density, weights)
     with atomic_directory(job.directory / "weights") as partial:
-        merging.merge_directories(combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial)
+        merging.merge_directories(
+            combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
+        )
     report(0.5)
     settings = job.settings
     meter = Meter()

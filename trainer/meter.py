@@ -77,8 +77,6 @@ def forward_flops(policy: Policy, rollouts: Rollouts) -> float:
     return body + attention + 2.0 * head * float(rollouts.trained_BT.sum())
 
 
-
-
 @lru_cache(maxsize=32)
 def _shape(config: str) -> Model:
     return Model.from_config(json.loads(config))

@@ -29,7 +29,9 @@ def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float3
     logging.disable_progress_bar()
     place = check_device(device)
     if isinstance(source, Path) and not (source / "config.json").is_file():
-        raise NotFoundError(f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one")
+        raise NotFoundError(
+            f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one"
+        )
     try:
         model = AutoModelForCausalLM.from_pretrained(
             source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
@@ -59,7 +61,9 @@ def save_policy(policy: Policy, directory: Path) -> None:
             policy.tokenizer.save_pretrained(partial)
         except Exception as error:
             if isinstance(error, OSError) or "os error" in str(error):
-                raise MopdError(f"{directory}: weights cannot be written: {error}; free space or choose --out") from error
+                raise MopdError(
+                    f"{directory}: weights cannot be written: {error}; free space or choose --out"
+                ) from error
             raise
 
 

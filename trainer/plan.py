@@ -45,7 +45,9 @@ class Node:
         amounts = self.job.amounts
         if amounts is None:
             return 1.0
-        return amounts.max_flops or 1e8 * amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
+        return (
+            amounts.max_flops or 1e8 * amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,11 @@ def plan(
     nodes: dict[str, Node] = {}
     keys: dict[str, dict[str, str]] = {}
     for label, recipe in recipes.items():
-        chosen = settings if settings.probes or model != TINY else settings.model_copy(update={"probes": _probes(recipe)})
+        chosen = (
+            settings
+            if settings.probes or model != TINY
+            else settings.model_copy(update={"probes": _probes(recipe)})
+        )
         base = _base(recipe, model, chosen, store, start_amounts)
         nodes.setdefault(base.key, base)
         external = base.job.stage is None
@@ -100,18 +106,24 @@ def _probes(recipe: Recipe) -> tuple[str, ...]:
     return tuple(probe for probe, skills in PROBES.items() if set(skills) <= names)
 
 
-def _base(recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None) -> Node:
+def _base(
+    recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
+) -> Node:
     """The model a recipe starts from: a scored directory, or `tiny` with its start."""
     if model != TINY:
         directory = model_directory(model)
-        return _node(None, None, fingerprint(directory), directory, recipe.domains, settings, store, label="base")
+        return _node(
+            None, None, fingerprint(directory), directory, recipe.domains, settings, store, label="base"
+        )
     seed = settings.seed
     directory = store.root / f"tiny-{seed}"
     if not (directory / "config.json").is_file():
         init_tiny(directory, seed=seed)
     start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
     amounts = start_amounts or default_amounts("tiny", "sft")
-    return _node(start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=START)
+    return _node(
+        start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=START
+    )
 
 
 def _node(
@@ -128,11 +140,21 @@ def _node(
     """A node that depends on a model directory alone."""
     if stage is not None and amounts is not None:
         alone = Recipe(
-            name=START, domains=tuple(domains), amounts_name="tiny", stages=(stage,), amounts={START: amounts}, output=START
+            name=START,
+            domains=tuple(domains),
+            amounts_name="tiny",
+            stages=(stage,),
+            amounts={START: amounts},
+            output=START,
         )
         made_from = stage_keys(alone, settings, model_key, ALGORITHM_VERSIONS)[START]
     else:
-        made_from = {"stage": None, "base": model_key, "domains": list(domains), "settings": settings.model_dump(mode="json")}
+        made_from = {
+            "stage": None,
+            "base": model_key,
+            "domains": list(domains),
+            "settings": settings.model_dump(mode="json"),
+        }
     key = key_of(made_from)
     job = Job(
         key=key,
@@ -155,7 +177,9 @@ def model_directory(model: str) -> Path:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = snapshot_download(model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"])
+        found = snapshot_download(
+            model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+        )
     except (OSError, ValueError, HFValidationError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NotFoundError(

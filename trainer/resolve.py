@@ -31,17 +31,23 @@ def resolve_recipe(name: str, domains: Sequence[str], amounts: AmountsName, chan
     pairs = [_pair(change) for change in changes]
     if name.endswith(".toml"):
         if domains:
-            raise UsageError(f"domains = {','.join(domains)}: a recipe file names its own; edit {name} instead")
+            raise UsageError(
+                f"domains = {','.join(domains)}: a recipe file names its own; edit {name} instead"
+            )
         document = recipe_file.read_toml(Path(name))
         paths = pairs
     else:
         if name not in recipes.CATALOGUE:
-            raise NotFoundError(f"no recipe {name!r}{did_you_mean(name, recipes.CATALOGUE)}; a file ends in .toml")
+            raise NotFoundError(
+                f"no recipe {name!r}{did_you_mean(name, recipes.CATALOGUE)}; a file ends in .toml"
+            )
         options = inspect.signature(recipes.CATALOGUE[name]).parameters
         chosen = {key: value for key, value in pairs if "." not in key}
         for key in chosen:
             if key not in options:
-                raise UsageError(f"--set {key}: recipe {name!r} has no such option{did_you_mean(key, options)}")
+                raise UsageError(
+                    f"--set {key}: recipe {name!r} has no such option{did_you_mean(key, options)}"
+                )
         made = recipes.recipe(name, domains or DEFAULT_DOMAINS, **{"amounts": amounts, **chosen})
         document = recipe_file.to_document(made)
         paths = [(key, value) for key, value in pairs if "." in key]
@@ -64,7 +70,9 @@ def resolve_settings(changes: Sequence[str], **flags: Any) -> Settings:
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
         where = ".".join(map(str, problem["loc"]))
-        raise UsageError(f"{where} = {problem['input']!r}: must {problem['msg'].removeprefix('Input should ')}") from None
+        raise UsageError(
+            f"{where} = {problem['input']!r}: must {problem['msg'].removeprefix('Input should ')}"
+        ) from None
     for spec in settings.probes:
         task(spec)
     return settings
@@ -89,7 +97,9 @@ def _set(document: dict[str, Any], path: str, value: Any) -> None:
         if isinstance(place, list):
             named = {item.get("name"): item for item in place if isinstance(item, dict)}
             if step not in named:
-                raise UsageError(f"--set {path}: no stage {step!r}{did_you_mean(step, [str(name) for name in named])}")
+                raise UsageError(
+                    f"--set {path}: no stage {step!r}{did_you_mean(step, [str(name) for name in named])}"
+                )
             place = named[step]
         elif isinstance(place, dict):
             if step not in place and depth == 0:

@@ -53,7 +53,11 @@ def _step(trainee: Trainee, stage: Rl, bank: Bank | None) -> Metrics:
     truncated = trainee.check_truncation(batch)
     advantage_B, zero_signal_U = advantages(batch, stage)
     metrics = _describe(trainee, batch, advantage_B, zero_signal_U, stage)
-    kept_B = ~zero_signal_U.repeat_interleave(batch.group) if stage.zero_signal == "drop" else torch.ones_like(advantage_B) > 0
+    kept_B = (
+        ~zero_signal_U.repeat_interleave(batch.group)
+        if stage.zero_signal == "drop"
+        else torch.ones_like(advantage_B) > 0
+    )
     parts = _minibatches(batch, kept_B, stage.updates_per_batch)
     for number, (part, row_M) in enumerate(parts):
         diagnosed = number == 0 and trainee.step % job.settings.diagnose_every == 0
@@ -64,7 +68,9 @@ def _step(trainee: Trainee, stage: Rl, bank: Bank | None) -> Metrics:
 def advantages(batch: Batch, stage: Rl) -> tuple[Tensor, Tensor]:
     """advantage_B with the domains' reward weights, and zero_signal_U: prompts whose rewards are all equal."""
     domain_B = batch.domain_ids().to(batch.reward_B.device)
-    advantage_B, zero_signal_U = group_advantages(batch.reward_B, batch.group, stage.advantage_scale, domain_B)
+    advantage_B, zero_signal_U = group_advantages(
+        batch.reward_B, batch.group, stage.advantage_scale, domain_B
+    )
     weights = [stage.reward_weights.get(name, 1.0) for name in batch.spans]
     return advantage_B * spread(batch.spans, weights).to(advantage_B), zero_signal_U
 
@@ -87,7 +93,9 @@ def _update(
     meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
     for name, span in batch.spans.items():
         meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
-    metrics = {name.removesuffix("_sum").removesuffix("_count"): value / tokens for name, value in sums.items()}
+    metrics = {
+        name.removesuffix("_sum").removesuffix("_count"): value / tokens for name, value in sums.items()
+    }
     return {**applied, **metrics, **(gradients.report() if diagnosed else {})}
 
 
@@ -107,7 +115,9 @@ def _loss_of(trainee: Trainee, stage: Rl, bank: Bank | None, rollouts: Rollouts,
         reference_N = None
         if scored is not None:
             with torch.no_grad():
-                reference_N, _ = token_logprob(scored.logits(scored.hidden_MD[index_N]) / temperature, token_M[index_N])
+                reference_N, _ = token_logprob(
+                    scored.logits(scored.hidden_MD[index_N]) / temperature, token_M[index_N]
+                )
         loss, metrics = policy_gradient(
             logprob_N,
             behaviour_M[index_N],
@@ -132,7 +142,10 @@ def _minibatches(batch: Batch, kept_B: Tensor, count: int) -> list[tuple[Batch, 
         if not len(chosen):
             continue
         row_M = (chosen[:, None] * batch.group + torch.arange(batch.group, device=chosen.device)).flatten()
-        edges = {name: (int((row_M < span.start).sum()), int((row_M < span.stop).sum())) for name, span in batch.spans.items()}
+        edges = {
+            name: (int((row_M < span.start).sum()), int((row_M < span.stop).sum()))
+            for name, span in batch.spans.items()
+        }
         part = Batch(
             items=tuple(batch.items[u] for u in chosen.tolist()),
             rollouts=batch.rollouts.rows(row_M),
@@ -152,7 +165,10 @@ def _curriculum(trainee: Trainee, stage: Rl) -> dict[str, float]:
         return {name: share for place, (name, share) in enumerate(shares.items()) if place < entered}
     if stage.curriculum == "signal":
         rates = {name: trainee.memory.get("means", {}).get(f"reward/{name}", 0.5) for name in shares}
-        return {name: share * max(0.05, min(1.0, rates[name]) * (1 - min(1.0, rates[name]))) for name, share in shares.items()}
+        return {
+            name: share * max(0.05, min(1.0, rates[name]) * (1 - min(1.0, rates[name])))
+            for name, share in shares.items()
+        }
     return shares
 
 
@@ -176,4 +192,8 @@ def _describe(
             "token_share": tokens / max(float(trained_B.sum()), 1.0),
             "effective_share": float(mass_B[span].sum()) / max(float(mass_B.sum()), 1e-12),
         }
-    return {"domains": domains, "reward": float(batch.reward_B.mean()), "zero_signal": float(zero_signal_U.float().mean())}
+    return {
+        "domains": domains,
+        "reward": float(batch.reward_B.mean()),
+        "zero_signal": float(zero_signal_U.float().mean()),
+    }

@@ -39,7 +39,9 @@ def routes(stage: Distill, counts: Mapping[str, int], *, seed: int) -> list[Rout
     for domain, count in counts.items():
         own = teachers_of(stage, domain)
         others = [t.stage for t in stage.teachers if t.stage not in own]
-        astray = sorted(rng.choice(others) for _ in range(count) if others and rng.random() < stage.misrouting)
+        astray = sorted(
+            rng.choice(others) for _ in range(count) if others and rng.random() < stage.misrouting
+        )
         sent: list[tuple[int, Mapping[str, float]]] = [(count - len(astray), own)]
         sent += [(astray.count(name), {name: 1.0}) for name in dict.fromkeys(astray)]
         for size, teachers in sent:

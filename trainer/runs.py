@@ -1,9 +1,9 @@
 """A run: one recipe carried out into a directory of plain files, and read back.
 
-    config.toml     the recipe          resolved.json  model, settings, workers, store
-    manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
-    metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
-    weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
+config.toml     the recipe          resolved.json  model, settings, workers, store
+manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
+metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
+weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         found: dict[str, Any] = json.loads(path.read_text())
     except FileNotFoundError:
-        raise NotFoundError(f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run") from None
+        raise NotFoundError(
+            f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run"
+        ) from None
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON: {error}; the run directory is damaged") from None
     return found
@@ -107,10 +109,14 @@ def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Stor
         if config.exists():
             before = read_json(out / "resolved.json")
             if config.read_text() != text or any(before[key] != resolved[key] for key in same):
-                raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
+                raise UsageError(
+                    f"{out}: holds a run of another recipe, model or settings; choose another --out"
+                )
         config.write_text(text)
     except OSError as error:
-        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise MopdError(
+            f"{out}: cannot be written: {error.strerror or error}; choose another --out"
+        ) from error
     write_json(out / "resolved.json", resolved)
     write_json(out / "manifest.json", manifest(settings.device))
     _status(out, "running")
@@ -124,10 +130,14 @@ def manifest(device: str) -> dict[str, Any]:
         "argv": sys.argv[1:],
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("mopd", "torch", "transformers", "tokenizers", "numpy")},
+        "versions": {
+            name: version(name) for name in ("mopd", "torch", "transformers", "tokenizers", "numpy")
+        },
         "platform": platform.platform(),
         "cpus": len(os.sched_getaffinity(0)),
-        "device": torch.cuda.get_device_name() if device != "cpu" else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name()
+        if device != "cpu"
+        else platform.processor() or platform.machine(),
         "git": _git(),
     }
 
@@ -136,8 +146,12 @@ def _git() -> dict[str, Any] | None:
     """Revision and whether the tree differs from it; None outside a checkout."""
     root = Path(__file__).parent
     try:
-        revision = subprocess.run(["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True)
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True)
+        revision = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
+        )
+        dirty = subprocess.run(
+            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return {"revision": revision.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
@@ -153,7 +167,10 @@ def _summary(
         stages[name] = {
             "key": keys[name],
             "kind": "base" if name == BASE else recipe.stage[name].kind,
-            **{field: found[field] for field in ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes")},
+            **{
+                field: found[field]
+                for field in ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes")
+            },
             "wall_seconds": found["wall_seconds"],
         }
     own = [row for name, row in stages.items() if name != BASE]
@@ -164,7 +181,11 @@ def _summary(
         "amounts": recipe.amounts_name,
         "stages": stages,
         "scores": {
-            domain: {"start": stages[BASE]["domains"][domain]["pass_rate"], "final": row["pass_rate"], "se": row["se"]}
+            domain: {
+                "start": stages[BASE]["domains"][domain]["pass_rate"],
+                "final": row["pass_rate"],
+                "se": row["se"],
+            }
             for domain, row in stages[recipe.output]["domains"].items()
         },
         "flops": sum(value for phase, value in flops.items() if phase != "evaluation"),
@@ -185,7 +206,9 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
         shutil.rmtree(out / "weights", ignore_errors=True)
         shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
     except OSError as error:
-        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; free space or choose --out") from error
+        raise MopdError(
+            f"{out}: cannot be written: {error.strerror or error}; free space or choose --out"
+        ) from error
     write_json(out / "summary.json", summary)
 
 
@@ -202,4 +225,6 @@ def _status(out: Path, status: str) -> None:
     try:
         (out / "STATUS").write_text(status + "\n")
     except OSError as error:
-        raise MopdError(f"{out}: cannot be written: {error.strerror or error}; choose another --out") from error
+        raise MopdError(
+            f"{out}: cannot be written: {error.strerror or error}; choose another --out"
+        ) from error

@@ -44,4 +44,9 @@ def _step(trainee: Trainee, stage: Sft) -> Metrics:
     tokens = int(rollouts.trained_BT.sum())
     for name, span in batch.spans.items():
         trainee.meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
-    return {**applied, "prompts": counts, "accuracy": sums["correct_count"] / tokens, "entropy": sums["entropy_sum"] / tokens}
+    return {
+        **applied,
+        "prompts": counts,
+        "accuracy": sums["correct_count"] / tokens,
+        "entropy": sums["entropy_sum"] / tokens,
+    }

@@ -18,12 +18,26 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     """Scores by stage and domain with what each stage cost."""
     stages = summary["stages"]
     domains = list(next(iter(stages.values()))["domains"])
-    lines = [" ".join([f"{'stage':<18}", *(f"{domain[:15]:>15}" for domain in domains), f"{'TFLOP':>9} {'seconds':>8}"])]
+    lines = [
+        " ".join(
+            [f"{'stage':<18}", *(f"{domain[:15]:>15}" for domain in domains), f"{'TFLOP':>9} {'seconds':>8}"]
+        )
+    ]
     for name, row in stages.items():
         cells = [f"{row['domains'][d]['pass_rate']:.3f} ±{row['domains'][d]['se']:.3f}" for d in domains]
         spent = sum(value for phase, value in row["flops"].items() if phase != "evaluation") / 1e12
-        lines.append(" ".join([f"{name:<18}", *(f"{cell:>15}" for cell in cells), f"{spent:9.3f} {row['wall_seconds']:8.1f}"]))
-    lines.append(f"run {summary['run']}: {summary['seconds']:.1f} s, weights sha256 {summary['weights_sha256'][:16]}")
+        lines.append(
+            " ".join(
+                [
+                    f"{name:<18}",
+                    *(f"{cell:>15}" for cell in cells),
+                    f"{spent:9.3f} {row['wall_seconds']:8.1f}",
+                ]
+            )
+        )
+    lines.append(
+        f"run {summary['run']}: {summary['seconds']:.1f} s, weights sha256 {summary['weights_sha256'][:16]}"
+    )
     return "\n".join(lines)
 
 
@@ -46,8 +60,16 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
         writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in PHASES)])
         for name, row in summary["stages"].items():
             for domain, score in row["domains"].items():
-                cells = [name, row["kind"], domain, *(score[f] for f in fields), *(row["flops"][p] for p in PHASES)]
-                writer.writerow([f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells])
+                cells = [
+                    name,
+                    row["kind"],
+                    domain,
+                    *(score[f] for f in fields),
+                    *(row["flops"][p] for p in PHASES),
+                ]
+                writer.writerow(
+                    [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells]
+                )
     return [path]
 
 
@@ -73,7 +95,10 @@ def draw_curves(directory: Path) -> list[Path]:
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     files = []
-    for name, frame, y, facet in (("scores", scores, "pass rate", "stage"), ("training", training, "value", "quantity")):
+    for name, frame, y, facet in (
+        ("scores", scores, "pass rate", "stage"),
+        ("training", training, "value", "quantity"),
+    ):
         if frame.empty:
             continue
         color = "domain" if name == "scores" else "stage"
@@ -104,7 +129,9 @@ def evaluate_directory(
     if (directory / "resolved.json").is_file():
         weights = directory / "weights"
         if not weights.is_dir():
-            raise NotFoundError(f"{directory}: the run has no final weights yet; finish it with `mopd train resume`")
+            raise NotFoundError(
+                f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
+            )
         domains = domains or list(read_json(directory / "summary.json")["scores"])
     if not domains:
         raise UsageError("domains: none given, and a model directory names none; add --domains a,b,c")

@@ -37,7 +37,9 @@ def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Re
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise MopdError(f"{place}: another process is working on this stage; wait for it or choose another --out") from None
+            raise MopdError(
+                f"{place}: another process is working on this stage; wait for it or choose another --out"
+            ) from None
         start = time.perf_counter()
         try:
             summary = _run(job, report)

@@ -71,7 +71,9 @@ class Store:
             partial.write_text(status + "\n")
             partial.replace(place)
         except OSError as error:
-            raise MopdError(f"{place}: cannot be written: {error.strerror}; free space or choose --out") from error
+            raise MopdError(
+                f"{place}: cannot be written: {error.strerror}; free space or choose --out"
+            ) from error
 
     def _made_from(self, key: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.directory(key) / "made_from.json").read_text())
@@ -127,7 +129,9 @@ def _renamed(structure: dict[str, Any], keys: Mapping[str, str]) -> dict[str, An
     """The stage with the keys of other stages in place of their names."""
     renamed = {**structure, "init": keys[structure["init"]]}
     if "teachers" in structure:
-        renamed["teachers"] = [{**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]]
+        renamed["teachers"] = [
+            {**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]
+        ]
     if "inputs" in structure:
         renamed["inputs"] = [keys[name] for name in structure["inputs"]]
     return renamed

@@ -48,13 +48,18 @@ class Target:
 
 
 def loss_function(target: Target) -> LossOf:
-    """The loss of the student's logits. Metrics: NAME|domain:QUANTITY and NAME|teacher:QUANTITY, sums over positions."""
+    """The loss of the student's logits. Metrics, sums over positions: NAME|domain:QUANTITY, NAME|teacher:QUANTITY."""
     stage, rollouts = target.stage, target.rollouts
     group, width = rollouts.group, rollouts.response_BT.shape[1]
     token_M, weight_M, behaviour_M = (
         x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
     )
-    pieces = [_Piece(score, route, group, width) for score in target.scores if score.role == "teacher" for route in score.routes]
+    pieces = [
+        _Piece(score, route, group, width)
+        for score in target.scores
+        if score.role == "teacher"
+        for route in score.routes
+    ]
     reference = next((score for score in target.scores if score.role == "reference"), None)
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
@@ -71,10 +76,19 @@ def loss_function(target: Target) -> LossOf:
             teacher_NV = piece.logits(at_N) / target.temperature
             if stage.extrapolation != 1 and reference is not None:
                 own = _Piece(reference, piece.route, group, width)
-                teacher_NV = losses.extrapolate(teacher_NV, own.logits(at_N) / target.temperature, stage.extrapolation)
+                teacher_NV = losses.extrapolate(
+                    teacher_NV, own.logits(at_N) / target.temperature, stage.extrapolation
+                )
             share = piece.route.teachers[piece.name]
             loss, metrics = _divergence(
-                target, logits_NV[part], teacher_NV, at_N, weight_M[at_N] * share, token_M, behaviour_M, piece.valid_V
+                target,
+                logits_NV[part],
+                teacher_NV,
+                at_N,
+                weight_M[at_N] * share,
+                token_M,
+                behaviour_M,
+                piece.valid_V,
             )
             total = total + loss
             for name, value in metrics.items():
@@ -82,7 +96,9 @@ def loss_function(target: Target) -> LossOf:
             _add(sums, f"{piece.name}|teacher:kl_sum", metrics["kl_sum"])
             _add(sums, f"{piece.name}|teacher:tokens", torch.tensor(float(len(at_N))))
         if target.advantage_B is not None and stage.loss != "sampled_token":
-            total = total + stage.reward_mix * _reward_loss(target, logits_NV, index_N, token_M, behaviour_M, weight_M)
+            total = total + stage.reward_mix * _reward_loss(
+                target, logits_NV, index_N, token_M, behaviour_M, weight_M
+            )
         return total, sums
 
     return loss_of
@@ -105,7 +121,9 @@ def _divergence(
         case "forward_kl":
             return losses.forward_kl(logits_NV, teacher_NV, weight_N, valid_V=valid_V)
         case "jensen_shannon":
-            return losses.jensen_shannon(logits_NV, teacher_NV, weight_N, beta=stage.jensen_shannon_beta, valid_V=valid_V)
+            return losses.jensen_shannon(
+                logits_NV, teacher_NV, weight_N, beta=stage.jensen_shannon_beta, valid_V=valid_V
+            )
         case "top_k_reverse_kl":
             return losses.top_k_reverse_kl(logits_NV, teacher_NV, weight_N, k=stage.top_k, valid_V=valid_V)
         case "sampled_token":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import os
 import random
 import sys
@@ -28,6 +29,7 @@ from trainer.tasks.spec import Options, shared_dials
 
 SCHEME: Final = "reasoning_gym"
 POOL: Final = 10_000
+FAILURES_IN_A_ROW: Final = 20
 
 REFUSED: Final[Mapping[str, str]] = {
     "composite": "it needs a nested configuration; name its member families as domains of their own",
@@ -60,8 +62,17 @@ class GymTask(Procedural):
     config: tuple[tuple[str, Any], ...]
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
-        dataset = _dataset(self.family, self.config)
-        return _entry(self.family, self.config, rng.randrange(len(dataset)))
+        """An item of the pool. Rare places where the family's generator gives up are passed over."""
+        size = len(_dataset(self.family, self.config))
+        failures: list[Exception] = []
+        while len(failures) < FAILURES_IN_A_ROW:
+            try:
+                return _entry(self.family, self.config, rng.randrange(size))
+            except Exception as error:
+                failures.append(error)
+        raise UsageError(
+            f"domain {self.spec!r}: no item generated in {FAILURES_IN_A_ROW} tries; change its dials"
+        ) from failures[-1]
 
     def split_text(self, content: dict[str, Any]) -> str:
         question: str = content["question"]
@@ -137,13 +148,13 @@ def _configuration(options: Options, config_class: type) -> dict[str, Any]:
             case bool() as default:
                 found[key] = options.choice(key, str(default).lower(), ("true", "false")) == "true"
             case int() as default:
-                found[key] = options.whole(key, default, least=0, most=10**9)
+                found[key] = options.whole(key, default, least=-(10**9), most=10**9)
             case float() as default:
-                found[key] = options.number(key, default)
+                found[key] = options.number(key, default, least=-math.inf)
             case str() as default:
                 found[key] = options.text(key, default)
             case _:
-                raise options.error(key, "left out: it is a list or a table, which a spec cannot hold")
+                raise options.error(key, "left out: a spec holds numbers, words, true and false only")
     options.close(also=defaults)
     return found
 

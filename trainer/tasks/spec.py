@@ -10,6 +10,7 @@ Leaves out: which names exist (`trainer.tasks`).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Options:
         text = self._read(key)
         if text is None:
             return default
-        rule = f"a number from {least:g}" + (f" to {most:g}" if most < math.inf else "")
+        rule = "a number" + (f" from {least:g}" * (least > -math.inf)) + (f" to {most:g}" * (most < math.inf))
         try:
             value = float(text)
         except ValueError:
@@ -66,7 +67,7 @@ class Options:
         text = self._read(key)
         if text is None:
             return default
-        if not (text.isascii() and text.isdigit() and least <= int(text) <= most):
+        if not (re.fullmatch(r"-?[0-9]{1,18}", text) and least <= int(text) <= most):
             raise self.error(key, f"a whole number from {least} to {most}")
         return int(text)
 
@@ -78,7 +79,7 @@ class Options:
         example = f"{key}={default[0]}-{default[1]}"
         rule = f"a whole number or a range low-high within {least}-{most}, such as {example}"
         parts = text.split("-")
-        if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        if len(parts) > 2 or not all(re.fullmatch("[0-9]{1,18}", part) for part in parts):
             raise self.error(key, rule)
         low, high = int(parts[0]), int(parts[-1])
         if not least <= low <= high <= most:

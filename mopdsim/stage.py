@@ -1,0 +1,157 @@
+"""The stage kinds of the recipe language: a closed set, each a frozen value with validated fields.
+
+A stage starts from the weights of another (`init`; "base" is the model the recipe is run on). Adding a kind touches
+this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never` makes a missing arm loud.
+Leaves out: how stages hang together (`mopdsim.recipe`), amounts (`mopdsim.amounts`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mopdsim.amounts import Share, Value
+
+BASE = "base"
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Shares = Annotated[dict[str, Weight], Field(min_length=1)]
+Normalizer = Literal["token", "sequence"]
+DistillLoss = Literal[
+    "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
+]
+Balance = Literal["none", "token_share", "remaining_gap", "dispersion"]
+
+
+class Sft(Value):
+    """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples."""
+
+    kind: Literal["sft"] = "sft"
+    name: Name
+    init: str = BASE
+    domains: Shares
+
+
+class Rl(Value):
+    """Reinforcement learning with verifiable rewards (GRPO, with the choices of DAPO).
+
+    domains: shares of prompts. reward_weights: factor on a domain's advantages (1 where absent).
+    advantage_scale: divide advantages by the standard deviation of their "group", of their "domain" in this batch,
+    or not ("none"). normalizer: the loss is a mean over tokens or over sequences. clip_low, clip_high: the ratio
+    stays in [1 - low, 1 + high]. kl_coefficient: weight of KL(policy || init), estimated on the samples (k3).
+    zero_signal: groups of one reward only are dropped from the batch or kept (they then only dilute the mean).
+    curriculum: "staged" lets the domains in one after the other over the first half, in the order of `domains`;
+    "signal" draws prompts in proportion to q (1 - q), q the running pass rate.
+    updates_per_batch: optimiser steps on one batch of rollouts.
+    """
+
+    kind: Literal["rl"] = "rl"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    reward_weights: dict[str, Weight] = Field(default_factory=dict)
+    advantage_scale: Literal["group", "domain", "none"] = "group"
+    normalizer: Normalizer = "token"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Weight = 0.28
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    zero_signal: Literal["drop", "keep"] = "drop"
+    curriculum: Literal["none", "staged", "signal"] = "none"
+    updates_per_batch: Annotated[int, Field(ge=1, le=64)] = 1
+
+
+class Teacher(Value):
+    """A stage that scores the prompts of `domains`; several teachers of a domain are summed with weights."""
+
+    stage: str
+    domains: Annotated[tuple[str, ...], Field(min_length=1)]
+    weight: Weight = 1.0
+
+
+class Distill(Value):
+    """Distillation from one or several teachers, each prompt routed to its own domain's.
+
+    on_policy: the student samples and the teachers score; otherwise the teachers sample. loss: per-token
+    divergence ("sample_nll": likelihood of the teacher's samples, off-policy only). correct_only: off-policy, only
+    samples that the verifier passes. jensen_shannon_beta, top_k, max_importance_ratio: settings of the loss of
+    that name. reward_mix: weight alpha of the verifiable reward's advantage (MiMo-V2-Flash). extrapolation: lambda
+    of ExOPD (2602.12125), 1 is the teacher itself. balance: per-domain weights that even out gradient token
+    share, follow the remaining gap, or divide by signal dispersion. misrouting: probability that a prompt goes to
+    another domain's teacher.
+    """
+
+    kind: Literal["distill"] = "distill"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    on_policy: bool = True
+    loss: DistillLoss = "reverse_kl"
+    correct_only: bool = False
+    jensen_shannon_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    top_k: Annotated[int, Field(ge=1)] = 32
+    max_importance_ratio: Weight = 2.0
+    reward_mix: Annotated[float, Field(ge=0)] = 0.0
+    extrapolation: Weight = 1.0
+    balance: Balance = "none"
+    normalizer: Normalizer = "token"
+    misrouting: Share = 0.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Distill:
+        if self.on_policy and self.loss == "sample_nll":
+            raise ValueError("loss 'sample_nll' needs the teachers' samples: set on_policy = false")
+        if not self.on_policy and self.loss == "sampled_token":
+            raise ValueError("loss 'sampled_token' needs the student's samples: set on_policy = true")
+        if self.correct_only and self.on_policy:
+            raise ValueError("correct_only filters the teachers' samples: set on_policy = false")
+        if self.reward_mix and not self.on_policy:
+            raise ValueError("reward_mix needs the student's samples: set on_policy = true")
+        if self.extrapolation != 1 and self.loss == "sample_nll":
+            raise ValueError(
+                "extrapolation needs the teachers' scores: choose another loss than 'sample_nll'"
+            )
+        if self.misrouting and len(self.teachers) < 2:
+            raise ValueError("misrouting needs at least two teachers")
+        return self
+
+
+class Merge(Value):
+    """Weights combined without training: their average, init + scale * sum of deltas, or TIES of the deltas.
+
+    weights: per input, 1 each where absent (an average divides by their sum). density: share of each delta that
+    TIES keeps.
+    """
+
+    kind: Literal["merge"] = "merge"
+    name: Name
+    init: str = BASE
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    method: Literal["average", "task_arithmetic", "ties"] = "average"
+    weights: tuple[Weight, ...] = ()
+    scale: Weight = 1.0
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _one_weight_each(self) -> Merge:
+        if self.weights and len(self.weights) != len(self.inputs):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.inputs)} inputs: give one each or none"
+            )
+        return self
+
+
+TrainedStage = Sft | Rl | Distill
+AnyStage = Sft | Rl | Distill | Merge
+Stage = Annotated[AnyStage, Field(discriminator="kind")]
+
+
+def parents(stage: AnyStage) -> tuple[str, ...]:
+    """Names of the stages (or "base") whose weights a stage reads, its own start first, each once."""
+    others: tuple[str, ...] = ()
+    if isinstance(stage, Distill):
+        others = tuple(teacher.stage for teacher in stage.teachers)
+    elif isinstance(stage, Merge):
+        others = stage.inputs
+    return tuple(dict.fromkeys((stage.init, *others)))
