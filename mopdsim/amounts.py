@@ -21,9 +21,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Value(BaseModel):
-    """A frozen value without unknown keys."""
+    """A frozen value without unknown keys and without numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class Amounts(Value):
@@ -48,8 +48,8 @@ class Amounts(Value):
     max_flops: Positive | None = None
 
     def scaled(self, factor: float) -> Amounts:
-        """The same with `factor` times the steps (at least 2) and the FLOPs ceiling, nothing else."""
-        steps = max(2, round(self.steps * factor))
+        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling."""
+        steps = max(min(2, self.steps), round(self.steps * factor))
         flops = None if self.max_flops is None else self.max_flops * factor
         return self.model_copy(update={"steps": steps, "max_flops": flops})
 
@@ -61,9 +61,9 @@ def default_amounts(name: AmountsName, kind: TrainedKind) -> Amounts:
 
 _SETS: dict[AmountsName, dict[TrainedKind, Amounts]] = {
     "tiny": {
-        "sft": Amounts(steps=300, prompts_per_step=256, learning_rate=3e-3, warmup_steps=20),
-        "rl": Amounts(steps=60, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
-        "distill": Amounts(steps=150, prompts_per_step=64, learning_rate=1e-3),
+        "sft": Amounts(steps=200, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20),
+        "rl": Amounts(steps=80, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3),
+        "distill": Amounts(steps=200, prompts_per_step=32, learning_rate=1e-3),
     },
     "small": {
         "sft": Amounts(steps=400, prompts_per_step=64, learning_rate=1e-5, warmup_steps=20),

@@ -35,14 +35,11 @@ PRIOR_SD: dict[str, dict[str, float]] = {
     },
     "train_throughput": {
         "flops_efficiency": 0.3, "precision_power": 0.3, "attention_efficiency": 0.5, "expert_overhead": 0.5,
-        "elementwise_passes": 0.7, "tensor_traffic": 0.5, "expert_traffic": 0.7, "data_traffic": 0.7,
-        "layer_s": 1.0,
-        "moe_layer_s": 1.0,
+        "elementwise_passes": 0.7, "tensor_traffic": 0.5, "data_traffic": 0.7,
     },
     "rl_steps": {
         "decode_overhead": 0.5, "train_overhead": 0.5, "expert_train_overhead": 0.5, "length_sigma": 0.3,
-        "wide_reduce_s": 0.7, "fixed_s": 0.5, "version_nemo_rl_v0_4": 0.15, "version_nemo_rl_v0_5": 0.15,
-        "version_nemo_rl_v0_6": 0.15,
+        "fixed_s": 0.5, "version_nemo_rl_v0_4": 0.15, "version_nemo_rl_v0_5": 0.15, "version_nemo_rl_v0_6": 0.15,
     },
 }  # fmt: skip
 NOISE = {"decode": 0.15, "train_throughput": 0.12, "rl_steps": 0.10}

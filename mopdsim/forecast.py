@@ -9,7 +9,7 @@ Leaves out: the search for a better recipe (`mopdsim.plan`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,8 +22,8 @@ from mopdsim.errors import UsageError, did_you_mean
 from mopdsim.hardware import Gpu, gpu
 from mopdsim.interference import Array
 from mopdsim.model import Model, model
-from mopdsim.quality import CAUSES, Effort, State, walk
-from mopdsim.quality.step import Cause
+from mopdsim.quality import Effort, State, walk
+from mopdsim.recipe import BASE
 from mopdsim.scenario import Scenario
 from mopdsim.schedule import Job, Timeline, affected_by, needs_of, place, stretched
 from mopdsim.stage_cost import Bill, Machine, bill
@@ -42,6 +42,7 @@ class Forecast:
     bills: Mapping[str, Bill]
     timeline: Timeline
     usd_per_gpu_hour: float
+    efforts: Mapping[str, Effort]
     states: Mapping[str, State]
     world: World
     grades: Mapping[str, Grade]
@@ -80,11 +81,26 @@ class Forecast:
         """
         state = self.output
         assert state.waterfall is not None
+        steps: dict[str, Array] = {"start": self.states[BASE].score_DN}
+        steps |= {str(cause): row_DN for cause, row_DN in state.waterfall.items()}
+        steps["final"] = state.score_DN
+        means = {cause: row_DN.mean(axis=1).tolist() for cause, row_DN in steps.items()}
+        return {
+            name: {cause: row[place] for cause, row in means.items()}
+            for place, name in enumerate(self.world.names)
+        }
+
+    @cached_property
+    def uncertainty(self) -> dict[str, dict[str, float]]:
+        """Standard deviation of each score: in all, and from seeds alone (other numbers fixed). Scores are
+        true pass rates: what a finite test adds is not in it."""
+        fixed = walk(self.scenario.recipe, replace(self.world, spread={}), self.efforts, explain=False)[
+            self.scenario.recipe.output
+        ].score_DN
         return {
             name: {
-                "start": float(self.world.start_DN[place].mean()),
-                **{cause: float(state.waterfall[cause][place].mean()) for cause in CAUSES},
-                "final": float(state.score_DN[place].mean()),
+                "sd": float(self.scores_DN[place].std()),
+                "seed_sd": float(np.sqrt(np.mean((self.scores_DN[place] - fixed[place]) ** 2))),
             }
             for place, name in enumerate(self.world.names)
         }
@@ -98,14 +114,7 @@ class Forecast:
             raise UsageError(f"domain {domain!r} is not the recipe's{did_you_mean(domain, recipe.domains)}")
         names = affected_by(recipe, domain)
         jobs = [
-            Job(
-                name=job.name,
-                seconds_N=job.seconds_N,
-                gpus=job.gpus,
-                needs=tuple(name for name in job.needs if name in names),
-                pool=job.pool,
-                priority=job.priority,
-            )
+            replace(job, needs=tuple(name for name in job.needs if name in names))
             for job in self.timeline.jobs
             if job.name in names
         ]
@@ -139,6 +148,7 @@ class Forecast:
                 name: quantiles(row) for name, row in zip(self.world.names, self.scores_DN, strict=True)
             },
             "waterfall": self.waterfall,
+            "uncertainty": self.uncertainty,
             "retraining": {name: self._retraining(name) for name in self.world.names},
             "grades": dict(self.grades),
             "warnings": list(self.warnings),
@@ -165,10 +175,9 @@ class Forecast:
             "trained_tokens": found.trained_tokens,
             "layout": found.layout,
             "memory_gb": found.memory_bytes / 1e9,
-            "scores": {
-                name: float(np.median(row))
-                for name, row in zip(self.world.names, self.states[job.name].score_DN, strict=True)
-            },
+            "scores": dict(
+                zip(self.world.names, np.median(self.states[job.name].score_DN, axis=1).tolist(), strict=True)
+            ),
         }
 
     def _retraining(self, domain: str) -> dict[str, Any]:
@@ -197,7 +206,7 @@ def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Fore
         )
         for stage in recipe.stages
     }
-    lengths = {name: _relative_length(found, world) for name, found in bills.items()}
+    lengths = {name: relative_length(found, world) for name, found in bills.items()}
     efforts = {name: _effort(found, machine.model, lengths[name]) for name, found in bills.items()}
     jobs = [_job(scenario, found, lengths[name]) for name, found in bills.items()]
     price = scenario.usd_per_gpu_hour or machine.gpu.usd_per_gpu_hour
@@ -207,6 +216,7 @@ def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Fore
         bills=bills,
         timeline=place(jobs, scenario.pools, teams=scenario.teams),
         usd_per_gpu_hour=price,
+        efforts=efforts,
         states=walk(recipe, world, efforts),
         world=world,
         grades=_grades(scenario, domains, bills, machine.gpu),
@@ -220,7 +230,7 @@ def quantiles(values_N: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(QUANTILES, found, strict=True)}
 
 
-def _relative_length(found: Bill, world: World) -> Array:
+def relative_length(found: Bill, world: World) -> Array:
     """A stage's mean response length in each draw, relative to the central one. (N,)"""
     if not found.shares:
         return np.ones(world.start_DN.shape[-1])
@@ -281,6 +291,3 @@ def weakest(grades: Sequence[str]) -> Grade:
 def _share(values_N: Array, limit: float | None) -> float | None:
     """Probability of staying within a limit."""
     return None if limit is None else float(np.mean(values_N <= limit))
-
-
-__all__ = ["Cause", "Forecast", "forecast", "quantiles", "weakest"]

@@ -23,12 +23,17 @@ def effective_share(
     n: prompts (with every weight on them), L: mean response length, s: dispersion of the signal. a is 1 for a
     loss that is a mean over tokens and 0 over sequences; b is 1 for raw signals and 0 for normalised ones.
     """
-    weights_SN = np.ones_like(lengths_SN) * prompts_S[:, None]
+    weights_SN = np.ones_like(lengths_SN) * column(prompts_S, lengths_SN)
     if by_length:
         weights_SN = weights_SN * lengths_SN
     if by_dispersion:
         weights_SN = weights_SN * dispersions_SN
     return weights_SN / weights_SN.sum(axis=0)
+
+
+def column(values_S: Array, like: Array) -> Array:
+    """One value for each domain, shaped to broadcast against an array with domains first."""
+    return values_S.reshape(-1, *(1,) * (like.ndim - 1))
 
 
 def mean_conflict(conflict_SSN: Array, shares_SN: Array, exponent_N: Array) -> Array:
@@ -40,8 +45,8 @@ def mean_conflict(conflict_SSN: Array, shares_SN: Array, exponent_N: Array) -> A
     count = len(shares_SN)
     if count == 1:
         return np.zeros_like(shares_SN)
-    pull_SN = np.einsum("jdn,jn->dn", conflict_SSN, shares_SN)
-    own_SN = np.einsum("ddn,dn->dn", conflict_SSN, shares_SN)
+    pull_SN = np.einsum("jd...,j...->d...", conflict_SSN, shares_SN)
+    own_SN = np.einsum("dd...,d...->d...", conflict_SSN, shares_SN)
     return (pull_SN - own_SN) * (count * (count - 1.0) ** -exponent_N)
 
 

@@ -244,7 +244,7 @@ def model(name: str) -> Model:
     known = _index().get(_key(name))
     if known is not None:
         return models()[known]
-    if name.endswith(".json") or Path(name).is_dir():
+    if name and (name.endswith(".json") or Path(name).is_dir()):
         return Model.from_config(name)
     hint = did_you_mean(name, models())
     raise NotFoundError(

@@ -94,13 +94,7 @@ class Recipe(Value):
                 raise ValueError(
                     f"stage {name!r} is no ancestor of the output {self.output!r}: use it or remove it"
                 )
-        trained = {stage.name for stage in self.stages if not isinstance(stage, Merge)}
-        if extra := sorted(set(self.amounts) - trained):
-            raise ValueError(
-                f"amounts of {extra[0]!r}: no trained stage of that name{did_you_mean(extra[0], trained)}"
-            )
-        if missing := sorted(trained - set(self.amounts)):
-            raise ValueError(f"stage {missing[0]!r} has no amounts: add [amounts.{missing[0]}]")
+        _check_amounts(self.stages, self.amounts)
         return self
 
     @cached_property
@@ -140,8 +134,13 @@ class Recipe(Value):
         return self.with_amounts({name: amounts.scaled(factor) for name, amounts in self.amounts.items()})
 
     def with_amounts(self, amounts: Mapping[str, Amounts]) -> Recipe:
-        """The same recipe with some stages' amounts replaced."""
-        return self.model_copy(update={"amounts": {**self.amounts, **amounts}})
+        """The same recipe with some stages' amounts replaced. UsageError where they do not suit the stages."""
+        changed = {**self.amounts, **amounts}
+        try:
+            _check_amounts(self.stages, changed)
+        except ValueError as error:
+            raise UsageError(f"recipe {self.name!r}: {error}") from None
+        return self.model_copy(update={"amounts": changed})
 
 
 def _topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
@@ -171,6 +170,28 @@ def _topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
     for name in order:
         depth[name] = max((depth[parent] + 1 for parent in needs[name]), default=0)
     return tuple(sorted(stages, key=lambda stage: depth[stage.name]))
+
+
+def _check_amounts(stages: tuple[AnyStage, ...], amounts: Mapping[str, Amounts]) -> None:
+    """Every trained stage has amounts, and as many rollouts of a prompt as its kind makes use of."""
+    trained = {stage.name: stage for stage in stages if not isinstance(stage, Merge)}
+    if extra := sorted(set(amounts) - set(trained)):
+        raise ValueError(
+            f"amounts of {extra[0]!r}: no trained stage of that name{did_you_mean(extra[0], trained)}"
+        )
+    if missing := sorted(set(trained) - set(amounts)):
+        raise ValueError(f"stage {missing[0]!r} has no amounts: add [amounts_of.{missing[0]}]")
+    for name, stage in trained.items():
+        rollouts = amounts[name].rollouts_per_prompt
+        if isinstance(stage, Sft) and rollouts != 1:
+            raise ValueError(
+                f"stage {name!r}: rollouts_per_prompt = {rollouts}: sft samples nothing: set it to 1"
+            )
+        rewarded = isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix > 0)
+        if rewarded and rollouts < 2:
+            raise ValueError(
+                f"stage {name!r}: rollouts_per_prompt = {rollouts}: a group baseline needs at least 2: raise it"
+            )
 
 
 def _check_domains(stage: AnyStage, domains: tuple[str, ...]) -> None:

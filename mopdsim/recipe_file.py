@@ -68,14 +68,19 @@ def from_document(document: Mapping[str, Any], *, source: str = "recipe") -> Rec
     overrides = document.get("amounts_of", {})
     if not isinstance(overrides, Mapping):
         raise UsageError(f"{source}: amounts_of must be a table of stages, such as [amounts_of.student]")
-    amounts: dict[str, Any] = {key: value for key, value in overrides.items()}
+    amounts: dict[str, Any] = {}
     for stage in stages if isinstance(stages, list) else []:
         kind = stage.get("kind") if isinstance(stage, Mapping) else None
         if kind in ("sft", "rl", "distill"):
             stage_name = str(stage.get("name"))
             given = overrides.get(stage_name, {})
-            if isinstance(given, Mapping):
-                amounts[stage_name] = {**default_amounts(name, kind).model_dump(), **given}
+            filled = isinstance(given, Mapping)
+            amounts[stage_name] = {**default_amounts(name, kind).model_dump(), **given} if filled else given
+    for key in overrides:
+        if key not in amounts:
+            raise UsageError(
+                f"{source}: amounts_of.{key}: no trained stage of that name{did_you_mean(key, amounts)}"
+            )
     fields = {key: value for key, value in document.items() if key in ("name", "domains", "stages", "output")}
     if "output" not in fields and isinstance(stages, list) and stages and isinstance(stages[-1], Mapping):
         fields["output"] = stages[-1].get("name")
@@ -142,12 +147,22 @@ def _first_problem(error: ValidationError, document: Mapping[str, Any]) -> str:
         return f"{where}: unknown kind {tag!r}{did_you_mean(tag, _KINDS)}"
     if kind == "union_tag_not_found":
         return f"{where}: no kind given: add kind = one of {', '.join(_KINDS)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    message = message.removeprefix("Input ").removeprefix("should ")
-    if kind == "value_error":
+    return _stated(where, problem)
+
+
+def in_words(error: ValidationError) -> str:
+    """One sentence for the first problem of options given by name."""
+    problem = error.errors(include_url=False)[0]
+    return _stated(".".join(map(str, problem["loc"])), problem)
+
+
+def _stated(where: str, problem: Mapping[str, Any]) -> str:
+    """Where, what value, which rule."""
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    if problem["type"] == "value_error":
         return f"{where}: {message}" if where else message
-    shown = repr(value)
-    return f"{where} = {shown if len(shown) < 60 else shown[:57] + '...'}: must {message}"
+    shown = repr(problem["input"])
+    return f"{where} = {shown if len(shown) < 60 else shown[:57] + '...'}: {message}"
 
 
 def _place(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> tuple[str, type[Any] | None]:

@@ -12,13 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pydantic import ValidationError
+from pydantic import ValidationError, validate_call
 
 from mopdsim.amounts import Amounts, AmountsName, default_amounts
 from mopdsim.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipe import BASE, AnyStage, Balance, Distill, DistillLoss, Merge, Recipe, Rl, Sft, Teacher
+from mopdsim.recipe_file import in_words
 
 Groups = Sequence[Sequence[str]]
+REWARD_GROUP = 4  # samples of a prompt where distillation mixes in a reward
 
 
 def single_domain(domains: Sequence[str], *, amounts: AmountsName = "tiny") -> Recipe:
@@ -38,7 +40,7 @@ def mixed_rl(
     """One RL run over all domains at once."""
     stage = Rl(
         name="mixed",
-        domains=dict(shares or dict.fromkeys(domains, 1.0)),
+        domains=dict.fromkeys(domains, 1.0) if shares is None else dict(shares),
         reward_weights=dict(reward_weights or {}),
         advantage_scale=advantage_scale,
         curriculum=curriculum,
@@ -56,7 +58,7 @@ def cascade_rl(
     """RL on one domain after the other; `replay` is the share of prompts from the domains before."""
     if not 0 <= replay < 1:
         raise UsageError(f"replay = {replay}: must be at least 0 and below 1")
-    order = list(order or domains)
+    order = list(domains if order is None else order)
     if sorted(order) != sorted(domains):
         raise UsageError(f"order = {', '.join(order)}: must name each of {', '.join(domains)} once")
     stages: list[AnyStage] = []
@@ -138,11 +140,16 @@ def merge(
     amounts: AmountsName = "tiny",
     groups: Groups | None = None,
     method: Literal["average", "task_arithmetic", "ties"] = "task_arithmetic",
-    scale: float = 0.5,
+    scale: float | None = None,
     density: float = 0.2,
 ) -> Recipe:
-    """The same specialists, their weights combined without further training."""
+    """The same specialists, their weights combined without further training.
+
+    scale: of the sum of their changes (0.5 where absent); an average has none.
+    """
     specialists = _specialists(domains, groups)
+    if scale is None:
+        scale = 1.0 if method == "average" else 0.5
     merged = Merge(
         name="merged", inputs=tuple(s.name for s in specialists), method=method, scale=scale, density=density
     )
@@ -175,30 +182,27 @@ def entries() -> list[Entry]:
     ]
 
 
-def recipe(name: str, domains: Sequence[str], **options: Any) -> Recipe:
-    """The catalogue's recipe of this name. NotFoundError for a name, UsageError for an option it does not have."""
+def recipe(name: str, domains: Sequence[str], /, **options: Any) -> Recipe:
+    """The catalogue's recipe of this name. NotFoundError for a name, UsageError for a bad option or its value."""
     if name not in CATALOGUE:
         raise NotFoundError(f"no recipe {name!r}{did_you_mean(name, CATALOGUE)}")
     if not domains:
         raise UsageError("domains is empty: a recipe needs at least one domain")
-    known = inspect.signature(CATALOGUE[name]).parameters
+    known = inspect.signature(CATALOGUE[name]).parameters.keys() - {"domains"}
     for key in options:
         if key not in known:
             raise UsageError(f"recipe {name!r} has no option {key!r}{did_you_mean(key, known)}")
     try:
-        return CATALOGUE[name](domains, **options)
+        return validate_call(CATALOGUE[name])(domains, **options)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in problem["loc"])
-        message = problem["msg"].removeprefix("Value error, ")
-        raise UsageError(f"recipe {name!r}: {where}{': ' if where else ''}{message}") from None
+        raise UsageError(f"recipe {name!r}: {in_words(error)}") from None
 
 
 def _specialists(
     domains: Sequence[str], groups: Groups | None, *, init: str = BASE, prefix: str = ""
 ) -> list[Rl]:
     """One RL specialist per group of domains; the groups must partition the domains."""
-    groups = groups or [[domain] for domain in domains]
+    groups = [[domain] for domain in domains] if groups is None else groups
     grouped = [domain for group in groups for domain in group]
     if sorted(grouped) != sorted(domains):
         raise UsageError(f"groups = {groups}: must name each of {', '.join(domains)} exactly once")
@@ -249,6 +253,10 @@ def _recipe(name: str, domains: Sequence[str], amounts: AmountsName, stages: Seq
 
 
 def _amounts_of(stage: Sft | Rl | Distill, amounts: AmountsName) -> Amounts:
-    """The named set's amounts; a warm-up on the teachers' samples is a tenth of a distillation."""
+    """The named set's amounts; a warm-up on the teachers' samples is a tenth of a distillation; where a reward is mixed
+    in, as many samples come in groups, which its baseline needs."""
     chosen = default_amounts(amounts, stage.kind)
+    if isinstance(stage, Distill) and stage.reward_mix:
+        prompts = max(1, chosen.prompts_per_step * chosen.rollouts_per_prompt // REWARD_GROUP)
+        return chosen.model_copy(update={"prompts_per_step": prompts, "rollouts_per_prompt": REWARD_GROUP})
     return chosen.scaled(0.1) if stage.name.endswith("warmup") else chosen

@@ -48,10 +48,13 @@ _MACHINES: dict[Scope, tuple[str, str, int]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One question. pools: GPUs by pool; stages run on "pool" unless `pool_of` names another. gpus_per_stage:
-    GPUs of one stage (None: its whole pool). teams: stages worked on at once (None: no limit). facts and
-    conflict: what the user knows of domains and of pairs "source>target". overlap: whether generation waits
-    for the update."""
+    """One question.
+
+    pools: GPUs by pool; stages run on the first unless `pool_of` names another. gpus_per_stage: GPUs of every
+    stage (None: its whole pool), gpus_of: of single stages. teams: stages worked on at once (None: no limit).
+    overlap: whether generation waits for the update. facts and conflict: what the user knows of domains, and
+    of pairs "source>target" (P10 and P90).
+    """
 
     recipe: Recipe
     model: str
@@ -59,6 +62,7 @@ class Scenario:
     pools: Mapping[str, int]
     pool_of: Mapping[str, str] = field(default_factory=dict)
     gpus_per_stage: int | None = None
+    gpus_of: Mapping[str, int] = field(default_factory=dict)
     teams: int | None = None
     priority: Mapping[str, float] = field(default_factory=dict)
     usd_per_gpu_hour: float | None = None
@@ -98,7 +102,9 @@ class Scenario:
     def stage_gpus(self, stage: str) -> int:
         """How many GPUs a stage is given."""
         size = self.pools[self.pool(stage)]
-        return size if self.gpus_per_stage is None else min(self.gpus_per_stage, size)
+        return self.gpus_of.get(
+            stage, size if self.gpus_per_stage is None else min(self.gpus_per_stage, size)
+        )
 
 
 _PLAIN = (
@@ -106,7 +112,7 @@ _PLAIN = (
     "draws", "seed",
 )  # fmt: skip
 _KEYS = (
-    "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "priority",
+    "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",
     "reliability", "domain", "conflict",
 )  # fmt: skip
 _RELIABILITY = tuple(row.name for row in fields(Reliability))
@@ -153,6 +159,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
         recipe=recipe,
         pools=_pools(document, gpus, source),
         pool_of=_table_of(document, "pool_of", source),
+        gpus_of=_table_of(document, "gpus_of", source),
         priority=_table_of(document, "priority", source),
         reliability=Reliability(**reliability),
         facts=facts,
@@ -189,7 +196,7 @@ def dump(scenario: Scenario) -> str:
     document: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     document |= {key: getattr(scenario, key) for key in _PLAIN if getattr(scenario, key) is not None}
     document["pools"] = dict(scenario.pools)
-    for key in ("pool_of", "priority"):
+    for key in ("pool_of", "gpus_of", "priority"):
         if getattr(scenario, key):
             document[key] = dict(getattr(scenario, key))
     document["reliability"] = {key: getattr(scenario.reliability, key) for key in _RELIABILITY}
@@ -282,8 +289,8 @@ def _check(scenario: Scenario, source: str) -> None:
     whole(scenario.draws, f"{source}: draws", most=MAX_DRAWS)
     if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
         raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")
-    for key, named in (("pool_of", scenario.pool_of), ("priority", scenario.priority)):
-        for name in named:
+    for key in ("pool_of", "gpus_of", "priority"):
+        for name in getattr(scenario, key):
             if name not in scenario.recipe.stage:
                 known = did_you_mean(name, scenario.recipe.stage)
                 raise UsageError(f"{source}: {key}: no stage {name!r}{known}")
@@ -292,6 +299,8 @@ def _check(scenario: Scenario, source: str) -> None:
             raise UsageError(
                 f"{source}: pool_of.{name} = {pool!r}: no such pool{did_you_mean(str(pool), scenario.pools)}"
             )
+    for name, count in scenario.gpus_of.items():
+        whole(count, f"{source}: gpus_of.{name}", most=scenario.pools[scenario.pool(name)])
     for name, value in scenario.priority.items():
         number(value, f"{source}: priority.{name}")
 

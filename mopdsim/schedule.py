@@ -12,8 +12,8 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -39,6 +39,11 @@ class Job:
     needs: tuple[str, ...] = ()
     pool: str = "pool"
     priority: float = 0.0
+
+    @cached_property
+    def median_s(self) -> float:
+        """Median seconds over draws."""
+        return float(np.median(self.seconds_N))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +115,10 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
         raise UsageError(f"teams = {teams}: must be at least 1")
     ordered = _ordered(jobs)
     draws = max((job.seconds_N.size for job in ordered), default=1)
-    units = {name: _unit(size, [job for job in ordered if job.pool == name]) for name, size in pools.items()}
+    units = {
+        name: slot_gpus(size, [job.gpus for job in ordered if job.pool == name])
+        for name, size in pools.items()
+    }
     free = {name: np.zeros((draws, size // units[name])) for name, size in pools.items()}
     idle_NS = None if teams is None or teams >= len(ordered) else np.zeros((draws, teams))
     starts: dict[str, Array] = {}
@@ -142,19 +150,12 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
 
 def stretched(job: Job, reliability: Reliability, *, seed: int) -> Job:
     """The job with its sweep, reruns and failures drawn; the draws depend on its name and the seed alone."""
-    runs_N = _runs(job.name, reliability, seed, job.seconds_N.size)
+    runs_N = runs(job.name, reliability, seed, job.seconds_N.size)
     work_N = job.seconds_N * runs_N
     expected_N = work_N / _HOUR * job.gpus * reliability.failures_per_gpu_hour
-    failures_N = _poisson(f"failures:{job.name}", expected_N, seed)
+    failures_N = poisson(f"failures:{job.name}", expected_N, seed)
     seconds_N = work_N + failures_N * reliability.seconds_per_failure
-    return Job(
-        name=job.name,
-        seconds_N=seconds_N,
-        gpus=job.gpus,
-        needs=job.needs,
-        pool=job.pool,
-        priority=job.priority,
-    )
+    return replace(job, seconds_N=seconds_N)
 
 
 def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
@@ -164,11 +165,17 @@ def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
     A stage learns a domain by reward or demonstrations; "the last" have no such stage downstream. One mixed
     run is redone whole; of many specialists one is, with what it is merged or distilled into.
     """
-    learners = [
-        stage.name for stage in recipe.stages if isinstance(stage, Sft | Rl) and domain in stage.domains
-    ]
-    last = [name for name in learners if not any(name in recipe.ancestors(other) for other in learners)]
-    return tuple(s.name for s in recipe.stages if s.name in last or recipe.ancestors(s.name) & set(last))
+    learners = {s.name for s in recipe.stages if isinstance(s, Sft | Rl) and domain in s.domains}
+    followed: set[str] = set()  # stages with a learner downstream
+    for stage in reversed(recipe.stages):
+        if stage.name in learners or stage.name in followed:
+            followed |= set(needs_of(recipe, stage.name))
+    affected: dict[str, None] = {}
+    for stage in recipe.stages:
+        parents_affected = any(name in affected for name in needs_of(recipe, stage.name))
+        if parents_affected or (stage.name in learners and stage.name not in followed):
+            affected[stage.name] = None
+    return tuple(affected)
 
 
 def needs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
@@ -189,26 +196,28 @@ def _ordered(jobs: Sequence[Job]) -> list[Job]:
     tail: dict[str, float] = {}
     for job in reversed(jobs):
         longest = max((tail[name] for name in children[job.name]), default=0.0)
-        tail[job.name] = float(np.median(job.seconds_N)) + longest
-    ready = [(-by_name[name].priority, -tail[name], name) for name, count in missing.items() if count == 0]
+        tail[job.name] = job.median_s + longest
+    turn = {job.name: place for place, job in enumerate(jobs)}
+    ready = [
+        (-by_name[name].priority, -tail[name], turn[name]) for name, count in missing.items() if count == 0
+    ]
     heapq.heapify(ready)
     ordered = []
     while ready:
-        name = heapq.heappop(ready)[2]
-        ordered.append(by_name[name])
-        for child in children[name]:
+        job = jobs[heapq.heappop(ready)[2]]
+        ordered.append(job)
+        for child in children[job.name]:
             missing[child] -= 1
             if missing[child] == 0:
-                heapq.heappush(ready, (-by_name[child].priority, -tail[child], child))
+                heapq.heappush(ready, (-by_name[child].priority, -tail[child], turn[child]))
     return ordered
 
 
-def _unit(size: int, jobs: Sequence[Job]) -> int:
+def slot_gpus(size: int, requests: Sequence[int]) -> int:
     """GPUs that are allocated together: the largest group that fits every request, in a pool of at most 64
     groups.
     """
-    unit = math.gcd(size, *(job.gpus for job in jobs)) if jobs else size
-    return max(unit, -(-size // _SLOTS))
+    return max(math.gcd(size, *requests), -(-size // _SLOTS))
 
 
 def _latest(ends: Mapping[str, Array], job: Job) -> Array:
@@ -225,7 +234,7 @@ def _occupy(free_NS: Array, slots: int, until_N: Array) -> None:
         free_NS.sort(axis=1)
 
 
-def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
+def runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
     runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
     if reliability.rerun_probability > 0:
@@ -234,12 +243,13 @@ def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     return runs_N
 
 
-def _poisson(key: str, mean_N: Array, seed: int) -> Array:
-    """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean`."""
-    draws = mean_N.size
-    if float(mean_N.max(initial=0.0)) > _ARRIVALS / 2:
-        return np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
-    return np.sum(_arrivals(key, seed, draws) < mean_N[:, None], axis=1).astype(float)
+def poisson(key: str, mean_N: Array, seed: int) -> Array:
+    """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean` (large
+    means: the normal limit). (..., N)"""
+    draws = mean_N.shape[-1]
+    counts_N = np.sum(_arrivals(key, seed, draws) < mean_N[..., None], axis=-1).astype(float)
+    large_N = np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
+    return np.where(mean_N > _ARRIVALS / 2, large_N, counts_N)
 
 
 @lru_cache(maxsize=256)

@@ -69,6 +69,13 @@ class Teacher(Value):
     weight: Weight = 1.0
 
 
+_READ_BY = {  # settings of one loss
+    "jensen_shannon_beta": "jensen_shannon",
+    "top_k": "top_k_reverse_kl",
+    "max_importance_ratio": "sampled_token",
+}
+
+
 class Distill(Value):
     """Distillation from one or several teachers, each prompt routed to its own domain's.
 
@@ -108,12 +115,35 @@ class Distill(Value):
             raise ValueError("correct_only filters the teachers' samples: set on_policy = false")
         if self.reward_mix and not self.on_policy:
             raise ValueError("reward_mix needs the student's samples: set on_policy = true")
-        if self.extrapolation != 1 and self.loss == "sample_nll":
-            raise ValueError(
-                "extrapolation needs the teachers' scores: choose another loss than 'sample_nll'"
-            )
-        if self.misrouting and len(self.teachers) < 2:
-            raise ValueError("misrouting needs at least two teachers")
+        if self.loss == "sample_nll" and (
+            self.extrapolation != 1 or self.balance in ("remaining_gap", "dispersion")
+        ):
+            asked = "extrapolation" if self.extrapolation != 1 else f"balance {self.balance!r}"
+            raise ValueError(f"{asked} needs the teachers' scores: choose another loss than 'sample_nll'")
+        for key, loss in _READ_BY.items():
+            value = getattr(self, key)
+            if self.loss != loss and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {value} is read by loss {loss!r} alone: remove it or set that loss"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_apart(self) -> Distill:
+        for domain in self.domains:
+            serving = [
+                name for teacher in self.teachers for name in teacher.domains.count(domain) * [teacher.stage]
+            ]
+            for name in serving:
+                if serving.count(name) > 1:
+                    raise ValueError(
+                        f"teacher {name!r} is given twice for {domain!r}: give it once, with a weight"
+                    )
+            if self.misrouting and all(teacher.stage in serving for teacher in self.teachers):
+                raise ValueError(
+                    f"misrouting = {self.misrouting}: no teacher is left for prompts of {domain!r} to stray to: "
+                    "it needs one that does not serve them"
+                )
         return self
 
 
@@ -134,7 +164,14 @@ class Merge(Value):
     density: Annotated[float, Field(gt=0, le=1)] = 0.2
 
     @model_validator(mode="after")
-    def _one_weight_each(self) -> Merge:
+    def _consistent(self) -> Merge:
+        for name in self.inputs:
+            if self.inputs.count(name) > 1:
+                raise ValueError(f"input {name!r} is given twice: give it once, with a weight")
+        if self.method == "average" and self.scale != 1:
+            raise ValueError(f"scale = {self.scale}: an average has none: remove it or choose another method")
+        if self.method != "ties" and self.density != type(self).model_fields["density"].default:
+            raise ValueError(f"density = {self.density} is read by method 'ties' alone: remove it")
         if self.weights and len(self.weights) != len(self.inputs):
             raise ValueError(
                 f"{len(self.weights)} weights for {len(self.inputs)} inputs: give one each or none"

@@ -12,32 +12,30 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
 from mopdsim.amounts import Amounts
-from mopdsim.cost.constants import DecodeConstants, Fitted, RlConstants, TrainConstants, shipped
+from mopdsim.cost.constants import Fitted, shipped
 from mopdsim.cost.counting import forward_flops, training_flops
-from mopdsim.cost.decode import NODE_GPUS, Replica
 from mopdsim.cost.generation import Lengths, generation_s
-from mopdsim.cost.memory import smallest_replica, smallest_training_layout, train_memory
+from mopdsim.cost.memory import train_memory
 from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s, scoring_s, teacher_scoring_s
-from mopdsim.cost.training import TrainLayout, train_step_s, train_work
+from mopdsim.cost.training import train_step_s, train_work
 from mopdsim.domains import P90, Domain
-from mopdsim.errors import InfeasibleError
 from mopdsim.hardware import Gpu
 from mopdsim.interference import Array
 from mopdsim.model import Model
 from mopdsim.recipe import AnyStage, Merge, Sft
 from mopdsim.stage_batch import Batch, TestSet
+from mopdsim.stage_layout import central_constants, fastest_replica, training_layout
 from mopdsim.validate.rl_rows import UNKNOWN_FRAMEWORK_LOG_SD
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
 EVALUATIONS = 5  # per stage; prior
-_MOST_REPLICA_GPUS = 64
 MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
 _CPU_EFFICIENCY = 0.25  # of the dense peak, all phases; tiny exploration: 35 GFLOP/s on one of two cores
 _CPU_STEP_SECONDS = 0.01
@@ -71,7 +69,7 @@ class Bill:
     flops: Mapping[Phase, float]
     seconds: Mapping[Phase, float]
     mean_length: float
-    length_power: float
+    longer_seconds: float
     log_sd: float
     grade: str
     layout: str
@@ -82,6 +80,11 @@ class Bill:
     def training_run_flops(self) -> float:
         """FLOPs of sampling, scoring and gradient; evaluation is not counted, as in a run's `max_flops`."""
         return sum(value for phase, value in self.flops.items() if phase != "evaluation")
+
+    @property
+    def length_power(self) -> float:
+        """How seconds grow with the mean length: 1 is in proportion."""
+        return math.log2(self.longer_seconds / sum(self.seconds.values()))
 
     def seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
         """Seconds by draw, from the mean length relative to the central one and a standard normal of the
@@ -122,7 +125,6 @@ def bill(
     fitted = (
         None if _on_cpu(machine) else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
     )
-    total, total_longer = (sum(phases.values()) for phases in (seconds, longer))
     return Bill(
         name=stage.name,
         gpus=gpus,
@@ -134,7 +136,7 @@ def bill(
         flops={phase: steps * value for phase, value in flops.items()},
         seconds={phase: steps * value for phase, value in seconds.items()},
         mean_length=batch.response_tokens,
-        length_power=math.log2(total_longer / total),
+        longer_seconds=steps * sum(longer.values()),
         log_sd=_log_sd(fitted, machine),
         grade="prior" if fitted is None else fitted.grade,
         layout=layout,
@@ -144,6 +146,7 @@ def bill(
 
 
 def _merge(stage: AnyStage, machine: Machine) -> Bill:
+    seconds = MERGE_SECONDS * (0.001 if _on_cpu(machine) else 1.0)
     return Bill(
         name=stage.name,
         gpus=1,
@@ -153,9 +156,9 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
         trained_tokens=0.0,
         gradient_tokens=0.0,
         flops={},
-        seconds={"fixed": MERGE_SECONDS * (0.001 if _on_cpu(machine) else 1.0)},
+        seconds={"fixed": seconds},
         mean_length=1.0,
-        length_power=0.0,
+        longer_seconds=seconds,
         log_sd=0.5,
         grade="prior",
         layout="host memory",
@@ -170,11 +173,11 @@ def _seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, flo
     if _on_cpu(machine):
         return _cpu_seconds(batch, machine), "one process", 0.0
     model, gpu = machine.model, machine.gpu
-    decode, train, rl = _constants(batch.log_spread)
+    decode, train, rl = central_constants(batch.log_spread)
     longest = batch.prompt_tokens + batch.max_response_tokens
     overlapped = machine.overlap != "synchronous" and batch.generates and gpus > 1
     training_gpus = gpus // 2 if overlapped else gpus
-    layout = _layout(model, gpu, training_gpus, longest)
+    layout = training_layout(model, gpu, training_gpus, longest)
     memory = train_memory(model, layout, length=longest).total
     words = f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"
     if not batch.generates:
@@ -184,7 +187,7 @@ def _seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, flo
         return {"training": float(train_step_s(work, train))}, words, memory
     sampling_gpus = gpus - training_gpus if overlapped else gpus
     lengths = Lengths(mean=batch.response_tokens, maximum=batch.max_response_tokens, sigma=batch.log_spread)
-    replica = _replica(model, gpu, sampling_gpus, batch.sequences, batch.prompt_tokens, lengths)
+    replica = fastest_replica(model, gpu, sampling_gpus, batch.sequences, batch.prompt_tokens, lengths)
     step = rl_step_s(
         RlStep(
             model=model,
@@ -228,9 +231,9 @@ def _evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
     if _on_cpu(machine):
         flops = _forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
         return EVALUATIONS * flops / (gpu.flops_per_s() * _CPU_EFFICIENCY)
-    decode, _, rl = _constants(0.6)
+    decode, _, rl = central_constants(0.6)
     lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
-    replica = _replica(model, gpu, gpus, test.sequences, test.prompt_tokens, lengths)
+    replica = fastest_replica(model, gpu, gpus, test.sequences, test.prompt_tokens, lengths)
     replicas = gpus // replica.gpus
     seconds = generation_s(
         model,
@@ -266,57 +269,6 @@ def _forward(model: Model, length: float) -> float:
 @lru_cache(maxsize=4096)
 def _training(model: Model, length: float) -> float:
     return training_flops(model, [length])
-
-
-@lru_cache(maxsize=256)
-def _layout(model: Model, gpu: Gpu, gpus: int, length: float) -> TrainLayout:
-    return smallest_training_layout(model, gpu, gpus, length=length)
-
-
-@lru_cache(maxsize=4096)
-def _replica(
-    model: Model, gpu: Gpu, gpus: int, sequences: float, prompt_tokens: float, lengths: Lengths
-) -> Replica:
-    """The fastest way to hold the model for this batch: the smallest replica that fits, up to eight times as
-    large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them."""
-    context = prompt_tokens + lengths.maximum
-    smallest = smallest_replica(model, gpu, context=context, most_gpus=gpus)
-    decode = _constants(0.6)[0]
-    best = (math.inf, smallest)
-    for size in (smallest.gpus * factor for factor in (1, 2, 4, 8)):
-        if size > min(gpus, _MOST_REPLICA_GPUS):
-            break
-        splits = {1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1}
-        for split in sorted(splits):
-            replica = Replica(gpus=size, attention_replicas=split)
-            replicas = gpus // size
-            try:
-                seconds = generation_s(
-                    model,
-                    gpu,
-                    replica,
-                    decode,
-                    samples_per_replica=sequences / replicas,
-                    lengths=lengths,
-                    prompt_length=prompt_tokens,
-                    slowest_of=replicas,
-                )
-            except InfeasibleError:  # attention weights on every GPU leave no room for the cache
-                continue
-            best = min(best, (float(seconds), replica), key=lambda found: found[0])
-    return best[1]
-
-
-def _constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:
-    """Central constants, the length spread set to this batch's."""
-    sets = shipped()
-    decode, train, rl = (sets[kind].constants for kind in ("decode", "train_throughput", "rl_steps"))
-    assert (
-        isinstance(decode, DecodeConstants)
-        and isinstance(train, TrainConstants)
-        and isinstance(rl, RlConstants)
-    )
-    return decode, train, replace(rl, length_sigma=log_spread)
 
 
 def _log_sd(fitted: Fitted | None, machine: Machine) -> float:

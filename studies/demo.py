@@ -34,21 +34,24 @@ LABELS = {
 # Amounts, chosen by a sweep of rate and batch of the same size for every recipe (studies/LOG.md).
 TEACHER_FLOPS = 0.06e12
 DISTILL_FLOPS = 0.08e12
-START = Amounts(steps=600, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
 TEACHER = Amounts(
     steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=TEACHER_FLOPS
 )
 MIXED = Amounts(steps=2400, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=1.0)
-STUDENT = Amounts(steps=1200, prompts_per_step=32, learning_rate=1e-3, max_flops=DISTILL_FLOPS)
-OFF_POLICY = Amounts(steps=1200, prompts_per_step=64, learning_rate=1e-3, max_flops=DISTILL_FLOPS)
+STUDENT = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3, max_flops=DISTILL_FLOPS)
+OFF_POLICY = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3, max_flops=DISTILL_FLOPS)
 MERGE_SCALE = 0.5
 
 
-def demo_recipes(domains: Sequence[str]) -> dict[str, Recipe]:
-    """The four recipes at matched FLOPs."""
+def demo_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:
+    """The four recipes at matched FLOPs, `factor` times the demo's."""
     count = len(domains)
-    budget = count * TEACHER_FLOPS + DISTILL_FLOPS
-    longer = TEACHER.model_copy(update={"max_flops": budget / count})
+    teacher, student, off_policy = (
+        amounts.model_copy(update={"max_flops": factor * (amounts.max_flops or 0.0)})
+        for amounts in (TEACHER, STUDENT, OFF_POLICY)
+    )
+    budget = factor * (count * TEACHER_FLOPS + DISTILL_FLOPS)
+    longer = teacher.model_copy(update={"max_flops": budget / count})
     made = {
         "mopd": recipes.mopd(domains),
         "mixed_rl": recipes.mixed_rl(domains),
@@ -60,9 +63,9 @@ def demo_recipes(domains: Sequence[str]) -> dict[str, Recipe]:
         amounts = {}
         for stage in recipe.stages:
             if isinstance(stage, Rl):
-                amounts[stage.name] = longer if name == "merge" else TEACHER
+                amounts[stage.name] = longer if name == "merge" else teacher
             elif isinstance(stage, Distill):
-                amounts[stage.name] = STUDENT if stage.on_policy else OFF_POLICY
+                amounts[stage.name] = student if stage.on_policy else off_policy
         if name == "mixed_rl":
             amounts["mixed"] = MIXED.model_copy(update={"max_flops": budget})
         chosen[name] = recipe.with_amounts(amounts)
@@ -102,7 +105,7 @@ def run_demo(*, seed: int, out: Path, workers: int, threads: int, progress: Prog
     made = demo_recipes(DOMAINS)
     settings = Settings(seed=seed, threads=threads, validation_items=100, test_items=500, evaluate_every=100)
     store = Store(root=out / "store")
-    planned = plan(made, model="tiny", settings=settings, store=store, start_amounts=START)
+    planned = plan(made, model="tiny", settings=settings, store=store)
     summaries = execute(planned, store, workers=workers, progress=progress)
     keys = planned.keys["mopd"]
     start = summaries[keys[BASE]]["domains"]

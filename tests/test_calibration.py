@@ -92,6 +92,10 @@ def test_the_asymptote_moves_with_the_start_and_stays_above_it() -> None:
     row = domain("math")
     start, asymptote = (draw_fact(row, key, seed=0, draws=4000) for key in ("start", "asymptote"))
     assert np.all(asymptote >= start) and np.corrcoef(start, asymptote)[0, 1] > 0.8
+    vague = row.with_facts({"start": [0.40, 0.60], "asymptote": [0.45, 0.65]})
+    assert np.all(
+        draw_fact(vague, "asymptote", seed=0, draws=4000) >= draw_fact(vague, "start", seed=0, draws=4000)
+    )
     assert np.median(start) == pytest.approx(row.start.value, abs=0.01)
     assert np.std(start) == pytest.approx(row.start.sd, rel=0.1)
 
@@ -102,7 +106,8 @@ def test_a_study_moves_its_own_scope_and_only_narrows_shape_elsewhere() -> None:
     plain = default_calibration().parameter("pair_exponent")
     assert (parameter.at("tiny").value, parameter.at("tiny").sd) == (0.1, 0.05)
     assert parameter.at("frontier").value == plain.at("frontier").value
-    assert parameter.at("frontier").sd < plain.at("frontier").sd
+    precision = plain.prior.sd**-2 + 1 / (0.05**2 + plain.between_sd**2)
+    assert plain.between_sd > 0 and parameter.at("frontier").sd == pytest.approx(precision**-0.5)
     own = _with("conflict", studies={"tiny": found}).parameter("conflict")
     assert own.at("frontier") == default_calibration().parameter("conflict").prior
 

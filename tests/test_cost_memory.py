@@ -119,3 +119,18 @@ def test_teacher_outputs_from_smallest_to_largest() -> None:
     assert sizes[-1] == 1000 * 128_256 * 2
     with pytest.raises(UsageError, match="some"):
         teacher_logit_bytes(LLAMA, 1000, kept="some")
+
+
+def test_experts_stay_within_the_fast_link_when_they_can() -> None:
+    moe = model("Qwen/Qwen3-30B-A3B")
+    layout = smallest_training_layout(moe, H100, 64, length=4096)
+    assert 1 < layout.expert * layout.tensor <= H100.scale_up_gpus
+    assert not layout.recompute
+
+
+def test_optimizer_state_of_experts_is_spread_over_their_copies_only() -> None:
+    moe = model("Qwen/Qwen3-30B-A3B")
+    one_copy = train_memory(moe, TrainLayout(gpus=8, expert=8), length=1)
+    two_copies = train_memory(moe, TrainLayout(gpus=16, expert=8), length=1)
+    saved = 12 * moe.routed_parameters / 8 / 2 + 12 * (moe.total_parameters - moe.routed_parameters) / 16
+    assert one_copy.optimizer - two_copies.optimizer == pytest.approx(saved)

@@ -187,7 +187,7 @@ def test_draws_broadcast_and_centre_on_the_constants() -> None:
     assert drawn.shape == (500,)
     assert np.median(drawn) == pytest.approx(float(rl_step_s(rl_step(), DECODE, TRAIN, RL).step), rel=0.05)
     one = [replace(s, **{n: getattr(s, n)[7] for n in s.names()}) for s in sets]
-    assert float(rl_step_s(rl_step(), *one).step) == pytest.approx(drawn[7], rel=1e-4)  # type: ignore[arg-type]
+    assert float(rl_step_s(rl_step(), *one).step) == pytest.approx(drawn[7], rel=1e-3)  # type: ignore[arg-type]
 
 
 def test_teachers_score_in_turn_or_side_by_side() -> None:

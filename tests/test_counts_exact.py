@@ -5,6 +5,7 @@ Small Qwen3 (dense and mixture of experts), Qwen2 and Llama on the meta device: 
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mopdsim.model import Model
+from mopdsim.model import Model, model
+from trainer.tiny import init_model
 
 SIZES = {
     "hidden_size": 64,
@@ -82,3 +84,7 @@ def test_cache_elements(name: str) -> None:
         ).past_key_values
     held = sum(layer.keys.numel() + layer.values.numel() for layer in cache.layers)
     assert float(counted.cache_elements(LENGTH)) == held
+
+
+def test_the_catalogue_holds_the_trainers_tiny_base(tmp_path: Path) -> None:
+    assert init_model(tmp_path) == model("tiny").total_parameters == Model.from_config(tmp_path).total_parameters

@@ -150,6 +150,17 @@ def test_measured_facts_narrow_the_scores() -> None:
     assert sharp.grades["scores.math"] == "measured" and vague.grades["scores.math"] == "prior"
 
 
+def test_seeds_are_a_part_of_the_uncertainty_and_vanish_with_their_constant() -> None:
+    found = forecast(_scenario())
+    assert all(0 < row["seed_sd"] < row["sd"] for row in found.uncertainty.values())
+    plain = default_calibration()
+    still = replace(
+        plain.parameters["seed_sd"], prior=replace(plain.parameters["seed_sd"].prior, value=1e-12)
+    )
+    calm = replace(plain, parameters={**plain.parameters, "seed_sd": still})
+    assert all(row["seed_sd"] < 1e-9 for row in forecast(_scenario(), calm).uncertainty.values())
+
+
 def test_one_changed_domain_costs_a_mixed_run_everything_and_mopd_a_teacher() -> None:
     calm = {"rerun_probability": 0.0, "failures_per_gpu_hour": 0.0}
     mixed = forecast(_scenario("mixed_rl", reliability=calm))
@@ -175,6 +186,12 @@ def test_budget_and_deadline_are_answered_with_a_probability() -> None:
     found = forecast(_scenario(budget_usd=1.0, deadline_days=1e6)).to_document()
     assert (found["within_budget"], found["within_deadline"]) == (0.0, 1.0)
     assert forecast(_scenario()).to_document()["within_budget"] is None
+    middle = float(np.median(forecast(_scenario()).usd_N))
+    shares = [
+        forecast(_scenario(budget_usd=middle * part)).to_document()["within_budget"]
+        for part in (0.8, 1, 1.25)
+    ]
+    assert 0 < shares[0] < shares[1] == 0.5 < shares[2] < 1
 
 
 def test_a_model_that_does_not_fit_is_refused_with_the_amount_it_lacks() -> None:
@@ -188,6 +205,19 @@ def test_extrapolation_is_said() -> None:
     known = {"start": 0.4, "asymptote": 0.6, "midpoint": 1e6}
     told = forecast(_scenario(domain=dict.fromkeys(NAMES, known), usd_per_gpu_hour=2.0)).warnings
     assert not any("start scores" in line or "before C_mid" in line or "price" in line for line in told)
+
+
+def test_a_stages_effort_follows_the_drawn_lengths_of_its_domains() -> None:
+    found = forecast(_scenario("mixed_rl", options={"shares": {"math": 2.0, "code": 1.0, "if": 1.0}}))
+    rows = found.domains
+    central = (
+        sum(share * rows[name].response_tokens.value for name, share in (("math", 2), ("code", 1), ("if", 1)))
+        / 4
+    )
+    drawn = (2 * found.world.length_DN[0] + found.world.length_DN[1] + found.world.length_DN[2]) / 4
+    effort, paid = found.efforts["mixed"], found.bills["mixed"]
+    assert effort.tokens_N == pytest.approx(paid.gradient_tokens * drawn / central)
+    assert paid.mean_length == pytest.approx(central)
 
 
 def test_reruns_and_sweeps_cost_what_they_should() -> None:

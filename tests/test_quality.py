@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mopdsim.calibration import default_calibration
 from mopdsim.domains import domain
-from mopdsim.interference import Array
+from mopdsim.interference import Array, logit
 from mopdsim.quality import CAUSES, Effort, State, climb, hill, walk
 from mopdsim.recipe import Distill, Recipe, Rl
 from mopdsim.recipes import recipe
@@ -97,6 +97,38 @@ def test_without_conflict_mixed_training_is_each_curve_at_its_share() -> None:
         shares * 2e6 / world.midpoint_DN, world.steepness_DN
     )
     assert _final(plan, world).score_DN == pytest.approx(expected, abs=1e-12)
+
+
+def test_conflict_multiplies_the_gain_in_logits() -> None:
+    plan = recipe("mixed_rl", NAMES[:2])
+    plain = _no_conflict(plan, efficiency_shift=np.zeros(DRAWS))
+    conflict = np.zeros_like(plain.conflict_DDN)
+    conflict[1, 0] = -0.4
+    lengths = np.ones_like(plain.length_DN)
+    free, hurt = (
+        _final(plan, replace(plain, length_DN=lengths, conflict_DDN=matrix)).score_DN
+        for matrix in (np.zeros_like(conflict), conflict)
+    )
+    start = logit(plain.start_DN)
+    factor = (logit(hurt) - start) / (logit(free) - start)
+    assert factor[0] == pytest.approx(np.exp(-0.4)) and factor[1] == pytest.approx(1.0)
+
+
+def test_a_domain_trained_in_two_stages_ends_where_one_stage_ends() -> None:
+    plan = recipe("single_domain", ["sort"])
+    first = plan.stages[0]
+    again = first.model_copy(update={"name": "again", "init": first.name})
+    amounts = {**plan.amounts, "again": plan.amounts[first.name]}
+    twice = Recipe(
+        name="twice",
+        domains=plan.domains,
+        amounts_name=plan.amounts_name,
+        stages=(first, again),
+        amounts=amounts,
+        output="again",
+    )
+    whole = _final(plan, _no_conflict(plan), compute=4e6).score_DN
+    assert _final(twice, _no_conflict(twice), compute=2e6).score_DN == pytest.approx(whole, abs=1e-9)
 
 
 def test_unlimited_distillation_without_conflict_ends_at_the_cap() -> None:
@@ -211,7 +243,8 @@ def plans(draw: st.DrawFn) -> Recipe:
         balance=draw(st.sampled_from(["none", "token_share", "remaining_gap", "dispersion"])),
     )
     amounts = {
-        stage.name: {"steps": 2, "prompts_per_step": 2, "learning_rate": 1e-3} for stage in (*stages, student)
+        stage.name: {"steps": 2, "prompts_per_step": 2, "rollouts_per_prompt": 2, "learning_rate": 1e-3}
+        for stage in (*stages, student)
     }
     return Recipe(
         name="any",

@@ -308,7 +308,7 @@ def test_interpreter_by_hand(program: str, made: str | None) -> None:
 
 def test_any_program_that_does_it_is_right() -> None:
     assert shortest_program("abc>cba") == "R"
-    assert does("abc>cba", "R") and does("abc>cba", "RRR")
+    assert does("abc>cba", "R") and does("abc>cba", "RRR") and does("abcd>dabc", "LLL")
     assert not does("abc>cba", "RRRRR"), "longer than allowed"
     assert not does("abc>cba", "") and not does("abc>cba", "r")
     assert set("RLDC") == set(OPERATIONS)

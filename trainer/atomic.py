@@ -8,15 +8,17 @@ Leaves out: what the directories hold (`trainer.checkpoint`, `trainer.store`).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 from mopdsim.errors import MopdError
 
@@ -24,34 +26,49 @@ MANIFEST = "sha256.json"
 
 
 @contextmanager
+def explained(target: Path) -> Iterator[None]:
+    """Turn a failure to write into a MopdError that names `target`."""
+    try:
+        yield
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if type(error) is RuntimeError and "inline_container" not in str(error):  # torch.save's file writer
+            raise
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise MopdError(f"{target}: cannot be written: {reason}; free space or choose --out") from error
+
+
+@contextmanager
 def atomic_directory(target: Path) -> Iterator[Path]:
     """A temporary directory that becomes `target` (replacing it) when the block ends without an exception.
 
-    Raises MopdError with the path when the disk is full or not writable; `target` is then as it was.
+    Raises MopdError with the path when the disk is full or not writable, or `target` is a file; what was there
+    is then as it was.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial.", dir=target.parent))
-    try:
-        yield partial
-        files = sorted(path for path in partial.rglob("*") if path.is_file())
-        digests = {str(path.relative_to(partial)): _sha256(path) for path in files}
-        (partial / MANIFEST).write_text(json.dumps(digests, indent=1, sort_keys=True))
-        for path in [*files, partial / MANIFEST, partial]:
-            _sync(path)
-        replaced = None
-        if target.exists():
-            replaced = target.with_name(f".{target.name}.replaced.{os.getpid()}")
-            os.rename(target, replaced)
-        os.rename(partial, target)
-        _sync(target.parent)
-        if replaced:
-            shutil.rmtree(replaced, ignore_errors=True)
-    except OSError as error:
-        raise MopdError(
-            f"{target}: cannot be written: {error.strerror or error}; free space or choose --out"
-        ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    partial = target.with_name(f".{target.name}.partial.{os.getpid()}")
+    with explained(target):
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file of that name is in the way")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+            yield partial
+            files = sorted(path for path in partial.rglob("*") if path.is_file())
+            digests = {str(path.relative_to(partial)): _sha256(path) for path in files}
+            (partial / MANIFEST).write_text(json.dumps(digests, indent=1, sort_keys=True))
+            for path in [*files, partial / MANIFEST, partial]:
+                _sync(path)
+            _replace(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    replaced = target.with_name(f".{target.name}.replaced.{os.getpid()}")
+    if target.exists():
+        os.rename(target, replaced)
+    os.rename(partial, target)
+    _sync(target.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def verified(directory: Path) -> bool:
@@ -63,20 +80,20 @@ def verified(directory: Path) -> bool:
         return False
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Replace a small JSON file in one step, on disk when this returns."""
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file in one step, on disk when this returns."""
     partial = path.with_name(f".{path.name}.partial")
-    try:
+    with explained(path):
         with partial.open("w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True)
-            file.write("\n")
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
-        raise MopdError(
-            f"{path}: cannot be written: {error.strerror or error}; free space or choose --out"
-        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a small JSON file in one step. Numbers that are not finite are refused (ValueError)."""
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
 
 
 def sweep(parent: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mopdsim.amounts import AMOUNTS_NAMES, AmountsName
-from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.amounts import AmountsName
+from mopdsim.errors import UsageError
 from mopdsim.recipe import Recipe
 
 app = typer.Typer(
@@ -24,7 +24,9 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
-Dtype = Annotated[str, typer.Option(help="float32, or bfloat16 to compute under autocast.")]
+Dtype = Annotated[
+    Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 to compute under autocast.")
+]
 
 
 @app.command("init-model")
@@ -41,10 +43,14 @@ def init_model(
     Example: mopd train init-model --out models/bytes --kind bytes --hidden 128
     """
     from mopdsim.cli import emit
+    from trainer.atomic import atomic_directory
     from trainer.models import tensors_sha256
     from trainer.tiny import init_model as make
 
-    parameters = make(out, kind=kind, seed=seed, hidden=hidden, layers=layers)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"out = {out}: exists already; choose a directory that does not, or is empty")
+    with atomic_directory(out.resolve()) as partial:
+        parameters = make(partial, kind=kind, seed=seed, hidden=hidden, layers=layers)
     if json_:
         return emit({"directory": str(out), "parameters": parameters, "weights_sha256": tensors_sha256(out)})
     print(f"{out}: Qwen3 with {parameters:,} parameters, random weights (seed {seed})")
@@ -62,7 +68,9 @@ def run(
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated task specifications [default: sort,reverse,shift].")
     ] = None,
-    amounts: Annotated[str, typer.Option(help=f"Named set of amounts: {', '.join(AMOUNTS_NAMES)}.")] = "tiny",
+    amounts: Annotated[
+        AmountsName | None, typer.Option(help="Named set of amounts [default: tiny, or the file's].")
+    ] = None,
     scale: Annotated[float, typer.Option(help="Factor on every stage's steps.")] = 1.0,
     set_: Annotated[
         list[str] | None,
@@ -79,7 +87,7 @@ def run(
     dtype: Dtype = "float32",
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
     workers: Annotated[
-        int | None, typer.Option(help="Stages side by side [default: one a core; 1 on a GPU].")
+        int | None, typer.Option(min=1, help="Stages side by side [default: one a core; 1 on a GPU].")
     ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Share stages with other runs here [default: OUT/store].")
@@ -95,12 +103,12 @@ def run(
     from mopdsim.cli import emit
     from trainer.execute import Progress, default_workers
     from trainer.resolve import resolve_recipe, resolve_settings
-    from trainer.runs import run_recipe
+    from trainer.runs import check, run_recipe
 
-    names = _choice("amounts", amounts, AMOUNTS_NAMES)
-    resolved = resolve_recipe(recipe, _split(domains), names, set_ or []).scaled(scale)
+    resolved = resolve_recipe(recipe, _split(domains), amounts, set_ or []).scaled(scale)
     settings = resolve_settings(setting or [], seed=seed, device=device, dtype=dtype, threads=threads)
     if dry_run:
+        check(resolved, model=model, settings=settings)
         return _show_resolved(resolved, settings.model_dump(mode="json"), json_)
     progress = Progress()
     print(
@@ -138,8 +146,8 @@ def evaluate(
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")
     ] = None,
-    items: Annotated[int, typer.Option(help="Fixed test prompts of each domain.")] = 400,
-    temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 1.0,
+    items: Annotated[int, typer.Option(min=1, help="Fixed test prompts of each domain.")] = 400,
+    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 1.0,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json_: Json = False,
@@ -186,11 +194,7 @@ def _show_resolved(recipe: Recipe, settings: dict[str, Any], json_: bool) -> Non
 
 
 def _split(domains: str | None) -> list[str]:
-    return [] if domains is None else [name.strip() for name in domains.split(",") if name.strip()]
-
-
-def _choice(field: str, value: str, known: tuple[AmountsName, ...]) -> AmountsName:
-    for name in known:
-        if value == name:
-            return name
-    raise UsageError(f"{field} = {value!r}: no such set{did_you_mean(value, known)}")
+    names = [name.strip() for name in (domains or "").split(",") if name.strip()]
+    if domains is not None and not names:
+        raise UsageError(f"domains = {domains!r}: names none; give task specifications separated by commas")
+    return names

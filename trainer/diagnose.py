@@ -59,7 +59,7 @@ class DomainGradients:
         return total, sums
 
     def report(self) -> dict[str, dict[str, float]]:
-        """After the optimiser's step: gradient_cosine by "a|b"; gradient_norm, gradient_share, update_inner by domain."""
+        """After the optimiser's step: gradient_cosine by "a|b"; gradient_norm, _share, update_inner by domain."""
         norm = {domain: _dot(g, g) ** 0.5 for domain, g in self.gradient.items()}
         whole = sum(norm.values()) or 1.0
         step = [p.detach() - b for p, b in zip(self.parameters, self.before, strict=True)]

@@ -6,26 +6,31 @@ the weighted sum of divergences (`trainer.targets`). Leaves out: the divergences
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
+from mopdsim.errors import UsageError
 from mopdsim.recipe import Distill
 from trainer import balance
 from trainer.bank import Bank
 from trainer.batch import Batch, draw, join, sample, select, spread, with_prompts_of
 from trainer.diagnose import DomainGradients
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
-from trainer.losses import group_advantages, token_weights
+from trainer.losses import Loss, group_advantages, token_logprob, token_weights
 from trainer.meter import TRAINING_PASSES
-from trainer.preflight import preflight, shared_ids
+from trainer.models import tensors_sha256
+from trainer.preflight import TeacherLoss, full_reverse_kl, preflight, shared_ids
 from trainer.routing import Route, by_teacher, routes, sampling_routes
-from trainer.targets import Scores, Target, loss_function
+from trainer.targets import Scores, Target, divergence, loss_function
 from trainer.update import accumulate_gradients
 
 ALGORITHM_VERSION = 1
 PREFLIGHT_PROMPTS = 2  # of each domain
+LEAST_DISPERSION = 1e-6
 Valid = Mapping[str, Tensor | None]
 
 
@@ -36,26 +41,69 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
         names = dict.fromkeys(teacher.stage for teacher in stage.teachers)
         needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
         bank = Bank({name: job.weights[name] for name in needed}, job.load)
-        valid = _check_teachers(trainee, list(names), bank)
+        valid = _check_teachers(trainee, stage, list(names), bank)
         return lambda trainee: _step(trainee, stage, bank, valid)
 
     return train(job, make_step, report)
 
 
-def _check_teachers(trainee: Trainee, names: Sequence[str], bank: Bank) -> dict[str, Tensor | None]:
-    """Preflight before the first step; returns each teacher's mask of shared ids (None: all are)."""
+def _check_teachers(
+    trainee: Trainee, stage: Distill, names: Sequence[str], bank: Bank
+) -> dict[str, Tensor | None]:
+    """Preflight with the stage's own loss before the first step; returns each teacher's mask of shared ids.
+
+    A teacher whose weights equal the student's or another teacher's cannot give another gradient: it is said on
+    stderr (its own training changed nothing, or it is meant so) and left out of that comparison.
+    """
     if trainee.step == 0:
         texts = [
             item.prompt
             for task in trainee.tasks.values()
             for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=trainee.job.settings.seed)
         ]
-        preflight(trainee.policy, bank.mapping(names), texts)
+        weights = {tensors_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
+        distinct = []
+        for name in names:
+            twin = weights.setdefault(tensors_sha256(trainee.job.weights[name]), name)
+            if twin == name:
+                distinct.append(name)
+            else:
+                print(
+                    f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
+                    file=sys.stderr,
+                )
+        findings = preflight(trainee.policy, bank.mapping(distinct), texts, loss=_preflight_loss(stage))
+        trainee.memory["preflight"] = [asdict(finding) for finding in findings]
     valid = {}
     for name in names:
         with bank.open(name) as teacher:
             valid[name] = shared_ids(trainee.policy, name, teacher)
+        if valid[name] is not None and stage.extrapolation != 1:
+            raise UsageError(
+                f"stage {stage.name!r}: extrapolation = {stage.extrapolation} needs heads of one width, and teacher "
+                f"{name!r} has another than the student: set extrapolation = 1 or use teachers of the student's size"
+            )
     return valid
+
+
+def _preflight_loss(stage: Distill) -> TeacherLoss:
+    """The stage's loss against one teacher; the likelihood of samples, which needs no scores, as reverse KL."""
+
+    def loss(
+        logits_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, weight_N: Tensor, valid_V: Tensor | None
+    ) -> Loss:
+        return divergence(
+            stage,
+            logits_NV,
+            teacher_NV,
+            weight_N,
+            token_N=token_N,
+            behaviour_N=token_logprob(logits_NV, token_N)[0].detach(),
+            advantage_N=None,
+            valid_V=valid_V,
+        )
+
+    return full_reverse_kl if stage.loss == "sample_nll" else loss
 
 
 def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
@@ -225,13 +273,22 @@ def _describe(trainee: Trainee, stage: Distill, batch: Batch, sums: dict[str, fl
             if key.startswith(f"{name}|domain:")
         }
         if "kl" in row:
-            row["dispersion"] = max(row.get("log_ratio_square", 0.0) - row["kl"] ** 2, 0.0) ** 0.5
+            row["dispersion"] = max(
+                max(row.get("log_ratio_square", 0.0) - row["kl"] ** 2, 0.0) ** 0.5, LEAST_DISPERSION
+            )
             trainee.average(f"kl/{name}", row["kl"])
-            trainee.average(f"dispersion/{name}", max(row["dispersion"], 1e-6))
+            trainee.average(f"dispersion/{name}", row["dispersion"])
         domains[name] = row
-    mass = {name: row["token_share"] * row.get("dispersion", 1.0) for name, row in domains.items()}
-    for name, row in domains.items():
-        row["effective_share"] = mass[name] / max(sum(mass.values()), 1e-12)
+    exponent = 1.0 if stage.normalizer == "token" else 0.0
+    shares = balance.effective_share(
+        [(span.stop - span.start) for span in batch.spans.values()],
+        [row["length"] for row in domains.values()],
+        [row.get("dispersion", 1.0) for row in domains.values()],
+        a=exponent,
+        b=1.0,
+    )
+    for row, share in zip(domains.values(), shares.tolist(), strict=True):
+        row["effective_share"] = share
     teachers: dict[str, dict[str, float]] = {}
     for key, value in sums.items():
         name, found, quantity = key.partition("|teacher:")

@@ -44,17 +44,21 @@ def differentiable(
 
     Worked out a block of rows at a time, so that the intermediates stay small (and, on a CPU, in its caches).
     """
-    rows = max(1, CPU_BLOCK // logits_NV.shape[1] if logits_NV.device.type == "cpu" else len(logits_NV))
+    count, width = logits_NV.shape
+    rows = max(1, CPU_BLOCK // width if logits_NV.device.type == "cpu" else count)
     gradient_NV = torch.empty_like(logits_NV)
-    values, metrics = [], []
+    found: Metrics = {}
     with torch.no_grad():
-        for start in range(0, max(1, len(logits_NV)), rows):
+        for start in range(0, max(1, count), rows):
             cut = slice(start, start + rows)
-            value_N, gradient_NV[cut], own = measure(log_softmax(logits_NV[cut]), *(x[cut] for x in others))
-            values.append(value_N)
-            metrics.append(own)
-        joined = {name: torch.cat([own[name] for own in metrics]) for name in metrics[0]}
-    return _KnownGradient.apply(logits_NV, torch.cat(values), gradient_NV), joined
+            value_n, gradient_NV[cut], metrics = measure(
+                log_softmax(logits_NV[cut]), *(x[cut] for x in others)
+            )
+            for name, each_n in {"value": value_n, **metrics}.items():
+                if name not in found:
+                    found[name] = each_n.new_empty(count)
+                found[name][cut] = each_n
+    return _KnownGradient.apply(logits_NV, found.pop("value"), gradient_NV), found
 
 
 def log_softmax(logits_NV: Tensor) -> Tensor:
@@ -106,7 +110,7 @@ def top_k_reverse(student_NV: Tensor, teacher_NV: Tensor, *, k: int) -> Measured
         value_N, gradient_NV, metrics = reverse(student_NV, teacher_NV)
         whole_N = torch.ones_like(value_N)
         return value_N, gradient_NV, metrics | {"student_mass": whole_N, "teacher_mass": whole_N}
-    ids_NK = student_NV.topk(k, -1).indices
+    ids_NK = student_NV.topk(k, -1, sorted=False).indices
     inside_S_NK, inside_T_NK = student_NV.gather(1, ids_NK), teacher_NV.gather(1, ids_NK)
     outside_S_N, outside_T_N = (
         x_NV.scatter(1, ids_NK, -math.inf).logsumexp(-1) for x_NV in (student_NV, teacher_NV)

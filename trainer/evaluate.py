@@ -6,10 +6,9 @@ differences between models sharper than their levels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
 
 from trainer.batch import Batch, sample
 from trainer.losses import reverse_kl
@@ -17,7 +16,7 @@ from trainer.meter import Meter
 from trainer.policy import Policy
 from trainer.rollout import Rollouts
 from trainer.tasks import Split, Task
-from trainer.update import hidden_states
+from trainer.update import CHUNK_LOGITS, hidden_states
 
 ROWS = 512  # sampled side by side
 SEED = 20_260_101  # of the tokens, the same for every model
@@ -32,87 +31,94 @@ def evaluate(
     temperature: float,
     references: Mapping[str, Policy],
     meter: Meter,
+    micro_batch_rows: int | None = None,
 ) -> dict[str, dict[str, float]]:
     """By domain: pass_rate, se (binomial), n, length (sampled tokens), truncated (share), entropy (nats a token,
-    estimated on the samples) and kl_NAME: KL(policy || reference NAME) in nats a token over the full vocabulary."""
-    return {
-        name: _evaluate_one(policy, name, task, split, items, temperature, references, meter)
-        for name, task in tasks.items()
-    }
+    estimated on the samples) and kl_NAME: KL(policy || reference NAME) in nats a token over the full vocabulary.
 
-
-def _evaluate_one(
-    policy: Policy,
-    name: str,
-    task: Task,
-    split: Split,
-    items: int,
-    temperature: float,
-    references: Mapping[str, Policy],
-    meter: Meter,
-) -> dict[str, float]:
-    prompts = task.fixed(split, items)
-    sums: dict[str, float] = {"pass": 0.0, "length": 0.0, "truncated": 0.0, "logprob": 0.0}
-    sums |= {f"kl_{reference}": 0.0 for reference in references}
+    Each reference is looked up once, so `references` may load them on demand.
+    """
     with meter.phase("evaluation", policy.device):
-        for start in range(0, items, ROWS):
-            chunk = prompts[start : start + ROWS]
-            batch = sample(
-                policy,
-                {name: task},
-                chunk,
-                domains=[name] * len(chunk),
-                rollouts_per_prompt=1,
-                temperature=temperature,
-                seed=SEED + start,
-                grader=lambda task, item, said: task.grade(item, said),
-            )
-            _add(sums, policy, batch, temperature, references, meter)
-    rate, tokens = sums["pass"] / items, max(sums["length"], 1.0)
+        batches = {
+            name: _sampled(policy, name, task, split, items, temperature, meter)
+            for name, task in tasks.items()
+        }
+        rows = {name: _described(own, items) for name, own in batches.items()}
+        for reference in references:
+            scorer = references[reference]
+            for name, own in batches.items():
+                total = 0.0
+                for batch in own:
+                    total += kl_sum(
+                        policy,
+                        scorer,
+                        batch.rollouts,
+                        temperature=temperature,
+                        micro_batch_rows=micro_batch_rows,
+                    )
+                    meter.count("evaluation", policy, batch.rollouts, passes=2)
+                rows[name][f"kl_{reference}"] = total / max(_tokens(own), 1)
+            del scorer
+    return rows
+
+
+def _sampled(
+    policy: Policy, name: str, task: Task, split: Split, items: int, temperature: float, meter: Meter
+) -> list[Batch]:
+    """A domain's fixed prompts answered and graded, some rows at a time."""
+    prompts = task.fixed(split, items)
+    batches = []
+    for start in range(0, items, ROWS):
+        chunk = prompts[start : start + ROWS]
+        batch = sample(
+            policy,
+            {name: task},
+            chunk,
+            domains=[name] * len(chunk),
+            rollouts_per_prompt=1,
+            temperature=temperature,
+            seed=SEED + start,
+            grader=lambda task, item, said: task.grade(item, said),
+        )
+        meter.count("evaluation", policy, batch.rollouts)
+        batches.append(batch)
+    return batches
+
+
+def _described(batches: Sequence[Batch], items: int) -> dict[str, float]:
+    rate = sum(float(batch.reward_B.sum()) for batch in batches) / items
     return {
         "pass_rate": rate,
         "se": (rate * (1 - rate) / items) ** 0.5,
         "n": items,
-        "length": sums["length"] / items,
-        "truncated": sums["truncated"] / items,
-        "entropy": -sums["logprob"] / tokens,
-        **{key: value / tokens for key, value in sums.items() if key.startswith("kl_")},
+        "length": _tokens(batches) / items,
+        "truncated": sum(float(batch.rollouts.truncated_B.sum()) for batch in batches) / items,
+        "entropy": -sum(float(batch.rollouts.logprob_BT.sum()) for batch in batches)
+        / max(_tokens(batches), 1),
     }
 
 
-def _add(
-    sums: dict[str, float],
-    policy: Policy,
-    batch: Batch,
-    temperature: float,
-    references: Mapping[str, Policy],
-    meter: Meter,
-) -> None:
-    rollouts = batch.rollouts
-    meter.count("evaluation", policy, rollouts, passes=1 + (1 + len(references)) * bool(references))
-    sums["pass"] += float(batch.reward_B.sum())
-    sums["length"] += float(rollouts.trained_BT.sum())
-    sums["truncated"] += float(rollouts.truncated_B.sum())
-    sums["logprob"] += float(rollouts.logprob_BT.sum())
-    for name, value in kl_sums(policy, references, rollouts, temperature=temperature).items():
-        sums[f"kl_{name}"] += value
+def _tokens(batches: Sequence[Batch]) -> int:
+    return sum(int(batch.rollouts.trained_BT.sum()) for batch in batches)
 
 
 @torch.no_grad()
-def kl_sums(
-    policy: Policy, references: Mapping[str, Policy], rollouts: Rollouts, *, temperature: float
-) -> dict[str, float]:
-    """Sum over trained tokens of KL(policy || reference), full vocabulary, for each reference."""
-    if not references:
-        return {}
-    index_N = rollouts.trained_BT.flatten().nonzero().squeeze(1)
-    own_NV = _logits_at(policy, rollouts, index_N, temperature)
-    weights_N = torch.ones(len(index_N), device=own_NV.device)
-    return {
-        name: float(reverse_kl(own_NV, _logits_at(reference, rollouts, index_N, temperature), weights_N)[0])
-        for name, reference in references.items()
-    }
-
-
-def _logits_at(policy: Policy, rollouts: Rollouts, index_N: Tensor, temperature: float) -> Tensor:
-    return policy.logits(hidden_states(policy, rollouts).flatten(0, 1)[index_N]) / temperature
+def kl_sum(
+    policy: Policy,
+    reference: Policy,
+    rollouts: Rollouts,
+    *,
+    temperature: float,
+    micro_batch_rows: int | None = None,
+) -> float:
+    """Sum over trained tokens of KL(policy || reference) over the full vocabulary."""
+    own_ND, other_ND = (
+        hidden_states(scorer, rollouts, micro_batch_rows=micro_batch_rows)[rollouts.trained_BT]
+        for scorer in (policy, reference)
+    )
+    chunk = max(1, CHUNK_LOGITS // policy.vocab_size)
+    total = 0.0
+    for own_CD, other_CD in zip(own_ND.split(chunk), other_ND.split(chunk), strict=True):
+        own_CV, other_CV = policy.logits(own_CD) / temperature, reference.logits(other_CD) / temperature
+        total += float(reverse_kl(own_CV, other_CV, own_CV.new_ones(len(own_CV)))[0])
+    return total

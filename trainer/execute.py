@@ -7,6 +7,7 @@ steps since the last checkpoint. Leaves out: what a stage does (`trainer.stages`
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -66,7 +67,7 @@ class Progress:
 
 
 def execute(plan: Plan, store: Store, *, workers: int, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Summaries by key. Raises the first failure after the running stages' states are safe on disk."""
+    """Summaries by key. Raises the first failure; what runs beside it stops and goes on from its checkpoints."""
     summaries: dict[str, dict[str, Any]] = {}
     waiting: list[Node] = []
     for node in plan.nodes:
@@ -126,6 +127,7 @@ def _side_by_side(
             process.terminate()
         pool.shutdown(wait=True, cancel_futures=True)
         channel.put(None)
+        channel.cancel_join_thread()  # a worker killed while it wrote may hold the channel's lock for ever
         listener.join(timeout=1)
 
 
@@ -136,6 +138,15 @@ def _enter_worker(channel: Any) -> None:
     global _channel
     _channel = channel
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A run that is killed takes its workers with it: they would go on in a store that a resumed run wants."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(node: Node, store: Store) -> dict[str, Any]:
@@ -175,6 +186,4 @@ def _interruptible() -> Iterator[None]:
 
 def default_workers(device: str) -> int:
     """One single-threaded worker a core on a CPU (1.7 times a two-thread process on two cores), one on a GPU."""
-    import os
-
     return 1 if device != "cpu" else max(1, min(8, len(os.sched_getaffinity(0))))

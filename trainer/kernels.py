@@ -18,39 +18,77 @@ from torch.nn import functional as F
 
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 ONEDNN_PRODUCTS = 1 << 20  # multiply-adds below which oneDNN's start-up costs more than it saves
-ONEDNN_REDUCTIONS = 1 << 22  # the same for weight gradients, whose operands it has to transpose
 
 
 def _on_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
 
 
-def matmul_nt(a_NI: Tensor, b_OI: Tensor, *, at_least: int = ONEDNN_PRODUCTS) -> Tensor:
-    """a @ b.T for float32 matrices on a CPU, either of them possibly a transposed view."""
-    if ONEDNN and a_NI.shape[0] * a_NI.shape[1] * b_OI.shape[0] >= at_least:
+def _pays(products: int) -> bool:
+    return ONEDNN and products >= ONEDNN_PRODUCTS
+
+
+def matmul_nt(a_NI: Tensor, b_OI: Tensor) -> Tensor:
+    """a @ b.T for float32 matrices on a CPU; b may be a transposed view, a then costs a copy."""
+    if _pays(a_NI.numel() * len(b_OI)):
         return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, None, "none", [], "")
     return a_NI @ b_OI.t()
 
 
-class _Linear(torch.autograd.Function):
+def _weight_gradient(grad_NO: Tensor, x_NI: Tensor) -> Tensor:
+    """grad.T @ x; the narrower operand is the one that gets copied."""
+    if not _pays(x_NI.numel() * grad_NO.shape[1] // 2):
+        return grad_NO.t() @ x_NI
+    if grad_NO.shape[1] <= x_NI.shape[1]:
+        return matmul_nt(grad_NO.t(), x_NI.t())
+    return matmul_nt(x_NI.t(), grad_NO.t()).t().contiguous()
+
+
+class _Linears(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NI, weight_OI)
-        return matmul_nt(x_NI, weight_OI)
+    def forward(ctx: Any, x_NI: Tensor, *weights_OI: Tensor) -> tuple[Tensor, ...]:
+        ctx.save_for_backward(x_NI, *weights_OI)
+        return tuple(matmul_nt(x_NI, weight_OI) for weight_OI in weights_OI)
 
     @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def backward(ctx: Any, *grads_NO: Tensor) -> tuple[Tensor | None, ...]:
+        x_NI, *weights_OI = ctx.saved_tensors
+        pairs = list(zip(grads_NO, weights_OI, ctx.needs_input_grad[1:], strict=True))
+        into_x: Tensor | None = None
+        if ctx.needs_input_grad[0]:
+            for grad_NO, weight_OI, _ in pairs:
+                part_NI = matmul_nt(grad_NO, weight_OI.t())
+                into_x = part_NI if into_x is None else into_x.add_(part_NI)
+        return into_x, *(_weight_gradient(grad_NO, x_NI) if needed else None for grad_NO, _, needed in pairs)
+
+
+def linears(x_NI: Tensor, *weights_OI: Tensor) -> tuple[Tensor, ...]:
+    """x @ weight.T for each of several weights."""
+    if _on_cpu(x_NI):
+        return _Linears.apply(x_NI, *weights_OI)
+    return tuple(F.linear(x_NI, weight_OI) for weight_OI in weights_OI)
+
+
+class _LinearOnto(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, base_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+        ctx.save_for_backward(x_NI, weight_OI)
+        return matmul_nt(x_NI, weight_OI).add_(base_NO)
+
+    @staticmethod
+    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
         x_NI, weight_OI = ctx.saved_tensors
-        into_x, into_weight = ctx.needs_input_grad
+        _, into_x, into_weight = ctx.needs_input_grad
         return (
+            grad_NO,
             matmul_nt(grad_NO, weight_OI.t()) if into_x else None,
-            matmul_nt(grad_NO.t(), x_NI.t(), at_least=ONEDNN_REDUCTIONS) if into_weight else None,
+            _weight_gradient(grad_NO, x_NI) if into_weight else None,
         )
 
 
-def linear(x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """x @ weight.T."""
-    return _Linear.apply(x_NI, weight_OI) if _on_cpu(x_NI) else F.linear(x_NI, weight_OI)
+def linear_onto(base_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
+    """base + x @ weight.T."""
+    return _LinearOnto.apply(base_NO, x_NI, weight_OI) if _on_cpu(x_NI) else base_NO + F.linear(x_NI, weight_OI)
 
 
 class _RMSNorm(torch.autograd.Function):

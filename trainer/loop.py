@@ -8,7 +8,6 @@ unbroken one bit for bit. Leaves out: stage keys and who runs when (`trainer.sto
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,9 +21,11 @@ from mopdsim.amounts import Amounts
 from mopdsim.errors import DivergenceError, MopdError
 from mopdsim.recipe import BASE, AnyStage
 from trainer import checkpoint
+from trainer.atomic import explained
 from trainer.bank import Bank
 from trainer.batch import Batch
 from trainer.evaluate import evaluate
+from trainer.log import Log
 from trainer.meter import Meter, peak_memory_bytes
 from trainer.models import load_policy, save_policy
 from trainer.policy import Policy
@@ -107,20 +108,21 @@ class Trainee:
         means[name] = keep * means[name] + (1 - keep) * value if name in means else value
         return float(means[name])
 
-    def learning_rate(self) -> float:
-        """Linear warm-up, then a cosine to the final fraction, over steps or, with a FLOPs ceiling, over FLOPs."""
-        amounts = self.amounts
-        done = self.step / amounts.steps
-        if amounts.max_flops is not None:
-            done = max(done, self.meter.spent / amounts.max_flops)
-        low = amounts.final_learning_rate_fraction
-        decay = low + (1 - low) * (1 + math.cos(math.pi * min(done, 1.0))) / 2
-        warmup = min(amounts.warmup_steps, amounts.steps // 5)
-        return amounts.learning_rate * decay * min(1.0, (self.step + 1) / max(warmup, 1))
+    def progress(self) -> float:
+        """Share of the stage that is done: of its steps or, with a FLOPs ceiling, of those if it is nearer."""
+        steps, ceiling = self.step / self.amounts.steps, self.amounts.max_flops
+        return steps if ceiling is None else max(steps, self.meter.spent / ceiling)
 
     def finished(self) -> bool:
-        spent = self.amounts.max_flops is not None and self.meter.spent >= self.amounts.max_flops
-        return self.step >= self.amounts.steps or spent
+        return self.progress() >= 1
+
+    def learning_rate(self) -> float:
+        """Linear warm-up over steps, then a cosine to the final fraction over the stage's progress."""
+        amounts = self.amounts
+        low = amounts.final_learning_rate_fraction
+        decay = low + (1 - low) * (1 + math.cos(math.pi * min(self.progress(), 1.0))) / 2
+        warmup = min(amounts.warmup_steps, amounts.steps // 5)
+        return amounts.learning_rate * decay * min(1.0, (self.step + 1) / max(warmup, 1))
 
     def apply(self, loss: float, batch: Batch) -> Metrics:
         """One optimiser step on param.grad. DivergenceError, the batch on disk, on a non-finite loss or gradient."""
@@ -141,7 +143,8 @@ class Trainee:
         tensors = {
             name: value.contiguous().cpu() for name, value in vars(rollouts).items() if name != "group"
         }
-        save_file({**tensors, "reward_B": batch.reward_B.cpu()}, dump, metadata={"step": str(self.step)})
+        with explained(dump):
+            save_file({**tensors, "reward_B": batch.reward_B.cpu()}, dump, metadata={"step": str(self.step)})
         raise DivergenceError(
             f"stage {self.job.name!r}, step {self.step}: loss {loss}, gradient norm {norm}: must be finite; "
             f"the last good checkpoint is kept and the batch is in {dump}; lower learning_rate "
@@ -171,27 +174,22 @@ def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> M
     trainee = _start(job)
     step_of = make_step(trainee)
     settings = job.settings
-    references = _references(job)
+    against = references(job)
     checkpoints = job.directory / "checkpoints"
-    with _Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
+    with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
+
+        def scored(split: Split) -> dict[str, dict[str, float]]:
+            policy, tasks, meter = trainee.policy, trainee.tasks, trainee.meter
+            return score(job, policy, tasks, split, step=trainee.step, against=against, meter=meter, log=log)
+
         while not trainee.finished():
             if trainee.step % settings.evaluate_every == 0:
-                scores = _score(trainee, "validation", settings.validation_items, references)
-                log.write(
-                    {"kind": "evaluation", "step": trainee.step, "split": "validation", "domains": scores}
-                )
+                scored("validation")
             before = dict(trainee.meter.seconds)
             metrics = step_of(trainee)
             seconds = {phase: value - before[phase] for phase, value in trainee.meter.seconds.items()}
-            log.write(
-                {
-                    "kind": "step",
-                    "step": trainee.step,
-                    **metrics,
-                    "flops": trainee.meter.spent,
-                    "seconds": seconds,
-                }
-            )
+            spent = {"flops": trainee.meter.spent, "seconds": seconds}
+            log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
             trainee.step += 1
             if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
                 state = {
@@ -206,11 +204,11 @@ def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> M
                     optimizer=trainee.optimizer,
                     state=state,
                 )
-            report(_progress(trainee))
-        scores = _score(trainee, "test", settings.test_items, references)
-        log.write({"kind": "evaluation", "step": trainee.step, "split": "test", "domains": scores})
+            report(trainee.progress())
+        scores = scored("test")
     save_policy(trainee.policy, job.directory / "weights")
-    return {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
+    summary = {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
+    return summary | ({"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {})
 
 
 def spent_summary(meter: Meter, job: Job) -> Metrics:
@@ -245,64 +243,38 @@ def _start(job: Job) -> Trainee:
     )
 
 
-def _references(job: Job) -> Mapping[str, Policy]:
-    """What KL is measured against: the recipe's base ("base") and the stage's parent, loaded when needed."""
-    names = list(dict.fromkeys((BASE, job.init)))
-    return Bank({name: job.weights[name] for name in names}, job.load).mapping(names)
+def references(job: Job) -> Mapping[str, Policy]:
+    """What KL is measured against, loaded when needed: "start", the recipe's base, and the stage's "parent"."""
+    names = {"start": BASE} | ({"parent": job.init} if job.init != BASE else {})
+    directories = {name: job.weights[stage] for name, stage in names.items()}
+    return Bank(directories, lambda name: job.load(names[name])).mapping(list(names))
 
 
-def _score(
-    trainee: Trainee, split: Split, items: int, references: Mapping[str, Policy]
+def score(
+    job: Job,
+    policy: Policy,
+    tasks: Mapping[str, Task],
+    split: Split,
+    *,
+    step: int,
+    against: Mapping[str, Policy],
+    meter: Meter,
+    log: Log,
 ) -> dict[str, dict[str, float]]:
-    return evaluate(
-        trainee.policy,
-        trainee.tasks,
+    """Scores of all domains and probes on a split's fixed prompts, also logged. A parent may be the start."""
+    settings = job.settings
+    domains = evaluate(
+        policy,
+        tasks,
         split=split,
-        items=items,
-        temperature=trainee.job.settings.temperature,
-        references=references,
-        meter=trainee.meter,
+        items=settings.test_items if split == "test" else settings.validation_items,
+        temperature=settings.temperature,
+        references=against,
+        meter=meter,
+        micro_batch_rows=settings.micro_batch_rows,
     )
-
-
-def _progress(trainee: Trainee) -> float:
-    """Share of the stage that is done, by whichever limit is nearer."""
-    steps = trainee.step / trainee.amounts.steps
-    return (
-        steps
-        if trainee.amounts.max_flops is None
-        else max(steps, trainee.meter.spent / trainee.amounts.max_flops)
-    )
-
-
-class _Log:
-    """metrics.jsonl, cut back to where the checkpoint left it."""
-
-    def __init__(self, path: Path, *, keep: int) -> None:
-        self.path = path
-        try:
-            self.file = path.open("r+b" if path.exists() and keep else "wb")
-            self.file.truncate(keep)
-            self.file.seek(keep)
-        except OSError as error:
-            raise MopdError(
-                f"{path}: cannot be written: {error.strerror}; free space or choose --out"
-            ) from error
-
-    def __enter__(self) -> _Log:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-    def write(self, row: Metrics) -> None:
-        try:
-            self.file.write(json.dumps(row, allow_nan=False).encode() + b"\n")
-            self.file.flush()
-        except OSError as error:
-            raise MopdError(
-                f"{self.path}: cannot be written: {error.strerror}; free space or choose --out"
-            ) from error
-
-    def size(self) -> int:
-        return self.file.tell()
+    for row in domains.values():
+        if "kl_start" in row:
+            row.setdefault("kl_parent", row["kl_start"])
+    log.write({"kind": "evaluation", "step": step, "split": split, "domains": domains})
+    return domains

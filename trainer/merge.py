@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from mopdsim.recipe import BASE, Merge
+from mopdsim.recipe import Merge
 from trainer import merging
 from trainer.atomic import atomic_directory
-from trainer.evaluate import evaluate
-from trainer.loop import Job, Metrics, Report, spent_summary
+from trainer.log import Log
+from trainer.loop import Job, Metrics, Report, references, score, spent_summary
 from trainer.meter import Meter
 from trainer.models import load_policy
 
@@ -28,15 +28,10 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
             combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
         )
     report(0.5)
-    settings = job.settings
+    policy = load_policy(job.directory / "weights", device=job.settings.device, dtype=job.settings.dtype)
     meter = Meter()
-    scores = evaluate(
-        load_policy(job.directory / "weights", device=settings.device, dtype=settings.dtype),
-        job.tasks(),
-        split="test",
-        items=settings.test_items,
-        temperature=settings.temperature,
-        references={"start": job.load(BASE)},
-        meter=meter,
-    )
+    with Log(job.directory / "metrics.jsonl") as log:
+        scores = score(
+            job, policy, job.tasks(), "test", step=0, against=references(job), meter=meter, log=log
+        )
     return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

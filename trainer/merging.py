@@ -1,9 +1,9 @@
 """Merging models of one shape by their weights: average, task arithmetic, TIES.
 
 `merge` works on dicts of tensors; `merge_directories` on Hugging Face folders of safetensors, one tensor at
-a time: its peak memory is some twenty times the largest tensor, whatever the number of tensors and models.
-Arithmetic runs in float64 for float32 weights and in float32 for 16-bit ones; results have the base's type. Leaves out:
-models of different shape, and finding the best scale.
+a time: its peak memory is about thirty times the largest tensor, whatever the number of tensors and models.
+Arithmetic runs in float64 for float32 weights and in float32 for 16-bit ones; results have the base's type.
+Leaves out: models of different shape, and finding the best scale.
 """
 
 from __future__ import annotations

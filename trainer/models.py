@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from mopdsim.errors import MopdError, NotFoundError, UsageError
+from mopdsim.errors import NotFoundError, UsageError
 from trainer.atomic import MANIFEST, atomic_directory
 from trainer.policy import Policy
 
@@ -33,16 +34,25 @@ def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float3
             f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one"
         )
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, trust_remote_code=False, use_safetensors=True
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise NotFoundError(
             f"model {str(source)!r} cannot be loaded: {reason}; give a directory in Hugging Face layout with "
             "safetensors weights, or a hub id that this machine can reach"
         ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(
+            f"model {str(source)!r}: its weights lack {missing[0]!r} ({len(missing)} in all), which would be "
+            "left random: complete the safetensors files"
+        )
     if tokenizer.eos_token_id is None:
         raise UsageError(f"model {str(source)!r}: its tokenizer has no end-of-sequence token; set eos_token")
     if len(tokenizer) > model.config.vocab_size:
@@ -56,15 +66,8 @@ def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float3
 def save_policy(policy: Policy, directory: Path) -> None:
     """Weights, configuration and tokenizer in Hugging Face layout, complete or not at all."""
     with atomic_directory(directory) as partial:
-        try:
-            policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator, union-attr]
-            policy.tokenizer.save_pretrained(partial)
-        except Exception as error:
-            if isinstance(error, OSError) or "os error" in str(error):
-                raise MopdError(
-                    f"{directory}: weights cannot be written: {error}; free space or choose --out"
-                ) from error
-            raise
+        policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
+        policy.tokenizer.save_pretrained(partial)
 
 
 def check_device(device: str) -> torch.device:

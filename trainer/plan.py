@@ -14,12 +14,13 @@ from typing import Any
 from mopdsim.amounts import Amounts, default_amounts
 from mopdsim.errors import NotFoundError
 from mopdsim.recipe import BASE, Recipe, Sft, parents
+from trainer.atomic import atomic_directory, verified
 from trainer.loop import Job
 from trainer.models import fingerprint
 from trainer.settings import Settings
 from trainer.stages import ALGORITHM_VERSIONS
 from trainer.store import Store, key_of, stage_keys
-from trainer.tasks import PROBES
+from trainer.tasks import PROBES, task
 from trainer.tiny import init_tiny
 
 TINY = "tiny"
@@ -117,13 +118,19 @@ def _base(
         )
     seed = settings.seed
     directory = store.root / f"tiny-{seed}"
-    if not (directory / "config.json").is_file():
-        init_tiny(directory, seed=seed)
+    if not verified(directory):
+        with atomic_directory(directory) as partial:
+            init_tiny(partial, seed=seed)
     start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
-    amounts = start_amounts or default_amounts("tiny", "sft")
+    amounts = start_amounts or default_start(len(recipe.domains))
     return _node(
         start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=START
     )
+
+
+def default_start(domains: int) -> Amounts:
+    """The amounts of `tiny`'s start: the named set's steps for each domain, for three at least."""
+    return default_amounts("tiny", "sft").scaled(max(3, domains))
 
 
 def _node(
@@ -152,7 +159,7 @@ def _node(
         made_from = {
             "stage": None,
             "base": model_key,
-            "domains": list(domains),
+            "domains": [task(spec).fingerprint for spec in (*domains, *settings.probes)],
             "settings": settings.model_dump(mode="json"),
         }
     key = key_of(made_from)
@@ -172,6 +179,10 @@ def model_directory(model: str) -> Path:
     """A local directory as it is; a hub id's snapshot, downloaded where the hub can be reached."""
     path = Path(model).expanduser()
     if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise NotFoundError(
+                f"model {model!r}: no model directory (config.json is missing); `mopd train init-model` makes one"
+            )
         return path.resolve()
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from mopdsim.errors import UsageError
+from trainer.kernels import linears
 from trainer.lean import LeanQwen3, supports
 
 AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
@@ -88,22 +89,31 @@ class Policy:
         self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, wanted_BT: Tensor, *, group: int = 1
     ) -> Tensor:
         """hidden_ND: only the states that predict the wanted tokens, in row-major order; the cheaper call."""
-        with self._autocast():
-            return self.backbone.hidden_at(prompt_BP[::group], prompt_mask_BP[::group], response_BT, wanted_BT)
+        used = slice(0, int(wanted_BT.any(0).nonzero().max()) + 1) if wanted_BT.any() else slice(0, 1)
+        prompt_UP, mask_UP = _trimmed(prompt_BP[::group], prompt_mask_BP[::group])
+        with self.autocast():
+            return self.backbone.hidden_at(prompt_UP, mask_UP, response_BT[:, used], wanted_BT[:, used])
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) to float32 (..., V)."""
-        with self._autocast():
-            logits = self.head(hidden).float() * self._scale
-        return torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+    def logits(self, hidden: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """(..., D) to float32 (..., V), divided by the temperature."""
+        with self.autocast():
+            if type(self.head) is nn.Linear and self.head.bias is None:
+                flat_NV = linears(hidden.flatten(0, -2), self.head.weight)[0]
+                logits = flat_NV.unflatten(0, hidden.shape[:-1]).float()
+            else:
+                logits = self.head(hidden).float()
+        logits = logits if self._scale == 1 else logits * self._scale
+        logits = torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+        return logits if temperature == 1 else logits / temperature
 
     @torch.no_grad()
     def decoder(self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int) -> Decoder:
-        """Read the unique prompts once and open `group` rows for each."""
-        with self._autocast():
-            return self.backbone.decoder(prompt_UP, prompt_mask_UP, group, max_new_tokens)
+        """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
+        with self.autocast():
+            return self.backbone.decoder(*_trimmed(prompt_UP, prompt_mask_UP), group, max_new_tokens)
 
-    def _autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The compute type, for work that spans several calls: weights are then converted once."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     @torch.no_grad()
@@ -183,6 +193,12 @@ class GenericDecoder:
         self.cache.batch_select_indices(index_K)
 
 
+def _trimmed(prompt_UP: Tensor, mask_UP: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns in which every prompt is padding."""
+    first = int(mask_UP.any(0).long().argmax())
+    return prompt_UP[:, first:], mask_UP[:, first:]
+
+
 def _extend(mask_BP: Tensor, more: int) -> Tensor:
     return torch.cat([mask_BP, mask_BP.new_ones(mask_BP.shape[0], more)], 1)
 
@@ -192,13 +208,15 @@ def _first_given(*values: int | None) -> int:
 
 
 def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every id that ends a turn: the tokenizer's, the model's and its generation config's."""
-    ids: set[int] = set()
+    """The model's end-of-sequence ids, or the tokenizer's where the model names none; UsageError if they disagree."""
     generation = getattr(model, "generation_config", None)
-    for value in (
-        getattr(tokenizer, "eos_token_id", None),
-        model.config.eos_token_id,
-        getattr(generation, "eos_token_id", None),
-    ):
-        ids.update(value if isinstance(value, list | tuple) else [] if value is None else [value])
-    return frozenset(ids)
+    named = getattr(generation, "eos_token_id", None)
+    named = model.config.eos_token_id if named is None else named
+    ids = frozenset(named if isinstance(named, list | tuple) else [] if named is None else [named])
+    own = getattr(tokenizer, "eos_token_id", None)
+    if own is not None and ids and own not in ids:
+        raise UsageError(
+            f"the tokenizer ends a turn with token {own}, but the model's end-of-sequence ids are {sorted(ids)}: "
+            "they must agree; set eos_token_id in the model's generation_config.json"
+        )
+    return ids or frozenset([] if own is None else [own])

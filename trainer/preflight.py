@@ -29,6 +29,7 @@ from trainer.update import hidden_states
 SELF_KL_NATS = {torch.float32: 1e-5, torch.bfloat16: 1e-3}  # limit of a mean per token, by compute type
 SAME_GRADIENT = 1e-6  # relative distance at or below which two gradients count as one
 GREEDY_FLOOR = -2.0  # nats a token: a probability of 0.14 for the teacher's own first choice
+GREEDY_SLACK = 1.0  # nats a token
 NEW_TOKENS = 32
 STUDENT = "the student itself"
 
@@ -94,7 +95,7 @@ def preflight(
         read = with_prompts_of(rollouts, teacher, items)
         findings += [
             deterministic(name, teacher, read),
-            own_greedy_output(name, teacher, prompts),
+            own_greedy_output(name, student, teacher, prompts),
         ]
         gradients[name] = teacher_gradient(
             student, teacher, rollouts, read, loss, shared_ids(student, name, teacher)
@@ -204,20 +205,30 @@ def self_distillation(student: Policy, rollouts: Rollouts) -> Finding:
 
 
 @torch.no_grad()
-def own_greedy_output(name: str, teacher: Policy, prompts: Sequence[str]) -> Finding:
-    """Mean log-prob, as scored in training, of what the teacher itself would say: low if misread."""
-    opened = prompt_ids(teacher.tokenizer, prompts)
-    rollouts = generate(
-        teacher, opened, rollouts_per_prompt=1, max_new_tokens=NEW_TOKENS, temperature=0, seed=0
-    )
-    logits_NV = teacher.logits(hidden_states(teacher, rollouts)[rollouts.trained_BT])
-    mean = float(token_logprob(logits_NV, rollouts.response_BT[rollouts.trained_BT])[0].mean())
-    if not mean >= GREEDY_FLOOR:
+def own_greedy_output(name: str, student: Policy, teacher: Policy, prompts: Sequence[str]) -> Finding:
+    """Mean log-prob, as scored in training, of what the teacher itself would say: low if misread.
+
+    Low means below GREEDY_FLOOR and below the student's own by more than GREEDY_SLACK, so that untrained models, which
+    are unsure of everything alike, may be tried out.
+    """
+    mean, own = greedy_logprob(teacher, prompts), greedy_logprob(student, prompts)
+    if not mean >= min(GREEDY_FLOOR, own - GREEDY_SLACK):
         raise UsageError(
-            f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token, but at least "
+            f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at least "
             f"{GREEDY_FLOOR} is expected: check its chat template, and that its weights are trained ones"
         )
     return Finding(check="own greedy output", teacher=name, message="mean log-prob, nats a token", value=mean)
+
+
+@torch.no_grad()
+def greedy_logprob(policy: Policy, prompts: Sequence[str]) -> float:
+    """Mean log-prob a token of the policy's own greedy answers."""
+    opened = prompt_ids(policy.tokenizer, prompts)
+    rollouts = generate(
+        policy, opened, rollouts_per_prompt=1, max_new_tokens=NEW_TOKENS, temperature=0, seed=0
+    )
+    logits_NV = policy.logits(hidden_states(policy, rollouts)[rollouts.trained_BT])
+    return float(token_logprob(logits_NV, rollouts.response_BT[rollouts.trained_BT])[0].mean())
 
 
 def teacher_gradient(

@@ -5,7 +5,6 @@ Precedence: default < file < flags. Domains are checked here, before anything ru
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,9 @@ from trainer.tasks import task
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")
 
 
-def resolve_recipe(name: str, domains: Sequence[str], amounts: AmountsName, changes: Sequence[str]) -> Recipe:
+def resolve_recipe(
+    name: str, domains: Sequence[str], amounts: AmountsName | None, changes: Sequence[str]
+) -> Recipe:
     """A catalogue recipe over `domains`, or a file's; then the changes.
 
     A change `key=value` is an option of the catalogue's function, or a dotted path into the document:
@@ -34,21 +35,19 @@ def resolve_recipe(name: str, domains: Sequence[str], amounts: AmountsName, chan
             raise UsageError(
                 f"domains = {','.join(domains)}: a recipe file names its own; edit {name} instead"
             )
-        document = recipe_file.read_toml(Path(name))
+        document = {"amounts_of": {}} | recipe_file.read_toml(Path(name))
+        if amounts:
+            document["amounts"] = amounts
         paths = pairs
     else:
         if name not in recipes.CATALOGUE:
             raise NotFoundError(
                 f"no recipe {name!r}{did_you_mean(name, recipes.CATALOGUE)}; a file ends in .toml"
             )
-        options = inspect.signature(recipes.CATALOGUE[name]).parameters
         chosen = {key: value for key, value in pairs if "." not in key}
-        for key in chosen:
-            if key not in options:
-                raise UsageError(
-                    f"--set {key}: recipe {name!r} has no such option{did_you_mean(key, options)}"
-                )
-        made = recipes.recipe(name, domains or DEFAULT_DOMAINS, **{"amounts": amounts, **chosen})
+        if amounts:
+            chosen["amounts"] = amounts
+        made = recipes.recipe(name, domains or DEFAULT_DOMAINS, **chosen)
         document = recipe_file.to_document(made)
         paths = [(key, value) for key, value in pairs if "." in key]
     for path, value in paths:
@@ -68,11 +67,7 @@ def resolve_settings(changes: Sequence[str], **flags: Any) -> Settings:
     try:
         settings = Settings.model_validate({**flags, **values})
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        where = ".".join(map(str, problem["loc"]))
-        raise UsageError(
-            f"{where} = {problem['input']!r}: must {problem['msg'].removeprefix('Input should ')}"
-        ) from None
+        raise UsageError(recipe_file.in_words(error)) from None
     for spec in settings.probes:
         task(spec)
     return settings

@@ -196,7 +196,8 @@ def _sample(
 
     def work(part: slice) -> tuple[Tensor, Tensor, Tensor]:
         unique = slice(part.start // group, part.stop // group)
-        return _decode(policy, prompt_UP[unique], mask_UP[unique], uniform_BT[part], temperature, min_new_tokens)
+        with policy.autocast():
+            return _decode(policy, prompt_UP[unique], mask_UP[unique], uniform_BT[part], temperature, min_new_tokens)
 
     pieces = side_by_side(work, row_spans(len(uniform_BT), group=group, parts=parts_for(policy.device)))
     response_BT, logprob_BT, length_B = (torch.cat(piece) for piece in zip(*pieces, strict=True))
@@ -216,10 +217,9 @@ def _decode(
     length_B = torch.full((rows,), steps, device=uniform_BT.device)
     alive_K = torch.arange(rows, device=uniform_BT.device)
     for t in range(steps):
-        logits_KV = policy.logits(decoder.hidden_BD)
-        token_K, logprob_K = _draw(
-            logits_KV, uniform_BT[alive_K, t], temperature, eos_E if t < min_new_tokens else eos_E[:0]
-        )
+        logits_KV = policy.logits(decoder.hidden_BD, temperature=temperature or 1.0)
+        forbidden_E = eos_E if t < min_new_tokens else eos_E[:0]
+        token_K, logprob_K = _draw(logits_KV, uniform_BT[alive_K, t], temperature == 0, forbidden_E)
         response_BT[alive_K, t], logprob_BT[alive_K, t] = token_K, logprob_K
         ended_K = torch.isin(token_K, eos_E)
         length_B[alive_K] = torch.where(ended_K, length_B[alive_K].clamp_max(t + 1), length_B[alive_K])
@@ -238,18 +238,16 @@ def _decode(
     return response_BT, logprob_BT, length_B
 
 
-def _draw(logits_KV: Tensor, uniform_K: Tensor, temperature: float, forbidden_E: Tensor) -> tuple[Tensor, Tensor]:
+def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_E: Tensor) -> tuple[Tensor, Tensor]:
     """A token per row and its log-prob: the first whose cumulative probability reaches a number in (0, 1]."""
-    scaled_KV = logits_KV / (temperature or 1.0)
-    allowed_KV = scaled_KV.index_fill(1, forbidden_E, -torch.inf) if len(forbidden_E) else scaled_KV
-    if temperature == 0:
-        token_K = allowed_KV.argmax(1)
+    probability_KV = torch.softmax(logits_KV, 1)
+    allowed_KV = probability_KV.index_fill(1, forbidden_E, 0.0) if len(forbidden_E) else probability_KV
+    if greedy:
+        token_K1 = allowed_KV.argmax(1, keepdim=True)
     else:
-        cumulative_KV = torch.softmax(allowed_KV, 1).cumsum_(1)
-        target_K1 = (1 - uniform_K[:, None]) * cumulative_KV[:, -1:]
-        token_K = torch.searchsorted(cumulative_KV, target_K1).squeeze(1)
-    logprob_K = scaled_KV.gather(1, token_K[:, None]).squeeze(1) - scaled_KV.logsumexp(1)
-    return token_K, logprob_K
+        cumulative_KV = allowed_KV.cumsum(1)
+        token_K1 = torch.searchsorted(cumulative_KV, (1 - uniform_K[:, None]) * cumulative_KV[:, -1:])
+    return token_K1.squeeze(1), probability_KV.gather(1, token_K1).log_().squeeze(1)
 
 
 def left_pad(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:

@@ -22,15 +22,16 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim import recipe_file
-from mopdsim.errors import Interrupted, MopdError, NotFoundError, UsageError
+from mopdsim.errors import Interrupted, NotFoundError, UsageError
 from mopdsim.recipe import BASE, Recipe
-from trainer.atomic import write_json
+from trainer.atomic import explained, verified, write_json, write_text
 from trainer.execute import Progress, execute
 from trainer.meter import PHASES
 from trainer.models import check_device, tensors_sha256
-from trainer.plan import Plan, plan
+from trainer.plan import TINY, Plan, model_directory, plan
 from trainer.settings import Settings
 from trainer.store import Store
+from trainer.tasks import task
 
 SCHEMA_VERSION = 1
 
@@ -46,7 +47,7 @@ def run_recipe(
     progress: Progress,
 ) -> dict[str, Any]:
     """Carry the recipe out; returns the run's summary (also in summary.json)."""
-    check_device(settings.device)
+    check(recipe, model=model, settings=settings)
     store = Store(root=store_root or out / "store")
     _open(out, recipe, model, settings, store, workers)
     start = time.perf_counter()
@@ -57,18 +58,31 @@ def run_recipe(
         summary["seconds"] = time.perf_counter() - start
         _publish(recipe, planned, store, out, summary)
     except (Interrupted, KeyboardInterrupt):
-        _status(out, "interrupted")
+        write_text(out / "STATUS", "interrupted\n")
         raise
-    except MopdError:
-        _status(out, "failed")
+    except Exception:
+        write_text(out / "STATUS", "failed\n")
         raise
-    _status(out, "done")
+    write_text(out / "STATUS", "done\n")
     return summary
+
+
+def check(recipe: Recipe, *, model: str, settings: Settings) -> None:
+    """What would otherwise fail only hours later: the device, the model's directory, too few prompts to score."""
+    check_device(settings.device)
+    if model != TINY:
+        model_directory(model)
+    for spec in (*recipe.domains, *settings.probes):
+        task(spec).fixed("validation", settings.validation_items)
+        task(spec).fixed("test", settings.test_items)
 
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     """Go on with a run where it stopped; a finished one is read back."""
     resolved = read_json(out / "resolved.json")
+    status = out / "STATUS"
+    if status.is_file() and status.read_text().strip() == "done" and verified(out / "weights"):
+        return read_json(out / "summary.json")
     return run_recipe(
         recipe_file.load(out / "config.toml"),
         model=resolved["model"],
@@ -102,24 +116,17 @@ def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Stor
         "store": None if store.root == out / "store" else str(store.root),
         "workers": workers,
     }
-    try:
+    config, text = out / "config.toml", recipe_file.dump(recipe)
+    with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        config, text = out / "config.toml", recipe_file.dump(recipe)
-        same = ("model", "settings")
-        if config.exists():
-            before = read_json(out / "resolved.json")
-            if config.read_text() != text or any(before[key] != resolved[key] for key in same):
-                raise UsageError(
-                    f"{out}: holds a run of another recipe, model or settings; choose another --out"
-                )
-        config.write_text(text)
-    except OSError as error:
-        raise MopdError(
-            f"{out}: cannot be written: {error.strerror or error}; choose another --out"
-        ) from error
+        before = read_json(out / "resolved.json") if config.exists() else resolved
+        other = config.exists() and config.read_text(encoding="utf-8") != text
+    if other or any(before[key] != resolved[key] for key in ("model", "settings")):
+        raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
     write_json(out / "resolved.json", resolved)
+    write_text(config, text)
     write_json(out / "manifest.json", manifest(settings.device))
-    _status(out, "running")
+    write_text(out / "STATUS", "running\n")
 
 
 def manifest(device: str) -> dict[str, Any]:
@@ -197,18 +204,14 @@ def _summary(
 def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Mapping[str, Any]) -> None:
     """Metrics, summary and final weights into the run directory."""
     keys = planned.keys[recipe.name]
-    try:
+    with explained(out):
         with (out / "metrics.jsonl").open("w") as file:
-            for stage in recipe.stages:
-                source = store.directory(keys[stage.name]) / "metrics.jsonl"
+            for name in [BASE, *(stage.name for stage in recipe.stages)]:
+                source = store.directory(keys[name]) / "metrics.jsonl"
                 for line in source.read_text().splitlines() if source.exists() else []:
-                    file.write(json.dumps({"stage": stage.name, **json.loads(line)}) + "\n")
+                    file.write(json.dumps({"stage": name, **json.loads(line)}) + "\n")
         shutil.rmtree(out / "weights", ignore_errors=True)
         shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
-    except OSError as error:
-        raise MopdError(
-            f"{out}: cannot be written: {error.strerror or error}; free space or choose --out"
-        ) from error
     write_json(out / "summary.json", summary)
 
 
@@ -219,12 +222,3 @@ def _link(source: str, target: str) -> str:
         return target
     except OSError:
         return str(shutil.copy2(source, target))
-
-
-def _status(out: Path, status: str) -> None:
-    try:
-        (out / "STATUS").write_text(status + "\n")
-    except OSError as error:
-        raise MopdError(
-            f"{out}: cannot be written: {error.strerror or error}; choose another --out"
-        ) from error

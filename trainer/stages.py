@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,12 +9,11 @@ from typing import Any, assert_never
 
 import torch
 
-from mopdsim.errors import DivergenceError, MopdError
+from mopdsim.errors import DivergenceError, Interrupted
 from mopdsim.recipe import BASE, Distill, Merge, Rl, Sft
 from trainer import distill, merge, rl, sft
-from trainer.atomic import sweep
-from trainer.evaluate import evaluate
-from trainer.loop import Job, Metrics, Report, spent_summary
+from trainer.log import Log
+from trainer.loop import Job, Metrics, Report, score, spent_summary
 from trainer.meter import Meter
 from trainer.store import Store
 
@@ -31,27 +29,29 @@ def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Re
     """Run a stage into the store and return its summary. What it did before a kill is taken up again."""
     store = Store(root=store_root)
     torch.set_num_threads(job.settings.threads)
-    place = store.open(job.key, made_from)
-    sweep(place)
-    with (place / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise MopdError(
-                f"{place}: another process is working on this stage; wait for it or choose another --out"
-            ) from None
+    with store.held(job.key):
+        if store.finished(job.key):  # by another run, since this one was planned
+            return store.summary(job.key)
+        store.open(job.key, made_from)
         start = time.perf_counter()
         try:
             summary = _run(job, report)
-        except DivergenceError:
-            store.mark(job.key, "diverged")
-            raise
-        except MopdError:
-            store.mark(job.key, "failed")
+        except Exception as error:
+            store.mark(job.key, _status_of(error))
             raise
         summary["wall_seconds"] = time.perf_counter() - start
         store.close(job.key, summary)
     return summary
+
+
+def _status_of(error: Exception) -> str:
+    match error:
+        case Interrupted():
+            return "interrupted"
+        case DivergenceError():
+            return "diverged"
+        case _:
+            return "failed"
 
 
 def _run(job: Job, report: Report) -> Metrics:
@@ -73,13 +73,6 @@ def _run(job: Job, report: Report) -> Metrics:
 def _score_base(job: Job) -> Metrics:
     """The scores of the model that a recipe starts from."""
     meter = Meter()
-    scores = evaluate(
-        job.load(BASE),
-        job.tasks(),
-        split="test",
-        items=job.settings.test_items,
-        temperature=job.settings.temperature,
-        references={},
-        meter=meter,
-    )
+    with Log(job.directory / "metrics.jsonl") as log:
+        scores = score(job, job.load(BASE), job.tasks(), "test", step=0, against={}, meter=meter, log=log)
     return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

@@ -9,22 +9,26 @@ nothing else. The base's key is the fingerprint of its weights.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mopdsim.amounts import Amounts
 from mopdsim.errors import MopdError
 from mopdsim.recipe import BASE, AnyStage, Merge, Recipe, parents
-from trainer.atomic import verified, write_json
+from trainer.atomic import explained, sweep, verified, write_json, write_text
 from trainer.settings import Settings
 from trainer.tasks import task
 
 DONE = "done"
+LOCK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,22 +44,31 @@ class Store:
         """Whether the stage is complete and its weights are what was written."""
         place = self.directory(key)
         try:
-            done = (place / "STATUS").read_text().strip() == DONE
-        except OSError:
+            done = (place / "STATUS").read_text().strip() == DONE and bool(self.summary(key))
+            scored_only = not (place / "weights").exists() and self._made_from(key).get("stage") is None
+        except (OSError, ValueError):
             return False
-        scored_only = not (place / "weights").exists() and self._made_from(key).get("stage") is None
-        return done and (place / "summary.json").is_file() and (scored_only or verified(place / "weights"))
+        return done and (scored_only or verified(place / "weights"))
 
-    def open(self, key: str, made_from: Mapping[str, Any]) -> Path:
-        """The directory of a stage about to run, marked so; UsageError-like where it cannot be written."""
+    @contextmanager
+    def held(self, key: str) -> Iterator[Path]:
+        """The stage's directory, this process alone at work in it. MopdError where another is."""
         place = self.directory(key)
-        try:
+        with explained(place):
             place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise MopdError(f"{place}: cannot be made: {error.strerror}; choose another --out") from error
-        write_json(place / "made_from.json", made_from)
+            lock = (place / ".lock").open("w")
+        with lock:
+            if not _locked(lock):
+                raise MopdError(
+                    f"{place}: another process is working on this stage; wait for it or choose another --out"
+                )
+            sweep(place)
+            yield place
+
+    def open(self, key: str, made_from: Mapping[str, Any]) -> None:
+        """Mark a stage as about to run."""
+        write_json(self.directory(key) / "made_from.json", made_from)
         self.mark(key, "running")
-        return place
 
     def close(self, key: str, summary: Mapping[str, Any]) -> None:
         """Mark a stage complete; its checkpoints are no longer needed."""
@@ -65,15 +78,7 @@ class Store:
         shutil.rmtree(place / "checkpoints", ignore_errors=True)
 
     def mark(self, key: str, status: str) -> None:
-        place = self.directory(key) / "STATUS"
-        try:
-            partial = place.with_name(".STATUS.partial")
-            partial.write_text(status + "\n")
-            partial.replace(place)
-        except OSError as error:
-            raise MopdError(
-                f"{place}: cannot be written: {error.strerror}; free space or choose --out"
-            ) from error
+        write_text(self.directory(key) / "STATUS", status + "\n")
 
     def _made_from(self, key: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads((self.directory(key) / "made_from.json").read_text())
@@ -85,6 +90,19 @@ class Store:
 
     def weights(self, key: str) -> Path:
         return self.directory(key) / "weights"
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock could be had within a few seconds (workers of a killed run take a moment to end)."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
 
 
 def key_of(made_from: Mapping[str, Any]) -> str:

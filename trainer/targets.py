@@ -80,15 +80,16 @@ def loss_function(target: Target) -> LossOf:
                     teacher_NV, own.logits(at_N) / target.temperature, stage.extrapolation
                 )
             share = piece.route.teachers[piece.name]
-            loss, metrics = _divergence(
-                target,
+            advantage_N = None if target.advantage_B is None else target.advantage_B[at_N // width]
+            loss, metrics = divergence(
+                stage,
                 logits_NV[part],
                 teacher_NV,
-                at_N,
                 weight_M[at_N] * share,
-                token_M,
-                behaviour_M,
-                piece.valid_V,
+                token_N=token_M[at_N],
+                behaviour_N=behaviour_M[at_N],
+                advantage_N=advantage_N,
+                valid_V=piece.valid_V,
             )
             total = total + loss
             for name, value in metrics.items():
@@ -104,17 +105,18 @@ def loss_function(target: Target) -> LossOf:
     return loss_of
 
 
-def _divergence(
-    target: Target,
+def divergence(
+    stage: Distill,
     logits_NV: Tensor,
     teacher_NV: Tensor,
-    at_N: Tensor,
     weight_N: Tensor,
-    token_M: Tensor,
-    behaviour_M: Tensor,
+    *,
+    token_N: Tensor,
+    behaviour_N: Tensor,
+    advantage_N: Tensor | None,
     valid_V: Tensor | None,
 ) -> Loss:
-    stage = target.stage
+    """The stage's loss against one teacher's logits. `advantage_N` is the reward's, for the sampled-token form."""
     match stage.loss:
         case "reverse_kl":
             return losses.reverse_kl(logits_NV, teacher_NV, weight_N, valid_V=valid_V)
@@ -127,14 +129,12 @@ def _divergence(
         case "top_k_reverse_kl":
             return losses.top_k_reverse_kl(logits_NV, teacher_NV, weight_N, k=stage.top_k, valid_V=valid_V)
         case "sampled_token":
-            student_N, _ = losses.token_logprob(logits_NV, token_M[at_N])
-            teacher_N, _ = losses.token_logprob(teacher_NV, token_M[at_N])
-            width = target.rollouts.response_BT.shape[1]
-            advantage_N = None if target.advantage_B is None else target.advantage_B[at_N // width]
+            student_N, _ = losses.token_logprob(logits_NV, token_N)
+            teacher_N, _ = losses.token_logprob(teacher_NV, token_N)
             return losses.sampled_token(
                 student_N,
                 teacher_N,
-                behaviour_M[at_N],
+                behaviour_N,
                 weight_N,
                 max_ratio=stage.max_importance_ratio,
                 reward_advantage_N=advantage_N,

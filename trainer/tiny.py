@@ -80,6 +80,9 @@ def init_model(
         )
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     tokenizer = tiny_tokenizer() if kind == "tiny" else byte_tokenizer()
     tokens = {

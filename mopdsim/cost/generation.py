@@ -121,18 +121,16 @@ def generation_s(
     samples_per_replica: float,
     lengths: Lengths,
     prompt_length: float,
-    extra_layer_s: Value = 0.0,
     tokens_per_step: float = 1.0,
     slowest_of: float = 1.0,
     drain: bool = True,
 ) -> Array:
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
-    Constants may carry draws (shape (n,)); the answer has that shape. extra_layer_s is added per layer and
-    step; tokens_per_step is the mean number of tokens accepted (speculative decoding). When the cache of all
-    samples does not fit, the batch is held at what fits and the steady part lasts longer in proportion
-    (continuous batching). drain=False: new samples take the place of those that end, so the full batch runs
-    at its mean length.
+    Constants may carry draws (shape (n,)); the answer has that shape. tokens_per_step is the mean number of
+    tokens accepted (speculative decoding). When the cache of all samples does not fit, the batch is held at
+    what fits and the steady part lasts longer in proportion (continuous batching). drain=False: new samples
+    take the place of those that end, so the full batch runs at its mean length.
     """
     if samples_per_replica <= 0 or tokens_per_step < 1:
         raise UsageError(
@@ -151,5 +149,5 @@ def generation_s(
     waves = np.maximum(running / slots, 1.0)
     batch = np.maximum(running / waves, 1.0)
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)
-    step = decode_step_s(work, c.column()) + np.asarray(extra_layer_s)[..., None] * model.layers
+    step = decode_step_s(work, c.column())
     return (step * waves * alive * weight).sum(axis=-1) / tokens_per_step

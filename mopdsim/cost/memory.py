@@ -1,7 +1,8 @@
 """Bytes per GPU of training and generation, and the smallest layout that fits.
 
 Training keeps 2 bytes of weights, 4 of gradients and 12 of optimizer state (fp32 master, two Adam moments)
-per parameter: 18 B without sharding, 6 + 12/DP with a distributed optimizer, 18/GPUs fully sharded.
+per parameter: 18 B without sharding, 6 + 12/DP with a distributed optimizer (experts: over the copies of their
+group only), 18/GPUs fully sharded.
 Activations per token and layer are 2 (9 hidden + 3 active feed-forward width) bytes, or 2 hidden when
 recomputed; the pipeline's first stage holds 1/PP of the layers for PP microbatches, so the two cancel. Logits
 take 6 bytes (bf16 and fp32) per vocabulary entry. Leaves out: fragmentation beyond the usable share,
@@ -10,7 +11,7 @@ communication buffers, CUDA context.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -65,19 +66,21 @@ def train_memory(
 ) -> TrainMemory:
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
     teachers of the same size) stay in memory as weights."""
-    routed = model.routed_parameters
+    fully = layout.fully_sharded or sharding == "full"
     expert_group = max(layout.expert, layout.tensor)
-    local = (model.total_parameters - routed) / (layout.tensor * layout.pipeline)
-    local += routed / (expert_group * layout.pipeline)
-    if layout.fully_sharded or sharding == "full":
-        local = model.total_parameters / layout.gpus
-    trained = local * (LORA_SHARE if layout.lora else 1.0)
-    spread = layout.data * layout.context if sharding == "optimizer" and not layout.fully_sharded else 1
+    routed = model.routed_parameters / (expert_group * layout.pipeline)
+    dense = (model.total_parameters - model.routed_parameters) / (layout.tensor * layout.pipeline)
+    held = model.total_parameters / layout.gpus if fully else dense + routed
+    optimized = held
+    if sharding == "optimizer" and not fully:
+        expert_copies = max(layout.gpus // (expert_group * layout.pipeline), 1)
+        optimized = dense / (layout.data * layout.context) + routed / expert_copies
+    trained = LORA_SHARE if layout.lora else 1.0
     tokens = layout.micro_batch * length / layout.context
     return TrainMemory(
-        weights=2.0 * local * (1 + resident_models),
-        gradients=4.0 * trained,
-        optimizer=12.0 * trained / spread,
+        weights=2.0 * held * (1 + resident_models),
+        gradients=4.0 * held * trained,
+        optimizer=12.0 * optimized * trained,
         activations=tokens * activation_bytes(model, recompute=layout.recompute) / layout.tensor,
         logits=6.0 * tokens * model.vocab / layout.tensor,
     )
@@ -119,23 +122,32 @@ def smallest_replica(
         gpus *= 2
 
 
-def _layouts(model: Model, gpu: Gpu, gpus: int, base: TrainLayout) -> Iterator[TrainLayout]:
-    """From least to most split: tensor within the node, pipeline, then recomputation."""
-    most_experts = max((kind.experts for _, kind in model.expert_layers), default=1)
-    for recompute in (False, True):
-        for split in (2**i for i in range(12)):
-            for tensor in (2**i for i in range(5)):
-                pipeline = split // tensor
-                if split % tensor or tensor > gpu.gpus_per_node or pipeline > model.layers or gpus % split:
-                    continue
-                expert = 1
-                while (
-                    expert * 2 <= min(most_experts, gpus // pipeline) and gpus // pipeline % (expert * 2) == 0
-                ):
-                    expert *= 2
-                yield replace(
-                    base, gpus=gpus, tensor=tensor, pipeline=pipeline, expert=expert, recompute=recompute
-                )
+def _powers_of_two(limit: float) -> list[int]:
+    return [2**i for i in range(int(limit).bit_length()) if 2**i <= limit]
+
+
+def _layouts(model: Model, gpu: Gpu, base: TrainLayout) -> list[TrainLayout]:
+    """From cheap to dear in doublings of a split: each doubling of tensor (within a node) or pipeline degree costs
+    one, recomputation 1.5, experts beyond the fast link 2, each doubling of the expert group a tenth.
+    """
+    experts = max((kind.experts for _, kind in model.expert_layers), default=1)
+    found = []
+    for tensor in _powers_of_two(min(gpu.gpus_per_node, base.gpus)):
+        for pipeline in _powers_of_two(min(model.layers, base.gpus / tensor)):
+            if base.gpus % (tensor * pipeline):
+                continue
+            for expert in _powers_of_two(min(experts, base.gpus / pipeline)):
+                for recompute in (False, True):
+                    found.append(
+                        replace(base, tensor=tensor, pipeline=pipeline, expert=expert, recompute=recompute)
+                    )
+
+    def price(layout: TrainLayout) -> float:
+        wide = layout.expert * layout.tensor > gpu.scale_up_gpus
+        split = math.log2(layout.tensor * layout.pipeline)
+        return split + 1.5 * layout.recompute + 2.0 * wide + 0.1 * math.log2(layout.expert)
+
+    return sorted(found, key=price)
 
 
 def smallest_training_layout(
@@ -148,14 +160,14 @@ def smallest_training_layout(
     lora: bool = False,
     precision: str = "bf16",
 ) -> TrainLayout:
-    """Least split layout on `gpus` GPUs that fits with a distributed optimizer and microbatches of one
+    """Cheapest layout on `gpus` GPUs that fits with a distributed optimizer and microbatches of one
     sequence.
 
     InfeasibleError says by how much the best layout fails.
     """
     base = TrainLayout(gpus=gpus, lora=lora, precision=precision)
     best = float("inf")
-    for layout in _layouts(model, gpu, gpus, base):
+    for layout in _layouts(model, gpu, base):
         need = train_memory(model, layout, length=length, resident_models=resident_models).total
         if need <= USABLE_MEMORY * gpu.memory_bytes:
             return layout

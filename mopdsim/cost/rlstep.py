@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import NODE_GPUS, Replica
+from mopdsim.cost.decode import Replica
 from mopdsim.cost.generation import Lengths, generation_s
 from mopdsim.cost.training import TrainLayout, train_step_s, train_work
 from mopdsim.errors import UsageError
@@ -118,7 +118,6 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         samples_per_replica=step.samples / replicas,
         lengths=replace(step.lengths, sigma=rl.length_sigma),
         prompt_length=step.prompt_length,
-        extra_layer_s=rl.wide_reduce_s if step.replica.gpus > NODE_GPUS else 0.0,
         tokens_per_step=step.tokens_per_decode_step,
         slowest_of=replicas,
         drain=waits,

@@ -4,15 +4,15 @@ Per token and GPU (work is spread evenly over the GPUs of a replica):
 
     products    k (N_dense + x N_experts) / (F f)        k = 6, LoRA 4, +2 with recomputation;
                                                          F = bf16 peak x (peak / bf16 peak)^power
+                                                         x contains all-to-all, permutation and launches
     attention   3 x causal FLOPs / (bf16 peak a)
     elementwise L hidden 2 passes / memory bandwidth
-    launches    (L l + L_moe m) / tokens a GPU holds per microbatch
-    links       16 L hidden (tp - 1) / scale-up link;  8 L_moe k hidden (1 - 1/ep) / link of the expert group
+    links       16 L hidden (tp - 1) / scale-up link
     bubble      x (1 + (pp - 1) / (microbatches x virtual stages))
 
 Gradient and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3. The optimizer's
 pass over its state is added. Experts are sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts,
-stragglers, input pipeline, checkpoints.
+slower links between nodes for their all-to-all, stragglers, input pipeline, checkpoints.
 """
 
 from __future__ import annotations
@@ -81,11 +81,7 @@ class TrainWork:
     precision_speed: Any
     memory_bytes_per_s: Any
     elementwise_bytes: Any
-    layers: Any
-    moe_layers: Any
-    tokens_per_launch: Any
     tensor_s: Any
-    expert_s: Any
     bubble: Any
     data_s_per_step: Any
     optimizer_s_per_step: Any
@@ -114,10 +110,6 @@ def train_work(
         )
     microbatches = max(sequences / (layout.data * layout.micro_batch), 1.0)
     recompute = float(layout.recompute)
-    expert_width = min([model.hidden, *(kind.latent or model.hidden for _, kind in model.expert_layers)])
-    active = sum(count * kind.per_token for count, kind in model.expert_layers)
-    group = layout.expert * layout.tensor
-    expert_link = gpu.scale_up_bytes_per_s if group <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
     tokens = sequences * mean_length / layout.gpus
     optimizer_s = OPTIMIZER_BYTES * model.total_parameters / layout.gpus / gpu.memory_bytes_per_s
     return TrainWork(
@@ -130,11 +122,7 @@ def train_work(
         precision_speed=gpu.flops_per_s(layout.precision) / gpu.bf16_flops_per_s,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
         elementwise_bytes=model.layers * model.hidden * 2.0 * (1 + recompute / 3),
-        layers=model.layers,
-        moe_layers=float(model.moe_layers),
-        tokens_per_launch=layout.micro_batch * mean_length / (layout.context * layout.tensor),
         tensor_s=16.0 * model.layers * model.hidden * (layout.tensor - 1) / gpu.scale_up_bytes_per_s,
-        expert_s=8.0 * active * expert_width * (1 - 1 / layout.expert) / expert_link,
         bubble=1 + (layout.pipeline - 1) / (microbatches * layout.virtual_stages),
         data_s_per_step=_data_traffic_s(model, gpu, layout, microbatches),
         optimizer_s_per_step=0.0 if layout.lora else optimizer_s,
@@ -156,9 +144,8 @@ def train_step_s(work: TrainWork, c: TrainConstants) -> Array:
     )
     attention = work.attention_flops / (work.bf16_flops_per_s * c.attention_efficiency)
     elementwise = work.elementwise_bytes * c.elementwise_passes / work.memory_bytes_per_s
-    launches = (work.layers * c.layer_s + work.moe_layers * c.moe_layer_s) / work.tokens_per_launch
-    links = work.tensor_s * c.tensor_traffic + work.expert_s * c.expert_traffic
-    busy = (products + attention + elementwise + launches + links) * work.bubble * work.tokens_per_gpu
+    links = work.tensor_s * c.tensor_traffic
+    busy = (products + attention + elementwise + links) * work.bubble * work.tokens_per_gpu
     data = work.data_s_per_step * c.data_traffic
     overlapped = (busy**OVERLAP_NORM + data**OVERLAP_NORM) ** (1 / OVERLAP_NORM)
     return overlapped + work.optimizer_s_per_step

@@ -30,12 +30,19 @@ __all__ = ["CAUSES", "Cause", "Effort", "State", "climb", "hill", "walk"]
 def walk(
     recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
 ) -> dict[str, State]:
-    """The state after every stage, "base" included. `efforts` names every trained stage."""
-    zero_N = np.zeros(world.start_DN.shape[-1])
-    causes: dict[Cause, Array] | None = (
-        {cause: np.zeros_like(world.start_DN) for cause in CAUSES} if explain else None
+    """The state after every stage, "base" included. `efforts` names every trained stage.
+
+    Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
+    axis of one there, (D, 1, N), is broadcast.
+    """
+    shape = np.broadcast_shapes(
+        world.start_DN.shape[1:], *(effort.compute_N.shape for effort in efforts.values())
     )
-    states = {BASE: State(score_DN=world.start_DN, kl_N=zero_N, lineage=(), waterfall=causes)}
+    start_DN = np.broadcast_to(world.start_DN, (len(world.names), *shape))
+    causes: dict[Cause, Array] | None = (
+        {cause: np.zeros_like(start_DN) for cause in CAUSES} if explain else None
+    )
+    states = {BASE: State(score_DN=start_DN, kl_N=np.zeros(shape), lineage=(), waterfall=causes)}
     for stage in recipe.stages:
         step = Step(stage, states, world)
         match stage:

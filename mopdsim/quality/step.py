@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.interference import Array, retained
+from mopdsim.interference import Array, column, retained
 from mopdsim.recipe import BASE, AnyStage, Merge
 from mopdsim.world import World
 
@@ -80,12 +80,15 @@ class Step:
         if self.from_base:
             return
         constants = self.world.constants
-        others_DN = np.repeat(kl_SN.sum(axis=0)[None], len(self.score_DN), axis=0)
+        others_DN = np.repeat(kl_SN.sum(axis=0, keepdims=True), len(self.score_DN), axis=0)
         others_DN[self.trained] -= kl_SN
         replay_D = np.zeros(len(self.score_DN))
         replay_D[self.trained] = self.shares_S / self.shares_S.sum()
         kept_DN = retained(
-            others_DN, replay_D[:, None], constants["forgetting"] * factor_N, constants["replay_half"]
+            others_DN,
+            column(replay_D, others_DN),
+            constants["forgetting"] * factor_N,
+            constants["replay_half"],
         )
         floor_DN = np.minimum(self.world.start_DN, self.score_DN)
         self.move("interference", floor_DN + (self.score_DN - floor_DN) * kept_DN)

@@ -6,7 +6,9 @@ given, equal moe_tp and moe_ep above 1 mean that many GPUs (tp 64, moe_tp 8, moe
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,11 +22,11 @@ from mopdsim.cost.decode import (
     roofline_step_s,
     stack,
 )
-from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.errors import UsageError
 from mopdsim.hardware import Gpu
 from mopdsim.layers import Array
 from mopdsim.model import Model
-from mopdsim.validate.tables import Row, Table, doubt, number, read_rows, resolve
+from mopdsim.validate.tables import Place, Row, Table, doubt, number, read_rows, sort_rows
 
 COLUMNS = (
     "model", "system", "isl", "osl", "concurrency", "tp", "tpot_ms",
@@ -40,9 +42,9 @@ _FORMATS = {"nvfp4": "fp4", "fp4": "fp4", "fp8": "fp8", "fp8_block": "fp8", "bf1
 
 
 def _replica(row: dict[str, str], line: int) -> Replica:
-    attention = number(row, "attention_dp", line, default=0.0)
+    attention = number(row, "attention_dp", line, default=0.0, zero=True)
     tensor, moe_tensor, moe_expert = (
-        int(number(row, name, line, default=0.0)) for name in ("tp", "moe_tp", "moe_ep")
+        int(number(row, name, line, default=0.0, zero=True)) for name in ("tp", "moe_tp", "moe_ep")
     )
     if attention == 0:
         gpus = max(tensor, moe_tensor * moe_expert, 1)
@@ -98,56 +100,39 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> DecodeWo
     return stack(works)
 
 
-def load(path: str | Path) -> Table:
-    """The file's rows; a first token above 5 s means that requests queued, and such rows are left out."""
-    table = Table(kind="decode")
-    for line, row in read_rows(path, COLUMNS, OPTIONAL_COLUMNS):
-        place = {"line": line, "model": row["model"], "gpu": row["system"]}
-        try:
-            model, gpu = resolve(row["model"], row["system"])
-        except NotFoundError as error:
-            table.unknown.append({**place, "reason": str(error)})
-            continue
-        missing = [name for name in (*ASSUMED, "tp", "tpot_ms") if not row[name]]
-        if missing:
-            measured = number(row, "tpot_ms", line, default=float("nan")) / 1e3
-            entry = {**place, "missing": missing, "measured": measured, **doubt(model, gpu)}
-            if row["tp"]:
-                entry["payload"] = _assumed(row, line, model, gpu)
-            table.incomplete.append(entry)
-            continue
-        values = {name: number(row, name, line) for name in ASSUMED}
-        measured = number(row, "tpot_ms", line) / 1e3
-        if min(*values.values(), measured) <= 0:
-            table.refused.append({**place, "reason": "isl, osl, concurrency and tpot_ms must be positive"})
-            continue
-        if number(row, "ttft_ms", line, default=0.0) > QUEUED_TTFT_MS:
-            table.left_out.append(
-                {**place, "reason": f"first token after more than {QUEUED_TTFT_MS / 1e3:.0f} s"}
-            )
-            continue
-        replica = _replica(row, line)
-        work = _work(model, gpu, replica, values)
-        sizes = "{isl:.0f}+{osl:.0f} x{concurrency:.0f}".format(**values)
-        formats = f"{replica.precision}/{replica.expert_precision}"
-        keys = {
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
+    missing = [name for name in (*ASSUMED, "tp", "tpot_ms") if not row[name]]
+    measured = number(row, "tpot_ms", line, default=math.nan) / 1e3
+    if missing:
+        entry = {"missing": missing, "measured": measured, **doubt(model, gpu)}
+        if row["tp"]:
+            entry["payload"] = _assumed(row, line, model, gpu)
+        return "incomplete", entry
+    values = {name: number(row, name, line) for name in ASSUMED}
+    if number(row, "ttft_ms", line, default=0.0, zero=True) > QUEUED_TTFT_MS:
+        return "left_out", {"reason": f"first token after more than {QUEUED_TTFT_MS / 1e3:.0f} s"}
+    replica = _replica(row, line)
+    sizes = "{isl:.0f}+{osl:.0f} x{concurrency:.0f}".format(**values)
+    layout = f"{gpu.name} {replica.gpus}/{replica.attention_replicas} "
+    layout += f"{replica.precision}/{replica.expert_precision}"
+    return "rows", Row(
+        line=line,
+        label=f"{row['model']} {row['backend']} {layout} {sizes}",
+        measured=measured,
+        moe=model.is_moe,
+        keys={
             "model": model.name,
             "gpu": gpu.name,
             "group": f"{model.name} | {gpu.name} | {row['backend']}",
-        }
-        layout = f"{gpu.name} {replica.gpus}/{replica.attention_replicas} {formats}"
-        table.rows.append(
-            Row(
-                line=line,
-                label=f"{row['model']} {row['backend']} {layout} {sizes}",
-                measured=measured,
-                moe=model.is_moe,
-                keys=keys,
-                configuration=f"{model.name} {layout} {sizes} {row['moe_tp']} {row['moe_ep']}",
-                payload=work,
-            )
-        )
-    return table
+        },
+        configuration=f"{model.name} {layout} {sizes} {row['moe_tp']} {row['moe_ep']}",
+        payload=_work(model, gpu, replica, values),
+    )
+
+
+def load(path: str | Path) -> Table:
+    """The file's rows; a first token above 5 s means that requests queued, and such rows are left out."""
+    return sort_rows(Table(kind="decode"), read_rows(path, COLUMNS, OPTIONAL_COLUMNS), "system", _place)
 
 
 def stacked(rows: list[Row]) -> DecodeWork:

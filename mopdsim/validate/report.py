@@ -58,6 +58,12 @@ class ValidationReport:
     def as_json(self) -> dict[str, Any]:
         return dict(self.document)
 
+    def summary(self) -> dict[str, Any]:
+        """The document without single rows: what may be kept of measurements that must not be copied."""
+        return {
+            name: value for name, value in self.document.items() if name not in ("predictions", "incomplete")
+        }
+
     @property
     def predictions(self) -> list[dict[str, Any]]:
         return list(self.document["predictions"])

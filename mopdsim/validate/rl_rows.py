@@ -8,23 +8,24 @@ row that lacks lengths or samples is predicted over a stated spread of them and 
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
+from mopdsim.cost.constants import ConstantSet, DecodeConstants, RlConstants, TrainConstants, shipped
 from mopdsim.cost.decode import Replica
 from mopdsim.cost.generation import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
 from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s
 from mopdsim.cost.training import TrainLayout
-from mopdsim.errors import InfeasibleError, NotFoundError, UsageError
+from mopdsim.errors import UsageError
 from mopdsim.hardware import Gpu
 from mopdsim.layers import Array
 from mopdsim.model import Model
-from mopdsim.validate.tables import Row, Table, doubt, family, number, read_rows, resolve
+from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
 
 COLUMNS = (
     "framework", "model", "gpu", "precision", "gpus", "mode", "max_tokens", "mean_tokens",
@@ -36,7 +37,7 @@ OPTIONAL_COLUMNS = (
 IDENTITY = (0.8, 1.05)
 ASSUMED = {"max_tokens": 8192.0, "samples_per_step": 1024.0}
 ASSUMED_DRAWS = 48
-MEAN_SHARE = (0.05, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
+MEAN_SHARE = (0.02, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
 UNKNOWN_FRAMEWORK_LOG_SD = (
     0.35  # prior: public comparisons of two frameworks on one task differ by 1.2 to 2.5
 )
@@ -141,77 +142,63 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> list[RlS
     return steps
 
 
-def _framework_log_sd(row: dict[str, str]) -> float:
-    return 0.0 if RlConstants().knows(row["framework"]) else UNKNOWN_FRAMEWORK_LOG_SD
+NEEDED = ("gpus", "max_tokens", "mean_tokens", "samples_per_step", "step_s")
 
 
-def load(path: str | Path) -> Table:
-    """The file's rows."""
-    table = Table(kind="rl_steps")
-    for line, row in read_rows(path, COLUMNS, OPTIONAL_COLUMNS):
-        place: dict[str, Any] = {"line": line, "model": row["model"], "gpu": row["gpu"]}
-        try:
-            model, gpu = resolve(row["model"], row["gpu"])
-        except NotFoundError as error:
-            table.unknown.append({**place, "reason": str(error)})
-            continue
-        extra = _framework_log_sd(row)
-        needed = ("gpus", "max_tokens", "mean_tokens", "samples_per_step", "step_s")
-        missing = [name for name in needed if not row[name]]
-        measured = number(row, "step_s", line, default=float("nan"))
-        if missing:
-            entry = {
-                **place,
-                "missing": missing,
-                "measured": measured,
-                **doubt(model, gpu, extra_log_sd=extra),
-            }
-            if row["gpus"]:
-                try:
-                    entry["payload"] = _assumed(row, line, model, gpu)
-                except InfeasibleError as error:
-                    entry["reason"] = str(error)
-            table.incomplete.append(entry)
-            continue
-        try:
-            reason = broken_identity(row, line)
-            values = {name: number(row, name, line) for name in needed}
-            step = None if reason else scenario(row, line, model, gpu, values)
-        except (UsageError, InfeasibleError) as error:
-            reason, step = str(error), None
-        if reason or measured <= 0:
-            table.refused.append({**place, "reason": reason or "step_s must be positive"})
-            continue
-        keys = {
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
+    extra = 0.0 if RlConstants().knows(row["framework"]) else UNKNOWN_FRAMEWORK_LOG_SD
+    missing = [name for name in NEEDED if not row[name]]
+    if missing:
+        measured = number(row, "step_s", line, default=math.nan)
+        entry = {"missing": missing, "measured": measured, **doubt(model, gpu, extra_log_sd=extra)}
+        if row["gpus"]:
+            entry["payload"] = _assumed(row, line, model, gpu)
+        return "incomplete", entry
+    reason = broken_identity(row, line)
+    if reason:
+        raise UsageError(f"line {line}: {reason}.")
+    values = {name: number(row, name, line) for name in NEEDED}
+    where = f"{row['gpus']} x {gpu.name} {row['mode']} {row['precision']}"
+    return "rows", Row(
+        line=line,
+        label=f"{row['framework']} {row['model']} {where}",
+        measured=values["step_s"],
+        moe=model.is_moe,
+        keys={
             "model": model.name,
             "gpu": gpu.name,
             "family": family(model.name),
             "framework": row["framework"],
-        }
-        table.rows.append(
-            Row(
-                line=line,
-                label=f"{row['framework']} {row['model']} {row['gpus']} x {gpu.name} {row['mode']} "
-                f"{row['precision']}",
-                measured=measured,
-                moe=model.is_moe,
-                keys=keys,
-                configuration=f"{model.name} {gpu.name} {row['gpus']} {row['mode']} {row['precision']}",
-                payload=step,
-                extra_log_sd=extra,
-            )
-        )
-    return table
+        },
+        configuration=f"{model.name} {where}",
+        payload=scenario(row, line, model, gpu, values),
+        extra_log_sd=extra,
+    )
+
+
+def load(path: str | Path) -> Table:
+    """The file's rows."""
+    return sort_rows(Table(kind="rl_steps"), read_rows(path, COLUMNS, OPTIONAL_COLUMNS), "gpu", _place)
 
 
 def stacked(rows: list[Row]) -> list[RlStep]:
     return [row.payload for row in rows]
 
 
+def _without(kind: str, name: str) -> ConstantSet:
+    """Decode or training constants that never saw this model, so that leaving it out of a fit is strict."""
+    part = shipped()[kind].held_out["leave one model out"].get(name)
+    return part.constants if part else shipped()[kind].constants
+
+
 def predict(steps: list[RlStep], rl: RlConstants) -> Array:
-    """Seconds of each step; decode and training constants are the shipped ones."""
-    decode, train = DecodeConstants.shipped(), TrainConstants.shipped()
-    return np.array([float(rl_step_s(step, decode, train, rl).step) for step in steps])
+    """Seconds of each step, with decode and training constants fitted without its model."""
+    seconds = []
+    for step in steps:
+        decode, train = (_without(kind, step.model.name) for kind in ("decode", "train_throughput"))
+        assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
+        seconds.append(float(rl_step_s(step, decode, train, rl).step))
+    return np.array(seconds)
 
 
 def naive(steps: list[RlStep]) -> Array:
@@ -223,12 +210,10 @@ def naive(steps: list[RlStep]) -> Array:
     )  # fmt: skip
     ideal_train = TrainConstants(
         flops_efficiency=0.4, precision_power=1.0, attention_efficiency=0.4, expert_overhead=1.0,
-        elementwise_passes=0.0, tensor_traffic=0.0, expert_traffic=0.0, data_traffic=0.0, layer_s=0.0,
-        moe_layer_s=0.0,
+        elementwise_passes=0.0, tensor_traffic=0.0, data_traffic=0.0,
     )  # fmt: skip
     rl = RlConstants(
         decode_overhead=1.0, train_overhead=1.0, expert_train_overhead=1.0, length_sigma=1e-3,
-        wide_reduce_s=0.0,
         fixed_s=0.0,
     )  # fmt: skip
     return np.array([float(rl_step_s(step, ideal_decode, ideal_train, rl).step) for step in steps])

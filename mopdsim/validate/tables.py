@@ -6,13 +6,17 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.errors import InfeasibleError, NotFoundError, UsageError
 from mopdsim.hardware import Gpu, gpu
 from mopdsim.model import Model, model
+
+LARGEST = 1e15
+Place = Literal["rows", "incomplete", "left_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +86,12 @@ def read_rows(
     ]
 
 
-def number(row: dict[str, str], column: str, line: int, *, default: float | None = None) -> float:
-    """A positive finite number of a cell ('1 (2)' reads 1); the default for an empty cell or n/a."""
+def number(
+    row: dict[str, str], column: str, line: int, *, default: float | None = None, zero: bool = False
+) -> float:
+    """A positive number of a cell ('1 (2)' reads 1), or zero where that means something; the default for an
+    empty cell or n/a. UsageError otherwise.
+    """
     text = row.get(column, "")
     if text.lower() in ("", "n/a", "-", "nan"):
         if default is None:
@@ -93,8 +101,8 @@ def number(row: dict[str, str], column: str, line: int, *, default: float | None
         value = float(text.split()[0].replace(",", ""))
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise UsageError(f"line {line}: {column} is {text!r}; it must be a number that is not negative.")
+    if not (0 < value < LARGEST or (zero and value == 0)):
+        raise UsageError(f"line {line}: {column} is {text!r}; it must be a positive number below 1e15.")
     return value
 
 
@@ -102,6 +110,28 @@ def resolve(model_name: str, gpu_name: str) -> tuple[Model, Gpu]:
     """Model and GPU of a row; bracketed remarks and '2-node' are no part of a model's name. NotFoundError."""
     bare = re.sub(r"\s*\([^)]*\)|\s+\d+-node$", "", model_name).strip()
     return model(bare or model_name), gpu(gpu_name)
+
+
+def sort_rows(
+    table: Table,
+    rows: list[tuple[int, dict[str, str]]],
+    gpu_column: str,
+    place: Callable[[int, dict[str, str], Model, Gpu], tuple[Place, Any]],
+) -> Table:
+    """Fills the table: `place` says where a row belongs and gives what is put there; a row it cannot make sense of
+    (UsageError, InfeasibleError) is refused with the reason, one of an unknown model or GPU is listed as such.
+    """
+    for line, row in rows:
+        known = {"line": line, "model": row["model"], "gpu": row[gpu_column]}
+        try:
+            kind, found = place(line, row, *resolve(row["model"], row[gpu_column]))
+        except NotFoundError as error:
+            table.unknown.append({**known, "reason": str(error)})
+        except (UsageError, InfeasibleError) as error:
+            table.refused.append({**known, "reason": str(error)})
+        else:
+            getattr(table, kind).append(found if kind == "rows" else {**known, **found})
+    return table
 
 
 def doubt(model: Model, gpu: Gpu, *, extra_log_sd: float = 0.0) -> dict[str, Any]:

@@ -7,17 +7,19 @@ GPUs, are refused.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, stack, train_step_s, train_work
-from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.errors import UsageError
 from mopdsim.hardware import Gpu
 from mopdsim.layers import Array
 from mopdsim.model import Model
-from mopdsim.validate.tables import Row, Table, doubt, family, number, read_rows, resolve
+from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
 
 COLUMNS = (
     "kind", "model", "system", "gpus", "precision", "global_batch", "micro_batch", "sequence", "tp",
@@ -103,52 +105,37 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> TrainWor
     return stack(works)
 
 
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
+    missing = [name for name in (*ASSUMED, "gpus", "tokens_per_s_per_gpu") if not row[name]]
+    precision = _precision(row["precision"])
+    rate = number(row, "tokens_per_s_per_gpu", line, default=math.nan)
+    if missing or precision is None:
+        missing += ["precision"] if precision is None else []
+        entry = {"missing": missing, "measured": 1.0 / rate, **doubt(model, gpu)}
+        if row["gpus"]:
+            entry["payload"] = _assumed(row, line, model, gpu)
+        return "incomplete", entry
+    reason = broken_identity(model, row, line)
+    if reason:
+        raise UsageError(f"line {line}: {reason}.")
+    names = ("gpus", "global_batch", "micro_batch", "sequence", "tp", "pp", "cp", "vp", "ep")
+    layout = " ".join(row[name] for name in names)
+    suite = "MPT" if "llm-foundry" in row["source"] else "NVIDIA"
+    return "rows", Row(
+        line=line,
+        label=f"{row['model']} {row['kind']} {gpu.name} {precision} {row['release']}".strip(),
+        measured=1.0 / rate,
+        moe=model.is_moe,
+        keys={"model": model.name, "gpu": gpu.name, "family": family(model.name), "suite": suite},
+        configuration=f"{model.name} {gpu.name} {row['kind']} {precision} {layout}",
+        payload=_work(model, gpu, row, line, precision),
+    )
+
+
 def load(path: str | Path) -> Table:
     """The file's rows."""
-    table = Table(kind="train_throughput")
-    for line, row in read_rows(path, COLUMNS, OPTIONAL_COLUMNS):
-        place = {"line": line, "model": row["model"], "gpu": row["system"]}
-        try:
-            model, gpu = resolve(row["model"], row["system"])
-        except NotFoundError as error:
-            table.unknown.append({**place, "reason": str(error)})
-            continue
-        missing = [name for name in (*ASSUMED, "gpus", "tokens_per_s_per_gpu") if not row[name]]
-        precision = _precision(row["precision"])
-        if precision is None:
-            missing.append("precision")
-        rate = number(row, "tokens_per_s_per_gpu", line, default=float("nan"))
-        if missing:
-            entry = {**place, "missing": missing, "measured": 1.0 / rate, **doubt(model, gpu)}
-            if row["gpus"]:
-                entry["payload"] = _assumed(row, line, model, gpu)
-            table.incomplete.append(entry)
-            continue
-        try:
-            reason = broken_identity(model, row, line)
-        except UsageError as error:
-            reason = str(error)
-        if reason or precision is None:
-            table.refused.append({**place, "reason": reason})
-            continue
-        measured = 1.0 / rate
-        suite = "MPT" if "llm-foundry" in row["source"] else "NVIDIA"
-        layout = " ".join(
-            row[name] for name in ("gpus", "global_batch", "micro_batch", "sequence", "tp", "pp", "cp")
-        )
-        table.rows.append(
-            Row(
-                line=line,
-                label=f"{row['model']} {row['kind']} {gpu.name} {precision} {row['release']}".strip(),
-                measured=measured,
-                moe=model.is_moe,
-                keys={"model": model.name, "gpu": gpu.name, "family": family(model.name), "suite": suite},
-                configuration=f"{model.name} {gpu.name} {row['kind']} {precision} {layout} {row['vp']} "
-                f"{row['ep']}",
-                payload=_work(model, gpu, row, line, precision),
-            )
-        )
-    return table
+    rows = read_rows(path, COLUMNS, OPTIONAL_COLUMNS)
+    return sort_rows(Table(kind="train_throughput"), rows, "system", _place)
 
 
 def stacked(rows: list[Row]) -> TrainWork:

@@ -1,14 +1,15 @@
 """`program`: write a tiny program that turns one text into another; any program that does so is right.
 
-The prompt reads `p:abcd>cbaa`, input and target. A program is a sequence of at most MOST_STEPS letters, run
-from left to right by `run`:
+The prompt reads `p:abcd>dcb`, input and target. A program is a sequence of at most MOST_STEPS letters, run from
+left to right by `run`:
 
     R  reverse                      abc -> cba
     L  rotate left by one           abc -> bca
     D  drop the first character     abc -> bc
     C  copy the first character     abc -> aabc
 
-Length counts the letters of the input. Demonstrations give the shortest program, the first in the order RLDC.
+Length counts the steps of the program that made the target. Demonstrations give the shortest program, the
+first in the order RLDC.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ OPERATIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "D": lambda text: text[1:],
     "C": lambda text: text[:1] + text,
 }
-MOST_STEPS: Final = 3
+MOST_STEPS: Final = 4
+INPUT_LENGTHS: Final = (4, 5)
 
 
 def run(program: str, text: str) -> str | None:
@@ -38,11 +40,11 @@ def run(program: str, text: str) -> str | None:
     return text
 
 
-def draw_problem(rng: random.Random, length: int) -> str:
-    """`input>target` where one to MOST_STEPS operations lead from one to the other."""
-    start = distinct_letters(rng, length)
+def draw_problem(rng: random.Random, steps: int) -> str:
+    """`input>target` where `steps` operations lead from one to the other; they differ and neither is empty."""
+    start = distinct_letters(rng, rng.randint(*INPUT_LENGTHS))
     while True:
-        program = "".join(rng.choices(list(OPERATIONS), k=rng.randint(1, MOST_STEPS)))
+        program = "".join(rng.choices(list(OPERATIONS), k=steps))
         target = run(program, start)
         if target and target != start:
             return f"{start}>{target}"
@@ -62,19 +64,14 @@ def does(content: str, response: str) -> bool:
     return len(response) <= MOST_STEPS and run(response, start) == target
 
 
-def _steps(length: int) -> int:
-    return MOST_STEPS
-
-
 PROGRAM = Skill(
     marker="p",
     draw=draw_problem,
     solve=shortest_program,
     check=does,
     symbols="".join(OPERATIONS),
-    length=(3, 5),
-    lengths=(2, 8),
-    longest=_steps,
+    length=(1, 2),
+    lengths=(1, MOST_STEPS),
     corruption=0.4,
 )
 FAMILIES = {"program": text_family(PROGRAM)}
