@@ -9,7 +9,6 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad file, 3 not found, 4 numerical diver
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from importlib.metadata import entry_points
@@ -20,6 +19,7 @@ import typer
 from typer.core import TyperGroup
 
 from mopdsim import __version__
+from mopdsim.commands import VERBS, Json, emit
 from mopdsim.errors import MopdError
 
 SUMMARIES = {
@@ -66,7 +66,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -119,9 +118,8 @@ def check(
         print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
 
 
-def emit(document: object) -> None:
-    """The one JSON document of a command."""
-    print(json.dumps(document, indent=1, allow_nan=False))
+for _verb in VERBS:
+    app.command()(_verb)
 
 
 def main() -> None:

@@ -21,8 +21,8 @@ UNITS = ("percent", "normalised", "points")
 _BENCHMARK_OF = {
     "aime25": "math", "aime26": "math", "hmmt_feb25": "math", "livecodebench": "code", "ifbench": "if",
     "ifeval": "if", "mmlu_pro": "knowledge", "gpqa_diamond": "knowledge", "hle": "knowledge",
-    "arena_hard_prompt": "chat", "arena_hard_creative": "chat", "swe_verified": "swe", "swe_bench_verified": "swe", "tau2_bench": "tool_use",
-    "tau2_telecom": "tool_use", "browsecomp": "search",
+    "arena_hard_prompt": "chat", "arena_hard_creative": "chat", "swe_verified": "swe",
+    "swe_bench_verified": "swe", "tau2_bench": "tool_use", "tau2_telecom": "tool_use", "browsecomp": "search",
 }  # fmt: skip
 _EVERYTHING = ("math", "code", "if", "swe", "tool_use", "search", "knowledge", "chat")
 ZERO, ONE = 0.40, 0.55  # where a normalised 0 and 1 are put: the median headroom of the percent rows

@@ -20,6 +20,7 @@ from mopdsim.recipe import BASE, AnyStage, Balance, Distill, DistillLoss, Merge,
 from mopdsim.recipe_file import in_words
 
 Groups = Sequence[Sequence[str]]
+DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none
 REWARD_GROUP = 4  # samples of a prompt where distillation mixes in a reward
 
 

@@ -106,8 +106,8 @@ def bill(
     seconds, layout, memory = _seconds(batch, machine, gpus)
     longer, _, _ = _seconds(batch.longer(), machine, gpus)
     test = TestSet.of(domains)
-    evaluation = _evaluation_seconds(test, machine, gpus) / amounts.steps
-    seconds, longer = {**seconds, "evaluation": evaluation}, {**longer, "evaluation": evaluation}
+    evaluation = _evaluation_seconds(test, machine, gpus)
+    tested = _forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences * EVALUATIONS
     generates = 0.0 if isinstance(stage, Sft) else 1.0
     tokens, responses = batch.sequences * batch.sequence_tokens, batch.sequences * batch.response_tokens
     scored = tokens * batch.scoring_passes
@@ -116,12 +116,8 @@ def bill(
         "generation": generates * forward,
         "scoring": batch.scoring_passes * forward,
         "training": _training(machine.model, batch.sequence_tokens) * batch.trained_sequences,
-        "evaluation": _forward(machine.model, test.prompt_tokens + test.response_tokens)
-        * test.sequences
-        * EVALUATIONS
-        / amounts.steps,
     }
-    steps = _steps(amounts, sum(value for phase, value in flops.items() if phase != "evaluation"))
+    steps = _steps(amounts, sum(flops.values()))
     fitted = (
         None if _on_cpu(machine) else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
     )
@@ -133,10 +129,10 @@ def bill(
         scored_tokens=steps * scored,
         trained_tokens=steps * batch.trained_sequences * batch.sequence_tokens,
         gradient_tokens=steps * batch.trained_sequences * batch.response_tokens,
-        flops={phase: steps * value for phase, value in flops.items()},
-        seconds={phase: steps * value for phase, value in seconds.items()},
+        flops={**{phase: steps * value for phase, value in flops.items()}, "evaluation": tested},
+        seconds={**{phase: steps * value for phase, value in seconds.items()}, "evaluation": evaluation},
         mean_length=batch.response_tokens,
-        longer_seconds=steps * sum(longer.values()),
+        longer_seconds=steps * sum(longer.values()) + evaluation,
         log_sd=_log_sd(fitted, machine),
         grade="prior" if fitted is None else fitted.grade,
         layout=layout,

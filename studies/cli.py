@@ -27,13 +27,15 @@ def gate(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     out: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("runs/gate"),
     workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
-    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
 ) -> None:
     """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
 
     Writes OUT/gate.json; exits 1 where a check fails.
     """
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from studies.gate import run_gate
     from trainer.atomic import write_json
     from trainer.execute import Progress, default_workers
@@ -51,11 +53,25 @@ def gate(
     raise typer.Exit(0 if result["passed"] else 1)
 
 
+@app.command()
+def validation(
+    decode: Annotated[Path | None, typer.Option(help="Decode measurements (CSV); they do not ship.")] = None,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Validate every model of the simulator and write studies/results/validation. Example: mopd study validation"""
+    from mopdsim.commands import emit
+    from studies.validation import freeze
+
+    files = [str(path) for path in freeze(decode=decode)]
+    emit({"files": files}) if json_ else print("\n".join(files))
+
+
 def _print(result: dict[str, Any]) -> None:
     for domain, row in result["suite"].items():
-        print(
-            f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {'ok' if row['passed'] else 'MISSED'}"
-        )
+        verdict = "ok" if row["passed"] else "MISSED"
+        print(f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {verdict}")
     for name, row in result["interference"].items():
         print(f"{name:<12} K {row['mean']:+.2f} ±{row['se']:.2f}")
     for factor, row in result["mean_score_by_budget"].items():

@@ -26,7 +26,7 @@ def demo(
     Trains a base, one RL specialist a domain, a student distilled from them on its own samples, and three rivals at
     matched compute. Interrupt it at any time: the same command goes on. Example: mopd demo --seed 1
     """
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from studies.demo import run_demo
     from trainer.execute import Progress, default_workers
 

@@ -6,8 +6,8 @@
     spread     at some budget the best and the worst recipe differ by 8 points in mean score
     ceiling    which scores exceed 97%: they may not enter a fit
 
-K_jd = log of (gain of d trained with j) / (gain of d trained alone), after the same number of updates with the same number
-of d's prompts in each. Its standard error comes from the seeds. Leaves out: fitting (the studies).
+K_jd = log of (gain of d trained with j) / (gain of d trained alone), after the same number of updates with the same
+number of d's prompts in each. Its standard error comes from the seeds. Leaves out: fitting (the studies).
 """
 
 from __future__ import annotations
@@ -67,10 +67,13 @@ def run_gate(*, seeds: Sequence[int], store: Store, workers: int, progress: Prog
             and row["teacher"] >= row["start"] + GAIN
             and row["teacher"] >= REACH
         )
-    pairs = {name: _interference([run[name] for run in runs.values()]) for name in ("dial_0", "dial_1", "synergy")}
+    pairs = {
+        name: _interference([run[name] for run in runs.values()]) for name in ("dial_0", "dial_1", "synergy")
+    }
     budgets = {
         str(factor): {
-            name: _mean(run["budgets"][factor][name] for run in runs.values()) for name in runs[seeds[0]]["budgets"][factor]
+            name: _mean(run["budgets"][factor][name] for run in runs.values())
+            for name in runs[seeds[0]]["budgets"][factor]
         }
         for factor in BUDGETS
     }
@@ -105,7 +108,9 @@ def _one_seed(seed: int, store: Store, workers: int, progress: Progress) -> dict
         for label, recipe in made.items():
             for stage in ("base", recipe.output):
                 found = summaries[planned.keys[label][stage]]["domains"]
-                scores["base" if stage == "base" else label] = {d: row["pass_rate"] for d, row in found.items()}
+                scores["base" if stage == "base" else label] = {
+                    d: row["pass_rate"] for d, row in found.items()
+                }
         return scores
 
     specialists = {
@@ -122,7 +127,9 @@ def _one_seed(seed: int, store: Store, workers: int, progress: Progress) -> dict
     for factor in BUDGETS:
         made = demo_recipes(("sort", "sort_down", "reverse"), factor=factor)
         scores = run(made)
-        result["budgets"][factor] = {name: _mean(scores[name][d] for d in made[name].domains) for name in made}
+        result["budgets"][factor] = {
+            name: _mean(scores[name][d] for d in made[name].domains) for name in made
+        }
     result["saturated"] = [f"suite/{d}" for d in SUITE if suite[d][d] > CEILING]
     return result
 

@@ -198,6 +198,18 @@ def test_a_domain_without_teacher_inherits_what_the_teachers_became() -> None:
     assert states["student"].score_DN[1] - world.start_DN[1] == pytest.approx(0.74 * moved, abs=1e-9)
 
 
+def test_without_distillation_nothing_is_inherited_and_no_run_moves_farther_than_a_whole_climb() -> None:
+    plan = recipe("mopd", ["sort"]).model_copy(update={"domains": ("sort", "shift")})
+    world = _world(plan, noise=False)
+    assert np.array_equal(
+        walk(plan, world, _efforts(plan, tokens=0.0))["student"].score_DN[1], world.start_DN[1]
+    )
+    mixed = recipe("mixed_rl", NAMES)
+    world = _world(mixed)
+    moved = walk(mixed, world, _efforts(mixed, compute=1e12))["mixed"].kl_N
+    assert moved == pytest.approx(world.constants["climb_kl"], rel=1e-3)
+
+
 def test_balance_feeds_the_starved_domain() -> None:
     naive, balanced = recipe("mopd", NAMES), recipe("mopd", NAMES, balance="token_share")
     world = _no_conflict(naive)

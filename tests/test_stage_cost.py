@@ -91,7 +91,16 @@ def test_a_ceiling_of_flops_ends_the_stage() -> None:
     capped = _bill(
         stage, "math", amounts=AMOUNTS.model_copy(update={"max_flops": free.training_run_flops / 4})
     )
+    assert capped.seconds["evaluation"] == pytest.approx(free.seconds["evaluation"])
     assert capped.steps == 25 and capped.training_run_flops == pytest.approx(free.training_run_flops / 4)
+
+
+def test_evaluation_is_paid_once_a_stage_whatever_its_steps() -> None:
+    stage = Rl(name="t", domains={"math": 1.0})
+    short, long = (_bill(stage, "math", amounts=AMOUNTS.model_copy(update={"steps": n})) for n in (50, 500))
+    assert long.seconds["evaluation"] == pytest.approx(short.seconds["evaluation"])
+    assert long.flops["evaluation"] == pytest.approx(short.flops["evaluation"])
+    assert long.seconds["generation"] == pytest.approx(10 * short.seconds["generation"])
 
 
 def test_longer_answers_and_fewer_gpus_take_longer() -> None:

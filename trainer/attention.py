@@ -45,7 +45,9 @@ class Packed:
         needed_BS = wanted_BT[:, 1:].flip(1).cumsum(1).flip(1) > 0
         prompt_u, prompt_p = mask_UP.nonzero().unbind(1)
         reply_b, reply_s = needed_BS.nonzero().unbind(1)
-        asking_Q = torch.cat([count_U.cumsum(0) - 1, torch.arange(len(reply_b), device=device) + len(prompt_u)])
+        asking_Q = torch.cat(
+            [count_U.cumsum(0) - 1, torch.arange(len(reply_b), device=device) + len(prompt_u)]
+        )
         state_BT = torch.zeros(rows, length, dtype=torch.long, device=device)
         state_BT[:, 0] = torch.arange(rows, device=device) // group
         state_BT[:, 1:][needed_BS] = torch.arange(prompts, len(asking_Q), device=device)
@@ -78,7 +80,9 @@ class Blocks:
         self.queries = self._places(packed.prompt, width, self.per_key)
         self.last_queries = self._places((every_U, every_U * 0), 1, self.per_key)
         self.keys = self._places(packed.prompt, width, 1)
-        padding_U1P = torch.zeros(prompts, 1, width, device=device).masked_fill_(~packed.mask_UP[:, None], MASKED)
+        padding_U1P = torch.zeros(prompts, 1, width, device=device).masked_fill_(
+            ~packed.mask_UP[:, None], MASKED
+        )
         future_PP = torch.full((width, width), MASKED, device=device).triu_(1)
         future_SS = torch.full((steps, steps), MASKED, device=device).triu_(1)
         self.bias_UPP = padding_U1P + future_PP
@@ -103,7 +107,8 @@ class Blocks:
         ahead, behind = pairs * self.per_key * span, pairs * group * self.per_key * steps
         q_ahead, q_behind = queries.spread(q_QHE.flatten(0, 1)).split([ahead, behind])
         (k_ahead, k_behind), (v_ahead, v_behind) = (
-            self.keys.spread(x.flatten(0, 1)).split([pairs * width, pairs * group * steps]) for x in (k_NKE, v_NKE)
+            self.keys.spread(x.flatten(0, 1)).split([pairs * width, pairs * group * steps])
+            for x in (k_NKE, v_NKE)
         )
         k_ahead, v_ahead = k_ahead.view(pairs, width, size), v_ahead.view(pairs, width, size)
         scores = torch.bmm(q_ahead.view(pairs, -1, size), k_ahead.transpose(1, 2))
@@ -115,7 +120,9 @@ class Blocks:
             on_self = torch.bmm(q_behind.view(len(k_behind), -1, size), k_behind.transpose(1, 2))
             scores = torch.cat([on_prompt.view(*on_self.shape[:2], width), on_self], 2)
             biased = scores.view(prompts, -1, steps, width + steps) + self.bias_USL[:, None]
-            on_prompt, on_self = torch.softmax(biased, -1).view(*on_self.shape[:2], -1).split([width, steps], 2)
+            on_prompt, on_self = (
+                torch.softmax(biased, -1).view(*on_self.shape[:2], -1).split([width, steps], 2)
+            )
             out = torch.bmm(on_prompt.reshape(pairs, -1, width), v_ahead).view(*on_self.shape[:2], size)
             mixed.append(torch.baddbmm(out, on_self, v_behind).view(-1, size))
         return queries.collect(torch.cat(mixed)).view(len(q_QHE), -1)
@@ -145,10 +152,16 @@ class Rows:
     def __call__(self, q_QHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, *, last: bool) -> Tensor:
         """As `Blocks`."""
         source_BL, slot_Q = self.source_BL, self.slot_N
-        of_query_BL, slot_Q = (self.asked_N[source_BL], slot_Q[self.asking_Q]) if last else (source_BL, slot_Q)
+        of_query_BL, slot_Q = (
+            (self.asked_N[source_BL], slot_Q[self.asking_Q]) if last else (source_BL, slot_Q)
+        )
 
         def spread(x_NHE: Tensor, index_BL: Tensor) -> Tensor:
-            return x_NHE.index_select(0, index_BL.flatten()).view(*index_BL.shape, *x_NHE.shape[1:]).transpose(1, 2)
+            return (
+                x_NHE.index_select(0, index_BL.flatten())
+                .view(*index_BL.shape, *x_NHE.shape[1:])
+                .transpose(1, 2)
+            )
 
         mixed_BHLE = F.scaled_dot_product_attention(
             spread(q_QHE, of_query_BL),

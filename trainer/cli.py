@@ -42,7 +42,7 @@ def init_model(
 
     Example: mopd train init-model --out models/bytes --kind bytes --hidden 128
     """
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from trainer.atomic import atomic_directory
     from trainer.models import tensors_sha256
     from trainer.tiny import init_model as make
@@ -100,7 +100,7 @@ def run(
     Examples: mopd train run mopd --domains sort,reverse --out runs/mopd
     mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
     """
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from trainer.execute import Progress, default_workers
     from trainer.resolve import resolve_recipe, resolve_settings
     from trainer.runs import check, run_recipe
@@ -132,7 +132,7 @@ def resume(
     directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False
 ) -> None:
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from trainer.execute import Progress
     from trainer.runs import resume as go_on
 
@@ -153,7 +153,7 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from trainer.show import evaluate_directory, score_table
 
     scores = evaluate_directory(
@@ -165,7 +165,7 @@ def evaluate(
 @app.command()
 def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
     """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
     from trainer.runs import read_json
     from trainer.show import draw_curves, write_table
 
@@ -186,7 +186,7 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 def _show_resolved(recipe: Recipe, settings: dict[str, Any], json_: bool) -> None:
     from mopdsim import recipe_file
-    from mopdsim.cli import emit
+    from mopdsim.commands import emit
 
     if json_:
         return emit({"recipe": recipe_file.to_document(recipe), "settings": settings})

@@ -6,7 +6,7 @@ change of domain d's loss by the optimiser's actual step (negative: it helps d).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import combinations
 
 import torch
@@ -72,6 +72,24 @@ class DomainGradients:
             "gradient_share": {domain: value / whole for domain, value in norm.items()},
             "update_inner": {domain: _dot(g, step) for domain, g in self.gradient.items()},
         }
+
+
+def accumulate(
+    policy: Policy,
+    rollouts: Rollouts,
+    spans: Mapping[str, slice],
+    loss_of: LossOf,
+    *,
+    by_domain: bool,
+    temperature: float = 1.0,
+    micro_batch_rows: int | None,
+) -> tuple[float, dict[str, float], Callable[[], dict[str, dict[str, float]]]]:
+    """(loss, metrics, report): the gradient added to param.grad; by domain, `report` says after the step how they met."""
+    common = {"temperature": temperature, "micro_batch_rows": micro_batch_rows}
+    if not by_domain:
+        return *accumulate_gradients(policy, rollouts, loss_of, **common), dict  # type: ignore[arg-type]
+    gradients = DomainGradients(policy)
+    return *gradients.accumulate(policy, rollouts, spans, loss_of, **common), gradients.report  # type: ignore[arg-type]
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> float:

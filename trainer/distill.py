@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from mopdsim.recipe import Distill
 from trainer import balance
 from trainer.bank import Bank
 from trainer.batch import Batch, draw, join, sample, select, spread, with_prompts_of
-from trainer.diagnose import DomainGradients
+from trainer.diagnose import accumulate
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
 from trainer.losses import Loss, group_advantages, token_logprob, token_weights
 from trainer.meter import TRAINING_PASSES
@@ -26,7 +26,6 @@ from trainer.models import tensors_sha256
 from trainer.preflight import TeacherLoss, full_reverse_kl, preflight, shared_ids
 from trainer.routing import Route, by_teacher, routes, sampling_routes
 from trainer.targets import Scores, Target, divergence, loss_function
-from trainer.update import accumulate_gradients
 
 ALGORITHM_VERSION = 1
 PREFLIGHT_PROMPTS = 2  # of each domain
@@ -118,30 +117,25 @@ def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics
         stage=stage,
         rollouts=batch.rollouts,
         weight_BT=_weights(trainee, stage, batch),
-        advantage_B=_reward_advantage(stage, batch),
+        advantage_B=group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None,
         temperature=settings.temperature,
         scores=scores,
     )
     loss_of = loss_function(target)
-    diagnosed = trainee.step % settings.diagnose_every == 0
-    common = {"temperature": settings.temperature, "micro_batch_rows": settings.micro_batch_rows}
     with meter.phase("training", policy.device):
-        if diagnosed:
-            gradients = DomainGradients(policy)
-            loss, sums = gradients.accumulate(policy, batch.rollouts, batch.spans, loss_of, **common)  # type: ignore[arg-type]
-        else:
-            loss, sums = accumulate_gradients(policy, batch.rollouts, loss_of, **common)  # type: ignore[arg-type]
+        loss, sums, report = accumulate(
+            policy,
+            batch.rollouts,
+            batch.spans,
+            loss_of,
+            by_domain=trainee.step % settings.diagnose_every == 0,
+            temperature=settings.temperature,
+            micro_batch_rows=settings.micro_batch_rows,
+        )
         applied = trainee.apply(loss, batch)
     meter.count("training", policy, batch.rollouts, passes=TRAINING_PASSES)
-    metrics = {
-        **applied,
-        **_describe(trainee, stage, batch, sums),
-        **(gradients.report() if diagnosed else {}),
-    }
-    return {
-        "prompts": {name: (s.stop - s.start) // batch.group for name, s in batch.spans.items()},
-        **metrics,
-    }
+    prompts = {name: (span.stop - span.start) // batch.group for name, span in batch.spans.items()}
+    return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums), **report()}
 
 
 def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Route]]:
@@ -167,7 +161,8 @@ def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Rout
 
 
 def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batch | None, list[Route]]:
-    """Off-policy: each route's teacher answers; with `correct_only` what the verifier fails is dropped."""
+    """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
+    `correct_only` what the verifier fails is dropped."""
     job, amounts = trainee.job, trainee.amounts
     counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
     items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
@@ -187,8 +182,8 @@ def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batc
                 grader=lambda task, item, said: task.grade(item, said),
             )
             trainee.meter.count("generation", teacher, part.rollouts)
-        for domain, span in part.spans.items():
-            trainee.meter.count_tokens("generated", domain, int(part.rollouts.trained_BT[span].sum()))
+        trainee.meter.count_tokens("generated", route.domain, int(part.rollouts.trained_BT.sum()))
+        part = replace(part, rollouts=with_prompts_of(part.rollouts, trainee.policy, part.items))
         if stage.correct_only:
             part = select(part, part.reward_B >= 1.0)
         if part.items:
@@ -248,55 +243,57 @@ def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
     return token_weights(trained_BT, stage.normalizer, row_weight_B.to(trained_BT.device))
 
 
-def _reward_advantage(stage: Distill, batch: Batch) -> Tensor | None:
-    """Group advantages of the verifiable reward, where it is mixed in."""
-    return group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None
-
-
-def _describe(trainee: Trainee, stage: Distill, batch: Batch, sums: dict[str, float]) -> Metrics:
-    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (tokens x dispersion)."""
-    trained_B = batch.rollouts.trained_BT.sum(1)
+def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, float]) -> Metrics:
+    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion)."""
+    trained_B, on_policy = batch.rollouts.trained_BT.sum(1), target.stage.on_policy
+    whole = max(float(trained_B.sum()), 1.0)
     domains: dict[str, dict[str, float]] = {}
     for name, span in batch.spans.items():
         tokens = int(trained_B[span].sum())
-        if stage.on_policy:
+        if on_policy:
             trainee.meter.count_tokens("generated", name, tokens)
         trainee.meter.count_tokens("trained", name, tokens)
         row = {
             "reward": float(batch.reward_B[span].mean()),
             "length": tokens / (span.stop - span.start),
-            "token_share": tokens / max(float(trained_B.sum()), 1.0),
-        }
-        row |= {
-            key.partition(":")[2].removesuffix("_sum"): value / max(tokens, 1)
-            for key, value in sums.items()
-            if key.startswith(f"{name}|domain:")
+            "token_share": tokens / whole,
+            **{
+                key.removesuffix("_sum"): value / max(tokens, 1)
+                for key, value in _of(sums, f"{name}|domain:")
+            },
         }
         if "kl" in row:
-            row["dispersion"] = max(
-                max(row.get("log_ratio_square", 0.0) - row["kl"] ** 2, 0.0) ** 0.5, LEAST_DISPERSION
-            )
+            variance = max(row["log_ratio_square"] - row["kl"] ** 2, 0.0)
+            row["dispersion"] = max(variance**0.5, LEAST_DISPERSION)
             trainee.average(f"kl/{name}", row["kl"])
             trainee.average(f"dispersion/{name}", row["dispersion"])
         domains[name] = row
-    exponent = 1.0 if stage.normalizer == "token" else 0.0
-    shares = balance.effective_share(
-        [(span.stop - span.start) for span in batch.spans.values()],
-        [row["length"] for row in domains.values()],
+    shares_D = balance.effective_share(
+        [float(target.weight_BT[span].sum()) for span in batch.spans.values()],  # n L^a, times the balance
+        [1.0 for _ in domains],
         [row.get("dispersion", 1.0) for row in domains.values()],
-        a=exponent,
+        a=0.0,
         b=1.0,
     )
-    for row, share in zip(domains.values(), shares.tolist(), strict=True):
+    for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
         row["effective_share"] = share
-    teachers: dict[str, dict[str, float]] = {}
-    for key, value in sums.items():
-        name, found, quantity = key.partition("|teacher:")
-        if found:
-            teachers.setdefault(name, {})[quantity] = value
-    return {
+    teachers = {name: dict(_of(sums, f"{name}|teacher:")) for name in {score.name for score in target.scores}}
+    found = {
         "domains": domains,
-        "teacher_kl": {name: row["kl_sum"] / max(row["tokens"], 1.0) for name, row in teachers.items()},
+        "teacher_kl": {
+            name: row["kl_sum"] / max(row["tokens"], 1.0) for name, row in sorted(teachers.items()) if row
+        },
         "reward": float(batch.reward_B.mean()),
         "truncated": float(batch.rollouts.truncated_B.float().mean()),
+        **{
+            key.removesuffix("_sum").removesuffix("_count"): value / whole for key, value in _of(sums, "all|")
+        },
     }
+    if target.stage.reward_mix:
+        found["zero_signal"] = float(group_advantages(batch.reward_B, batch.group)[1].float().mean())
+    return found
+
+
+def _of(sums: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
+    """The metrics under a prefix, without it."""
+    return [(key.removeprefix(prefix), value) for key, value in sums.items() if key.startswith(prefix)]

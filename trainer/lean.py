@@ -1,8 +1,8 @@
 """Dense Qwen3 as plain functions over the Hugging Face module's own parameters: packed forward and cached decoding.
 
-Tokens of all rows stand in one packed axis without padding, each group's prompt once; only attention spreads them into
-rows (`trainer.attention`). In the last layer only the states that somebody asked for are worked out. Parameters are read
-at every call, so nothing goes stale. Leaves out: other architectures (`trainer.policy.GenericBackbone`), the head.
+Tokens of all rows stand in one packed axis without padding, each group's prompt once; only attention spreads
+them into rows (`trainer.attention`). In the last layer only the states that somebody asked for are worked out.
+Parameters are read at every call, so nothing goes stale. Leaves out: other architectures (`trainer.policy.GenericBackbone`), the head.
 
 Axes: U unique prompts of P places, B rows (a multiple of U), N packed tokens, Q those that ask, D hidden width,
 H query heads, K key heads, G = H / K, E head width, L places of the cache.
@@ -21,7 +21,7 @@ from trainer.kernels import gated, linear_onto, linears, rms_norm, rotate
 
 
 def supports(model: nn.Module) -> bool:
-    """A dense Qwen3 as transformers builds it: full attention, SiLU, no biases, static rotary embedding, no adapters."""
+    """A dense Qwen3 as transformers builds it: full attention, SiLU, no biases, static rotation, no adapters."""
     config: Any = model.config
     return (
         type(model).__name__ == "Qwen3ForCausalLM"
@@ -60,7 +60,9 @@ class LeanQwen3:
             last = layer is final
             y_ND = rms_norm(x_ND, layer.input_layernorm.weight, self.eps)
             y_QD = y_ND.index_select(0, asking_Q) if last else y_ND
-            q_QHE, k_NKE, v_NKE = self.project(layer.self_attn, y_QD, y_ND, turn_Q if last else turn_N, turn_N)
+            q_QHE, k_NKE, v_NKE = self.project(
+                layer.self_attn, y_QD, y_ND, turn_Q if last else turn_N, turn_N
+            )
             if kept is not None:
                 kept.append((k_NKE, v_NKE))
             x_QD = x_ND.index_select(0, asking_Q) if last else x_ND
@@ -70,11 +72,18 @@ class LeanQwen3:
     def rotary(self, position_N: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, (N, 1, E)."""
         every_1L = torch.arange(length, device=position_N.device)[None]
-        cos, sin = self.body.rotary_emb(self.body.embed_tokens.weight.new_empty(0, dtype=torch.float32), every_1L)
+        cos, sin = self.body.rotary_emb(
+            self.body.embed_tokens.weight.new_empty(0, dtype=torch.float32), every_1L
+        )
         return cos[0][position_N][:, None], sin[0][position_N][:, None]
 
     def project(
-        self, own: Any, y_QD: Tensor, y_ND: Tensor, turn_Q: tuple[Tensor, Tensor], turn_N: tuple[Tensor, Tensor]
+        self,
+        own: Any,
+        y_QD: Tensor,
+        y_ND: Tensor,
+        turn_Q: tuple[Tensor, Tensor],
+        turn_N: tuple[Tensor, Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (already divided by sqrt E), keys and values."""
         projections = own.q_proj.weight, own.k_proj.weight, own.v_proj.weight
@@ -97,7 +106,9 @@ class LeanQwen3:
 class LeanDecoder:
     """Key-value cache of B rows: prompts on the left, then one place for each new token."""
 
-    def __init__(self, lean: LeanQwen3, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> None:
+    def __init__(
+        self, lean: LeanQwen3, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
+    ) -> None:
         (prompts, width), device = prompt_UP.shape, prompt_UP.device
         first_U1 = torch.ones(prompts, 1, dtype=torch.bool, device=device)
         kept: list[tuple[Tensor, Tensor]] = []
@@ -126,12 +137,16 @@ class LeanDecoder:
         x_BD = F.embedding(token_B, lean.body.embed_tokens.weight)
         for layer, (keys, values) in zip(lean.body.layers, self.cache, strict=True):
             y_BD = rms_norm(x_BD, layer.input_layernorm.weight, lean.eps)
-            q_BHE, keys[:, :, here], values[:, :, here] = lean.project(layer.self_attn, y_BD, y_BD, turn, turn)
+            q_BHE, keys[:, :, here], values[:, :, here] = lean.project(
+                layer.self_attn, y_BD, y_BD, turn, turn
+            )
             rows, key_heads = keys.shape[:2]
             q_PGE = q_BHE.reshape(rows * key_heads, -1, lean.width)
             keys_PLE, values_PLE = (x.flatten(0, 1)[:, : self.used] for x in (keys, values))
             scores = torch.bmm(q_PGE, keys_PLE.transpose(1, 2)).view(rows, -1, self.used)
-            weights = torch.softmax(scores.add_(self.bias_B1L[:, :, : self.used]), -1).view(*q_PGE.shape[:2], -1)
+            weights = torch.softmax(scores.add_(self.bias_B1L[:, :, : self.used]), -1).view(
+                *q_PGE.shape[:2], -1
+            )
             x_BD = lean.finish(layer, x_BD, torch.bmm(weights, values_PLE).view(rows, -1))
         self.position_B = self.position_B + 1
         self.hidden_BD = rms_norm(x_BD, lean.body.norm.weight, lean.eps)

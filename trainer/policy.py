@@ -12,6 +12,7 @@ D hidden width, V vocabulary.
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from mopdsim.errors import UsageError
 from trainer.kernels import linears
 from trainer.lean import LeanQwen3, supports
+from trainer.parallel import keep_freed_memory
 
 AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
 
@@ -41,7 +43,9 @@ class Decoder(Protocol):
 class Backbone(Protocol):
     """Everything below the language-model head."""
 
-    def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor: ...
+    def hidden_at(
+        self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor
+    ) -> Tensor: ...
 
     def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> Decoder: ...
 
@@ -62,8 +66,13 @@ class Policy:
         self.pad_id: int = _first_given(
             getattr(tokenizer, "pad_token_id", None), config.pad_token_id, min(self.eos_ids, default=None), 0
         )
+        self.max_positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
         self._soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
-        self._scale = float(getattr(model, "logit_scale", 1.0) or 1.0) / float(getattr(config, "logits_scaling", 1.0) or 1.0)
+        self._scale = float(getattr(model, "logit_scale", 1.0) or 1.0) / float(
+            getattr(config, "logits_scaling", 1.0) or 1.0
+        )
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.backbone: Backbone = GenericBackbone(model)
         self._verify()
 
@@ -75,7 +84,9 @@ class Policy:
         """The trainable parameters, tied ones once."""
         return (p for p in self.model.parameters() if p.requires_grad)
 
-    def hidden(self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1) -> Tensor:
+    def hidden(
+        self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1
+    ) -> Tensor:
         """hidden_BTD: the final state that predicts response token t (so the last prompt token's comes first).
 
         `group` consecutive rows share a prompt, which is then computed once. Differentiable.
@@ -86,7 +97,13 @@ class Policy:
         )
 
     def hidden_at(
-        self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, wanted_BT: Tensor, *, group: int = 1
+        self,
+        prompt_BP: Tensor,
+        prompt_mask_BP: Tensor,
+        response_BT: Tensor,
+        wanted_BT: Tensor,
+        *,
+        group: int = 1,
     ) -> Tensor:
         """hidden_ND: only the states that predict the wanted tokens, in row-major order; the cheaper call."""
         used = slice(0, int(wanted_BT.any(0).nonzero().max()) + 1) if wanted_BT.any() else slice(0, 1)
@@ -107,7 +124,9 @@ class Policy:
         return logits if temperature == 1 else logits / temperature
 
     @torch.no_grad()
-    def decoder(self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int) -> Decoder:
+    def decoder(
+        self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int
+    ) -> Decoder:
         """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
         with self.autocast():
             return self.backbone.decoder(*_trimmed(prompt_UP, prompt_mask_UP), group, max_new_tokens)
@@ -123,15 +142,23 @@ class Policy:
         token_BL = torch.randint(self.vocab_size, (4, 9), generator=noise).to(self.device)
         mask_BP = (torch.arange(5) >= torch.tensor([0, 0, 3, 3])[:, None]).to(self.device)
         prompt_BP, response_BT = token_BL[[0, 0, 1, 1], :5], token_BL[:, 5:]
-        truth = torch.cat([
-            self.model(input_ids=torch.cat([p[m], r[:-1]])[None]).logits[:, -4:].float()
-            for p, m, r in zip(prompt_BP, mask_BP, response_BT, strict=True)
-        ])
-        tolerance = AGREEMENT * (1 if self.head.weight.dtype == torch.float32 else 500) * max(1.0, float(truth.abs().max()))
+        truth = torch.cat(
+            [
+                self.model(input_ids=torch.cat([p[m], r[:-1]])[None]).logits[:, -4:].float()
+                for p, m, r in zip(prompt_BP, mask_BP, response_BT, strict=True)
+            ]
+        )
+        tolerance = (
+            AGREEMENT
+            * (1 if self.head.weight.dtype == torch.float32 else 500)
+            * max(1.0, float(truth.abs().max()))
+        )
         generic, self.dtype, dtype = self.backbone, torch.float32, self.dtype
         for backbone in ([LeanQwen3(self.model)] if supports(self.model) else []) + [generic]:
             self.backbone = backbone
-            worst = float((self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2)) - truth).abs().max())
+            worst = float(
+                (self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2)) - truth).abs().max()
+            )
             if worst <= tolerance:
                 self.dtype = dtype
                 return
@@ -154,13 +181,17 @@ class GenericBackbone:
         position_BL = (mask_BK.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
         positions = {"position_ids": position_BL} if self.takes_positions else {}
         return self.body(
-            input_ids=token_BL, attention_mask=mask_BK.long(), past_key_values=cache, use_cache=use_cache, **positions
+            input_ids=token_BL,
+            attention_mask=mask_BK.long(),
+            past_key_values=cache,
+            use_cache=use_cache,
+            **positions,
         )
 
     def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor:
         width, steps, group = prompt_UP.shape[1], response_BT.shape[1] - 1, len(response_BT) // len(prompt_UP)
         if group == 1 or not steps:
-            token_UL = torch.cat([prompt_UP, response_BT[:: group, :-1]], 1)
+            token_UL = torch.cat([prompt_UP, response_BT[::group, :-1]], 1)
             out = self.run(token_UL, _extend(mask_UP, steps), None, use_cache=False)
             return out.last_hidden_state[:, width - 1 :].repeat_interleave(group, 0)[wanted_BT]
         out = self.run(prompt_UP, mask_UP, None, use_cache=True)

@@ -18,8 +18,6 @@ from mopdsim.recipe import Recipe
 from trainer.settings import Settings
 from trainer.tasks import task
 
-DEFAULT_DOMAINS = ("sort", "reverse", "shift")
-
 
 def resolve_recipe(
     name: str, domains: Sequence[str], amounts: AmountsName | None, changes: Sequence[str]
@@ -47,7 +45,7 @@ def resolve_recipe(
         chosen = {key: value for key, value in pairs if "." not in key}
         if amounts:
             chosen["amounts"] = amounts
-        made = recipes.recipe(name, domains or DEFAULT_DOMAINS, **chosen)
+        made = recipes.recipe(name, domains or recipes.DEFAULT_DOMAINS, **chosen)
         document = recipe_file.to_document(made)
         paths = [(key, value) for key, value in pairs if "." in key]
     for path, value in paths:

@@ -9,14 +9,15 @@ from mopdsim.errors import UsageError
 from mopdsim.recipe import Rl
 from trainer.bank import Bank
 from trainer.batch import Batch, draw, sample, spread
-from trainer.diagnose import DomainGradients
+from trainer.diagnose import accumulate
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
 from trainer.losses import Loss, group_advantages, policy_gradient, token_logprob, token_weights
 from trainer.meter import TRAINING_PASSES
 from trainer.rollout import Rollouts
-from trainer.update import accumulate_gradients
+from trainer.update import LossOf
 
 ALGORITHM_VERSION = 1
+LEAST_SIGNAL = 0.05  # of q (1 - q) in the curriculum, so that no domain is given up
 
 
 def run(job: Job, stage: Rl, report: Report) -> Metrics:
@@ -82,24 +83,32 @@ def _update(
     policy, settings, rollouts, meter = trainee.policy, trainee.job.settings, batch.rollouts, trainee.meter
     tokens = int(rollouts.trained_BT.sum())
     loss_of = _loss_of(trainee, stage, bank, rollouts, advantage_B)
-    common = {"temperature": settings.temperature, "micro_batch_rows": settings.micro_batch_rows}
     with meter.phase("training", policy.device):
-        if diagnosed:
-            gradients = DomainGradients(policy)
-            loss, sums = gradients.accumulate(policy, rollouts, batch.spans, loss_of, **common)  # type: ignore[arg-type]
-        else:
-            loss, sums = accumulate_gradients(policy, rollouts, loss_of, **common)  # type: ignore[arg-type]
+        loss, sums, report = accumulate(
+            policy,
+            rollouts,
+            batch.spans,
+            loss_of,
+            by_domain=diagnosed,
+            temperature=settings.temperature,
+            micro_batch_rows=settings.micro_batch_rows,
+        )
         applied = trainee.apply(loss, batch)
     meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
     for name, span in batch.spans.items():
-        meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
+        own = int(rollouts.trained_BT[span].sum())
+        meter.count_tokens("trained", name, own)
+        if bank is not None:
+            meter.count_tokens("scored", name, own)
     metrics = {
         name.removesuffix("_sum").removesuffix("_count"): value / tokens for name, value in sums.items()
     }
-    return {**applied, **metrics, **(gradients.report() if diagnosed else {})}
+    return {**applied, **metrics, **report()}
 
 
-def _loss_of(trainee: Trainee, stage: Rl, bank: Bank | None, rollouts: Rollouts, advantage_B: Tensor):  # type: ignore[no-untyped-def]
+def _loss_of(
+    trainee: Trainee, stage: Rl, bank: Bank | None, rollouts: Rollouts, advantage_B: Tensor
+) -> LossOf:
     temperature = trainee.job.settings.temperature
     width = rollouts.response_BT.shape[1]
     token_M, behaviour_M = rollouts.response_BT.flatten(), rollouts.logprob_BT.flatten()
@@ -160,14 +169,12 @@ def _curriculum(trainee: Trainee, stage: Rl) -> dict[str, float]:
     """The shares of this step."""
     shares = dict(stage.domains)
     if stage.curriculum == "staged":
-        done = trainee.step / trainee.amounts.steps
-        entered = min(len(shares), 1 + int(2 * done * len(shares)))
+        entered = min(len(shares), 1 + int(2 * trainee.progress() * len(shares)))
         return {name: share for place, (name, share) in enumerate(shares.items()) if place < entered}
     if stage.curriculum == "signal":
-        rates = {name: trainee.memory.get("means", {}).get(f"reward/{name}", 0.5) for name in shares}
+        rates = {name: trainee.memory.get("means", {}).get(f"pass_rate/{name}", 0.5) for name in shares}
         return {
-            name: share * max(0.05, min(1.0, rates[name]) * (1 - min(1.0, rates[name])))
-            for name, share in shares.items()
+            name: share * max(LEAST_SIGNAL, rates[name] * (1 - rates[name])) for name, share in shares.items()
         }
     return shares
 
@@ -175,16 +182,16 @@ def _curriculum(trainee: Trainee, stage: Rl) -> dict[str, float]:
 def _describe(
     trainee: Trainee, batch: Batch, advantage_B: Tensor, zero_signal_U: Tensor, stage: Rl
 ) -> Metrics:
-    """Per domain: reward, length, share of zero-signal groups, share of the gradient's tokens and of its mass |A|."""
+    """Per domain: reward, length, share of zero-signal groups, of the tokens, and of the gradient (weight x |A|)."""
     trained_B = batch.rollouts.trained_BT.sum(1)
-    mass_B = trained_B * advantage_B.abs()
+    mass_B = token_weights(batch.rollouts.trained_BT, stage.normalizer).sum(1) * advantage_B.abs()
     domains = {}
     for name, span in batch.spans.items():
         groups = slice(span.start // batch.group, span.stop // batch.group)
         tokens = int(trained_B[span].sum())
         trainee.meter.count_tokens("generated", name, tokens)
         reward = float(batch.reward_B[span].mean())
-        trainee.average(f"reward/{name}", reward)
+        trainee.average(f"pass_rate/{name}", reward / trainee.tasks[name].reward_scale)
         domains[name] = {
             "reward": reward,
             "length": tokens / (span.stop - span.start),

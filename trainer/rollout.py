@@ -1,15 +1,13 @@
-"""Sampling rollouts from a policy: single turns (`generate`) and conversations with an environment (`converse`).
+"""Rollouts of a policy: single turns (`generate`) and conversations with an environment (`converse`).
 
-Tokens are drawn by inverting the cumulative distribution at uniform numbers fixed beforehand for every (row, token), so
-a row's tokens do not depend on its neighbours, on padding, or on rows that finish early. No top-k or top-p: the
-sampled distribution is the scored policy. Leaves out: chat templates and grading (the loops).
+Deterministic for (policy, prompts, seed, thread count). Leaves out: how tokens are drawn (`trainer.decode`), chat
+templates and grading (the loops).
 
-Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length.
+Axes: B rows, P left-padded prompt length, T right-padded response length.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +16,10 @@ import torch
 from torch import Tensor
 
 from mopdsim.errors import UsageError
-from trainer.parallel import parts_for, row_spans, side_by_side
+from trainer.decode import decode, end_ids, left_pad, uniform
 from trainer.policy import Policy
 
-CHECK_EVERY = 8  # tokens between two looks at who has finished (a look waits for the device)
+__all__ = ["Rollouts", "converse", "generate", "left_pad", "turns"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +39,11 @@ class Rollouts:
         """Some rows. Slices and indices that keep whole groups keep `group`, others set it to 1."""
         picked = torch.arange(len(self.prompt_BP), device=self.prompt_BP.device)[index]
         whole = len(picked) % self.group == 0 and bool(
-            (picked.view(-1, self.group) == picked[:: self.group, None] // self.group * self.group
-             + torch.arange(self.group, device=picked.device)).all()
+            (
+                picked.view(-1, self.group)
+                == picked[:: self.group, None] // self.group * self.group
+                + torch.arange(self.group, device=picked.device)
+            ).all()
         )
         return Rollouts(
             prompt_BP=self.prompt_BP[index],
@@ -70,12 +71,14 @@ def generate(
 
     `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). Before
     `min_new_tokens` no end-of-sequence is drawn; the log-prob stays the policy's own.
-    Deterministic for (policy, prompts, seed, thread count). Raises UsageError on an empty prompt or no room.
+    Raises UsageError on an empty prompt, or a row that could outgrow the model.
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
-    uniform_BT = _uniform(seed, 0, len(prompts) * rollouts_per_prompt, max_new_tokens)
+    uniform_BT = uniform(seed, 0, len(prompts) * rollouts_per_prompt, max_new_tokens)
     prompt_UP, mask_UP = left_pad(prompts, policy)
-    response_BT, logprob_BT, length_B = _sample(policy, prompt_UP, mask_UP, uniform_BT, temperature, min_new_tokens)
+    response_BT, logprob_BT, length_B = decode(
+        policy, prompts, uniform_BT, temperature=temperature, min_new_tokens=min_new_tokens
+    )
     present_BT = torch.arange(response_BT.shape[1], device=policy.device) < length_B[:, None]
     last_B = response_BT.gather(1, length_B[:, None] - 1).squeeze(1)
     return Rollouts(
@@ -85,7 +88,7 @@ def generate(
         present_BT=present_BT,
         trained_BT=present_BT.clone(),
         logprob_BT=logprob_BT.masked_fill(~present_BT, 0.0),
-        truncated_B=~torch.isin(last_B, _eos(policy)),
+        truncated_B=~torch.isin(last_B, end_ids(policy)),
         group=rollouts_per_prompt,
     )
 
@@ -112,9 +115,9 @@ def converse(
     rows = [_Row() for _ in starts]
     active = list(range(len(rows)))
     for turn in range(max_turns):
-        uniform_BT = _uniform(seed, turn, len(rows), max_new_tokens)[active]
+        uniform_BT = uniform(seed, turn, len(rows), max_new_tokens)[active]
         contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
-        responses = _sample(policy, *left_pad(contexts, policy), uniform_BT, temperature, 0)
+        responses = decode(policy, contexts, uniform_BT, temperature=temperature)
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
             rows[b].add(tokens[:length], logprobs[:length], trained=True)
             rows[b].turns.append(policy.tokenizer.decode(tokens[:length], skip_special_tokens=True))
@@ -140,7 +143,9 @@ class _Row:
         self.trained += [trained] * len(tokens)
 
 
-def _answered(row: _Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy) -> bool:
+def _answered(
+    row: _Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy
+) -> bool:
     """Append the environment's reply, if the conversation goes on."""
     if row.tokens[-1] not in policy.eos_ids:
         return False
@@ -156,7 +161,9 @@ def _collect(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows:
 
     def padded(values: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
         width = max(map(len, values))
-        return torch.tensor([v + [fill] * (width - len(v)) for v in values], dtype=dtype, device=policy.device)
+        return torch.tensor(
+            [v + [fill] * (width - len(v)) for v in values], dtype=dtype, device=policy.device
+        )
 
     return Rollouts(
         prompt_BP=prompt_UP.repeat_interleave(group, 0),
@@ -165,12 +172,16 @@ def _collect(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows:
         present_BT=padded([[True] * len(row.tokens) for row in rows], False, torch.bool),
         trained_BT=padded([row.trained for row in rows], False, torch.bool),
         logprob_BT=padded([row.logprobs for row in rows], 0.0, torch.float32),
-        truncated_B=torch.tensor([row.tokens[-1] not in policy.eos_ids for row in rows], device=policy.device),
+        truncated_B=torch.tensor(
+            [row.tokens[-1] not in policy.eos_ids for row in rows], device=policy.device
+        ),
         group=group,
     )
 
 
-def _check(prompts: Sequence[Sequence[int]], max_new_tokens: int, per_prompt: int, temperature: float) -> None:
+def _check(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, per_prompt: int, temperature: float
+) -> None:
     if not prompts or not all(prompts):
         raise UsageError("prompts: every prompt needs at least one token; check the chat template")
     if max_new_tokens < 1 or per_prompt < 1 or temperature < 0:
@@ -180,93 +191,12 @@ def _check(prompts: Sequence[Sequence[int]], max_new_tokens: int, per_prompt: in
         )
 
 
-def _uniform(seed: int, turn: int, rows: int, steps: int) -> Tensor:
-    """The random number that decides each token, the same on every device."""
-    mixed = random.Random(f"{seed}/{turn}").getrandbits(63)
-    return torch.rand(rows, steps, generator=torch.Generator().manual_seed(mixed))
-
-
-@torch.no_grad()
-def _sample(
-    policy: Policy, prompt_UP: Tensor, mask_UP: Tensor, uniform_BT: Tensor, temperature: float, min_new_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(response_BT, logprob_BT, length_B), B / U rows for every prompt, trimmed to the longest response."""
-    group = len(uniform_BT) // len(prompt_UP)
-    uniform_BT = uniform_BT.to(policy.device)
-
-    def work(part: slice) -> tuple[Tensor, Tensor, Tensor]:
-        unique = slice(part.start // group, part.stop // group)
-        with policy.autocast():
-            return _decode(policy, prompt_UP[unique], mask_UP[unique], uniform_BT[part], temperature, min_new_tokens)
-
-    pieces = side_by_side(work, row_spans(len(uniform_BT), group=group, parts=parts_for(policy.device)))
-    response_BT, logprob_BT, length_B = (torch.cat(piece) for piece in zip(*pieces, strict=True))
-    width = int(length_B.max())
-    return response_BT[:, :width], logprob_BT[:, :width], length_B
-
-
-def _decode(
-    policy: Policy, prompt_UP: Tensor, mask_UP: Tensor, uniform_BT: Tensor, temperature: float, min_new_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(response_BT, logprob_BT, length_B): sample until every row has ended or is full."""
-    rows, steps = uniform_BT.shape
-    eos_E = _eos(policy)
-    decoder = policy.decoder(prompt_UP, mask_UP, group=rows // len(prompt_UP), max_new_tokens=steps)
-    response_BT = torch.full_like(uniform_BT, policy.pad_id, dtype=torch.long)
-    logprob_BT = torch.zeros_like(uniform_BT)
-    length_B = torch.full((rows,), steps, device=uniform_BT.device)
-    alive_K = torch.arange(rows, device=uniform_BT.device)
-    for t in range(steps):
-        logits_KV = policy.logits(decoder.hidden_BD, temperature=temperature or 1.0)
-        forbidden_E = eos_E if t < min_new_tokens else eos_E[:0]
-        token_K, logprob_K = _draw(logits_KV, uniform_BT[alive_K, t], temperature == 0, forbidden_E)
-        response_BT[alive_K, t], logprob_BT[alive_K, t] = token_K, logprob_K
-        ended_K = torch.isin(token_K, eos_E)
-        length_B[alive_K] = torch.where(ended_K, length_B[alive_K].clamp_max(t + 1), length_B[alive_K])
-        if t + 1 == steps:
-            break
-        if t % CHECK_EVERY == CHECK_EVERY - 1:
-            going_J = (length_B[alive_K] == steps).nonzero().squeeze(1)
-            if not len(going_J):
-                break
-            if len(going_J) <= 0.75 * len(alive_K):
-                decoder.step(token_K)
-                decoder.keep(going_J)
-                alive_K = alive_K[going_J]
-                continue
-        decoder.step(token_K)
-    return response_BT, logprob_BT, length_B
-
-
-def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_E: Tensor) -> tuple[Tensor, Tensor]:
-    """A token per row and its log-prob: the first whose cumulative probability reaches a number in (0, 1]."""
-    probability_KV = torch.softmax(logits_KV, 1)
-    allowed_KV = probability_KV.index_fill(1, forbidden_E, 0.0) if len(forbidden_E) else probability_KV
-    if greedy:
-        token_K1 = allowed_KV.argmax(1, keepdim=True)
-    else:
-        cumulative_KV = allowed_KV.cumsum(1)
-        token_K1 = torch.searchsorted(cumulative_KV, (1 - uniform_K[:, None]) * cumulative_KV[:, -1:])
-    return token_K1.squeeze(1), probability_KV.gather(1, token_K1).log_().squeeze(1)
-
-
-def left_pad(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, Tensor]:
-    """(prompt_UP, mask_UP) of ragged token ids."""
-    width = max(map(len, prompts))
-    ids = torch.tensor([[policy.pad_id] * (width - len(p)) + list(p) for p in prompts])
-    lengths = torch.tensor([len(p) for p in prompts])
-    mask = torch.arange(width) >= width - lengths[:, None]
-    return ids.to(policy.device), mask.to(policy.device)
-
-
-def _eos(policy: Policy) -> Tensor:
-    return torch.tensor(sorted(policy.eos_ids), device=policy.device, dtype=torch.long)
-
-
 def turns(policy: Policy, rollouts: Rollouts) -> list[list[str]]:
     """The sampled turns of every row as text, without special tokens; observations are not among them."""
     texts = []
-    for response_T, trained_T in zip(rollouts.response_BT.tolist(), rollouts.trained_BT.tolist(), strict=True):
+    for response_T, trained_T in zip(
+        rollouts.response_BT.tolist(), rollouts.trained_BT.tolist(), strict=True
+    ):
         row: list[list[int]] = [[]]
         for token, trained in zip(response_T, trained_T, strict=True):
             if trained:

@@ -5,6 +5,7 @@ A domain without a teacher is an error of the recipe (`mopdsim.recipe`), never a
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -52,13 +53,18 @@ def routes(stage: Distill, counts: Mapping[str, int], *, seed: int) -> list[Rout
 
 
 def sampling_routes(stage: Distill, counts: Mapping[str, int], *, seed: int) -> list[Route]:
-    """As `routes`, each with a single teacher: a domain's prompts are divided among its teachers by weight."""
+    """As `routes`, each with a single teacher: a domain's prompts are divided among its teachers by weight.
+
+    Whole numbers are rounded at random (systematic sampling), so that each teacher's share is right on average.
+    """
+    rng = random.Random(f"{seed}/sampling")
     found: list[Route] = []
     for route in routes(stage, counts, seed=seed):
-        size, edge, taken = route.prompts.stop - route.prompts.start, route.prompts.start, 0.0
+        first, size = route.prompts.start, route.prompts.stop - route.prompts.start
+        edge, taken, offset = first, 0.0, rng.random()
         for name, weight in route.teachers.items():
             taken += weight
-            stop = route.prompts.start + round(size * taken)
+            stop = first + min(size, math.floor(size * taken + offset + 1e-9))
             if stop > edge:
                 found.append(Route(domain=route.domain, prompts=slice(edge, stop), teachers={name: 1.0}))
             edge = stop

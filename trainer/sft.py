@@ -6,10 +6,10 @@ from torch import Tensor
 
 from mopdsim.recipe import Sft
 from trainer.batch import demonstrated, draw
+from trainer.diagnose import accumulate
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
 from trainer.losses import Loss, cross_entropy, token_weights
 from trainer.meter import TRAINING_PASSES
-from trainer.update import accumulate_gradients
 
 ALGORITHM_VERSION = 1
 
@@ -36,17 +36,29 @@ def _step(trainee: Trainee, stage: Sft) -> Metrics:
         return cross_entropy(logits_NV, target_N[index_N], weight_N[index_N])
 
     with trainee.meter.phase("training", policy.device):
-        loss, sums = accumulate_gradients(
-            policy, rollouts, loss_of, micro_batch_rows=job.settings.micro_batch_rows
+        loss, sums, report = accumulate(
+            policy,
+            rollouts,
+            batch.spans,
+            loss_of,
+            by_domain=trainee.step % job.settings.diagnose_every == 0,
+            micro_batch_rows=job.settings.micro_batch_rows,
         )
         applied = trainee.apply(loss, batch)
     trainee.meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
-    tokens = int(rollouts.trained_BT.sum())
+    whole = int(rollouts.trained_BT.sum())
+    described = {}
     for name, span in batch.spans.items():
-        trainee.meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
+        tokens = int(rollouts.trained_BT[span].sum())
+        trainee.meter.count_tokens("trained", name, tokens)
+        share = tokens / whole  # of the gradient too: every token weighs alike
+        length = tokens / (span.stop - span.start)
+        described[name] = {"length": length, "token_share": share, "effective_share": share}
     return {
         **applied,
         "prompts": counts,
-        "accuracy": sums["correct_count"] / tokens,
-        "entropy": sums["entropy_sum"] / tokens,
+        "domains": described,
+        "accuracy": sums["correct_count"] / whole,
+        "entropy": sums["entropy_sum"] / whole,
+        **report(),
     }

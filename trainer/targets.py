@@ -129,6 +129,9 @@ def divergence(
         case "top_k_reverse_kl":
             return losses.top_k_reverse_kl(logits_NV, teacher_NV, weight_N, k=stage.top_k, valid_V=valid_V)
         case "sampled_token":
+            if valid_V is not None:
+                ids, place_V = valid_V.nonzero().squeeze(1), valid_V.cumsum(0) - 1
+                logits_NV, teacher_NV, token_N = logits_NV[:, ids], teacher_NV[:, ids], place_V[token_N]
             student_N, _ = losses.token_logprob(logits_NV, token_N)
             teacher_N, _ = losses.token_logprob(teacher_NV, token_N)
             return losses.sampled_token(

@@ -65,7 +65,9 @@ def hidden_states(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int |
     """hidden_BTD of the trained positions, 0 elsewhere, without gradients: the form in which teachers are cached."""
 
     def work(part: slice) -> list[Tensor]:
-        return [_hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)]
+        return [
+            _hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)
+        ]
 
     found = [hidden_ND for part in side_by_side(work, _parts(policy, rollouts)) for hidden_ND in part]
     hidden_BTD = found[0].new_zeros(*rollouts.response_BT.shape, found[0].shape[-1])
@@ -112,7 +114,9 @@ def _add_piece(
         loss, metrics = loss_of(policy.logits(part_ND, temperature=temperature), index_N[some : some + chunk])
         into_part, *into_head = torch.autograd.grad(loss, [part_ND, *parameters], allow_unused=True)
         upstream.append(into_part)
-        sums.add({LOSS: loss.detach(), **{name: value.detach() for name, value in metrics.items()}}, into_head)
+        sums.add(
+            {LOSS: loss.detach(), **{name: value.detach() for name, value in metrics.items()}}, into_head
+        )
     sums.add({}, torch.autograd.grad(hidden_ND, parameters, torch.cat(upstream), allow_unused=True))
 
 
