@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim import recipes
+from mopdsim import recipe_file, recipes, scenario
 from mopdsim.amounts import Amounts
+from mopdsim.forecast import forecast
 from mopdsim.recipe import BASE, Distill, Recipe, Rl
 from trainer.execute import Progress, execute
 from trainer.plan import plan
@@ -135,6 +136,7 @@ def run_demo(*, seed: int, out: Path, workers: int, threads: int, progress: Prog
             "flops": sum(spent.values()),
             "flops_student_alone": spent[recipe.output],
             "seconds": sum(summary["wall_seconds"] for summary in stages.values()),
+            "forecast": forecast_of(recipe),
         }
     about = manifest("cpu")
     return {
@@ -149,6 +151,14 @@ def run_demo(*, seed: int, out: Path, workers: int, threads: int, progress: Prog
         "versions": about["versions"],
         "seconds": time.perf_counter() - begin,
     }
+
+
+def forecast_of(recipe: Recipe) -> dict[str, Any]:
+    """What the simulator says of a recipe on the tiny model, knowing nothing of this run: scores and seconds of one
+    process after the other, each as p10, p50, p90."""
+    document = forecast(scenario.from_document({"recipe": recipe_file.to_document(recipe)})).to_document()
+    seconds = {name: hours * 3600 for name, hours in document["gpu_hours"].items()}
+    return {"scores": document["scores"], "seconds": seconds}
 
 
 def finding(table: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.table import Table
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -38,9 +39,27 @@ def demo(
     emit(result) if json_ else _print(result)
 
 
+def _forecasts(result: dict[str, Any]) -> Table:
+    """The simulator's forecast beside what was measured."""
+    from studies.demo import LABELS
+
+    table = Table(title="forecast P10 to P90 (measured)")
+    table.add_column("recipe")
+    for heading in (*result["domains"], "seconds"):
+        table.add_column(heading, justify="right")
+    for name, row in result["recipes"].items():
+        found = row["forecast"]
+        cells = [
+            f"{found['scores'][d]['p10']:.2f} to {found['scores'][d]['p90']:.2f} ({row['scores'][d]['student']:.2f})"
+            for d in result["domains"]
+        ]
+        seconds = f"{found['seconds']['p10']:.0f} to {found['seconds']['p90']:.0f} ({row['seconds']:.0f})"
+        table.add_row(LABELS[name], *cells, seconds)
+    return table
+
+
 def _print(result: dict[str, Any]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from studies.demo import LABELS
 
@@ -64,6 +83,8 @@ def _print(result: dict[str, Any]) -> None:
             f"{row['flops_student_alone'] / 1e12:.3f}",
             f"{row['seconds']:.0f}",
         )
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    console.print(_forecasts(result))
     print(result["finding"])
     print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")

@@ -1,7 +1,7 @@
 """Frozen validation: every model of the simulator against published measurements, written to `studies/results`.
 
-One JSON a kind (decode without single rows: its measurements are not ours to copy) and one table for people. Leaves out:
-fitting (`mopd calibrate`), the judgement of what is good enough.
+One JSON a kind (decode without single rows: its measurements are not ours to copy) and one table for people. Leaves
+out: fitting (`mopd calibrate`), the judgement of what is good enough.
 """
 
 from __future__ import annotations

@@ -58,16 +58,16 @@ def decode(
 ) -> Turn:
     """One turn of at most T tokens for every row, B / U rows a prompt, trimmed to the longest.
 
-    Temperature 0 takes the likeliest token, with log-probs at temperature 1. Before `min_new_tokens` no end is drawn; the
-    log-prob stays the policy's own. UsageError where a row could outgrow the model's positions.
+    Temperature 0 takes the likeliest token, with log-probs at temperature 1. Before `min_new_tokens` no end is
+    drawn; the log-prob stays the policy's own. UsageError where a row could outgrow the model's positions.
     """
     prompt_UP, mask_UP = left_pad(prompts, policy)
     uniform_BT, group = uniform_BT.to(policy.device), len(uniform_BT) // len(prompts)
     longest, room = prompt_UP.shape[1] + uniform_BT.shape[1], policy.max_positions
     if longest > room:
         raise UsageError(
-            f"a prompt of {prompt_UP.shape[1]} tokens and {uniform_BT.shape[1]} new ones make {longest}, but the model has "
-            f"{room} positions (max_position_embeddings): shorten the prompts or lower max_new_tokens"
+            f"a prompt of {prompt_UP.shape[1]} tokens and {uniform_BT.shape[1]} new ones make {longest}, but the "
+            f"model has {room} positions (max_position_embeddings): shorten prompts or lower max_new_tokens"
         )
 
     def work(part: slice) -> Turn:

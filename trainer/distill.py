@@ -20,12 +20,12 @@ from trainer.bank import Bank
 from trainer.batch import Batch, draw, join, sample, select, spread, with_prompts_of
 from trainer.diagnose import accumulate
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
-from trainer.losses import Loss, group_advantages, token_logprob, token_weights
+from trainer.losses import group_advantages, token_weights
 from trainer.meter import TRAINING_PASSES
 from trainer.models import tensors_sha256
-from trainer.preflight import TeacherLoss, full_reverse_kl, preflight, shared_ids
-from trainer.routing import Route, by_teacher, routes, sampling_routes
-from trainer.targets import Scores, Target, divergence, loss_function
+from trainer.preflight import preflight, shared_ids
+from trainer.routing import Route, by_teacher, routes, sampling_routes, teacher_names
+from trainer.targets import Scores, Target, loss_function, teacher_loss
 
 ALGORITHM_VERSION = 1
 PREFLIGHT_PROMPTS = 2  # of each domain
@@ -37,10 +37,10 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
     """Multi-teacher distillation, on-policy or off-policy."""
 
     def make_step(trainee: Trainee) -> StepOf:
-        names = dict.fromkeys(teacher.stage for teacher in stage.teachers)
+        names = teacher_names(stage)
         needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
         bank = Bank({name: job.weights[name] for name in needed}, job.load)
-        valid = _check_teachers(trainee, stage, list(names), bank)
+        valid = _check_teachers(trainee, stage, names, bank)
         return lambda trainee: _step(trainee, stage, bank, valid)
 
     return train(job, make_step, report)
@@ -71,7 +71,7 @@ def _check_teachers(
                     f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
                     file=sys.stderr,
                 )
-        findings = preflight(trainee.policy, bank.mapping(distinct), texts, loss=_preflight_loss(stage))
+        findings = preflight(trainee.policy, bank.mapping(distinct), texts, loss=teacher_loss(stage))
         trainee.memory["preflight"] = [asdict(finding) for finding in findings]
     valid = {}
     for name in names:
@@ -83,26 +83,6 @@ def _check_teachers(
                 f"{name!r} has another than the student: set extrapolation = 1 or use teachers of the student's size"
             )
     return valid
-
-
-def _preflight_loss(stage: Distill) -> TeacherLoss:
-    """The stage's loss against one teacher; the likelihood of samples, which needs no scores, as reverse KL."""
-
-    def loss(
-        logits_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, weight_N: Tensor, valid_V: Tensor | None
-    ) -> Loss:
-        return divergence(
-            stage,
-            logits_NV,
-            teacher_NV,
-            weight_N,
-            token_N=token_N,
-            behaviour_N=token_logprob(logits_NV, token_N)[0].detach(),
-            advantage_N=None,
-            valid_V=valid_V,
-        )
-
-    return full_reverse_kl if stage.loss == "sample_nll" else loss
 
 
 def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
@@ -244,7 +224,11 @@ def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
 
 
 def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, float]) -> Metrics:
-    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion)."""
+    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion).
+
+    teacher_kl is in the order of the stage's teachers (None: no row in this batch): a stage that several recipes share
+    does not know their names.
+    """
     trained_B, on_policy = batch.rollouts.trained_BT.sum(1), target.stage.on_policy
     whole = max(float(trained_B.sum()), 1.0)
     domains: dict[str, dict[str, float]] = {}
@@ -277,12 +261,10 @@ def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, fl
     )
     for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
         row["effective_share"] = share
-    teachers = {name: dict(_of(sums, f"{name}|teacher:")) for name in {score.name for score in target.scores}}
+    scored = {name: dict(_of(sums, f"{name}|teacher:")) for name in teacher_names(target.stage)}
     found = {
         "domains": domains,
-        "teacher_kl": {
-            name: row["kl_sum"] / max(row["tokens"], 1.0) for name, row in sorted(teachers.items()) if row
-        },
+        "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored.values()],
         "reward": float(batch.reward_B.mean()),
         "truncated": float(batch.rollouts.truncated_B.float().mean()),
         **{

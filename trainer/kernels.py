@@ -1,9 +1,9 @@
-"""Building blocks of the lean forward: linear map, root-mean-square norm, gated activation, gather, rotary attention.
+"""Building blocks of the lean forward: linear maps, norm, gated activation, rotation, moving rows to places.
 
-Each has two forms with the same values: plain PyTorch operations (any device, any autocast), and for float32 on a CPU a
-form that saves passes over memory and multiplies matrices with oneDNN, which uses AVX-512 where MKL does not (200 against
-90 GFLOP/s a core on an AMD Zen 5). The choice depends on shapes and types only, so results are reproducible.
-Leaves out: the model (`trainer.lean`).
+Each has two forms with the same values: plain PyTorch operations (any device, any autocast), and for float32 on
+a CPU a form that saves passes over memory and multiplies matrices with oneDNN, which uses AVX-512 where MKL does
+not (200 against 90 GFLOP/s a core on an AMD Zen 5). The choice depends on shapes and types only, so results are
+reproducible. Leaves out: the model (`trainer.lean`).
 
 Axes: N tokens, I and O widths, H heads, E width of one head.
 """

@@ -2,7 +2,8 @@
 
 Tokens of all rows stand in one packed axis without padding, each group's prompt once; only attention spreads
 them into rows (`trainer.attention`). In the last layer only the states that somebody asked for are worked out.
-Parameters are read at every call, so nothing goes stale. Leaves out: other architectures (`trainer.policy.GenericBackbone`), the head.
+Parameters are read at every call, so nothing goes stale. Leaves out: the head, and other architectures
+(`trainer.policy.GenericBackbone`).
 
 Axes: U unique prompts of P places, B rows (a multiple of U), N packed tokens, Q those that ask, D hidden width,
 H query heads, K key heads, G = H / K, E head width, L places of the cache.
@@ -54,7 +55,7 @@ class LeanQwen3:
         _, width, _, steps = packed.shape
         asking_Q, turn_N = packed.asking_Q, self.rotary(packed.position_N, width + steps)
         turn_Q = turn_N[0][asking_Q], turn_N[1][asking_Q]
-        x_ND = F.embedding(packed.token_N, self.body.embed_tokens.weight)
+        x_ND = self.embed(packed.token_N)
         *_, final = self.body.layers
         for layer in self.body.layers:
             last = layer is final
@@ -68,6 +69,10 @@ class LeanQwen3:
             x_QD = x_ND.index_select(0, asking_Q) if last else x_ND
             x_ND = self.finish(layer, x_QD, attend(q_QHE, k_NKE, v_NKE, last=last))
         return rms_norm(x_ND, self.body.norm.weight, self.eps).index_select(0, packed.wanted_W)
+
+    def embed(self, token_N: Tensor) -> Tensor:
+        """As the module does, which gives the embedding of its padding id no gradient."""
+        return F.embedding(token_N, self.body.embed_tokens.weight, self.body.padding_idx)
 
     def rotary(self, position_N: Tensor, length: int) -> tuple[Tensor, Tensor]:
         """cos and sin, (N, 1, E)."""
@@ -134,7 +139,7 @@ class LeanDecoder:
         lean, here = self.lean, self.used
         self.used += 1
         turn = self.cos_L1E[self.position_B], self.sin_L1E[self.position_B]
-        x_BD = F.embedding(token_B, lean.body.embed_tokens.weight)
+        x_BD = lean.embed(token_B)
         for layer, (keys, values) in zip(lean.body.layers, self.cache, strict=True):
             y_BD = rms_norm(x_BD, layer.input_layernorm.weight, lean.eps)
             q_BHE, keys[:, :, here], values[:, :, here] = lean.project(

@@ -25,6 +25,11 @@ class Route:
         return slice(self.prompts.start * group, self.prompts.stop * group)
 
 
+def teacher_names(stage: Distill) -> list[str]:
+    """The stages that teach, each once, in the order given."""
+    return list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
+
+
 def teachers_of(stage: Distill, domain: str) -> dict[str, float]:
     """Stage name -> weight of the teachers that serve a domain; the weights sum to one."""
     found = {teacher.stage: teacher.weight for teacher in stage.teachers if domain in teacher.domains}

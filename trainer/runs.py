@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -23,12 +23,13 @@ from typing import Any
 
 from mopdsim import recipe_file
 from mopdsim.errors import Interrupted, NotFoundError, UsageError
-from mopdsim.recipe import BASE, Recipe
+from mopdsim.recipe import BASE, AnyStage, Distill, Recipe
 from trainer.atomic import explained, verified, write_json, write_text
 from trainer.execute import Progress, execute
 from trainer.meter import PHASES
 from trainer.models import check_device, tensors_sha256
 from trainer.plan import TINY, Plan, model_directory, plan
+from trainer.routing import teacher_names
 from trainer.settings import Settings
 from trainer.store import Store
 from trainer.tasks import task
@@ -209,10 +210,20 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
             for name in [BASE, *(stage.name for stage in recipe.stages)]:
                 source = store.directory(keys[name]) / "metrics.jsonl"
                 for line in source.read_text().splitlines() if source.exists() else []:
-                    file.write(json.dumps({"stage": name, **json.loads(line)}) + "\n")
+                    row = {"stage": name, **json.loads(line)}
+                    if "teacher_kl" in row:
+                        row["teacher_kl"] = _named(row["teacher_kl"], recipe.stage[name])
+                    file.write(json.dumps(row) + "\n")
         shutil.rmtree(out / "weights", ignore_errors=True)
         shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
     write_json(out / "summary.json", summary)
+
+
+def _named(values: Sequence[float | None], stage: AnyStage) -> dict[str, float]:
+    """One value a teacher, by the names that this recipe gives them."""
+    assert isinstance(stage, Distill)
+    named = zip(teacher_names(stage), values, strict=True)
+    return {name: value for name, value in named if value is not None}
 
 
 def _link(source: str, target: str) -> str:

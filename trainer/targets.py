@@ -18,6 +18,7 @@ from mopdsim.recipe import Distill
 from trainer import losses
 from trainer.bank import Scored
 from trainer.losses import Loss
+from trainer.preflight import TeacherLoss, full_reverse_kl
 from trainer.rollout import Rollouts
 from trainer.routing import Route
 from trainer.update import LossOf
@@ -145,6 +146,32 @@ def divergence(
             )
         case "sample_nll":
             raise AssertionError("the likelihood of samples needs no teacher scores")
+
+
+def teacher_loss(stage: Distill) -> TeacherLoss:
+    """The stage's loss against one teacher, for preflight; the likelihood of samples, which needs no scores, as
+    reverse KL."""
+
+    def loss(
+        student_logits_NV: Tensor,
+        teacher_logits_NV: Tensor,
+        token_N: Tensor,
+        weights_N: Tensor,
+        valid_V: Tensor | None,
+    ) -> Loss:
+        behaviour_N = losses.token_logprob(student_logits_NV, token_N)[0].detach()
+        return divergence(
+            stage,
+            student_logits_NV,
+            teacher_logits_NV,
+            weights_N,
+            token_N=token_N,
+            behaviour_N=behaviour_N,
+            advantage_N=None,
+            valid_V=valid_V,
+        )
+
+    return full_reverse_kl if stage.loss == "sample_nll" else loss
 
 
 def _reward_loss(

@@ -28,7 +28,7 @@ OPERATIONS: Final[Mapping[str, Callable[[str], str]]] = {
     "C": lambda text: text[:1] + text,
 }
 MOST_STEPS: Final = 4
-INPUT_LENGTHS: Final = (4, 5)
+INPUT_LENGTH: Final = 4
 
 
 def run(program: str, text: str) -> str | None:
@@ -42,7 +42,7 @@ def run(program: str, text: str) -> str | None:
 
 def draw_problem(rng: random.Random, steps: int) -> str:
     """`input>target` where `steps` operations lead from one to the other; they differ and neither is empty."""
-    start = distinct_letters(rng, rng.randint(*INPUT_LENGTHS))
+    start = distinct_letters(rng, INPUT_LENGTH)
     while True:
         program = "".join(rng.choices(list(OPERATIONS), k=steps))
         target = run(program, start)
@@ -72,6 +72,6 @@ PROGRAM = Skill(
     symbols="".join(OPERATIONS),
     length=(1, 2),
     lengths=(1, MOST_STEPS),
-    corruption=0.4,
+    corruption=0.3,
 )
 FAMILIES = {"program": text_family(PROGRAM)}

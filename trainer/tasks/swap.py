@@ -31,6 +31,6 @@ def is_dedup(content: str, response: str) -> bool:
 
 SWAP = Skill(marker="w", draw=distinct_letters, solve=swap, check=is_swapped, length=(4, 6), lengths=(2, 12))
 DEDUP = Skill(
-    marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(3, 5), lengths=(1, 8), corruption=0.4
+    marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(2, 4), lengths=(1, 8), corruption=0.4
 )
 FAMILIES = {"swap": text_family(SWAP), "dedup": text_family(DEDUP)}

@@ -1,0 +1,44 @@
+"""What the trainer's tests share. No hub, one thread: results are then the same on every machine of a kind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """PyTorch on one thread, whatever a test before has set."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Specs of the small world's domains by name."""
+    from small_world import write_domains
+
+    return write_domains(tmp_path_factory.mktemp("domains"))
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small world's model."""
+    from small_world import write_model
+
+    return write_model(tmp_path_factory.mktemp("model"), seed=1)
+
+
+@pytest.fixture(scope="session")
+def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store for recipes that share teachers."""
+    return tmp_path_factory.mktemp("store")
