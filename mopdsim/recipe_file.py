@@ -76,18 +76,18 @@ def from_document(document: Mapping[str, Any], *, source: str = "recipe") -> Rec
             given = overrides.get(stage_name, {})
             filled = isinstance(given, Mapping)
             amounts[stage_name] = {**default_amounts(name, kind).model_dump(), **given} if filled else given
-    for key in overrides:
-        if key not in amounts:
-            raise UsageError(
-                f"{source}: amounts_of.{key}: no trained stage of that name{did_you_mean(key, amounts)}"
-            )
     fields = {key: value for key, value in document.items() if key in ("name", "domains", "stages", "output")}
     if "output" not in fields and isinstance(stages, list) and stages and isinstance(stages[-1], Mapping):
         fields["output"] = stages[-1].get("name")
     try:
-        return Recipe.model_validate({**fields, "amounts_name": name, "amounts": amounts})
+        recipe = Recipe.model_validate({**fields, "amounts_name": name, "amounts": amounts})
     except ValidationError as error:
         raise UsageError(f"{source}: {_first_problem(error, document)}") from None
+    for key in overrides:
+        if key not in amounts:
+            hint = did_you_mean(key, amounts)
+            raise UsageError(f"{source}: amounts_of.{key}: no trained stage of that name{hint}")
+    return recipe
 
 
 def dump(recipe: Recipe) -> str:

@@ -193,3 +193,25 @@ def test_dropout_is_off() -> None:
     of.model.train()
     Policy(of.model, Characters())
     torch.testing.assert_close(of.hidden(*rows), of.hidden(*rows), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("path", ["blocks", "rows"])
+def test_bfloat16_computes_under_autocast_with_float32_weights(
+    path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attention, "SHORT", 512 if path == "blocks" else 0)
+    exact = policy()
+    rough = Policy(exact.model, Characters(), dtype=torch.bfloat16)
+    assert isinstance(rough.backbone, LeanQwen3)
+    rows = batch(rough)
+    logits = rough.logits(rough.hidden(*rows, group=GROUP))
+    truth = exact.logits(exact.hidden(*rows, group=GROUP))
+    difference = float((logits - truth).detach().abs().max())
+    assert 0 < difference < 0.05 * float(truth.detach().abs().max())
+    for one, other in zip(gradients(rough, logits), gradients(exact, truth), strict=True):
+        assert one.dtype == torch.float32
+        assert float((one - other).norm()) < 0.1 * float(other.norm())
+    decoder = rough.decoder(rows[0][::GROUP], rows[1][::GROUP], group=GROUP, max_new_tokens=2)
+    with torch.no_grad(), rough.autocast():
+        decoder.step(rows[2][:, 0])
+        torch.testing.assert_close(rough.logits(decoder.hidden_BD), logits[:, 1], rtol=0, atol=2 * difference)

@@ -162,7 +162,7 @@ def test_an_error_in_a_thread_reaches_the_caller(monkeypatch: pytest.MonkeyPatch
         accumulate_gradients(of, rollouts, broken)
 
 
-def test_workers_use_one_thread_and_the_caller_keeps_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_use_one_thread_and_the_caller_keeps_its_own() -> None:
     before = torch.get_num_threads()
     spans = parallel.row_spans(6, parts=3)
     assert parallel.side_by_side(lambda span: torch.get_num_threads(), spans) == [1, 1, 1]

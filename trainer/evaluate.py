@@ -33,7 +33,7 @@ def evaluate(
     meter: Meter,
     micro_batch_rows: int | None = None,
 ) -> dict[str, dict[str, float]]:
-    """By domain: pass_rate, se (binomial), n, length (sampled tokens), truncated (share), entropy (nats a token,
+    """By domain: pass_rate (mean score), its se, n, length (sampled tokens), truncated (share), entropy (nats a token,
     estimated on the samples) and kl_NAME: KL(policy || reference NAME) in nats a token over the full vocabulary.
 
     Each reference is looked up once, so `references` may load them on demand.
@@ -87,9 +87,10 @@ def _sampled(
 
 def _described(batches: Sequence[Batch], items: int) -> dict[str, float]:
     rate = sum(float(batch.reward_B.sum()) for batch in batches) / items
+    square = sum(float(batch.reward_B.square().sum()) for batch in batches) / items
     return {
         "pass_rate": rate,
-        "se": (rate * (1 - rate) / items) ** 0.5,
+        "se": (max(square - rate**2, 0.0) / items) ** 0.5,
         "n": items,
         "length": _tokens(batches) / items,
         "truncated": sum(float(batch.rollouts.truncated_B.sum()) for batch in batches) / items,

@@ -32,7 +32,7 @@ class Settings(Value):
     probes: tuple[str, ...] = ()
     test_items: Count = 400
     validation_items: Count = 100
-    evaluate_every: Count = 50
+    evaluate_every: Count = 25
     diagnose_every: Count = 20
     checkpoint_every: Count = 25
     micro_batch_rows: Count | None = None

@@ -74,7 +74,8 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
 
 
 def draw_curves(directory: Path) -> list[Path]:
-    """plots/scores.png: validation scores by stage; plots/training.png: loss, reward and reverse KL by step."""
+    """plots/scores.png: scores by stage (validation prompts, at the end the test prompts); plots/training.png: loss,
+    reward and gradient norm by step."""
     import altair as alt
     import pandas as pd
 
@@ -82,7 +83,7 @@ def draw_curves(directory: Path) -> list[Path]:
     scores = pd.DataFrame(
         {"stage": row["stage"], "step": row["step"], "domain": domain, "pass rate": score["pass_rate"]}
         for row in rows
-        if row["kind"] == "evaluation" and row["split"] == "validation"
+        if row["kind"] == "evaluation"
         for domain, score in row["domains"].items()
     )
     training = pd.DataFrame(
@@ -107,7 +108,7 @@ def draw_curves(directory: Path) -> list[Path]:
             .mark_line(point=name == "scores")
             .encode(x=alt.X("step:Q"), y=alt.Y(f"{y}:Q"), color=alt.Color(f"{color}:N"))
             .properties(width=240, height=160)
-            .facet(facet=alt.Facet(f"{facet}:N", title=None), columns=3)
+            .facet(facet=alt.Facet(f"{facet}:N", title=None, sort=list(frame[facet].unique())), columns=3)
             .resolve_scale(x="independent", y="shared" if name == "scores" else "independent")
         )
         files.append(folder / f"{name}.png")

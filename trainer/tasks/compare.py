@@ -34,8 +34,9 @@ COMPARE = Skill(
     solve=compare,
     check=is_relation,
     symbols="<=>",
-    length=(2, 3),
+    length=(2, 2),
     lengths=(1, 6),
     longest=_one,
+    corruption=0.4,
 )
 FAMILIES = {"compare": text_family(COMPARE)}
