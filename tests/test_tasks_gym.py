@@ -92,7 +92,7 @@ def test_responses_that_cannot_be_read_score_zero(family: str) -> None:
     assert all(domain.grade(item, [said]) < 1.0 for said in GARBAGE)
 
 
-def test_other_exceptions_of_a_grader_propagate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_exceptions_of_a_grader_propagate() -> None:
     domain = task("reasoning_gym:spell_backward")
     (item,) = domain.stream("train", 0, 1, seed=0)
     with pytest.raises(KeyError):

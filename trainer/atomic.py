@@ -30,9 +30,7 @@ def explained(target: Path) -> Iterator[None]:
     """Turn a failure to write into a MopdError that names `target`."""
     try:
         yield
-    except (OSError, SafetensorError, RuntimeError) as error:
-        if type(error) is RuntimeError and "inline_container" not in str(error):  # torch.save's file writer
-            raise
+    except (OSError, SafetensorError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise MopdError(f"{target}: cannot be written: {reason}; free space or choose --out") from error
 

@@ -128,20 +128,24 @@ def demonstrated(
     policy: Policy, tasks: Mapping[str, Task], items: Sequence[Item], *, domains: Sequence[str], seed: int
 ) -> Batch:
     """The domains' demonstrators in the policy's place: their turns are what is trained."""
+    said = [
+        tasks[name].demonstrate(item, random.Random(f"{seed}/{place}"))
+        for place, (item, name) in enumerate(zip(items, domains, strict=True))
+    ]
+    ids = iter(turn_ids(policy.tokenizer, [text for turns in said for text in turns]))
     tokens: list[list[int]] = []
     trained: list[list[bool]] = []
-    for place, (item, name) in enumerate(zip(items, domains, strict=True)):
-        task = tasks[name]
-        said = task.demonstrate(item, random.Random(f"{seed}/{place}"))
+    for item, name, turns_of_item in zip(items, domains, said, strict=True):
         row: list[int] = []
         mask: list[bool] = []
-        for turn, text in enumerate(said):
-            ids = turn_ids(policy.tokenizer, text)
-            row, mask = row + ids, mask + [True] * len(ids)
-            reply = task.observe(item, said[: turn + 1]) if turn + 1 < len(said) else None
+        for turn in range(1, len(turns_of_item) + 1):
+            own = next(ids)
+            row, mask = row + own, mask + [True] * len(own)
+            more = turn < len(turns_of_item)
+            reply = tasks[name].observe(item, turns_of_item[:turn]) if more else None
             if reply is not None:
-                ids = observation_ids(policy.tokenizer, reply)
-                row, mask = row + ids, mask + [False] * len(ids)
+                observed = observation_ids(policy.tokenizer, reply)
+                row, mask = row + observed, mask + [False] * len(observed)
         tokens.append(row)
         trained.append(mask)
     return Batch(

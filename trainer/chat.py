@@ -22,10 +22,10 @@ def prompt_ids(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
     return encoded
 
 
-def turn_ids(tokenizer: Any, text: str) -> list[int]:
-    """An assistant's turn, its end-of-sequence included, as the model would have sampled it."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return [*ids, tokenizer.eos_token_id]
+def turn_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Assistant's turns, the end-of-sequence included, as the model would have sampled them."""
+    encoded = tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    return [[*ids, tokenizer.eos_token_id] for ids in encoded]
 
 
 def observation_ids(tokenizer: Any, text: str) -> list[int]:

@@ -26,7 +26,7 @@ def save(
     """Write checkpoint `step` below `directory` and drop all but the newest two."""
     with atomic_directory(directory / f"step_{step:08d}") as partial:
         save_file(_tensors(model), partial / "model.safetensors")
-        torch.save(optimizer.state_dict(), partial / "optimizer.pt")
+        _save(optimizer.state_dict(), partial / "optimizer.pt")
         (partial / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))
     for old in _newest_first(directory)[KEEP:]:
         shutil.rmtree(old, ignore_errors=True)
@@ -44,6 +44,13 @@ def load_latest(
             state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
             return state
     return None
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # how its file writer says that the disk is full
+        raise OSError(str(error)) from error
 
 
 def _newest_first(directory: Path) -> list[Path]:
