@@ -160,7 +160,7 @@ def _node(
             "stage": None,
             "base": model_key,
             "domains": [task(spec).fingerprint for spec in (*domains, *settings.probes)],
-            "settings": settings.model_dump(mode="json"),
+            "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         }
     key = key_of(made_from)
     job = Job(

@@ -1,0 +1,286 @@
+"""A run that is killed, loses a checkpoint or meets a full disk ends as the unbroken run would have, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
+from test_atomic import quota
+from test_checkpoint import hurt
+
+from mopdsim import recipe_file, recipes
+from mopdsim.errors import DivergenceError, Interrupted, MopdError
+from mopdsim.recipe import Recipe
+from trainer import checkpoint, loop, runs
+from trainer.execute import Progress, execute
+from trainer.plan import Node, plan
+from trainer.stages import run_job
+from trainer.store import Store
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def forgetful(specs: dict[str, str], **options: Any) -> Recipe:
+    """Distillation whose weights follow what earlier steps measured: all of a loop's memory matters."""
+    domains = [specs["low"], specs["high"]]
+    return shrunk(
+        recipes.recipe("mopd", domains, balance="remaining_gap", **options), steps=6, prompts_per_step=5
+    )
+
+
+def left_by(out: Path) -> tuple[Any, Any, bytes]:
+    """Metrics, summary and weights of a run, the clock aside."""
+    summary = json.loads((out / "summary.json").read_text())
+    return timeless(rows_of(out)), timeless(summary), (out / "weights" / "model.safetensors").read_bytes()
+
+
+def test_killed_at_random_and_in_the_middle_of_saves_it_ends_as_if_unbroken(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    recipe = forgetful(small)
+    carry_out(recipe, model, tmp_path / "unbroken")
+    file = tmp_path / "recipe.toml"
+    file.write_text(recipe_file.dump(recipe))
+    script = Path(__file__).with_name("kill_script.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(model), str(tmp_path / "killed"), str(file), "0"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    happened = json.loads(done.stdout)
+    killed = [what for what, code in happened if code == -signal.SIGKILL]
+    assert len(killed) >= 10 and len({*killed} - {"at a random moment"}) >= 4, happened
+    assert all(code in (0, -signal.SIGKILL) for _, code in happened), done.stderr
+    assert happened[-1] == ["to the end", 0]
+    assert left_by(tmp_path / "killed") == left_by(tmp_path / "unbroken")
+
+
+# One stage, stopped in this process.
+
+
+class Stop(BaseException):
+    """Ends a stage as a kill would, without its leave."""
+
+
+def node_of(recipe: Recipe, model: Path, root: Path, label: str, **changes: Any) -> Node:
+    settings = SETTINGS.model_copy(update=changes)
+    whole = plan({"run": recipe}, model=str(model), settings=settings, store=Store(root=root))
+    before = [node for node in whole.nodes if node.label != f"run/{label}"]
+    execute(
+        type(whole)(nodes=tuple(before), keys=whole.keys),
+        Store(root=root),
+        workers=1,
+        progress=Progress(quiet=True),
+    )
+    return next(node for node in whole.nodes if node.label == f"run/{label}")
+
+
+def finish(node: Node, root: Path) -> tuple[Any, Any, bytes]:
+    """Run a stage to its end and read what it left."""
+    summary = run_job(node.job, node.made_from, root, lambda done: None)
+    place = root / node.key
+    weights = (place / "weights" / "model.safetensors").read_bytes()
+    return timeless(rows_of(place / "metrics.jsonl")), timeless(summary), weights
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, saves: int) -> None:
+    """End the stage right after that many checkpoints."""
+    own, calls = checkpoint.save, 0
+
+    def counted(*arguments: Any, **named: Any) -> None:
+        nonlocal calls
+        own(*arguments, **named)
+        calls += 1
+        if calls == saves:
+            raise Stop
+
+    monkeypatch.setattr(checkpoint, "save", counted)
+
+
+STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
+    "student": ("student", forgetful),
+    "rewarded": ("student", lambda specs: forgetful(specs, reward_mix=0.5, misrouting=0.3)),
+    "rl": (
+        "mixed",
+        lambda specs: shrunk(
+            recipes.recipe("mixed_rl", [*specs.values()], curriculum="signal"), steps=6, prompts_per_step=5
+        ),
+    ),
+    "off-policy": ("student", lambda specs: shrunk(recipes.recipe("off_policy", [*specs.values()]), steps=6)),
+}
+
+
+@pytest.mark.parametrize("kind", STAGES)
+def test_a_split_stage_equals_a_straight_one(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Routing, data, balance and curriculum go on where they were."""
+    label, make = STAGES[kind]
+    recipe = make(small)
+    straight = finish(node_of(recipe, model, tmp_path / "straight", label), tmp_path / "straight")
+    root = tmp_path / "split"
+    node = node_of(recipe, model, root, label)
+    for saves in (2, 1):
+        with monkeypatch.context() as patch:
+            stop_after(patch, saves)
+            with pytest.raises(Stop):
+                run_job(node.job, node.made_from, root, lambda done: None)
+    steps = [
+        json.loads((path / "state.json").read_text())["step"]
+        for path in (root / node.key).glob("checkpoints/*")
+    ]
+    assert sorted(steps) == [2, 3]
+    assert finish(node, root) == straight
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
+) -> None:
+    recipe = forgetful(small)
+    straight = finish(node_of(recipe, model, tmp_path / "straight", "student"), tmp_path / "straight")
+    root = tmp_path / "damaged"
+    node = node_of(recipe, model, root, "student")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 4)
+        with pytest.raises(Stop):
+            run_job(node.job, node.made_from, root, lambda done: None)
+    hurt(root / node.key / "checkpoints" / "step_00000004" / "model.safetensors", damage)
+    assert finish(node, root) == straight
+
+
+@pytest.mark.parametrize("size", [3_000, 30_000])  # too little for the log; too little for a checkpoint
+def test_a_full_disk_is_said_and_the_run_goes_on_later(
+    small: dict[str, str], model: Path, tmp_path: Path, size: int
+) -> None:
+    recipe = forgetful(small)
+    carry_out(recipe, model, tmp_path / "unbroken")
+    out = tmp_path / "full"
+    with quota(size), pytest.raises(MopdError, match="cannot be written.*free space") as caught:
+        carry_out(recipe, model, out, store=tmp_path / "store")
+    assert caught.value.exit_code == 1
+    assert (out / "STATUS").read_text() == "failed\n"
+    carry_out(recipe, model, out, store=tmp_path / "store")
+    assert left_by(out) == left_by(tmp_path / "unbroken")
+
+
+def test_a_shortened_log_is_refused_rather_than_padded(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = node_of(forgetful(small), model, tmp_path, "student")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            run_job(node.job, node.made_from, tmp_path, lambda done: None)
+    (tmp_path / node.key / "metrics.jsonl").write_text("")
+    with pytest.raises(MopdError, match=r"holds 0 bytes where the checkpoint left \d+"):
+        run_job(node.job, node.made_from, tmp_path, lambda done: None)
+
+
+# What stops a run on purpose.
+
+
+def test_an_interrupted_run_says_so_and_resumes(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = forgetful(small)
+    carry_out(recipe, model, tmp_path / "unbroken")
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "score", _terminate_after(3))
+        with pytest.raises(Interrupted, match="mopd train resume") as caught:
+            carry_out(recipe, model, tmp_path / "run")
+    assert caught.value.exit_code == 75
+    assert (tmp_path / "run" / "STATUS").read_text() == "interrupted\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    runs.resume(tmp_path / "run", progress=Progress(quiet=True))
+    assert left_by(tmp_path / "run") == left_by(tmp_path / "unbroken")
+
+
+def _terminate_after(calls: int) -> Callable[..., Any]:
+    """`trainer.loop.score` during whose `calls`-th call this process is sent SIGTERM."""
+    own, seen = loop.score, 0
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        nonlocal seen
+        seen += 1
+        if seen == calls:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return own(*arguments, **named)
+
+    return counted
+
+
+@pytest.mark.parametrize("kind", ["student", "rl"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    from safetensors.torch import load_file
+
+    label, make = STAGES[kind]
+    node = node_of(make(small), model, tmp_path, label)
+    own, calls = loop.Trainee.apply, 0
+
+    def broken(trainee: loop.Trainee, loss: float, batch: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return own(trainee, float("nan") if calls == 3 else loss, batch)
+
+    monkeypatch.setattr(loop.Trainee, "apply", broken)
+    with pytest.raises(DivergenceError, match=r"step 2: loss nan.*lower learning_rate") as caught:
+        run_job(node.job, node.made_from, tmp_path, lambda done: None)
+    assert caught.value.exit_code == 4
+    place = tmp_path / node.key
+    assert (place / "STATUS").read_text() == "diverged\n"
+    assert sorted(path.name for path in (place / "checkpoints").iterdir()) == [
+        "step_00000001",
+        "step_00000002",
+    ]
+    dump = load_file(place / "diverged.safetensors")
+    assert dump["response_BT"].shape == dump["trained_BT"].shape and len(dump["reward_B"]) == len(
+        dump["prompt_BP"]
+    )
+
+
+def test_weights_that_blow_up_are_a_divergence(small: dict[str, str], model: Path, tmp_path: Path) -> None:
+    """For real, and not only through a patched loss: a huge learning rate."""
+    recipe = shrunk(recipes.recipe("mixed_rl", [small["low"]]), steps=6, learning_rate=1e30)
+    with pytest.raises(DivergenceError):
+        carry_out(recipe, model, tmp_path / "run")
+    assert (tmp_path / "run" / "STATUS").read_text() == "failed\n"
+
+
+def test_a_metric_that_is_not_finite_is_a_divergence(tmp_path: Path) -> None:
+    from trainer.log import Log
+
+    with Log(tmp_path / "metrics.jsonl") as log, pytest.raises(DivergenceError, match="step 3.*not finite"):
+        log.write({"kind": "step", "step": 3, "entropy": float("inf")})
+    assert (tmp_path / "metrics.jsonl").read_text() == ""
+
+
+def test_endless_answers_stop_the_run(small: dict[str, str], model: Path, tmp_path: Path) -> None:
+    """The small model never ends its answers: lengths explode, as with another's end-of-sequence id."""
+    settings = SETTINGS.model_copy(update={"max_truncation": 0.5})
+    recipe = shrunk(recipes.recipe("mixed_rl", [small["low"]]), steps=12)
+    with pytest.raises(MopdError, match=r"were cut off over 10 steps \(limit 50%\).*end-of-sequence"):
+        carry_out(recipe, model, tmp_path / "run", settings=settings)
+
+
+def test_a_run_directory_belongs_to_one_run(small: dict[str, str], model: Path, tmp_path: Path) -> None:
+    recipe = shrunk(recipes.recipe("single_domain", [small["low"]]))
+    carry_out(recipe, model, tmp_path / "run", store=tmp_path / "store")
+    with pytest.raises(MopdError, match="holds a run of another recipe"):
+        carry_out(recipe.scaled(3), model, tmp_path / "run", store=tmp_path / "store")
+    with pytest.raises(MopdError, match="holds a run of another recipe, model or settings"):
+        other = SETTINGS.model_copy(update={"seed": 2})
+        carry_out(recipe, model, tmp_path / "run", store=tmp_path / "store", settings=other)
