@@ -58,12 +58,13 @@ def test_killed_at_random_and_in_the_middle_of_saves_it_ends_as_if_unbroken(
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    happened = json.loads(done.stdout)
-    killed = [what for what, code in happened if code == -signal.SIGKILL]
-    assert len(killed) >= 10 and len({*killed} - {"at a random moment"}) >= 4, happened
-    assert all(code in (0, -signal.SIGKILL) for _, code in happened), done.stderr
-    assert happened[-1] == ["to the end", 0]
-    assert left_by(tmp_path / "killed") == left_by(tmp_path / "unbroken")
+    report = json.loads(done.stdout)
+    codes = {code for _, code in report["happened"]}
+    killed = [what for what, code in report["happened"] if code == -signal.SIGKILL]
+    assert codes == {0, -signal.SIGKILL}, (report, done.stderr)
+    assert len(killed) >= 10 and len({*killed} - {"at a random moment"}) >= 6, report
+    for out in report["outs"]:
+        assert left_by(Path(out)) == left_by(tmp_path / "unbroken")
 
 
 # One stage, stopped in this process.
@@ -167,7 +168,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     recipe = forgetful(small)
     carry_out(recipe, model, tmp_path / "unbroken")
     out = tmp_path / "full"
-    with quota(size), pytest.raises(MopdError, match="cannot be written.*free space") as caught:
+    with quota(size), pytest.raises(MopdError, match=r"cannot be written.*free space") as caught:
         carry_out(recipe, model, out, store=tmp_path / "store")
     assert caught.value.exit_code == 1
     assert (out / "STATUS").read_text() == "failed\n"
@@ -237,7 +238,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
         return own(trainee, float("nan") if calls == 3 else loss, batch)
 
     monkeypatch.setattr(loop.Trainee, "apply", broken)
-    with pytest.raises(DivergenceError, match=r"step 2: loss nan.*lower learning_rate") as caught:
+    with pytest.raises(DivergenceError, match=r"step \d: loss nan.*lower learning_rate") as caught:
         run_job(node.job, node.made_from, tmp_path, lambda done: None)
     assert caught.value.exit_code == 4
     place = tmp_path / node.key
@@ -263,7 +264,7 @@ def test_weights_that_blow_up_are_a_divergence(small: dict[str, str], model: Pat
 def test_a_metric_that_is_not_finite_is_a_divergence(tmp_path: Path) -> None:
     from trainer.log import Log
 
-    with Log(tmp_path / "metrics.jsonl") as log, pytest.raises(DivergenceError, match="step 3.*not finite"):
+    with Log(tmp_path / "metrics.jsonl") as log, pytest.raises(DivergenceError, match=r"step 3.*not finite"):
         log.write({"kind": "step", "step": 3, "entropy": float("inf")})
     assert (tmp_path / "metrics.jsonl").read_text() == ""
 

@@ -178,6 +178,35 @@ def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], 
         print(f"wrote {path}")
 
 
+@app.command()
+def bench(
+    against: Annotated[Literal["trl"] | None, typer.Option(help="Measure a peer beside (extra `bench`).")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only the 0.36 M model: no 100 M, no memory.")] = False,
+    json_: Json = False,
+) -> None:
+    """Time a distillation and a GRPO step, as ratios to TRL and to the arithmetic alone; memory of four teachers.
+
+    Several minutes on two cores. Example: mopd train bench --against trl --quick
+    """
+    from mopdsim.commands import emit
+    from trainer.bench import bench_distill, bench_grpo, bench_memory
+
+    result: dict[str, Any] = {
+        "distill": bench_distill(against=against),
+        "grpo": bench_grpo(against=against),
+    }
+    if not quick:
+        for name, measure in (("distill", bench_distill), ("grpo", bench_grpo)):
+            result[name]["at_100M"] = measure("100M", against=against)
+        result["memory"] = bench_memory()
+    if json_:
+        return emit(result)
+    for name, row in result.items():
+        print(f"{name}:")
+        for key, value in row.items():
+            print(f"  {key}: {value}")
+
+
 def _print_summary(summary: dict[str, Any]) -> None:
     from trainer.show import summary_text
 
