@@ -28,7 +28,7 @@ SUMMARIES = {
     "demo": "Watch multi-teacher on-policy distillation and its rivals, from random weights, in minutes.",
 }
 
-
+INTERRUPTED = 130
 _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # typer carries its own click
 
 
@@ -127,18 +127,20 @@ def main() -> None:
     if "NO_COLOR" in os.environ:
         os.environ.setdefault("TERM", "dumb")
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="mopd")
     except MopdError as error:
         _end(str(error), error.exit_code)
     except _CLICK_ERROR as error:
         error.show()  # type: ignore[attr-defined]
         sys.exit(error.exit_code)  # type: ignore[attr-defined]
     except (KeyboardInterrupt, typer.Abort):
-        _end("interrupted; a run goes on with `mopd train resume DIR`", 130)
+        code = INTERRUPTED
     except BrokenPipeError:
         sys.exit(1)
     except OSError as error:
         _end(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    if code == INTERRUPTED:  # typer's own way to end on Ctrl-C
+        _end("interrupted; a run goes on with `mopd train resume DIR`", INTERRUPTED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -24,7 +24,7 @@ def study() -> None:
 
 @app.command()
 def gate(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
     out: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("runs/gate"),
     workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
     json_: Annotated[

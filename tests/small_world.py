@@ -5,16 +5,25 @@ right, and ways to run a recipe and read what it left.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+import torch
+from torch import Tensor
+
 from mopdsim.amounts import Amounts
-from mopdsim.recipe import Distill, Recipe, Rl, Sft
+from mopdsim.recipe import AnyStage, Distill, Merge, Recipe, Rl, Sft
+from trainer import distill, merge, rl, sft
+from trainer.batch import Batch
 from trainer.execute import Progress
+from trainer.loop import Job, Trainee
 from trainer.plan import Node
 from trainer.runs import run_recipe
 from trainer.settings import Settings
+from trainer.tasks import Item
 
 VERDICTS = {  # verifiers that a random model passes about half the time, each in its own way
     "low": r"(?s)[ -N].*|",
@@ -51,7 +60,6 @@ def write_domains(folder: Path) -> dict[str, str]:
 
 def write_model(directory: Path, *, seed: int, kind: str = "tiny", sharpness: float = 4.0) -> Path:
     """A random model with sharper logits than a fresh one, as if it had been trained."""
-    import torch
     from transformers import AutoModelForCausalLM
 
     from trainer.tiny import init_model
@@ -127,3 +135,110 @@ def timeless(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: timeless(item) for key, item in value.items() if key not in CLOCK}
     return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+# One stage by itself, with a key that does not depend on paths.
+
+
+def job_of(
+    stage: AnyStage,
+    weights: Mapping[str, Path],
+    directory: Path,
+    *,
+    domains: Sequence[str],
+    settings: Settings = SETTINGS,
+    key: str = "fixed",
+    **amounts: Any,
+) -> Job:
+    """A stage to run in `directory`, whose seeds depend on `key` alone: other weights then see the same batches."""
+    directory.mkdir(parents=True, exist_ok=True)
+    values = {"steps": 1, "prompts_per_step": 6, "learning_rate": 1e-3, **amounts}
+    return Job(
+        key=key,
+        stage=stage,
+        amounts=None if isinstance(stage, Merge) else Amounts(**values),
+        settings=settings,
+        domains=tuple(domains),
+        weights=weights,
+        directory=directory,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What an optimiser step was given."""
+
+    loss: float
+    batch: Batch
+    gradient: dict[str, Tensor]  # by parameter
+
+
+def run_watched(job: Job) -> tuple[list[Step], list[dict[str, Any]]]:
+    """Run a stage; what its optimiser steps were given, and its log."""
+    seen: list[Step] = []
+    own = Trainee.apply
+
+    def watching(trainee: Trainee, loss: float, batch: Batch) -> dict[str, Any]:
+        named = trainee.policy.model.named_parameters()
+        gradient = {name: p.grad.detach().clone() for name, p in named if p.grad is not None}
+        seen.append(Step(loss=loss, batch=batch, gradient=gradient))
+        return own(trainee, loss, batch)
+
+    loops: dict[type, Any] = {Sft: sft.run, Rl: rl.run, Distill: distill.run, Merge: merge.run}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainee, "apply", watching)
+        loops[type(job.stage)](job, job.stage, lambda done: None)
+    log = job.directory / "metrics.jsonl"
+    return seen, rows_of(log) if log.exists() else []
+
+
+def steps_in(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [row for row in rows if row["kind"] == "step"]
+
+
+# The truth, worked out row by row with the model's own forward.
+
+
+def plain_model(directory: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(directory)
+
+
+def logprobs_of(
+    model: Any, prompt: Sequence[int], response: Sequence[int], temperature: float = 1.0
+) -> Tensor:
+    """logprob_TV of a response's tokens, one unpadded row, differentiable."""
+    tokens = torch.tensor([[*prompt, *response]])
+    logits_TV = model(input_ids=tokens).logits[0, len(prompt) - 1 : -1]
+    return torch.log_softmax(logits_TV.double() / temperature, -1)
+
+
+def written_rows(batch: Batch) -> list[tuple[Item, list[int], list[int], list[bool]]]:
+    """(item, prompt, response, trained) of every row, without padding."""
+    rollouts = batch.rollouts
+    found = []
+    for b in range(len(rollouts.prompt_BP)):
+        prompt = rollouts.prompt_BP[b][rollouts.prompt_mask_BP[b]].tolist()
+        present_T = rollouts.present_BT[b]
+        response, trained = (
+            rollouts.response_BT[b][present_T].tolist(),
+            rollouts.trained_BT[b][present_T].tolist(),
+        )
+        found.append((batch.items[b // batch.group], prompt, response, trained))
+    return found
+
+
+def gradient_of(loss: Tensor, model: Any) -> dict[str, Tensor]:
+    """By parameter; tied weights once."""
+    named = dict(model.named_parameters())
+    found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+    return {name: value for name, value in zip(named, found, strict=True) if value is not None}
+
+
+def distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Relative distance of two gradients."""
+    assert set(a) == set(b)
+    whole = sum(float((a[name].double() - b[name].double()).square().sum()) for name in a)
+    scale = max(sum(float(x.double().square().sum()) for x in each.values()) for each in (a, b))
+    return (whole / scale) ** 0.5

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from mopdsim.errors import UsageError
 from trainer import attention, kernels
 from trainer.decode import left_pad
+from trainer.generic import GenericBackbone
 from trainer.lean import LeanQwen3
-from trainer.policy import GenericBackbone, Policy
+from trainer.policy import Policy
 
 GROUP, LENGTH = 3, 6
 

@@ -84,7 +84,7 @@ def accumulate(
     temperature: float = 1.0,
     micro_batch_rows: int | None,
 ) -> tuple[float, dict[str, float], Callable[[], dict[str, dict[str, float]]]]:
-    """(loss, metrics, report): the gradient added to param.grad; by domain, `report` says after the step how they met."""
+    """(loss, metrics, report): the gradient is added to param.grad; `report` says, after the step, how domains met."""
     common = {"temperature": temperature, "micro_batch_rows": micro_batch_rows}
     if not by_domain:
         return *accumulate_gradients(policy, rollouts, loss_of, **common), dict  # type: ignore[arg-type]

@@ -68,6 +68,8 @@ class _Linears(torch.autograd.Function):
 def linears(x_NI: Tensor, *weights_OI: Tensor) -> tuple[Tensor, ...]:
     """x @ weight.T for each of several weights."""
     if _on_cpu(x_NI):
+        if not torch.is_grad_enabled():
+            return tuple(matmul_nt(x_NI, weight_OI) for weight_OI in weights_OI)
         return _Linears.apply(x_NI, *weights_OI)
     return tuple(F.linear(x_NI, weight_OI) for weight_OI in weights_OI)
 

@@ -1,12 +1,12 @@
-"""Dense Qwen3 as plain functions over the Hugging Face module's own parameters: packed forward and cached decoding.
+"""Dense Qwen3 as plain functions over the Hugging Face module's own parameters.
 
 Tokens of all rows stand in one packed axis without padding, each group's prompt once; only attention spreads
 them into rows (`trainer.attention`). In the last layer only the states that somebody asked for are worked out.
-Parameters are read at every call, so nothing goes stale. Leaves out: the head, and other architectures
-(`trainer.policy.GenericBackbone`).
+Parameters are read at every call, so nothing goes stale. Leaves out: the head, decoding token by token
+(`trainer.lean_decoder`), and other architectures (`trainer.generic`).
 
-Axes: U unique prompts of P places, B rows (a multiple of U), N packed tokens, Q those that ask, D hidden width,
-H query heads, K key heads, G = H / K, E head width, L places of the cache.
+Axes: U unique prompts of P places, B rows of T response tokens, N packed tokens, Q those that ask, D hidden width,
+H query heads, K key heads, E head width.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainer.attention import MASKED, Packed
+from trainer.attention import Packed
 from trainer.kernels import gated, linear_onto, linears, rms_norm, rotate
 
 
@@ -45,9 +45,6 @@ class LeanQwen3:
     def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor:
         """(number wanted, D): the states that predict the wanted response tokens, in row-major order."""
         return self.run(Packed.of(prompt_UP, mask_UP, response_BT, wanted_BT))
-
-    def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> LeanDecoder:
-        return LeanDecoder(self, prompt_UP, mask_UP, group, max_new_tokens)
 
     def run(self, packed: Packed, kept: list[tuple[Tensor, Tensor]] | None = None) -> Tensor:
         """The wanted states; `kept` collects each layer's keys and values."""
@@ -106,57 +103,3 @@ class LeanQwen3:
         y_ND, mlp = rms_norm(x_ND, layer.post_attention_layernorm.weight, self.eps), layer.mlp
         inner_NF = gated(*linears(y_ND, mlp.gate_proj.weight, mlp.up_proj.weight))
         return linear_onto(x_ND, inner_NF, mlp.down_proj.weight)
-
-
-class LeanDecoder:
-    """Key-value cache of B rows: prompts on the left, then one place for each new token."""
-
-    def __init__(
-        self, lean: LeanQwen3, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
-    ) -> None:
-        (prompts, width), device = prompt_UP.shape, prompt_UP.device
-        first_U1 = torch.ones(prompts, 1, dtype=torch.bool, device=device)
-        kept: list[tuple[Tensor, Tensor]] = []
-        self.hidden_BD = lean.run(Packed.of(prompt_UP, mask_UP, first_U1.long(), first_U1), kept)
-        self.hidden_BD = self.hidden_BD.repeat_interleave(group, 0)
-        self.lean, self.used, places = lean, width, width + max_new_tokens
-        self.cos_L1E, self.sin_L1E = lean.rotary(torch.arange(places, device=device), places)
-        self.position_B = mask_UP.sum(1).repeat_interleave(group, 0)
-        self.bias_B1L = torch.zeros(prompts * group, 1, places, device=device)
-        self.bias_B1L[:, 0, :width].masked_fill_(~mask_UP.repeat_interleave(group, 0), MASKED)
-
-        def room(x_NKE: Tensor) -> Tensor:
-            """(B, K, L, E) with the prompts' keys or values in front."""
-            x_UPKE = x_NKE.new_zeros(prompts, width, *x_NKE.shape[1:])
-            x_UPKE[mask_UP] = x_NKE
-            room_UGKLE = x_NKE.new_empty(prompts, group, x_NKE.shape[1], places, x_NKE.shape[2])
-            room_UGKLE[..., :width, :] = x_UPKE.transpose(1, 2)[:, None]
-            return room_UGKLE.flatten(0, 1)
-
-        self.cache = [(room(keys.to(values.dtype)), room(values)) for keys, values in kept]
-
-    def step(self, token_B: Tensor) -> None:
-        lean, here = self.lean, self.used
-        self.used += 1
-        turn = self.cos_L1E[self.position_B], self.sin_L1E[self.position_B]
-        x_BD = lean.embed(token_B)
-        for layer, (keys, values) in zip(lean.body.layers, self.cache, strict=True):
-            y_BD = rms_norm(x_BD, layer.input_layernorm.weight, lean.eps)
-            q_BHE, keys[:, :, here], values[:, :, here] = lean.project(
-                layer.self_attn, y_BD, y_BD, turn, turn
-            )
-            rows, key_heads = keys.shape[:2]
-            q_PGE = q_BHE.reshape(rows * key_heads, -1, lean.width)
-            keys_PLE, values_PLE = (x.flatten(0, 1)[:, : self.used] for x in (keys, values))
-            scores = torch.bmm(q_PGE, keys_PLE.transpose(1, 2)).view(rows, -1, self.used)
-            weights = torch.softmax(scores.add_(self.bias_B1L[:, :, : self.used]), -1).view(
-                *q_PGE.shape[:2], -1
-            )
-            x_BD = lean.finish(layer, x_BD, torch.bmm(weights, values_PLE).view(rows, -1))
-        self.position_B = self.position_B + 1
-        self.hidden_BD = rms_norm(x_BD, lean.body.norm.weight, lean.eps)
-
-    def keep(self, index_K: Tensor) -> None:
-        self.hidden_BD, self.position_B = self.hidden_BD[index_K], self.position_B[index_K]
-        self.bias_B1L = self.bias_B1L[index_K]
-        self.cache = [(keys[index_K], values[index_K]) for keys, values in self.cache]

@@ -19,6 +19,7 @@ from typing import TypeVar
 import torch
 
 R = TypeVar("R")
+SWITCH_SECONDS = 2e-5  # how long a thread may wait for Python's lock: at the usual 5 ms the threads take turns
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -48,7 +49,12 @@ def side_by_side(work: Callable[[slice], R], spans: list[slice]) -> list[R]:
         with torch.set_grad_enabled(grad):
             return work(span)
 
-    return list(_pool(len(spans)).map(guarded, spans))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        return list(_pool(len(spans)).map(guarded, spans))
+    finally:
+        sys.setswitchinterval(interval)
 
 
 @lru_cache

@@ -184,6 +184,8 @@ def model_directory(model: str) -> Path:
                 f"model {model!r}: no model directory (config.json is missing); `mopd train init-model` makes one"
             )
         return path.resolve()
+    if model.startswith((".", "/", "~")):
+        raise NotFoundError(f"model {model!r}: no such directory; `mopd train init-model --out {model}` makes one")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -11,7 +11,6 @@ D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -21,8 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from mopdsim.errors import UsageError
+from trainer.generic import GenericBackbone, GenericDecoder
 from trainer.kernels import linears
 from trainer.lean import LeanQwen3, supports
+from trainer.lean_decoder import LeanDecoder
 from trainer.parallel import keep_freed_memory
 
 AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
@@ -38,16 +39,6 @@ class Decoder(Protocol):
 
     def keep(self, index_K: Tensor) -> None:
         """Drop all rows but these, in this order."""
-
-
-class Backbone(Protocol):
-    """Everything below the language-model head."""
-
-    def hidden_at(
-        self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor
-    ) -> Tensor: ...
-
-    def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> Decoder: ...
 
 
 class Policy:
@@ -73,7 +64,7 @@ class Policy:
         )
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.backbone: Backbone = GenericBackbone(model)
+        self.backbone: LeanQwen3 | GenericBackbone = GenericBackbone(model)
         self._verify()
 
     @property
@@ -128,8 +119,11 @@ class Policy:
         self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int
     ) -> Decoder:
         """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
+        prompts = _trimmed(prompt_UP, prompt_mask_UP)
         with self.autocast():
-            return self.backbone.decoder(*_trimmed(prompt_UP, prompt_mask_UP), group, max_new_tokens)
+            if isinstance(self.backbone, LeanQwen3):
+                return LeanDecoder(self.backbone, *prompts, group, max_new_tokens)
+            return GenericDecoder(self.backbone, *prompts, group)
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The compute type, for work that spans several calls: weights are then converted once."""
@@ -168,70 +162,10 @@ class Policy:
         )
 
 
-class GenericBackbone:
-    """The Hugging Face decoder itself, with its dynamic cache."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.body: nn.Module = model.get_decoder()  # type: ignore[operator]
-        self.takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
-
-    def run(self, token_BL: Tensor, mask_BK: Tensor, cache: Any, *, use_cache: bool) -> Any:
-        """Run the L newest of K tokens; positions count real tokens only, so left padding changes nothing."""
-        length = token_BL.shape[1]
-        position_BL = (mask_BK.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
-        positions = {"position_ids": position_BL} if self.takes_positions else {}
-        return self.body(
-            input_ids=token_BL,
-            attention_mask=mask_BK.long(),
-            past_key_values=cache,
-            use_cache=use_cache,
-            **positions,
-        )
-
-    def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor:
-        width, steps, group = prompt_UP.shape[1], response_BT.shape[1] - 1, len(response_BT) // len(prompt_UP)
-        if group == 1 or not steps:
-            token_UL = torch.cat([prompt_UP, response_BT[::group, :-1]], 1)
-            out = self.run(token_UL, _extend(mask_UP, steps), None, use_cache=False)
-            return out.last_hidden_state[:, width - 1 :].repeat_interleave(group, 0)[wanted_BT]
-        out = self.run(prompt_UP, mask_UP, None, use_cache=True)
-        first_B1D = out.last_hidden_state[:, -1:].repeat_interleave(group, 0)
-        cache = out.past_key_values
-        cache.batch_repeat_interleave(group)
-        mask_BK = _extend(mask_UP.repeat_interleave(group, 0), steps)
-        rest = self.run(response_BT[:, :-1], mask_BK, cache, use_cache=True).last_hidden_state
-        return torch.cat([first_B1D, rest], 1)[wanted_BT]
-
-    def decoder(self, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int) -> Decoder:
-        return GenericDecoder(self, prompt_UP, mask_UP, group)
-
-
-class GenericDecoder:
-    def __init__(self, backbone: GenericBackbone, prompt_UP: Tensor, mask_UP: Tensor, group: int) -> None:
-        self.backbone, self.mask_BK = backbone, mask_UP.repeat_interleave(group, 0)
-        out = backbone.run(prompt_UP, mask_UP, None, use_cache=True)
-        self.cache = out.past_key_values
-        self.cache.batch_repeat_interleave(group)
-        self.hidden_BD = out.last_hidden_state[:, -1].repeat_interleave(group, 0)
-
-    def step(self, token_B: Tensor) -> None:
-        self.mask_BK = _extend(self.mask_BK, 1)
-        out = self.backbone.run(token_B[:, None], self.mask_BK, self.cache, use_cache=True)
-        self.hidden_BD = out.last_hidden_state[:, -1]
-
-    def keep(self, index_K: Tensor) -> None:
-        self.mask_BK, self.hidden_BD = self.mask_BK[index_K], self.hidden_BD[index_K]
-        self.cache.batch_select_indices(index_K)
-
-
 def _trimmed(prompt_UP: Tensor, mask_UP: Tensor) -> tuple[Tensor, Tensor]:
     """Without the columns in which every prompt is padding."""
     first = int(mask_UP.any(0).long().argmax())
     return prompt_UP[:, first:], mask_UP[:, first:]
-
-
-def _extend(mask_BP: Tensor, more: int) -> Tensor:
-    return torch.cat([mask_BP, mask_BP.new_ones(mask_BP.shape[0], more)], 1)
 
 
 def _first_given(*values: int | None) -> int:

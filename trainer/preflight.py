@@ -214,8 +214,8 @@ def own_greedy_output(name: str, student: Policy, teacher: Policy, prompts: Sequ
     mean, own = greedy_logprob(teacher, prompts), greedy_logprob(student, prompts)
     if not mean >= min(GREEDY_FLOOR, own - GREEDY_SLACK):
         raise UsageError(
-            f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at least "
-            f"{GREEDY_FLOOR} is expected: check its chat template, and that its weights are trained ones"
+            f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at "
+            f"least {GREEDY_FLOOR} is expected: check its chat template, and that its weights are trained ones"
         )
     return Finding(check="own greedy output", teacher=name, message="mean log-prob, nats a token", value=mean)
 

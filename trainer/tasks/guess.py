@@ -67,7 +67,7 @@ class GuessTask(Procedural):
 
 
 def _guess(options: Options) -> GuessTask:
-    length = options.span("length", (5, 7), least=2, most=len(ascii_lowercase))
+    length = options.span("length", (4, 5), least=2, most=len(ascii_lowercase))
     turns = options.whole("turns", 3, least=1, most=8)
     dials = shared_dials(options, corruption=0.4, max_new_tokens=2)
     return GuessTask(length=length, max_turns=turns, **dials)

@@ -70,8 +70,8 @@ PROGRAM = Skill(
     solve=shortest_program,
     check=does,
     symbols="".join(OPERATIONS),
-    length=(1, 2),
+    length=(1, 1),
     lengths=(1, MOST_STEPS),
-    corruption=0.3,
+    corruption=0.35,
 )
 FAMILIES = {"program": text_family(PROGRAM)}
