@@ -19,7 +19,13 @@ from transformers import (
 from trainer.policy import Policy
 
 VOCAB, PAD, EOS = 40, 38, 39
-_WIDE = {"vocab_size": VOCAB, "initializer_range": 0.3, "pad_token_id": PAD, "bos_token_id": None, "eos_token_id": EOS}
+_WIDE = {
+    "vocab_size": VOCAB,
+    "initializer_range": 0.3,
+    "pad_token_id": PAD,
+    "bos_token_id": None,
+    "eos_token_id": EOS,
+}
 
 
 class Characters:

@@ -39,7 +39,9 @@ def test_help_has_an_example(verb: str) -> None:
 
 
 def test_forecast_document_and_flags() -> None:
-    document = json.loads(output("forecast", "mopd", "--domains", "math,code", "--amounts", "small", "--json"))
+    document = json.loads(
+        output("forecast", "mopd", "--domains", "math,code", "--amounts", "small", "--json")
+    )
     assert {"recipe", "gpu_hours", "usd", "days", "fits", "stages", "scores", "warnings"} <= set(document)
     assert set(document["scores"]) == {"math", "code"}
     for total in ("gpu_hours", "usd", "days"):
@@ -48,7 +50,9 @@ def test_forecast_document_and_flags() -> None:
 
 def test_a_written_scenario_gives_the_same_forecast(tmp_path: Path) -> None:
     path = tmp_path / "resolved.toml"
-    first = output("forecast", "mixed_rl", "--domains", "math,if", "--gpus", "128", "--write", str(path), "--json")
+    first = output(
+        "forecast", "mixed_rl", "--domains", "math,if", "--gpus", "128", "--write", str(path), "--json"
+    )
     assert json.loads(output("forecast", str(path), "--json")) == json.loads(first)
     more = json.loads(output("forecast", str(path), "--gpus", "256", "--json"))
     assert sum(more["pools"].values()) == 256
@@ -88,7 +92,11 @@ def test_validate_reports(kind: str) -> None:
         (("forecast", "mopd", "--domains", "mth"), 3, "mth"),
         (("compare", "mopd"), 2, "at least two"),
         (("validate", "rl_steps", "--data", "nowhere.csv"), 3, "nowhere.csv"),
-        (("forecast", "mopd", "--model", "deepseek-ai/DeepSeek-V3", "--gpu", "H100", "--gpus", "1"), 5, "H100"),
+        (
+            ("forecast", "mopd", "--model", "deepseek-ai/DeepSeek-V3", "--gpu", "H100", "--gpus", "1"),
+            5,
+            "H100",
+        ),
     ],
 )
 def test_bad_input(args: tuple[str, ...], code: int, words: str) -> None:

@@ -87,4 +87,6 @@ def test_cache_elements(name: str) -> None:
 
 
 def test_the_catalogue_holds_the_trainers_tiny_base(tmp_path: Path) -> None:
-    assert init_model(tmp_path) == model("tiny").total_parameters == Model.from_config(tmp_path).total_parameters
+    assert (
+        init_model(tmp_path) == model("tiny").total_parameters == Model.from_config(tmp_path).total_parameters
+    )

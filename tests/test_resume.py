@@ -7,10 +7,12 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 from test_atomic import quota
@@ -65,6 +67,38 @@ def test_killed_at_random_and_in_the_middle_of_saves_it_ends_as_if_unbroken(
     assert len(killed) >= 10 and len({*killed} - {"at a random moment"}) >= 6, report
     for out in report["outs"]:
         assert left_by(Path(out)) == left_by(tmp_path / "unbroken")
+
+
+def test_a_killed_run_takes_its_workers_with_it_and_resumes(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    """Workers left alone would go on in the store that the resumed run wants."""
+    recipe = shrunk(recipes.recipe("mopd", [small["low"], small["high"]]), steps=25)
+    file, out = tmp_path / "recipe.toml", tmp_path / "run"
+    file.write_text(recipe_file.dump(recipe))
+    options = ["--model", str(model), "--out", str(out), "--workers", "2"]
+    quick = SETTINGS.model_copy(update={"evaluate_every": 100, "diagnose_every": 100})
+    for name, value in quick.model_dump(exclude_defaults=True).items():
+        options += ["--setting", f"{name}={json.dumps(value)}"]
+    code = "from mopdsim.cli import main; main()"
+    with (tmp_path / "stderr").open("w") as heard:
+        command = [sys.executable, "-c", code, "train", "run", str(file), *options]
+        run = subprocess.Popen(command, stdout=heard, stderr=heard)
+    deadline = time.monotonic() + 120
+    while not list(out.glob("store/*/checkpoints/step_*")) and time.monotonic() < deadline:
+        assert run.poll() is None, (tmp_path / "stderr").read_text()
+        time.sleep(0.02)
+    workers = psutil.Process(run.pid).children(recursive=True)
+    assert len(workers) >= 3  # two, the server that forks them, and a tracker
+    run.kill()
+    run.wait()
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    for process in alive:
+        process.kill()
+    assert alive == []
+    for place in (out, tmp_path / "unbroken"):
+        carry_out(recipe, model, place, settings=quick)
+    assert left_by(out) == left_by(tmp_path / "unbroken")
 
 
 # One stage, stopped in this process.

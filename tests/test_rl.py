@@ -25,7 +25,7 @@ from small_world import (
 from torch import Tensor
 
 from mopdsim.amounts import Amounts
-from mopdsim.errors import DivergenceError, MopdError, UsageError
+from mopdsim.errors import DivergenceError, Interrupted, MopdError, UsageError
 from mopdsim.recipe import BASE, Rl
 from trainer import rl
 from trainer.loop import Job
@@ -133,10 +133,12 @@ def test_samples_are_scored_at_the_temperature_they_were_drawn_at(
 def test_reward_weights_multiply_a_domains_advantages(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
-    job = rl_job(small, model, tmp_path, reward_weights={small["high"]: 3.0}, zero_signal="keep")
+    weights = {small["high"]: 3.0}
+    job = rl_job(small, model, tmp_path, reward_weights=weights, zero_signal="keep", prompts_per_step=18)
     (step,), _ = run_watched(job)
-    span = step.batch.spans[small["high"]]
-    weighted = [x * (3.0 if span.start <= b < span.stop else 1.0) for b, x in enumerate(by_group(step))]
+    span, plain = step.batch.spans[small["high"]], by_group(step)
+    weighted = [x * (3.0 if span.start <= b < span.stop else 1.0) for b, x in enumerate(plain)]
+    assert weighted != plain
     truth = plain_model(model)
     assert distance(step.gradient, gradient_of(reinforce(truth, step, weighted), truth)) < 1e-4
 
@@ -282,6 +284,17 @@ def test_a_graders_exception_shows_the_prompt_and_the_completion(
         run_watched(rl_job({"low": small["low"]}, model, tmp_path))
     assert caught.value.exit_code == 1
     assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_an_interrupt_during_grading_is_no_fault_of_the_grader(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(task: JsonlTask, item: Any, said: Sequence[str]) -> float:
+        raise Interrupted("stopped by SIGTERM")
+
+    monkeypatch.setattr(JsonlTask, "reward", stopped)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        run_watched(rl_job({"low": small["low"]}, model, tmp_path))
 
 
 @pytest.mark.parametrize("reward", [math.nan, math.inf])

@@ -5,6 +5,7 @@ The recipes share one store, so their common teachers run once.
 
 from __future__ import annotations
 
+import json
 import math
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +16,7 @@ from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 
 from mopdsim import recipes
 from mopdsim.recipe import Distill, Merge, Recipe, Rl, Sft
+from trainer.execute import Progress
 from trainer.meter import PHASES
 from trainer.runs import resume
 
@@ -198,14 +200,11 @@ def test_a_run_leaves_plain_files(
     }
     assert names == expected
     assert (out / "STATUS").read_text() == "done\n"
-    again = resume(out, progress=_silent())
+    about = json.loads((out / "manifest.json").read_text())
+    wanted = {"argv", "seed", "versions", "cpus", "git", "recipe_sha256", "wall_seconds", "schema_version"}
+    assert wanted <= set(about) and about["wall_seconds"] == summary["seconds"]
+    again = resume(out, progress=Progress(quiet=True))
     assert again == summary  # read back, not run again
-
-
-def _silent() -> Any:
-    from trainer.execute import Progress
-
-    return Progress(quiet=True)
 
 
 def test_the_same_seed_gives_the_same_run_in_one_process_and_in_two(
@@ -219,3 +218,16 @@ def test_the_same_seed_gives_the_same_run_in_one_process_and_in_two(
     assert logs[0] == logs[1] == logs[2]
     other = carry_out(recipe, model, tmp_path / "other", settings=SETTINGS.model_copy(update={"seed": 1}))
     assert other["weights_sha256"] != first["weights_sha256"]
+
+
+def test_a_run_can_be_resumed_from_another_directory(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Model, store and run were given by relative paths."""
+    monkeypatch.chdir(tmp_path)
+    Path("model").symlink_to(model)
+    recipe = shrunk(recipes.recipe("single_domain", [small["low"]]))
+    summary = carry_out(recipe, "model", Path("run"), store=Path("store"))
+    (tmp_path / "run" / "STATUS").write_text("interrupted\n")
+    monkeypatch.chdir("/")
+    assert timeless(resume(tmp_path / "run", progress=Progress(quiet=True))) == timeless(summary)

@@ -65,8 +65,8 @@ def test_any_cut_gives_the_gradient_of_the_whole(architecture: str, monkeypatch:
         {"micro_batch_rows": 4, "chunk_positions": 3},
     ]
     for threads in (1, 2, 3):
-        monkeypatch.setattr(parallel, "parts_for", lambda device, k=threads: k)
-        monkeypatch.setattr(update, "parts_for", lambda device, k=threads: k)
+        monkeypatch.setattr(parallel, "parts_for", lambda device, weight_bytes, k=threads: k)
+        monkeypatch.setattr(update, "parts_for", lambda device, weight_bytes, k=threads: k)
         for cut in cuts:
             loss, metrics = accumulate_gradients(of, rollouts, loss_of, temperature=TEMPERATURE, **cut)
             assert loss == pytest.approx(expected, rel=1e-5)
@@ -153,13 +153,20 @@ def test_parts_are_whole_groups_in_order() -> None:
 def test_an_error_in_a_thread_reaches_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
     of = policy()
     rollouts = sampled(of)
-    monkeypatch.setattr(update, "parts_for", lambda device: 2)
+    monkeypatch.setattr(update, "parts_for", lambda device, weight_bytes: 2)
 
     def broken(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         raise ZeroDivisionError("in a loss")
 
     with pytest.raises(ZeroDivisionError, match="in a loss"):
         accumulate_gradients(of, rollouts, broken)
+
+
+def test_large_models_are_not_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    cpu = torch.device("cpu")
+    assert [parallel.parts_for(cpu, size << 20) for size in (1, 32, 100, 400)] == [8, 8, 2, 1]
+    assert parallel.parts_for(torch.device("cuda"), 1) == 1
 
 
 def test_workers_use_one_thread_and_the_caller_keeps_its_own() -> None:

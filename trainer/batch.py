@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mopdsim.errors import DivergenceError, MopdError
+from mopdsim.errors import DivergenceError, Interrupted, MopdError
 from trainer.chat import observation_ids, prompt_ids, turn_ids
 from trainer.policy import Policy
 from trainer.rollout import Rollouts, converse, generate, left_pad, turns
@@ -107,7 +108,8 @@ def sample(
 
         def observe(row: int, said: list[str]) -> list[int] | None:
             place = row // rollouts_per_prompt
-            reply = tasks[domains[place]].observe(items[place], said)
+            with _shown(tasks[domains[place]], items[place], said):
+                reply = tasks[domains[place]].observe(items[place], said)
             return None if reply is None else observation_ids(policy.tokenizer, reply)
 
         rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **common)  # type: ignore[arg-type]
@@ -254,15 +256,24 @@ def _spans(domains: Sequence[str], group: int) -> dict[str, slice]:
 
 
 def _graded(grader: Grader, task: Task, item: Item, said: list[str]) -> float:
-    try:
+    with _shown(task, item, said):
         reward = float(grader(task, item, said))
-    except Exception as error:
-        raise MopdError(
-            f"the verifier of {task.spec!r} failed with {type(error).__name__}: {error}; "
-            f"prompt {item.prompt!r}, completion {said!r}"
-        ) from error
     if not math.isfinite(reward):
         raise DivergenceError(
             f"the verifier of {task.spec!r} gave reward {reward} for {item.prompt!r} -> {said!r}"
         )
     return reward
+
+
+@contextmanager
+def _shown(task: Task, item: Item, said: Sequence[str]) -> Iterator[None]:
+    """A task's own exception, with what it failed on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        raise MopdError(
+            f"the verifier of {task.spec!r} failed with {type(error).__name__}: {error}; "
+            f"prompt {item.prompt!r}, completion {list(said)!r}"
+        ) from error

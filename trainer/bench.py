@@ -3,31 +3,26 @@
 Both trainers get the same weights, prompts and settings, and take turns step by step, so that whatever else the
 machine does hits both. A step is: tokenise, sample exactly 16 tokens, score, forward, backward, clip, AdamW.
 The limit is the step's FLOPs over the matrix-product rate measured in the same run at the step's own shape.
-Leaves out: how TRL is driven (`trainer.bench_trl`), environments, logging, checkpoints.
+Leaves out: how TRL is driven (`trainer.bench_trl`), memory (`trainer.bench_memory`), environments, logging.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import random
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from mopdsim.errors import MopdError
+from mopdsim.errors import NotFoundError, did_you_mean
 from trainer import kernels, losses
-from trainer.bank import Bank, Scored
+from trainer.bank import Scored
 from trainer.meter import forward_flops
-from trainer.models import load_policy, save_policy
 from trainer.parallel import row_spans, side_by_side
 from trainer.policy import Policy
 from trainer.rollout import Rollouts, generate
@@ -91,11 +86,20 @@ SIZES = {
 }
 
 
-class _Step:
+def size_of(name: str) -> Size:
+    """NotFoundError for an unknown name."""
+    if name not in SIZES:
+        raise NotFoundError(f"size {name!r} is not one of the benchmark's{did_you_mean(name, SIZES)}")
+    return SIZES[name]
+
+
+class Step:
     """One optimiser step at a time on the same prompts, each with other samples."""
 
-    def __init__(self, size: Size, texts: Sequence[str], group: int) -> None:
-        self.policy, self.texts, self.group, self.count = size.policy(STUDENT), texts, group, 0
+    forward_passes: int  # that its FLOPs amount to: sampling, scoring, and training as three
+
+    def __init__(self, policy: Policy, texts: Sequence[str], group: int) -> None:
+        self.policy, self.texts, self.group, self.count = policy, texts, group, 0
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, fused=True)
 
     def __call__(self) -> None:
@@ -122,27 +126,27 @@ class _Step:
         raise NotImplementedError
 
 
-class DistillStep(_Step):
+class DistillStep(Step):
     """Full-vocabulary reverse KL to one teacher in memory."""
 
-    forward_passes = 5  # sampling, scoring, and training as three
+    forward_passes = 5
 
     def __init__(self, size: Size) -> None:
-        super().__init__(size, size.texts(size.prompts), 1)
+        super().__init__(size.policy(STUDENT), size.texts(size.prompts), 1)
         self.teacher = size.policy(TEACHER)
 
     def loss_of(self, rollouts: Rollouts) -> LossOf:
         hidden_MD = hidden_states(self.teacher, rollouts).flatten(0, 1)
-        return _reverse_kl(rollouts, [Scored(hidden_MD=hidden_MD, logits=self.teacher.logits)])
+        return reverse_kl(rollouts, [Scored(hidden_MD=hidden_MD, logits=self.teacher.logits)])
 
 
-class GrpoStep(_Step):
+class GrpoStep(Step):
     """GRPO with token-mean loss; the reward counts distinct tokens."""
 
     forward_passes = 4
 
     def __init__(self, size: Size) -> None:
-        super().__init__(size, size.texts(size.prompts // size.group), size.group)
+        super().__init__(size.policy(STUDENT), size.texts(size.prompts // size.group), size.group)
 
     def loss_of(self, rollouts: Rollouts) -> LossOf:
         rewards = torch.tensor([distinct(tokens) for tokens in rollouts.response_BT.tolist()])
@@ -170,7 +174,7 @@ def distinct(tokens: Sequence[int]) -> float:
     return float(len(set(tokens)))
 
 
-def _reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
+def reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
     """Each teacher scored an equal run of consecutive rows."""
     weight_M = losses.token_weights(rollouts.trained_BT).flatten()
     places = rollouts.trained_BT.numel() // len(scored)
@@ -188,30 +192,32 @@ def _reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
 
 def bench_distill(name: str = "0.36M", *, against: Against = None, repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds of a distillation step: medians, ratios to TRL and to the limit, warm-up apart."""
-    step = DistillStep(SIZES[name])
+    size = size_of(name)
+    step = DistillStep(size)
     if against is None:
         return _report(name, step, *_alone(step, repeats))
     from trainer.bench_trl import distill
 
-    theirs = distill(SIZES[name], SIZES[name].texts(SIZES[name].prompts), step, WARM_UP + repeats)
-    loss = _loss_on(step.__class__(SIZES[name]), theirs.first_batch)
-    own = {"trl_first_loss": theirs.first_loss, "our_loss_on_its_batch": loss}
-    return _report(name, step, theirs.between, theirs.seconds) | own
+    theirs = distill(size, step.texts, step, WARM_UP + repeats)
+    fresh, batch = DistillStep(size), theirs.first_batch
+    loss, _ = accumulate_gradients(fresh.policy, batch, fresh.loss_of(batch))
+    compared = {"trl_first_loss": theirs.first_loss, "our_loss_on_its_batch": loss}
+    return _report(name, step, theirs.between, theirs.seconds) | compared
 
 
 def bench_grpo(name: str = "0.36M", *, against: Against = None, repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds of a GRPO step, as `bench_distill`."""
-    size = SIZES[name]
+    size = size_of(name)
     step = GrpoStep(size)
     if against is None:
         return _report(name, step, *_alone(step, repeats))
     from trainer.bench_trl import grpo
 
-    theirs = grpo(size, size.texts(size.prompts // size.group), step, WARM_UP + repeats)
+    theirs = grpo(size, step.texts, step, WARM_UP + repeats)
     return _report(name, step, theirs.between, theirs.seconds)
 
 
-def _alone(step: _Step, repeats: int) -> tuple[list[float], None]:
+def _alone(step: Step, repeats: int) -> tuple[list[float], None]:
     return [timed(step) for _ in range(WARM_UP + repeats)], None
 
 
@@ -222,7 +228,7 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _report(name: str, step: Any, ours: list[float], theirs: list[float] | None) -> dict[str, Any]:
+def _report(name: str, step: Step, ours: list[float], theirs: list[float] | None) -> dict[str, Any]:
     flops = step.forward_passes * forward_flops(step.policy, step.sample())
     rate = matmul_rate(SIZES[name])
     seconds = statistics.median(ours[WARM_UP:])
@@ -231,6 +237,7 @@ def _report(name: str, step: Any, ours: list[float], theirs: list[float] | None)
         "ours_all_s": ours[WARM_UP:],
         "warm_up_s": ours[:WARM_UP],
         "threads": torch.get_num_threads(),
+        "load_1min": os.getloadavg()[0],
         "rows": len(step.texts) * step.group,
         "step_gflop": flops / 1e9,
         "matmul_gflop_per_s": rate / 1e9,
@@ -258,69 +265,4 @@ def matmul_rate(size: Size) -> float:
         lambda: side_by_side(lambda span: kernels.matmul_nt(x_NI[span], weight_OI), spans),
     ]
     with torch.no_grad():
-        return max(flops / statistics.median(timed(way) for _ in range(20)) for way in ways)
-
-
-def _loss_on(step: DistillStep, batch: Rollouts) -> float:
-    return accumulate_gradients(step.policy, batch, step.loss_of(batch))[0]
-
-
-def bench_memory(name: str = "100M", *, teachers: Sequence[int] = (1, 4)) -> dict[str, Any]:
-    """Peak resident bytes of a distillation step above the level after the imports, each in a fresh process.
-
-    Teachers lie on disk and are loaded one at a time by `trainer.bank`; each scores its own share of the prompts.
-    """
-    peaks = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for seed in range(max(teachers) + 1):
-            save_policy(SIZES[name].policy(seed), Path(folder) / str(seed))
-        for count in teachers:
-            code = "import sys; from trainer.bench import memory_of_a_step as run; run(*sys.argv[1:])"
-            command = [sys.executable, "-c", code, name, folder, str(count)]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise MopdError(
-                    f"the memory measurement with {count} teachers failed: {done.stderr.strip()[-500:]}"
-                )
-            peaks[count] = json.loads(done.stdout.splitlines()[-1])
-    least, most = peaks[min(teachers)], peaks[max(teachers)]
-    return {
-        "size": name,
-        "teachers": {str(count): peak for count, peak in peaks.items()},
-        "ratio": most["above_imports_bytes"] / least["above_imports_bytes"],
-    }
-
-
-def memory_of_a_step(name: str, folder: str, count: str) -> None:
-    """Runs in the fresh process; prints one line of JSON."""
-    import transformers.models.qwen3.modeling_qwen3  # noqa: F401  (what loading would import)
-
-    before = _resident("VmRSS")
-    size = SIZES[name]
-    step = _MemoryStep(size, Path(folder), int(count))
-    step()
-    step()
-    peak = _resident("VmHWM")
-    print(json.dumps({"above_imports_bytes": peak - before, "after_imports_bytes": before}))
-
-
-class _MemoryStep(_Step):
-    def __init__(self, size: Size, folder: Path, count: int) -> None:
-        super().__init__(replace(size), size.texts(size.prompts), 1)
-        self.policy = load_policy(folder / str(STUDENT))
-        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, fused=True)
-        self.names = [str(seed) for seed in range(1, count + 1)]
-        self.bank = Bank({n: folder / n for n in self.names}, lambda n: load_policy(folder / n))
-
-    def loss_of(self, rollouts: Rollouts) -> LossOf:
-        spans = row_spans(len(rollouts.prompt_BP), parts=len(self.names))
-        scored = [self.bank.score(n, rollouts.rows(s)) for n, s in zip(self.names, spans, strict=True)]
-        return _reverse_kl(rollouts, scored)
-
-
-def _resident(field: str) -> int:
-    """Bytes, of this process alone (`ru_maxrss` would start at the parent's)."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise MopdError(f"/proc/self/status has no {field}: the memory benchmark needs Linux")
+        return flops / min(timed(way) for way in ways for _ in range(20))

@@ -1,8 +1,8 @@
 """TRL's distillation and GRPO trainers driven for a comparison: same weights, prompts and settings, step by step.
 
 Reverse KL (beta 1), temperature 1, no truncation of the distribution, exactly 16 new tokens, float32, no gradient
-checkpointing, nothing logged or saved in a step. A step is timed from `on_step_begin` to `on_step_end`: sampling, scoring,
-forward, backward, clipping, AdamW. Needs the extra `bench`.
+checkpointing, nothing logged or saved in a step. A step is timed from `on_step_begin` to `on_step_end`: sampling,
+scoring, forward, backward, clipping, AdamW. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def distill(size: bench.Size, texts: Sequence[str], between: Callable[[], None],
     """`steps` steps of `trl.DistillationTrainer`, `between` timed after each."""
     trl, run = _trl(), Run()
 
-    class Observed(trl.DistillationTrainer):  # type: ignore[name-defined, misc]
+    class Observed(trl.DistillationTrainer):  # type: ignore[name-defined]
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **options: Any) -> Any:
             loss = super().compute_loss(model, inputs, *args, **options)
             if not run.inputs:
@@ -113,7 +113,7 @@ def _drive(
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    class Clock(TrainerCallback):  # type: ignore[misc]
+    class Clock(TrainerCallback):
         start = 0.0
 
         def on_step_begin(self, *_: Any, **__: Any) -> None:

@@ -180,8 +180,12 @@ def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], 
 
 @app.command()
 def bench(
-    against: Annotated[Literal["trl"] | None, typer.Option(help="Measure a peer beside (extra `bench`).")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only the 0.36 M model: no 100 M, no memory.")] = False,
+    against: Annotated[
+        Literal["trl"] | None, typer.Option(help="Measure a peer beside (extra `bench`).")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Only the 0.36 M model: no 100 M, no memory.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Time a distillation and a GRPO step, as ratios to TRL and to the arithmetic alone; memory of four teachers.
@@ -189,7 +193,8 @@ def bench(
     Several minutes on two cores. Example: mopd train bench --against trl --quick
     """
     from mopdsim.commands import emit
-    from trainer.bench import bench_distill, bench_grpo, bench_memory
+    from trainer.bench import bench_distill, bench_grpo
+    from trainer.bench_memory import bench_memory
 
     result: dict[str, Any] = {
         "distill": bench_distill(against=against),

@@ -77,7 +77,9 @@ def decode(
                 policy, prompt_UP[unique], mask_UP[unique], uniform_BT[part], temperature, min_new_tokens
             )
 
-    pieces = side_by_side(work, row_spans(len(uniform_BT), group=group, parts=parts_for(policy.device)))
+    pieces = side_by_side(
+        work, row_spans(len(uniform_BT), group=group, parts=parts_for(policy.device, policy.weight_bytes))
+    )
     response_BT, logprob_BT, length_B = (torch.cat(piece) for piece in zip(*pieces, strict=True))
     width = int(length_B.max())
     return response_BT[:, :width], logprob_BT[:, :width], length_B

@@ -1,4 +1,4 @@
-"""Split a batch over Python threads of one intra-op thread each.
+"""Split a batch over Python threads that share the processor's.
 
 At the sizes that fit a CPU, PyTorch's own threading gains little (each operation is short), while two independent
 halves of a batch run side by side: operations and the backward pass release the interpreter lock. The
@@ -14,12 +14,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
+from threading import Barrier
 from typing import TypeVar
 
 import torch
 
 R = TypeVar("R")
-SWITCH_SECONDS = 2e-5  # how long a thread may wait for Python's lock: at the usual 5 ms the threads take turns
+SWITCH_SECONDS = (
+    2e-5  # how long a thread may wait for Python's lock: at the usual 5 ms the threads take turns
+)
+GRADIENT_BYTES = 256 << 20  # of all parts together
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
@@ -34,9 +38,14 @@ def row_spans(
     return [slice(a, b) for a, b in pairwise(edges)]
 
 
-def parts_for(device: torch.device) -> int:
-    """How many pieces of a batch are worked on side by side."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
+def parts_for(device: torch.device, weight_bytes: int) -> int:
+    """How many pieces of a batch are worked on side by side: on a CPU a thread each, while weights are small.
+
+    Each piece has its own gradients and reads all weights, so large models leave the threads to PyTorch.
+    """
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), GRADIENT_BYTES // max(weight_bytes, 1)))
 
 
 def side_by_side(work: Callable[[slice], R], spans: list[slice]) -> list[R]:
@@ -52,7 +61,7 @@ def side_by_side(work: Callable[[slice], R], spans: list[slice]) -> list[R]:
     interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
-        return list(_pool(len(spans)).map(guarded, spans))
+        return list(_pool(len(spans), torch.get_num_threads()).map(guarded, spans))
     finally:
         sys.setswitchinterval(interval)
 
@@ -70,9 +79,18 @@ def keep_freed_memory() -> None:
 
 
 @lru_cache
-def _pool(size: int) -> ThreadPoolExecutor:
-    threads = torch.get_num_threads()
-    pool = ThreadPoolExecutor(size, "mopd", initializer=torch.set_num_threads, initargs=(1,))
-    list(pool.map(lambda _: torch.get_num_threads(), range(4 * size)))
+def _pool(size: int, threads: int) -> ThreadPoolExecutor:
+    """Workers that share the threads evenly."""
+    ready = Barrier(size + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # a thread's first look takes the process's number: have it now, not later
+        torch.set_num_threads(max(1, threads // size))
+        ready.wait()
+
+    pool = ThreadPoolExecutor(size, "mopd", initializer=start)
+    for _ in range(size):
+        pool.submit(int)
+    ready.wait()
     torch.set_num_threads(threads)  # the workers' setting also became the default of threads yet to start
     return pool

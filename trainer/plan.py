@@ -185,7 +185,9 @@ def model_directory(model: str) -> Path:
             )
         return path.resolve()
     if model.startswith((".", "/", "~")):
-        raise NotFoundError(f"model {model!r}: no such directory; `mopd train init-model --out {model}` makes one")
+        raise NotFoundError(
+            f"model {model!r}: no such directory; `mopd train init-model --out {model}` makes one"
+        )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError
 

@@ -58,6 +58,7 @@ class Policy:
             getattr(tokenizer, "pad_token_id", None), config.pad_token_id, min(self.eos_ids, default=None), 0
         )
         self.max_positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
         self._soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
         self._scale = float(getattr(model, "logit_scale", 1.0) or 1.0) / float(
             getattr(config, "logits_scaling", 1.0) or 1.0

@@ -8,6 +8,7 @@ weights/        the final model in Hugging Face layout       tables/ plots/   fr
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -49,7 +50,9 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Carry the recipe out; returns the run's summary (also in summary.json)."""
     check(recipe, model=model, settings=settings)
-    store = Store(root=store_root or out / "store")
+    if model != TINY and Path(model).expanduser().is_dir():
+        model = str(Path(model).expanduser().resolve())
+    store = Store(root=store_root.resolve() if store_root else out / "store")
     _open(out, recipe, model, settings, store, workers)
     start = time.perf_counter()
     try:
@@ -126,7 +129,12 @@ def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Stor
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
     write_json(out / "resolved.json", resolved)
     write_text(config, text)
-    write_json(out / "manifest.json", manifest(settings.device))
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": settings.seed,
+        "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    write_json(out / "manifest.json", about | manifest(settings.device))
     write_text(out / "STATUS", "running\n")
 
 
@@ -151,18 +159,21 @@ def manifest(device: str) -> dict[str, Any]:
 
 
 def _git() -> dict[str, Any] | None:
-    """Revision and whether the tree differs from it; None outside a checkout."""
-    root = Path(__file__).parent
+    """Revision, and a hash of what the tree changes of it (None: nothing); None outside a checkout."""
+
+    def output(*arguments: str) -> str:
+        command = ["git", *arguments]
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
     try:
-        revision = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=root, capture_output=True, text=True, check=True
-        )
-        dirty = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=root, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
+        revision, changes = output("rev-parse", "HEAD"), output("diff", "HEAD")
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
         return None
-    return {"revision": revision.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+    return {
+        "revision": revision,
+        "dirty_sha256": hashlib.sha256(changes.encode()).hexdigest() if changes else None,
+    }
 
 
 def _summary(
@@ -216,6 +227,7 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
                     file.write(json.dumps(row) + "\n")
         shutil.rmtree(out / "weights", ignore_errors=True)
         shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
+    write_json(out / "manifest.json", read_json(out / "manifest.json") | {"wall_seconds": summary["seconds"]})
     write_json(out / "summary.json", summary)
 
 

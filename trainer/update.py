@@ -132,7 +132,9 @@ def _hidden(policy: Policy, rollouts: Rollouts, piece: slice) -> Tensor:
 
 def _parts(policy: Policy, rollouts: Rollouts) -> list[slice]:
     """Rows for each thread."""
-    return row_spans(len(rollouts.prompt_BP), group=rollouts.group, parts=parts_for(policy.device))
+    return row_spans(
+        len(rollouts.prompt_BP), group=rollouts.group, parts=parts_for(policy.device, policy.weight_bytes)
+    )
 
 
 def _pieces(policy: Policy, rollouts: Rollouts, part: slice, rows: int | None) -> list[slice]:
