@@ -33,7 +33,16 @@ _CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # typer carries i
 
 
 class _Root(TyperGroup):
-    """The root group, with other packages' commands loaded when called."""
+    """The root group, with other packages' commands loaded when called, not when they are listed."""
+
+    listing = False
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        try:
+            super().format_commands(ctx, formatter)
+        finally:
+            self.listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *(name for name in SUMMARIES if name in _found())]
@@ -41,7 +50,7 @@ class _Root(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in SUMMARIES or cmd_name not in _found():
             return super().get_command(ctx, cmd_name)
-        if "--help" in sys.argv[1:2] or len(sys.argv) == 1:
+        if self.listing:
             return typer.main.get_command(_described(cmd_name))
         command = typer.main.get_command(_found()[cmd_name].load())
         command.name = cmd_name

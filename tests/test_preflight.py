@@ -177,8 +177,8 @@ def become(kind: type[Policy], sound: Policy) -> Policy:
 class Noisy(Policy):
     """Adds noise to every pass: a teacher with dropout left on."""
 
-    def hidden(self, *args: Any, **options: Any) -> Tensor:
-        clean = super().hidden(*args, **options)
+    def hidden_at(self, *args: Any, **options: Any) -> Tensor:
+        clean = super().hidden_at(*args, **options)
         return clean + 1e-3 * torch.randn_like(clean)
 
 
@@ -190,8 +190,8 @@ def test_scores_that_change_are_refused(student: Policy) -> None:
 class Shifted(Policy):
     """Lets padding move the positions: rows of a padded batch are not what they are alone."""
 
-    def hidden(self, prompt_BP: Tensor, prompt_mask_BP: Tensor, *rest: Any, **options: Any) -> Tensor:
-        return super().hidden(prompt_BP, torch.ones_like(prompt_mask_BP), *rest, **options)
+    def hidden_at(self, prompt_BP: Tensor, prompt_mask_BP: Tensor, *rest: Any, **options: Any) -> Tensor:
+        return super().hidden_at(prompt_BP, torch.ones_like(prompt_mask_BP), *rest, **options)
 
 
 def test_a_student_that_is_not_itself_is_refused(teachers: dict[str, Policy]) -> None:

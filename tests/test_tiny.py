@@ -60,7 +60,7 @@ def test_a_directory_loads_trains_and_generates(kind: Kind, tmp_path: Path) -> N
         "input_ids"
     ]
     loss = model(input_ids=ids, labels=ids).loss
-    assert loss.item() == pytest.approx(torch.log(torch.tensor(float(len(tokenizer)))).item(), rel=0.1)
+    assert loss.item() < 1.5 * torch.log(torch.tensor(float(len(tokenizer)))).item()
     loss.backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
     made = model.generate(ids, max_new_tokens=3, do_sample=False)
