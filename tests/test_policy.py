@@ -164,8 +164,6 @@ def test_a_lean_path_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_head_that_is_not_understood_is_refused() -> None:
     model = qwen3()
-    model.lm_head.register_forward_hook(lambda module, inputs, output: output)
-    Policy(model, Characters())  # a hook that changes nothing is fine
     forward = type(model).forward
 
     def shifted(self: nn.Module, **inputs: Tensor) -> object:

@@ -1,0 +1,69 @@
+"""The benchmark measures the same computation on both sides; how fast is not tested."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mopdsim.errors import NotFoundError, UsageError
+from trainer import bench
+from trainer.bench_memory import bench_memory
+
+SMALL = bench.Size(hidden=16, feed_forward=24, layers=2, heads=2, key_heads=1, prompts=8, group=4)
+
+
+@pytest.fixture(autouse=True)
+def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "SIZES", {"small": SMALL})
+    monkeypatch.setattr(bench, "WARM_UP", 1)
+
+
+@pytest.mark.parametrize(("measure", "rows"), [(bench.bench_distill, 8), (bench.bench_grpo, 8)])
+def test_every_figure_is_reported(measure: Callable[..., Any], rows: int) -> None:
+    found = measure("small", repeats=2)
+    assert found["rows"] == rows
+    assert len(found["ours_all_s"]) == 2
+    assert len(found["warm_up_s"]) == 1
+    assert found["limit_s"] == pytest.approx(found["step_gflop"] / found["matmul_gflop_per_s"])
+    assert found["ratio_to_limit"] == pytest.approx(found["ours_s"] / found["limit_s"])
+    assert "trl_s" not in found
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.timeout(120)
+def test_trl_computes_the_same_loss_on_its_batch() -> None:
+    pytest.importorskip("trl")
+    found = bench.bench_distill("small", against="trl", repeats=1)
+    assert found["our_loss_on_its_batch"] == pytest.approx(found["trl_first_loss"], rel=1e-4)
+    assert found["trl_first_loss"] > 1e-5
+    assert found["ratio_to_trl"] == pytest.approx(found["ours_s"] / found["trl_s"])
+
+
+def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "trl", None)
+    with pytest.raises(UsageError, match="extra 'bench'"):
+        bench.bench_distill("small", against="trl")
+
+
+@pytest.mark.parametrize("measure", [bench.bench_distill, bench.bench_grpo, bench_memory])
+def test_an_unknown_size_is_refused(measure: Callable[..., Any]) -> None:
+    with pytest.raises(NotFoundError, match=r"'smal'.*'small'"):
+        measure("smal")
+
+
+def test_a_reverse_kl_of_several_teachers_reads_each_ones_rows() -> None:
+    step = bench.DistillStep(SMALL)
+    rollouts = step.sample()
+    whole, _ = bench.accumulate_gradients(step.policy, rollouts, step.loss_of(rollouts))
+    halves = [rollouts.rows(slice(0, 4)), rollouts.rows(slice(4, 8))]
+    scored = [
+        bench.Scored(
+            hidden_MD=bench.hidden_states(step.teacher, half).flatten(0, 1), logits=step.teacher.logits
+        )
+        for half in halves
+    ]
+    split, _ = bench.accumulate_gradients(step.policy, rollouts, bench.reverse_kl(rollouts, scored))
+    assert split == pytest.approx(whole, rel=1e-5)
