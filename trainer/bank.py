@@ -61,7 +61,10 @@ class Bank:
         with self.open(name) as policy:
             hidden_BTD = hidden_states(policy, rollouts, micro_batch_rows=micro_batch_rows)
             head = copy.copy(policy)
-            head.model = policy.head
+            if not self._resident:
+                # The loaded weight may be a view that keeps its whole file in memory.
+                head.head = copy.deepcopy(policy.head)
+            head.model = head.head
             del head.backbone
             return Scored(hidden_MD=hidden_BTD.flatten(0, 1), logits=head.logits)
 
