@@ -21,6 +21,7 @@ from trainer.kernels import Places
 
 MASKED = -1e30  # finite, so that rows of padding stay finite too
 SHORT = 512  # longest row whose scores are held in full
+STEP = 4  # lengths that MKL's small products like: 15 keys take almost twice as long as 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,28 +71,31 @@ class Packed:
 
 
 class Blocks:
-    """Scores of prompts on themselves, and of responses on their prompt and themselves, in head-major blocks."""
+    """Scores of prompts on themselves, and of responses on their prompt and themselves, in head-major blocks.
+
+    Both lengths are rounded up to a multiple of `STEP`, prompts on the left.
+    """
 
     def __init__(self, packed: Packed, heads: int, key_heads: int) -> None:
         self.packed, self.per_key, self.key_heads = packed, heads // key_heads, key_heads
-        prompts, width, _, steps = packed.shape
-        device = packed.token_N.device
-        every_U = torch.arange(prompts, device=device)
-        self.queries = self._places(packed.prompt, width, self.per_key)
-        self.last_queries = self._places((every_U, every_U * 0), 1, self.per_key)
-        self.keys = self._places(packed.prompt, width, 1)
-        padding_U1P = torch.zeros(prompts, 1, width, device=device).masked_fill_(
-            ~packed.mask_UP[:, None], MASKED
-        )
+        prompts, width, group, steps = packed.shape
+        more, device = -width % STEP, packed.token_N.device
+        self.shape = prompts, width, group, steps = prompts, width + more, group, steps + -steps % STEP
+        every_U, (u, p) = torch.arange(prompts, device=device), packed.prompt
+        self.queries = self._places(u, p + more, width, self.per_key)
+        self.last_queries = self._places(every_U, every_U * 0, 1, self.per_key)
+        self.keys = self._places(u, p + more, width, 1)
+        present_UP = F.pad(packed.mask_UP, (more, 0))
+        padding_U1P = torch.zeros(prompts, 1, width, device=device).masked_fill_(~present_UP[:, None], MASKED)
         future_PP = torch.full((width, width), MASKED, device=device).triu_(1)
         future_SS = torch.full((steps, steps), MASKED, device=device).triu_(1)
         self.bias_UPP = padding_U1P + future_PP
         self.bias_USL = torch.cat([padding_U1P.expand(-1, steps, -1), future_SS.expand(prompts, -1, -1)], 2)
 
-    def _places(self, prompt: tuple[Tensor, Tensor], span: int, per_key: int) -> Places:
+    def _places(self, u: Tensor, p: Tensor, span: int, per_key: int) -> Places:
         """Rows (token, head) go to prompts (U, K, per_key, span), then responses (U, K, R, per_key, S)."""
-        prompts, _, group, steps = self.packed.shape
-        (u, p), (b, s) = prompt, self.packed.reply
+        prompts, _, group, steps = self.shape
+        b, s = self.packed.reply
         heads = self.key_heads * per_key
         head = torch.arange(heads, device=u.device)
         ahead = (u[:, None] * heads + head) * span + p[:, None]
@@ -101,7 +105,7 @@ class Blocks:
 
     def __call__(self, q_QHE: Tensor, k_NKE: Tensor, v_NKE: Tensor, *, last: bool) -> Tensor:
         """(Q, H E): softmax(q k) v with q already scaled; `last` says that only asking tokens have queries."""
-        prompts, width, group, steps = self.packed.shape
+        prompts, width, group, steps = self.shape
         queries, span = (self.last_queries, 1) if last else (self.queries, width)
         pairs, size = prompts * self.key_heads, q_QHE.shape[2]
         ahead, behind = pairs * self.per_key * span, pairs * group * self.per_key * steps

@@ -5,7 +5,7 @@ a CPU a form that saves passes over memory and multiplies matrices with oneDNN, 
 not (200 against 90 GFLOP/s a core on an AMD Zen 5). The choice depends on shapes and types only, so results are
 reproducible. Leaves out: the model (`trainer.lean`).
 
-Axes: N tokens, I and O widths, H heads, E width of one head.
+Axes: N tokens, I and O widths, H heads, E width of one head, Z = E / 2.
 """
 
 from __future__ import annotations
@@ -153,30 +153,34 @@ def gated(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
 
 
 class _Rotate(torch.autograd.Function):
-    """(a, b) -> (a cos - b sin, b cos + a sin) on the halves of the last axis; its transpose turns back."""
+    """Product with complex numbers of modulus about 1; the gradient's is with their conjugates."""
 
     @staticmethod
-    def forward(ctx: Any, x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
-        ctx.save_for_backward(cos_N1E, sin_N1E)
-        return _turn(x_NHE, cos_N1E, sin_N1E, 1)
+    def forward(ctx: Any, x_NHE: Tensor, turn_NHZ: Tensor) -> Tensor:
+        ctx.save_for_backward(turn_NHZ)
+        return _turned(x_NHE, turn_NHZ)
 
     @staticmethod
-    def backward(ctx: Any, grad_NHE: Tensor) -> tuple[Tensor, None, None]:
-        cos_N1E, sin_N1E = ctx.saved_tensors
-        return _turn(grad_NHE, cos_N1E, sin_N1E, -1), None, None
+    def backward(ctx: Any, grad_NHE: Tensor) -> tuple[Tensor, None]:
+        (turn_NHZ,) = ctx.saved_tensors
+        return _turned(grad_NHE.contiguous(), turn_NHZ.conj()), None
 
 
-def _turn(x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor, sign: int) -> Tensor:
-    half = x_NHE.shape[-1] // 2
-    out_NHE = x_NHE * cos_N1E
-    out_NHE[..., :half].addcmul_(x_NHE[..., half:], sin_N1E[..., :half], value=-sign)
-    out_NHE[..., half:].addcmul_(x_NHE[..., :half], sin_N1E[..., half:], value=sign)
-    return out_NHE
+def _turned(x_NHE: Tensor, turn_NHZ: Tensor) -> Tensor:
+    return torch.view_as_real(torch.view_as_complex(x_NHE.unflatten(-1, (-1, 2))) * turn_NHZ).flatten(-2)
 
 
-def rotate(x_NHE: Tensor, cos_N1E: Tensor, sin_N1E: Tensor) -> Tensor:
-    """Rotary position embedding, halves convention (both halves of cos and sin are equal)."""
-    return _Rotate.apply(x_NHE, cos_N1E, sin_N1E)
+def rotate(x_NHE: Tensor, turn_NHZ: Tensor) -> Tensor:
+    """Rotary position embedding of heads whose two halves are interleaved: Z = E / 2 pairs, one turn each.
+
+    Interleaving queries and keys alike leaves their products as they were; `interleaved` does it to weights.
+    """
+    return _Rotate.apply(x_NHE.float(), turn_NHZ)
+
+
+def interleaved(weight_O: Tensor, width: int) -> Tensor:
+    """Rows of each head's two halves in turn, for heads of `width` rows."""
+    return weight_O.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(weight_O.shape)
 
 
 class _Gather(torch.autograd.Function):

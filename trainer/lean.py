@@ -6,7 +6,7 @@ Parameters are read at every call, so nothing goes stale. Leaves out: the head, 
 (`trainer.lean_decoder`), and other architectures (`trainer.generic`).
 
 Axes: U unique prompts of P places, B rows of T response tokens, N packed tokens, Q those that ask, D hidden width,
-H query heads, K key heads, E head width.
+H query heads, K key heads, E head width, Z = E / 2 pairs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainer.attention import Packed
-from trainer.kernels import gated, linear_onto, linears, rms_norm, rotate
+from trainer.kernels import gated, interleaved, linear_onto, linears, rms_norm, rotate
 
 
 def supports(model: nn.Module) -> bool:
@@ -50,17 +50,16 @@ class LeanQwen3:
         """The wanted states; `kept` collects each layer's keys and values."""
         attend = packed.attention(self.config.num_attention_heads, self.config.num_key_value_heads)
         _, width, _, steps = packed.shape
-        asking_Q, turn_N = packed.asking_Q, self.rotary(packed.position_N, width + steps)
-        turn_Q = turn_N[0][asking_Q], turn_N[1][asking_Q]
+        asking_Q, turn_N1Z = packed.asking_Q, self.rotary(width + steps)[packed.position_N][:, None]
+        turn_NHZ, turn_NKZ = self.expanded(turn_N1Z)
         x_ND = self.embed(packed.token_N)
         *_, final = self.body.layers
         for layer in self.body.layers:
             last = layer is final
             y_ND = rms_norm(x_ND, layer.input_layernorm.weight, self.eps)
             y_QD = y_ND.index_select(0, asking_Q) if last else y_ND
-            q_QHE, k_NKE, v_NKE = self.project(
-                layer.self_attn, y_QD, y_ND, turn_Q if last else turn_N, turn_N
-            )
+            turn_QHZ = turn_NHZ[asking_Q] if last else turn_NHZ
+            q_QHE, k_NKE, v_NKE = self.project(layer.self_attn, y_QD, y_ND, turn_QHZ, turn_NKZ)
             if kept is not None:
                 kept.append((k_NKE, v_NKE))
             x_QD = x_ND.index_select(0, asking_Q) if last else x_ND
@@ -71,31 +70,36 @@ class LeanQwen3:
         """As the module does, which gives the embedding of its padding id no gradient."""
         return F.embedding(token_N, self.body.embed_tokens.weight, self.body.padding_idx)
 
-    def rotary(self, position_N: Tensor, length: int) -> tuple[Tensor, Tensor]:
-        """cos and sin, (N, 1, E)."""
-        every_1L = torch.arange(length, device=position_N.device)[None]
-        cos, sin = self.body.rotary_emb(
-            self.body.embed_tokens.weight.new_empty(0, dtype=torch.float32), every_1L
-        )
-        return cos[0][position_N][:, None], sin[0][position_N][:, None]
+    def rotary(self, length: int) -> Tensor:
+        """(L, Z) complex: the turn of each pair at each position."""
+        every_1L = torch.arange(length, device=self.body.embed_tokens.weight.device)[None]
+        cos, sin = self.body.rotary_emb(every_1L.new_empty(0, dtype=torch.float32), every_1L)
+        return torch.complex(*(x[0, :, : self.width // 2].contiguous() for x in (cos, sin)))
+
+    def expanded(self, turn_N1Z: Tensor) -> tuple[Tensor, Tensor]:
+        """Turns for all query heads and all key heads, written out: products that do not broadcast are faster."""
+        heads, key_heads = self.config.num_attention_heads, self.config.num_key_value_heads
+        turn_NHZ = turn_N1Z.expand(-1, heads, -1).contiguous()
+        return turn_NHZ, turn_NHZ[:, :key_heads].contiguous()
+
+    def weights(self, own: Any) -> tuple[tuple[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Projections to queries, keys and values, and norms of query and key heads: pairs interleaved, q / sqrt E."""
+        q_OD, k_OD = (interleaved(part.weight, self.width) for part in (own.q_proj, own.k_proj))
+        q_E, k_E = (interleaved(part.weight, self.width) for part in (own.q_norm, own.k_norm))
+        return (q_OD, k_OD, own.v_proj.weight), (q_E * own.scaling, k_E)
 
     def project(
-        self,
-        own: Any,
-        y_QD: Tensor,
-        y_ND: Tensor,
-        turn_Q: tuple[Tensor, Tensor],
-        turn_N: tuple[Tensor, Tensor],
+        self, own: Any, y_QD: Tensor, y_ND: Tensor, turn_QHZ: Tensor, turn_NKZ: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries (already divided by sqrt E), keys and values."""
-        projections = own.q_proj.weight, own.k_proj.weight, own.v_proj.weight
+        """Queries, keys and values, turned to their positions."""
+        projections, (q_norm_E, k_norm_E) = self.weights(own)
         if y_QD is y_ND:
             q_QD, k_ND, v_ND = linears(y_ND, *projections)
         else:
             (q_QD,), (k_ND, v_ND) = linears(y_QD, projections[0]), linears(y_ND, *projections[1:])
         q_QHE, k_NKE, v_NKE = (x.unflatten(1, (-1, self.width)) for x in (q_QD, k_ND, v_ND))
-        q_QHE = rms_norm(q_QHE, own.q_norm.weight * own.scaling, self.eps)
-        return rotate(q_QHE, *turn_Q), rotate(rms_norm(k_NKE, own.k_norm.weight, self.eps), *turn_N), v_NKE
+        q_QHE, k_NKE = rms_norm(q_QHE, q_norm_E, self.eps), rms_norm(k_NKE, k_norm_E, self.eps)
+        return rotate(q_QHE, turn_QHZ), rotate(k_NKE, turn_NKZ), v_NKE
 
     def finish(self, layer: Any, x_ND: Tensor, mixed_ND: Tensor) -> Tensor:
         """The rest of a layer after attention."""

@@ -1,12 +1,11 @@
 """Token-by-token decoding of a dense Qwen3 with a preallocated key-value cache, in as few operations as possible.
 
-Small batches on a CPU are bound by the number of calls and, with several threads, by Python's lock; so projections that
-read the same input are one matrix, copied when decoding starts (a decoder lives for one generation, so the copy
-cannot go stale), and rotation is one complex product: the two halves of a head are interleaved, which leaves q k as it
-was. Leaves out: sampling (`trainer.decode`), the head.
+Small batches on a CPU are bound by the number of calls and, with several threads, by Python's lock; so
+projections that read the same input are one matrix, copied when decoding starts (a decoder lives for one
+generation, so the copy cannot go stale). Leaves out: sampling (`trainer.decode`), the head.
 
-Axes: U prompts of P places, B = U * group rows, D hidden width, H query heads, K key heads, G = H / K, E head width, F
-feed-forward width, L places of the cache.
+Axes: U prompts, B = U * group rows, D hidden width, H query heads, K key heads, P = B K pairs of a row and a key
+head, G = H / K, E head width, Z = E / 2, F feed-forward width, L places of the cache.
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainer.attention import MASKED, Packed
-from trainer.kernels import linears
+from trainer.attention import MASKED, STEP, Packed
+from trainer.kernels import linears, rotate
 from trainer.lean import LeanQwen3
 
 
@@ -52,45 +51,37 @@ class LeanDecoder:
         first_U1 = torch.ones(prompts, 1, dtype=torch.bool, device=device)
         kept: list[tuple[Tensor, Tensor]] = []
         last_UD = lean.run(Packed.of(prompt_UP, mask_UP, first_U1.long(), first_U1), kept)
-        places, half = width + max_new_tokens, lean.width // 2
-        every_L = torch.arange(places, device=device)
-        cos_L1E, sin_L1E = lean.rotary(every_L, places)
+        places = width + max_new_tokens + -(width + max_new_tokens) % STEP
         self.lean, self.used, self.hidden_BD = lean, width, last_UD.repeat_interleave(group, 0)
         self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
-        self.turn_L1E = torch.complex(cos_L1E[..., :half], sin_L1E[..., :half])
+        self.turn_LZ = lean.rotary(places)
         self.position_B = mask_UP.sum(1).repeat_interleave(group, 0)
-        padding_UL = F.pad(
-            torch.zeros_like(mask_UP, dtype=torch.float32).masked_fill_(~mask_UP, MASKED), (0, max_new_tokens)
-        )
-        self.bias_B1L = padding_UL.repeat_interleave(group, 0)[:, None]
-        mixed_E = torch.arange(lean.width, device=device).view(2, half).t().flatten()
+        hidden_UL = F.pad(~mask_UP, (0, places - width), value=True)
+        self.bias_B1L = torch.zeros_like(hidden_UL, dtype=torch.float32).masked_fill_(hidden_UL, MASKED)
+        self.bias_B1L = self.bias_B1L.repeat_interleave(group, 0)[:, None]
 
         def room(x_NKE: Tensor) -> Tensor:
             """(B, K, L, E) with the prompts' keys or values in front."""
             x_UPKE = x_NKE.new_zeros(prompts, width, *x_NKE.shape[1:])
             x_UPKE[mask_UP] = x_NKE
-            room_URKLE = x_NKE.new_empty(prompts, group, x_NKE.shape[1], places, x_NKE.shape[2])
+            room_URKLE = x_NKE.new_zeros(prompts, group, x_NKE.shape[1], places, x_NKE.shape[2])
             room_URKLE[..., :width, :] = x_UPKE.transpose(1, 2)[:, None]
             return room_URKLE.flatten(0, 1)
 
         self.layers = [
-            self._layer(layer, mixed_E, room(keys[..., mixed_E].to(values.dtype)), room(values))
+            self._layer(layer, room(keys.to(values.dtype)), room(values))
             for layer, (keys, values) in zip(lean.body.layers, kept, strict=True)
         ]
 
-    def _layer(self, layer: Any, mixed_E: Tensor, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
-        """Copy what has to be joined or reordered, in the cache's type."""
-        own, mlp, dtype = layer.self_attn, layer.mlp, values_BKLE.dtype
-        turned = (
-            x.weight.unflatten(0, (-1, len(mixed_E)))[:, mixed_E].flatten(0, 1)
-            for x in (own.q_proj, own.k_proj)
-        )
-        norms = [own.q_norm.weight * own.scaling] * self.heads + [own.k_norm.weight] * self.key_heads
+    def _layer(self, layer: Any, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
+        """Join weights that read the same input, in the cache's type."""
+        mlp, dtype = layer.mlp, values_BKLE.dtype
+        projections, (q_norm_E, k_norm_E) = self.lean.weights(layer.self_attn)
         return _Layer(
             before_D=layer.input_layernorm.weight,
-            qkv_OD=torch.cat([*turned, own.v_proj.weight]).to(dtype),
-            head_norms_HE=torch.stack(norms)[:, mixed_E],
-            out_DO=own.o_proj.weight.to(dtype),
+            qkv_OD=torch.cat(projections).to(dtype),
+            head_norms_HE=torch.stack([q_norm_E] * self.heads + [k_norm_E] * self.key_heads),
+            out_DO=layer.self_attn.o_proj.weight.to(dtype),
             after_D=layer.post_attention_layernorm.weight,
             gate_up_FD=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype),
             down_DF=mlp.down_proj.weight.to(dtype),
@@ -100,30 +91,30 @@ class LeanDecoder:
 
     def step(self, token_B: Tensor) -> None:
         """Append a token to every row."""
-        turn_B1E = self.turn_L1E[self.position_B]
+        turn_B1Z = self.turn_LZ[self.position_B][:, None]
         x_BD = self.lean.embed(token_B)
-        self.used += 1
-        bias_P1L = self.bias_B1L[:, :, : self.used].repeat_interleave(self.key_heads, 0)
+        here, self.used = self.used, self.used + 1
+        self.bias_B1L[:, :, here] = 0
+        bias_P1L = self.bias_B1L[:, :, : self.used + -self.used % STEP].repeat_interleave(self.key_heads, 0)
         for layer in self.layers:
-            x_BD = self._attend(layer, x_BD, turn_B1E, bias_P1L)
+            x_BD = self._attend(layer, x_BD, turn_B1Z, bias_P1L)
             y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.after_D, self.lean.eps)
             gate_BF, up_BF = linears(y_BD, layer.gate_up_FD)[0].chunk(2, 1)
             x_BD = linears(F.silu(gate_BF).mul_(up_BF), layer.down_DF)[0] + x_BD
         self.position_B = self.position_B + 1
         self.hidden_BD = F.rms_norm(x_BD, x_BD.shape[1:], self.lean.body.norm.weight, self.lean.eps)
 
-    def _attend(self, layer: _Layer, x_BD: Tensor, turn_B1E: Tensor, bias_P1L: Tensor) -> Tensor:
+    def _attend(self, layer: _Layer, x_BD: Tensor, turn_B1Z: Tensor, bias_P1L: Tensor) -> Tensor:
         rows, size, here = len(x_BD), self.lean.width, self.used - 1
         y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.before_D, self.lean.eps)
         qkv_BHE = linears(y_BD, layer.qkv_OD)[0].view(rows, -1, size)
         qk_BHE, v_BKE = qkv_BHE.split([self.heads + self.key_heads, self.key_heads], 1)
         normed_BHE = F.rms_norm(qk_BHE.float(), (size,), None, self.lean.eps).mul_(layer.head_norms_HE)
-        turned_BHE = torch.view_as_real(
-            torch.view_as_complex(normed_BHE.unflatten(2, (-1, 2))) * turn_B1E
-        ).flatten(2)
-        q_BHE, k_BKE = turned_BHE.split([self.heads, self.key_heads], 1)
+        q_BHE, k_BKE = rotate(normed_BHE, turn_B1Z).split([self.heads, self.key_heads], 1)
         layer.keys_BKLE[:, :, here], layer.values_BKLE[:, :, here] = k_BKE, v_BKE
-        keys_PLE, values_PLE = (c.flatten(0, 1)[:, : self.used] for c in (layer.keys_BKLE, layer.values_BKLE))
+        keys_PLE, values_PLE = (
+            c.flatten(0, 1)[:, : bias_P1L.shape[2]] for c in (layer.keys_BKLE, layer.values_BKLE)
+        )
         scores_PGL = torch.baddbmm(
             bias_P1L, q_BHE.reshape(rows * self.key_heads, -1, size), keys_PLE.transpose(1, 2)
         )
