@@ -2,8 +2,9 @@
 
 Named sets: `tiny` (a model under 0.5 M parameters on two CPU cores) and `small` (0.5 to 4 B parameters on one
 GPU). The sizes are ours, grade `prior`, chosen by sweeps on the tiny model; the `small` learning rates are the
-usual ones of published RL runs on such models. Leaves out: lengths (they belong to a domain) and what the
-amounts cost (`mopdsim.cost`).
+usual ones of published RL runs on such models. `published` is no set of its own: each of the seven systems has its
+own figures (`mopdsim.systems`). Leaves out: lengths (they belong to a domain) and what the amounts cost
+(`mopdsim.cost`).
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
-AmountsName = Literal["tiny", "small"]
+from mopdsim.errors import UsageError
+
+AmountsName = Literal["tiny", "small", "published"]
 AMOUNTS_NAMES: tuple[AmountsName, ...] = get_args(AmountsName)
-TrainedKind = Literal["sft", "rl", "distill"]
+SpendingKind = Literal["sft", "rl", "distill", "reward_model", "preference", "rejection_sampling"]
+SPENDING_KINDS: tuple[SpendingKind, ...] = get_args(SpendingKind)
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -27,20 +31,21 @@ class Value(BaseModel):
 
 
 class Amounts(Value):
-    """What one trained stage spends.
+    """What one stage spends.
 
-    steps: optimiser steps. prompts_per_step: prompts (for `sft`: demonstrations) of one step.
-    rollouts_per_prompt: samples of each prompt (the group of GRPO). learning_rate: peak; warmed up linearly over
-    `warmup_steps`, then decayed by a cosine to `final_learning_rate_fraction` of it. max_flops: where given, the
-    stage ends with the step that reaches this many training FLOPs (generation, scoring and gradient; evaluation
-    not counted) and the schedule follows FLOPs; `steps` is then only a ceiling.
-    max_grad_norm: global gradient clipping. weight_decay: decoupled (AdamW).
+    steps: optimiser steps (for `rejection_sampling`: batches). prompts_per_step: prompts (for `sft`:
+    demonstrations) of one step. rollouts_per_prompt: samples of each prompt (the group of GRPO, the n of
+    best-of-n). learning_rate: peak (0 where nothing is trained); warmed up linearly over `warmup_steps`, then
+    decayed by a cosine to `final_learning_rate_fraction` of it. max_flops: where given, the stage ends with the
+    step that reaches this many training FLOPs (generation, scoring and gradient; evaluation not counted) and the
+    schedule follows FLOPs; `steps` is then only a ceiling. max_grad_norm: global gradient clipping.
+    weight_decay: decoupled (AdamW).
     """
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)]
     prompts_per_step: Annotated[int, Field(ge=1, le=1_000_000)]
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = 1
-    learning_rate: Positive
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     final_learning_rate_fraction: Share = 0.1
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -54,20 +59,35 @@ class Amounts(Value):
         return self.model_copy(update={"steps": steps, "max_flops": flops})
 
 
-def default_amounts(name: AmountsName, kind: TrainedKind) -> Amounts:
-    """The named set's amounts of a stage of this kind."""
+def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
+    """The named set's amounts of a stage of this kind. UsageError for `published`, which depends on the system."""
+    if name == "published":
+        raise UsageError(
+            "amounts = 'published': only the published systems have such amounts (`mopd recipes`), and a file must "
+            "give every stage its own in [amounts_of.STAGE]; use tiny or small"
+        )
     return _SETS[name][kind]
 
 
-_SETS: dict[AmountsName, dict[TrainedKind, Amounts]] = {
+_SETS: dict[str, dict[SpendingKind, Amounts]] = {
     "tiny": {
-        "sft": Amounts(steps=200, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20),
+        "sft": Amounts(steps=200, prompts_per_step=64, learning_rate=1e-3, warmup_steps=20),
         "rl": Amounts(steps=80, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3),
         "distill": Amounts(steps=200, prompts_per_step=32, learning_rate=1e-3),
+        "reward_model": Amounts(steps=180, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
+        "preference": Amounts(steps=120, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
+        "rejection_sampling": Amounts(
+            steps=16, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
+        ),
     },
     "small": {
         "sft": Amounts(steps=400, prompts_per_step=64, learning_rate=1e-5, warmup_steps=20),
         "rl": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6),
         "distill": Amounts(steps=200, prompts_per_step=128, learning_rate=2e-6),
+        "reward_model": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=4, learning_rate=5e-6),
+        "preference": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=5e-7),
+        "rejection_sampling": Amounts(
+            steps=100, prompts_per_step=256, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
+        ),
     },
 }

@@ -32,6 +32,8 @@ CONSTANTS = (
     "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
     "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
     "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept", "seed_sd",
+    "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
+    "imitated_choice", "preference_share", "size_slope",
 )  # fmt: skip
 Distribution = Literal["normal", "lognormal", "logit", "student"]
 DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)

@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mopdsim.caps import SIZES_B
 from mopdsim.cost.constants import shipped
 from mopdsim.domains import Domain
+from mopdsim.hardware import gpu
+from mopdsim.model import model
 from mopdsim.quality import Effort
-from mopdsim.recipe import Distill, Rl
+from mopdsim.recipe import SMALLER, Distill, RejectionSampling, RewardModel, Rl
 from mopdsim.scenario import Scenario
-from mopdsim.stage_cost import Machine
 from mopdsim.world import World
 
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
@@ -24,15 +26,16 @@ _STABLE_EXTRAPOLATION = 1.35
 def caveats(
     scenario: Scenario,
     domains: Mapping[str, Domain],
-    machine: Machine,
     efforts: Mapping[str, Effort],
     world: World,
 ) -> tuple[str, ...]:
     """What a reader must know before trusting the numbers."""
     return tuple([
         *_of_facts(scenario, domains),
-        *_of_machine(scenario, machine),
+        *_of_machine(scenario),
         *_of_recipe(scenario, efforts, world),
+        *_of_judges(scenario),
+        *_of_sizes(scenario, world),
     ])  # fmt: skip
 
 
@@ -60,22 +63,23 @@ def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> list[str]:
     return found
 
 
-def _of_machine(scenario: Scenario, machine: Machine) -> list[str]:
+def _of_machine(scenario: Scenario) -> list[str]:
     found = []
-    if machine.gpu.name.startswith("CPU"):
+    device = gpu(scenario.gpu)
+    if device.name.startswith("CPU"):
         found.append("times on a CPU are one efficiency for all phases, not fitted: expect a factor of 1.5")
     else:
         fitted = shipped()["rl_steps"]
         for kind, name, known in (
-            ("model", machine.model.name, fitted.models),
-            ("GPU", machine.gpu.name, fitted.gpus),
+            ("model", model(scenario.model).name, fitted.models),
+            ("GPU", device.name, fitted.gpus),
         ):
             if name not in known:
                 found.append(
                     f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
                 )
-    if scenario.usd_per_gpu_hour is None and machine.gpu.price_grade == "assumed":
-        found.append(f"the price of {machine.gpu.name} is assumed: give usd_per_gpu_hour")
+    if scenario.usd_per_gpu_hour is None and device.price_grade == "assumed":
+        found.append(f"the price of {device.name} is assumed: give usd_per_gpu_hour")
     return found
 
 
@@ -99,6 +103,48 @@ def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) 
         found.append(
             f"extrapolation above {_STABLE_EXTRAPOLATION:g} in {', '.join(far)}: 1.5 was unstable in ExOPD, "
             "and the forecast knows no such failure; stay near 1.25"
+        )
+    return found
+
+
+def _of_judges(scenario: Scenario) -> list[str]:
+    stages = scenario.recipe.stages
+    found = []
+    judges = [s.name for s in stages if isinstance(s, RewardModel)]
+    if judges:
+        found.append(
+            f"what {', '.join(judges)} {'wins' if len(judges) == 1 else 'win'} of the verifier's gain, and where that "
+            "turns into over-optimisation, are priors over an order of magnitude: hold a check by verifiers or people"
+        )
+    free = [s.name for s in stages if isinstance(s, Rl) and s.reward_models and not s.kl_coefficient]
+    if free:
+        found.append(
+            f"nothing holds {', '.join(free)} to its start while a reward model judges: give it a kl_coefficient"
+        )
+    chosen = [s.name for s in stages if isinstance(s, RejectionSampling)]
+    if chosen:
+        found.append(
+            f"how much of a best-of-n's gain training on {', '.join(chosen)} brings is a prior: .12 to .42 of it"
+        )
+    return found
+
+
+def _of_sizes(scenario: Scenario, world: World) -> list[str]:
+    if SMALLER not in scenario.recipe.roots:
+        return []
+    found = []
+    unasked = [name for name in scenario.recipe.domains if name not in scenario.smaller_start]
+    if unasked:
+        found.append(
+            f"start scores of {scenario.smaller} on {', '.join(unasked)} follow from its size alone: give them, as in "
+            f"[smaller_start] {unasked[0]} = [P10, P90]"
+        )
+    low, high = SIZES_B
+    sizes = [size for size in world.sizes_b.values() if not low <= size <= high]
+    if sizes:
+        found.append(
+            f"the cap between {scenario.model} and {scenario.smaller} was fitted from {low:g} to {high:g} billion "
+            f"parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
         )
     return found
 

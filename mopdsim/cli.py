@@ -19,8 +19,10 @@ import typer
 from typer.core import TyperGroup
 
 from mopdsim import __version__
+from mopdsim.app_command import app as serve
 from mopdsim.commands import VERBS, Json, emit
 from mopdsim.errors import MopdError
+from mopdsim.plan_command import plan
 
 SUMMARIES = {
     "train": "Run a recipe for real: stages, checkpoints, scores.",
@@ -127,8 +129,9 @@ def check(
         print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
 
 
-for _verb in VERBS:
+for _verb in (*VERBS, plan):
     app.command()(_verb)
+app.command("app")(serve)
 
 
 def main() -> None:

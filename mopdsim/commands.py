@@ -1,47 +1,41 @@
 """The simulator's verbs: `mopd gpus | models | forecast | compare | validate | calibrate`.
 
 Imports of the simulator stay inside the functions, so that each verb pays for what it uses. Leaves out: the root and
-its exit codes (`mopdsim.cli`), all arithmetic.
+its exit codes (`mopdsim.cli`), options and scenarios (`mopdsim.command_flags`), all arithmetic.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
-from mopdsim.errors import NotFoundError
-from mopdsim.texts import comparison_text, forecast_text, validation_text
+from mopdsim.command_flags import (
+    Amounts,
+    Budget,
+    Deadline,
+    Domains,
+    Draws,
+    GpuName,
+    Gpus,
+    Json,
+    ModelName,
+    Seed,
+    Teams,
+    emit,
+    published_scenario,
+    scenario_keys,
+    scenario_of,
+)
+from mopdsim.compare_command import compare
+from mopdsim.errors import UsageError
+from mopdsim.texts import forecast_text, validation_text
 
-if TYPE_CHECKING:
-    from mopdsim.scenario import Scenario
+__all__ = ["VERBS", "Json", "emit"]
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
-ModelName = Annotated[
-    str | None, typer.Option("--model", help="A name of `mopd models`, or a config.json's directory.")
-]
-GpuName = Annotated[str | None, typer.Option("--gpu", help="A name of `mopd gpus`.")]
-Gpus = Annotated[int | None, typer.Option(help="GPUs of the pool.")]
-Domains = Annotated[
-    str | None,
-    typer.Option(help="Comma-separated domains of a named recipe [default: sort,reverse,shift, tiny ones]."),
-]
-Teams = Annotated[int | None, typer.Option(help="Stages worked on at once [default: no limit].")]
-Budget = Annotated[float | None, typer.Option(help="Dollars; the forecast says how likely it suffices.")]
-Deadline = Annotated[float | None, typer.Option(help="Days; likewise.")]
-Amounts = Annotated[str | None, typer.Option(help="Named set of amounts of a named recipe: tiny or small.")]
-Draws = Annotated[int | None, typer.Option(help="Monte Carlo draws [default: 1000].")]
-Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
-Kind = Literal["decode", "train_throughput", "rl_steps", "quality", "project_totals"]
-CostKind = Literal["decode", "train_throughput", "rl_steps"]
-
-
-def emit(document: object) -> None:
-    """The one JSON document of a command."""
-    print(json.dumps(document, indent=1, allow_nan=False))
+Kind = Literal["decode", "train_throughput", "rl_steps", "quality", "project_totals", "published"]
+CostKind = Literal["cost", "decode", "train_throughput", "rl_steps"]
 
 
 def gpus(json_: Json = False) -> None:
@@ -101,46 +95,23 @@ def forecast(
 ) -> None:
     """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
 
+    A published system without --model, --domains and --amounts is forecast at its published scale.
+
     Example: mopd forecast mopd --domains math,code --model Qwen3-30B-A3B --gpu H100 --gpus 64 --amounts small
     """
     from mopdsim.forecast import forecast as run
 
-    flags = _flags(model, gpu, gpus, domains, teams, budget, deadline, amounts, draws, seed)
-    scenario = _scenario(recipe, flags)
+    keys = scenario_keys(
+        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
+        amounts=amounts, draws=draws, seed=seed,
+    )  # fmt: skip
+    scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
     if write is not None:
         from mopdsim.scenario import dump
 
         write.write_text(dump(scenario), encoding="utf-8")
     document = run(scenario).to_document()
     emit(document) if json_ else print(forecast_text(document))
-
-
-def compare(
-    recipes: Annotated[
-        list[str], typer.Argument(metavar="RECIPE|FILE ...", help="Two or more; the first is the baseline.")
-    ],
-    model: ModelName = None,
-    gpu: GpuName = None,
-    gpus: Gpus = None,
-    domains: Domains = None,
-    teams: Teams = None,
-    budget: Budget = None,
-    deadline: Deadline = None,
-    amounts: Amounts = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    json_: Json = False,
-) -> None:
-    """Forecast several recipes in the same worlds: differences, the probability that one is better, or a tie.
-
-    Example: mopd compare mixed_rl mopd merge --domains math,code
-    """
-    from mopdsim.compare import compare as judge
-    from mopdsim.forecast import forecast as run
-
-    flags = _flags(model, gpu, gpus, domains, teams, budget, deadline, amounts, draws, seed)
-    document = judge([run(_scenario(recipe, flags)) for recipe in recipes])
-    emit(document) if json_ else print(comparison_text(document))
 
 
 def validate(
@@ -159,7 +130,10 @@ def validate(
 
 
 def calibrate(
-    kind: Annotated[CostKind, typer.Argument(help="Which constants to fit.")],
+    kind: Annotated[
+        CostKind,
+        typer.Argument(help="Which constants to fit; cost: those that the file's columns speak about."),
+    ],
     data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
     out: Annotated[
         Path | None, typer.Option(help="Write a constants file here [default: nothing is written].")
@@ -168,14 +142,15 @@ def calibrate(
 ) -> None:
     """Fit the cost constants to measurements and report leave-one-out errors.
 
-    Example: mopd calibrate train_throughput --data mine.csv --out constants.json
+    Example: mopd calibrate cost --data mine.csv --out constants.json
     """
     from mopdsim.fit_cost import calibrated_report
     from mopdsim.fit_cost import write as save
 
-    entry, report = calibrated_report(kind, data)
+    found = cost_kind(data) if kind == "cost" else kind
+    entry, report = calibrated_report(found, data)
     if out is not None:
-        save(kind, entry, out)
+        save(found, entry, out)
     document = {"entry": entry, "report": report.as_json()}
     emit(document) if json_ else print(validation_text(report.as_json()))
 
@@ -183,54 +158,21 @@ def calibrate(
 VERBS = (gpus, models, forecast, compare, validate, calibrate)
 
 
-def _flags(
-    model: str | None,
-    gpu: str | None,
-    gpus: int | None,
-    domains: str | None,
-    teams: int | None,
-    budget: float | None,
-    deadline: float | None,
-    amounts: str | None,
-    draws: int | None,
-    seed: int | None,
-) -> dict[str, Any]:
-    """The keys of a scenario file that were given as flags."""
-    given = {
-        "model": model,
-        "gpu": gpu,
-        "gpus": gpus,
-        "domains": None if domains is None else [name.strip() for name in domains.split(",") if name.strip()],
-        "teams": teams,
-        "budget_usd": budget,
-        "deadline_days": deadline,
-        "options": None if amounts is None else {"amounts": amounts},
-        "draws": draws,
-        "seed": seed,
-    }
-    return {key: value for key, value in given.items() if value is not None}
+def cost_kind(data: Path) -> str:
+    """The constants that a table of measurements speaks about, by its columns. UsageError where it fits none."""
+    from mopdsim.validate import LOADERS
+    from mopdsim.validate.tables import read_rows
 
-
-def _scenario(recipe: str, flags: Mapping[str, Any]) -> Scenario:
-    """A named recipe's scenario, or a file's (a scenario or a recipe), with the flags on top."""
-    from mopdsim import scenario
-    from mopdsim.recipe_file import read_toml
-    from mopdsim.recipes import CATALOGUE, DEFAULT_DOMAINS
-
-    if not recipe.endswith(".toml"):
-        if recipe not in CATALOGUE:
-            from mopdsim.errors import did_you_mean
-
-            raise NotFoundError(
-                f"no recipe {recipe!r}{did_you_mean(recipe, CATALOGUE)}; a file ends in .toml"
-            )
-        return scenario.of_recipe(recipe, source=recipe, **{"domains": list(DEFAULT_DOMAINS), **flags})
-    document = read_toml(Path(recipe))
-    if "stages" in document:
-        document = {"recipe": document}
-    if "gpus" in flags:
-        document.pop("pools", None)
-    return scenario.from_document({**document, **flags}, source=recipe)
+    rows = read_rows(data, ())
+    columns = set(rows[0][1]) if rows else set()
+    needs = {kind: tuple(loader.COLUMNS) for kind, loader in LOADERS.items()}
+    fitting = [kind for kind, names in needs.items() if columns >= set(names)]
+    if not fitting:
+        shown = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in needs.items())
+        raise UsageError(
+            f"data file {str(data)!r}: its columns are of no cost table: it must have those of {shown}"
+        )
+    return fitting[0]
 
 
 def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
@@ -238,6 +180,14 @@ def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
         from mopdsim.validate_quality import validate as of_quality
 
         return of_quality(data)
+    if kind == "published":
+        from mopdsim.published_totals import validate as of_published
+
+        if data is not None:
+            raise UsageError(
+                f"data = {str(data)!r}: the published totals stand in the systems' files: leave it out"
+            )
+        return of_published()
     if kind == "project_totals":
         from mopdsim.validate_projects import validate as of_projects
 

@@ -15,19 +15,19 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.calibration import Calibration, default_calibration, standard_normal
+from mopdsim.calibration import Calibration, default_calibration
 from mopdsim.caveats import caveats
 from mopdsim.domains import GRADES, Domain, Grade
 from mopdsim.errors import UsageError, did_you_mean
 from mopdsim.hardware import Gpu, gpu
 from mopdsim.interference import Array
-from mopdsim.model import Model, model
-from mopdsim.quality import Effort, State, walk
-from mopdsim.recipe import BASE
+from mopdsim.quality import Effort, Products, State, products, walk
 from mopdsim.scenario import Scenario
-from mopdsim.schedule import Job, Timeline, affected_by, needs_of, place, stretched
-from mopdsim.stage_cost import Bill, Machine, bill
-from mopdsim.world import World, draw_world
+from mopdsim.schedule import Timeline, affected_by, place
+from mopdsim.stage_cost import Bill
+from mopdsim.stage_draws import bill_of, effort_of, job_of, length_of, machine_of, world_of
+from mopdsim.stage_draws import relative_length as relative_length
+from mopdsim.world import World
 
 HOUR, DAY = 3600.0, 86_400.0
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
@@ -43,10 +43,24 @@ class Forecast:
     timeline: Timeline
     usd_per_gpu_hour: float
     efforts: Mapping[str, Effort]
-    states: Mapping[str, State]
+    products: Products
     world: World
     grades: Mapping[str, Grade]
     warnings: tuple[str, ...]
+
+    @property
+    def states(self) -> Mapping[str, State]:
+        """The policies that stages leave, roots included."""
+        return self.products.states
+
+    @cached_property
+    def stage_flops(self) -> dict[str, Array]:
+        """FLOPs of each stage's sampling, scoring and gradient; evaluation and reruns not counted. (N,)"""
+        recipe = self.scenario.recipe
+        return {
+            name: effort.compute_N * machine_of(self.scenario, recipe.stage[name]).model.active_parameters
+            for name, effort in self.efforts.items()
+        }
 
     @cached_property
     def stage_gpu_hours(self) -> dict[str, Array]:
@@ -81,7 +95,7 @@ class Forecast:
         """
         state = self.output
         assert state.waterfall is not None
-        steps: dict[str, Array] = {"start": self.states[BASE].score_DN}
+        steps: dict[str, Array] = {"start": self.states[state.root].score_DN}
         steps |= {str(cause): row_DN for cause, row_DN in state.waterfall.items()}
         steps["final"] = state.score_DN
         means = {cause: row_DN.mean(axis=1).tolist() for cause, row_DN in steps.items()}
@@ -94,7 +108,8 @@ class Forecast:
     def uncertainty(self) -> dict[str, dict[str, float]]:
         """Standard deviation of each score: in all, and from seeds alone (other numbers fixed). Scores are
         true pass rates: what a finite test adds is not in it."""
-        fixed = walk(self.scenario.recipe, replace(self.world, spread={}), self.efforts, explain=False)[
+        calm = self.world.without_seeds()
+        fixed = walk(self.scenario.recipe, calm, self.efforts, explain=False)[
             self.scenario.recipe.output
         ].score_DN
         return {
@@ -138,14 +153,16 @@ class Forecast:
             "seed": scenario.seed,
             "gpu_hours": quantiles(self.gpu_hours_N),
             "usd": quantiles(self.usd_N),
+            "flops": quantiles(sum(self.stage_flops.values(), np.zeros(scenario.draws))),
             "days": quantiles(self.days_N),
             "fits": True,
             "within_budget": _share(self.usd_N, scenario.budget_usd),
             "within_deadline": _share(self.days_N, scenario.deadline_days),
             "critical_path": list(self.timeline.critical_path),
             "stages": [self._stage(place) for place in range(len(self.timeline.jobs))],
-            "scores": {
-                name: quantiles(row) for name, row in zip(self.world.names, self.scores_DN, strict=True)
+            "scores": self._quantiles(self.scores_DN),
+            "side_outputs": {
+                name: self._quantiles(self.states[name].score_DN) for name in scenario.recipe.side_outputs
             },
             "waterfall": self.waterfall,
             "uncertainty": self.uncertainty,
@@ -169,16 +186,31 @@ class Forecast:
             "start_day": quantiles(self.timeline.start_JN[place] / DAY),
             "end_day": quantiles(self.timeline.end_JN[place] / DAY),
             "hours_by_phase": {phase: seconds / HOUR for phase, seconds in found.seconds.items()},
+            "flops": quantiles(self.stage_flops[job.name]),
             "flops_by_phase": dict(found.flops),
             "generated_tokens": found.generated_tokens,
             "scored_tokens": found.scored_tokens,
             "trained_tokens": found.trained_tokens,
             "layout": found.layout,
             "memory_gb": found.memory_bytes / 1e9,
-            "scores": dict(
-                zip(self.world.names, np.median(self.states[job.name].score_DN, axis=1).tolist(), strict=True)
-            ),
+            "grade": stage_grade(self.scenario, found),
+            **self._product(job.name),
         }
+
+    def _product(self, name: str) -> dict[str, Any]:
+        """Medians of what a stage leaves: a policy's scores, a reward model's fidelity, the scores of kept samples."""
+        made = self.products
+        if name in made.judges:
+            return {"scores": {}, "fidelity": self._medians(made.judges[name].fidelity_DN)}
+        if name in made.datasets:
+            return {"scores": {}, "kept": self._medians(made.datasets[name].kept_DN)}
+        return {"scores": self._medians(made.states[name].score_DN)}
+
+    def _medians(self, values_DN: Array) -> dict[str, float]:
+        return dict(zip(self.world.names, np.median(values_DN, axis=1).tolist(), strict=True))
+
+    def _quantiles(self, values_DN: Array) -> dict[str, dict[str, float]]:
+        return {name: quantiles(row) for name, row in zip(self.world.names, values_DN, strict=True)}
 
     def _retraining(self, domain: str) -> dict[str, Any]:
         names, hours_N, days_N = self.retraining(domain)
@@ -187,40 +219,26 @@ class Forecast:
 
 def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Forecast:
     """Cost, schedule and quality of a scenario. InfeasibleError where the model fits no layout."""
-    calibration = calibration or default_calibration()
-    domains = scenario.domains
-    machine = Machine(model=model(scenario.model), gpu=gpu(scenario.gpu), overlap=scenario.overlap)
-    recipe = scenario.recipe
-    world = draw_world(
-        calibration,
-        domains,
-        tuple(recipe.stage),
-        scenario.scope,
-        seed=scenario.seed,
-        draws=scenario.draws,
-        pairs=scenario.pairs,
-    )
+    world = world_of(scenario, calibration or default_calibration())
+    recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = {
-        stage.name: bill(
-            stage, recipe.amounts.get(stage.name), domains, machine, gpus=scenario.stage_gpus(stage.name)
-        )
-        for stage in recipe.stages
+        stage.name: bill_of(scenario, stage, gpus=scenario.stage_gpus(stage.name)) for stage in recipe.stages
     }
-    lengths = {name: relative_length(found, world) for name, found in bills.items()}
-    efforts = {name: _effort(found, machine.model, lengths[name]) for name, found in bills.items()}
-    jobs = [_job(scenario, found, lengths[name]) for name, found in bills.items()]
-    price = scenario.usd_per_gpu_hour or machine.gpu.usd_per_gpu_hour
+    lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
+    efforts = {name: effort_of(scenario, found, lengths[name]) for name, found in bills.items()}
+    jobs = [job_of(scenario, found, lengths[name]) for name, found in bills.items()]
+    domains = scenario.domains
     return Forecast(
         scenario=scenario,
         domains=domains,
         bills=bills,
         timeline=place(jobs, scenario.pools, teams=scenario.teams),
-        usd_per_gpu_hour=price,
+        usd_per_gpu_hour=scenario.usd_per_gpu_hour or machine.usd_per_gpu_hour,
         efforts=efforts,
-        states=walk(recipe, world, efforts),
+        products=products(recipe, world, efforts),
         world=world,
-        grades=_grades(scenario, domains, bills, machine.gpu),
-        warnings=caveats(scenario, domains, machine, efforts, world),
+        grades=_grades(scenario, domains, bills, machine),
+        warnings=caveats(scenario, domains, efforts, world),
     )
 
 
@@ -230,44 +248,12 @@ def quantiles(values_N: Array) -> dict[str, float]:
     return {name: float(value) for name, value in zip(QUANTILES, found, strict=True)}
 
 
-def relative_length(found: Bill, world: World) -> Array:
-    """A stage's mean response length in each draw, relative to the central one. (N,)"""
-    if not found.shares:
-        return np.ones(world.start_DN.shape[-1])
-    lengths_N = sum(share * world.length_DN[world.index[name]] for name, share in found.shares.items())
-    return np.asarray(lengths_N) / found.mean_length
-
-
-def _effort(found: Bill, base: Model, relative_length_N: Array) -> Effort:
-    """RL compute per active parameter and gradient tokens, both in proportion to the length."""
-    per_parameter = found.training_run_flops / base.active_parameters
-    return Effort(
-        compute_N=per_parameter * relative_length_N, tokens_N=found.gradient_tokens * relative_length_N
-    )
-
-
-def _job(scenario: Scenario, found: Bill, relative_length_N: Array) -> Job:
-    """A stage's job with its draws: lengths, the time model's error (common to all stages), failures,
-    reruns.
-    """
-    noise_N = standard_normal("time_model", scenario.seed, scenario.draws)
-    job = Job(
-        name=found.name,
-        seconds_N=found.seconds_at(relative_length_N, noise_N),
-        gpus=found.gpus,
-        needs=needs_of(scenario.recipe, found.name),
-        pool=scenario.pool(found.name),
-        priority=scenario.priority.get(found.name, 0.0),
-    )
-    return stretched(job, scenario.reliability, seed=scenario.seed)
-
-
 def _grades(
     scenario: Scenario, domains: Mapping[str, Domain], bills: Mapping[str, Bill], machine: Gpu
 ) -> dict[str, Grade]:
     """The weakest grade among the inputs of each number."""
     lengths: list[Grade] = [row.response_tokens.grade for row in domains.values()]
-    times = [*lengths, *(found.grade for found in bills.values())]
+    times = [*lengths, *(stage_grade(scenario, found) for found in bills.values())]
     price = "measured" if scenario.usd_per_gpu_hour else machine.price_grade
     scores = {
         name: weakest([row.start.grade, row.asymptote.grade, row.midpoint.grade])
@@ -280,6 +266,12 @@ def _grades(
         "days": weakest([hours, "prior"]),
         **{f"scores.{name}": grade for name, grade in scores.items()},
     }
+
+
+def stage_grade(scenario: Scenario, found: Bill) -> Grade:
+    """What a stage's hours rest on: a range of its own amounts or an overhead is a prior."""
+    ranged = any(key.partition(".")[0] == found.name for key in scenario.ranges)
+    return weakest([found.grade, "prior" if ranged or scenario.overhead is not None else "measured"])
 
 
 def weakest(grades: Sequence[str]) -> Grade:

@@ -1,14 +1,13 @@
 """The recipe language: a post-training recipe is a DAG of stages over named domains.
 
-A stage starts from the weights of another (`init`; "base" is the model the recipe is run on) and is one of a
-closed set of kinds. Structure (`stages`) and amounts (`amounts`, by stage) are kept apart. Both engines read this
-value: the simulator forecasts it, the trainer runs it.
+A stage starts from the weights of another (`init`; "base" is the model the recipe is run on, "smaller" a smaller
+one) and is one of a closed set of kinds. Structure (`stages`) and amounts (`amounts`, by stage) are kept apart. Both
+engines read this value: the simulator forecasts it, the trainer runs it.
 Leaves out: files (`mopdsim.recipe_file`), ready-made recipes (`mopdsim.recipes`), what a domain is.
 """
 
 from __future__ import annotations
 
-import graphlib
 import math
 from collections.abc import Mapping
 from functools import cached_property
@@ -18,39 +17,48 @@ from pydantic import Field, field_validator, model_validator
 
 from mopdsim.amounts import Amounts, AmountsName, Value
 from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.recipe_checks import check_amounts, check_domains, check_judges, check_roles, topological
 from mopdsim.stage import (
-    BASE,
     AnyStage,
     Balance,
     Distill,
     DistillLoss,
     Merge,
-    Name,
     Rl,
     Sft,
     Stage,
     Teacher,
     TrainedStage,
     parents,
+    read,
 )
+from mopdsim.stage_feedback import Preference, RejectionSampling, RewardModel
+from mopdsim.stage_fields import BASE, ROOTS, SMALLER, Name
 
 if TYPE_CHECKING:
     import networkx as nx
 
 __all__ = [
     "BASE",
+    "ROOTS",
+    "SMALLER",
     "AnyStage",
     "Balance",
     "Distill",
     "DistillLoss",
     "Merge",
+    "Name",
+    "Preference",
     "Recipe",
+    "RejectionSampling",
+    "RewardModel",
     "Rl",
     "Sft",
     "Stage",
     "Teacher",
     "TrainedStage",
     "parents",
+    "read",
 ]
 
 
@@ -59,6 +67,7 @@ class Recipe(Value):
 
     domains: specifications of the prompts and verifiers, as the trainer's tasks or the simulator's table read them.
     amounts: by stage name, one for each stage but merges. amounts_name: the named set they started from.
+    side_outputs: other models that the recipe delivers, such as a smaller student.
     """
 
     name: Name
@@ -67,6 +76,7 @@ class Recipe(Value):
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
     amounts: dict[str, Amounts]
     output: str
+    side_outputs: tuple[str, ...] = ()
 
     @field_validator("domains")
     @classmethod
@@ -79,22 +89,27 @@ class Recipe(Value):
     @field_validator("stages")
     @classmethod
     def _ordered(cls, stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
-        return _topological(stages)
+        return topological(stages)
 
     @model_validator(mode="after")
     def _sound(self) -> Recipe:
         for stage in self.stages:
-            _check_domains(stage, self.domains)
+            check_domains(stage, self.domains)
         names = [stage.name for stage in self.stages]
-        if self.output not in names:
-            raise ValueError(f"output {self.output!r} is no stage{did_you_mean(self.output, names)}")
-        useful = self.ancestors(self.output) | {self.output}
+        outputs = (self.output, *self.side_outputs)
+        for output in outputs:
+            if output not in names:
+                raise ValueError(f"output {output!r} is no stage{did_you_mean(output, names)}")
+        useful = set(outputs).union(*map(self.ancestors, outputs))
         for name in names:
             if name not in useful:
                 raise ValueError(
                     f"stage {name!r} is no ancestor of the output {self.output!r}: use it or remove it"
                 )
-        _check_amounts(self.stages, self.amounts)
+        check_roles(self.stages, outputs)
+        for stage in self.stages:
+            check_judges(stage, self.stage)
+        check_amounts(self.stages, self.amounts)
         return self
 
     @cached_property
@@ -102,29 +117,41 @@ class Recipe(Value):
         """Stages by name."""
         return {stage.name: stage for stage in self.stages}
 
+    @cached_property
+    def roots(self) -> tuple[str, ...]:
+        """The models the recipe is run on: "base" and, where a stage starts from it, "smaller"."""
+        read_by_all = {parent for stage in self.stages for parent in parents(stage)}
+        return (BASE, *(root for root in ROOTS[1:] if root in read_by_all))
+
+    def root_of(self, name: str) -> str:
+        """The model that a stage's weights grew from."""
+        while name not in ROOTS:
+            name = self.stage[name].init
+        return name
+
     def ancestors(self, name: str) -> set[str]:
-        """Names of all stages that `name` depends on, the base left out."""
+        """Names of all stages that `name` depends on, roots left out."""
         found: set[str] = set()
         frontier = [name]
         while frontier:
             for parent in parents(self.stage[frontier.pop()]):
-                if parent != BASE and parent not in found:
+                if parent not in ROOTS and parent not in found:
                     found.add(parent)
                     frontier.append(parent)
         return found
 
     def graph(self) -> nx.DiGraph:
-        """The recipe as a networkx graph: nodes are stage names and "base" (attribute `stage`), edges carry
-        `role`: "init", "teacher" or "input"."""
+        """The recipe as a networkx graph: nodes are stage names and roots (attribute `stage`), edges carry `role`:
+        "init", "teacher", "input", "data" or "reward"."""
         import networkx as nx
 
         graph = nx.DiGraph(name=self.name)
-        graph.add_node(BASE, stage=None)
+        graph.add_nodes_from(self.roots, stage=None)
         for stage in self.stages:
             graph.add_node(stage.name, stage=stage)
-            role = "teacher" if isinstance(stage, Distill) else "input"
-            for parent in parents(stage):
-                graph.add_edge(parent, stage.name, role="init" if parent == stage.init else role)
+            for role, names in read(stage).items():
+                graph.add_edges_from(((name, stage.name) for name in names), role=role)
+            graph.add_edge(stage.init, stage.name, role="init")
         return graph
 
     def scaled(self, factor: float) -> Recipe:
@@ -137,91 +164,7 @@ class Recipe(Value):
         """The same recipe with some stages' amounts replaced. UsageError where they do not suit the stages."""
         changed = {**self.amounts, **amounts}
         try:
-            _check_amounts(self.stages, changed)
+            check_amounts(self.stages, changed)
         except ValueError as error:
             raise UsageError(f"recipe {self.name!r}: {error}") from None
         return self.model_copy(update={"amounts": changed})
-
-
-def _topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
-    """Stages sorted so that parents come first, otherwise in the order given."""
-    by_name = {stage.name: stage for stage in stages}
-    if len(by_name) < len(stages):
-        names = [stage.name for stage in stages]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"two stages are called {twice!r}: give each its own name")
-    if BASE in by_name:
-        raise ValueError(
-            f"a stage is called {BASE!r}, which names the model the recipe starts from: rename it"
-        )
-    for stage in stages:
-        for parent in parents(stage):
-            if parent != BASE and parent not in by_name:
-                hint = did_you_mean(parent, [BASE, *by_name])
-                raise ValueError(f"stage {stage.name!r} refers to {parent!r}, which is no stage{hint}")
-    needs = {stage.name: [name for name in parents(stage) if name != BASE] for stage in stages}
-    try:
-        order = list(graphlib.TopologicalSorter(needs).static_order())
-    except graphlib.CycleError as error:
-        raise ValueError(
-            f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one link"
-        ) from None
-    depth = {name: 0 for name in order}
-    for name in order:
-        depth[name] = max((depth[parent] + 1 for parent in needs[name]), default=0)
-    return tuple(sorted(stages, key=lambda stage: depth[stage.name]))
-
-
-def _check_amounts(stages: tuple[AnyStage, ...], amounts: Mapping[str, Amounts]) -> None:
-    """Every trained stage has amounts, and as many rollouts of a prompt as its kind makes use of."""
-    trained = {stage.name: stage for stage in stages if not isinstance(stage, Merge)}
-    if extra := sorted(set(amounts) - set(trained)):
-        raise ValueError(
-            f"amounts of {extra[0]!r}: no trained stage of that name{did_you_mean(extra[0], trained)}"
-        )
-    if missing := sorted(set(trained) - set(amounts)):
-        raise ValueError(f"stage {missing[0]!r} has no amounts: add [amounts_of.{missing[0]}]")
-    for name, stage in trained.items():
-        rollouts = amounts[name].rollouts_per_prompt
-        if isinstance(stage, Sft) and rollouts != 1:
-            raise ValueError(
-                f"stage {name!r}: rollouts_per_prompt = {rollouts}: sft samples nothing: set it to 1"
-            )
-        rewarded = isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix > 0)
-        if rewarded and rollouts < 2:
-            raise ValueError(
-                f"stage {name!r}: rollouts_per_prompt = {rollouts}: a group baseline needs at least 2: raise it"
-            )
-
-
-def _check_domains(stage: AnyStage, domains: tuple[str, ...]) -> None:
-    """Every domain a stage names is the recipe's, and a distilled one has a teacher."""
-    if isinstance(stage, Merge):
-        return
-    named = list(stage.domains)
-    if isinstance(stage, Rl):
-        named += list(stage.reward_weights)
-    if isinstance(stage, Distill):
-        named += [domain for teacher in stage.teachers for domain in teacher.domains]
-    for domain in named:
-        if domain not in domains:
-            raise ValueError(
-                f"stage {stage.name!r}: unknown domain {domain!r}{did_you_mean(domain, domains)}"
-            )
-    if isinstance(stage, Rl):
-        for domain in stage.reward_weights:
-            if domain not in stage.domains:
-                raise ValueError(
-                    f"stage {stage.name!r}: reward_weights names {domain!r}, which it does not train"
-                )
-    if isinstance(stage, Distill):
-        taught = {domain for teacher in stage.teachers for domain in teacher.domains}
-        for domain in stage.domains:
-            if domain not in taught:
-                raise ValueError(
-                    f"stage {stage.name!r}: domain {domain!r} has no teacher: add it to one's domains"
-                )
-        for domain in sorted(taught - set(stage.domains)):
-            raise ValueError(
-                f"stage {stage.name!r}: a teacher serves {domain!r}, but no prompts of it are drawn: add it to domains"
-            )

@@ -25,14 +25,14 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from mopdsim.amounts import AMOUNTS_NAMES, Amounts, default_amounts
+from mopdsim.amounts import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
 from mopdsim.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipe import AnyStage, Recipe, Teacher
 
 SCHEMA_VERSION = 1
 MAX_STAGES = 2_000
 _KINDS: dict[str, type[AnyStage]] = {kind.model_fields["kind"].default: kind for kind in get_args(AnyStage)}
-_KEYS = ("schema_version", "name", "domains", "amounts", "output", "stages", "amounts_of")
+_KEYS = ("schema_version", "name", "domains", "amounts", "output", "side_outputs", "stages", "amounts_of")
 
 
 def to_document(recipe: Recipe) -> dict[str, Any]:
@@ -43,7 +43,8 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
         "domains": list(recipe.domains),
         "amounts": recipe.amounts_name,
         "output": recipe.output,
-        "stages": [stage.model_dump(mode="json") for stage in recipe.stages],
+        "side_outputs": list(recipe.side_outputs),
+        "stages": [stage.model_dump(mode="json", exclude_none=True) for stage in recipe.stages],
         "amounts_of": {
             name: amounts.model_dump(mode="json", exclude_none=True)
             for name, amounts in recipe.amounts.items()
@@ -71,12 +72,13 @@ def from_document(document: Mapping[str, Any], *, source: str = "recipe") -> Rec
     amounts: dict[str, Any] = {}
     for stage in stages if isinstance(stages, list) else []:
         kind = stage.get("kind") if isinstance(stage, Mapping) else None
-        if kind in ("sft", "rl", "distill"):
+        if kind in SPENDING_KINDS:
             stage_name = str(stage.get("name"))
             given = overrides.get(stage_name, {})
-            filled = isinstance(given, Mapping)
+            filled = isinstance(given, Mapping) and name != "published"
             amounts[stage_name] = {**default_amounts(name, kind).model_dump(), **given} if filled else given
-    fields = {key: value for key, value in document.items() if key in ("name", "domains", "stages", "output")}
+    plain = ("name", "domains", "stages", "output", "side_outputs")
+    fields = {key: value for key, value in document.items() if key in plain}
     if "output" not in fields and isinstance(stages, list) and stages and isinstance(stages[-1], Mapping):
         fields["output"] = stages[-1].get("name")
     try:
@@ -86,7 +88,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "recipe") -> Rec
     for key in overrides:
         if key not in amounts:
             hint = did_you_mean(key, amounts)
-            raise UsageError(f"{source}: amounts_of.{key}: no trained stage of that name{hint}")
+            raise UsageError(f"{source}: amounts_of.{key}: no stage of that name spends anything{hint}")
     return recipe
 
 

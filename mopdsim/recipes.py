@@ -2,7 +2,8 @@
 
 Every function returns a complete `Recipe`; amounts come from a named set (`mopdsim.amounts`) and may be replaced
 with `Recipe.with_amounts`. Teachers that two recipes share are the same stage with the same amounts, so that a
-trainer's store runs them once. Leaves out: the seven published systems (to come) and what a recipe yields.
+trainer's store runs them once. The published systems (`mopdsim.systems`) are listed beside them. Leaves out: what a
+recipe yields.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, validate_call
 
-from mopdsim.amounts import Amounts, AmountsName, default_amounts
+from mopdsim.amounts import AmountsName
 from mopdsim.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.recipe import BASE, AnyStage, Balance, Distill, DistillLoss, Merge, Recipe, Rl, Sft, Teacher
+from mopdsim.recipe import BASE, AnyStage, Balance, Distill, DistillLoss, Merge, Recipe, Rl
 from mopdsim.recipe_file import in_words
+from mopdsim.recipe_parts import Groups, as_teachers, assemble, samples_of, specialist, specialists_of
+from mopdsim.systems import SYSTEMS
 
-Groups = Sequence[Sequence[str]]
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none
-REWARD_GROUP = 4  # samples of a prompt where distillation mixes in a reward
 
 
 def single_domain(domains: Sequence[str], *, amounts: AmountsName = "tiny") -> Recipe:
     """RL on the first domain alone: one specialist."""
-    return _recipe("single_domain", domains, amounts, [_teacher("specialist", [domains[0]])])
+    return assemble("single_domain", domains, amounts, [specialist("specialist", [domains[0]])])
 
 
 def mixed_rl(
@@ -46,7 +47,7 @@ def mixed_rl(
         advantage_scale=advantage_scale,
         curriculum=curriculum,
     )
-    return _recipe("mixed_rl", domains, amounts, [stage])
+    return assemble("mixed_rl", domains, amounts, [stage])
 
 
 def cascade_rl(
@@ -70,7 +71,7 @@ def cascade_rl(
             shares = {domain: 1 - replay, **{old: replay / step for old in order[:step]}}
         stages.append(Rl(name=f"step_{step + 1}", init=init, domains=shares))
         init = stages[-1].name
-    return _recipe("cascade_rl", domains, amounts, stages)
+    return assemble("cascade_rl", domains, amounts, stages)
 
 
 def mopd(
@@ -97,11 +98,11 @@ def mopd(
     init = BASE
     for number in range(1, rounds + 1):
         prefix = "" if rounds == 1 else f"r{number}_"
-        specialists = _specialists(domains, groups, init=init, prefix=prefix)
-        teachers = _as_teachers(specialists)
+        specialists = specialists_of(domains, groups, init=init, prefix=prefix)
+        teachers = as_teachers(specialists)
         stages += specialists
         if warmup:
-            stages.append(_samples_of(teachers, domains, name=f"{prefix}warmup", init=init))
+            stages.append(samples_of(teachers, domains, name=f"{prefix}warmup", init=init))
         stages.append(
             Distill(
                 name=f"{prefix}student",
@@ -116,7 +117,7 @@ def mopd(
             )
         )
         init = stages[-1].name
-    return _recipe("mopd", domains, amounts, stages)
+    return assemble("mopd", domains, amounts, stages)
 
 
 def off_policy(
@@ -128,11 +129,11 @@ def off_policy(
     correct_only: bool = True,
 ) -> Recipe:
     """The same specialists, distilled off-policy: fine-tuning on their own (correct) samples, or on their logits."""
-    specialists = _specialists(domains, groups)
-    student = _samples_of(
-        _as_teachers(specialists), domains, name="student", loss=loss, correct_only=correct_only
+    specialists = specialists_of(domains, groups)
+    student = samples_of(
+        as_teachers(specialists), domains, name="student", loss=loss, correct_only=correct_only
     )
-    return _recipe("off_policy", domains, amounts, [*specialists, student])
+    return assemble("off_policy", domains, amounts, [*specialists, student])
 
 
 def merge(
@@ -148,18 +149,19 @@ def merge(
 
     scale: of the sum of their changes (0.5 where absent); an average has none.
     """
-    specialists = _specialists(domains, groups)
+    specialists = specialists_of(domains, groups)
     if scale is None:
         scale = 1.0 if method == "average" else 0.5
     merged = Merge(
         name="merged", inputs=tuple(s.name for s in specialists), method=method, scale=scale, density=density
     )
-    return _recipe("merge", domains, amounts, [*specialists, merged])
+    return assemble("merge", domains, amounts, [*specialists, merged])
 
 
-CATALOGUE: dict[str, Callable[..., Recipe]] = {
+PLAIN: dict[str, Callable[..., Recipe]] = {
     function.__name__: function for function in (single_domain, mixed_rl, cascade_rl, mopd, off_policy, merge)
 }
+CATALOGUE: dict[str, Callable[..., Recipe]] = {**PLAIN, **SYSTEMS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,67 +199,3 @@ def recipe(name: str, domains: Sequence[str], /, **options: Any) -> Recipe:
         return validate_call(CATALOGUE[name])(domains, **options)
     except ValidationError as error:
         raise UsageError(f"recipe {name!r}: {in_words(error)}") from None
-
-
-def _specialists(
-    domains: Sequence[str], groups: Groups | None, *, init: str = BASE, prefix: str = ""
-) -> list[Rl]:
-    """One RL specialist per group of domains; the groups must partition the domains."""
-    groups = [[domain] for domain in domains] if groups is None else groups
-    grouped = [domain for group in groups for domain in group]
-    if sorted(grouped) != sorted(domains):
-        raise UsageError(f"groups = {groups}: must name each of {', '.join(domains)} exactly once")
-    return [
-        _teacher(f"{prefix}teacher_{number}", group, init=init)
-        for number, group in enumerate(groups, start=1)
-    ]
-
-
-def _teacher(name: str, domains: Sequence[str], *, init: str = BASE) -> Rl:
-    return Rl(name=name, init=init, domains=dict.fromkeys(domains, 1.0))
-
-
-def _as_teachers(specialists: Sequence[Rl]) -> tuple[Teacher, ...]:
-    return tuple(Teacher(stage=stage.name, domains=tuple(stage.domains)) for stage in specialists)
-
-
-def _samples_of(
-    teachers: tuple[Teacher, ...],
-    domains: Sequence[str],
-    *,
-    name: str,
-    init: str = BASE,
-    loss: DistillLoss = "sample_nll",
-    correct_only: bool = True,
-) -> Distill:
-    """Training on samples that the teachers draw."""
-    return Distill(
-        name=name,
-        init=init,
-        domains=dict.fromkeys(domains, 1.0),
-        teachers=teachers,
-        on_policy=False,
-        loss=loss,
-        correct_only=correct_only,
-    )
-
-
-def _recipe(name: str, domains: Sequence[str], amounts: AmountsName, stages: Sequence[AnyStage]) -> Recipe:
-    return Recipe(
-        name=name,
-        domains=tuple(domains),
-        amounts_name=amounts,
-        stages=tuple(stages),
-        amounts={stage.name: _amounts_of(stage, amounts) for stage in stages if not isinstance(stage, Merge)},
-        output=stages[-1].name,
-    )
-
-
-def _amounts_of(stage: Sft | Rl | Distill, amounts: AmountsName) -> Amounts:
-    """The named set's amounts; a warm-up on the teachers' samples is a tenth of a distillation; where a reward is mixed
-    in, as many samples come in groups, which its baseline needs."""
-    chosen = default_amounts(amounts, stage.kind)
-    if isinstance(stage, Distill) and stage.reward_mix:
-        prompts = max(1, chosen.prompts_per_step * chosen.rollouts_per_prompt // REWARD_GROUP)
-        return chosen.model_copy(update={"prompts_per_step": prompts, "rollouts_per_prompt": REWARD_GROUP})
-    return chosen.scaled(0.1) if stage.name.endswith("warmup") else chosen

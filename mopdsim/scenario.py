@@ -12,38 +12,50 @@
     start = 0.42
     [conflict]
     "math>code" = [-0.4, 0.0]        # P10 and P90 of K, source > target
+    [ranges]
+    "student.steps" = [200, 800]     # P10 and P90 of what a stage spends, where nobody states it
 
 `dump` writes the resolved scenario: the recipe in full, every default stated; `loads(dump(s)) == s`.
-Leaves out: the answer (`mopdsim.forecast`).
+Leaves out: the answer (`mopdsim.forecast`), the rules of single keys (`mopdsim.scenario_checks`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from mopdsim import recipes
-from mopdsim.checks import number, table, whole
+from mopdsim.checks import table
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.domains import P90, SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.errors import UsageError, did_you_mean
 from mopdsim.hardware import gpu
 from mopdsim.model import model
-from mopdsim.recipe import Recipe
+from mopdsim.recipe import BASE, SMALLER, Recipe
 from mopdsim.recipe_file import from_document as recipe_from_document
 from mopdsim.recipe_file import parse_toml, read_toml, to_document
+from mopdsim.scenario_checks import (
+    RELIABILITY,
+    check,
+    conflicts,
+    overhead,
+    pools,
+    ranges,
+    reliability,
+    smaller_start,
+)
 from mopdsim.schedule import Reliability
 
 SCHEMA_VERSION = 1
-OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
-MAX_DRAWS = 100_000
 _MACHINES: dict[Scope, tuple[str, str, int]] = {
     "tiny": ("tiny", "CPU-2-cores", 1),
     "small": ("Qwen3-1.7B", "H100", 1),
     "frontier": ("Qwen3-30B-A3B", "H100", 64),
 }
+_SMALLER: dict[str, str] = {"tiny": "tiny-small"}  # of a recipe that needs one, by model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +65,10 @@ class Scenario:
     pools: GPUs by pool; stages run on the first unless `pool_of` names another. gpus_per_stage: GPUs of every
     stage (None: its whole pool), gpus_of: of single stages. teams: stages worked on at once (None: no limit).
     overlap: whether generation waits for the update. facts and conflict: what the user knows of domains, and
-    of pairs "source>target" (P10 and P90).
+    of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
+    start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
+    response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, evaluation, an untuned
+    framework). precision: of weights, products and cache; speculative_factor: tokens that a decode step yields.
     """
 
     recipe: Recipe
@@ -72,10 +87,16 @@ class Scenario:
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     conflict: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     overlap: Overlap = "synchronous"
+    smaller: str | None = None
+    smaller_start: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    overhead: tuple[float, float] | None = None
+    precision: str = "bf16"
+    speculative_factor: float = 1.0
     draws: int = 1000
     seed: int = 0
 
-    @property
+    @cached_property
     def domains(self) -> dict[str, Domain]:
         """The recipe's domains: the table's rows with the user's facts."""
         return {name: _domain(name, self.facts.get(name, {})) for name in self.recipe.domains}
@@ -95,6 +116,22 @@ class Scenario:
             for pair, (low, high) in self.conflict.items()
         }
 
+    @property
+    def smaller_starts(self) -> dict[str, Estimate]:
+        """What the user knows of the smaller model's start scores."""
+        return {
+            name: self.domains[name].with_facts({"start": list(ends), "asymptote": 1.0}).start
+            for name, ends in self.smaller_start.items()
+        }
+
+    def model_of(self, root: str) -> str:
+        """The name of the model that a root stands for."""
+        return self.model if root == BASE or self.smaller is None else self.smaller
+
+    def range_of(self, stage: str, key: str) -> tuple[float, float] | None:
+        """P10 and P90 of what a stage spends of something, where a range is given."""
+        return self.ranges.get(f"{stage}.{key}")
+
     def pool(self, stage: str) -> str:
         """The pool that a stage runs on."""
         return self.pool_of.get(stage, next(iter(self.pools)))
@@ -109,13 +146,12 @@ class Scenario:
 
 _PLAIN = (
     "model", "gpu", "overlap", "gpus_per_stage", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days",
-    "draws", "seed",
+    "smaller", "precision", "speculative_factor", "draws", "seed",
 )  # fmt: skip
 _KEYS = (
     "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",
-    "reliability", "domain", "conflict",
+    "reliability", "domain", "conflict", "smaller_start", "ranges", "overhead",
 )  # fmt: skip
-_RELIABILITY = tuple(row.name for row in fields(Reliability))
 
 
 def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> Scenario:
@@ -138,36 +174,46 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
             )
     chosen = {name: _domain(name, facts.get(name, {}), source) for name in recipe.domains}
     model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
-    plain = {key: document[key] for key in _PLAIN if key in document}
-    plain = {"model": model_name, "gpu": gpu_name, **plain}
-    for key in ("model", "gpu"):
-        if not isinstance(plain[key], str):
-            raise UsageError(f"{source}: {key} = {plain[key]!r}: must be a name in quotes")
-    plain["gpu"] = gpu(plain["gpu"]).name
-    model(plain["model"])
-    overlap = plain.get("overlap", "synchronous")
-    if overlap not in OVERLAPS:
-        raise UsageError(
-            f"{source}: overlap = {overlap!r}: no such mode{did_you_mean(str(overlap), OVERLAPS)}"
-        )
-    reliability = _table_of(document, "reliability", source)
-    for key, value in reliability.items():
-        if key not in _RELIABILITY:
-            raise UsageError(f"{source}: reliability: unknown key {key!r}{did_you_mean(key, _RELIABILITY)}")
-        number(value, f"{source}: reliability.{key}", least=0.0)
+    plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
+    _models(plain, recipe, source)
     scenario = Scenario(
         recipe=recipe,
-        pools=_pools(document, gpus, source),
+        pools=pools(document, gpus, source),
         pool_of=_table_of(document, "pool_of", source),
         gpus_of=_table_of(document, "gpus_of", source),
         priority=_table_of(document, "priority", source),
-        reliability=Reliability(**reliability),
+        reliability=reliability(_table_of(document, "reliability", source), source),
         facts=facts,
-        conflict=_conflicts(_table_of(document, "conflict", source), recipe, source),
+        conflict=conflicts(_table_of(document, "conflict", source), recipe, source),
+        smaller_start=smaller_start(_table_of(document, "smaller_start", source), recipe, source),
+        ranges=ranges(_table_of(document, "ranges", source), recipe, source),
+        overhead=overhead(document.get("overhead"), source),
         **plain,
     )
-    _check(scenario, source)
+    check(scenario, source)
     return scenario
+
+
+def _models(plain: dict[str, Any], recipe: Recipe, source: str) -> None:
+    """Checks the names of models and GPU and puts in the smaller model's default."""
+    if SMALLER in recipe.roots and "smaller" not in plain and plain["model"] in _SMALLER:
+        plain["smaller"] = _SMALLER[plain["model"]]
+    for key in ("model", "gpu", "smaller"):
+        if key in plain and not isinstance(plain[key], str):
+            raise UsageError(f"{source}: {key} = {plain[key]!r}: must be a name in quotes")
+    plain["gpu"] = gpu(plain["gpu"]).name
+    model(plain["model"])
+    if SMALLER in recipe.roots and "smaller" not in plain:
+        raise UsageError(
+            f"{source}: recipe {recipe.name!r} has a smaller student: give its model, as in smaller = "
+            '"Qwen3-1.7B"'
+        )
+    if "smaller" in plain:
+        if SMALLER not in recipe.roots:
+            raise UsageError(
+                f"{source}: smaller = {plain['smaller']!r}: recipe {recipe.name!r} has no stage on it: leave it out"
+            )
+        model(plain["smaller"])
 
 
 def loads(text: str, *, source: str = "scenario") -> Scenario:
@@ -199,11 +245,14 @@ def dump(scenario: Scenario) -> str:
     for key in ("pool_of", "gpus_of", "priority"):
         if getattr(scenario, key):
             document[key] = dict(getattr(scenario, key))
-    document["reliability"] = {key: getattr(scenario.reliability, key) for key in _RELIABILITY}
+    document["reliability"] = {key: getattr(scenario.reliability, key) for key in RELIABILITY}
     if scenario.facts:
         document["domain"] = {name: dict(row) for name, row in scenario.facts.items()}
-    if scenario.conflict:
-        document["conflict"] = {pair: list(ends) for pair, ends in scenario.conflict.items()}
+    for key in ("conflict", "smaller_start", "ranges"):
+        if getattr(scenario, key):
+            document[key] = {name: list(ends) for name, ends in getattr(scenario, key).items()}
+    if scenario.overhead is not None:
+        document["overhead"] = list(scenario.overhead)
     document["recipe"] = to_document(scenario.recipe)
     return tomli_w.dumps(document)
 
@@ -245,64 +294,6 @@ def _domain(name: str, facts: Mapping[str, Any], source: str = "scenario") -> Do
             f"{source}: domain.{name}: like = {like!r}: {name!r} is in the table; leave `like` out"
         )
     return replace(row, name=name).with_facts(rest, source=source)
-
-
-def _pools(document: Mapping[str, Any], default: int, source: str) -> dict[str, int]:
-    if "pools" in document and "gpus" in document:
-        raise UsageError(f"{source}: gpus and pools are both given: keep one (gpus is one pool)")
-    pools = _table_of(document, "pools", source) or {"pool": document.get("gpus", default)}
-    for name, size in pools.items():
-        where = f"{source}: gpus" if name == "pool" and "pools" not in document else f"{source}: pools.{name}"
-        whole(size, where)
-    return dict(pools)
-
-
-def _conflicts(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
-    found = {}
-    for pair, value in given.items():
-        ends = tuple(pair.split(">"))
-        for name in ends:
-            if len(ends) != 2 or name not in recipe.domains:
-                hint = did_you_mean(name, recipe.domains)
-                raise UsageError(
-                    f'{source}: conflict {pair!r}: must be "source>target", two domains of the recipe{hint}'
-                )
-        low, high = value if isinstance(value, list) and len(value) == 2 else (value, value)
-        for end in (low, high):
-            number(end, f"{source}: conflict {pair!r}", least=-10.0, most=10.0)
-        if low > high:
-            raise UsageError(
-                f"{source}: conflict {pair!r} = {value!r}: P10 is above P90; give the smaller first"
-            )
-        found[pair] = (float(low), float(high))
-    return found
-
-
-def _check(scenario: Scenario, source: str) -> None:
-    """Ranges of amounts and names of stages and pools."""
-    for key in ("teams", "gpus_per_stage"):
-        if getattr(scenario, key) is not None:
-            whole(getattr(scenario, key), f"{source}: {key}")
-    for key in ("usd_per_gpu_hour", "budget_usd", "deadline_days"):
-        if getattr(scenario, key) is not None:
-            number(getattr(scenario, key), f"{source}: {key}", least=0.0, above=True)
-    whole(scenario.draws, f"{source}: draws", most=MAX_DRAWS)
-    if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
-        raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")
-    for key in ("pool_of", "gpus_of", "priority"):
-        for name in getattr(scenario, key):
-            if name not in scenario.recipe.stage:
-                known = did_you_mean(name, scenario.recipe.stage)
-                raise UsageError(f"{source}: {key}: no stage {name!r}{known}")
-    for name, pool in scenario.pool_of.items():
-        if pool not in scenario.pools:
-            raise UsageError(
-                f"{source}: pool_of.{name} = {pool!r}: no such pool{did_you_mean(str(pool), scenario.pools)}"
-            )
-    for name, count in scenario.gpus_of.items():
-        whole(count, f"{source}: gpus_of.{name}", most=scenario.pools[scenario.pool(name)])
-    for name, value in scenario.priority.items():
-        number(value, f"{source}: priority.{name}")
 
 
 def _table_of(document: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:

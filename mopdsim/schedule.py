@@ -20,7 +20,7 @@ import numpy as np
 from mopdsim.calibration import standard_normal, uniform
 from mopdsim.errors import InfeasibleError, UsageError, did_you_mean
 from mopdsim.interference import Array
-from mopdsim.recipe import BASE, Recipe, Rl, Sft, parents
+from mopdsim.recipe import ROOTS, Preference, Recipe, RejectionSampling, Rl, Sft, parents
 
 _SLOTS = 64
 _ARRIVALS = 32
@@ -159,28 +159,44 @@ def stretched(job: Job, reliability: Reliability, *, seed: int) -> Job:
 
 
 def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
-    """The stages to run again when one domain's data or reward changes: the last that learn it, and all after
-    them.
+    """The stages to run again when one domain's data or reward changes: the last that learn it, the reward models and
+    samples that they learn it from, and all after any of these.
 
-    A stage learns a domain by reward or demonstrations; "the last" have no such stage downstream. One mixed
+    A stage learns a domain by reward, preference or examples; "the last" have no such stage downstream. One mixed
     run is redone whole; of many specialists one is, with what it is merged or distilled into.
     """
-    learners = {s.name for s in recipe.stages if isinstance(s, Sft | Rl) and domain in s.domains}
+    learners = {s.name for s in recipe.stages if isinstance(s, Sft | Rl | Preference) and domain in s.domains}
     followed: set[str] = set()  # stages with a learner downstream
     for stage in reversed(recipe.stages):
         if stage.name in learners or stage.name in followed:
             followed |= set(needs_of(recipe, stage.name))
+    changed = learners - followed
+    for stage in reversed(recipe.stages):
+        if stage.name in changed:
+            changed |= _told_by(recipe, stage.name, domain)
     affected: dict[str, None] = {}
     for stage in recipe.stages:
         parents_affected = any(name in affected for name in needs_of(recipe, stage.name))
-        if parents_affected or (stage.name in learners and stage.name not in followed):
+        if parents_affected or stage.name in changed:
             affected[stage.name] = None
     return tuple(affected)
 
 
+def _told_by(recipe: Recipe, name: str, domain: str) -> set[str]:
+    """The reward model and the datasets that a stage learns a domain from."""
+    stage = recipe.stage[name]
+    match stage:
+        case Rl() | Preference() | RejectionSampling():
+            return {judge for judged, judge in stage.reward_models.items() if judged == domain}
+        case Sft():
+            return {data for data in stage.data if domain in getattr(recipe.stage[data], "domains", {})}
+        case _:
+            return set()
+
+
 def needs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
     """The stages that must have ended before this one starts."""
-    return tuple(parent for parent in parents(recipe.stage[name]) if parent != BASE)
+    return tuple(parent for parent in parents(recipe.stage[name]) if parent not in ROOTS)
 
 
 def _ordered(jobs: Sequence[Job]) -> list[Job]:
@@ -247,7 +263,16 @@ def poisson(key: str, mean_N: Array, seed: int) -> Array:
     """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean` (large
     means: the normal limit). (..., N)"""
     draws = mean_N.shape[-1]
-    counts_N = np.sum(_arrivals(key, seed, draws) < mean_N[..., None], axis=-1).astype(float)
+    arrivals_NA = _arrivals(key, seed, draws)
+    if (
+        mean_N.ndim == 2 and len(mean_N) > draws
+    ):  # many candidates, few draws: one binary search for each draw
+        columns = [np.searchsorted(own_A, mean_N[:, n]) for n, own_A in enumerate(arrivals_NA)]
+        counts_N = np.stack(columns, axis=-1).astype(float)
+    else:
+        counts_N = np.sum(arrivals_NA < mean_N[..., None], axis=-1).astype(float)
+    if np.all(mean_N <= _ARRIVALS / 2):
+        return counts_N
     large_N = np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
     return np.where(mean_N > _ARRIVALS / 2, large_N, counts_N)
 

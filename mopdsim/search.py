@@ -11,7 +11,7 @@ Leaves out: recipes of different structure (one `Table` each), several pools, ce
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
@@ -19,18 +19,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.calibration import Calibration, default_calibration, standard_normal
-from mopdsim.domains import Domain
 from mopdsim.errors import InfeasibleError, UsageError
-from mopdsim.forecast import DAY, HOUR, relative_length
+from mopdsim.forecast import DAY, HOUR
 from mopdsim.hardware import gpu
 from mopdsim.interference import Array
-from mopdsim.model import model
 from mopdsim.quality import Effort, walk
 from mopdsim.recipe import AnyStage
 from mopdsim.scenario import Scenario
 from mopdsim.schedule import needs_of, poisson, runs, slot_gpus
-from mopdsim.stage_cost import Bill, Machine, bill
-from mopdsim.world import World, draw_world
+from mopdsim.stage_cost import Bill
+from mopdsim.stage_draws import bill_of, machine_of, relative_length, world_of
+from mopdsim.world import World
 
 Whole = NDArray[np.int64]
 
@@ -202,24 +201,18 @@ def tabulate(
     options = tuple(options or (pool,))
     if not all(1 <= option <= pool for option in options):
         raise UsageError(f"options {options}: each must be from 1 to the pool's {pool} GPUs")
-    recipe, domains = scenario.recipe, scenario.domains
-    machine = Machine(model=model(scenario.model), gpu=gpu(scenario.gpu), overlap=scenario.overlap)
-    world = draw_world(
-        calibration or default_calibration(),
-        domains,
-        tuple(recipe.stage),
-        scenario.scope,
-        seed=scenario.seed,
-        draws=scenario.draws,
-        pairs=scenario.pairs,
-    )
-    bills = [
-        [_bill(scenario, stage, domains, machine, option) for option in options] for stage in recipe.stages
-    ]
+    if scenario.ranges or scenario.overhead is not None:
+        given = next(iter(scenario.ranges), "overhead")
+        raise UsageError(
+            f"{given} is a range: the search varies amounts itself; state them and remove the range"
+        )
+    recipe = scenario.recipe
+    world = world_of(scenario, calibration or default_calibration())
+    bills = [[_bill(scenario, stage, option) for option in options] for stage in recipe.stages]
     first = [next((found for found in row if found is not None), None) for row in bills]
     for stage, found in zip(recipe.stages, first, strict=True):
         if found is None:  # says which stage fits nowhere, and by how much
-            bill(stage, recipe.amounts.get(stage.name), domains, machine, gpus=max(options))
+            bill_of(scenario, stage, gpus=max(options))
     known = [found for found in first if found is not None]
     per_step = np.array([[_by_growth(found) for found in row] for row in bills])
     return Table(
@@ -236,17 +229,19 @@ def tabulate(
                 for row in bills
             ]
         ),
-        compute_J=np.array([found.training_run_flops / found.steps for found in known])
-        / machine.model.active_parameters,
+        compute_J=np.array(
+            [
+                found.training_run_flops / found.steps / machine_of(scenario, stage).model.active_parameters
+                for stage, found in zip(recipe.stages, known, strict=True)
+            ]
+        ),
         tokens_J=np.array([found.gradient_tokens / found.steps for found in known]),
         length_JN=np.stack([relative_length(found, world) for found in known]),
-        usd_per_gpu_hour=scenario.usd_per_gpu_hour or machine.gpu.usd_per_gpu_hour,
+        usd_per_gpu_hour=scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour,
     )
 
 
-def _bill(
-    scenario: Scenario, stage: AnyStage, domains: Mapping[str, Domain], machine: Machine, gpus: int
-) -> Bill | None:
+def _bill(scenario: Scenario, stage: AnyStage, gpus: int) -> Bill | None:
     """A stage's bill on so many GPUs; None where it does not fit."""
     amounts = scenario.recipe.amounts.get(stage.name)
     if amounts is not None and amounts.max_flops is not None:
@@ -254,7 +249,7 @@ def _bill(
             f"stage {stage.name!r} ends at max_flops: the search varies steps; remove the ceiling"
         )
     try:
-        return bill(stage, amounts, domains, machine, gpus=gpus)
+        return bill_of(scenario, stage, gpus=gpus)
     except InfeasibleError:
         return None
 
@@ -263,8 +258,7 @@ def _by_growth(found: Bill | None) -> tuple[float, float, float]:
     """Seconds of a step, of a step with twice the length, and of what does not grow with steps."""
     if found is None:
         return math.inf, math.inf, math.inf
-    total = sum(found.seconds.values())
-    once = found.seconds["evaluation"] if found.gradient_tokens else total
+    total, once = sum(found.seconds.values()), found.once_seconds
     return (total - once) / found.steps, (found.longer_seconds - once) / found.steps, once
 
 
@@ -276,4 +270,5 @@ def _with_candidates(world: World) -> World:
         if field.name.endswith("N")
     }
     spread = {name: row[..., None, :] for name, row in world.spread.items()}
-    return replace(world, **arrays, spread=spread)
+    smaller = None if world.smaller is None else _with_candidates(world.smaller)
+    return replace(world, **arrays, spread=spread, smaller=smaller)

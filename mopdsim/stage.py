@@ -1,23 +1,21 @@
 """The stage kinds of the recipe language: a closed set, each a frozen value with validated fields.
 
-A stage starts from the weights of another (`init`; "base" is the model the recipe is run on). Adding a kind touches
-this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never` makes a missing arm loud.
-Leaves out: how stages hang together (`mopdsim.recipe`), amounts (`mopdsim.amounts`).
+A stage starts from the weights of another (`init`; "base" is the model the recipe is run on, "smaller" a smaller one).
+Adding a kind touches this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never`
+makes a missing arm loud. Leaves out: how stages hang together (`mopdsim.recipe`), amounts (`mopdsim.amounts`), the
+kinds that judge and choose (`mopdsim.stage_feedback`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field, model_validator
 
 from mopdsim.amounts import Share, Value
+from mopdsim.stage_feedback import Preference, RejectionSampling, RewardModel
+from mopdsim.stage_fields import BASE, SELF, Name, Normalizer, NotNegative, Shares, Weight
 
-BASE = "base"
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Shares = Annotated[dict[str, Weight], Field(min_length=1)]
-Normalizer = Literal["token", "sequence"]
 DistillLoss = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
 ]
@@ -25,25 +23,52 @@ Balance = Literal["none", "token_share", "remaining_gap", "dispersion"]
 
 
 class Sft(Value):
-    """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples."""
+    """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples.
+
+    data: rejection-sampling stages whose answers are read instead, for `data_share` of the examples of each domain that
+    they sampled.
+    """
 
     kind: Literal["sft"] = "sft"
     name: Name
     init: str = BASE
     domains: Shares
+    data: tuple[str, ...] = ()
+    data_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sft:
+        if not self.data and self.data_share != 1:
+            raise ValueError(
+                f"data_share = {self.data_share} is a share of `data`, which is empty: name data stages"
+            )
+        for name in self.data:
+            if self.data.count(name) > 1:
+                raise ValueError(f"data names {name!r} twice: name it once")
+        return self
+
+
+_READ_BY_ALGORITHM = {
+    "ppo": ("gae_lambda", "discount", "value_coefficient", "value_clip", "kl_target"),
+    "grpo": ("advantage_scale", "zero_signal"),
+}
 
 
 class Rl(Value):
-    """Reinforcement learning with verifiable rewards (GRPO, with the choices of DAPO).
+    """Reinforcement learning from the domains' verifiers or from reward models: GRPO (with the choices of DAPO) or PPO.
 
     domains: shares of prompts. reward_weights: factor on a domain's advantages (1 where absent).
     advantage_scale: divide advantages by the standard deviation of their "group", of their "domain" in this batch,
     or not ("none"). normalizer: the loss is a mean over tokens or over sequences. clip_low, clip_high: the ratio
-    stays in [1 - low, 1 + high]. kl_coefficient: weight of KL(policy || init), estimated on the samples (k3).
+    stays in [1 - low, 1 + high]. kl_coefficient: weight of KL(policy || init): in GRPO a term of the loss (k3 on the
+    samples), in PPO a penalty of each token's reward, where `kl_target` (nats a token) adapts it (1909.08593).
     zero_signal: groups of one reward only are dropped from the batch or kept (they then only dilute the mean).
     curriculum: "staged" lets the domains in one after the other over the first half, in the order of `domains`;
     "signal" draws prompts in proportion to q (1 - q), q the running pass rate.
-    updates_per_batch: optimiser steps on one batch of rollouts.
+    updates_per_batch: optimiser steps on one batch of rollouts. reward_models: the judge by domain, the verifier where
+    absent. demonstration_mix: weight of the likelihood of as many demonstrations beside the reward (InstructGPT's
+    pre-training mix). PPO alone: a value head on the policy's own states, gae_lambda and discount of its advantages
+    (1506.02438), value_coefficient of its loss, value_clip: how far a value moves from the one at sampling.
     """
 
     kind: Literal["rl"] = "rl"
@@ -59,10 +84,36 @@ class Rl(Value):
     zero_signal: Literal["drop", "keep"] = "drop"
     curriculum: Literal["none", "staged", "signal"] = "none"
     updates_per_batch: Annotated[int, Field(ge=1, le=64)] = 1
+    algorithm: Literal["grpo", "ppo"] = "grpo"
+    reward_models: dict[str, str] = Field(default_factory=dict)
+    demonstration_mix: NotNegative = 0.0
+    gae_lambda: Share = 0.95
+    discount: Share = 1.0
+    value_coefficient: NotNegative = 0.1
+    value_clip: Weight = 0.2
+    kl_target: Weight | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rl:
+        for algorithm, keys in _READ_BY_ALGORITHM.items():
+            for key in keys:
+                value = getattr(self, key)
+                if self.algorithm != algorithm and value != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"{key} = {value} is read by algorithm {algorithm!r} alone: remove it or set that algorithm"
+                    )
+        if self.kl_target is not None and not self.kl_coefficient:
+            raise ValueError(
+                f"kl_target = {self.kl_target} adapts kl_coefficient, which is 0: give it a value to start from"
+            )
+        return self
 
 
 class Teacher(Value):
-    """A stage that scores the prompts of `domains`; several teachers of a domain are summed with weights."""
+    """A stage that scores the prompts of `domains`; several teachers of a domain are summed with weights.
+
+    "self" is the model that the student starts from: it keeps what the student has (MiMo-V2-Flash's general domains).
+    """
 
     stage: str
     domains: Annotated[tuple[str, ...], Field(min_length=1)]
@@ -104,6 +155,14 @@ class Distill(Value):
     balance: Balance = "none"
     normalizer: Normalizer = "token"
     misrouting: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _self_by_name(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("teachers"), list | tuple):
+            return fields
+        init = fields.get("init", BASE)
+        return {**fields, "teachers": tuple(_named(teacher, init) for teacher in fields["teachers"])}
 
     @model_validator(mode="after")
     def _consistent(self) -> Distill:
@@ -179,16 +238,37 @@ class Merge(Value):
         return self
 
 
-TrainedStage = Sft | Rl | Distill
-AnyStage = Sft | Rl | Distill | Merge
+TrainedStage = Sft | Rl | Distill | RewardModel | Preference
+AnyStage = TrainedStage | RejectionSampling | Merge
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
 
 
 def parents(stage: AnyStage) -> tuple[str, ...]:
-    """Names of the stages (or "base") whose weights a stage reads, its own start first, each once."""
-    others: tuple[str, ...] = ()
-    if isinstance(stage, Distill):
-        others = tuple(teacher.stage for teacher in stage.teachers)
-    elif isinstance(stage, Merge):
-        others = stage.inputs
-    return tuple(dict.fromkeys((stage.init, *others)))
+    """Names of the stages (or roots) that a stage reads, its own start first, each once."""
+    return tuple(dict.fromkeys((stage.init, *(name for names in read(stage).values() for name in names))))
+
+
+def read(stage: AnyStage) -> dict[str, tuple[str, ...]]:
+    """What a stage reads besides its start, by role: "teacher", "input", "data" or "reward"."""
+    match stage:
+        case Distill():
+            return {"teacher": tuple(teacher.stage for teacher in stage.teachers)}
+        case Merge():
+            return {"input": stage.inputs}
+        case Sft():
+            return {"data": stage.data}
+        case Rl() | RejectionSampling() | Preference():
+            return {"reward": tuple(stage.reward_models.values())}
+        case RewardModel():
+            return {}
+        case _:
+            assert_never(stage)
+
+
+def _named(teacher: Any, init: str) -> Any:
+    """A teacher, "self" replaced by the stage that the student starts from."""
+    if isinstance(teacher, Teacher):
+        return teacher.model_copy(update={"stage": init}) if teacher.stage == SELF else teacher
+    if isinstance(teacher, dict) and teacher.get("stage") == SELF:
+        return {**teacher, "stage": init}
+    return teacher

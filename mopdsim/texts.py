@@ -21,11 +21,12 @@ def forecast_text(document: Mapping[str, Any]) -> str:
     lines.append("stages")
     for stage in document["stages"]:
         lines.append(
-            f"  {stage['name']:<20} {stage['kind']:<8} {_three(stage['gpu_hours'])} GPU-hours  {stage['layout'] or ''}"
+            f"  {stage['name']:<20} {stage['kind']:<18} {_three(stage['gpu_hours'])} GPU-hours  {stage['layout'] or ''}"
         )
-    lines.append("scores")
-    for domain, row in document["scores"].items():
-        lines.append(f"  {domain:<20} {row['p10']:.3f} / {row['p50']:.3f} / {row['p90']:.3f}")
+    for title, scores in {"scores": document["scores"], **document["side_outputs"]}.items():
+        lines.append(title if title == "scores" else f"scores of {title}")
+        for domain, row in scores.items():
+            lines.append(f"  {domain:<20} {row['p10']:.3f} / {row['p50']:.3f} / {row['p90']:.3f}")
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     return "\n".join(lines)
 

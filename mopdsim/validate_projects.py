@@ -1,10 +1,12 @@
 """Whole published runs against the cost model: GPU-hours, or FLOPs, from presets with ranges for what nobody
 states.
 
-The presets (`data/project_presets.toml`) were written before the comparison and carry a source each. Every
-unknown is a lognormal through its P10 and P90; the time model's own error and one overhead for all runs are
-drawn as well.
-Leaves out: rows of the table without a measured total or without a preset (listed as incomplete).
+The amounts of the presets (`data/project_presets.toml`) were written before the comparison and carry a source each;
+documented mechanisms (precision, speculation, packing, sharding) were added after it. Every unknown is a lognormal
+through its P10 and P90; the time model's own error and one overhead for all runs are drawn as well. `widened` adds
+one log spread for all runs, estimated without the run that is judged.
+Leaves out: rows of the table without a measured total or without a preset (listed as incomplete); evaluation, which
+is inside the overhead.
 """
 
 from __future__ import annotations
@@ -12,40 +14,43 @@ from __future__ import annotations
 import math
 import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mopdsim.amounts import Amounts
 from mopdsim.calibration import sample, standard_normal
+from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, shipped
 from mopdsim.cost.counting import forward_flops
-from mopdsim.domains import P90, Estimate, domain
+from mopdsim.cost.decode import Speculation
+from mopdsim.cost.lengths import Lengths
+from mopdsim.cost.rlstep import RlStep, rl_step_s
+from mopdsim.cost.training import TrainLayout, train_step_s, train_work, unpacked_length
+from mopdsim.domains import P90, Estimate
 from mopdsim.errors import UsageError
-from mopdsim.hardware import gpu
+from mopdsim.hardware import Gpu, gpu
 from mopdsim.interference import Array
-from mopdsim.model import model
-from mopdsim.recipe import Rl, Sft
-from mopdsim.stage_cost import Machine, bill
+from mopdsim.model import Model, model
+from mopdsim.stage_layout import Formats, central_constants, fastest_replica, training_layout
 from mopdsim.validate import published
 from mopdsim.validate.tables import read_rows
 
 COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
 _PETAFLOP_DAY = 1e15 * 86_400
 DRAWS, SEED = 4000, 0
+LENGTH_SIGMA = 0.6  # prior: as of the domains
 
 
 def validate(path: Path | None = None) -> dict[str, Any]:
     """The report: P10 to P90 of every run with a preset, coverage, and the median width P90 / P10."""
-    presets, overhead = _presets()
+    known, overhead = presets()
     predictions, incomplete = [], []
     for line, row in read_rows(path or published("project_totals"), COLUMNS):
         label = {"line": line, "model": row["model"], "stage": row["stage"]}
         measured = _measured(row)
-        preset = presets.get((row["model"], row["stage"]))
+        preset = known.get((row["model"], row["stage"]))
         if measured is None:
             incomplete.append({**label, "reason": "no total is published"})
         elif preset is None:
@@ -63,6 +68,7 @@ def validate(path: Path | None = None) -> dict[str, Any]:
         "median_width": float(np.median([found["p90"] / found["p10"] for found in predictions])),
         "median_error": float(np.median(errors)),
         "p90_error": float(np.quantile(errors, 0.9)),
+        "widened": _widened(predictions),
         "predictions": predictions,
     }
 
@@ -83,6 +89,29 @@ def _judge(preset: Mapping[str, Any], overhead: Any, measured: float) -> dict[st
     }
 
 
+def shared_log_sd(log_errors: Array, own_log_sds: Array) -> float:
+    """The spread t that makes errors of N(0, own^2 + t^2) most likely, on a grid of hundredths up to 3."""
+    grid_T = np.linspace(0.0, 3.0, 301)
+    variance_TR = own_log_sds**2 + grid_T[:, None] ** 2
+    likelihood_T = -(np.log(variance_TR) + log_errors**2 / variance_TR).sum(axis=1)
+    return float(grid_T[np.argmax(likelihood_T)])
+
+
+def _widened(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Coverage and width when every run's interval also carries the spread that the other runs show."""
+    errors = np.array([math.log(found["measured"] / found["p50"]) for found in predictions])
+    own = np.array([math.log(found["p90"] / found["p10"]) / (2 * P90) for found in predictions])
+    others = ~np.eye(len(errors), dtype=bool)
+    added = np.array([shared_log_sd(errors[rest], own[rest]) if rest.any() else 0.0 for rest in others])
+    total = np.hypot(own, added)
+    return {
+        "log_sd": shared_log_sd(errors, own),
+        "log_sd_without_each": [round(float(value), 2) for value in added],
+        "coverage_80": float(np.mean(np.abs(errors) <= P90 * total)),
+        "median_width": float(np.median(np.exp(2 * P90 * total))),
+    }
+
+
 def _flops(preset: Mapping[str, Any]) -> Array:
     """Forward passes over the sequences, `passes` each, and training on the examples mixed in. (N,)"""
     shape = model(preset["shape"])
@@ -95,36 +124,62 @@ def _flops(preset: Mapping[str, Any]) -> Array:
 
 
 def _gpu_hours(preset: Mapping[str, Any], overhead: Any) -> Array:
-    """The stage's bill at central values, and the draws of what is not known. (N,)"""
-    own = domain("math").with_facts(
-        {key: _middle(preset[key]) for key in ("prompt_tokens", "response_tokens")}
-        | {"max_response_tokens": int(preset["max_response_tokens"])},
-        source="preset",
-    )
-    amounts = Amounts(
-        steps=round(_middle(preset["steps"])),
-        prompts_per_step=round(_middle(preset["sequences"])),
-        learning_rate=1e-6,
-    )
-    machine = Machine(model=model(preset["shape"]), gpu=gpu(preset["gpu"]))
-    found = bill(_stage(preset), amounts, {"run": replace(own, name="run")}, machine, gpus=preset["gpus"])
+    """The run at central values, and the draws of what is not known. (N,)"""
+    seconds = _step_seconds(preset, 1.0)
+    power = math.log2(_step_seconds(preset, 2.0) / seconds)
+    shape, card = model(preset["shape"]), gpu(preset["gpu"])
+    fitted = shipped()["train_throughput" if preset["kind"] == "sft" else "rl_steps"]
+    width = fitted.half_width(moe=shape.is_moe, model=shape.name, gpu=card.name)
+    log_sd = math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
     length_N = _draw(preset, "response_tokens") / _middle(preset["response_tokens"])
-    error_N = standard_normal(f"{preset['model']}:time_model", SEED, DRAWS)
-    hours_N = found.seconds_at(length_N, error_N) * found.gpus / 3600
-    for key in ("steps", "sequences"):
-        hours_N = hours_N * _draw(preset, key) / _middle(preset[key])
+    error_N = np.exp(log_sd * standard_normal(f"{preset['model']}:time_model", SEED, DRAWS))
+    hours_N = seconds * length_N**power * error_N * _draw(preset, "steps") * preset["gpus"] / 3600
+    hours_N = hours_N * _draw(preset, "sequences") / _middle(preset["sequences"])
     return hours_N * _draw({**preset, "overhead": overhead}, "overhead")
 
 
-def _stage(preset: Mapping[str, Any]) -> Rl | Sft:
+def _step_seconds(preset: Mapping[str, Any], relative_length: float) -> float:
+    """Seconds of one step at central values, responses `relative_length` times as long."""
+    shape, card, gpus = model(preset["shape"]), gpu(preset["gpu"]), preset["gpus"]
+    prompt, response = _middle(preset["prompt_tokens"]), relative_length * _middle(preset["response_tokens"])
+    longest = max(float(preset["max_response_tokens"]), 2 * response if relative_length > 1 else 0.0)
+    lengths = Lengths(mean=response, maximum=longest, sigma=LENGTH_SIGMA)
+    decode, train, rl = central_constants(LENGTH_SIGMA)
+    layout = _layout(preset, shape, card, prompt + longest)
+    sequences = _middle(preset["sequences"])
     if preset["kind"] == "sft":
-        return Sft(name="run", domains={"run": 1.0})
-    return Rl(
-        name="run",
-        domains={"run": 1.0},
-        kl_coefficient=0.001 if preset.get("reference") else 0.0,
-        updates_per_batch=2,
-        zero_signal="keep",
+        whole = Lengths(mean=prompt + response, maximum=prompt + longest, sigma=LENGTH_SIGMA)
+        packed = preset.get("packed", True)
+        length = whole.mean if packed else unpacked_length(layout, whole)
+        work = train_work(shape, card, layout, sequences=sequences, mean_length=length)
+        return float(train_step_s(work, train))
+    step = RlStep(
+        model=shape,
+        gpu=card,
+        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, _formats(preset)),
+        generation_gpus=gpus,
+        layout=layout,
+        samples=sequences,
+        lengths=lengths,
+        prompt_length=prompt,
+        scoring_passes=1.0 + bool(preset.get("reference")),
+    )
+    return float(rl_step_s(step, decode, train, rl).step)
+
+
+def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) -> TrainLayout:
+    """Fully sharded where the source says so, the smallest that trains otherwise."""
+    if preset.get("fully_sharded"):
+        return TrainLayout(gpus=preset["gpus"], fully_sharded=True, recompute=preset.get("recompute", False))
+    return training_layout(shape, card, preset["gpus"], longest, _formats(preset).precision)
+
+
+def _formats(preset: Mapping[str, Any]) -> Formats:
+    """Of weights and products, and the tokens that a decode step yields."""
+    drafts = preset.get("speculation")
+    return Formats(
+        precision=preset.get("precision", "bf16"),
+        speculative_factor=Speculation.accepting(**drafts).tokens_per_step if drafts else 1.0,
     )
 
 
@@ -140,7 +195,8 @@ def _draw(preset: Mapping[str, Any], key: str) -> Array:
     return sample(estimate, "lognormal", f"{preset['model']}:{preset['stage']}:{key}", seed=SEED, draws=DRAWS)
 
 
-def _presets() -> tuple[dict[tuple[str, str], dict[str, Any]], Any]:
+def presets() -> tuple[dict[tuple[str, str], dict[str, Any]], Any]:
+    """Every run's preset by (model, stage), and the overhead of whole runs."""
     text = files("mopdsim").joinpath("data", "project_presets.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
     return {(run["model"], run["stage"]): run for run in table["run"]}, table["overhead"]

@@ -6,14 +6,16 @@ Leaves out: what the parameters mean (`mopdsim.interference`, `mopdsim.caps`, `m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
 from mopdsim.calibration import CONSTANTS, Calibration, sample, standard_normal, uniform
 from mopdsim.domains import Domain, Estimate, Scope
+from mopdsim.errors import UsageError
 from mopdsim.interference import Array, logistic, logit
+from mopdsim.recipe import BASE, SMALLER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +24,8 @@ class World:
     pairs.
 
     spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
-    draws, by stage name, (N,), that decide whether a distillation collapses.
+    draws, by stage name, (N,), that decide whether a distillation collapses. smaller: the same world for a smaller
+    model, whose scores lie lower; sizes_b: billions of parameters by root, where there are two.
     """
 
     names: tuple[str, ...]
@@ -39,11 +42,26 @@ class World:
     constants: Mapping[str, Array]
     spread: Mapping[str, Array] = field(default_factory=dict)
     luck: Mapping[str, Array] = field(default_factory=dict)
+    smaller: World | None = None
+    sizes_b: Mapping[str, float] = field(default_factory=dict)
 
     @cached_property
     def index(self) -> dict[str, int]:
         """Place of each domain on axis D."""
         return {name: place for place, name in enumerate(self.names)}
+
+    def of(self, root: str) -> World:
+        """This world as the model `root` meets it. UsageError where it knows no smaller one."""
+        if root == BASE:
+            return self
+        if self.smaller is None:
+            raise UsageError(f"a stage grows from {root!r}, and this world was drawn without a second model")
+        return self.smaller
+
+    def without_seeds(self) -> World:
+        """The same world where every run meets its domains' mean asymptotes."""
+        smaller = None if self.smaller is None else replace(self.smaller, spread={})
+        return replace(self, spread={}, smaller=smaller)
 
 
 def draw_world(
@@ -55,8 +73,12 @@ def draw_world(
     seed: int,
     draws: int,
     pairs: Mapping[str, Estimate] | None = None,
+    sizes_b: Mapping[str, float] | None = None,
+    smaller_starts: Mapping[str, Estimate] | None = None,
 ) -> World:
-    """A world for these domains. `pairs` are the user's own conflicts, by "source>target"."""
+    """A world for these domains. `pairs` are the user's own conflicts, by "source>target"; `sizes_b` the models' sizes
+    by root where there is a smaller one, and `smaller_starts` what is known of its start scores.
+    """
 
     def rows(key: str) -> Array:
         return np.stack([draw_fact(row, key, seed=seed, draws=draws) for row in domains.values()])
@@ -76,7 +98,7 @@ def draw_world(
         calibration.draw("dispersion", scope, seed=seed, draws=draws, key=f"dispersion:{name}")
         for name in domains
     ]
-    return World(
+    world = World(
         names=names,
         start_DN=rows("start"),
         asymptote_DN=rows("asymptote"),
@@ -91,6 +113,36 @@ def draw_world(
         constants=constants,
         spread={stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages},
         luck={stage: uniform(f"collapse:{stage}", seed, draws) for stage in stages},
+        sizes_b=sizes_b or {},
+    )
+    if SMALLER not in world.sizes_b:
+        return world
+    known = {
+        name: sample(_in_logits(row), "logit", f"smaller_start:{name}", seed=seed, draws=draws)
+        for name, row in (smaller_starts or {}).items()
+    }
+    return replace(world, smaller=shrunk(world, known))
+
+
+def shrunk(world: World, starts: Mapping[str, Array]) -> World:
+    """The world as the smaller model meets it: every score lower by slope ln(N / N_smaller) in logits, or by what makes
+    its start the given one. `starts`: draws by domain, (N,).
+    """
+    ratio = world.sizes_b[BASE] / world.sizes_b[SMALLER]
+    lower_N = world.constants["size_slope"] * np.log(max(ratio, 1.0))
+    lower_DN = np.stack([
+        logit(world.start_DN[place]) - logit(starts[name]) if name in starts else lower_N
+        for place, name in enumerate(world.names)
+    ])  # fmt: skip
+
+    def lowered(score_DN: Array) -> Array:
+        return logistic(logit(score_DN) - lower_DN)
+
+    return replace(
+        world,
+        start_DN=lowered(world.start_DN),
+        asymptote_DN=lowered(world.asymptote_DN),
+        demonstrated_DN=lowered(world.demonstrated_DN),
     )
 
 

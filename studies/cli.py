@@ -1,12 +1,29 @@
-"""`mopd study ...`: the world gate (the calibration studies are to come)."""
+"""`mopd study ...`: questions with predictions, answered by real runs; the world gate; the frozen validation.
+
+Leaves out: what the verbs do (`studies.conduct`, `studies.gate`, `studies.validation`).
+"""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
+
+from studies.cli_systems import COMMANDS
+from studies.cli_text import gate_text, ledger_text, run_text, status_text
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
+Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")]
+Scale = Annotated[
+    float, typer.Option(help="Factor on every stage's steps; other than 1 it is a rehearsal, kept below OUT.")
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
+OUT = Path("runs/studies")
+STATES = {"reported": "report.md", "run": "observations.csv"}  # by the file that says so
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -22,14 +39,140 @@ def study() -> None:
     """Studies that run recipes for real."""
 
 
+@app.command("list")
+def list_(json_: Json = False) -> None:
+    """List the studies and what they ask. Example: mopd study list --json"""
+    from mopdsim.commands import emit
+    from studies.conduct import files, named
+    from studies.registry import NAMES
+
+    works = [named(name, out=OUT) for name in NAMES]
+    if json_:
+        return emit([{"name": w.study.name, "question": w.study.question, "files": files(w)} for w in works])
+    for work in works:
+        there = files(work)
+        state = next((word for word, file in STATES.items() if there[file]), "not run")
+        print(f"{work.study.name:<14} {work.study.question}  [{state}]")
+
+
+@app.command()
+def plan(
+    name: Name,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    device: Device = "cpu",
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Record the prediction and print the ledger: runs, shared stages, seconds, what to drop first.
+
+    Seconds are those of one worker, from the rates of finished stages in the store. Example: mopd study plan gain
+    """
+    from mopdsim.commands import emit
+    from studies.conduct import named
+
+    work = named(name, out=out, scale=scale, device=device)
+    record, found = work.record(), work.ledger
+    count = _workers(workers, device)
+    if json_:
+        return emit(
+            {"study": name, "scale": scale, "workers": count, "prediction": record, **found.as_json()}
+        )
+    print(ledger_text(work.study, record, found, count))
+
+
+@app.command()
+def run(
+    name: Name,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")
+    ] = "local",
+    workers: Workers = None,
+    device: Device = "cpu",
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    json_: Json = False,
+) -> None:
+    """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
+
+    A run that fails is reported and the others go on; the command then exits 1.
+    """
+    from mopdsim.commands import emit
+    from studies import conduct
+
+    work = conduct.named(name, out=out, scale=scale, device=device)
+    count = _workers(workers, device)
+    print(f"study {name}: {len(work.runs)} runs on {count} workers; stages as they end:", file=sys.stderr)
+    outcome = conduct.run(work, executor=executor, workers=count)
+    failed = conduct.failures(work, outcome)
+    document = {"study": name, "folder": str(work.folder), "runs": len(work.runs), "failed": dict(failed)}
+    emit(document) if json_ else print(run_text(document))
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def status(
+    name: Name, out: Out = OUT, scale: Scale = 1.0, device: Device = "cpu", json_: Json = False
+) -> None:
+    """Show which runs are finished and which results there are. Example: mopd study status gain"""
+    from mopdsim.commands import emit
+    from studies import conduct
+
+    found = conduct.status(conduct.named(name, out=out, scale=scale, device=device))
+    emit(found) if json_ else print(status_text(found))
+
+
+@app.command()
+def fit(
+    name: Annotated[str | None, typer.Argument(help="A name of `mopd study list`.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every study that was run, and the held-out test.")
+    ] = False,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    json_: Json = False,
+) -> None:
+    """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json"""
+    from mopdsim.commands import emit
+    from mopdsim.errors import UsageError
+    from studies import conduct
+    from studies.registry import NAMES
+
+    if (name is None) != all_:
+        raise UsageError("fit: name one study, or give --all")
+    names = NAMES if name is None else (name,)
+    works = [conduct.named(each, out=out, scale=scale) for each in names]
+    fitted = {w.study.name: conduct.fit(w) for w in works if name or conduct.files(w)["observations.csv"]}
+    document: dict[str, Any] = {"studies": fitted}
+    if all_:
+        from studies.trials import held_out_document
+
+        document["held_out"] = held_out_document([w for w in works if w.study.name in fitted])
+    if json_:
+        return emit(document)
+    for each, found in fitted.items():
+        for quantity, row in found["quantities"].items():
+            print(f"{each:<14} {quantity:<40} {row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]")
+    for key, value in document.get("held_out", {}).items():
+        print(f"held out: {key:<36} {value}")
+
+
+@app.command()
+def report(name: Name, out: Out = OUT, scale: Scale = 1.0, json_: Json = False) -> None:
+    """Write the report and its charts from the observations. Example: mopd study report gain"""
+    from mopdsim.commands import emit
+    from studies import conduct
+
+    files = [str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale))]
+    emit({"files": files}) if json_ else print("\n".join(files))
+
+
 @app.command()
 def gate(
     seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
     out: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("runs/gate"),
-    workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    workers: Workers = None,
+    json_: Json = False,
 ) -> None:
     """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
 
@@ -38,27 +181,25 @@ def gate(
     from mopdsim.commands import emit
     from studies.gate import run_gate
     from trainer.atomic import write_json
-    from trainer.execute import Progress, default_workers
+    from trainer.execute import Progress
     from trainer.store import Store
 
     print(f"gate on {seeds} seeds into {out}; stages as they finish:", file=sys.stderr)
     result = run_gate(
         seeds=range(seeds),
         store=Store(root=out / "store"),
-        workers=workers or default_workers("cpu"),
+        workers=_workers(workers, "cpu"),
         progress=Progress(),
     )
     write_json(out / "gate.json", result)
-    emit(result) if json_ else _print(result)
+    emit(result) if json_ else print(gate_text(result))
     raise typer.Exit(0 if result["passed"] else 1)
 
 
 @app.command()
 def validation(
     decode: Annotated[Path | None, typer.Option(help="Decode measurements (CSV); they do not ship.")] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    json_: Json = False,
 ) -> None:
     """Validate every model of the simulator and write studies/results/validation. Example: mopd study validation"""
     from mopdsim.commands import emit
@@ -68,14 +209,11 @@ def validation(
     emit({"files": files}) if json_ else print("\n".join(files))
 
 
-def _print(result: dict[str, Any]) -> None:
-    for domain, row in result["suite"].items():
-        verdict = "ok" if row["passed"] else "MISSED"
-        print(f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {verdict}")
-    for name, row in result["interference"].items():
-        print(f"{name:<12} K {row['mean']:+.2f} ±{row['se']:.2f}")
-    for factor, row in result["mean_score_by_budget"].items():
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-        print(f"budget x{factor:<5} {shown}  spread {result['spread'][factor]:.3f}")
-    for name, passed in result["checks"].items():
-        print(f"{name:<20} {'passed' if passed else 'FAILED'}")
+def _workers(workers: int | None, device: str) -> int:
+    from trainer.execute import default_workers
+
+    return workers or default_workers(device)
+
+
+for _command in COMMANDS:
+    app.command()(_command)

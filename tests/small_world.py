@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from mopdsim.amounts import Amounts
-from mopdsim.recipe import AnyStage, Distill, Merge, Recipe, Rl, Sft
-from trainer import distill, merge, rl, sft
+from mopdsim.recipe import AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
 from trainer.batch import Batch
 from trainer.execute import Progress
 from trainer.loop import Job, Trainee
 from trainer.plan import Node
 from trainer.runs import run_recipe
 from trainer.settings import Settings
+from trainer.stages import run_stage
 from trainer.tasks import Item
 
 VERDICTS = {  # verifiers that a random model passes about half the time, each in its own way
@@ -76,16 +76,18 @@ def shrunk(recipe: Recipe, **changes: Any) -> Recipe:
     """The recipe with a few short steps a stage; `changes` are of all stages' amounts."""
     amounts = {}
     for stage in recipe.stages:
-        if not isinstance(stage, Sft | Rl | Distill):
+        if isinstance(stage, Merge):
             continue
-        sampled = isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix > 0)
+        alone = isinstance(stage, Sft) or (isinstance(stage, Distill) and not stage.reward_mix)
         values = {
             "steps": 2,
             "prompts_per_step": 7,
-            "rollouts_per_prompt": 4 if sampled else 1,
+            "rollouts_per_prompt": 1 if alone else 4,
             "learning_rate": 1e-3,
             **changes,
         }
+        if isinstance(stage, RejectionSampling):
+            values["learning_rate"] = 0
         amounts[stage.name] = Amounts(**values)
     return recipe.with_amounts(amounts)
 
@@ -148,6 +150,7 @@ def job_of(
     domains: Sequence[str],
     settings: Settings = SETTINGS,
     key: str = "fixed",
+    data: Mapping[str, Path] | None = None,
     **amounts: Any,
 ) -> Job:
     """A stage to run in `directory`, whose seeds depend on `key` alone: other weights then see the same batches."""
@@ -161,6 +164,7 @@ def job_of(
         domains=tuple(domains),
         weights=weights,
         directory=directory,
+        data=data or {},
     )
 
 
@@ -184,10 +188,9 @@ def run_watched(job: Job) -> tuple[list[Step], list[dict[str, Any]]]:
         seen.append(Step(loss=loss, batch=batch, gradient=gradient))
         return own(trainee, loss, batch)
 
-    loops: dict[type, Any] = {Sft: sft.run, Rl: rl.run, Distill: distill.run, Merge: merge.run}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainee, "apply", watching)
-        loops[type(job.stage)](job, job.stage, lambda done: None)
+        run_stage(job, lambda done: None)
     log = job.directory / "metrics.jsonl"
     return seen, rows_of(log) if log.exists() else []
 

@@ -73,7 +73,7 @@ def test_compare_names_a_verdict_for_every_measure() -> None:
     assert found["verdict"] in ("mixed_rl", "mopd", "tie") and 0 <= found["probability_better"] <= 1
 
 
-@pytest.mark.parametrize("kind", ["train_throughput", "rl_steps", "quality", "project_totals"])
+@pytest.mark.parametrize("kind", ["train_throughput", "rl_steps", "quality", "project_totals", "published"])
 def test_validate_reports(kind: str) -> None:
     document = json.loads(output("validate", kind, "--json"))
     assert document["rows"] == len(document["predictions"])
@@ -116,3 +116,45 @@ def test_ten_thousand_stages_are_refused_at_once(tmp_path: Path) -> None:
     path.write_text('name = "long"\ndomains = ["math"]\n' + "".join(stage.format(n) for n in range(10_000)))
     error = failure("forecast", str(path))
     assert error.exit_code == 2 and "10000 stages" in str(error)
+
+
+def test_a_published_system_forecasts_at_its_own_scale_unless_another_is_asked_for() -> None:
+    own = json.loads(output("forecast", "deepseek_r1_zero", "--draws", "50", "--json"))
+    assert own["amounts"] == "published" and own["gpu"] == "H800" and own["pools"] == {"pool": 512}
+    fewer = json.loads(output("forecast", "deepseek_r1_zero", "--gpus", "256", "--draws", "50", "--json"))
+    assert fewer["amounts"] == "published" and fewer["pools"] == {"pool": 256}
+    for flags in (("--domains", "sort,shift"), ("--model", "tiny"), ("--amounts", "tiny")):
+        other = json.loads(output("forecast", "deepseek_r1_zero", *flags, "--draws", "50", "--json"))
+        assert other["amounts"] == "tiny" and other["model"] == "tiny"
+
+
+def test_compare_all_in_one_document() -> None:
+    document = json.loads(output("compare", "--all", "--budget-flops", "1e12", "--draws", "20", "--json"))
+    assert document["budget_flops"] == 1e12 and len(document["rows"]) == 13
+    assert "worst domain" in output("compare", "--all", "--draws", "20")
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (("compare", "mopd", "merge", "--all"), "--all compares every recipe"),
+        (("compare", "mopd", "merge", "--budget-flops", "1e12"), "belongs to --all"),
+        (("compare", "--all", "--budget-flops", "0"), "budget_flops"),
+        (("validate", "published", "--data", "x.csv"), "leave it out"),
+    ],
+)
+def test_flags_that_do_not_go_together(args: tuple[str, ...], words: str) -> None:
+    error = failure(*args)
+    assert error.exit_code == 2 and words in str(error)
+
+
+def test_calibrate_cost_takes_the_kind_from_the_columns(tmp_path: Path) -> None:
+    from mopdsim.commands import cost_kind
+    from mopdsim.validate import published
+
+    for kind in ("train_throughput", "rl_steps"):
+        assert cost_kind(published(kind)) == kind
+    path = tmp_path / "other.csv"
+    path.write_text("colour,size\nred,3\n")
+    error = failure("calibrate", "cost", "--data", str(path))
+    assert error.exit_code == 2 and "rl_steps: framework" in str(error)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from mopdsim.cost.counting import forward_flops, teacher_logit_bytes, training_flops
 from mopdsim.cost.decode import Replica
 from mopdsim.cost.memory import (
+    LORA_SHARE,
     USABLE_MEMORY,
     activation_bytes,
     generation_bytes,
@@ -46,11 +47,33 @@ def test_activations_of_a_gpt_layer_agree_with_korthikanti() -> None:
     assert activation_bytes(gpt3, recompute=True) == 2 * gpt3.hidden * gpt3.layers
 
 
+def test_fp8_narrows_weights_and_inputs_of_products_only() -> None:
+    """One byte of weights instead of two; of 9 hidden + 3 widths a layer, all but 2 hidden are halved; gradients and
+    optimizer state stay."""
+    wide, narrow = (
+        train_memory(LLAMA, TrainLayout(gpus=1, precision=p), length=1000) for p in ("bf16", "fp8")
+    )
+    assert narrow.weights == wide.weights / 2
+    assert (narrow.gradients, narrow.optimizer) == (wide.gradients, wide.optimizer)
+    kept = 1000 * 32 * (2 * 2 * 4096 + 7 * 4096 + 3 * 14_336)
+    assert narrow.activations == kept
+    assert wide.activations == 1000 * 32 * 2 * (9 * 4096 + 3 * 14_336)
+
+
+def test_lora_keeps_the_state_of_its_adapters_only() -> None:
+    n = LLAMA.total_parameters
+    memory = train_memory(LLAMA, TrainLayout(gpus=1, lora=True), length=1000, sharding="none")
+    assert memory.weights == 2 * n
+    assert memory.gradients + memory.optimizer == pytest.approx(16 * LORA_SHARE * n)
+
+
 def test_generation_memory_is_weights_and_cache() -> None:
     empty = generation_bytes(LLAMA, Replica(gpus=2), sequences=0, context=0)
     assert empty == LLAMA.total_parameters
     full = generation_bytes(LLAMA, Replica(gpus=2), sequences=10, context=1000)
     assert full - empty == pytest.approx(10 * 1000 * 131_072 / 2)
+    narrow = Replica(gpus=2, precision="fp8", cache_precision="fp8")
+    assert generation_bytes(LLAMA, narrow, sequences=10, context=1000) == pytest.approx(full / 2)
 
 
 @pytest.mark.parametrize(

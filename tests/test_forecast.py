@@ -260,6 +260,90 @@ def test_any_question_of_the_catalogue_is_answered(
     )
 
 
+def test_ranges_widen_what_they_name_and_say_so() -> None:
+    calm = {"rerun_probability": 0.0, "failures_per_gpu_hour": 0.0}
+    plain = forecast(_scenario(reliability=calm))
+    steps = plain.bills["student"].steps
+    ranged = forecast(_scenario(reliability=calm, ranges={"student.steps": [steps / 2, steps * 2]}))
+    drawn_N = ranged.efforts["student"].tokens_N / plain.efforts["student"].tokens_N
+    low, middle, high = np.quantile(drawn_N, [0.1, 0.5, 0.9])
+    assert (low, middle, high) == pytest.approx((0.5, 1.0, 2.0), rel=0.15)
+    assert ranged.stage_flops["student"] == pytest.approx(plain.stage_flops["student"] * drawn_N)
+    growth_N = ranged.stage_gpu_hours["student"] / plain.stage_gpu_hours["student"]
+    once = plain.bills["student"].once_seconds / sum(plain.bills["student"].seconds.values())
+    assert growth_N == pytest.approx(once + (1 - once) * drawn_N)
+    assert np.array_equal(ranged.stage_gpu_hours["teacher_1"], plain.stage_gpu_hours["teacher_1"])
+    grades = {stage["name"]: stage["grade"] for stage in ranged.to_document()["stages"]}
+    assert grades["student"] == "prior" and grades["teacher_1"] != "prior"
+
+
+def test_a_range_without_width_is_the_plain_number() -> None:
+    plain = forecast(_scenario())
+    amounts = plain.scenario.recipe.amounts["student"]
+    ranges = {f"student.{key}": getattr(amounts, key) for key in ("steps", "prompts_per_step")}
+    same = forecast(_scenario(ranges=ranges))
+    assert same.gpu_hours_N == pytest.approx(plain.gpu_hours_N) and same.scores_DN == pytest.approx(
+        plain.scores_DN
+    )
+
+
+def test_a_stages_own_length_follows_its_range_and_no_domains() -> None:
+    found = forecast(_scenario("mixed_rl", ranges={"mixed.response_tokens": [2000, 8000]}))
+    assert found.bills["mixed"].mean_length == pytest.approx(4000)
+    drawn_N = found.efforts["mixed"].tokens_N / found.bills["mixed"].gradient_tokens
+    assert np.quantile(drawn_N, [0.1, 0.9]) == pytest.approx([0.5, 2.0], rel=0.15)
+    lengths_N = found.world.length_DN[0]
+    assert abs(np.corrcoef(np.log(drawn_N), np.log(lengths_N))[0, 1]) < 0.2
+
+
+def test_overhead_is_one_factor_on_all_hours() -> None:
+    calm = {"rerun_probability": 0.0, "failures_per_gpu_hour": 0.0}
+    plain, slow = (forecast(_scenario(reliability=calm, overhead=given)) for given in (None, [1.0, 2.5]))
+    factor_N = slow.gpu_hours_N / plain.gpu_hours_N
+    assert np.quantile(factor_N, [0.1, 0.9]) == pytest.approx([1.0, 2.5], rel=0.15)
+    assert slow.stage_gpu_hours["student"] == pytest.approx(plain.stage_gpu_hours["student"] * factor_N)
+    assert np.array_equal(slow.scores_DN, plain.scores_DN) and slow.grades["gpu_hours"] == "prior"
+
+
+def test_a_smaller_student_is_costed_scored_and_warned_of_as_what_it_is() -> None:
+    found = forecast(
+        _scenario("deepseek_r1", options={"smaller": True}, smaller="Qwen3-0.6B", model="Qwen3-32B")
+    )
+    _check(found)
+    document = found.to_document()
+    side = document["side_outputs"]["distilled"]
+    assert all(side[name]["p50"] < document["scores"][name]["p50"] for name in ("math", "code"))
+    stages = {stage["name"]: stage for stage in document["stages"]}
+    assert (
+        stages["distilled"]["flops_by_phase"]["training"]
+        < stages["distilled"]["flops_by_phase"]["generation"]
+    )
+    assert set(stages["reward_model"]["fidelity"]) == set(NAMES) and "kept" in stages["rejection"]
+    warnings = " ".join(found.warnings)
+    assert "follow from its size alone" in warnings and "is extrapolated" in warnings
+    told = {"smaller": "Qwen3-1.7B", "smaller_start": dict.fromkeys(NAMES, 0.1), "model": "Qwen3-8B"}
+    quiet = " ".join(forecast(_scenario("deepseek_r1", options={"smaller": True}, **told)).warnings)
+    assert "follow from its size alone" not in quiet and "is extrapolated" not in quiet
+
+
+def test_judges_are_said_to_be_priors_and_an_unheld_policy_is_said() -> None:
+    plan = _scenario("instructgpt").recipe
+    free = plan.model_copy(
+        update={
+            "stages": tuple(
+                stage.model_copy(update={"kl_coefficient": 0.0}) if stage.name == "ppo" else stage
+                for stage in plan.stages
+            )
+        }
+    )
+    held, unheld = (
+        " ".join(forecast(replace(_scenario("instructgpt"), recipe=recipe)).warnings)
+        for recipe in (plan, free)
+    )
+    assert "over-optimisation" in held and "nothing holds" not in held
+    assert "nothing holds ppo" in unheld
+
+
 def test_the_forecasts_path_is_free_of_slow_imports() -> None:
     slow = {"scipy", "pandas", "networkx", "torch", "transformers", "streamlit", "matplotlib"}
     code = f"import sys, mopdsim.compare; found = {slow!r} & set(sys.modules); sys.exit(str(found) if found else 0)"

@@ -195,7 +195,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "negative rate": (
         document(amounts_of={"first": {"learning_rate": -1e-3}}),
-        ["first.learning_rate = -0.001", "greater than 0"],
+        ["first.learning_rate = -0.001", "greater than or equal to 0"],
     ),
     "NaN rate": (document(amounts_of={"first": {"learning_rate": math.nan}}), ["nan", "finite"]),
     "infinite decay": (document(amounts_of={"first": {"weight_decay": math.inf}}), ["inf", "finite"]),
@@ -328,7 +328,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("mopd", {"groups": 5}, UsageError, ["groups = 5"]),
     ("mopd", {"groups": []}, UsageError, ["groups = []", "exactly once"]),
     ("mopd", {"groups": [["sort"]]}, UsageError, ["groups", "reverse", "exactly once"]),
-    ("mopd", {"amounts": "huge"}, UsageError, ["amounts = 'huge'", "'tiny' or 'small'"]),
+    ("mopd", {"amounts": "huge"}, UsageError, ["amounts = 'huge'", "'tiny', 'small' or"]),
     ("mopd", {"warmup": "perhaps"}, UsageError, ["warmup = 'perhaps'", "boolean"]),
     ("mopd", {"reward_mix": math.nan}, UsageError, ["reward_mix = nan", "finite"]),
     ("mopd", {"loss": "reverse"}, UsageError, ["loss = 'reverse'", "'reverse_kl'"]),

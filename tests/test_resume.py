@@ -19,8 +19,9 @@ from test_atomic import quota
 from test_checkpoint import hurt
 
 from mopdsim import recipe_file, recipes
+from mopdsim.amounts import default_amounts
 from mopdsim.errors import DivergenceError, Interrupted, MopdError
-from mopdsim.recipe import Recipe
+from mopdsim.recipe import Preference, Recipe, RejectionSampling, Sft
 from trainer import checkpoint, loop, runs
 from trainer.execute import Progress, execute
 from trainer.plan import Node, plan
@@ -36,6 +37,25 @@ def forgetful(specs: dict[str, str], **options: Any) -> Recipe:
     return shrunk(
         recipes.recipe("mopd", domains, balance="remaining_gap", **options), steps=6, prompts_per_step=5
     )
+
+
+def fed_back(specs: dict[str, str], kind: type[Sft] | type[Preference]) -> Recipe:
+    """DPO on a model's own samples, or fine-tuning on those that it kept."""
+    shares = dict.fromkeys(specs.values(), 1.0)
+    kept = RejectionSampling(name="kept", domains=shares)
+    stages = (kept, Sft(name="sft", domains=shares, data=("kept",)))
+    chosen = stages if kind is Sft else (Preference(name="dpo", domains=shares),)
+    amounts = {stage.name: default_amounts("tiny", stage.kind) for stage in chosen}
+    output = chosen[-1].name
+    made = Recipe(
+        name="fed_back",
+        domains=tuple(shares),
+        amounts_name="tiny",
+        stages=chosen,
+        amounts=amounts,
+        output=output,
+    )
+    return shrunk(made, steps=6)
 
 
 def left_by(out: Path) -> tuple[Any, Any, bytes]:
@@ -152,6 +172,8 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
             recipes.recipe("mixed_rl", [*specs.values()], curriculum="signal"), steps=6, prompts_per_step=5
         ),
     ),
+    "dpo": ("dpo", lambda specs: fed_back(specs, Preference)),
+    "sft on data": ("sft", lambda specs: fed_back(specs, Sft)),
     "off-policy": ("student", lambda specs: shrunk(recipes.recipe("off_policy", [*specs.values()]), steps=6)),
 }
 
@@ -177,6 +199,26 @@ def test_a_split_stage_equals_a_straight_one(
     ]
     assert sorted(steps) == [2, 3]
     assert finish(node, root) == straight
+
+
+def test_the_wall_clock_counts_what_earlier_attempts_spent(
+    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, own = node_of(forgetful(small), model, tmp_path, "student"), checkpoint.save
+
+    def slow(*arguments: Any, **named: Any) -> None:
+        own(*arguments, **named)
+        time.sleep(0.5)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save", slow)
+        stop_after(patch, 2)
+        with pytest.raises(Stop):
+            run_job(node.job, node.made_from, tmp_path, lambda done: None)
+    before = time.perf_counter()
+    summary = run_job(node.job, node.made_from, tmp_path, lambda done: None)
+    last = time.perf_counter() - before
+    assert last < summary["wall_seconds"] and summary["wall_seconds"] > last + 0.4
 
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])

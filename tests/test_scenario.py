@@ -16,6 +16,7 @@ from mopdsim.scenario import dump, from_document, load, loads, of_recipe
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "studies" / "scenarios").glob("*.toml"))
 BASE: dict[str, Any] = {"recipe": "mopd", "domains": ["math", "code"], "model": "Qwen3-8B"}
+SMALL: dict[str, Any] = {"recipe": "deepseek_r1", "options": {"smaller": True}}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -76,6 +77,38 @@ def test_pools_and_gpus_per_stage() -> None:
     assert [scenario.stage_gpus(name) for name in ("teacher_1", "teacher_2")] == [16, 8]
 
 
+def test_a_range_changes_the_stage_it_names_alone() -> None:
+    scenario = from_document(
+        {**BASE, "ranges": {"student.steps": [100, 400], "teacher_1.response_tokens": 5000}}
+    )
+    assert scenario.range_of("student", "steps") == (100, 400)
+    assert scenario.range_of("teacher_1", "response_tokens") == (5000, 5000)
+    assert scenario.range_of("teacher_2", "steps") is None
+
+
+def test_everything_a_scenario_may_say_is_written_and_read() -> None:
+    scenario = from_document(
+        {
+            **BASE,
+            **SMALL,
+            "smaller": "Qwen3-1.7B",
+            "smaller_start": {"math": [0.1, 0.2]},
+            "ranges": {"rl.steps": [100, 400], "rl.response_tokens": [2000, 9000]},
+            "overhead": [1.0, 2.5],
+            "precision": "fp8",
+            "speculative_factor": 1.6,
+        }
+    )
+    assert loads(dump(scenario)) == scenario
+    assert scenario.smaller_starts["math"].value == pytest.approx(0.15)
+    assert (scenario.model_of("base"), scenario.model_of("smaller")) == ("Qwen3-8B", "Qwen3-1.7B")
+
+
+def test_the_tiny_model_brings_its_own_smaller_one() -> None:
+    scenario = of_recipe("deepseek_r1", domains=["sort", "shift"], options={"smaller": True})
+    assert scenario.smaller == "tiny-small"
+
+
 BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     ({"recipe": "mopdx"}, NotFoundError, "did you mean 'mopd'"),
     ({"domains": ["mathh"]}, NotFoundError, "did you mean 'math'"),
@@ -109,6 +142,24 @@ BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     ({"reliability": {"rerun_probability": 1}}, UsageError, "below 1"),
     ({"reliability": {"reruns": 1}}, UsageError, "unknown key"),
     ({"schema_version": 99}, UsageError, "reads version 1"),
+    ({"ranges": {"studnt.steps": [1, 2]}}, UsageError, "did you mean 'student'"),
+    ({"ranges": {"student.step": [1, 2]}}, UsageError, "did you mean 'steps'"),
+    ({"ranges": {"student": [1, 2]}}, UsageError, "has no range"),
+    ({"ranges": {"student.steps": [2, 1]}}, UsageError, "P10 is above P90"),
+    ({"ranges": {"student.steps": [0, 1]}}, UsageError, "finite number above 0"),
+    ({"ranges": {"student.steps": "many"}}, UsageError, "finite number above 0"),
+    ({"ranges": 3}, UsageError, "must be a table"),
+    ({"overhead": [2.0, 1.0]}, UsageError, "P10 is above P90"),
+    ({"overhead": 0}, UsageError, "finite number above 0"),
+    ({"precision": "fp7"}, UsageError, "did you mean 'fp8'"),
+    ({"speculative_factor": 0.5}, UsageError, "from 1 to 16"),
+    ({"smaller": "Qwen3-1.7B"}, UsageError, "leave it out"),
+    ({"smaller": 3}, UsageError, "must be a name in quotes"),
+    ({"smaller_start": {"math": 0.1}}, UsageError, "has no smaller student"),
+    ({**SMALL, "smaller": "Qwen3-1.6B"}, NotFoundError, "did you mean"),
+    (SMALL, UsageError, "give its model"),
+    ({**SMALL, "smaller": "Qwen3-1.7B", "smaller_start": {"mth": 0.1}}, UsageError, "did you mean 'math'"),
+    ({**SMALL, "smaller": "Qwen3-1.7B", "smaller_start": {"math": 1.2}}, UsageError, "from 0 to 1"),
 ]
 
 
@@ -132,7 +183,21 @@ def test_a_named_recipes_settings_do_not_mix_with_an_inline_one() -> None:
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["recipe", "domains", "gpus", "teams", "pools", "domain", "conflict", "options", "model", "x"]
+            [
+                *(
+                    "recipe",
+                    "domains",
+                    "gpus",
+                    "teams",
+                    "pools",
+                    "domain",
+                    "conflict",
+                    "options",
+                    "model",
+                    "x",
+                ),
+                *("smaller", "smaller_start", "ranges", "overhead", "precision", "speculative_factor"),
+            ]
         ),
         st.recursive(
             st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8)),

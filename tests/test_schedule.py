@@ -135,6 +135,19 @@ def test_what_each_recipe_pays_when_one_domain_changes() -> None:
     assert affected_by(recipe("merge", names), "math") == ("teacher_1", "merged")
 
 
+def test_a_changed_reward_reaches_back_to_what_it_was_learnt_from() -> None:
+    names = ["math", "code", "chat"]
+    assert affected_by(recipe("instructgpt", names), "code") == ("reward_model", "ppo")
+    last = ("reward_model_2", "rejection_2", "sft_2", "dpo_2")
+    assert affected_by(recipe("llama3", names, rounds=2), "code") == last
+    r1 = recipe("deepseek_r1", names, smaller=True)
+    assert affected_by(r1, "math") == ("rl", "distilled")
+    assert affected_by(r1, "chat") == ("reward_model", "rl", "distilled")
+    climbs = recipe("mai_thinking_1", names)
+    without_rl = climbs.model_copy(update={"stages": climbs.stages[:-1], "output": "consolidation"})
+    assert affected_by(without_rl, "math") == ("rejection_1", "consolidation")
+
+
 def test_a_stage_waits_for_its_start_and_its_teachers() -> None:
     plan = recipe("mopd", ["math", "code"], warmup=True)
     assert needs_of(plan, "teacher_1") == ()

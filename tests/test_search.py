@@ -54,6 +54,9 @@ def _as_scenario(table: Table, steps_J: np.ndarray, option_J: np.ndarray) -> Sce
         ("cascade_rl", {"options": {"replay": 0.1}}),
         ("off_policy", {}),
         ("merge", {}),
+        ("instructgpt", {}),
+        ("llama3", {"options": {"rounds": 2}, "draws": 3}),
+        ("deepseek_r1", {"options": {"smaller": True}, "smaller": "Qwen3-1.7B", "draws": 3}),
         ("mixed_rl", {"overlap": "one_step_off", "model": "Qwen3-8B"}),
     ],
 )
@@ -90,6 +93,10 @@ def test_a_candidate_that_does_not_fit_is_marked_and_leaves_the_others_alone() -
 def test_questions_that_the_search_does_not_know_are_refused() -> None:
     with pytest.raises(UsageError, match="2 pools"):
         tabulate(_scenario("mopd", gpus=None, pools={"a": 64, "b": 64}))
+    with pytest.raises(UsageError, match=r"student\.steps is a range"):
+        tabulate(_scenario("mopd", ranges={"student.steps": [100, 400]}))
+    with pytest.raises(UsageError, match="overhead is a range"):
+        tabulate(_scenario("mopd", overhead=[1.0, 2.0]))
     with pytest.raises(UsageError, match="from 1 to the pool's 64"):
         tabulate(_scenario("mopd"), (128,))
     with pytest.raises(InfeasibleError, match="does not fit"):

@@ -12,9 +12,20 @@ from mopdsim.domains import domain
 from mopdsim.errors import InfeasibleError
 from mopdsim.hardware import gpu
 from mopdsim.model import model
-from mopdsim.recipe import AnyStage, Distill, Merge, Rl, Sft, Teacher
+from mopdsim.recipe import (
+    AnyStage,
+    Distill,
+    Merge,
+    Preference,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+    Teacher,
+)
 from mopdsim.stage_batch import SIGNAL_SHARE
 from mopdsim.stage_cost import Bill, Machine, bill
+from mopdsim.stage_layout import Formats
 
 AMOUNTS = Amounts(steps=100, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6)
 DENSE = Machine(model=model("Qwen3-8B"), gpu=gpu("H100"))
@@ -122,3 +133,97 @@ def test_no_layout_is_said_with_what_is_missing() -> None:
     large = Machine(model=model("DeepSeek-V3"), gpu=gpu("A100-40GB"))
     with pytest.raises(InfeasibleError, match="does not fit"):
         _bill(Rl(name="t", domains={"math": 1.0}), "math", machine=large, gpus=8)
+
+
+SAMPLES, PROMPTS = 100 * 64 * 8, 100 * 64
+MATH = {"math": 1.0}
+FREE: dict[str, object] = {"kl_coefficient": 0.0, "reward_models": {}}
+
+
+def test_a_reward_model_is_trained_on_its_parents_samples() -> None:
+    found = _bill(RewardModel(name="judge", domains=MATH), "math")
+    assert found.generated_tokens == SAMPLES * 10_000
+    assert found.flops["training"] == pytest.approx(3 * SIGNAL_SHARE * found.flops["generation"])
+    assert found.flops["scoring"] == 0
+
+
+def test_rejection_sampling_trains_nothing_and_pays_its_judge() -> None:
+    free = _bill(RejectionSampling(name="data", domains=MATH), "math")
+    judged = _bill(RejectionSampling(name="data", domains=MATH, reward_models={"math": "judge"}), "math")
+    assert free.generated_tokens == judged.generated_tokens == SAMPLES * 10_000
+    assert free.gradient_tokens == judged.gradient_tokens == judged.flops["training"] == 0
+    assert free.flops["evaluation"] == 0 and free.flops["scoring"] == 0
+    assert judged.flops["scoring"] == pytest.approx(judged.flops["generation"])
+    assert judged.memory_bytes > free.memory_bytes and judged.seconds["scoring"] > 0
+
+
+def test_dpo_trains_a_pair_of_each_prompt_and_scores_it_twice() -> None:
+    by_verifier = _bill(Preference(name="dpo", domains=MATH), "math")
+    assert by_verifier.gradient_tokens == pytest.approx(2 * SIGNAL_SHARE * PROMPTS * 10_000)
+    pair = 2 * SIGNAL_SHARE * PROMPTS / SAMPLES
+    assert by_verifier.flops["scoring"] == pytest.approx(2 * pair * by_verifier.flops["generation"])
+    judged = _bill(Preference(name="dpo", domains=MATH, reward_models={"math": "judge"}), "math")
+    assert judged.gradient_tokens == pytest.approx(2 * PROMPTS * 10_000)  # its scores always differ
+    pair = 2 * PROMPTS / SAMPLES
+    assert judged.flops["scoring"] == pytest.approx((1 + 2 * pair) * judged.flops["generation"])
+
+
+def test_ppo_pays_values_reference_and_judge_and_keeps_them_in_memory() -> None:
+    ppo = Rl(name="t", domains=MATH, algorithm="ppo", kl_coefficient=0.02, reward_models={"math": "judge"})
+    grpo = _bill(Rl(name="t", domains=MATH, zero_signal="keep"), "math")
+    found = _bill(ppo, "math")
+    assert found.flops["scoring"] == pytest.approx(3 * found.flops["generation"])
+    assert found.flops["training"] == pytest.approx(grpo.flops["training"])
+    small = Machine(model=model("Qwen3-1.7B"), gpu=gpu("H100"))
+    alone, beside = (_bill(stage, "math", machine=small) for stage in (ppo.model_copy(update=FREE), ppo))
+    assert alone.layout == beside.layout
+    weights = 2.0 * small.model.total_parameters / int(alone.layout.split()[1].strip(","))
+    assert beside.memory_bytes - alone.memory_bytes == pytest.approx(2 * weights)
+    mixed = _bill(ppo.model_copy(update={"demonstration_mix": 0.1}), "math")
+    assert mixed.gradient_tokens - found.gradient_tokens == pytest.approx(PROMPTS * 10_000)
+
+
+def test_what_is_sampled_ahead_waits_for_no_tail() -> None:
+    at_once = _bill(Preference(name="dpo", domains=MATH), "math")
+    in_turn = _bill(Preference(name="dpo", domains=MATH, on_policy=True), "math")
+    assert at_once.flops == in_turn.flops
+    assert at_once.seconds["generation"] < in_turn.seconds["generation"]
+    assert at_once.seconds["fixed"] == 0 < in_turn.seconds["fixed"]
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_a_teacher_of_another_size_works_at_its_own_cost(on_policy: bool) -> None:
+    student = model("Qwen3-1.7B")
+    stage = _distill("math", on_policy=on_policy, loss="reverse_kl")
+    alone = _bill(stage, "math", machine=Machine(model=student, gpu=gpu("H100")))
+    taught = _bill(stage, "math", machine=Machine(model=student, gpu=gpu("H100"), teacher=model("Qwen3-8B")))
+    assert taught.flops["training"] == alone.flops["training"]
+    assert taught.flops["scoring"] > 3 * alone.flops["scoring"]
+    assert taught.seconds["scoring"] > alone.seconds["scoring"]
+    grown = taught.flops["generation"] / alone.flops["generation"]
+    assert grown == 1 if on_policy else grown > 3
+    slower = taught.seconds["generation"] / alone.seconds["generation"]
+    assert slower == pytest.approx(1) if on_policy else slower > 1.1  # reading the cache dominates
+
+
+def test_narrow_formats_and_drafted_tokens_save_time_and_not_flops() -> None:
+    stage = Rl(name="t", domains=MATH)
+    plain = _bill(stage, "math")
+    for formats in (Formats(precision="fp8"), Formats(speculative_factor=1.8)):
+        found = _bill(stage, "math", machine=Machine(model=DENSE.model, gpu=DENSE.gpu, formats=formats))
+        assert found.seconds["generation"] < plain.seconds["generation"]
+        assert found.flops == plain.flops
+    narrow = _bill(
+        stage, "math", machine=Machine(model=DENSE.model, gpu=DENSE.gpu, formats=Formats(precision="fp8"))
+    )
+    assert narrow.seconds["training"] < plain.seconds["training"]
+
+
+def test_a_stages_own_length_replaces_its_domains() -> None:
+    stage = Rl(name="t", domains=MATH)
+    usual, own = (
+        bill(stage, AMOUNTS, {"math": domain("math")}, DENSE, gpus=32, response_tokens=length)
+        for length in (None, 40_000.0)
+    )
+    assert own.generated_tokens == pytest.approx(4 * usual.generated_tokens)
+    assert own.mean_length == 40_000 and sum(own.seconds.values()) > 3 * sum(usual.seconds.values())

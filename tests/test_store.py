@@ -18,9 +18,9 @@ from mopdsim import recipes
 from mopdsim.errors import MopdError, NotFoundError
 from mopdsim.recipe import BASE, Recipe
 from trainer import store as store_module
-from trainer.plan import Plan, plan
+from trainer.plan import Plan, default_start, plan
 from trainer.settings import Settings
-from trainer.stages import run_job
+from trainer.stages import ALGORITHM_VERSIONS, run_job
 from trainer.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -92,7 +92,7 @@ def test_a_new_version_of_a_loop_reruns_its_stages_and_their_dependents(
 ) -> None:
     recipe = mopd(small)
     before = keys(recipe, model, tmp_path)
-    monkeypatch.setattr("trainer.plan.ALGORITHM_VERSIONS", {"sft": 1, "rl": 1, "distill": 99, "merge": 1})
+    monkeypatch.setattr("trainer.plan.ALGORITHM_VERSIONS", {**ALGORITHM_VERSIONS, "distill": 99})
     after = keys(recipe, model, tmp_path)
     assert {name for name in before if before[name] != after[name]} == {"student"}
 
@@ -187,7 +187,7 @@ def test_a_stage_that_another_run_has_finished_meanwhile_is_taken_over(
 ) -> None:
     recipe, own = ran
     node = next(node for node in planned(recipe, model, own).nodes if node.label == "mopd/teacher_1")
-    monkeypatch.setattr("trainer.stages._run", lambda *_: pytest.fail("run again"))
+    monkeypatch.setattr("trainer.stages.run_stage", lambda *_: pytest.fail("run again"))
     assert run_job(node.job, node.made_from, own, lambda done: None) == Store(root=own).summary(node.key)
 
 
@@ -222,6 +222,13 @@ def test_the_built_in_model_is_made_once_and_whole(tmp_path: Path, monkeypatch: 
     composed = recipes.recipe("mixed_rl", ["sort", "shift?length=5-6"])
     probed = plan({"one": composed}, model="tiny", settings=Settings(seed=3), store=store)
     assert all(node.job.settings.probes == ("sort_then_shift",) for node in probed.nodes)
+
+
+def test_a_small_scale_shortens_the_start_to_a_quarter_at_least() -> None:
+    whole = default_start(6)
+    steps = [default_start(6, scale=scale).steps for scale in (0.02, 0.25, 0.5, 1.0, 3.0)]
+    assert steps == [whole.steps // 4, whole.steps // 4, whole.steps // 2, whole.steps, whole.steps]
+    assert default_start(1) == default_start(3) and default_start(6).steps == 2 * default_start(3).steps
 
 
 def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -102,6 +102,25 @@ def test_project_totals_are_ranges_with_sources() -> None:
         assert run["p10"] < run["p50"] < run["p90"] and len(run["source"]) > 10
     hermes = [run for run in found["predictions"] if run["model"].startswith("Hermes")]
     assert all(run["inside_80"] for run in hermes)
+    assert found["coverage_80"] >= 0.6 and found["median_width"] <= 4.0
+    widened = found["widened"]
+    assert widened["coverage_80"] >= 0.7 and widened["median_width"] > found["median_width"]
+    assert len(widened["log_sd_without_each"]) == found["rows"]
+
+
+def test_the_shared_spread_is_recovered_and_never_negative() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.uniform(0.2, 0.6, 4000)
+    errors = np.hypot(own, 0.5) * rng.standard_normal(4000)
+    assert validate_projects.shared_log_sd(errors, own) == pytest.approx(0.5, abs=0.03)
+    assert validate_projects.shared_log_sd(0.5 * own, own) == 0.0
+
+
+def test_mechanisms_of_project_presets_are_documented() -> None:
+    presets, _ = validate_projects.presets()
+    mechanisms = {"precision", "speculation", "packed", "fully_sharded", "recompute"}
+    for run in presets.values():
+        assert ("mechanism_source" in run) == bool(mechanisms & set(run)), run["model"]
 
 
 def test_a_project_without_preset_or_total_is_listed(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""A batch of prompts of several domains with their rollouts and rewards: sampled by a policy or demonstrated.
+"""A batch of prompts of several domains with their rollouts and rewards.
 
-Rows are ordered by domain, so that a domain is a slice. Leaves out: what is learnt from a batch.
+Rows are ordered by domain, so that a domain is a slice. Leaves out: answers that the policy did not sample
+(`trainer.written`), what is learnt from a batch.
 Axes: B rows (prompt u has rows u * group ... u * group + group - 1), T response length.
 """
 
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.errors import DivergenceError, Interrupted, MopdError
-from trainer.chat import observation_ids, prompt_ids, turn_ids
+from trainer.chat import observation_ids, prompt_ids
 from trainer.policy import Policy
 from trainer.rollout import Rollouts, converse, generate, left_pad, turns
 from trainer.routing import Route
@@ -59,6 +59,25 @@ def spread(spans: Mapping[str, slice], values: Sequence[float]) -> Tensor:
     for span, value in zip(spans.values(), values, strict=True):
         value_B[span] = value
     return value_B
+
+
+def allocate(
+    shares: Mapping[str, float], count: int, *, owed: dict[str, float], cursors: dict[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """(counts, cursors before): split `count` prompts by shares, what was rounded off before first.
+
+    Updates `owed`, what rounding left to each, and moves `cursors` on.
+    """
+    whole = sum(shares.values())
+    exact = {name: share / whole * count + owed.get(name, 0.0) for name, share in shares.items()}
+    counts = {name: max(0, math.floor(value)) for name, value in exact.items()}
+    by_rest = sorted(shares, key=lambda name: counts[name] - exact[name])
+    for name in by_rest[: max(0, count - sum(counts.values()))]:
+        counts[name] += 1
+    owed.update({name: exact[name] - counts[name] for name in shares})
+    start = {name: cursors.get(name, 0) for name in shares}
+    cursors.update({name: start[name] + counts[name] for name in shares})
+    return counts, start
 
 
 def draw(
@@ -122,41 +141,7 @@ def sample(
         items=tuple(items),
         rollouts=rollouts,
         reward_B=torch.tensor(rewards, dtype=torch.float32, device=policy.device),
-        spans=_spans(domains, rollouts_per_prompt),
-    )
-
-
-def demonstrated(
-    policy: Policy, tasks: Mapping[str, Task], items: Sequence[Item], *, domains: Sequence[str], seed: int
-) -> Batch:
-    """The domains' demonstrators in the policy's place: their turns are what is trained."""
-    said = [
-        tasks[name].demonstrate(item, random.Random(f"{seed}/{place}"))
-        for place, (item, name) in enumerate(zip(items, domains, strict=True))
-    ]
-    ids = iter(turn_ids(policy.tokenizer, [text for turns in said for text in turns]))
-    tokens: list[list[int]] = []
-    trained: list[list[bool]] = []
-    for item, name, turns_of_item in zip(items, domains, said, strict=True):
-        row: list[int] = []
-        mask: list[bool] = []
-        for turn in range(1, len(turns_of_item) + 1):
-            own = next(ids)
-            row, mask = row + own, mask + [True] * len(own)
-            more = turn < len(turns_of_item)
-            reply = tasks[name].observe(item, turns_of_item[:turn]) if more else None
-            if reply is not None:
-                observed = observation_ids(policy.tokenizer, reply)
-                row, mask = row + observed, mask + [False] * len(observed)
-        tokens.append(row)
-        trained.append(mask)
-    return Batch(
-        items=tuple(items),
-        rollouts=_written(
-            policy, prompt_ids(policy.tokenizer, [item.prompt for item in items]), tokens, trained
-        ),
-        reward_B=torch.ones(len(items), device=policy.device),
-        spans=_spans(domains, 1),
+        spans=spans_of(domains, rollouts_per_prompt),
     )
 
 
@@ -209,7 +194,7 @@ def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, l
         group=1,
     )
     reward_B = torch.cat([part.reward_B for _, part in parts])
-    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=_spans(domains, 1)), moved
+    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1)), moved
 
 
 def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:
@@ -222,30 +207,8 @@ def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -
     return Rollouts(**{**vars(rollouts), **rows})
 
 
-def _written(
-    policy: Policy, prompts: list[list[int]], tokens: list[list[int]], trained: list[list[bool]]
-) -> Rollouts:
-    """Rollouts that somebody else wrote (no behaviour log-probs)."""
-    prompt_BP, mask_BP = left_pad(prompts, policy)
-    width = max(map(len, tokens))
-    response_BT = torch.tensor(
-        [row + [policy.pad_id] * (width - len(row)) for row in tokens], device=policy.device
-    )
-    trained_BT = torch.tensor([row + [False] * (width - len(row)) for row in trained], device=policy.device)
-    length_B = torch.tensor([len(row) for row in tokens], device=policy.device)
-    return Rollouts(
-        prompt_BP=prompt_BP,
-        prompt_mask_BP=mask_BP,
-        response_BT=response_BT,
-        present_BT=torch.arange(width, device=policy.device) < length_B[:, None],
-        trained_BT=trained_BT,
-        logprob_BT=torch.zeros_like(response_BT, dtype=torch.float32),
-        truncated_B=torch.zeros(len(tokens), dtype=torch.bool, device=policy.device),
-        group=1,
-    )
-
-
-def _spans(domains: Sequence[str], group: int) -> dict[str, slice]:
+def spans_of(domains: Sequence[str], group: int) -> dict[str, slice]:
+    """The rows of each domain, given each item's domain; its items must be consecutive."""
     spans: dict[str, slice] = {}
     for name in dict.fromkeys(domains):
         places = [place for place, domain in enumerate(domains) if domain == name]

@@ -65,13 +65,22 @@ def run(
     model: Annotated[
         str, typer.Option(help="tiny, a directory in Hugging Face layout, or a hub id.")
     ] = "tiny",
+    smaller: Annotated[
+        str | None,
+        typer.Option(
+            help="Model of the recipe's smaller students, with the same tokenizer [default with tiny: built in]."
+        ),
+    ] = None,
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated task specifications [default: sort,reverse,shift].")
     ] = None,
     amounts: Annotated[
         AmountsName | None, typer.Option(help="Named set of amounts [default: tiny, or the file's].")
     ] = None,
-    scale: Annotated[float, typer.Option(help="Factor on every stage's steps.")] = 1.0,
+    scale: Annotated[
+        float,
+        typer.Option(help="Factor on every stage's steps; below 1 also on the start of tiny, to a quarter."),
+    ] = 1.0,
     set_: Annotated[
         list[str] | None,
         typer.Option(
@@ -108,7 +117,7 @@ def run(
     resolved = resolve_recipe(recipe, _split(domains), amounts, set_ or []).scaled(scale)
     settings = resolve_settings(setting or [], seed=seed, device=device, dtype=dtype, threads=threads)
     if dry_run:
-        check(resolved, model=model, settings=settings)
+        check(resolved, model=model, smaller=smaller, settings=settings)
         return _show_resolved(resolved, settings.model_dump(mode="json"), json_)
     progress = Progress()
     print(
@@ -118,11 +127,13 @@ def run(
     summary = run_recipe(
         resolved,
         model=model,
+        smaller=smaller,
         settings=settings,
         out=out,
         store_root=store,
         workers=workers or default_workers(device),
         progress=progress,
+        scale=scale,
     )
     emit(summary) if json_ else _print_summary(summary)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +32,7 @@ class DomainGradients:
         rollouts: Rollouts,
         spans: Mapping[str, slice],
         loss_of: LossOf,
-        *,
-        temperature: float,
-        micro_batch_rows: int | None,
+        **options: Any,
     ) -> tuple[float, dict[str, float]]:
         """As `trainer.update.accumulate_gradients`, one domain's rows at a time."""
         width = rollouts.response_BT.shape[1]
@@ -42,13 +41,11 @@ class DomainGradients:
             held = [None if p.grad is None else p.grad.clone() for p in self.parameters]
 
             def own(
-                logits_NV: Tensor, index_N: Tensor, first: int = span.start * width
+                read_NX: Tensor, index_N: Tensor, first: int = span.start * width
             ) -> tuple[Tensor, dict[str, Tensor]]:
-                return loss_of(logits_NV, index_N + first)
+                return loss_of(read_NX, index_N + first)
 
-            loss, metrics = accumulate_gradients(
-                policy, rollouts.rows(span), own, temperature=temperature, micro_batch_rows=micro_batch_rows
-            )
+            loss, metrics = accumulate_gradients(policy, rollouts.rows(span), own, **options)
             self.gradient[domain] = [
                 torch.zeros_like(p) if p.grad is None else p.grad - (h if h is not None else 0)
                 for p, h in zip(self.parameters, held, strict=True)
@@ -81,15 +78,16 @@ def accumulate(
     loss_of: LossOf,
     *,
     by_domain: bool,
-    temperature: float = 1.0,
-    micro_batch_rows: int | None,
+    **options: Any,
 ) -> tuple[float, dict[str, float], Callable[[], dict[str, dict[str, float]]]]:
-    """(loss, metrics, report): the gradient is added to param.grad; `report` says, after the step, how domains met."""
-    common = {"temperature": temperature, "micro_batch_rows": micro_batch_rows}
+    """(loss, metrics, report): the gradient is added to param.grad; `report` says, after the step, how domains met.
+
+    options: of `trainer.update.accumulate_gradients`.
+    """
     if not by_domain:
-        return *accumulate_gradients(policy, rollouts, loss_of, **common), dict  # type: ignore[arg-type]
+        return *accumulate_gradients(policy, rollouts, loss_of, **options), dict
     gradients = DomainGradients(policy)
-    return *gradients.accumulate(policy, rollouts, spans, loss_of, **common), gradients.report  # type: ignore[arg-type]
+    return *gradients.accumulate(policy, rollouts, spans, loss_of, **options), gradients.report
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> float:

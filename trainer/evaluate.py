@@ -40,7 +40,7 @@ def evaluate(
     """
     with meter.phase("evaluation", policy.device):
         batches = {
-            name: _sampled(policy, name, task, split, items, temperature, meter)
+            name: sampled(policy, name, task, split, items, temperature=temperature, meter=meter)
             for name, task in tasks.items()
         }
         rows = {name: _described(own, items) for name, own in batches.items()}
@@ -62,20 +62,29 @@ def evaluate(
     return rows
 
 
-def _sampled(
-    policy: Policy, name: str, task: Task, split: Split, items: int, temperature: float, meter: Meter
+def sampled(
+    policy: Policy,
+    name: str,
+    task: Task,
+    split: Split,
+    items: int,
+    *,
+    temperature: float,
+    meter: Meter,
+    rollouts_per_prompt: int = 1,
 ) -> list[Batch]:
     """A domain's fixed prompts answered and graded, some rows at a time."""
     prompts = task.fixed(split, items)
     batches = []
-    for start in range(0, items, ROWS):
-        chunk = prompts[start : start + ROWS]
+    together = max(1, ROWS // rollouts_per_prompt)
+    for start in range(0, items, together):
+        chunk = prompts[start : start + together]
         batch = sample(
             policy,
             {name: task},
             chunk,
             domains=[name] * len(chunk),
-            rollouts_per_prompt=1,
+            rollouts_per_prompt=rollouts_per_prompt,
             temperature=temperature,
             seed=SEED + start,
             grader=lambda task, item, said: task.grade(item, said),

@@ -21,6 +21,7 @@ from typing import Any
 
 from mopdsim.errors import Interrupted
 from trainer.plan import Node, Plan
+from trainer.show import mean_figure
 from trainer.stages import run_job
 from trainer.store import Store
 
@@ -57,10 +58,9 @@ class Progress:
             self.bars.pop(node.key).close()
         if self.quiet:
             return
-        rates = [row["pass_rate"] for row in summary["domains"].values()]
-        how = "from the store" if cached else f"{summary.get('wall_seconds', 0.0):.1f} s"
+        how = "from the store" if cached else f"{summary['wall_seconds']:.1f} s"
         print(
-            f"  {node.label:<28} mean score {sum(rates) / len(rates):.3f}   {how}",
+            f"  {node.label:<28} {mean_figure(summary['domains'])}   {how}",
             file=sys.stderr,
             flush=True,
         )

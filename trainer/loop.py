@@ -7,11 +7,9 @@ unbroken one bit for bit. Leaves out: stage keys and who runs when (`trainer.sto
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,59 +17,22 @@ from safetensors.torch import save_file
 
 from mopdsim.amounts import Amounts
 from mopdsim.errors import DivergenceError, MopdError
-from mopdsim.recipe import BASE, AnyStage
 from trainer import checkpoint
 from trainer.atomic import explained
 from trainer.bank import Bank
-from trainer.batch import Batch
+from trainer.batch import Batch, allocate
 from trainer.evaluate import evaluate
+from trainer.job import Job
 from trainer.log import Log
 from trainer.meter import Meter, peak_memory_bytes
-from trainer.models import load_policy, save_policy
+from trainer.models import save_policy
 from trainer.policy import Policy
-from trainer.settings import Settings
-from trainer.tasks import Split, Task, task
+from trainer.tasks import Split, Task
 
 Metrics = dict[str, Any]
 Report = Callable[[float], None]
 TRUNCATION_WINDOW = 10
 BETAS = (0.9, 0.95)  # of AdamW
-
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One stage to run. weights: directories of Hugging Face weights by stage name, "base" among them."""
-
-    key: str
-    stage: AnyStage | None
-    amounts: Amounts | None
-    settings: Settings
-    domains: tuple[str, ...]
-    weights: Mapping[str, Path]
-    directory: Path
-
-    @property
-    def name(self) -> str:
-        """The stage's name, for messages."""
-        return BASE if self.stage is None else self.stage.name
-
-    @property
-    def init(self) -> str:
-        """The stage whose weights this one starts from."""
-        return BASE if self.stage is None else self.stage.init
-
-    def seed(self, *parts: object) -> int:
-        """A seed that depends on the stage's key and `parts` alone."""
-        text = "/".join(map(str, (self.key, *parts)))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
-
-    def tasks(self) -> dict[str, Task]:
-        """The domains and probes by their specification."""
-        return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes))}
-
-    def load(self, name: str) -> Policy:
-        """The weights of a stage, or the base."""
-        return load_policy(self.weights[name], device=self.settings.device, dtype=self.settings.dtype)
 
 
 @dataclass(kw_only=True)
@@ -89,18 +50,8 @@ class Trainee:
     memory: dict[str, Any] = field(default_factory=dict)
 
     def allocate(self, shares: Mapping[str, float], count: int) -> tuple[dict[str, int], dict[str, int]]:
-        """(counts, cursors): split `count` prompts by shares, what was rounded off before first; move the cursors."""
-        whole = sum(shares.values())
-        owed = self.memory.setdefault("owed", {})
-        exact = {name: share / whole * count + owed.get(name, 0.0) for name, share in shares.items()}
-        counts = {name: max(0, math.floor(value)) for name, value in exact.items()}
-        by_rest = sorted(shares, key=lambda name: counts[name] - exact[name])
-        for name in by_rest[: max(0, count - sum(counts.values()))]:
-            counts[name] += 1
-        owed.update({name: exact[name] - counts[name] for name in shares})
-        start = {name: self.cursors.get(name, 0) for name in shares}
-        self.cursors.update({name: start[name] + counts[name] for name in shares})
-        return counts, start
+        """`trainer.batch.allocate` with what the checkpoint holds."""
+        return allocate(shares, count, owed=self.memory.setdefault("owed", {}), cursors=self.cursors)
 
     def average(self, name: str, value: float, *, keep: float = 0.9) -> float:
         """A running mean kept in the checkpoint; the first value starts it."""
@@ -109,9 +60,8 @@ class Trainee:
         return float(means[name])
 
     def progress(self) -> float:
-        """Share of the stage that is done: of its steps or, with a FLOPs ceiling, of those if it is nearer."""
-        steps, ceiling = self.step / self.amounts.steps, self.amounts.max_flops
-        return steps if ceiling is None else max(steps, self.meter.spent / ceiling)
+        """Share of the stage that is done."""
+        return progress(self.amounts, self.step, self.meter)
 
     def finished(self) -> bool:
         return self.progress() >= 1
@@ -167,20 +117,49 @@ class Trainee:
 
 
 StepOf = Callable[[Trainee], Metrics]
+Rows = dict[str, dict[str, Any]]
 
 
-def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> Metrics:
+@dataclass(frozen=True, kw_only=True)
+class Hooks:
+    """Where a kind of stage differs from the others.
+
+    prepare: before the optimiser is made and a checkpoint loaded. finish: before the last scores and the saving of
+    weights. score: a split's rows by domain, in place of pass rates of the policy's samples.
+    """
+
+    prepare: Callable[[Policy], None] = lambda policy: None
+    finish: Callable[[Trainee], None] = lambda trainee: None
+    score: Callable[[Trainee, Split], Rows] | None = None
+
+
+def progress(amounts: Amounts, step: int, meter: Meter) -> float:
+    """Share of a stage that is done: of its steps or, with a FLOPs ceiling, of those if it is nearer."""
+    steps, ceiling = step / amounts.steps, amounts.max_flops
+    return steps if ceiling is None else max(steps, meter.spent / ceiling)
+
+
+def train(
+    job: Job, make_step: Callable[[Trainee], StepOf], report: Report, *, hooks: Hooks | None = None
+) -> Metrics:
     """Run the stage's loop from its start or its newest checkpoint; save weights; return the summary."""
-    trainee = _start(job)
+    hooks = hooks or Hooks()
+    trainee = _start(job, hooks.prepare)
     step_of = make_step(trainee)
     settings = job.settings
     against = references(job)
     checkpoints = job.directory / "checkpoints"
     with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
 
-        def scored(split: Split) -> dict[str, dict[str, float]]:
+        def scored(split: Split) -> Rows:
             policy, tasks, meter = trainee.policy, trainee.tasks, trainee.meter
-            return score(job, policy, tasks, split, step=trainee.step, against=against, meter=meter, log=log)
+            if hooks.score is None:
+                return score(
+                    job, policy, tasks, split, step=trainee.step, against=against, meter=meter, log=log
+                )
+            rows = hooks.score(trainee, split)
+            log.write({"kind": "evaluation", "step": trainee.step, "split": split, "domains": rows})
+            return rows
 
         while not trainee.finished():
             if trainee.step % settings.evaluate_every == 0:
@@ -205,6 +184,7 @@ def train(job: Job, make_step: Callable[[Trainee], StepOf], report: Report) -> M
                     state=state,
                 )
             report(trainee.progress())
+        hooks.finish(trainee)
         scores = scored("test")
     save_policy(trainee.policy, job.directory / "weights")
     summary = {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
@@ -216,10 +196,12 @@ def spent_summary(meter: Meter, job: Job) -> Metrics:
     return {**meter.state(), "peak_memory_bytes": peak_memory_bytes(torch.device(job.settings.device))}
 
 
-def _start(job: Job) -> Trainee:
+def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
     if job.amounts is None:
         raise ValueError(f"stage {job.name!r} has no amounts")
+    meter = Meter()
     policy = job.load(job.init)
+    prepare(policy)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
         lr=job.amounts.learning_rate,
@@ -235,7 +217,7 @@ def _start(job: Job) -> Trainee:
         amounts=job.amounts,
         policy=policy,
         optimizer=optimizer,
-        meter=Meter(state.get("meter")),
+        meter=meter.after(state.get("meter", {})),
         tasks=job.tasks(),
         step=state.get("step", 0),
         cursors=state.get("cursors", {}),
@@ -244,8 +226,8 @@ def _start(job: Job) -> Trainee:
 
 
 def references(job: Job) -> Mapping[str, Policy]:
-    """What KL is measured against, loaded when needed: "start", the recipe's base, and the stage's "parent"."""
-    names = {"start": BASE} | ({"parent": job.init} if job.init != BASE else {})
+    """What KL is measured against, loaded when needed: "start", the stage's root, and its "parent"."""
+    names = {"start": job.root} | ({"parent": job.init} if job.init != job.root else {})
     directories = {name: job.weights[stage] for name, stage in names.items()}
     return Bank(directories, lambda name: job.load(names[name])).mapping(list(names))
 

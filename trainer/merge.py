@@ -15,6 +15,7 @@ ALGORITHM_VERSION = 1
 
 def run(job: Job, stage: Merge, report: Report) -> Metrics:
     """Write the merged weights and score them on the test prompts."""
+    meter = Meter()
     weights = stage.weights or (1.0,) * len(stage.inputs)
     match stage.method:
         case "average":
@@ -29,7 +30,6 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
         )
     report(0.5)
     policy = load_policy(job.directory / "weights", device=job.settings.device, dtype=job.settings.dtype)
-    meter = Meter()
     with Log(job.directory / "metrics.jsonl") as log:
         scores = score(
             job, policy, job.tasks(), "test", step=0, against=references(job), meter=meter, log=log

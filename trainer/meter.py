@@ -26,15 +26,30 @@ TRAINING_PASSES = 3.0
 
 
 class Meter:
-    """Running totals; `state` goes into checkpoints and summaries."""
+    """Running totals; `state` goes into checkpoints and summaries. Its wall clock starts when it is made."""
 
-    def __init__(self, state: Mapping[str, Any] | None = None) -> None:
-        state = state or {}
-        self.seconds: dict[str, float] = {phase: 0.0 for phase in PHASES} | state.get("seconds", {})
-        self.flops: dict[str, float] = {phase: 0.0 for phase in PHASES} | state.get("flops", {})
-        self.tokens: dict[str, dict[str, int]] = {
-            use: dict(state.get("tokens", {}).get(use, {})) for use in ("generated", "scored", "trained")
-        }
+    def __init__(self) -> None:
+        self._opened = time.perf_counter()
+        self._before = (
+            0.0  # wall-clock seconds of earlier attempts, up to the checkpoint this one goes on from
+        )
+        self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.flops: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.tokens: dict[str, dict[str, int]] = {"generated": {}, "scored": {}, "trained": {}}
+
+    def after(self, state: Mapping[str, Any]) -> Meter:
+        """This meter, counting on from a checkpoint's state (empty: there is none)."""
+        if state:
+            self._before = state["wall_seconds"]
+            self.seconds, self.flops, self.tokens = (
+                dict(state[name]) for name in ("seconds", "flops", "tokens")
+            )
+        return self
+
+    @property
+    def wall_seconds(self) -> float:
+        """Of all attempts; what a kill undid is not counted."""
+        return self._before + time.perf_counter() - self._opened
 
     @contextmanager
     def phase(self, phase: Phase, device: torch.device) -> Iterator[None]:
@@ -58,7 +73,12 @@ class Meter:
         return sum(self.flops[phase] for phase in PHASES if phase != "evaluation")
 
     def state(self) -> dict[str, Any]:
-        return {"seconds": self.seconds, "flops": self.flops, "tokens": self.tokens}
+        return {
+            "seconds": self.seconds,
+            "flops": self.flops,
+            "tokens": self.tokens,
+            "wall_seconds": self.wall_seconds,
+        }
 
 
 def forward_flops(policy: Policy, rollouts: Rollouts) -> float:

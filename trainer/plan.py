@@ -1,7 +1,8 @@
 """From recipes and a model to the stages to run: keys, directories, who waits for whom.
 
 Several recipes planned together share whatever has the same key. `tiny` is made on the spot: random weights, then a
-start trained by SFT on the recipe's own domains. Leaves out: running (`trainer.execute`).
+start trained by SFT on the recipe's own domains; so is a smaller one for the students that a recipe wants smaller.
+Leaves out: running (`trainer.execute`).
 """
 
 from __future__ import annotations
@@ -12,19 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.amounts import Amounts, default_amounts
-from mopdsim.errors import NotFoundError
-from mopdsim.recipe import BASE, Recipe, Sft, parents
+from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft, parents
 from trainer.atomic import atomic_directory, verified
-from trainer.loop import Job
+from trainer.job import Job
 from trainer.models import fingerprint
 from trainer.settings import Settings
 from trainer.stages import ALGORITHM_VERSIONS
 from trainer.store import Store, key_of, stage_keys
 from trainer.tasks import PROBES, task
-from trainer.tiny import init_tiny
+from trainer.tiny import init_tiny, tiny_tokenizer
 
 TINY = "tiny"
 START = "start"
+START_RATE = 4e-3  # from random weights; what has learnt before is fine-tuned at the named set's
+LEAST_START = 0.25
+TINY_SIZES: Mapping[str, Mapping[str, int]] = {BASE: {}, SMALLER: {"hidden": 32, "layers": 2}}  # by root
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +57,7 @@ class Node:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """Everything to run, parents first. keys: recipe name -> stage name ("base" too) -> key."""
+    """Everything to run, parents first. keys: recipe name -> stage name (and root) -> key."""
 
     nodes: tuple[Node, ...]
     keys: Mapping[str, Mapping[str, str]]
@@ -65,9 +69,13 @@ def plan(
     model: str,
     settings: Settings,
     store: Store,
+    smaller: str | None = None,
     start_amounts: Amounts | None = None,
 ) -> Plan:
-    """The stages of all recipes, by recipe label. `start_amounts` replaces the default of `tiny`'s start."""
+    """The stages of all recipes, by recipe label, on `model` and, where one starts from it, the `smaller` one.
+
+    `start_amounts` replaces the default of `tiny`'s start. UsageError where a smaller model is wanted and none given.
+    """
     nodes: dict[str, Node] = {}
     keys: dict[str, dict[str, str]] = {}
     for label, recipe in recipes.items():
@@ -76,22 +84,28 @@ def plan(
             if settings.probes or model != TINY
             else settings.model_copy(update={"probes": _probes(recipe)})
         )
-        base = _base(recipe, model, chosen, store, start_amounts)
-        nodes.setdefault(base.key, base)
-        external = base.job.stage is None
-        made_from = stage_keys(recipe, chosen, base.key, ALGORITHM_VERSIONS)
-        own = {BASE: base.key, **{name: key_of(made) for name, made in made_from.items()}}
-        base_weights = base.job.weights[BASE] if external else store.weights(base.key)
+        given = models(recipe, model, smaller)
+        roots = {name: _root(name, recipe, given[name], chosen, store, start_amounts) for name in given}
+        nodes |= {root.key: root for root in roots.values() if root.key not in nodes}
+        root_keys = {name: root.key for name, root in roots.items()}
+        made_from = stage_keys(recipe, chosen, root_keys, ALGORITHM_VERSIONS)
+        own = root_keys | {name: key_of(made) for name, made in made_from.items()}
+        weights = {name: _root_weights(root, store) for name, root in roots.items()}
         for stage in recipe.stages:
-            names = [BASE, *parents(stage)]
+            root = recipe.root_of(stage.name)
+            names = dict.fromkeys([root, *parents(stage)])
+            data = [name for name in names if isinstance(recipe.stage.get(name), RejectionSampling)]
             key = own[stage.name]
+            weights[stage.name] = store.weights(key)
             job = Job(
                 key=key,
                 stage=stage,
                 amounts=recipe.amounts.get(stage.name),
                 settings=chosen,
                 domains=recipe.domains,
-                weights={name: base_weights if name == BASE else store.weights(own[name]) for name in names},
+                weights={name: weights[name] for name in names if name not in data},
+                data={name: store.data(own[name]) for name in data},
+                root=root,
                 directory=store.directory(key),
             )
             needs = tuple(dict.fromkeys(own[name] for name in names))
@@ -107,30 +121,76 @@ def _probes(recipe: Recipe) -> tuple[str, ...]:
     return tuple(probe for probe, skills in PROBES.items() if set(skills) <= names)
 
 
-def _base(
-    recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
+def models(recipe: Recipe, model: str, smaller: str | None) -> dict[str, str]:
+    """The model of each of the recipe's roots. UsageError where a smaller one is wanted and none given."""
+    if SMALLER not in recipe.roots:
+        return {BASE: model}
+    if smaller is None and model != TINY:
+        needing = next(stage.name for stage in recipe.stages if SMALLER in parents(stage))
+        raise UsageError(
+            f"recipe {recipe.name!r}: stage {needing!r} starts from a smaller model than {model!r}, and none is given: "
+            "add --smaller with a model of the same tokenizer"
+        )
+    return {BASE: model, SMALLER: smaller or TINY}
+
+
+def check_tokens(given: Mapping[str, str]) -> None:
+    """UsageError where the models of a recipe's roots (by root) do not read the same tokens."""
+    if len(set(given.values())) < 2:
+        return
+    base, smaller = (_vocabulary(given[root]) for root in (BASE, SMALLER))
+    if differing := {token for token in {*base, *smaller} if base.get(token) != smaller.get(token)}:
+        raise UsageError(
+            f"smaller = {given[SMALLER]!r}: {len(differing)} tokens have other ids than in {given[BASE]!r}, whose "
+            "answers it learns from: use models of one tokenizer"
+        )
+
+
+def _vocabulary(model: str) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    if model == TINY:
+        return tiny_tokenizer().get_vocab()
+    found: dict[str, int] = AutoTokenizer.from_pretrained(
+        model_directory(model), trust_remote_code=False
+    ).get_vocab()
+    return found
+
+
+def _root_weights(root: Node, store: Store) -> Path:
+    return store.weights(root.key) if root.job.stage else root.job.weights[BASE]
+
+
+def _root(
+    name: str, recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
 ) -> Node:
-    """The model a recipe starts from: a scored directory, or `tiny` with its start."""
+    """A model that a recipe starts from: a scored directory, or `tiny` with its start."""
     if model != TINY:
         directory = model_directory(model)
         return _node(
-            None, None, fingerprint(directory), directory, recipe.domains, settings, store, label="base"
+            None, None, fingerprint(directory), directory, recipe.domains, settings, store, label=name
         )
     seed = settings.seed
-    directory = store.root / f"tiny-{seed}"
+    directory = store.root / (f"tiny-{seed}" if name == BASE else f"tiny-{name}-{seed}")
     if not verified(directory):
         with atomic_directory(directory) as partial:
-            init_tiny(partial, seed=seed)
+            init_tiny(partial, seed=seed, **TINY_SIZES[name])
     start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
     amounts = start_amounts or default_start(len(recipe.domains))
+    label = START if name == BASE else f"{name} {START}"
     return _node(
-        start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=START
+        start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=label
     )
 
 
-def default_start(domains: int) -> Amounts:
-    """The amounts of `tiny`'s start: the named set's steps for each domain, for three at least."""
-    return default_amounts("tiny", "sft").scaled(max(3, domains))
+def default_start(domains: int, *, scale: float = 1.0) -> Amounts:
+    """The amounts of `tiny`'s start: the named set's steps for each domain, for three at least.
+
+    A run at a small scale shortens it too, but never below a quarter: a model that is right nowhere gives
+    reinforcement, reward models and rejection sampling nothing to work on.
+    """
+    own = default_amounts("tiny", "sft").model_copy(update={"learning_rate": START_RATE})
+    return own.scaled(max(3, domains) * min(1.0, max(scale, LEAST_START)))
 
 
 def _node(
@@ -154,7 +214,7 @@ def _node(
             amounts={START: amounts},
             output=START,
         )
-        made_from = stage_keys(alone, settings, model_key, ALGORITHM_VERSIONS)[START]
+        made_from = stage_keys(alone, settings, {BASE: model_key}, ALGORITHM_VERSIONS)[START]
     else:
         made_from = {
             "stage": None,

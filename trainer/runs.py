@@ -4,6 +4,7 @@ config.toml     the recipe          resolved.json  model, settings, workers, sto
 manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
 metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
 weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
+side_outputs/   other models that the recipe delivers, by stage name
 """
 
 from __future__ import annotations
@@ -24,39 +25,52 @@ from typing import Any
 
 from mopdsim import recipe_file
 from mopdsim.errors import Interrupted, NotFoundError, UsageError
-from mopdsim.recipe import BASE, AnyStage, Distill, Recipe
+from mopdsim.recipe import BASE, ROOTS, SMALLER, AnyStage, Distill, Recipe
 from trainer.atomic import explained, verified, write_json, write_text
 from trainer.execute import Progress, execute
 from trainer.meter import PHASES
 from trainer.models import check_device, tensors_sha256
-from trainer.plan import TINY, Plan, model_directory, plan
+from trainer.plan import TINY, Plan, check_tokens, default_start, model_directory, models, plan
 from trainer.routing import teacher_names
 from trainer.settings import Settings
 from trainer.store import Store
 from trainer.tasks import task
 
 SCHEMA_VERSION = 1
+_FIELDS = ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes", "wall_seconds")
 
 
 def run_recipe(
     recipe: Recipe,
     *,
     model: str,
+    smaller: str | None = None,
     settings: Settings,
     out: Path,
     store_root: Path | None = None,
     workers: int,
     progress: Progress,
+    scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Carry the recipe out; returns the run's summary (also in summary.json)."""
-    check(recipe, model=model, settings=settings)
-    if model != TINY and Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().resolve())
+    """Carry the recipe out; returns the run's summary (also in summary.json).
+
+    scale: of `tiny`'s start (`trainer.plan.default_start`); the recipe's own amounts are scaled already.
+    """
+    check(recipe, model=model, smaller=smaller, settings=settings)
+    model, smaller = _absolute(model), smaller and _absolute(smaller)
     store = Store(root=store_root.resolve() if store_root else out / "store")
-    _open(out, recipe, model, settings, store, workers)
+    asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
+    _open(out, recipe, asked, store, workers)
     start = time.perf_counter()
     try:
-        planned = plan({recipe.name: recipe}, model=model, settings=settings, store=store)
+        planned = plan(
+            {recipe.name: recipe},
+            model=model,
+            smaller=smaller,
+            settings=settings,
+            store=store,
+            start_amounts=default_start(len(recipe.domains), scale=scale),
+        )
         summaries = execute(planned, store, workers=workers, progress=progress)
         summary = _summary(recipe, planned, summaries, store, out)
         summary["seconds"] = time.perf_counter() - start
@@ -71,11 +85,24 @@ def run_recipe(
     return summary
 
 
-def check(recipe: Recipe, *, model: str, settings: Settings) -> None:
-    """What would otherwise fail only hours later: the device, the model's directory, too few prompts to score."""
+def _absolute(model: str) -> str:
+    """A model as it can be given from any directory."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model != TINY and path.is_dir() else model
+
+
+def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
+    """What would otherwise fail only hours later: the device, the models' directories, too few prompts to score."""
     check_device(settings.device)
-    if model != TINY:
-        model_directory(model)
+    if smaller is not None and SMALLER not in recipe.roots:
+        raise UsageError(
+            f"smaller = {smaller!r}: no stage of recipe {recipe.name!r} starts from a smaller model: leave it out"
+        )
+    given = models(recipe, model, smaller)
+    for name in given.values():
+        if name != TINY:
+            model_directory(name)
+    check_tokens(given)
     for spec in (*recipe.domains, *settings.probes):
         task(spec).fixed("validation", settings.validation_items)
         task(spec).fixed("test", settings.test_items)
@@ -90,11 +117,13 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     return run_recipe(
         recipe_file.load(out / "config.toml"),
         model=resolved["model"],
+        smaller=resolved["smaller"],
         settings=Settings.model_validate(resolved["settings"]),
         out=out,
         store_root=Path(resolved["store"]) if resolved["store"] else None,
         workers=resolved["workers"],
         progress=progress,
+        scale=resolved["scale"],
     )
 
 
@@ -111,12 +140,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Store, workers: int) -> None:
-    """Make the run directory, or refuse one that holds another run."""
+def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, workers: int) -> None:
+    """Make the run directory, or refuse one that holds another run than is `asked`."""
     resolved = {
         "schema_version": SCHEMA_VERSION,
-        "model": model,
-        "settings": settings.model_dump(mode="json"),
+        **asked,
         "store": None if store.root == out / "store" else str(store.root),
         "workers": workers,
     }
@@ -125,16 +153,16 @@ def _open(out: Path, recipe: Recipe, model: str, settings: Settings, store: Stor
         out.mkdir(parents=True, exist_ok=True)
         before = read_json(out / "resolved.json") if config.exists() else resolved
         other = config.exists() and config.read_text(encoding="utf-8") != text
-    if other or any(before[key] != resolved[key] for key in ("model", "settings")):
+    if other or any(before.get(key) != value for key, value in asked.items()):
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
     write_json(out / "resolved.json", resolved)
     write_text(config, text)
     about = {
         "schema_version": SCHEMA_VERSION,
-        "seed": settings.seed,
+        "seed": asked["settings"]["seed"],
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    write_json(out / "manifest.json", about | manifest(settings.device))
+    write_json(out / "manifest.json", about | manifest(asked["settings"]["device"]))
     write_text(out / "STATUS", "running\n")
 
 
@@ -181,31 +209,27 @@ def _summary(
 ) -> dict[str, Any]:
     keys = planned.keys[recipe.name]
     stages = {}
-    for name in [BASE, *(stage.name for stage in recipe.stages)]:
+    for name in [*recipe.roots, *recipe.stage]:
         found = summaries[keys[name]]
         stages[name] = {
             "key": keys[name],
-            "kind": "base" if name == BASE else recipe.stage[name].kind,
-            **{
-                field: found[field]
-                for field in ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes")
-            },
-            "wall_seconds": found["wall_seconds"],
+            "kind": name if name in ROOTS else recipe.stage[name].kind,
+            **{field: found[field] for field in _FIELDS},
         }
-    own = [row for name, row in stages.items() if name != BASE]
+    own = [row for name, row in stages.items() if name not in ROOTS]
     flops = {phase: sum(row["flops"][phase] for row in own) for phase in PHASES}
     return {
         "run": str(out),
         "recipe": recipe.name,
         "amounts": recipe.amounts_name,
         "stages": stages,
-        "scores": {
-            domain: {
-                "start": stages[BASE]["domains"][domain]["pass_rate"],
-                "final": row["pass_rate"],
-                "se": row["se"],
+        "scores": _scores(stages[BASE], stages[recipe.output]),
+        "side_outputs": {
+            name: {
+                "scores": _scores(stages[recipe.root_of(name)], stages[name]),
+                "weights_sha256": tensors_sha256(store.weights(keys[name])),
             }
-            for domain, row in stages[recipe.output]["domains"].items()
+            for name in recipe.side_outputs
         },
         "flops": sum(value for phase, value in flops.items() if phase != "evaluation"),
         "flops_by_phase": flops,
@@ -213,20 +237,35 @@ def _summary(
     }
 
 
+def _scores(start: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By domain what a model scores, and the one that it grew from."""
+    return {
+        domain: {
+            "start": start["domains"][domain]["pass_rate"],
+            "final": row["pass_rate"],
+            "se": row["se"],
+        }
+        for domain, row in final["domains"].items()
+    }
+
+
 def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Mapping[str, Any]) -> None:
-    """Metrics, summary and final weights into the run directory."""
+    """Metrics, summary, final weights and side outputs into the run directory."""
     keys = planned.keys[recipe.name]
     with explained(out):
         with (out / "metrics.jsonl").open("w") as file:
-            for name in [BASE, *(stage.name for stage in recipe.stages)]:
+            for name in [*recipe.roots, *recipe.stage]:
                 source = store.directory(keys[name]) / "metrics.jsonl"
                 for line in source.read_text().splitlines() if source.exists() else []:
                     row = {"stage": name, **json.loads(line)}
                     if "teacher_kl" in row:
                         row["teacher_kl"] = _named(row["teacher_kl"], recipe.stage[name])
                     file.write(json.dumps(row) + "\n")
-        shutil.rmtree(out / "weights", ignore_errors=True)
-        shutil.copytree(store.weights(keys[recipe.output]), out / "weights", copy_function=_link)
+        places = {recipe.output: out / "weights"}
+        places |= {name: out / "side_outputs" / name for name in recipe.side_outputs}
+        for name, place in places.items():
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(store.weights(keys[name]), place, copy_function=_link)
     write_json(out / "manifest.json", read_json(out / "manifest.json") | {"wall_seconds": summary["seconds"]})
     write_json(out / "summary.json", summary)
 

@@ -12,33 +12,47 @@ from mopdsim.errors import NotFoundError, UsageError
 from trainer.meter import PHASES
 
 FORMULA = ("=", "+", "-", "@")
+FIGURES = {
+    "pass_rate": "score",
+    "accuracy": "accuracy",
+    "best_score": "best score",
+}  # a model, a judge, a dataset
+
+
+def figure_of(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """The key of what a stage's rows by domain stand for."""
+    return next(key for key in FIGURES if any(key in row for row in domains.values()))
+
+
+def mean_figure(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """Its mean over the domains that have one, in words."""
+    key = figure_of(domains)
+    values = [row[key] for row in domains.values() if row[key] is not None]
+    return f"mean {FIGURES[key]} " + (f"{sum(values) / len(values):.3f}" if values else "-")
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
-    """Scores by stage and domain with what each stage cost."""
+    """Each stage's figure by domain with what it cost: a model's score, a reward model's accuracy, or the score of a
+    dataset's best answers."""
     stages = summary["stages"]
     domains = list(next(iter(stages.values()))["domains"])
-    lines = [
-        " ".join(
-            [f"{'stage':<18}", *(f"{domain[:15]:>15}" for domain in domains), f"{'TFLOP':>9} {'seconds':>8}"]
-        )
-    ]
+    heads = [f"{'stage':<18} {'figure':<10}", *(f"{domain[:15]:>15}" for domain in domains)]
+    lines = [" ".join([*heads, f"{'TFLOP':>9} {'seconds':>8}"])]
     for name, row in stages.items():
-        cells = [f"{row['domains'][d]['pass_rate']:.3f} ±{row['domains'][d]['se']:.3f}" for d in domains]
+        key = figure_of(row["domains"])
+        cells = [f"{_cell(row['domains'].get(domain, {}), key):>15}" for domain in domains]
         spent = sum(value for phase, value in row["flops"].items() if phase != "evaluation") / 1e12
-        lines.append(
-            " ".join(
-                [
-                    f"{name:<18}",
-                    *(f"{cell:>15}" for cell in cells),
-                    f"{spent:9.3f} {row['wall_seconds']:8.1f}",
-                ]
-            )
-        )
+        cost = f"{spent:9.3f} {row['wall_seconds']:8.1f}"
+        lines.append(" ".join([f"{name:<18} {FIGURES[key]:<10}", *cells, cost]))
     lines.append(
         f"run {summary['run']}: {summary['seconds']:.1f} s, weights sha256 {summary['weights_sha256'][:16]}"
     )
     return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return "-" if value is None else f"{value:.3f} ±{row['se']:.3f}"
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -51,12 +65,15 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
-    """tables/scores.csv: a row per stage and domain. Cells that a spreadsheet would run as formulas are escaped."""
+    """tables/scores.csv: a row per stage and domain; cells of what its kind does not measure are empty.
+
+    Cells that a spreadsheet would run as formulas are escaped.
+    """
     path = directory / "tables" / "scores.csv"
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        fields = ("pass_rate", "se", "n", "length", "truncated", "entropy")
+        fields = ("pass_rate", "accuracy", "best_score", "se", "n", "length", "truncated", "entropy")
         writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in PHASES)])
         for name, row in summary["stages"].items():
             for domain, score in row["domains"].items():
@@ -64,7 +81,7 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
                     name,
                     row["kind"],
                     domain,
-                    *(score[f] for f in fields),
+                    *(score.get(f) for f in fields),
                     *(row["flops"][p] for p in PHASES),
                 ]
                 writer.writerow(
@@ -85,6 +102,7 @@ def draw_curves(directory: Path) -> list[Path]:
         for row in rows
         if row["kind"] == "evaluation"
         for domain, score in row["domains"].items()
+        if "pass_rate" in score
     )
     training = pd.DataFrame(
         {"stage": row["stage"], "step": row["step"], "quantity": name, "value": row[name]}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, assert_never
@@ -10,10 +9,11 @@ from typing import Any, assert_never
 import torch
 
 from mopdsim.errors import DivergenceError, Interrupted
-from mopdsim.recipe import BASE, Distill, Merge, Rl, Sft
-from trainer import distill, merge, rl, sft
+from mopdsim.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
+from trainer import distill, merge, preference, rejection, reward_model, rl, sft
+from trainer.job import Job
 from trainer.log import Log
-from trainer.loop import Job, Metrics, Report, score, spent_summary
+from trainer.loop import Metrics, Report, score, spent_summary
 from trainer.meter import Meter
 from trainer.store import Store
 
@@ -22,6 +22,9 @@ ALGORITHM_VERSIONS: Mapping[str, int] = {
     "rl": rl.ALGORITHM_VERSION,
     "distill": distill.ALGORITHM_VERSION,
     "merge": merge.ALGORITHM_VERSION,
+    "reward_model": reward_model.ALGORITHM_VERSION,
+    "rejection_sampling": rejection.ALGORITHM_VERSION,
+    "preference": preference.ALGORITHM_VERSION,
 }
 
 
@@ -33,13 +36,11 @@ def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Re
         if store.finished(job.key):  # by another run, since this one was planned
             return store.summary(job.key)
         store.open(job.key, made_from)
-        start = time.perf_counter()
         try:
-            summary = _run(job, report)
+            summary = run_stage(job, report)
         except Exception as error:
             store.mark(job.key, _status_of(error))
             raise
-        summary["wall_seconds"] = time.perf_counter() - start
         store.close(job.key, summary)
     return summary
 
@@ -54,7 +55,8 @@ def _status_of(error: Exception) -> str:
             return "failed"
 
 
-def _run(job: Job, report: Report) -> Metrics:
+def run_stage(job: Job, report: Report) -> Metrics:
+    """The loop of the stage's kind, in the job's directory; its summary."""
     match job.stage:
         case None:
             return _score_base(job)
@@ -66,12 +68,18 @@ def _run(job: Job, report: Report) -> Metrics:
             return distill.run(job, job.stage, report)
         case Merge():
             return merge.run(job, job.stage, report)
+        case RewardModel():
+            return reward_model.run(job, job.stage, report)
+        case RejectionSampling():
+            return rejection.run(job, job.stage, report)
+        case Preference():
+            return preference.run(job, job.stage, report)
         case _:
             assert_never(job.stage)
 
 
 def _score_base(job: Job) -> Metrics:
-    """The scores of the model that a recipe starts from."""
+    """The scores of a given model that a recipe starts from."""
     meter = Meter()
     with Log(job.directory / "metrics.jsonl") as log:
         scores = score(job, job.load(BASE), job.tasks(), "test", step=0, against={}, meter=meter, log=log)

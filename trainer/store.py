@@ -2,9 +2,9 @@
 
 key = hash(stage, amounts, its parents' keys, settings, domains scored, the loop's ALGORITHM_VERSION). A stage's name is
 not part of it, so recipes share what they have in common; a changed teacher changes the keys of what depends on it and
-nothing else. The base's key is the fingerprint of its weights.
+nothing else. A given model's key is the fingerprint of its weights.
 
-    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  summary.json  weights/  checkpoints/
+    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  summary.json  weights/ or data/  checkpoints/
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from typing import IO, Any
 
 from mopdsim.amounts import Amounts
 from mopdsim.errors import MopdError
-from mopdsim.recipe import BASE, AnyStage, Merge, Recipe, parents
+from mopdsim.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
 from trainer.atomic import explained, sweep, verified, write_json, write_text
 from trainer.settings import Settings
 from trainer.tasks import task
 
 DONE = "done"
+WEIGHTS, DATA = "weights", "data"
 LOCK_SECONDS = 3.0
 
 
@@ -41,14 +42,14 @@ class Store:
         return self.root / key
 
     def finished(self, key: str) -> bool:
-        """Whether the stage is complete and its weights are what was written."""
+        """Whether the stage is complete and what it made is what was written."""
         place = self.directory(key)
         try:
             done = (place / "STATUS").read_text().strip() == DONE and bool(self.summary(key))
-            scored_only = not (place / "weights").exists() and self._made_from(key).get("stage") is None
-        except (OSError, ValueError):
+            stage = self._made_from(key)["stage"]
+        except (OSError, ValueError, KeyError):
             return False
-        return done and (scored_only or verified(place / "weights"))
+        return done and (stage is None or verified(place / product(stage["kind"])))
 
     @contextmanager
     def held(self, key: str) -> Iterator[Path]:
@@ -89,7 +90,15 @@ class Store:
         return found
 
     def weights(self, key: str) -> Path:
-        return self.directory(key) / "weights"
+        return self.directory(key) / WEIGHTS
+
+    def data(self, key: str) -> Path:
+        return self.directory(key) / DATA
+
+
+def product(kind: str) -> str:
+    """The directory of what a stage of this kind makes: samples, or weights."""
+    return DATA if kind == RejectionSampling.model_fields["kind"].default else WEIGHTS
 
 
 def _locked(file: IO[str]) -> bool:
@@ -112,10 +121,10 @@ def key_of(made_from: Mapping[str, Any]) -> str:
 
 
 def stage_keys(
-    recipe: Recipe, settings: Settings, base_key: str, versions: Mapping[str, int]
+    recipe: Recipe, settings: Settings, root_keys: Mapping[str, str], versions: Mapping[str, int]
 ) -> dict[str, dict[str, Any]]:
-    """For each stage what it is made from; its key is `key_of` that."""
-    keys = {BASE: base_key}
+    """For each stage what it is made from; its key is `key_of` that. root_keys: of the recipe's roots."""
+    keys = dict(root_keys)
     made: dict[str, dict[str, Any]] = {}
     for stage in recipe.stages:
         made[stage.name] = _made_from(stage, recipe.amounts.get(stage.name), recipe, settings, keys, versions)
@@ -136,7 +145,7 @@ def _made_from(
         "stage": structure,
         "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
         "parents": [keys[name] for name in parents(stage)],
-        "base": keys[BASE],
+        "base": keys[recipe.root_of(stage.name)],
         "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
         "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
         "algorithm_version": versions[stage.kind],
@@ -150,6 +159,9 @@ def _renamed(structure: dict[str, Any], keys: Mapping[str, str]) -> dict[str, An
         renamed["teachers"] = [
             {**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]
         ]
-    if "inputs" in structure:
-        renamed["inputs"] = [keys[name] for name in structure["inputs"]]
+    for listing in ("inputs", "data"):
+        if listing in structure:
+            renamed[listing] = [keys[name] for name in structure[listing]]
+    if "reward_models" in structure:
+        renamed["reward_models"] = {domain: keys[name] for domain, name in structure["reward_models"].items()}
     return renamed

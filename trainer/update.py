@@ -1,8 +1,8 @@
 """Gradients of a loss over rollouts, in pieces that never hold all logits at once.
 
-A loss sees the logits of some trained positions and their flat indices, and returns a sum whose weights are normalised
-over the whole update; so cutting the batch into micro-batches, chunks or threads never changes the gradient.
-Leaves out: which loss (`trainer.losses`), the optimiser, sampling.
+A loss sees the logits (or the states themselves) of some trained positions and their flat indices, and returns a sum
+whose weights are normalised over the whole update; so cutting the batch into micro-batches, chunks or threads never
+changes the gradient. Leaves out: which loss (`trainer.losses`), the optimiser, sampling.
 
 Axes: B rows, T response length, N trained positions (flat index b * T + t), D hidden width, V vocabulary.
 """
@@ -32,22 +32,29 @@ def accumulate_gradients(
     loss_of: LossOf,
     *,
     temperature: float = 1.0,
+    of_states: bool = False,
     micro_batch_rows: int | None = None,
     chunk_positions: int | None = None,
 ) -> tuple[float, dict[str, float]]:
     """Add the gradient of the summed `loss_of(logits_NV / temperature, index_N)` to `param.grad`.
 
-    index_N ascends. Returns the loss and the metrics, each summed over all positions. `micro_batch_rows` bounds the
-    rows whose activations are held, `chunk_positions` the positions whose logits are. On a CPU `loss_of` is called
-    from several threads.
+    index_N ascends. Returns the loss and the metrics, each summed over all positions. `of_states`: the loss reads
+    hidden_ND in place of logits, and the temperature is its own affair. `micro_batch_rows` bounds the rows whose
+    activations are held (a group's stay together), `chunk_positions` the positions whose logits are. On a CPU
+    `loss_of` is called from several threads.
     """
     chunk = chunk_positions or max(1, CHUNK_LOGITS // policy.vocab_size)
     parameters = list(policy.parameters())
 
+    def of_logits(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_of(policy.logits(hidden_ND, temperature=temperature), index_N)
+
+    reading = loss_of if of_states else of_logits
+
     def work(part: slice) -> _Sums:
         sums = _Sums(gradients=[None] * len(parameters))
         for piece in _pieces(policy, rollouts, part, micro_batch_rows):
-            _add_piece(policy, rollouts, piece, loss_of, temperature, chunk, parameters, sums)
+            _add_piece(policy, rollouts, piece, reading, chunk, parameters, sums)
         return sums
 
     first, *others = side_by_side(work, _parts(policy, rollouts))
@@ -96,7 +103,6 @@ def _add_piece(
     rollouts: Rollouts,
     piece: slice,
     loss_of: LossOf,
-    temperature: float,
     chunk: int,
     parameters: list[nn.Parameter],
     sums: _Sums,
@@ -111,7 +117,7 @@ def _add_piece(
     upstream = []
     for some in range(0, len(index_N), chunk):
         part_ND = body_ND[some : some + chunk]
-        loss, metrics = loss_of(policy.logits(part_ND, temperature=temperature), index_N[some : some + chunk])
+        loss, metrics = loss_of(part_ND, index_N[some : some + chunk])
         into_part, *into_head = torch.autograd.grad(loss, [part_ND, *parameters], allow_unused=True)
         upstream.append(into_part)
         sums.add(

@@ -11,8 +11,9 @@
 Weights are split over all G GPUs of a replica; under data-parallel attention each of A attention replicas
 holds all dense weights and b / A sequences. Grouped keys and values split over at most kv_heads GPUs, a
 latent cache over none. Replicas of more than eight GPUs are taken as wide expert parallelism with
-data-parallel attention and prompts computed elsewhere. Leaves out: speculative decoding (divide by tokens
-accepted a step), queueing, cache below 2 bytes.
+data-parallel attention and prompts computed elsewhere. Speculative decoding: b (1 + drafted) tokens share a
+step's weights and are verified at once (products, experts woken, reductions), the cache is read once a
+sequence, and drafting adds a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
 """
 
 from __future__ import annotations
@@ -31,20 +32,47 @@ from mopdsim.layers import Array, Attention
 from mopdsim.model import Model
 
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
-CACHE_BYTES = 2.0
+CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
 PREFILL_ATTENTION_EFFICIENCY = 0.3
 NODE_GPUS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
+class Speculation:
+    """Speculative decoding: `drafted` tokens per sequence and step, of which a step yields `tokens_per_step` with the
+    one that verification adds. `draft_cost` per drafted token, of a step: prior, one layer and the output head.
+    """
+
+    drafted: int
+    tokens_per_step: float
+    draft_cost: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.drafted < 1 or not 1 <= self.tokens_per_step <= 1 + self.drafted or self.draft_cost < 0:
+            raise UsageError(
+                f"speculation drafts {self.drafted!r} tokens and yields {self.tokens_per_step!r} a step at a cost of "
+                f"{self.draft_cost!r}; 1 <= tokens_per_step <= 1 + drafted and a cost of at least 0 must hold."
+            )
+
+    @classmethod
+    def accepting(cls, *, acceptance: float, drafted: int, draft_cost: float = 0.05) -> Speculation:
+        """Each drafted token is accepted with this probability if all before it were: (1 - a^(d+1)) / (1 - a)
+        tokens a step (Leviathan et al., arXiv 2211.17192, equation 1)."""
+        tokens = sum(acceptance**i for i in range(drafted + 1))
+        return cls(drafted=drafted, tokens_per_step=tokens, draft_cost=draft_cost)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replica:
-    """GPUs that hold one copy of the model for generation. `attention_replicas` > 1: data-parallel
-    attention."""
+    """GPUs that hold one copy of the model for generation. `attention_replicas` > 1: data-parallel attention.
+    Formats of weights, of expert weights where they differ, and of the cache."""
 
     gpus: int = 1
     attention_replicas: int = 1
     precision: str = "bf16"
     expert_precision: str | None = None
+    cache_precision: str = "bf16"
+    speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
         if self.gpus < 1 or self.attention_replicas < 1 or self.gpus % self.attention_replicas:
@@ -55,13 +83,30 @@ class Replica:
         for precision in (self.precision, self.expert_precision or self.precision):
             if precision not in WEIGHT_BYTES:
                 raise UsageError(f"precision is {precision!r}; it must be one of {', '.join(WEIGHT_BYTES)}.")
+        if self.cache_precision not in CACHE_BYTES:
+            raise UsageError(
+                f"cache precision is {self.cache_precision!r}; it must be one of {', '.join(CACHE_BYTES)}."
+            )
+
+    @property
+    def cache_bytes(self) -> float:
+        """Per element of the key-value cache."""
+        return CACHE_BYTES[self.cache_precision]
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Tokens each sequence gains in one decode step."""
+        return self.speculation.tokens_per_step if self.speculation else 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeWork:
-    """What one step moves and computes; fields are floats or arrays of one shape. Bytes, FLOPs, counts."""
+    """What one step moves and computes; fields are floats or arrays of one shape. Bytes, FLOPs, counts.
+    verified: tokens per sequence that one step computes; draft_share: of a step, spent on drafting."""
 
     batch: Any
+    verified: Any
+    draft_share: Any
     gpus: Any
     attention_replicas: Any
     dense_weight_bytes: Any
@@ -102,13 +147,18 @@ def decode_work(
     wide = replica.gpus > NODE_GPUS
     per_replica = replica.gpus / replica.attention_replicas
     heads = [g.mixer.kv_heads for g in model.groups if isinstance(g.mixer, Attention)]
+    speculation = replica.speculation
+    verified = 1.0 + (speculation.drafted if speculation else 0)
     prompts = np.zeros_like(batch) if wide else np.asarray(prompts_per_step, dtype=float)
     return DecodeWork(
         batch=batch,
+        verified=verified,
+        draft_share=speculation.drafted * speculation.draft_cost if speculation else 0.0,
         gpus=float(replica.gpus),
         attention_replicas=float(replica.attention_replicas),
         dense_weight_bytes=model.dense_matmul_parameters * WEIGHT_BYTES[replica.precision],
-        expert_weight_bytes=model.expert_parameters_touched(batch) * WEIGHT_BYTES[expert_precision],
+        expert_weight_bytes=model.expert_parameters_touched(batch * verified)
+        * WEIGHT_BYTES[expert_precision],
         dense_flops_per_token=2.0 * model.dense_matmul_parameters,
         expert_flops_per_token=2.0 * (model.matmul_parameters - model.dense_matmul_parameters),
         dense_flops_per_s=gpu.flops_per_s(replica.precision),
@@ -118,7 +168,7 @@ def decode_work(
         link_bytes_per_s=gpu.scale_up_bytes_per_s
         if replica.gpus <= gpu.scale_up_gpus
         else gpu.scale_out_bytes_per_s,
-        cache_bytes_per_sequence=model.cache_elements_read(context) * CACHE_BYTES,
+        cache_bytes_per_sequence=model.cache_elements_read(context) * replica.cache_bytes,
         cache_split=min(per_replica, max(heads, default=1)),
         prompt_tokens=prompts * prompt_length,
         prompt_attention_flops=prompts * model.attention_flops(prompt_length),
@@ -143,15 +193,17 @@ def decode_step_s(work: DecodeWork, c: DecodeConstants) -> Array:
     weights = (work.dense_weight_bytes / share + work.expert_weight_bytes / work.gpus) / bandwidth
     dense = work.dense_flops_per_token / work.dense_flops_per_s
     experts = work.expert_flops_per_token / work.expert_flops_per_s
-    products = np.maximum(weights, work.batch * (dense + experts) / work.gpus / c.flops_efficiency)
+    computed = work.batch * work.verified
+    products = np.maximum(weights, computed * (dense + experts) / work.gpus / c.flops_efficiency)
     cache = local * work.cache_bytes_per_sequence / (work.cache_split * bandwidth)
     attention = work.prompt_attention_flops / (work.bf16_flops_per_s * PREFILL_ATTENTION_EFFICIENCY)
     prefill = (work.prompt_tokens * (dense + experts) / c.prefill_efficiency + attention) / work.gpus
-    tokens = local + work.prompt_tokens / work.attention_replicas
+    tokens = local * work.verified + work.prompt_tokens / work.attention_replicas
     reduced = tokens * work.hidden * 4.0 * work.layers * (share - 1) / share
     overhead = work.layers * (c.layer_s + c.reduce_latency_s * np.log2(work.gpus))
     overhead = overhead + work.moe_layers * c.moe_layer_s + local * c.sequence_s
-    return products + cache + prefill + c.reduce_bytes * reduced / work.link_bytes_per_s + overhead
+    step = products + cache + prefill + c.reduce_bytes * reduced / work.link_bytes_per_s + overhead
+    return step * (1.0 + work.draft_share)
 
 
 def roofline_step_s(work: DecodeWork) -> Array:

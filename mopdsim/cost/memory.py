@@ -2,11 +2,13 @@
 
 Training keeps 2 bytes of weights, 4 of gradients and 12 of optimizer state (fp32 master, two Adam moments)
 per parameter: 18 B without sharding, 6 + 12/DP with a distributed optimizer (experts: over the copies of their
-group only), 18/GPUs fully sharded.
-Activations per token and layer are 2 (9 hidden + 3 active feed-forward width) bytes, or 2 hidden when
-recomputed; the pipeline's first stage holds 1/PP of the layers for PP microbatches, so the two cancel. Logits
-take 6 bytes (bf16 and fp32) per vocabulary entry. Leaves out: fragmentation beyond the usable share,
-communication buffers, CUDA context.
+group only), 18/GPUs fully sharded. LoRA keeps gradients and optimizer state of its adapters only. In FP8 the
+weights that are multiplied take 1 byte (the fp32 master stays), and so do the kept inputs of matrix products
+(DeepSeek-V3, arXiv 2412.19437, section 3.3.3); gradients and optimizer state stay as they are.
+Activations per token and layer are 2 (9 hidden + 3 active feed-forward width) bytes, of which 2 hidden (the inputs
+of the two norms) are never narrowed, or 2 hidden when recomputed; the pipeline's first stage holds 1/PP of the layers
+for PP microbatches, so the two cancel. Logits take 6 bytes (bf16 and fp32) per vocabulary entry. Leaves out:
+fragmentation beyond the usable share, communication buffers, CUDA context.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from mopdsim.cost.decode import CACHE_BYTES, WEIGHT_BYTES, Replica
+from mopdsim.cost.decode import WEIGHT_BYTES, Replica
 from mopdsim.cost.training import TrainLayout
 from mopdsim.errors import InfeasibleError
 from mopdsim.hardware import Gpu
@@ -42,8 +44,8 @@ class TrainMemory:
         return self.weights + self.gradients + self.optimizer + self.activations + self.logits
 
 
-def activation_bytes(model: Model, *, recompute: bool) -> float:
-    """Bytes kept per token over all layers until its backward pass."""
+def activation_bytes(model: Model, *, recompute: bool, precision: str = "bf16") -> float:
+    """Bytes kept per token over all layers until its backward pass; `precision` of the products' inputs."""
     if recompute:
         return 2.0 * model.hidden * model.layers
     widths = 0.0
@@ -53,7 +55,8 @@ def activation_bytes(model: Model, *, recompute: bool) -> float:
             widths += group.count * (kind.per_token * kind.width + kind.shared_width)
         elif kind is not None:
             widths += group.count * kind.width
-    return 2.0 * (9.0 * model.hidden * model.layers + 3.0 * widths)
+    products = 7.0 * model.hidden * model.layers + 3.0 * widths
+    return 2.0 * 2.0 * model.hidden * model.layers + WEIGHT_BYTES[precision] * products
 
 
 def train_memory(
@@ -77,11 +80,12 @@ def train_memory(
         optimized = dense / (layout.data * layout.context) + routed / expert_copies
     trained = LORA_SHARE if layout.lora else 1.0
     tokens = layout.micro_batch * length / layout.context
+    kept = activation_bytes(model, recompute=layout.recompute, precision=layout.precision)
     return TrainMemory(
-        weights=2.0 * held * (1 + resident_models),
+        weights=WEIGHT_BYTES[layout.precision] * held * (1 + resident_models),
         gradients=4.0 * held * trained,
         optimizer=12.0 * optimized * trained,
-        activations=tokens * activation_bytes(model, recompute=layout.recompute) / layout.tensor,
+        activations=tokens * kept / layout.tensor,
         logits=6.0 * tokens * model.vocab / layout.tensor,
     )
 
@@ -91,7 +95,7 @@ def generation_bytes(model: Model, replica: Replica, *, sequences: float, contex
     routed = model.routed_parameters
     dense = (model.total_parameters - routed) * WEIGHT_BYTES[replica.precision] * replica.attention_replicas
     experts = routed * WEIGHT_BYTES[replica.expert_precision or replica.precision]
-    cache = sequences * float(model.cache_elements(context)) * CACHE_BYTES
+    cache = sequences * float(model.cache_elements(context)) * replica.cache_bytes
     return (dense + experts + cache) / replica.gpus
 
 
@@ -102,13 +106,14 @@ def smallest_replica(
     context: float,
     sequences: float = 1.0,
     precision: str = "bf16",
+    cache_precision: str = "bf16",
     most_gpus: int = 64,
 ) -> Replica:
     """Fewest GPUs (a power of two) whose memory holds the weights and the cache; InfeasibleError
     otherwise."""
     gpus = 1
     while True:
-        replica = Replica(gpus=gpus, precision=precision)
+        replica = Replica(gpus=gpus, precision=precision, cache_precision=cache_precision)
         need = generation_bytes(model, replica, sequences=sequences, context=context)
         if need <= USABLE_MEMORY * gpu.memory_bytes:
             return replica

@@ -1,11 +1,12 @@
 """Seconds of one step of reinforcement learning or on-policy distillation: phases, and how they overlap.
 
-    synchronous   V (generation + environment + scoring + training + fixed)
-    one_step_off  V (max(generation + environment, scoring + training) + fixed)      two pools
-    asynchronous  as one_step_off without waiting for the tail: generation at its mean rate, fixed hidden
+    synchronous   V (generation + environment + scoring + training + fixed + sync)
+    one_step_off  V (max(generation + environment, scoring + training) + fixed + sync)      two pools
+    asynchronous  as one_step_off without waiting for the tail: generation at its mean rate, fixed and sync hidden
 
 V is one factor per framework release. Scoring passes (old log-probabilities, reference, teachers of the
-student's size) cost a third of a training pass each. Leaves out: the quality price of staleness
+student's size) cost a third of a training pass each. sync: new weights to the rollout replicas (`weight_sync_s`);
+what a refit costs beyond its bytes is inside fixed. Leaves out: the quality price of staleness
 (`mopdsim.quality`).
 """
 
@@ -19,7 +20,9 @@ import numpy as np
 
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica
-from mopdsim.cost.generation import Lengths, generation_s
+from mopdsim.cost.generation import generation_s
+from mopdsim.cost.lengths import Lengths
+from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.training import TrainLayout, train_step_s, train_work
 from mopdsim.errors import UsageError
 from mopdsim.hardware import Gpu
@@ -50,7 +53,6 @@ class RlStep:
     overlap: Overlap = "synchronous"
     framework: str = "any"
     scoring_passes: float = 2.0
-    tokens_per_decode_step: float = 1.0
     environment_s: float = 0.0
     trained_share: float = 1.0
     updates_per_sample: float = 1.0
@@ -77,6 +79,7 @@ class StepSeconds:
     scoring: Array
     training: Array
     fixed: Array
+    sync: Array
     step: Array
 
 
@@ -106,6 +109,28 @@ def training_phase_s(step: RlStep, train: TrainConstants, rl: RlConstants) -> Ar
     return train_step_s(work, loop) * rl.train_overhead * passes
 
 
+def weight_sync_s(step: RlStep) -> float:
+    """Seconds to hand the updated weights to every rollout replica, textbook bytes over one link.
+
+    Every GPU receives what it holds for generation, in the served format (adapters only with LoRA). On shared GPUs
+    the bytes stay within the fast link when one training copy and one replica each fit into it; between two pools the
+    trainer sends one copy and replicas pass it on, so the slower of one copy out and one share in counts.
+    """
+    gpu, layout, replica = step.gpu, step.layout, step.replica
+    received = generation_bytes(step.model, replica, sequences=0, context=0)
+    if step.overlap == "synchronous":
+        split = max(layout.tensor * layout.context, layout.expert) * layout.pipeline
+        span = max(layout.gpus if layout.fully_sharded else split, replica.gpus)
+    else:
+        span = layout.gpus + step.generation_gpus
+        one_copy = generation_bytes(
+            step.model, replace(replica, attention_replicas=1), sequences=0, context=0
+        )
+        received = max(received, one_copy * replica.gpus / layout.gpus)
+    link = gpu.scale_up_bytes_per_s if span <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
+    return received * (LORA_SHARE if layout.lora else 1.0) / link
+
+
 def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants) -> StepSeconds:
     """Phases and total of one step (module equations); constants may carry draws of one shape."""
     replicas = max(step.generation_gpus // step.replica.gpus, 1)
@@ -118,7 +143,6 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         samples_per_replica=step.samples / replicas,
         lengths=replace(step.lengths, sigma=rl.length_sigma),
         prompt_length=step.prompt_length,
-        tokens_per_step=step.tokens_per_decode_step,
         slowest_of=replicas,
         drain=waits,
     )
@@ -127,6 +151,7 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
     scoring = step.scoring_passes / 3.0 * training_phase_s(full, train, rl)
     training = training_phase_s(step, train, rl)
     fixed = np.asarray(rl.fixed_s) * (1.0 if waits else 0.0)
+    sync = weight_sync_s(step) * (1.0 if waits else 0.0)
     version = rl.version(step.framework)
     if step.overlap == "synchronous":
         total = generation + scoring + training
@@ -137,8 +162,41 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         scoring=version * scoring,
         training=version * training,
         fixed=version * fixed,
-        step=version * (total + fixed),
+        sync=version * np.asarray(sync),
+        step=version * (total + fixed + sync),
     )
+
+
+def staleness_updates(step: RlStep, seconds: StepSeconds) -> Array:
+    """Updates between the weights a sample was begun with and the update that trains on it: none, one step off one,
+    and asynchronously one more for each step's time that a sample of mean length takes.
+    """
+    if step.overlap == "synchronous":
+        return np.zeros_like(seconds.step)
+    if step.overlap == "one_step_off":
+        return np.ones_like(seconds.step)
+    return 1.0 + seconds.generation / seconds.step
+
+
+def fastest_split(
+    step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants, *, gpus: int
+) -> RlStep:
+    """The step with `gpus` divided between trainer and rollouts so that it ends soonest, central constants. The trainer
+    keeps its layout and takes whole copies of it, rollouts whole replicas. UsageError when both do not fit.
+    """
+    layout = step.layout
+    copy = layout.tensor * layout.pipeline * layout.context
+    copies = [count * copy for count in range(1, (gpus - step.replica.gpus) // copy + 1)]
+    if step.overlap == "synchronous" or not copies:
+        raise UsageError(
+            f"{gpus} GPUs cannot be split between a trainer of {copy} and replicas of {step.replica.gpus} "
+            f"({step.overlap}); two pools need overlap and room for one of each."
+        )
+    found = [
+        replace(step, layout=replace(layout, gpus=trainer), generation_gpus=gpus - trainer)
+        for trainer in copies
+    ]
+    return min(found, key=lambda one: float(rl_step_s(one, decode, train, rl).step))
 
 
 def scoring_s(

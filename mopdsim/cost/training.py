@@ -10,7 +10,8 @@ Per token and GPU (work is spread evenly over the GPUs of a replica):
     links       16 L hidden (tp - 1) / scale-up link
     bubble      x (1 + (pp - 1) / (microbatches x virtual stages))
 
-Gradient and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3. The optimizer's
+Gradient and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3; members of a group on one
+node share their network cards. The optimizer's
 pass over its state is added. Experts are sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts,
 slower links between nodes for their all-to-all, stragglers, input pipeline, checkpoints.
 """
@@ -24,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from mopdsim.cost.constants import TrainConstants
+from mopdsim.cost.lengths import Lengths
 from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
+from mopdsim.hardware import PRECISIONS, Gpu
 from mopdsim.layers import Array
 from mopdsim.model import Model
 
@@ -56,6 +58,10 @@ class TrainLayout:
                 raise UsageError(
                     f"training layout has {name} = {getattr(self, name)!r}; it must be at least 1."
                 )
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"training precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}."
+            )
         if self.gpus % (self.tensor * self.pipeline * self.context):
             raise UsageError(
                 f"training layout has gpus = {self.gpus}; it must be a multiple of tensor x pipeline "
@@ -87,8 +93,17 @@ class TrainWork:
     optimizer_s_per_step: Any
 
 
+def _group_link(gpu: Gpu, gpus: int, ranks_apart: int) -> float:
+    """Bytes/s per GPU of a data-parallel group among `gpus` GPUs, its members `ranks_apart`. Rings across nodes enter
+    each node through the network cards of all its members, and no ring is faster than the link within."""
+    if gpus <= gpu.scale_up_gpus:
+        return gpu.scale_up_bytes_per_s
+    members_per_node = max(gpu.scale_up_gpus / ranks_apart, 1.0)
+    return min(gpu.scale_up_bytes_per_s, gpu.scale_out_bytes_per_s * members_per_node)
+
+
 def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout, microbatches: float) -> float:
-    """Bytes of gradients and weights each GPU exchanges in a step over the link its group spans."""
+    """Seconds to exchange gradients and weights of a step between data-parallel GPUs, at full link speed."""
     routed = model.routed_parameters
     expert_group = max(layout.expert, layout.tensor)
     dense = (model.total_parameters - routed) / (layout.tensor * layout.pipeline) * (layout.data > 1)
@@ -96,8 +111,8 @@ def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout, microbatches: f
     per_parameter = 6.0 * microbatches if layout.fully_sharded else 4.0
     if layout.lora:
         per_parameter = 4.0 * microbatches if layout.fully_sharded else 0.0
-    link = gpu.scale_up_bytes_per_s if layout.gpus <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
-    return per_parameter * (dense + experts) / link
+    dense_s = dense / _group_link(gpu, layout.gpus, layout.tensor)
+    return per_parameter * (dense_s + experts / _group_link(gpu, layout.gpus, expert_group))
 
 
 def train_work(
@@ -127,6 +142,15 @@ def train_work(
         data_s_per_step=_data_traffic_s(model, gpu, layout, microbatches),
         optimizer_s_per_step=0.0 if layout.lora else optimizer_s,
     )
+
+
+def unpacked_length(layout: TrainLayout, lengths: Lengths) -> float:
+    """Tokens per sequence that are paid for when sequences are not packed: every sequence of a microbatch is padded to
+    its longest, and with fully sharded weights all ranks gather each layer together, so that the longest sequence of
+    all ranks' microbatches sets the pace. Pass it as `mean_length` of `train_work`.
+    """
+    ranks = layout.data if layout.fully_sharded else 1
+    return float(lengths.expected_longest(layout.micro_batch * ranks))
 
 
 def stack(works: Sequence[TrainWork]) -> TrainWork:

@@ -22,6 +22,7 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
     """
     world, places, constants = step.world, step.trained, step.world.constants
     taught_SN, others_SN, distance_N = _teachers(stage, step, states)
+    within_SN = _within_size(stage, step, states)
     shares_SN = _distill_shares(stage, step, taught_SN)
     closed_SN = -np.expm1(
         -constants["distill_rate"] * shares_SN * effort.tokens_N / world.distill_tokens_DN[places]
@@ -41,6 +42,7 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
             constants["extrapolation_benefit"],
         )
     step.move_some("gain", places, target_SN)
+    target_SN = np.minimum(target_SN, within_SN)
     if stage.on_policy:
         target_SN = caps.same_base(target_SN, constants["cap_gap"])
     else:
@@ -90,6 +92,29 @@ def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[
     names = {teacher.stage for teacher in stage.teachers}
     distance_N = np.max([_distance(name, stage.init, states) for name in names], axis=0)
     return np.stack(own), np.stack(others), distance_N
+
+
+def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
+    """What a student of this size can take over from its teachers, 1 where they grew from the same model. (S, N)"""
+    within_SN = np.ones_like(step.score_DN[step.trained])
+    for row, (name, place) in enumerate(zip(stage.domains, step.trained, strict=True)):
+        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
+        if all(states[teacher.stage].root == step.before.root for teacher in serving):
+            continue
+        total = sum(teacher.weight for teacher in serving)
+        within_SN[row] = sum(
+            teacher.weight / total * _followed(states[teacher.stage], place, step) for teacher in serving
+        )
+    return within_SN
+
+
+def _followed(teacher: State, place: int, step: Step) -> Array:
+    """How far the student can follow one teacher on the domain at `place`. (N,)"""
+    score_N = teacher.score_DN[place]
+    if teacher.root == step.before.root:
+        return score_N
+    sizes_b = step.world.sizes_b
+    return caps.across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])[0]
 
 
 def _distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:

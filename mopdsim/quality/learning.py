@@ -1,6 +1,7 @@
 """Learning without a teacher: reinforcement learning, imitation of demonstrations, and merging of weights.
 
-Leaves out: distillation (`mopdsim.quality.distillation`).
+Leaves out: distillation (`mopdsim.quality.distillation`), judges (`mopdsim.quality.feedback`). PPO climbs GRPO's curve:
+its value and scoring passes are cost.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mopdsim import caps
 from mopdsim.interference import Array, effective_share, logistic, logit, mean_conflict, scaled_gain, transfer
-from mopdsim.quality.step import Effort, State, Step
+from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
+from mopdsim.quality.step import Effort, State, Step, seeded_asymptote
 from mopdsim.recipe import Merge, Rl, Sft
 
 
@@ -33,9 +36,9 @@ def hill(relative_compute: Array, steepness: Array) -> Array:
     return power / (1 + power)
 
 
-def learn_by_reward(stage: Rl, step: Step, effort: Effort) -> Array:
-    """RL on the stage's domains: q0 + rho (A - q0) H(w_d C; C_mid exp(-phi kbar), B). Returns nats a token,
-    (N,).
+def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, Judge]) -> Array:
+    """RL on the stage's domains: q0 + rho (A - q0) H(w_d C; C_mid exp(-phi kbar), B), and of that what a reward
+    model in the verifier's place wins. Returns nats a token, (N,).
     """
     world, places = step.world, step.trained
     weights_S = step.shares_S * np.array([stage.reward_weights.get(name, 1.0) for name in stage.domains])
@@ -50,36 +53,31 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort) -> Array:
     steep_SN = world.steepness_DN[places]
     whole_SN = effort.compute_N / world.midpoint_DN[places]
     speed_SN = np.exp(world.constants["efficiency_shift"] * conflict_SN)
+    pressed = pressure(
+        tuple(stage.domains), stage.reward_models, stage.kl_coefficient, step, judges, whole_SN * shares_SN
+    )
+    speed_SN = speed_SN * pressed.pace_SN
     progress_SN = hill(whole_SN * shares_SN * speed_SN, steep_SN)
     kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
-    step.forget(kl_SN)
+    step.forget(kl_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
-    asymptote_SN = _seeded_asymptote(step)
+    asymptote_SN = seeded_asymptote(step)
     if step.booked is not None:
         step.move_some("gain", places, climb(before_SN, start_SN, asymptote_SN, whole_SN, steep_SN))
         shared_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN, steep_SN)
         step.move_some("shortfall", places, shared_SN)
-    if step.from_base:
+    if step.from_root:
         climbed_SN = before_SN + (asymptote_SN - before_SN) * progress_SN
     else:
         climbed_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN * speed_SN, steep_SN)
     if len(places) > 1:
         climbed_SN = scaled_gain(before_SN, climbed_SN, np.exp(conflict_SN))
     step.move_some("interference", places, climbed_SN)
+    if stage.reward_models:
+        won_SN = before_SN + pressed.won_SN * (climbed_SN - before_SN)
+        step.move_some("judge", places, not_below(step, won_SN, before_SN))
     _spill(step, progress_SN)
     return kl_SN.sum(axis=0)
-
-
-def _seeded_asymptote(step: Step) -> Array:
-    """Asymptotes of this run: the domain's, with the seed-to-seed spread in logits. (S, N)"""
-    world = step.world
-    asymptote_SN = world.asymptote_DN[step.trained]
-    if step.name not in world.spread:
-        return asymptote_SN
-    slope_SN = np.maximum(asymptote_SN * (1 - asymptote_SN), 0.01)
-    sd_SN = world.constants["seed_sd"] / slope_SN
-    noisy_SN = logistic(logit(asymptote_SN) + sd_SN * world.spread[step.name][step.trained])
-    return np.maximum(noisy_SN, world.start_DN[step.trained])
 
 
 def _spill(step: Step, progress_SN: Array) -> None:
@@ -91,9 +89,12 @@ def _spill(step: Step, progress_SN: Array) -> None:
     step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
 
 
-def imitate(stage: Sft, step: Step, effort: Effort) -> Array:
-    """Fine-tuning closes the gap to the demonstrations' score, which may lie below the start. Returns nats a
+def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Dataset]) -> Array:
+    """Fine-tuning closes the gap to what its examples score, which may lie below the start. Returns nats a
     token.
+
+    Chosen samples lead a share of the way from their sampler to what was kept, and lose to exposure where another
+    model drew them.
     """
     world, places = step.world, step.trained
     shares_SN = effective_share(
@@ -106,10 +107,39 @@ def imitate(stage: Sft, step: Step, effort: Effort) -> Array:
     closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
     kl_SN = world.constants["climb_kl"] * shares_SN * closed_SN
     step.forget(kl_SN, world.constants["imitation_forgetting"])
-    before_SN, target_SN = step.score_DN[places], world.demonstrated_DN[places]
+    before_SN = step.score_DN[places]
+    target_SN, exposed_SN = _examples(stage, step, datasets)
     step.move_some("gain", places, target_SN)
-    step.move_some("shortfall", places, before_SN + closed_SN * (target_SN - before_SN))
+    if stage.data:
+        step.move_some("cap", places, exposed_SN)
+    step.move_some("shortfall", places, before_SN + closed_SN * (exposed_SN - before_SN))
     return kl_SN.sum(axis=0)
+
+
+def _examples(stage: Sft, step: Step, datasets: Mapping[str, Dataset]) -> tuple[Array, Array]:
+    """What the examples lead to, by domain, before and after exposure bias. (S, N)"""
+    world = step.world
+    shown_SN = world.demonstrated_DN[step.trained]
+    target_SN = np.broadcast_to(shown_SN, step.score_DN[step.trained].shape).copy()
+    exposed_SN = target_SN.copy()
+    for place, name in enumerate(stage.domains):
+        index = world.index[name]
+        found = [datasets[data] for data in stage.data if name in datasets[data].domains]
+        if not found:
+            continue
+        led = [_led_to(data, stage, step, index) for data in found]
+        for part_SN, reached in zip((target_SN, exposed_SN), zip(*led, strict=True), strict=True):
+            part_SN[place] += stage.data_share * (np.mean(reached, axis=0) - part_SN[place])
+    return target_SN, exposed_SN
+
+
+def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, Array]:
+    """What a dataset's answers lead to in one domain, before and after the bias of another model's samples. (N,)"""
+    constants, sampled_N = step.world.constants, data.sampler_DN[index]
+    reached_N = sampled_N + constants["imitated_choice"] * (data.kept_DN[index] - sampled_N)
+    if data.sampler == stage.init:
+        return reached_N, reached_N
+    return reached_N, caps.off_policy(reached_N, step.world.length_DN[index], constants["exposure"])
 
 
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:

@@ -12,11 +12,11 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.interference import Array, column, retained
-from mopdsim.recipe import BASE, AnyStage, Merge
+from mopdsim.interference import Array, column, logistic, logit, retained
+from mopdsim.recipe import BASE, ROOTS, AnyStage, Merge
 from mopdsim.world import World
 
-Cause = Literal["gain", "interference", "cap", "shortfall", "routing", "bias", "reward", "collapse"]
+Cause = Literal["gain", "interference", "cap", "shortfall", "routing", "bias", "reward", "judge", "collapse"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)
 
 
@@ -30,14 +30,15 @@ class Effort:
 
 @dataclass(frozen=True, kw_only=True)
 class State:
-    """A stage's weights as the model sees them. lineage: the stages they grew from; kl_N: nats a token from
-    `init`.
+    """A policy's weights as the model sees them. root: the model they grew from; lineage: the stages since; kl_N: nats
+    a token from `init`.
     """
 
     score_DN: Array
     kl_N: Array
     lineage: tuple[str, ...]
     waterfall: Mapping[Cause, Array] | None
+    root: str = BASE
 
 
 class Step:
@@ -45,9 +46,9 @@ class Step:
 
     def __init__(self, stage: AnyStage, states: Mapping[str, State], world: World) -> None:
         self.before = states[stage.init]
-        self.world = world
+        self.world = world.of(self.before.root)
         self.name = stage.name
-        self.from_base = stage.init == BASE
+        self.from_root = stage.init in ROOTS
         self.score_DN = self.before.score_DN
         self.booked = None if self.before.waterfall is None else dict(self.before.waterfall)
         if not isinstance(stage, Merge):
@@ -73,17 +74,17 @@ class Step:
         after_DN[places] = after_SN
         self.move(cause, after_DN)
 
-    def forget(self, kl_SN: Array, factor_N: Array | float = 1.0) -> None:
-        """Gains over the base decay with what the other domains' training moved; a share of replay slows
-        it.
+    def forget(self, kl_SN: Array, factor_N: Array | float = 1.0, *, demonstrations: float = 0.0) -> None:
+        """Gains over the root decay with what the other domains' training moved; a domain's share of the prompts slows
+        it as replay, and with it the weight of `demonstrations` trained on beside them.
         """
-        if self.from_base:
+        if self.from_root:
             return
         constants = self.world.constants
         others_DN = np.repeat(kl_SN.sum(axis=0, keepdims=True), len(self.score_DN), axis=0)
         others_DN[self.trained] -= kl_SN
         replay_D = np.zeros(len(self.score_DN))
-        replay_D[self.trained] = self.shares_S / self.shares_S.sum()
+        replay_D[self.trained] = self.shares_S / self.shares_S.sum() * (1 + demonstrations)
         kept_DN = retained(
             others_DN,
             column(replay_D, others_DN),
@@ -96,4 +97,18 @@ class Step:
     def finish(self, kl_N: Array) -> State:
         """The state that the stage leaves."""
         lineage = (*self.before.lineage, self.name)
-        return State(score_DN=self.score_DN, kl_N=kl_N, lineage=lineage, waterfall=self.booked)
+        return State(
+            root=self.before.root, score_DN=self.score_DN, kl_N=kl_N, lineage=lineage, waterfall=self.booked
+        )
+
+
+def seeded_asymptote(step: Step) -> Array:
+    """Asymptotes of this run: the domain's, with the seed-to-seed spread in logits. (S, N)"""
+    world = step.world
+    asymptote_SN = world.asymptote_DN[step.trained]
+    if step.name not in world.spread:
+        return asymptote_SN
+    slope_SN = np.maximum(asymptote_SN * (1 - asymptote_SN), 0.01)
+    sd_SN = world.constants["seed_sd"] / slope_SN
+    noisy_SN = logistic(logit(asymptote_SN) + sd_SN * world.spread[step.name][step.trained])
+    return np.maximum(noisy_SN, world.start_DN[step.trained])

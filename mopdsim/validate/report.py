@@ -13,6 +13,7 @@ import numpy as np
 
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut
 from mopdsim.layers import Array
+from mopdsim.validate.effects import largest_errors
 from mopdsim.validate.tables import Row, Table
 
 # The scheme whose out-of-sample predictions are the headline of each kind.
@@ -211,6 +212,7 @@ def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
         "by_gpu": _by(rows, errors, lambda row: row.keys["gpu"]),
         "noise_floor": noise_floor(rows),
         "schemes": _schemes(rows, measured, fitted, loader),
+        "largest_errors": largest_errors(rows, predicted, fitted.constants, loader),
         "constants": {"grade": fitted.grade, "provenance": fitted.provenance},
         "incomplete": incomplete,
         "incomplete_coverage_80": _covered(incomplete),

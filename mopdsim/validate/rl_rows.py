@@ -10,14 +10,22 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mopdsim.cost.constants import ConstantSet, DecodeConstants, RlConstants, TrainConstants, shipped
-from mopdsim.cost.decode import Replica
-from mopdsim.cost.generation import Lengths
+from mopdsim.cost.constants import (
+    UNKNOWN_FRAMEWORK_LOG_SD,
+    ConstantSet,
+    DecodeConstants,
+    RlConstants,
+    TrainConstants,
+    shipped,
+)
+from mopdsim.cost.decode import Replica, Speculation
+from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
 from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s
 from mopdsim.cost.training import TrainLayout
@@ -38,9 +46,6 @@ IDENTITY = (0.8, 1.05)
 ASSUMED = {"max_tokens": 8192.0, "samples_per_step": 1024.0}
 ASSUMED_DRAWS = 48
 MEAN_SHARE = (0.02, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
-UNKNOWN_FRAMEWORK_LOG_SD = (
-    0.35  # prior: public comparisons of two frameworks on one task differ by 1.2 to 2.5
-)
 
 
 def _degrees(text: str) -> list[int]:
@@ -77,6 +82,15 @@ def _layout(
     )
 
 
+def _speculation(row: dict[str, str]) -> Speculation | None:
+    """The mode names the depth, the note the tokens a step yields; None where no yield is given."""
+    yielded = re.search(r"mean accepted ([\d.]+)", row["note"])
+    if not yielded:
+        return None
+    tokens, depth = float(yielded[1]), re.search(r"depth\s*(\d+)", row["mode"])
+    return Speculation(drafted=int(depth[1]) if depth else math.ceil(tokens), tokens_per_step=tokens)
+
+
 def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dict[str, float]) -> RlStep:
     """The step a row describes, with `values` for its mean and maximum length and samples."""
     gpus = int(number(row, "gpus", line))
@@ -89,12 +103,11 @@ def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dic
         if generation
         else smallest_replica(model, gpu, context=context, sequences=8, precision=precision)
     )
-    accepted = re.search(r"mean accepted ([\d.]+)", row["note"])
     ppo = row["algorithm"].upper().startswith("PPO")
     return RlStep(
         model=model,
         gpu=gpu,
-        replica=replica,
+        replica=replace(replica, speculation=_speculation(row)),
         generation_gpus=generation_gpus,
         layout=_layout(row, model, gpu, training_gpus, precision, values["mean_tokens"]),
         samples=values["samples_per_step"],
@@ -102,7 +115,6 @@ def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dic
         overlap=overlap,
         framework=row["framework"],
         scoring_passes=4.0 if ppo else 2.0,
-        tokens_per_decode_step=float(accepted[1]) if accepted else 1.0,
         critic=ppo,
     )
 

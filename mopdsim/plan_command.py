@@ -1,0 +1,45 @@
+"""The verb `mopd plan FILE`. Leaves out: all arithmetic (`mopdsim.plan`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mopdsim.commands import Json, emit
+
+
+def plan(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A question (TOML); see studies/questions.")],
+    write: Annotated[
+        Path | None, typer.Option(help="Save the recommended plan here, as a scenario for `mopd forecast`.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(help="Save its recipe alone here, for `mopd train run`.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the draws [default: the file's, or 0].")] = None,
+    draws: Annotated[
+        int | None, typer.Option(help="Draws of the search [default: the file's, or 200].")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Recommend a recipe under limits: which teachers for which domains, how much compute, and how sure that is.
+
+    Example: mopd plan studies/questions/eight_domains.toml --write plan.toml
+    """
+    from mopdsim import recipe_file, scenario
+    from mopdsim.plan import plan as run
+    from mopdsim.planning.question import from_document
+    from mopdsim.planning.texts import answer_text
+
+    flags = {"seed": seed, "draws": draws}
+    given = {key: value for key, value in flags.items() if value is not None}
+    answer = run(from_document({**recipe_file.read_toml(file), **given}, source=str(file)))
+    chosen = answer.recommended.forecast.scenario
+    if write is not None:
+        write.write_text(scenario.dump(chosen), encoding="utf-8")
+    if recipe is not None:
+        recipe.write_text(recipe_file.dump(chosen.recipe), encoding="utf-8")
+    document = answer.to_document()
+    emit(document) if json_ else print(answer_text(document))

@@ -1,0 +1,193 @@
+"""Plans of one round put together from pieces, many side by side: teachers gathered, then merged or distilled.
+
+A student learns from each domain's own teacher, so to the quality model its teachers are one composite teacher whose
+score on a domain is that of the domain's own; a merge reads each teacher whole. Every teacher has the same number of
+GPUs, so that placing them is a matter of identical machines. Axes: D domain, C candidate, K teacher, N draw.
+Leaves out: several rounds, cascades (`mopdsim.planning.tabulated`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mopdsim.forecast import DAY, HOUR
+from mopdsim.interference import Array
+from mopdsim.planning.candidate import DISTILLED, Plan, group_name, recipe_of
+from mopdsim.planning.stock import Run, Stock, Trained
+from mopdsim.quality import State
+from mopdsim.quality.distillation import distill
+from mopdsim.quality.learning import merge
+from mopdsim.quality.step import Step
+from mopdsim.recipe import BASE, AnyStage, Distill, Merge, Teacher
+from mopdsim.recipe_parts import REWARD_GROUP
+from mopdsim.schedule import slot_gpus
+
+_COMPOSITE = "teachers"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What plans come to: scores, GPU-hours and days by draw; infinite hours where a stage does not fit."""
+
+    scores_DCN: Array
+    gpu_hours_CN: Array
+    days_CN: Array
+
+
+def assembled(plan: Plan) -> bool:
+    """Whether a plan is one that this module evaluates."""
+    return plan.family in ("mixed_rl", "single", "merge", "off_policy") or (
+        plan.family == "mopd" and plan.rounds == 1
+    )
+
+
+def kind(plan: Plan) -> tuple[object, ...]:
+    """Plans of one kind are evaluated side by side."""
+    many = len(plan.groups) if plan.family == "merge" else 0
+    return plan.family, plan.balance, plan.reward_mix, plan.scale, many
+
+
+def runs_of(plan: Plan) -> list[Run]:
+    """The RL runs that a plan is made of."""
+    fixed = {"mixed_rl": "mixed", "single": "specialist"}.get(plan.family)
+    return [
+        (fixed or group_name(group), group, plan.normalizer, steps)
+        for group, steps in zip(plan.groups, plan.rl_steps, strict=True)
+    ]
+
+
+class Assembly:
+    """Evaluates plans of one kind from a stock of pieces."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.stock = stock
+        self._last: dict[tuple[object, ...], AnyStage] = {}
+        self._last_seconds: dict[tuple[object, ...], Array | None] = {}
+
+    def last_stage(self, plan: Plan) -> Distill | Merge | None:
+        """The student's or merge's stage as the plan's recipe has it, for this number of teachers."""
+        if plan.family not in (*DISTILLED, "merge"):
+            return None
+        key = (*kind(plan), len(plan.groups))
+        if key not in self._last:
+            recipe = recipe_of(self.stock.question, plan)
+            self._last[key] = recipe.stage[recipe.output]
+        found = self._last[key]
+        assert isinstance(found, Distill | Merge)
+        return found
+
+    def evaluate(self, plans: Sequence[Plan]) -> Outcomes:
+        """Scores, hours and days of plans of one kind, whose runs are in stock."""
+        states = [[self.stock.trained(run) for run in runs_of(plan)] for plan in plans]
+        hours_CN, days_CN = self._costs(plans)
+        stage = self.last_stage(plans[0])
+        if stage is None:
+            scores_DCN = np.stack([found[0].score_DN for found in states], axis=1)
+        elif isinstance(stage, Merge):
+            teachers = [
+                State(
+                    score_DN=np.stack([found[place].score_DN for found in states], axis=1),
+                    kl_N=np.stack([found[place].kl_N for found in states]),
+                    lineage=(name,),
+                    waterfall=None,
+                )
+                for place, name in enumerate(stage.inputs)
+            ]
+            scores_DCN = self._merged(stage, teachers)
+        else:
+            scores_DCN = self._distilled(stage, plans, states)
+        return Outcomes(scores_DCN=scores_DCN, gpu_hours_CN=hours_CN, days_CN=days_CN)
+
+    def _base(self, count: int) -> State:
+        start_DN = self.stock.world.start_DN
+        shape = (len(start_DN), count, start_DN.shape[-1])
+        return State(
+            score_DN=np.broadcast_to(start_DN, shape), kl_N=np.zeros(shape[1:]), lineage=(), waterfall=None
+        )
+
+    def _merged(self, stage: Merge, teachers: Sequence[State]) -> Array:
+        states = {BASE: self._base(teachers[0].score_DN.shape[1])}
+        states |= dict(zip(stage.inputs, teachers, strict=True))
+        step = Step(stage, states, self.stock.world)
+        merge(stage, step, states)
+        return step.score_DN
+
+    def _distilled(self, stage: Distill, plans: Sequence[Plan], states: Sequence[Sequence[Trained]]) -> Array:
+        """The student of one composite teacher: on each domain its own teacher's score, as far as the farthest."""
+        question, world = self.stock.question, self.stock.world
+        taught_DCN = np.empty((len(question.domains), len(plans), question.base.draws))
+        kl_CN = np.empty(taught_DCN.shape[1:])
+        for place, (plan, found) in enumerate(zip(plans, states, strict=True)):
+            for group, piece in zip(plan.groups, found, strict=True):
+                rows = [world.index[name] for name in group]
+                taught_DCN[rows, place] = piece.score_DN[rows]
+            kl_CN[place] = np.max([piece.kl_N for piece in found], axis=0)
+        composite = stage.model_copy(
+            update={"teachers": (Teacher(stage=_COMPOSITE, domains=question.domains),)}
+        )
+        before = {
+            BASE: self._base(len(plans)),
+            _COMPOSITE: State(score_DN=taught_DCN, kl_N=kl_CN, lineage=(_COMPOSITE,), waterfall=None),
+        }
+        samples = REWARD_GROUP if stage.reward_mix else 1
+        steps_C = np.array([plan.distill_steps for plan in plans])
+        one_step = question.amounts("distill", 1, group=samples)
+        effort = self.stock.effort(stage, one_step, steps_C, plans[0].student_gpus)
+        step = Step(composite, before, world)
+        distill(composite, step, effort, before)
+        return step.score_DN
+
+    def _costs(self, plans: Sequence[Plan]) -> tuple[Array, Array]:
+        """GPU-hours and days, (C, N); infinite where a stage does not fit."""
+        draws = self.stock.question.base.draws
+        hours_CN, days_CN = np.full((len(plans), draws), np.inf), np.full((len(plans), draws), np.inf)
+        for place, plan in enumerate(plans):
+            found = self._plan_seconds(plan)
+            if found is None:
+                continue
+            runs_KN, last_N, last_gpus = found
+            hours_CN[place] = (runs_KN.sum(axis=0) * plan.gpus + last_N * last_gpus) / HOUR
+            days_CN[place] = (self._teachers_done(plan, runs_KN, last_gpus) + last_N) / DAY
+        return hours_CN, days_CN
+
+    def _plan_seconds(self, plan: Plan) -> tuple[Array, Array, int] | None:
+        """Seconds of the runs, (K, N), and of the last stage, (N,), with its GPUs."""
+        runs = [self.stock.run_seconds(run, plan.gpus) for run in runs_of(plan)]
+        gpus = plan.student_gpus if plan.family in DISTILLED else 1
+        key = (*kind(plan), len(plan.groups), plan.distill_steps, gpus)
+        if key not in self._last_seconds:
+            self._last_seconds[key] = self._seconds_of_last(plan, gpus)
+        last = self._last_seconds[key]
+        timed = [found for found in runs if found is not None]
+        if last is None or len(timed) < len(runs):
+            return None
+        return np.stack(timed), last, gpus
+
+    def _seconds_of_last(self, plan: Plan, gpus: int) -> Array | None:
+        """Seconds of the student or the merge, (N,): none where a plan ends with its run."""
+        stage, question = self.last_stage(plan), self.stock.question
+        if stage is None:
+            return np.zeros(question.base.draws)
+        samples = REWARD_GROUP if plan.reward_mix else 1
+        amounts = (
+            None if plan.family == "merge" else question.amounts("distill", plan.distill_steps, group=samples)
+        )
+        return self.stock.seconds(stage, amounts, gpus)
+
+    def _teachers_done(self, plan: Plan, runs_KN: Array, last_gpus: int) -> Array:
+        """Seconds until the last teacher is done: the longest first, each on the machine that is free first. (N,)"""
+        question = self.stock.question
+        if len(runs_KN) == 1:
+            return np.asarray(runs_KN[0])
+        unit = slot_gpus(question.pool, [plan.gpus, last_gpus])
+        machines = (question.pool // unit) // -(-plan.gpus // unit)
+        machines = min(machines, question.base.teams or machines, len(runs_KN))
+        order = np.argsort(-np.median(runs_KN, axis=1), kind="stable")
+        free_NM = np.zeros((runs_KN.shape[1], machines))
+        for place in order:
+            free_NM[:, 0] += runs_KN[place]
+            free_NM.sort(axis=1)
+        return np.asarray(free_NM[:, -1])

@@ -1,0 +1,95 @@
+"""Page What if: sliders on the left, cost, calendar and scores on the right, up to four scenarios side by side.
+
+A dial that is moved redraws the headline and the results alone, two fragments; the dials themselves stay as they are.
+Leaves out: the dials (`mopdsim.ui.controls`), what the results show (`mopdsim.ui.results`).
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mopdsim import published
+from mopdsim.errors import MopdError
+from mopdsim.ui import controls, results, state, views
+from mopdsim.ui.choice import Choice
+from mopdsim.ui.link import SIDE_BY_SIDE
+from mopdsim.ui.presets import PRESETS
+from mopdsim.ui.uploads import scenario_text
+
+
+def page() -> None:
+    """The page."""
+    _chooser()
+    results.headline()
+    left, right = st.columns([3, 8], gap="medium")
+    with left:
+        _controls()
+    with right:
+        results.details()
+
+
+def _chooser() -> None:
+    """Which question: a preset, a published system, or an own file."""
+    choice = state.choice()
+    titles = {name: preset.title for name, preset in PRESETS.items()}
+    titles |= {name: f"{published.system(name).title}, as published" for name in published.names()}
+    if choice.own is not None:
+        titles = {"": "Own scenario file", **titles}
+    st.selectbox(
+        "Question", list(titles), format_func=titles.__getitem__,
+        key=state.hold("w_preset", "" if choice.own is not None else choice.preset), on_change=_preset,
+    )  # fmt: skip
+
+
+def _preset() -> None:
+    if st.session_state.w_preset:
+        state.put(Choice(preset=st.session_state.w_preset))
+
+
+def _controls() -> None:
+    """The dials; of the base where the choice makes no scenario."""
+    choice = state.choice()
+    with views.said():
+        try:
+            scenario = choice.scenario()
+        except MopdError:
+            scenario = choice.base.scenario()
+        with st.container(border=True):
+            controls.sliders(scenario)
+            with st.container(horizontal=True):
+                st.button("Reset", icon=":material/undo:", on_click=_reset)
+                st.button(
+                    "Pin beside", icon=":material/push_pin:", on_click=state.pin,
+                    disabled=len(state.view().pinned) >= SIDE_BY_SIDE - 1,
+                    help="Keep this scenario and compare the next ones with it, up to four side by side.",
+                )  # fmt: skip
+        more = st.expander("Recipe, domains, model, deadline", key="what_if_more", on_change="rerun")
+        if more.open:
+            with more:
+                controls.question(scenario)
+    own = st.expander("Own scenario file", key="what_if_own", on_change="rerun")
+    if own.open:
+        with own:
+            _upload()
+
+
+def _reset() -> None:
+    state.put(state.choice().base)
+
+
+def _upload() -> None:
+    """A TOML file takes the preset's place."""
+    st.file_uploader(
+        "Scenario or recipe file (TOML)", type=["toml"], key="what_if_upload", max_upload_size=1, on_change=_take_file
+    )  # fmt: skip
+
+
+def _take_file() -> None:
+    file = st.session_state.what_if_upload
+    if file is not None:
+        try:
+            found = Choice(own=scenario_text(file.getvalue()))
+            found.scenario()
+            state.put(found)
+        except MopdError as error:
+            st.session_state.notice = str(error)

@@ -1,0 +1,125 @@
+"""A study: a question, a prediction written beforehand, the runs that answer it, and how they are judged.
+
+One file of `studies/designs` holds one `Study`. Leaves out: which studies there are (`studies.registry`), what they
+cost (`studies.ledger`), running them (`studies.executor`), reading what they left (`studies.observe`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mopdsim.amounts import Amounts, Value
+from mopdsim.errors import UsageError
+from mopdsim.recipe import Recipe
+from trainer.settings import Settings
+
+if TYPE_CHECKING:
+    from studies.analysis import Analysis
+    from studies.observe import Observations
+
+Factor = str | int | float | bool
+Verdict = Literal["held", "refuted", "undecided", "not measured"]
+
+
+class Run(Value):
+    """One recipe on one base with one seed, under the condition that `factors` name.
+
+    model: "tiny", a directory, or a hub id. start: amounts of `tiny`'s start where they are not the default ones; other
+    amounts make another base. held_out: predicted, never fitted. cut: runs of the highest number are dropped first.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_./-]{0,99}$")]
+    recipe: Recipe
+    settings: Settings
+    model: str = "tiny"
+    start: Amounts | None = None
+    factors: dict[str, Factor] = Field(default_factory=dict)
+    held_out: bool = False
+    cut: Annotated[int, Field(ge=0)] = 0
+
+    def scaled(self, factor: float) -> Run:
+        """The same run with `factor` times the steps, and as many points of evaluation, on fewer prompts below 1."""
+        settings, fewer = self.settings, min(1.0, factor)
+        counts = {
+            "test_items": max(10, round(settings.test_items * fewer)),
+            "validation_items": max(10, round(settings.validation_items * fewer)),
+            "evaluate_every": max(1, round(settings.evaluate_every * factor)),
+            "diagnose_every": max(1, round(settings.diagnose_every * factor)),
+        }
+        changed = {
+            "recipe": self.recipe.scaled(factor),
+            "start": None if self.start is None else self.start.scaled(factor),
+            "settings": settings.model_copy(update=counts),
+        }
+        return self.model_copy(update=changed)
+
+
+class Claim(Value):
+    """A figure that the prediction commits to: a quantity of the analysis lies within these bounds."""
+
+    quantity: str
+    text: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Claim:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"claim on {self.quantity!r} has no bound: give at_least, at_most or both")
+        return self
+
+    def judge(self, low: float, high: float) -> Verdict:
+        """Of an interval: held where all of it is within the bounds, refuted where all of it is outside."""
+        least = -math.inf if self.at_least is None else self.at_least
+        most = math.inf if self.at_most is None else self.at_most
+        if least <= low and high <= most:
+            return "held"
+        return "refuted" if high < least or low > most else "undecided"
+
+    @property
+    def bounds(self) -> str:
+        """In words: "at least 0.1 and at most 0.3"."""
+        parts = [(self.at_least, "at least"), (self.at_most, "at most")]
+        return " and ".join(f"{word} {value:g}" for value, word in parts if value is not None)
+
+
+class Prediction(Value):
+    """What is expected, in words and in figures that can be checked."""
+
+    text: str
+    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
+    analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
+    nothing but the generator that it makes from its own fixed seed."""
+
+    name: str
+    question: str
+    prediction: Prediction
+    observed: str
+    held_out: str
+    design: Callable[[], Sequence[Run]]
+    analyse: Callable[[Observations], Analysis]
+
+    def runs(self, *, scale: float = 1.0, device: str = "cpu") -> dict[str, Run]:
+        """The runs by name. UsageError where two have one name or the scale is none."""
+        if not (math.isfinite(scale) and scale > 0):
+            raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
+        found: dict[str, Run] = {}
+        for run in self.design():
+            if run.name in found:
+                raise UsageError(
+                    f"study {self.name!r}: two runs are called {run.name!r}: give each its own name"
+                )
+            chosen = run if scale == 1 else run.scaled(scale)
+            settings = chosen.settings.model_copy(update={"device": device})
+            found[run.name] = chosen.model_copy(update={"settings": settings})
+        return found

@@ -1,0 +1,279 @@
+"""What is said of the search's result: decisions, flip points, worth of knowing, sensitivities, the year, the verb."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mopdsim import recipe_file, scenario
+from mopdsim.forecast import forecast
+from mopdsim.plan import Answer, plan
+from mopdsim.plan_command import plan as verb
+from mopdsim.planning.candidate import scenario_of
+from mopdsim.planning.explore import explore
+from mopdsim.planning.finalists import NOTHING, finalists, keeps, probability_better, shifted
+from mopdsim.planning.information import P90, flips, gain_of, normal_scores, parameters
+from mopdsim.planning.pilots import pilots
+from mopdsim.planning.portfolio import releases
+from mopdsim.planning.question import JUDGING_DRAWS, Question, from_document
+from mopdsim.planning.sensitivity import indices
+from mopdsim.planning.texts import answer_text
+from mopdsim.planning.tipping import first_change
+
+KEYS = {
+    "recommended", "runner_up", "probability_better", "headline", "frontier", "flip_points", "value_of_information",
+    "evaluated", "seconds",
+}  # fmt: skip
+BASE: dict[str, Any] = {"domains": ["sort", "reverse"], "deadline_days": 0.02, "draws": 24, "max_rounds": 1}
+
+
+def _question(**changes: Any) -> Question:
+    return from_document({**BASE, **changes})
+
+
+@pytest.fixture(scope="module")
+def answer() -> Answer:
+    return plan(_question(portfolio=[["sort"], ["sort", "reverse"]], conflict={"sort>reverse": [-1.5, -0.5]}))
+
+
+def test_the_answer_holds_what_is_promised(answer: Answer) -> None:
+    document = answer.to_document()
+    assert set(document) >= KEYS
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["headline"].startswith(document["decision"])
+    assert document["evaluated"] > 100
+    assert answer_text(document).startswith(document["headline"])
+
+
+def test_the_recommended_scenario_forecasts_the_same_numbers(answer: Answer) -> None:
+    document = answer.to_document()["recommended"]
+    made = forecast(scenario.loads(document["scenario"])).to_document()
+    assert made["usd"] == document["usd"] and made["days"] == document["days"]
+    assert made["scores"] == document["scores"]
+    assert made["within_deadline"] >= answer.question.confidence
+
+
+def test_the_recommended_is_the_best_finalist_and_the_runner_up_another_structure(answer: Answer) -> None:
+    values = [float(answer.question.value(one.utility_N)) for one in answer.finalists]
+    assert values == sorted(values, reverse=True)
+    structures = [one.plan.structure for one in answer.finalists]
+    assert len(set(structures)) == len(structures)
+    assert answer.runner_up is answer.finalists[1]
+
+
+def test_of_plans_of_a_structure_that_are_as_good_the_cheapest_is_recommended(answer: Answer) -> None:
+    found = explore(answer.question)
+    best = answer.recommended.plan
+    alike = [o for o in found.outcomes if o.plan.structure == best.structure and found.evaluator.feasible(o)]
+    chosen = found.evaluator.found[best]
+    assert chosen.value >= alike[0].value - NOTHING
+    cheaper = [
+        o for o in alike if o.median["usd"] < chosen.median["usd"] and o.value >= alike[0].value - NOTHING
+    ]
+    made = [forecast(scenario_of(answer.question, o.plan, draws=JUDGING_DRAWS)) for o in cheaper]
+    assert not any(keeps(answer.question, one) for one in made)
+
+
+def test_the_frontier_is_sorted_and_nothing_on_it_is_beaten(answer: Answer) -> None:
+    rows = [(o.median["usd"], o.median["days"], -round(o.value, 3)) for o in answer.frontier]
+    assert rows == sorted(rows, key=lambda row: (row[0], row[2]))
+    assert not any(a != b and all(x <= y for x, y in zip(a, b, strict=True)) for a in rows for b in rows)
+    assert (
+        max(o.value for o in answer.frontier)
+        >= float(answer.question.value(answer.recommended.utility_N)) - 0.02
+    )
+
+
+def _certain(**domain: Any) -> dict[str, Any]:
+    return {
+        "start": 0.5,
+        "asymptote": 0.9,
+        "midpoint": 3e5,
+        "steepness": 1.7,
+        "distill_tokens": 1e4,
+        **domain,
+    }
+
+
+def test_undecided_where_a_doubtful_conflict_decides_with_the_pilot_that_measures_it() -> None:
+    """One mixed run wins where the one helps the other, one run after the other where it hurts: all else is known."""
+    facts = {name: _certain() for name in BASE["domains"]}
+    doubt = {"sort>reverse": [-1.2, 0.8], "reverse>sort": 0.0}
+    question = _question(
+        conflict=doubt, domain=facts, families=["mixed_rl", "cascade_rl"], deadline_days=0.01
+    )
+    found = plan(question)
+    assert found.decision == "undecided"
+    assert [(flip.parameter, flip.end) for flip in found.flips] == [("conflict:sort>reverse", "p90")]
+    assert found.pilot is not None and found.pilot.pilot.name == "pair:sort+reverse"
+    assert found.pilot.gain > 2 * found.pilot.error
+    assert "pair:sort+reverse" in found.headline and found.flips[0].to == "mixed_rl, one run"
+    assert max(found.worths, key=lambda worth: worth.gain) is found.pilot
+
+
+def test_decided_where_the_conflict_is_known() -> None:
+    known = {"sort>reverse": -2.0, "reverse>sort": -2.0}
+    facts = {name: _certain() for name in BASE["domains"]}
+    question = _question(conflict=known, domain=facts, families=["mixed_rl", "merge"], deadline_days=0.01)
+    found = plan(question)
+    assert found.decision == "decided" and found.recommended.plan.family == "merge"
+    assert found.runner_up is not None and probability_better(found.runner_up, found.recommended) < 0.2
+    pair = next(worth for worth in found.worths if worth.pilot.name == "pair:sort+reverse")
+    assert pair.gain == 0
+
+
+def test_knowing_is_worth_what_theory_says() -> None:
+    """Two plans, ahead by theta ~ N(0, 1): knowing theta is worth E max(0, theta) = 1 / sqrt(2 pi)."""
+    rng = np.random.default_rng(0)
+    theta_N, noise_N = rng.standard_normal((2, 20_000))
+    ahead_FN = np.stack([np.zeros_like(theta_N), theta_N + 3 * noise_N])
+    gain, error = gain_of(ahead_FN, [normal_scores(theta_N)])
+    assert gain == pytest.approx(1 / np.sqrt(2 * np.pi), abs=4 * error)
+    assert error < 0.03
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_cannot_change_the_decision_is_worth_nothing(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    idle_N, ahead_N = rng.standard_normal(1000), rng.normal(-0.5, 1.0, 1000)
+    assert gain_of(np.stack([np.zeros(1000), ahead_N]), [idle_N])[0] == 0
+    sure_FN = np.stack([np.zeros(1000), -1.0 + 0.01 * idle_N])  # it moves the lead but never turns it
+    assert gain_of(sure_FN, [idle_N])[0] == 0
+    assert gain_of(sure_FN[:1], [idle_N]) == (0.0, 0.0)
+
+
+def test_a_parameter_that_no_finalist_reads_has_neither_worth_nor_flip(answer: Answer) -> None:
+    read_by_none = {"exposure"} if not any(o.plan.family == "off_policy" for o in answer.finalists) else set()
+    assert not read_by_none & {flip.parameter for flip in answer.flips}
+    rows = parameters(answer.recommended.forecast.world)
+    assert "conflict:sort>sort" not in rows and "conflict:sort>reverse" in rows
+    assert all(np.ptp(row) > 0 for row in rows.values())
+
+
+def test_normal_scores_are_quantiles() -> None:
+    scores_N = normal_scores(np.exp(np.random.default_rng(1).standard_normal(1001)))
+    assert np.quantile(scores_N, 0.9) == pytest.approx(P90, abs=0.01)
+
+
+def test_a_lone_finalist_hangs_on_nothing() -> None:
+    question = _question(families=["mixed_rl"])
+    judged = finalists(question, explore(question))
+    assert len(judged) == 1 and flips(judged) == []
+    assert plan(question).headline.startswith("decided")
+
+
+def test_flip_points_are_bisected() -> None:
+    at, to = first_change(lambda x: "b" if x > 0.37 else "a", 0.0, [0.1, 0.2, 0.5], halvings=12)
+    assert to == "b" and at == pytest.approx(0.37, abs=0.3 / 2**12)
+    assert first_change(lambda x: "a", 0.0, [0.1, 1.0]) == (None, None)
+    at, to = first_change(lambda x: "abc"[(x < -0.2) + (x < -0.21)], 0.0, [-1.0], halvings=14)
+    assert to == "b" and at == pytest.approx(-0.2, abs=1e-3)  # the nearest change, not the first one tried
+
+
+def test_conflict_and_teacher_quality_shift_the_world_they_name(answer: Answer) -> None:
+    world = answer.recommended.forecast.world
+    moved = shifted(world, conflict=0.3, cap_gap=0.02)
+    assert moved.conflict_DDN[0, 1] == pytest.approx(world.conflict_DDN[0, 1] + 0.3)
+    assert (moved.conflict_DDN[0, 0] == 0).all()
+    assert moved.constants["cap_gap"] == pytest.approx(world.constants["cap_gap"] + 0.02)
+
+
+def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
+    """Checked again from nothing, on either side of the point."""
+    for tip in answer.tips:
+        if tip.at is None or "conflict" not in tip.what:
+            continue
+        sides = [
+            max(
+                answer.finalists,
+                key=lambda one, c=conflict: float(  # type: ignore[misc]
+                    one.utility_in(answer.question, shifted(one.forecast.world, conflict=c)).mean()
+                ),
+            ).plan.label
+            for conflict in (tip.at * 0.9, tip.at * 1.0)
+        ]
+        assert sides[0] == answer.recommended.plan.label and sides[1] == tip.to
+
+
+def test_sobol_indices_of_a_sum_are_variance_shares(answer: Answer) -> None:
+    """y = 3 forgetting' + 1 cap_gap' in standard normals: shares .9 and .1, first order and total alike."""
+    from mopdsim.calibration import default_calibration
+    from mopdsim.stage_draws import world_of
+
+    made = answer.recommended.forecast.scenario
+    one, other = (world_of(replace(made, seed=seed, draws=4096), default_calibration()) for seed in (1, 2))
+
+    def value(world: Any) -> np.ndarray:
+        z = [np.log(world.constants[name]) for name in ("forgetting", "cap_gap")]
+        scale = [np.log(one.constants[name]).std() for name in ("forgetting", "cap_gap")]
+        return np.asarray(3 * z[0] / scale[0] + z[1] / scale[1])
+
+    found = indices(value, one, other)
+    assert set(found) == {"forgetting", "cap_gap"}
+    for name, share in (("forgetting", 0.9), ("cap_gap", 0.1)):
+        assert found[name] == pytest.approx((share, share), abs=0.06)
+
+
+def test_sensitivity_names_inputs_that_move_the_plan(answer: Answer) -> None:
+    totals = [row["total"] for row in answer.sensitivity]
+    assert totals == sorted(totals, reverse=True)
+    assert 0.7 < sum(row["first"] for row in answer.sensitivity) < 1.3
+
+
+def test_pilots_cost_something_and_name_known_parameters(answer: Answer) -> None:
+    known = set(parameters(answer.recommended.forecast.world))
+    found = pilots(answer.question, explore(_question(families=["mixed_rl"])).evaluator.stock)
+    assert {"rl:sort", "rl:reverse", "pair:sort+reverse", "distillation", "merge", "base scores"} <= {
+        pilot.name for pilot in found
+    }
+    for pilot in found:
+        assert pilot.gpu_hours > 0 and set(pilot.parameters) <= known
+
+
+def test_a_year_retrains_only_the_changed_teacher(answer: Answer) -> None:
+    taught = next(
+        one for one in answer.finalists if one.plan.family in ("mopd", "merge") and len(one.plan.groups) == 2
+    )
+    first, one, both = releases(taught.forecast, answer.question.portfolio)
+    hours = taught.forecast.stage_gpu_hours
+    last = taught.forecast.scenario.recipe.output
+    assert set(one.stages) == {"teacher_sort", last}
+    assert one.gpu_hours_N == pytest.approx(hours["teacher_sort"] + hours[last])
+    assert both.gpu_hours_N == pytest.approx(first.gpu_hours_N)
+    mixed = next(one for one in answer.finalists if one.plan.family == "mixed_rl")
+    assert releases(mixed.forecast, [["sort"]])[1].gpu_hours_N == pytest.approx(mixed.forecast.gpu_hours_N)
+    assert answer.portfolio is not None
+    totals = [row["gpu_hours"]["p50"] for row in answer.portfolio["plans"]]
+    assert totals == sorted(totals) and "single" not in {row["label"] for row in answer.portfolio["plans"]}
+
+
+def test_the_verb_prints_one_document_and_writes_both_files(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(verb)
+    file = tmp_path / "q.toml"
+    file.write_text('domains = ["sort", "reverse"]\ndeadline_days = 0.02\nmax_rounds = 1\n')
+    out, recipe = tmp_path / "plan.toml", tmp_path / "recipe.toml"
+    arguments = [
+        str(file),
+        "--json",
+        "--draws",
+        "16",
+        "--seed",
+        "4",
+        "--write",
+        str(out),
+        "--recipe",
+        str(recipe),
+    ]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    document = json.loads(result.stdout)
+    assert scenario.load(out).recipe == recipe_file.load(recipe)
+    assert scenario.load(out).seed == 4
+    assert document["recommended"]["scenario"] == out.read_text()

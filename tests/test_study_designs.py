@@ -1,0 +1,268 @@
+"""The shipped studies: every design is sound, and every analysis finds what was put into simulated observations."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.recipe import BASE, Distill, Rl, Teacher
+from studies import report
+from studies.designs import cascade, gain, interference
+from studies.observe import DIAGNOSTICS, POINTS, Observations
+from studies.registry import NAMES, study
+from studies.resample import bootstrap
+from studies.study import Run, Study
+from studies.trials import contests_of, trials_of
+from trainer.tasks import PROBES, task
+
+Score = Callable[[Run, str, str], float]  # run, stage, domain
+
+
+def simulated(
+    runs: Mapping[str, Run], score: Score, *, diagnose: Callable[[Run], list[dict[str, Any]]] | None = None
+) -> Observations:
+    """Observations as if every stage of every run had ended with the scores of a function; nothing is shared."""
+    points: list[dict[str, Any]] = []
+    diagnostics: list[dict[str, Any]] = []
+    described, stages = {}, {}
+    for name, run in runs.items():
+        keys = {stage: f"{name}:{stage}" for stage in (BASE, *run.recipe.stage)}
+        for stage, key in keys.items():
+            domains = getattr(run.recipe.stage.get(stage), "domains", {})
+            for domain in run.recipe.domains:
+                row = {"run": name, "stage": stage, "key": key, "split": "test", "step": 9, "domain": domain}
+                row |= {"trained": domain in domains, "pass_rate": score(run, stage, domain), "se": 0.01}
+                points.append(row | {"flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
+            stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
+        for row in diagnose(run) if diagnose else []:
+            diagnostics.append(row | {"run": name, "key": keys[run.recipe.output]})
+        described[name] = {
+            **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
+            **{
+                "output": run.recipe.output,
+                "keys": keys,
+                "failure": None,
+                "held_out": run.held_out,
+                "model": run.model,
+            },
+        }
+    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
+    return Observations(
+        points=pd.DataFrame(points, columns=list(POINTS)),
+        diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),
+        manifest={**about, "runs": described, "stages": stages},
+    )
+
+
+def noise(run: Run, *parts: object) -> float:
+    """A little, the same for the same run."""
+    return 0.002 * math.sin(sum(map(ord, f"{run.name}{parts}")))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_designs_are_sound(name: str) -> None:
+    chosen = study(name)
+    assert chosen.name == name and Path(f"studies/designs/{name}.py").name == f"{name}.py"
+    runs = chosen.runs()
+    assert any(run.held_out for run in runs.values()) and not all(run.held_out for run in runs.values())
+    for run in runs.values():
+        assert len(run.recipe.domains) >= 3
+        for domain in run.recipe.domains:
+            task(domain)
+        names = {domain.partition("?")[0] for domain in run.recipe.domains}
+        assert not [probe for probe, skills in PROBES.items() if set(skills) <= names]
+        assert type(run).model_validate(run.model_dump()) == run  # recipes in a wider world stay valid
+    assert {claim.quantity for claim in chosen.prediction.claims}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_is_measured_and_reported(name: str, tmp_path: Path) -> None:
+    """From observations of a world in which every stage adds a little, in which each quantity exists."""
+    chosen = study(name)
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        depth = 0 if stage == BASE else 1 + len(run.recipe.ancestors(stage))
+        return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
+
+    found = _curved(chosen) if name == "gain" else simulated(chosen.runs(), score, diagnose=_diagnosed)
+    analysis = chosen.analyse(found)
+    assert {claim.quantity for claim in chosen.prediction.claims} <= set(analysis.quantities)
+    record = {"written": "2026-01-01", "first_run": "2026-01-02", "sha256": "0" * 64}
+    files = report.write(chosen, found, analysis, record, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "not measured" not in text and all(path.stat().st_size > 0 for path in files) and len(files) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_analysis_of_nothing_says_nothing(name: str) -> None:
+    chosen = study(name)
+    assert not chosen.analyse(simulated({}, lambda run, stage, domain: 0.5)).quantities
+
+
+def test_unknown_studies_are_refused() -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'gain'"):
+        study("gian")
+
+
+@pytest.mark.parametrize("verb", ["list", "plan", "run", "status", "fit", "report", "gate", "validation"])
+def test_help_of_every_verb_has_an_example(verb: str) -> None:
+    from studies.cli import app
+
+    shown = CliRunner().invoke(app, [verb, "--help"]).output
+    assert f"mopd study {verb}" in " ".join(shown.split())
+
+
+def _diagnosed(run: Run) -> list[dict[str, Any]]:
+    """Shares and gradients of a joint update, as if ambiguity turned the gradients apart."""
+    rows: list[dict[str, Any]] = []
+    stage = run.recipe.stage[run.recipe.output]
+    domains = list(getattr(stage, "domains", {}))
+    dial = float(run.factors.get("dial", 0.0))
+    for place, domain in enumerate(domains):
+        for quantity in ("token_share", "effective_share", "gradient_share"):
+            rows.append(
+                {"quantity": quantity, "domain": domain, "value": 1 / len(domains) + noise(run, domain)}
+            )
+        inner = -1.0 if len(domains) == 1 else -math.exp(-dial) + noise(run, domain, "inner")
+        rows.append({"quantity": "update_inner", "domain": domain, "value": inner})
+        for other in domains[place + 1 :]:
+            value = 0.5 - dial + noise(run, domain, other)
+            rows.append({"quantity": "gradient_cosine", "domain": domain, "other": other, "value": value})
+    return [{"step": 10, "other": ""} | row for row in rows]
+
+
+def test_interference_is_recovered() -> None:
+    """K as it was put in: 0 at dial 0, -1 at dial 1, in both directions, whatever the gain alone."""
+    k = {"dial0": 0.0, "dial0.25": -0.2, "dial0.5": -0.4, "dial0.75": -0.7, "dial1": -1.0, "synergy": 0.1}
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        start = 0.4 + 0.01 * run.settings.seed
+        if stage == BASE or domain not in run.recipe.stage[stage].domains:  # type: ignore[union-attr]
+            return start
+        together = len(run.recipe.stage[stage].domains) > 1  # type: ignore[union-attr]
+        return start + 0.2 * math.exp(k[str(run.factors["world"])] if together else 0.0) + noise(run, domain)
+
+    analysis = interference.analyse(simulated(study("interference").runs(), score, diagnose=_diagnosed))
+    found = analysis.quantities
+    assert found["K_dial_1"].value == pytest.approx(-1.0, abs=0.03)
+    assert found["K_dial_0"].value == pytest.approx(0.0, abs=0.03)
+    assert found["K_synergy"].low <= 0.1 + 0.02 and found["K_synergy"].high >= 0.1 - 0.02
+    assert found["unseen_dial_error"].value == pytest.approx(0.0, abs=0.03)
+    assert found["triple_minus_pairs"].value == pytest.approx(0.0, abs=0.03)
+    assert found["cosine_rank_correlation"].value > 0.8 and found["update_rank_correlation"].value > 0.8
+
+
+def _curved(chosen: Study) -> Observations:
+    """Hill curves with binomial noise, as long as the design's runs."""
+    rng = np.random.default_rng(8)
+    points, described, stages = [], {}, {}
+    for name, run in chosen.runs().items():
+        domain, key = str(run.factors["domain"]), f"{name}:specialist"
+        steps = np.arange(0, gain.STEPS[domain] + 1, run.settings.evaluate_every)
+        flops = steps * 7e8
+        truth = 0.4 + 0.5 / (1 + (np.maximum(flops[-1] / 4, 1) / np.maximum(flops, 1)) ** 1.5)
+        for step, c, q in zip(steps, flops, truth, strict=True):
+            row = {"run": name, "stage": "specialist", "key": key, "step": step, "domain": domain, "flops": c}
+            row |= {
+                "pass_rate": rng.binomial(2000, q) / 2000,
+                "se": 0.011,
+                "split": "validation",
+                "trained": True,
+            }
+            points.append(row)
+        described[name] = {
+            **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
+            **{
+                "output": "specialist",
+                "keys": {"specialist": key},
+                "failure": None,
+                "held_out": run.held_out,
+            },
+            "model": "tiny",
+        }
+        stages[key] = {"flops": flops[-1], "wall_seconds": 1.0}
+    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
+    return Observations(
+        points=pd.DataFrame(points, columns=list(POINTS)),
+        diagnostics=pd.DataFrame(columns=list(DIAGNOSTICS)),
+        manifest={**about, "runs": described, "stages": stages},
+    )
+
+
+def test_gain_recovers_the_curve_and_prefers_its_form() -> None:
+    analysis = gain.analyse(_curved(study("gain")))
+    found = analysis.quantities
+    assert found["length_in_midpoints"].value == pytest.approx(4.0, rel=0.25)
+    assert found["hill_tail_error"].value < 0.05
+    assert found["last_checkpoint_minus_hill"].value > 0
+    fitted = analysis.fitted["reverse/seed0"]
+    assert fitted["asymptote"] == pytest.approx(0.9, abs=0.05) and fitted["identified"]
+
+
+def test_forgetting_that_grows_with_kl_squared_is_seen_as_such() -> None:
+    rng = np.random.default_rng(9)
+    runs = []
+    for _ in range(8):
+        kl = rng.uniform(0.02, 0.4, 3)
+        runs.append(np.stack([kl, 0.8 * kl**2 + rng.normal(0, 0.002, 3)], axis=1))
+    squared = bootstrap(runs, cascade.r_squared, rng)
+    unrelated = cascade.r_squared([np.stack([own[:, 0], rng.normal(0, 0.1, 3)], axis=1) for own in runs])
+    assert squared is not None and squared.low > 0.9 and unrelated < 0.5
+
+
+def test_cascades_share_their_first_stages() -> None:
+    """The first stage of an order does not depend on replay: the store runs it once."""
+    runs = study("cascade").runs()
+    first = [runs[f"forward/replay{r:g}/rate0.001/seed0"].recipe for r in cascade.REPLAYS]
+    assert first[0].stage["step_1"] == first[1].stage["step_1"]
+    assert all(a.stage["step_2"] != b.stage["step_2"] for a, b in pairwise(first))
+
+
+def test_the_planted_wrong_teacher_teaches_what_it_was_not_trained_on() -> None:
+    recipe = study("cap").runs()["wrong/plain/seed0"].recipe
+    teacher, student = recipe.stage["teacher"], recipe.stage["student"]
+    assert isinstance(teacher, Rl) and isinstance(student, Distill)
+    assert student.teachers[0] == Teacher(stage="teacher", domains=("sort?ambiguity=1",))
+    assert list(teacher.domains) == ["sort_down?ambiguity=1"]
+
+
+def test_held_out_runs_become_trials_with_their_baselines() -> None:
+    """A student as good as its teachers: the rule 'MOPD equals teacher' is then exact, and 'no change' is not."""
+    runs = {
+        name: run
+        for name, run in study("balance").runs().items()
+        if run.recipe.amounts["student"].steps == 18
+    }
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        return 0.4 if stage == BASE else 0.8
+
+    found = simulated(runs, score)
+    name = next(name for name, run in runs.items() if run.held_out)
+    trials = trials_of(found, runs, name)
+    assert [trial.cell.domain for trial in trials] == list(runs[name].recipe.domains)
+    assert {trial.truth for trial in trials} == {0.8} and len(trials[0].ensemble) > 100
+    assert trials[0].cell.specialist[trials[0].cell.domain][trials[0].cell.domain] == 0.8
+    assert trials[0].cell.start[trials[0].cell.domain] == 0.4
+    assert contests_of(found, runs) == []
+
+
+def test_the_list_names_every_study_and_fit_wants_one_or_all() -> None:
+    from studies.cli import app
+
+    shown = CliRunner().invoke(app, ["list", "--json"])
+    assert [row["name"] for row in json.loads(shown.output)] == list(NAMES)
+    for arguments in (["fit"], ["fit", "gain", "--all"]):
+        assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
+    missing = CliRunner().invoke(app, ["report", "gain", "--scale", "0.015", "--out", "nowhere"])
+    assert isinstance(missing.exception, NotFoundError) and "mopd study run gain" in str(missing.exception)
