@@ -209,5 +209,5 @@ def test_nothing_is_wider_than_the_screen(browser: Any, address: str, width: int
         "charts => charts.map(chart => chart.getBoundingClientRect().right)"
     )
     assert wide and max(wide) <= width
-    assert page.locator("[data-testid=stVegaLiteChart][aria-label*='Score of each domain']").count() == 1
+    page.locator("[data-testid=stVegaLiteChart][aria-label*='Score of each domain']").wait_for()
     context.close()

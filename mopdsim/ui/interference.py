@@ -129,7 +129,7 @@ def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
     drawn = int((table.part == "link").sum())
     views.figure(
         "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
-        says=f"{len(domains)} domains on a circle by teacher with {drawn} effects of at least {matrix.VISIBLE} in K.",
+        says=f"{len(domains)} domains on a circle by teacher; effects of at least {matrix.VISIBLE} in K: {drawn}.",
         note="Each half line shows the effect on the domain at its end: solid helps, dashed hurts; width is size.",
     )  # fmt: skip
 

@@ -24,15 +24,19 @@ from typing import Any
 CHROMIUM = "/usr/bin/chromium"
 APP = Path(__file__).parents[2] / "app.py"
 SLIDERS = ("Conflict between domains", "Teacher quality", "Teams", "Teachers", "GPUs", "Budget")
-# Waits until the script has run and the page has been still for 120 ms; gives the last change after the key press.
+# Notes each key press, with the address it found, and the last change of the page since.
 WATCH = """() => {
-  const main = document.querySelector('[data-testid=stMain]');
-  window.last = 0; window.moved = 0;
+  window.last = 0; window.moved = 0; window.from = '';
   new MutationObserver(() => { window.last = performance.now(); }).observe(
-    main, {subtree: true, childList: true, characterData: true, attributes: true});
-  document.addEventListener('keydown', () => { window.moved = performance.now(); window.last = 0; }, true);
+    document.querySelector('[data-testid=stMain]'),
+    {subtree: true, childList: true, characterData: true, attributes: true});
+  document.addEventListener('keydown', () => {
+    window.moved = performance.now(); window.last = 0; window.from = location.href;
+  }, true);
 }"""
-STILL = """() => window.last > window.moved && performance.now() - window.last > 400
+# Redrawn: the link is the new one, the script has ended, and nothing has changed for 200 ms.
+STILL = """() => location.href !== window.from && window.last > window.moved
+  && performance.now() - window.last > 200
   && document.querySelector('[data-testid=stApp]').getAttribute('data-test-script-state') === 'notRunning'"""
 
 
@@ -75,7 +79,7 @@ def redraws(page: Any, presses: int) -> list[float]:
         thumb = page.get_by_role("slider", name=SLIDERS[number % len(SLIDERS)])
         thumb.focus()
         page.keyboard.press("ArrowLeft" if number // len(SLIDERS) % 2 == 0 else "ArrowRight")
-        page.wait_for_function(STILL, timeout=20_000, polling=20)
+        page.wait_for_function(STILL, timeout=60_000, polling=20)
         times.append(page.evaluate("() => window.last - window.moved"))
     return times
 
@@ -134,7 +138,7 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
             page.get_by_role("slider", name=SLIDERS[turn % len(SLIDERS)]).focus()
             page.keyboard.press("ArrowLeft" if turn // len(SLIDERS) % 2 == 0 else "ArrowRight")
         for page in pages:
-            page.wait_for_function(STILL, timeout=30_000, polling=20)
+            page.wait_for_function(STILL, timeout=60_000, polling=20)
             times.append(page.evaluate("() => window.last - window.moved"))
         turn += 1
     errors = sum(page.locator("[data-testid=stException]").count() for page in pages)

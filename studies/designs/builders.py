@@ -27,6 +27,8 @@ WORLD = (*TRAINED, FOURTH)
 TEACHER = Amounts(steps=48, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=7e-4)
 STUDENT = Amounts(steps=72, prompts_per_step=64, learning_rate=2e-3)
 CEILING = 0.97  # no cell above enters a fit
+DISTILLED = 0.25  # of a recipe's FLOPs, where it distils
+UNBOUNDED = 100_000  # steps, where FLOPs end a stage
 
 
 def settings(seed: int) -> Settings:
@@ -54,6 +56,20 @@ def spending(recipe: Recipe, *, rl: Amounts, distill: Amounts) -> Recipe:
     """The recipe with these amounts of every RL and every distillation stage."""
     chosen = {s.name: rl for s in recipe.stages if isinstance(s, Rl)}
     return recipe.with_amounts(chosen | {s.name: distill for s in recipe.stages if isinstance(s, Distill)})
+
+
+def at_flops(recipe: Recipe, flops: float, *, rl: Amounts, distill: Amounts) -> Recipe:
+    """The recipe at this many training FLOPs in all, teachers counted: `DISTILLED` of them for its distillation stages
+    (none where it has none), the rest for its RL stages, each in proportion to the stage's domains."""
+    distilling = {s.name: len(s.domains) for s in recipe.stages if isinstance(s, Distill)}
+    reinforced = {s.name: len(s.domains) for s in recipe.stages if isinstance(s, Rl)}
+    share = DISTILLED if distilling else 0.0
+    amounts = {}
+    for sizes, chosen, whole in ((distilling, distill, share * flops), (reinforced, rl, (1 - share) * flops)):
+        for name, size in sizes.items():
+            ceiling = whole * size / sum(sizes.values())
+            amounts[name] = chosen.model_copy(update={"steps": UNBOUNDED, "max_flops": ceiling})
+    return recipe.with_amounts(amounts)
 
 
 def run(
