@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mopdsim import recipe_file, recipes, scenario
+from mopdsim.amounts import Amounts
 from mopdsim.at_budget import at_budget, training_flops
 from mopdsim.compare_all import BUDGET_OF
 from mopdsim.errors import UsageError
@@ -54,10 +55,14 @@ def run_compare(
     store: Store,
     workers: int,
     progress: Progress,
+    start_amounts: Amounts | None = None,
 ) -> dict[str, Any]:
-    """Run what the store does not hold; the document of `mopd study compare --json`. Recipes share their domains."""
+    """Run what the store does not hold; the document of `mopd study compare --json`. Recipes share their domains.
+
+    start_amounts: of tiny's start, in place of the default.
+    """
     begin = time.perf_counter()
-    planned = plan(made, model=model, settings=settings, store=store)
+    planned = plan(made, model=model, settings=settings, store=store, start_amounts=start_amounts)
     summaries = execute(planned, store, workers=workers, progress=progress)
     rows = {
         name: {**measured(recipe, planned.keys[name], summaries), "forecast": forecast_row(recipe, model)}

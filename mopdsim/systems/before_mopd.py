@@ -58,7 +58,8 @@ def llama3(
 ) -> Recipe:
     """Llama 3 (July 2024): rounds of reward model, rejection sampling, SFT and DPO; no online RL.
 
-    Each round's SFT starts from the base again, on the best answers of the round's sampler beside demonstrations.
+    Each round's SFT starts from the base again, on the best answers of the round's sampler beside demonstrations. The
+    reward model chooses those; DPO reads labelled pairs, as noisy as the reward model's.
     """
     if rounds < 1:
         raise UsageError(f"rounds = {rounds}: must be at least 1")
@@ -76,7 +77,7 @@ def llama3(
                 name=f"dpo_{number}",
                 init=f"sft_{number}",
                 domains=equal,
-                reward_models=judged,
+                noise=noise,
                 beta=0.5,
                 likelihood_weight=0.2,
             ),
