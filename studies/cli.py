@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from studies.cli_measure import MEASURING
 from studies.cli_systems import COMMANDS
 from studies.cli_text import gate_text, ledger_text, run_text, status_text
 
@@ -215,5 +216,5 @@ def _workers(workers: int | None, device: str) -> int:
     return workers or default_workers(device)
 
 
-for _command in COMMANDS:
+for _command in (*COMMANDS, *MEASURING):
     app.command()(_command)

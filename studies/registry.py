@@ -7,12 +7,30 @@ from importlib import import_module
 from mopdsim.errors import NotFoundError, did_you_mean
 from studies.study import Study
 
-NAMES = ("gain", "interference", "teacher_count", "cap", "balance", "cascade", "rounds")
+NAMES = (
+    "gain",
+    "interference",
+    "teacher_count",
+    "cap",
+    "balance",
+    "cascade",
+    "rounds",
+    "bias",
+    "synergy",
+    "throughput",
+    "turnover",
+    "ladder-5M",
+    "ladder-25M",
+    "ladder-100M",
+)
 
 
 def study(name: str) -> Study:
-    """The study of this name, from the file of the same name. NotFoundError where there is none."""
+    """The study of this name, from the file of the same name; `FILE-RUNG` is one rung of the file's studies.
+    NotFoundError where there is none."""
     if name not in NAMES:
         raise NotFoundError(f"study {name!r} does not exist{did_you_mean(name, NAMES)}")
-    found: Study = import_module(f"studies.designs.{name}").STUDY
+    file, _, rung = name.partition("-")
+    module = import_module(f"studies.designs.{file}")
+    found: Study = module.study_of(rung) if rung else module.STUDY
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from mopdsim.amounts import Amounts
 from mopdsim.errors import UsageError
-from studies import colossal
+from studies import colossal, systems_report
 from studies.cli import app
 from studies.compare import comparable, disagreement, run_compare
 from studies.overoptimisation import expected_best, fit, ppo_curve
@@ -133,7 +134,9 @@ def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path:
     assert json.loads(json.dumps(document)) == document and set(document["recipes"]) == set(made)
     mixed = document["recipes"]["mixed_rl"]
     assert mixed["flops"] == pytest.approx(sum(row["flops"] for row in mixed["stages"].values()))
-    assert 0.2 < mixed["flops"] / mixed["forecast"]["flops"] < 5  # an untrained start answers at other lengths
+    assert (
+        0.2 < mixed["flops"] / mixed["forecast"]["flops"] < 5
+    )  # an untrained start answers at other lengths
     assert mixed["worst"] == min(mixed["scores"].values()) and mixed["cap"] is None
     assert "mixed_rl" in compare_text(document)
 
@@ -142,3 +145,14 @@ def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path:
 def test_compare_wants_names_or_all(arguments: list[str]) -> None:
     found = CliRunner().invoke(app, ["compare", *arguments])
     assert isinstance(found.exception, UsageError) and "--all" in str(found.exception)
+
+
+def test_committed_reports_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    shutil.copytree(systems_report.RESULTS, tmp_path / "results")
+    systems_report.main(tmp_path / "results")
+    for folder in systems_report.FILES:
+        committed = systems_report.RESULTS / folder / "report.md"
+        written = tmp_path / "results" / folder / "report.md"
+        assert written.is_file() == committed.is_file()
+        if committed.is_file():
+            assert written.read_text() == committed.read_text()

@@ -131,3 +131,16 @@ def mean_where(rows: pd.DataFrame, column: str, **condition: Factor) -> Quantity
     for name, value in condition.items():
         rows = rows[rows[name] == value]
     return mean_quantity(rows.groupby("seed")[column].mean())
+
+
+def at_best(rows: pd.DataFrame, *, of: Sequence[str], setting: str, score: str) -> pd.DataFrame:
+    """For each group of the columns `of` and each seed, the rows at the setting whose mean score was the best on the
+    other seeds of its group: what was chosen never saw the seed that judges it."""
+    chosen = []
+    for _, group in rows.groupby(list(of)):
+        for seed, own in group.groupby("seed"):
+            others = group[group.seed != seed]
+            if len(others):
+                best = others.groupby(setting)[score].mean().idxmax()
+                chosen.append(own[own[setting] == best])
+    return pd.concat(chosen) if chosen else rows.iloc[:0]

@@ -30,7 +30,7 @@ ARMS = ("mixed_rl", "mopd", "mopd_then_rl", "merge")
 
 
 def design() -> list[Run]:
-    """Every recipe at both rates; all specialists of a rate but the merge's are the same."""
+    """Every recipe at both rates."""
     return [_run(arm, pace, seed) for seed in SEEDS for pace in RATES for arm in ARMS]
 
 
@@ -131,7 +131,12 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
             for arm in ARMS
             for pace in RATES
         },
-        **{f"{arm}_minus_mopd_{pace}": against_mopd(arm, pace) for arm in ARMS if arm != "mopd" for pace in RATES},
+        **{
+            f"{arm}_minus_mopd_{pace}": against_mopd(arm, pace)
+            for arm in ARMS
+            if arm != "mopd"
+            for pace in RATES
+        },
     )
 
 
@@ -145,7 +150,11 @@ STUDY = Study(
             "joint RL after distillation makes up the difference. At the fast rate forgetting takes the gain away."
         ),
         claims=(
-            Claim(quantity="mixed_rl_over_committee_slow", text="mixed RL less best specialist, slow", at_least=0.02),
+            Claim(
+                quantity="mixed_rl_over_committee_slow",
+                text="mixed RL less best specialist, slow",
+                at_least=0.02,
+            ),
             Claim(quantity="mopd_over_committee_slow", text="MOPD less best specialist, slow", at_least=0.0),
             Claim(quantity="mixed_rl_minus_mopd_slow", text="mixed RL less MOPD, slow", at_least=0.0),
             Claim(quantity="mopd_then_rl_minus_mopd_slow", text="MOPD then RL less MOPD, slow", at_least=0.0),
