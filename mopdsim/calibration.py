@@ -5,29 +5,44 @@ A parameter's draws depend on its name and the seed alone, so that two recipes s
 random numbers) and a new parameter shifts no other. What studies of one scope found holds there; in another
 scope it may narrow a parameter marked `shape`, after its variance is inflated by the spread between public
 studies, and never moves it. Everything else keeps its prior.
-Leaves out: the draws put together for a recipe (`mopdsim.world`), fitting (`mopdsim.fit`), cost constants
-(`mopdsim.cost`), the facts of domains (`mopdsim.domains`).
+Leaves out: streams of draws (`mopdsim.streams`), draws put together for a recipe (`mopdsim.world`), fitting
+(`mopdsim.fit`), cost constants (`mopdsim.cost`), the table of domains (`mopdsim.domains`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 
-from mopdsim.domains import GRADES, SCOPES, Estimate, Scope
+from mopdsim.domains import GRADES, SCOPES, Domain, Estimate, Scope
 from mopdsim.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.interference import Array, logistic, logit
+from mopdsim.interference import Array
+from mopdsim.streams import (
+    DISTRIBUTIONS,
+    Correlation,
+    Distribution,
+    in_logits,
+    sample,
+    standard_normal,
+    transformed,
+    uniform,
+)  # fmt: skip
 
-SCHEMA_VERSION = 1
+__all__ = [
+    "CONSTANTS", "DISTRIBUTIONS", "FACTS", "Calibration", "Correlation", "Distribution", "Parameter",
+    "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
+]  # fmt: skip
+
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
     "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
     "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
@@ -35,9 +50,14 @@ CONSTANTS = (
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
     "imitated_choice", "preference_share", "size_slope",
 )  # fmt: skip
-Distribution = Literal["normal", "lognormal", "logit", "student"]
-DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
-_STUDENT_DEGREES = 4
+FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
+    "start": "logit",
+    "asymptote": "logit",
+    "demonstrated": "logit",
+    "midpoint": "lognormal",
+    "steepness": "lognormal",
+    "distill_tokens": "lognormal",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +89,16 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Named parameters. A pair's own ("conflict:math>code") replaces the general one ("conflict")."""
+    """Named parameters. A pair's own ("conflict:math>code") replaces the general one ("conflict").
+
+    facts: what studies of a scope found of domains, as `Domain` has it: by scope, domain and field.
+    """
 
     name: str
     parameters: Mapping[str, Parameter]
     provenance: tuple[str, ...] = ()
+    facts: Mapping[Scope, Mapping[str, Mapping[str, Estimate]]] = field(default_factory=dict)
+    correlations: Mapping[Scope, Correlation] = field(default_factory=dict)
 
     def parameter(self, name: str) -> Parameter:
         """The parameter called `name`, or the one that its part before the colon names."""
@@ -89,52 +114,29 @@ class Calibration:
         name).
         """
         parameter = self.parameter(name)
-        return sample(parameter.at(scope), parameter.distribution, key or name, seed=seed, draws=draws)
+        estimate, stream = parameter.at(scope), key or name
+        if scope not in self.correlations:
+            return sample(estimate, parameter.distribution, stream, seed=seed, draws=draws)
+        noise_N = self.correlations[scope].noise(stream, seed, draws)
+        return transformed(estimate, parameter.distribution, noise_N, stream, seed)
 
+    def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
+        """What studies of this scope found of a domain's field, None where they found nothing. A dial that was not
+        studied takes its domain's."""
+        known = self.facts.get(scope, {})
+        return known.get(domain.name, known.get(domain.row, {})).get(key)
 
-@lru_cache(maxsize=8192)
-def sample(estimate: Estimate, distribution: Distribution, key: str, *, seed: int, draws: int) -> Array:
-    """Draws of an estimate, (N,), not to be written to."""
-    drawn_N = _transformed(estimate, distribution, key, seed, draws)
-    drawn_N.flags.writeable = False
-    return drawn_N
-
-
-def _transformed(estimate: Estimate, distribution: Distribution, key: str, seed: int, draws: int) -> Array:
-    if estimate.sd == 0:
-        return np.full(draws, estimate.value)
-    noise_N = standard_normal(key, seed, draws)
-    if distribution == "normal":
-        return estimate.value + estimate.sd * noise_N
-    if distribution == "lognormal":
-        return estimate.value * np.exp(estimate.sd * noise_N)
-    if distribution == "logit":
-        return logistic(logit(estimate.value) + estimate.sd * noise_N)
-    chi_N = sum(standard_normal(f"{key}/{index}", seed, draws) ** 2 for index in range(_STUDENT_DEGREES))
-    return estimate.value + estimate.sd * noise_N / np.sqrt(chi_N / _STUDENT_DEGREES)
-
-
-@lru_cache(maxsize=8192)
-def standard_normal(key: str, seed: int, draws: int) -> Array:
-    """Standard normal draws, (N,), that depend on (key, seed) alone; a longer draw begins with the
-    shorter.
-    """
-    noise_N = _stream(key, seed).standard_normal(draws)
-    noise_N.flags.writeable = False
-    return noise_N
-
-
-@lru_cache(maxsize=256)
-def uniform(key: str, seed: int, draws: int) -> Array:
-    """Uniform draws in [0, 1), (N,), likewise."""
-    luck_N = _stream(key, seed).random(draws)
-    luck_N.flags.writeable = False
-    return luck_N
-
-
-def _stream(key: str, seed: int) -> np.random.Generator:
-    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
-    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+    def draw_fact(self, domain: Domain, key: str, scope: Scope, *, seed: int, draws: int) -> Array | None:
+        """Draws of what studies found of a domain's field, (N,)."""
+        found = self.fact(domain, key, scope)
+        if found is None:
+            return None
+        stream, is_score = f"{key}:{domain.name}", key in ("start", "asymptote", "demonstrated")
+        correlation = self.correlations.get(scope)
+        noise_N = (correlation.noise if correlation else standard_normal)(stream, seed, draws)
+        if is_score:
+            return transformed(in_logits(found), "logit", noise_N, stream, seed)
+        return transformed(found, "lognormal", noise_N, stream, seed)
 
 
 @cache
@@ -160,9 +162,9 @@ def from_document(document: Any, *, source: str) -> Calibration:
     if not isinstance(document, Mapping) or not isinstance(document.get("parameters"), Mapping):
         raise UsageError(f"{source}: not a calibration: it needs a table 'parameters'")
     version = document.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE:
         raise UsageError(
-            f"{source}: schema_version {version!r}: this mopd reads version {SCHEMA_VERSION}; "
+            f"{source}: schema_version {version!r}: this mopd reads versions {READABLE[0]} to {READABLE[-1]}; "
             "update mopd, or refit the calibration with it"
         )
     parameters = {name: _parameter(row, f"{source}: {name}") for name, row in document["parameters"].items()}
@@ -172,7 +174,64 @@ def from_document(document: Any, *, source: str) -> Calibration:
         name=str(document.get("name", source)),
         parameters=parameters,
         provenance=tuple(map(str, document.get("provenance", ()))),
+        facts=_facts(document.get("domains", {}), source),
+        correlations=_correlations(document.get("correlations", {}), source),
     )
+
+
+def _by_scope(table: Any, where: str) -> Mapping[Scope, Any]:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: must be a table by scope")
+    for scope in table:
+        if scope not in SCOPES:
+            raise UsageError(f"{where}: scope {scope!r}{did_you_mean(str(scope), SCOPES)}")
+    return table
+
+
+def _facts(table: Any, source: str) -> dict[Scope, dict[str, dict[str, Estimate]]]:
+    found: dict[Scope, dict[str, dict[str, Estimate]]] = {}
+    for scope, domains in _by_scope(table, f"{source}: domains").items():
+        found[scope] = {}
+        for name, facts in domains.items():
+            for key in facts:
+                if key not in FACTS:
+                    raise UsageError(
+                        f"{source}: domains.{scope}.{name}: unknown key {key!r}{did_you_mean(key, FACTS)}"
+                    )
+            found[scope][name] = {
+                key: _estimate(row, f"{source}: domains.{scope}.{name}.{key}", FACTS[key])
+                for key, row in facts.items()
+            }
+    return found
+
+
+def _correlations(table: Any, source: str) -> dict[Scope, Correlation]:
+    found = {}
+    for scope, row in _by_scope(table, f"{source}: correlations").items():
+        where = f"{source}: correlations.{scope}"
+        names, rows = row.get("names"), row.get("rows")
+        if not isinstance(names, list) or not isinstance(rows, list) or len(names) != len(rows):
+            raise UsageError(f"{where}: must have as many rows as names")
+        lower_KK = np.zeros((len(names), len(names)))
+        for place, text in enumerate(rows):
+            lower_KK[place, : place + 1] = _row(text, place, where)
+        whole_KK = lower_KK + np.tril(lower_KK, -1).T
+        if names:
+            found[scope] = Correlation(names=tuple(names), matrix=tuple(map(tuple, whole_KK.tolist())))
+    return found
+
+
+def _row(text: Any, place: int, where: str) -> list[float]:
+    """A row of a lower triangle from its text."""
+    try:
+        values = [float(each) for each in str(text).split()]
+    except ValueError as error:
+        raise UsageError(f"{where}: row {place}: must be numbers: {error}") from None
+    if len(values) != place + 1 or values[-1] != 1 or not all(-1 <= value <= 1 for value in values):
+        raise UsageError(
+            f"{where}: row {place}: must be {place + 1} numbers from -1 to 1, the last of them 1"
+        )
+    return values
 
 
 _KEYS = ("value", "sd", "grade", "source", "distribution", "shape", "between_sd", "studies")

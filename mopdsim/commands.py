@@ -36,6 +36,7 @@ __all__ = ["VERBS", "Json", "emit"]
 
 Kind = Literal["decode", "train_throughput", "rl_steps", "quality", "project_totals", "published"]
 CostKind = Literal["cost", "decode", "train_throughput", "rl_steps"]
+FitKind = Literal["cost", "decode", "train_throughput", "rl_steps", "quality"]
 
 
 def gpus(json_: Json = False) -> None:
@@ -90,6 +91,10 @@ def forecast(
     amounts: Amounts = None,
     draws: Draws = None,
     seed: Seed = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
+    ] = None,
     write: Annotated[Path | None, typer.Option(help="Save the fully resolved scenario here.")] = None,
     json_: Json = False,
 ) -> None:
@@ -110,7 +115,13 @@ def forecast(
         from mopdsim.scenario import dump
 
         write.write_text(dump(scenario), encoding="utf-8")
-    document = run(scenario).to_document()
+    if calibration is None:
+        known = None
+    else:
+        from mopdsim.calibration import load
+
+        known = load(calibration)
+    document = run(scenario, known).to_document()
     emit(document) if json_ else print(forecast_text(document))
 
 
@@ -131,19 +142,29 @@ def validate(
 
 def calibrate(
     kind: Annotated[
-        CostKind,
-        typer.Argument(help="Which constants to fit; cost: those that the file's columns speak about."),
+        FitKind,
+        typer.Argument(
+            help="What to fit; cost: the constants that the file's columns speak about; quality: learning, "
+            "interference and distillation, to a study's observations."
+        ),
     ],
     data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
     out: Annotated[
-        Path | None, typer.Option(help="Write a constants file here [default: nothing is written].")
+        Path | None, typer.Option(help="Write the fit here [default: nothing is written].")
     ] = None,
     json_: Json = False,
 ) -> None:
-    """Fit the cost constants to measurements and report leave-one-out errors.
+    """Fit the cost constants, with leave-one-out errors, or the quality model to a study's observations.
 
     Example: mopd calibrate cost --data mine.csv --out constants.json
     """
+    if kind == "quality":
+        from mopdsim import fit
+
+        learned = fit.fitted([data])
+        if out is not None:
+            fit.write(learned, out)
+        return emit(learned) if json_ else print(fit.fit_text(learned))
     from mopdsim.fit_cost import calibrated_report
     from mopdsim.fit_cost import write as save
 
@@ -152,7 +173,7 @@ def calibrate(
     if out is not None:
         save(found, entry, out)
     document = {"entry": entry, "report": report.as_json()}
-    emit(document) if json_ else print(validation_text(report.as_json()))
+    return emit(document) if json_ else print(validation_text(report.as_json()))
 
 
 VERBS = (gpus, models, forecast, compare, validate, calibrate)

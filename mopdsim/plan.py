@@ -80,8 +80,8 @@ class Answer:
         best = self.recommended
         made = best.forecast
         value = float(self.question.value(best.utility_N))
-        price, days = float(np.median(made.usd_N)), float(np.median(made.days_N))
-        facts = f"{self.question.objective} {value:.3f}, ${float(f'{price:.3g}'):,.0f} and {days:.3g} days at the median"
+        price, days = float(f"{np.median(made.usd_N):.3g}"), float(np.median(made.days_N))
+        facts = f"{self.question.objective} {value:.3f}, ${price:,.0f} and {days:.3g} days at the median"
         if self.decision == "undecided":
             flip, pilot = self.flips[0], ""
             if self.pilot is not None:

@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 
-from mopdsim.calibration import CONSTANTS, Calibration, sample, standard_normal, uniform
+from mopdsim.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
 from mopdsim.domains import Domain, Estimate, Scope
 from mopdsim.errors import UsageError
 from mopdsim.interference import Array, logistic, logit
@@ -81,7 +81,7 @@ def draw_world(
     """
 
     def rows(key: str) -> Array:
-        return np.stack([draw_fact(row, key, seed=seed, draws=draws) for row in domains.values()])
+        return np.stack([_known_fact(calibration, row, key, scope, seed, draws) for row in domains.values()])
 
     def matrix(kind: str, given: Mapping[str, Estimate]) -> Array:
         return np.stack([
@@ -94,10 +94,7 @@ def draw_world(
 
     names = tuple(domains)
     constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
-    dispersion = [
-        calibration.draw("dispersion", scope, seed=seed, draws=draws, key=f"dispersion:{name}")
-        for name in domains
-    ]
+    dispersion = [calibration.draw(f"dispersion:{name}", scope, seed=seed, draws=draws) for name in domains]
     world = World(
         names=names,
         start_DN=rows("start"),
@@ -118,7 +115,7 @@ def draw_world(
     if SMALLER not in world.sizes_b:
         return world
     known = {
-        name: sample(_in_logits(row), "logit", f"smaller_start:{name}", seed=seed, draws=draws)
+        name: sample(in_logits(row), "logit", f"smaller_start:{name}", seed=seed, draws=draws)
         for name, row in (smaller_starts or {}).items()
     }
     return replace(world, smaller=shrunk(world, known))
@@ -151,24 +148,33 @@ def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:
     return np.stack([standard_normal(f"{kind}/{name}", seed, draws) for name in names])
 
 
+def _known_fact(
+    calibration: Calibration, domain: Domain, key: str, scope: Scope, seed: int, draws: int
+) -> Array:
+    """Draws of one field of a domain, (N,): as the user measured it, else as studies found it, else the table's."""
+    estimate: Estimate = getattr(domain, key)
+    found = None
+    if estimate.grade != "measured":
+        found = calibration.draw_fact(domain, key, scope, seed=seed, draws=draws)
+    if found is None:
+        return draw_fact(domain, key, seed=seed, draws=draws)
+    if key == "asymptote":
+        return np.maximum(found, _known_fact(calibration, domain, "start", scope, seed, draws))
+    return found
+
+
 def draw_fact(domain: Domain, key: str, *, seed: int, draws: int) -> Array:
     """Draws of one field of a domain, (N,). Uncertainty of the start moves the asymptote along, in logits."""
     estimate: Estimate = getattr(domain, key)
     name = f"{key}:{domain.name}"
     if key == "start":
-        return sample(_in_logits(estimate), "logit", name, seed=seed, draws=draws)
+        return sample(in_logits(estimate), "logit", name, seed=seed, draws=draws)
     if key not in ("asymptote", "demonstrated"):
         return sample(estimate, "lognormal", name, seed=seed, draws=draws)
-    own = sample(_in_logits(estimate), "logit", name, seed=seed, draws=draws)
+    own = sample(in_logits(estimate), "logit", name, seed=seed, draws=draws)
     start = draw_fact(domain, "start", seed=seed, draws=draws)
     moved = logistic(logit(own) + logit(start) - logit(domain.start.value))
     return np.maximum(moved, start) if key == "asymptote" else moved
-
-
-def _in_logits(score: Estimate) -> Estimate:
-    """A score's sd carried from probability to logits."""
-    slope = max(score.value * (1 - score.value), 0.01)
-    return Estimate(value=score.value, sd=score.sd / slope, grade=score.grade, source=score.source)
 
 
 def _pair(
@@ -190,6 +196,6 @@ def _pair(
     pair = f"{source.name}>{target.name}"
     if pair in given:
         return sample(given[pair], "normal", f"{kind}:{pair}", seed=seed, draws=draws)
-    return calibration.draw(
-        f"{kind}:{source.row}>{target.row}", scope, seed=seed, draws=draws, key=f"{kind}:{pair}"
-    )
+    own, of_rows = f"{kind}:{pair}", f"{kind}:{source.row}>{target.row}"
+    name = own if own in calibration.parameters else of_rows
+    return calibration.draw(name, scope, seed=seed, draws=draws, key=own)

@@ -20,6 +20,7 @@ import pandas as pd
 
 from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.recipe import BASE
+from mopdsim.recipe_file import to_document
 from studies.executor import Outcome
 from studies.planned import Planned
 from studies.study import Factor, Run
@@ -115,6 +116,7 @@ def collect(
             diagnostics += [] if stage == BASE else [common | row for row in _diagnostics(rows)]
         described[name] = {
             "recipe": run.recipe.name,
+            "document": to_document(run.recipe),
             "model": run.model,
             "seed": run.settings.seed,
             "domains": list(run.recipe.domains),

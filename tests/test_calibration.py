@@ -21,7 +21,7 @@ from mopdsim.calibration import (
     standard_normal,
     uniform,
 )
-from mopdsim.domains import Estimate, domain
+from mopdsim.domains import Estimate, Scope, domain
 from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.world import draw_fact, draw_world
 
@@ -137,9 +137,68 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
     for text, message in (
         ("{", "not a calibration in JSON"),
         ("[]", "needs a table"),
-        (json.dumps({**SHIPPED, "schema_version": 2}), "schema_version 2: this mopd reads version 1"),
+        (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads versions 1 to 2"),
         (json.dumps({**SHIPPED, "parameters": {}}), "is missing: add it"),
     ):
         broken.write_text(text)
         with pytest.raises(UsageError, match=message):
             load(broken)
+
+
+def _fitted(**changes: Any) -> dict[str, Any]:
+    """A fitted calibration: two constants that go together, and a domain's asymptote."""
+    found = {"grade": "fitted", "source": "test"}
+    document = deepcopy(SHIPPED) | {"schema_version": 2}
+    document["parameters"]["cap_gap"]["studies"] = {"tiny": {"value": 0.01, "sd": 0.5, **found}}
+    document["domains"] = {"tiny": {"sort": {"asymptote": {"value": 0.9, "sd": 0.01, **found}}}}
+    names = ["efficiency_shift", "cap_gap", "asymptote:sort"]
+    document["correlations"] = {"tiny": {"names": names, "rows": ["1", "0.8 1", "0.000 -0.5 1.000"]}}
+    return document | changes
+
+
+def test_what_was_fitted_together_is_drawn_together_in_its_scope() -> None:
+    found = from_document(_fitted(), source="test")
+    scopes: tuple[Scope, ...] = ("tiny", "frontier")
+    draws = {scope: np.log(found.draw("cap_gap", scope, seed=0, draws=20_000)) for scope in scopes}
+    shift = {scope: found.draw("efficiency_shift", scope, seed=0, draws=20_000) for scope in draws}
+    asymptote = found.draw_fact(domain("sort"), "asymptote", "tiny", seed=0, draws=20_000)
+    assert asymptote is not None
+    assert np.corrcoef(draws["tiny"], shift["tiny"])[0, 1] == pytest.approx(0.8, abs=0.02)
+    assert np.corrcoef(draws["tiny"], asymptote)[0, 1] == pytest.approx(-0.5, abs=0.03)
+    assert np.std(draws["tiny"]) == pytest.approx(0.5, abs=0.01)
+    assert np.corrcoef(draws["frontier"], shift["frontier"])[0, 1] == pytest.approx(0, abs=0.03)
+
+
+def test_facts_of_a_domain_hold_for_its_dials_and_nowhere_else() -> None:
+    found = from_document(_fitted(), source="test")
+    dialled = found.fact(domain("sort?ambiguity=1"), "asymptote", "tiny")
+    assert dialled is not None and dialled.value == 0.9
+    assert found.fact(domain("sort"), "midpoint", "tiny") is None
+    assert found.fact(domain("sort"), "asymptote", "frontier") is None
+    assert found.fact(domain("reverse"), "asymptote", "tiny") is None
+
+
+def test_a_correlation_that_rounding_broke_is_mended() -> None:
+    names = ["efficiency_shift", "cap_gap", "forgetting"]
+    rows = ["1", "0.9 1", "0.9 0.619 1"]  # not positive definite, by rounding
+    found = from_document(
+        _fitted(correlations={"tiny": {"names": names, "rows": rows}}), source="test"
+    ).correlations["tiny"]
+    draws = np.stack([found.noise(name, 0, 20_000) for name in names])
+    assert np.corrcoef(draws[1], draws[2])[0, 1] == pytest.approx(0.619, abs=0.02)
+    assert np.std(draws, axis=1) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"domains": {"tiny": {"sort": {"length": {}}}}}, "domains.tiny.sort: unknown key 'length'"),
+        ({"domains": {"huge": {}}}, "domains: scope 'huge'"),
+        ({"correlations": {"tiny": {"names": ["a"], "rows": []}}}, "as many rows as names"),
+        ({"correlations": {"tiny": {"names": ["a", "b"], "rows": ["1", "2 1"]}}}, "row 1: must be 2 numbers"),
+        ({"correlations": {"tiny": {"names": ["a"], "rows": ["x"]}}}, "row 0: must be numbers"),
+    ],
+)
+def test_bad_findings_are_one_sentence(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        from_document(_fitted(**changes), source="test")
