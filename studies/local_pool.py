@@ -20,13 +20,6 @@ from trainer.execute import PRELOAD
 from trainer.plan import Node
 from trainer.stages import run_job
 
-# By the process that all others are forked from: it takes three seconds, as long as a short stage.
-IMPORTED_ONCE = [
-    *PRELOAD,
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.qwen3.modeling_qwen3",
-]
-
 
 def attempt(node: Node, root: Path) -> tuple[str, Any]:
     """("finished", summary) or ("failed", why): a stage that raises does not end the study."""
@@ -44,7 +37,7 @@ class LocalPool:
     def __init__(self, workers: int, root: Path) -> None:
         self.workers, self.root = workers, root
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(IMPORTED_ONCE)
+        self.context.set_forkserver_preload(PRELOAD)
         self.running: dict[Connection, tuple[str, Any]] = {}
 
     def submit(self, node: Node) -> None:

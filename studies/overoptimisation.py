@@ -117,7 +117,7 @@ def ppo_curve(log: Path) -> list[dict[str, float]]:
     for row in rows:
         if row["kind"] != "evaluation" or row["split"] != "validation":
             continue
-        domains = row["domains"].values()
+        domains = [row["domains"][name] for name in DOMAINS]  # probes are scored beside them
         kl = _mean(max(d["kl_start"], 0.0) * d["length"] for d in domains)
         gold = _mean(d["pass_rate"] for d in domains)
         points.append({"d": math.sqrt(kl), "gold": gold, "judged": judged[row["step"]], "step": row["step"]})

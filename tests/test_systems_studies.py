@@ -18,7 +18,7 @@ from mopdsim.errors import UsageError
 from studies import colossal, systems_report
 from studies.cli import app
 from studies.compare import comparable, disagreement, run_compare
-from studies.overoptimisation import expected_best, fit, ppo_curve
+from studies.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
 from studies.systems_text import compare_text
 from trainer.execute import Progress
 from trainer.settings import Settings
@@ -88,15 +88,17 @@ def test_the_fit_recovers_a_known_curve_and_its_peak(method: str) -> None:
 
 
 def test_a_runs_curve_is_read_from_its_log(tmp_path: Path) -> None:
-    domain = {"kl_start": 0.2, "length": 5.0, "pass_rate": 0.6}
+    row = {"kl_start": 0.2, "length": 5.0, "pass_rate": 0.6}
+    domains = dict.fromkeys(DOMAINS, row) | {"probe": {**row, "pass_rate": 0.0}}
     rows = [
-        {"kind": "evaluation", "split": "validation", "step": 0, "domains": {"a": domain}},
+        {"kind": "evaluation", "split": "validation", "step": 0, "domains": domains},
         {"kind": "step", "step": 0, "judged_reward": 1.5},
-        {"kind": "evaluation", "split": "test", "step": 1, "domains": {"a": domain}},
+        {"kind": "evaluation", "split": "test", "step": 1, "domains": domains},
     ]
     log = tmp_path / "metrics.jsonl"
     log.write_text("\n".join(map(json.dumps, rows)))
-    assert ppo_curve(log) == [{"d": 1.0, "gold": 0.6, "judged": 1.5, "step": 0}]
+    (point,) = ppo_curve(log)
+    assert point == pytest.approx({"d": 1.0, "gold": 0.6, "judged": 1.5, "step": 0})
 
 
 def test_disagreement_counts_cells_and_names_the_largest() -> None:

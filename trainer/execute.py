@@ -25,7 +25,11 @@ from trainer.show import mean_figure
 from trainer.stages import run_job
 from trainer.store import Store
 
-PRELOAD = ["trainer.stages"]
+PRELOAD = [  # by the process that workers are forked from: it takes three seconds, as long as a short stage
+    "trainer.stages",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.qwen3.modeling_qwen3",
+]
 
 
 @dataclass(kw_only=True)
