@@ -2,7 +2,7 @@
 
 A page shows the system's graph, its stages with their amounts, what is published with its source, what we assume and
 why, its forecast at published scale, and on the tiny model the forecast beside what was measured (the file that
-`mopd study compare --all` leaves, where present). Leaves out: text written by hand; there is none to keep.
+`mopd study compare --all --own` leaves, where present). Leaves out: text written by hand; there is none to keep.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mopdsim.recipe import Recipe, parents
 from mopdsim.systems import SYSTEMS
 
 ROOT = Path(__file__).parents[1]
-MEASURED = ROOT / "studies" / "results" / "compare" / "compare.json"
+MEASURED = ROOT / "studies" / "results" / "compare" / "own_amounts.json"
 _QUANTILES = ("p10", "p50", "p90")
 _STAGE_COLUMNS = (
     "stage", "kind", "starts from", "domains", "steps", "prompts a step", "rollouts", "learning rate", "length",
@@ -46,7 +46,7 @@ def main() -> None:
         _write(folder / f"{name}.md", parts)
         rows.append((name, found))
         print(f"docs/recipes/{name}.md")
-    _write(ROOT / "docs" / "recipes.md", _index(rows, totals, tiny, measured))
+    _write(ROOT / "docs" / "recipes.md", _index(rows, totals, measured))
     print("docs/recipes.md")
 
 
@@ -160,7 +160,7 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     ]
     run = (measured or {}).get("recipes", {}).get(name)
     if run is None:
-        return [*parts, "Not measured yet: `mopd study compare --all --model tiny` runs it."]
+        return [*parts, "Not measured yet: `mopd study compare --all --own` runs it."]
     told = run["forecast"]["scores"]
     rows = [
         [
@@ -173,7 +173,7 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     ]
     return [
         *parts,
-        f"Run for real with its own tiny amounts (`mopd study compare --all --model tiny`): {run['flops']:.3g} "
+        f"Run for real with its own tiny amounts (`mopd study compare --all --own`): {run['flops']:.3g} "
         f"training FLOPs, {run['seconds']:.0f} s.",
         _table(("domain", "start", "measured", "forecast P50 (P10 to P90)"), rows),
     ]
@@ -182,7 +182,6 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
 def _index(
     rows: Sequence[tuple[str, Mapping[str, Any]]],
     totals: Sequence[Mapping[str, Any]],
-    tiny: Mapping[str, Any],
     measured: Mapping[str, Any] | None,
 ) -> list[str]:
     runs = (measured or {}).get("recipes", {})
@@ -198,13 +197,13 @@ def _index(
                 f"{sum(found['pools'].values())} x {found['gpu']}",
                 _three(found["gpu_hours"], _number),
                 f"{sum(seen)} of {len(seen)}",
-                _three(tiny[name]["mean"]),
+                _three(runs[name]["forecast"]["mean"]) if name in runs else "",
                 f"{_mean(runs[name]['scores'].values()):.3f}" if name in runs else "",
             ]
         )
     names = (
         "system", "date", "stages", "GPUs", "GPU-hours P50 (P10 to P90)", "figures published",
-        "tiny mean score, forecast at one budget", "tiny mean score, measured",
+        "tiny mean score, own amounts: forecast", "measured",
     )  # fmt: skip
     return [
         "# Published systems as recipes",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,3 +43,11 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shared_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store for recipes that share teachers."""
     return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(autouse=True)
+def same_main_module() -> Iterator[None]:
+    """Streamlit's AppTest leaves its script behind as the main module, which worker processes would then run."""
+    main = sys.modules["__main__"]
+    yield
+    sys.modules["__main__"] = main
