@@ -27,7 +27,7 @@ DECODE_COLUMNS = (
     "model,backend,backend_version,system,precision,isl,osl,gemm_quant_mode,moe_quant_mode,concurrency,tp,pp,"
     "attention_dp,moe_tp,moe_ep,ttft_ms,tpot_ms,repeats"
 )
-SHARED_DECODE = Path("/work/shared/data/decode.csv")
+SHARED_DECODE = Path(__file__).parents[2] / "shared" / "data" / "decode.csv"
 
 
 def decode_file(path: Path, rows: list[str]) -> Path:
