@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from importlib.resources import files
 
 import streamlit as st
@@ -66,3 +67,14 @@ def main() -> None:
     st.session_state.what_if_page = WHAT_IF
     page = st.navigation(PAGES, position="top")
     page.run()
+    _settle()
+
+
+@st.cache_resource(show_spinner=False)
+def _settle() -> None:
+    """Once, after the first page: what is loaded by then is garbage never, so it is no longer looked through.
+
+    Streamlit collects garbage after every run of a script, which took most of a slider's redraw.
+    """
+    gc.collect()
+    gc.freeze()

@@ -102,6 +102,14 @@ def resident_mb(pid: int) -> float:
     return float(psutil.Process(pid).memory_info().rss) / 1e6
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time that the server has spent, which the machine's load does not distort."""
+    import psutil
+
+    spent = psutil.Process(pid).cpu_times()
+    return float(spent.user + spent.system)
+
+
 def measure(sessions: int, seconds: float, presses: int) -> dict[str, Any]:
     """All figures with the machine's load around them."""
     from playwright.sync_api import sync_playwright
@@ -119,8 +127,10 @@ def measure(sessions: int, seconds: float, presses: int) -> dict[str, Any]:
             page.close()
             page = opened(browser, port)
             redraws(page, len(SLIDERS))
+            before = cpu_seconds(process.pid)
             times = redraws(page, presses)
             found["redraw_ms"] = _spread(times)
+            found["server_cpu_ms_a_redraw"] = 1000 * (cpu_seconds(process.pid) - before) / presses
             if sessions:
                 found["sessions"] = _crowd(browser, port, process.pid, sessions, seconds)
         browser.close()
@@ -131,6 +141,7 @@ def measure(sessions: int, seconds: float, presses: int) -> dict[str, Any]:
 def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> dict[str, Any]:
     """Several pages that take turns at pressing a key, so that their redraws overlap with one another."""
     pages = [opened(browser, port) for _ in range(sessions)]
+    spent = cpu_seconds(pid)
     before, times, until = resident_mb(pid), list[float](), time.perf_counter() + seconds
     turn = 0
     while time.perf_counter() < until:
@@ -145,6 +156,7 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
     return {
         "count": sessions,
         "redraw_ms": _spread(times),
+        "server_cpu_ms_a_redraw": 1000 * (cpu_seconds(pid) - spent) / len(times),
         "errors": errors,
         "memory_mb": [before, resident_mb(pid)],
     }

@@ -17,7 +17,7 @@ from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, over, p
 from studies.observe import Observations
 from studies.study import Claim, Prediction, Run, Study
 
-SHORT = "reverse?length=3"
+SHORT = "reverse?length=4"
 WORLD = (SHORT, "rotate", "sort_long")
 WAYS: tuple[Balance, ...] = get_args(Balance)
 RATES = (1e-3, 2e-3)
