@@ -5,16 +5,17 @@ Leaves out: what the parameters mean (`mopdsim.interference`, `mopdsim.caps`, `m
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 
+from mopdsim import domains as table
 from mopdsim.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
 from mopdsim.domains import Domain, Estimate, Scope
 from mopdsim.errors import UsageError
-from mopdsim.interference import Array, logistic, logit
+from mopdsim.interference import Array, column, logistic, logit
 from mopdsim.recipe import BASE, SMALLER
 
 
@@ -100,7 +101,7 @@ def draw_world(
         start_DN=rows("start"),
         asymptote_DN=rows("asymptote"),
         demonstrated_DN=rows("demonstrated"),
-        midpoint_DN=rows("midpoint"),
+        midpoint_DN=from_start(rows("midpoint"), rows("start"), domains.values(), constants["start_slope"]),
         steepness_DN=rows("steepness"),
         distill_tokens_DN=rows("distill_tokens"),
         length_DN=rows("response_tokens"),
@@ -119,6 +120,15 @@ def draw_world(
         for name, row in (smaller_starts or {}).items()
     }
     return replace(world, smaller=shrunk(world, known))
+
+
+def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], slope_N: Array) -> Array:
+    """C_mid as a model meets it that starts elsewhere than the table's: C_mid exp(-slope (logit q0 - logit table)).
+
+    A model that rarely succeeds gets little to learn from; one that starts higher is faster."""
+    usual_D = logit(np.array([table.domain(row.row).start.value for row in domains]))
+    higher_DN = logit(start_DN) - column(usual_D, start_DN)
+    return np.asarray(midpoint_DN * np.exp(-slope_N * higher_DN))
 
 
 def shrunk(world: World, starts: Mapping[str, Array]) -> World:

@@ -13,6 +13,7 @@ import pytest
 
 from mopdsim import recipes
 from mopdsim.calibration import default_calibration, from_document, load
+from mopdsim.domains import domain
 from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.fit import fit_text, fitted, write
 from mopdsim.fitting.collapse import collapse_middle
@@ -28,7 +29,8 @@ from mopdsim.quality import Effort
 from mopdsim.recipe import BASE, Distill, Recipe
 from mopdsim.recipe_file import to_document
 
-START, ASYMPTOTE, MIDPOINT, STEEPNESS = 0.5, 0.9, 1.2e5, 2.2
+START = domain("sort").start.value  # another would move the midpoint
+ASYMPTOTE, MIDPOINT, STEEPNESS = 0.9, 1.2e5, 2.2
 ITEMS = 100_000
 COMPUTE = MIDPOINT * np.array([0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0])
 

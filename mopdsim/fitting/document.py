@@ -47,7 +47,7 @@ def document(posterior: Posterior, base: Mapping[str, Any], *, name: str, source
         studies = {key: value for key, value in own.get("studies", {}).items() if key != scope}
         parameters[row.name] = {**own, "studies": {**studies, scope: found}}
     parameters.setdefault("model_error", MODEL_ERROR)
-    alone = {"seed_sd": posterior.spreads["seed"], "model_error": posterior.spreads["error"]}
+    alone = {"model_error": posterior.spreads["error"]}
     if (middle := collapse_middle(posterior, source=source)) is not None:
         alone["collapse_middle"] = (middle.value, middle.sd)
     for key, (value, sd) in alone.items():

@@ -21,18 +21,17 @@ from mopdsim.calibration import CONSTANTS, Calibration, Distribution, in_logits
 from mopdsim.domains import Domain, Estimate
 from mopdsim.fitting.forest import Tree
 from mopdsim.interference import Array, logistic, logit
-from mopdsim.recipe import Distill, Merge, Preference, Rl
-from mopdsim.world import World
+from mopdsim.recipe import Distill, Merge, Rl
+from mopdsim.world import World, from_start
 
-Group = Literal["conflict", "spill", "seed", "error"]
+Group = Literal["conflict", "spill", "error"]
 SPREADS: Mapping[Group, tuple[float, float]] = {  # prior of a group's spread: middle, sd of its ln
     "conflict": (0.25, 0.5),
     "spill": (0.3, 0.5),
-    "seed": (0.015, 0.3),
     "error": (0.15, 0.7),
 }
 LEFT_OUT = (
-    "seed_sd",  # the spread of a group
+    "seed_sd",  # part of the errors of the model form
     "distill_rate",  # only its ratio to distill_tokens enters
     "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
     "size_slope",  # of models of a second size
@@ -137,26 +136,24 @@ class Latents:
 
         facts = {key: rows(key, _facts(tree, key)) for key in (*SCORES, *SPEEDS)}
         start_DN = rows(f"start{place}", _facts(tree, "start"))
+        constants = self._constants(x_LN)
         asymptote_DN = np.maximum(facts["asymptote"], start_DN)
-        spread = {
-            stage.name: rows(f"seed:{stage.name}", dict.fromkeys(names, 0.0))
-            for stage in tree.recipe.stages
-            if isinstance(stage, Rl | Preference)
-        }
         return World(
             names=names,
             start_DN=start_DN,
             asymptote_DN=asymptote_DN,
             demonstrated_DN=facts["demonstrated"],
-            midpoint_DN=facts["midpoint"],
+            midpoint_DN=from_start(
+                facts["midpoint"], start_DN, tree.domains.values(), constants["start_slope"]
+            ),
             steepness_DN=facts["steepness"],
             distill_tokens_DN=facts["distill_tokens"],
             length_DN=np.array(list(_facts(tree, "response_tokens").values()))[:, None, None],
             dispersion_DN=rows("dispersion", dict.fromkeys(names, 1.0)),
             conflict_DDN=matrix("conflict"),
             spill_DDN=matrix("spill"),
-            constants=self._constants(x_LN),
-            spread=spread,
+            constants=constants,
+            spread={},
             luck={stage.name: np.ones(1) for stage in tree.recipe.stages},  # never collapses
         )
 
@@ -166,9 +163,6 @@ class Latents:
             index = self.index.get(name)
             prior = self.calibration.parameters[name].prior.value
             found[name] = np.array([prior]) if index is None else self.entries[index].value(x_LN[index])
-        found["seed_sd"] = np.ones(
-            1
-        )  # the seeds' shifts are in probability, not in multiples of their spread
         return found
 
 
@@ -248,17 +242,6 @@ def _of_tree(place: int, tree: Tree) -> Iterator[Latent]:
             domains=(name,),
             tree=place,
         )
-    for stage in tree.recipe.stages:
-        if isinstance(stage, Rl | Preference):
-            for name in stage.domains:
-                yield Latent(
-                    name=f"seed:{stage.name}:{name}",
-                    mean=0.0,
-                    sd=SPREADS["seed"][0],
-                    group="seed",
-                    domains=(name,),
-                    tree=place,
-                )
 
 
 def _trained(tree: Tree) -> set[str]:

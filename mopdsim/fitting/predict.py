@@ -16,7 +16,7 @@ from mopdsim.fitting.forest import Point, Tree
 from mopdsim.fitting.latents import Latents
 from mopdsim.interference import Array, logit
 from mopdsim.quality import Effort, State, walk
-from mopdsim.recipe import Merge
+from mopdsim.recipe import BASE, Merge
 
 CEILING = 0.97  # a score above only says that it is above
 _EDGE = 1e-4  # predictions are told apart down to here
@@ -49,7 +49,8 @@ def observed(trees: tuple[Tree, ...]) -> Observed:
                 censored = score.passed > CEILING * score.n
                 shown = CEILING if censored else rate
                 variance = 1 / (score.n * shown * (1 - shown))
-                rows.append((float(logit(shown)), variance, censored, series.setdefault(name, len(series))))
+                place_of = -1 if point.stage == BASE else series.setdefault(name, len(series))
+                rows.append((float(logit(shown)), variance, censored, place_of))
             if point.kl is not None:
                 rows.append((float(np.log(max(point.kl, _LEAST_KL))), KL_SD**2, False, -1))
     table = np.array(rows, dtype=float)

@@ -1,7 +1,7 @@
 """Plans of one round put together from pieces, many side by side: teachers gathered, then merged or distilled.
 
-A student learns from each domain's own teacher, so to the quality model its teachers are one composite teacher whose
-score on a domain is that of the domain's own; a merge reads each teacher whole. Every teacher has the same number of
+A student learns a lesson that is each domain's own teacher's score, lifted by the others; a merge reads each teacher
+whole. Every teacher has the same number of
 GPUs, so that placing them is a matter of identical machines. Axes: D domain, C candidate, K teacher, N draw.
 Leaves out: several rounds, cascades (`mopdsim.planning.tabulated`).
 """
@@ -17,15 +17,13 @@ from mopdsim.forecast import DAY, HOUR
 from mopdsim.interference import Array
 from mopdsim.planning.candidate import DISTILLED, Plan, group_name, recipe_of
 from mopdsim.planning.stock import Run, Stock, Trained
-from mopdsim.quality import State
-from mopdsim.quality.distillation import distill
+from mopdsim.quality import State, paced
+from mopdsim.quality.distillation import Lesson, follow, lift
 from mopdsim.quality.learning import merge
 from mopdsim.quality.step import Step
-from mopdsim.recipe import BASE, AnyStage, Distill, Merge, Teacher
+from mopdsim.recipe import BASE, AnyStage, Distill, Merge
 from mopdsim.recipe_parts import REWARD_GROUP
 from mopdsim.schedule import slot_gpus
-
-_COMPOSITE = "teachers"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,28 +114,33 @@ class Assembly:
         return step.score_DN
 
     def _distilled(self, stage: Distill, plans: Sequence[Plan], states: Sequence[Sequence[Trained]]) -> Array:
-        """The student of one composite teacher: on each domain its own teacher's score, as far as the farthest."""
+        """The student: on each domain its own teacher's score, lifted by the others, as far as the farthest."""
         question, world = self.stock.question, self.stock.world
         taught_DCN = np.empty((len(question.domains), len(plans), question.base.draws))
-        kl_CN = np.empty(taught_DCN.shape[1:])
+        lifts_DCN, kl_CN = np.empty_like(taught_DCN), np.empty(taught_DCN.shape[1:])
+        start_DN = world.start_DN[:, 0]
         for place, (plan, found) in enumerate(zip(plans, states, strict=True)):
             for group, piece in zip(plan.groups, found, strict=True):
                 rows = [world.index[name] for name in group]
                 taught_DCN[rows, place] = piece.score_DN[rows]
+                others = [other.score_DN[rows] for other in found if other is not piece]
+                lifts_DCN[rows, place] = lift(start_DN[rows], others, world.constants["pair_exponent"])
             kl_CN[place] = np.max([piece.kl_N for piece in found], axis=0)
-        composite = stage.model_copy(
-            update={"teachers": (Teacher(stage=_COMPOSITE, domains=question.domains),)}
+        places = np.array([world.index[name] for name in stage.domains])
+        lesson = Lesson(
+            own_SN=taught_DCN[places],
+            others_SN=taught_DCN[places],
+            companions_SN=lifts_DCN[places],
+            within_SN=1.0,
+            distance_N=kl_CN,
         )
-        before = {
-            BASE: self._base(len(plans)),
-            _COMPOSITE: State(score_DN=taught_DCN, kl_N=kl_CN, lineage=(_COMPOSITE,), waterfall=None),
-        }
         samples = REWARD_GROUP if stage.reward_mix else 1
         steps_C = np.array([plan.distill_steps for plan in plans])
         one_step = question.amounts("distill", 1, group=samples)
         effort = self.stock.effort(stage, one_step, steps_C, plans[0].student_gpus)
-        step = Step(composite, before, world)
-        distill(composite, step, effort, before)
+        effort = paced(effort, one_step, question.amounts_name, stage.kind, world.constants)
+        step = Step(stage, {BASE: self._base(len(plans))}, world)
+        follow(stage, step, effort, lesson)
         return step.score_DN
 
     def _costs(self, plans: Sequence[Plan]) -> tuple[Array, Array]:

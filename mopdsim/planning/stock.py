@@ -84,7 +84,9 @@ class Stock:
 
     def _train(self, stage: Rl, steps: Sequence[int], seeds: Mapping[str, Array], gpus: int) -> None:
         recipe = assemble("single_domain", self.question.domains, self.question.amounts_name, [stage])
-        effort = self.effort(stage, self.question.amounts("rl", 1), np.array(steps), gpus)
+        one_step = self.question.amounts("rl", 1)
+        recipe = recipe.with_amounts({stage.name: one_step})
+        effort = self.effort(stage, one_step, np.array(steps), gpus)
         world = replace(self.world, spread={stage.name: seeds[stage.name]})
         state = walk(recipe, world, {stage.name: effort}, explain=False)[stage.name]
         kl_CN = np.broadcast_to(state.kl_N, effort.compute_N.shape)

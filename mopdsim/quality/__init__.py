@@ -3,11 +3,12 @@
 RL climbs a domain's curve from where the score lies, q = q0 + (A - q0) / (1 + (C_mid / C)^B) (ScaleRL
 2510.13786), so that a run cut in two ends where the uncut run ends. Trained together, domains share the
 compute (effective share) and scale each other's gain in logits by rho = exp(kbar), and C_mid by exp(-phi
-kbar). Distillation closes the gap to the cap exponentially in gradient tokens. Everything stays in [0, 1];
-pure distillation never passes the better of its start and its cap. A reward model in the verifier's place wins a
-share of the gain and can be over-optimised; chosen samples are the target of the fine-tuning that reads them. The
-`waterfall` splits a score's distance from its root into causes that add up.
-Leaves out: learning rates, batch sizes and lengths that drift (they act through C and D only), hacking of verifiers.
+kbar). A FLOP counts for more at a higher rate and a smaller batch (`mopdsim.quality.pace`). Distillation closes
+the gap to the cap exponentially in gradient tokens; the cap is the own teacher's score, raised by what the other
+teachers gained there. Everything stays in [0, 1]. A reward model in the verifier's place wins a share of the gain and
+can be over-optimised; chosen samples are the target of the fine-tuning that reads them. The `waterfall` splits a
+score's distance from its root into causes that add up.
+Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
 """
 
 from __future__ import annotations
@@ -22,13 +23,16 @@ from mopdsim.interference import Array
 from mopdsim.quality.distillation import distill
 from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
 from mopdsim.quality.learning import climb, hill, imitate, learn_by_reward, merge
+from mopdsim.quality.pace import paced
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.recipe import Distill, Merge, Preference, Recipe, RejectionSampling, RewardModel, Rl, Sft
 from mopdsim.world import World
 
 __all__ = [
-    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "products", "walk",
+    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced", "products", "walk",
 ]  # fmt: skip
+
+_NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,20 +67,24 @@ def products(
     datasets: dict[str, Dataset] = {}
     for stage in recipe.stages:
         step = Step(stage, states, world)
+        effort = efforts.get(stage.name, _NOTHING)
+        if not isinstance(stage, Merge):
+            amounts = recipe.amounts[stage.name]
+            effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
         match stage:
             case Rl():
-                kl_N = learn_by_reward(stage, step, efforts[stage.name], judges)
+                kl_N = learn_by_reward(stage, step, effort, judges)
             case Sft():
-                kl_N = imitate(stage, step, efforts[stage.name], datasets)
+                kl_N = imitate(stage, step, effort, datasets)
             case Distill():
-                kl_N = distill(stage, step, efforts[stage.name], states)
+                kl_N = distill(stage, step, effort, states)
             case Merge():
                 kl_N = merge(stage, step, states)
             case Preference():
-                kl_N = prefer(stage, step, efforts[stage.name], judges)
+                kl_N = prefer(stage, step, effort, judges)
             case RewardModel():
                 rollouts = recipe.amounts[stage.name].rollouts_per_prompt
-                judges[stage.name] = train_judge(stage, step, efforts[stage.name], rollouts)
+                judges[stage.name] = train_judge(stage, step, effort, rollouts)
                 continue
             case RejectionSampling():
                 rollouts = recipe.amounts[stage.name].rollouts_per_prompt

@@ -5,25 +5,53 @@ Leaves out: how a cap is made (`mopdsim.caps`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from mopdsim import caps
-from mopdsim.interference import Array, effective_share, mean_conflict, scaled_gain
+from mopdsim.interference import Array, effective_share, logistic, logit, mean_conflict, scaled_gain
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step
 from mopdsim.recipe import BASE, Distill
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What teachers know of the student's domains: on each its own teachers' score, the others' mean (for prompts led
+    astray), what the other domains' teachers gained there (logits), what a student of this size can take over; and the
+    farthest teacher's distance, nats a token, (N,)."""
+
+    own_SN: Array
+    others_SN: Array
+    companions_SN: Array
+    within_SN: Array | float
+    distance_N: Array
+
+
 def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, State]) -> Array:
-    """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-nu w_d D / D_d)) (Q* - q0). Returns no
-    distance.
+    """`follow` of the stage's teachers, with what comes along unasked. Returns no distance."""
+    own_SN, others_SN, distance_N = _teachers(stage, step, states)
+    lesson = Lesson(
+        own_SN=own_SN,
+        others_SN=others_SN,
+        companions_SN=_companions(stage, step, states),
+        within_SN=_within_size(stage, step, states),
+        distance_N=distance_N,
+    )
+    closed_SN, shares_SN = follow(stage, step, effort, lesson)
+    _inherit(stage, step, states, closed_SN, shares_SN)
+    return np.zeros_like(distance_N)
+
+
+def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[Array, Array]:
+    """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-nu w_d D / D_d)) (Q* - q0). The cap is the own
+    teacher's score, lifted in logits by a share of what the other teachers gained. Returns the share of the gap that is
+    closed and the effective shares, (S, N) each.
     """
     world, places, constants = step.world, step.trained, step.world.constants
-    taught_SN, others_SN, distance_N = _teachers(stage, step, states)
-    within_SN = _within_size(stage, step, states)
-    shares_SN = _distill_shares(stage, step, taught_SN)
+    shares_SN = _distill_shares(stage, step, lesson.own_SN)
     closed_SN = -np.expm1(
         -constants["distill_rate"] * shares_SN * effort.tokens_N / world.distill_tokens_DN[places]
     )
@@ -32,24 +60,7 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
         step.forget(kl_SN, constants["imitation_forgetting"])
     before_DN = step.score_DN
     before_SN = before_DN[places]
-    target_SN = taught_SN
-    if stage.extrapolation != 1:
-        target_SN = caps.extrapolated(
-            before_SN,
-            taught_SN,
-            world.asymptote_DN[places],
-            stage.extrapolation,
-            constants["extrapolation_benefit"],
-        )
-    step.move_some("gain", places, target_SN)
-    target_SN = np.minimum(target_SN, within_SN)
-    if stage.on_policy:
-        target_SN = caps.same_base(target_SN, constants["cap_gap"])
-    else:
-        target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
-    step.move_some("cap", places, target_SN)
-    target_SN = caps.misrouted(target_SN, others_SN, stage.misrouting)
-    step.move_some("routing", places, target_SN)
+    target_SN = _cap(stage, step, lesson)
     reached_SN = before_SN + closed_SN * (target_SN - before_SN)
     step.move_some("shortfall", places, reached_SN)
     conflict_SN = mean_conflict(
@@ -60,12 +71,36 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
         scaled_SN = scaled_gain(before_SN, reached_SN, np.exp(conflict_SN))
         low_SN, high_SN = np.minimum(before_SN, target_SN), np.maximum(before_SN, target_SN)
         step.move_some("interference", places, np.clip(scaled_SN, low_SN, high_SN))
-    _inherit(stage, step, states, closed_SN, shares_SN)
     if stage.reward_mix:
         _reward(stage, step, effort, shares_SN, conflict_SN)
     if stage.on_policy:
-        _collapse(step, before_DN, distance_N)
-    return np.zeros_like(distance_N)
+        _collapse(step, before_DN, lesson.distance_N)
+    return closed_SN, shares_SN
+
+
+def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
+    """What the student tends to, each step on the way booked. (S, N)"""
+    world, places, constants = step.world, step.trained, step.world.constants
+    target_SN = lesson.own_SN
+    if stage.extrapolation != 1:
+        target_SN = caps.extrapolated(
+            step.score_DN[places],
+            target_SN,
+            world.asymptote_DN[places],
+            stage.extrapolation,
+            constants["extrapolation_benefit"],
+        )
+    target_SN = logistic(logit(target_SN) + constants["companion_lift"] * lesson.companions_SN)
+    step.move_some("gain", places, target_SN)
+    target_SN = np.minimum(target_SN, lesson.within_SN)
+    if stage.on_policy:
+        target_SN = caps.same_base(target_SN, constants["cap_gap"])
+    else:
+        target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
+    step.move_some("cap", places, target_SN)
+    target_SN = caps.misrouted(target_SN, lesson.others_SN, stage.misrouting)
+    step.move_some("routing", places, target_SN)
+    return target_SN
 
 
 def _collapse(step: Step, before_DN: Array, distance_N: Array) -> None:
@@ -92,6 +127,25 @@ def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[
     names = {teacher.stage for teacher in stage.teachers}
     distance_N = np.max([_distance(name, stage.init, states) for name in names], axis=0)
     return np.stack(own), np.stack(others), distance_N
+
+
+def _companions(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
+    """`lift` of each domain by the teachers of others. (S, N)"""
+    exponent_N = step.world.constants["pair_exponent"]
+    return np.stack([
+        lift(
+            step.score_DN[place],
+            [states[teacher.stage].score_DN[place] for teacher in stage.teachers if name not in teacher.domains],
+            exponent_N,
+        )
+        for name, place in zip(stage.domains, step.trained, strict=True)
+    ])  # fmt: skip
+
+
+def lift(before_N: Array, others: Sequence[Array], exponent_N: Array) -> Array:
+    """What other teachers gained on a domain, in logits: n^-p times the sum of their gains, losses left out. (N,)"""
+    gained = [np.maximum(logit(other_N) - logit(before_N), 0.0) for other_N in others]
+    return np.asarray(sum(gained, np.zeros_like(before_N)) * max(len(others), 1) ** -exponent_N)
 
 
 def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
@@ -163,5 +217,8 @@ def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, confli
     score_SN = step.score_DN[places]
     tends_SN = scaled_gain(world.start_DN[places], world.asymptote_DN[places], np.exp(conflict_SN))
     climbed_SN = hill(shares_SN * effort.compute_N / world.midpoint_DN[places], world.steepness_DN[places])
-    share_N = min(stage.reward_mix, 1.0) * world.constants["reward_gain"]
-    step.move_some("reward", places, score_SN + share_N * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)
+    signal_SN = (
+        4 * score_SN * (1 - score_SN)
+    )  # the variance of a verdict over its largest: none where all fail
+    share_SN = min(stage.reward_mix, 1.0) * world.constants["reward_gain"] * signal_SN
+    step.move_some("reward", places, score_SN + share_SN * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)

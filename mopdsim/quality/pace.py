@@ -1,0 +1,36 @@
+"""How far an optimiser gets with what it spends: learning rate and batch, relative to the usual ones.
+
+Progress goes with FLOPs times rate^a times batch^-b. Adam's steps have the length of the rate whatever the gradient, so
+that at equal FLOPs a higher rate and a smaller batch go farther: a = b = 1 where the length of steps is what limits
+training, a = b = 0 where samples are. Both exponents are fitted. Leaves out: schedules (weighting FLOPs by a decaying
+rate fitted our runs no better), rates so high that training breaks, amounts of other sets than `tiny`, whose rates and
+batches are taken as usual: no run of ours tells what others do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mopdsim.amounts import Amounts, AmountsName, SpendingKind, default_amounts
+from mopdsim.interference import Array
+from mopdsim.quality.step import Effort
+
+LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
+# a judge is as good as its comparisons are many, whatever the rate
+
+
+def paced(
+    effort: Effort, amounts: Amounts, usual: AmountsName, kind: SpendingKind, constants: Mapping[str, Array]
+) -> Effort:
+    """The effort as the set's usual learning rate and batch would have spent it."""
+    if usual != "tiny" or kind not in LEARNING:
+        return effort
+    base = default_amounts(usual, kind)
+    rate = amounts.learning_rate / base.learning_rate
+    batch = _rows(amounts) / _rows(base)
+    factor_N = rate ** constants["rate_exponent"] * batch ** -constants["batch_exponent"]
+    return Effort(compute_N=effort.compute_N * factor_N, tokens_N=effort.tokens_N * factor_N)
+
+
+def _rows(amounts: Amounts) -> int:
+    return amounts.prompts_per_step * amounts.rollouts_per_prompt

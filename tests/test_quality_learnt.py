@@ -1,0 +1,101 @@
+"""What our runs taught the quality model: rates and batches, starts, companions and rewards that find nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mopdsim.amounts import default_amounts
+from mopdsim.calibration import default_calibration
+from mopdsim.domains import Estimate, domain
+from mopdsim.interference import Array, logit
+from mopdsim.quality import Effort, paced, walk
+from mopdsim.quality.distillation import lift
+from mopdsim.recipe import Recipe
+from mopdsim.recipes import recipe
+from mopdsim.world import World, draw_world
+
+NAMES = ["sort", "reverse", "shift"]
+ONE = Effort(compute_N=np.array([1.0]), tokens_N=np.array([2.0]))
+
+
+def test_a_flop_counts_for_more_at_a_higher_rate_and_a_smaller_batch() -> None:
+    constants = {"rate_exponent": np.array([0.5]), "batch_exponent": np.array([1.0])}
+    usual = default_amounts("tiny", "rl")
+    assert paced(ONE, usual, "tiny", "rl", constants).compute_N == pytest.approx(1.0)
+    faster = usual.model_copy(
+        update={"learning_rate": 4 * usual.learning_rate, "prompts_per_step": usual.prompts_per_step // 2}
+    )
+    found = paced(ONE, faster, "tiny", "rl", constants)
+    assert found.compute_N == pytest.approx(2.0 * 2.0)  # 4^.5 of the rate, 2^1 of the batch
+    assert found.tokens_N == pytest.approx(2 * found.compute_N)
+
+
+def test_a_judge_and_amounts_of_other_sets_keep_their_effort() -> None:
+    constants = {"rate_exponent": np.array([0.5]), "batch_exponent": np.array([1.0])}
+    odd = default_amounts("small", "rl").model_copy(update={"learning_rate": 1.0})
+    assert paced(ONE, odd, "small", "rl", constants) is ONE
+    assert paced(ONE, odd, "tiny", "reward_model", constants) is ONE
+
+
+@pytest.mark.parametrize("slope", [0.0, 1.0])
+def test_a_model_that_rarely_succeeds_climbs_later(slope: float) -> None:
+    low, high = (_world(start, start_slope=slope) for start in (0.1, 0.4))
+    ratio = np.median(low.midpoint_DN[0] / high.midpoint_DN[0])
+    assert ratio == pytest.approx(np.exp(slope * (logit(0.4) - logit(0.1))))
+
+
+def test_others_lift_by_their_gains_alone() -> None:
+    gained = lift(np.array([0.5]), [np.array([0.731058578]), np.array([0.1])], np.array([0.5]))
+    assert gained == pytest.approx(1.0 / np.sqrt(2))  # logit(.731) = 1; a loss counts as none; two others
+    assert lift(np.array([0.5]), [], np.array([0.5])) == 0
+
+
+def test_a_student_passes_its_own_teacher_where_the_others_gained_too() -> None:
+    plan = recipe("mopd", NAMES)
+    alone, lifted = (_student(plan, _world(0.5, companion_lift=share)) for share in (0.0, 1.0))
+    teachers = _teachers(plan, _world(0.5))
+    assert np.all(alone <= teachers + 1e-9)
+    assert np.median(lifted - teachers) > 0.01
+
+
+def test_a_reward_adds_nothing_where_every_answer_fails() -> None:
+    plan = recipe("mopd", NAMES)
+    student = plan.stage["student"].model_copy(update={"reward_mix": 0.5})
+    rewarded = plan.model_copy(update={"stages": (*(s for s in plan.stages if s.name != "student"), student)})
+    for start, gains in ((1e-9, False), (0.5, True)):
+        world = _world(start, companion_lift=0.0, start_slope=0.0)
+        efforts = {s.name: _effort(2e6 if s.name == "student" else 0.0) for s in plan.stages}
+        before, after = (walk(p, world, efforts)["student"].score_DN for p in (plan, rewarded))
+        assert bool(np.max(after - before) > 0.01) is gains
+
+
+def _world(start: float, **constants: float) -> World:
+    """One draw without noise of seeds and without conflict; all domains start here."""
+    first = Estimate(value=start, sd=0.0, grade="measured", source="given")
+    domains = {name: replace(domain(name), start=first) for name in NAMES}
+    own = default_calibration()
+    given = {
+        name: replace(own.parameters[name], prior=replace(own.parameters[name].prior, value=value, sd=0.0))
+        for name, value in constants.items()
+    }
+    world = draw_world(
+        replace(own, parameters={**own.parameters, **given}), domains, (), "tiny", seed=3, draws=1
+    )
+    one_way = np.full_like(world.spill_DDN, 0.5)  # each skill helps the others by half a logit
+    return replace(world, conflict_DDN=np.zeros_like(one_way), spill_DDN=one_way)
+
+
+def _effort(compute: float) -> Effort:
+    return Effort(compute_N=np.array([compute]), tokens_N=np.array([1e6]))
+
+
+def _student(plan: Recipe, world: World) -> Array:
+    return walk(plan, world, {s.name: _effort(2e5) for s in plan.stages})["student"].score_DN
+
+
+def _teachers(plan: Recipe, world: World) -> Array:
+    states = walk(plan, world, {s.name: _effort(2e5) for s in plan.stages})
+    return np.max([states[name].score_DN for name in states if name.startswith("teacher")], axis=0)
