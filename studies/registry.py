@@ -19,6 +19,7 @@ NAMES = (
     "synergy",
     "throughput",
     "turnover",
+    "choice",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

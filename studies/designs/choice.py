@@ -1,0 +1,272 @@
+"""choice: which recipe should be taken under which condition, and does the simulator choose it?
+
+Every recipe is run under every condition at the same training FLOPs, teachers counted. A condition is a world, a base,
+a budget and a pace (the learning rates). No run is fitted: `mopd study fit --all` forecasts them with what the other
+studies found and reports what its choices would have lost, beside the constant rules (always MOPD, always mixed RL,
+always merging).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from mopdsim import recipes
+from mopdsim.recipe import BASE, Recipe
+from studies.analysis import Analysis, Chart, Quantity, Table
+from studies.designs.builders import STUDENT, TEACHER, TRAINED, ambiguous, at_flops, kept, paired
+from studies.observe import Observations
+from studies.resample import mean_quantity
+from studies.study import Claim, Prediction, Run, Study
+from trainer.plan import default_start
+from trainer.settings import Settings
+from trainer.tasks import HETEROGENEOUS
+
+KNOWN = ("sort", "reverse", "rotate")
+WORLDS = {
+    "known": KNOWN,
+    "weak": KNOWN,  # the same domains on another base
+    "competing": ambiguous(TRAINED, 0.6),
+    "unlike": (*HETEROGENEOUS, "rotate"),
+    "fourth": (*KNOWN, "shift_back"),
+}
+STARTS = {"weak": default_start(len(KNOWN)).scaled(0.6)}
+PACES = {"slow": (8e-4, 2e-3), "brisk": (2e-3, 4e-3), "fast": (4e-3, 5e-3)}  # rates of RL and of distillation
+WARM_UP = 3  # steps: the shortest stages have hardly more
+RECIPES: Mapping[str, Callable[..., Recipe]] = {
+    "mopd": recipes.mopd,
+    "mixed_rl": recipes.mixed_rl,
+    "merge": recipes.merge,
+}
+SEEDS = (10, 11)  # of no other study, so that the bases are others too
+LEAST_SPREAD = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Condition:
+    """world: a key of `WORLDS`. gflops: of training, for each of its domains. pace: a key of `PACES`."""
+
+    world: str
+    gflops: float
+    pace: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.world}/{self.gflops:g}/{self.pace}"
+
+
+EARLY = Condition(world="known", gflops=5, pace="slow")
+FAST_SHORT = Condition(world="known", gflops=10, pace="fast")
+FAST_LONG = Condition(world="known", gflops=30, pace="fast")
+CONDITIONS = (
+    EARLY,
+    Condition(world="known", gflops=24, pace="slow"),
+    FAST_SHORT,
+    FAST_LONG,
+    Condition(world="weak", gflops=12, pace="slow"),
+    Condition(world="weak", gflops=24, pace="fast"),
+    Condition(world="competing", gflops=12, pace="slow"),
+    Condition(world="unlike", gflops=12, pace="brisk"),
+    Condition(world="unlike", gflops=24, pace="fast"),
+    Condition(world="fourth", gflops=12, pace="brisk"),
+    Condition(world="fourth", gflops=24, pace="fast"),
+)
+
+
+def design() -> list[Run]:
+    """Every recipe under every condition."""
+    return [_run(condition, recipe, seed) for seed in SEEDS for condition in CONDITIONS for recipe in RECIPES]
+
+
+def _run(condition: Condition, recipe: str, seed: int) -> Run:
+    domains = WORLDS[condition.world]
+    rl, distill = (
+        amounts.model_copy(update={"learning_rate": rate, "warmup_steps": WARM_UP})
+        for amounts, rate in zip((TEACHER, STUDENT), PACES[condition.pace], strict=True)
+    )
+    flops = condition.gflops * 1e9 * len(domains)
+    return Run(
+        name=f"{condition.name}/{recipe}/seed{seed}",
+        recipe=at_flops(RECIPES[recipe](domains), flops, rl=rl, distill=distill),
+        settings=Settings(
+            seed=seed, validation_items=10, test_items=300, evaluate_every=1000, diagnose_every=1000,
+            max_truncation=1.0,  # a collapsed run counts with its score
+        ),
+        start=STARTS.get(condition.world),
+        factors={
+            "world": condition.world, "gflops": condition.gflops, "pace": condition.pace, "recipe": recipe,
+            "contest": f"choice/{condition.name}",
+        },
+        held_out=True,
+        cut=int(seed == SEEDS[-1]),
+    )  # fmt: skip
+
+
+def analyse(found: Observations) -> Analysis:
+    """Scores by condition and recipe, who wins and by how much, and what the constant rules lose."""
+    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
+    if rows.empty:
+        return Analysis(quantities={})
+    scores = rows.groupby(["condition", "recipe"], as_index=False, sort=False)[
+        ["start", "mean", "worst", "tflops"]
+    ].mean()
+    winners = pd.DataFrame([_winner(own) for _, own in rows.groupby("condition", sort=False)])
+    return Analysis(
+        quantities=_quantities(rows),
+        findings=_findings(winners),
+        tables=(
+            Table(title="Best recipe of each condition; lead over the second, 80% interval", frame=winners),
+            Table(title="Mean and worst domain by condition and recipe, mean of seeds", frame=scores),
+        ),
+        charts=(
+            Chart(
+                name="scores", title="Mean score over the domains by recipe: a panel for each condition, a point for "
+                "each seed", frame=rows, x="recipe", y="mean", colour="recipe", panel="condition", mark="point",
+            ),
+        ),
+        limits=(
+            "Two seeds a condition: a lead within its interval is no winner.",
+            "One pace and one batch for all recipes of a condition: what each would reach at its own best rate is "
+            "the question of `turnover`.",
+            "Three recipes in their plain form. Whether the simulator chooses among them is judged by "
+            "`mopd study fit --all`, not here.",
+        ),
+    )  # fmt: skip
+
+
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    factors, domains = found.finished[name]["factors"], found.finished[name]["domains"]
+    start, final = found.scores(name, BASE), found.scores(name)
+    return {
+        "run": name,
+        "seed": found.seed(name),
+        **factors,
+        "condition": str(factors["contest"]).partition("/")[2],
+        "start": sum(start[d] for d in domains) / len(domains),
+        "mean": sum(final[d] for d in domains) / len(domains),
+        "worst": min(final[d] for d in domains),
+        "tflops": found.flops(name) / 1e12,
+    }
+
+
+def _winner(own: pd.DataFrame) -> dict[str, Any]:
+    """Of one condition: the best recipe by its mean over seeds, its paired lead, the spread from best to worst."""
+    means = own.groupby("recipe")["mean"].mean().sort_values(ascending=False)
+    best, second = [*means.index, *means.index][:2]
+    lead = paired(own, "mean", {"recipe": best}, {"recipe": second})
+    return {
+        "condition": own.condition.iloc[0],
+        "best": best,
+        "score": float(means.iloc[0]),
+        "second": second,
+        "lead": None if lead is None else lead.value,
+        "low": None if lead is None else lead.low,
+        "high": None if lead is None else lead.high,
+        "spread": float(means.iloc[0] - means.iloc[-1]),
+    }
+
+
+def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
+    complete = rows.pivot_table(index=["condition", "pace", "seed"], columns="recipe", values="mean").dropna()
+    if set(RECIPES) - set(complete):
+        return {}
+    best = complete.max(axis=1)
+    spread = best - complete.min(axis=1)
+
+    def by_seed(values: pd.Series[float]) -> Quantity | None:
+        return mean_quantity(values.groupby("seed").mean())
+
+    def lead(condition: Condition, recipe: str, other: str) -> Quantity | None:
+        own = rows[rows.condition == condition.name]
+        return paired(own, "mean", {"recipe": recipe}, {"recipe": other})
+
+    mixed_is_best = (complete["mixed_rl"] >= best).astype(float)
+    pace = complete.index.get_level_values("pace")
+    return kept(
+        conditions_that_spread=mean_quantity((spread >= LEAST_SPREAD).groupby("seed").sum()),
+        mixed_best_below_fast=by_seed(mixed_is_best[pace != "fast"]),
+        mixed_best_fast=by_seed(mixed_is_best[pace == "fast"]),
+        merge_minus_mopd_early=lead(EARLY, "merge", "mopd"),
+        merge_minus_mixed_fast_short=lead(FAST_SHORT, "merge", "mixed_rl"),
+        mopd_minus_mixed_fast_long=lead(FAST_LONG, "mopd", "mixed_rl"),
+        mopd_minus_merge_fast_long=lead(FAST_LONG, "mopd", "merge"),
+        **{f"loss_of_always_{name}": by_seed(best - complete[name]) for name in RECIPES},
+        most_over_least_flops=_flops_ratio(rows),
+    )
+
+
+def _flops_ratio(rows: pd.DataFrame) -> Quantity | None:
+    """Of the recipes of one condition, which the design sets equal but for the last step of each stage."""
+    spent = rows.groupby(["condition", "seed"]).tflops
+    return mean_quantity((spent.max() / spent.min()).groupby("seed").mean())
+
+
+def _findings(winners: pd.DataFrame) -> tuple[str, ...]:
+    sure = winners[winners.low > 0]
+    counts = winners.best.value_counts()
+    wins = ", ".join(f"{name} in {count}" for name, count in counts.items())
+    names = _listed([f"{row.condition} ({row.best})" for row in sure.itertuples()])
+    return (
+        f"Best by the mean of seeds, of {len(winners)} conditions: {wins}.",
+        f"The lead over the second is above zero throughout its interval in {len(sure)}: {names}.",
+        f"Best and worst differ by {100 * LEAST_SPREAD:g} points or more in "
+        f"{int((winners.spread >= LEAST_SPREAD).sum())}.",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if names else "none"
+
+
+STUDY = Study(
+    name="choice",
+    question="Which recipe should be taken under which condition, and does the simulator choose it?",
+    prediction=Prediction(
+        text=(
+            "Written after trials of other amounts with another seed. Below the fast pace mixed RL is best in almost "
+            "every condition, whatever the world, and merging passes MOPD where teachers are cut too early. At the "
+            "fast pace mixed RL collapses in part: merging leads at a small budget, since short specialists stay near "
+            "the start, MOPD at a larger one, since its student takes from each teacher only its own domain. No "
+            "constant rule is safe: the best of them loses two points or more on average."
+        ),
+        claims=(
+            Claim(
+                quantity="conditions_that_spread",
+                text="conditions whose best and worst differ by 5 points",
+                at_least=8,
+            ),
+            Claim(
+                quantity="mixed_best_below_fast", text="share of slow and brisk conditions won by mixed RL",
+                at_least=0.75,
+            ),
+            Claim(
+                quantity="mixed_best_fast", text="share of fast conditions won by mixed RL", at_most=0.4
+            ),
+            Claim(
+                quantity="merge_minus_mopd_early", text="merge less MOPD, teachers cut early", at_least=0.0
+            ),
+            Claim(
+                quantity="merge_minus_mixed_fast_short", text="merge less mixed RL, fast and short", at_least=0.0
+            ),
+            Claim(
+                quantity="mopd_minus_mixed_fast_long", text="MOPD less mixed RL, fast and long", at_least=0.0
+            ),
+            Claim(
+                quantity="mopd_minus_merge_fast_long", text="MOPD less merge, fast and long", at_least=0.0
+            ),
+            Claim(quantity="loss_of_always_mixed_rl", text="lost by always mixed RL", at_least=0.02),
+            Claim(quantity="loss_of_always_mopd", text="lost by always MOPD", at_least=0.05),
+            Claim(quantity="loss_of_always_merge", text="lost by always merging", at_least=0.04),
+            Claim(
+                quantity="most_over_least_flops", text="most over least FLOPs of a condition", at_most=1.25
+            ),
+        ),
+    ),
+    observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
+    held_out="all runs: the calibration is fitted on other studies, and these are touched once",
+    design=design,
+    analyse=analyse,
+)  # fmt: skip

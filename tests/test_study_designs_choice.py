@@ -1,0 +1,81 @@
+"""The study `choice`: every recipe under every condition at equal FLOPs, all held out; losses of constant rules."""
+
+from __future__ import annotations
+
+import pytest
+from test_study_designs import noise, simulated
+
+from mopdsim.calibration import default_calibration
+from mopdsim.recipe import BASE
+from studies.designs import choice
+from studies.registry import NAMES, study
+from studies.study import Run
+from studies.trials import Forecaster, contests
+from trainer.tasks import task
+
+
+def test_every_recipe_spends_alike_under_every_condition() -> None:
+    runs = choice.design()
+    conditions: dict[tuple[object, int], list[Run]] = {}
+    for run in runs:
+        conditions.setdefault((run.factors["contest"], run.settings.seed), []).append(run)
+    assert len(conditions) == len(choice.CONDITIONS) * len(choice.SEEDS) and len(choice.CONDITIONS) >= 10
+    for own in conditions.values():
+        assert {run.factors["recipe"] for run in own} == set(choice.RECIPES)
+        for run in own:
+            spent = sum(amounts.max_flops or 0.0 for amounts in run.recipe.amounts.values())
+            assert spent == pytest.approx(float(run.factors["gflops"]) * 1e9 * len(run.recipe.domains))
+        assert len({(run.start, run.settings, run.recipe.domains) for run in own}) == 1
+
+
+def test_its_conditions_are_of_no_other_study() -> None:
+    """Other seeds, so other bases; one domain and one world with conflict at a dial that no other study trains."""
+    elsewhere = [run for name in NAMES if name != "choice" for run in study(name).runs().values()]
+    assert not {run.settings.seed for run in elsewhere} & set(choice.SEEDS)
+    trained = {domain for run in elsewhere for domain in run.recipe.domains}
+    assert not set(choice.WORLDS["fourth"]) <= trained
+    assert not set(choice.WORLDS["competing"][:2]) & trained
+    assert all(task(domain) for world in choice.WORLDS.values() for domain in world)
+
+
+def score(run: Run, stage: str, domain: str) -> float:
+    """Mixed RL leads by .2 below the fast pace and is last by .1 at it, where MOPD leads merging by .05."""
+    if stage == BASE:
+        return 0.4
+    fast = run.factors["pace"] == "fast"
+    gains = (
+        {"mopd": 0.25, "merge": 0.2, "mixed_rl": 0.1}
+        if fast
+        else {"mopd": 0.1, "merge": 0.1, "mixed_rl": 0.3}
+    )
+    return 0.4 + gains[str(run.factors["recipe"])] + noise(run, domain)  # fmt: skip
+
+
+def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
+    found = choice.analyse(simulated(study("choice").runs(), score))
+    measured = found.quantities
+    fast = sum(condition.pace == "fast" for condition in choice.CONDITIONS) / len(choice.CONDITIONS)
+    assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * fast, abs=0.01)
+    assert measured["loss_of_always_mopd"].value == pytest.approx(0.2 * (1 - fast), abs=0.01)
+    assert measured["mixed_best_below_fast"].value == 1 and measured["mixed_best_fast"].value == 0
+    assert measured["mopd_minus_mixed_fast_long"].value == pytest.approx(0.15, abs=0.01)
+    assert measured["conditions_that_spread"].value == len(choice.CONDITIONS)
+    winners = found.tables[0].frame.set_index("condition")
+    assert winners.loc[choice.FAST_LONG.name, "best"] == "mopd"
+    assert winners.loc[choice.EARLY.name, "best"] == "mixed_rl"
+
+
+def test_the_forecast_has_a_choice_under_every_condition() -> None:
+    runs = {
+        n: run for n, run in study("choice").runs().items() if run.factors["gflops"] == choice.EARLY.gflops
+    }
+    found = simulated(runs, score)
+    (contest,) = contests(Forecaster(studies={"choice": found}, calibration=default_calibration()))
+    assert contest.held_out and contest.seeds == choice.SEEDS
+    assert set(contest.predicted) == set(contest.measured) == set(choice.RECIPES)
+    assert max(contest.measured, key=contest.measured.__getitem__) == "mixed_rl"
+
+
+def test_a_condition_that_lacks_a_recipe_counts_nowhere() -> None:
+    runs = {name: run for name, run in study("choice").runs().items() if run.factors["recipe"] != "merge"}
+    assert not choice.analyse(simulated(runs, score)).quantities
