@@ -48,7 +48,7 @@ CONSTANTS = (
     "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
     "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept", "seed_sd",
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
-    "imitated_choice", "preference_share", "size_slope", "companion_lift",
+    "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
     "rate_exponent", "batch_exponent", "start_slope",
 )  # fmt: skip
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find

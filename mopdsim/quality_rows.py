@@ -50,6 +50,7 @@ class Score:
 
     line: int
     study: str
+    model: str
     method: str
     trained: tuple[str, ...]
     domain: str
@@ -122,6 +123,7 @@ def _score(line: int, row: Mapping[str, str]) -> Score | str:
     return Score(
         line=line,
         study=row["study"],
+        model=row["model"],
         method=row["method"],
         trained=trained,
         domain=trained[0] if named == "all" else named,

@@ -5,8 +5,9 @@ A row gives where a domain started, what its own specialist reached and what a s
 told the first two and predicts the third: the domain's asymptote is set so that its specialist ends at the
 published score after a run of about 3 C_mid, and recipes are taken at equal total compute, which the papers
 rarely state (a prior). Predictions of a study use no conflict or transfer that was read off that study;
-constants that were set with its help are named in `seen_by_study`.
-Leaves out: scores of the seven systems' own forecasts, and any fit.
+constants that were set with its help are named in `seen_by_study`. Of the simple rules `recovery_elsewhere` takes a
+method's recovery from the other studies.
+Leaves out: scores of the seven systems' own forecasts, any fit, who beats whom (`mopdsim.quality_backtest`).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from mopdsim.domains import domain, domains
 from mopdsim.errors import UsageError
 from mopdsim.interference import Array
 from mopdsim.quality import Effort, hill, walk
+from mopdsim.quality_backtest import back_test
 from mopdsim.quality_rows import METHODS, ONE, ZERO, Score, read
 from mopdsim.recipe import BASE, Distill, Merge, Recipe, Teacher
 from mopdsim.recipes import recipe
@@ -82,7 +84,9 @@ def validate(path: Path | None = None, calibration: Calibration | None = None) -
     judged = [row for row in rows if not (row.method == "single_domain" and row.in_set)]
     if not judged:
         raise UsageError("no row can be predicted: give start, teacher and score of at least one strategy")
-    predictions = [_judge(row, without_study(calibration, row.study)) for row in judged]
+    predictions = [
+        _judge(row, without_study(calibration, row.study), recovery_elsewhere(row, judged)) for row in judged
+    ]
     percent = [found for found in predictions if found["unit"] == "percent"]
     normalised = [found for found in predictions if found["unit"] == "normalised"]
     studies = sorted({row.study for row in judged})
@@ -103,8 +107,24 @@ def validate(path: Path | None = None, calibration: Calibration | None = None) -
             for name in sorted({p["method"] for p in percent})
         },
         "seen_by_study": {name: _constants_of(calibration, name) for name in studies},
+        "back_test": back_test(predictions),
         "predictions": predictions,
     }
+
+
+def recovery_elsewhere(row: Score, rows: Sequence[Score]) -> float:
+    """The share of the specialists' headroom that the row's method recovered in the other studies; that of all methods
+    where they have none of it. In-set rows alone; 1 where there are none."""
+    others = [other for other in rows if other.study != row.study and other.in_set]
+    alike = [other for other in others if _family(other) == _family(row)] or others
+    headroom = sum(other.teacher - other.start for other in alike)
+    gained = sum(other.score - other.start for other in alike)
+    return gained / headroom if headroom > 0 else 1.0
+
+
+def _family(row: Score) -> str:
+    """A method without its variant."""
+    return row.method.partition("_")[0]
 
 
 _ROWS = {alias for name, row in domains().items() for alias in (name, *row.aliases)}
@@ -141,8 +161,8 @@ def _told(world: World, row: Score, compute_N: Array) -> World:
     )
 
 
-def _judge(row: Score, calibration: Calibration) -> dict[str, Any]:
-    """A row's prediction, its error and those of the simple rules, in the row's unit."""
+def _judge(row: Score, calibration: Calibration, recovered: float) -> dict[str, Any]:
+    """A row's prediction, its error and those of the simple rules, in the row's unit. recovered: in other studies."""
     drawn_N = predict(row, calibration)
     low, middle, high = (float(value) for value in np.quantile(drawn_N, [0.1, 0.5, 0.9]))
     constant = next(
@@ -153,14 +173,18 @@ def _judge(row: Score, calibration: Calibration) -> dict[str, Any]:
         "no_change": row.start,
         "own_expert": row.teacher if row.in_set else row.start,
         "constant_recovery": row.start + constant * (row.teacher - row.start) * row.in_set,
+        "recovery_elsewhere": row.start + recovered * (row.teacher - row.start) * row.in_set,
     }
     shift = 0.0 if row.unit == "percent" else ZERO
     shown = {"p10": low, "p50": middle, "p90": high, "measured": row.score}
     return {
         "line": row.line,
         "study": row.study,
+        "model": row.model,
         "method": row.method,
+        "trained_on": "+".join(row.trained),
         "domain": row.benchmark,
+        "in_set": row.in_set,
         "unit": row.unit,
         **{key: (value - shift) * row.scale for key, value in shown.items()},
         "inside_80": low <= row.score <= high,

@@ -13,7 +13,7 @@ import typer
 
 from studies.cli_measure import MEASURING
 from studies.cli_systems import COMMANDS
-from studies.cli_text import gate_text, ledger_text, run_text, status_text
+from studies.cli_text import fit_text, gate_text, ledger_text, run_text, status_text
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
@@ -127,13 +127,28 @@ def status(
 def fit(
     name: Annotated[str | None, typer.Argument(help="A name of `mopd study list`.")] = None,
     all_: Annotated[
-        bool, typer.Option("--all", help="Every study that was run, and the held-out test.")
+        bool, typer.Option("--all", help="Every study that was run, one calibration, and the held-out test.")
+    ] = False,
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Make the calibration of --all the one that forecasts use.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the held-out test of --all to studies/results/held_out.")
+    ] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out", help="With --report: refit without each strategy, and without each contest."
+        ),
     ] = False,
     out: Out = OUT,
     scale: Scale = 1.0,
     json_: Json = False,
 ) -> None:
-    """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json"""
+    """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json
+
+    --all also fits one calibration to all runs that were not held out and judges it on those that were.
+    """
     from mopdsim.commands import emit
     from mopdsim.errors import UsageError
     from studies import conduct
@@ -141,21 +156,19 @@ def fit(
 
     if (name is None) != all_:
         raise UsageError("fit: name one study, or give --all")
+    if (not all_ and (ship or report)) or (leave_out and not report):
+        raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
     names = NAMES if name is None else (name,)
     works = [conduct.named(each, out=out, scale=scale) for each in names]
     fitted = {w.study.name: conduct.fit(w) for w in works if name or conduct.files(w)["observations.csv"]}
     document: dict[str, Any] = {"studies": fitted}
     if all_:
-        from studies.trials import held_out_document
+        from studies.honest_report import fit_all
 
-        document["held_out"] = held_out_document([w for w in works if w.study.name in fitted])
-    if json_:
-        return emit(document)
-    for each, found in fitted.items():
-        for quantity, row in found["quantities"].items():
-            print(f"{each:<14} {quantity:<40} {row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]")
-    for key, value in document.get("held_out", {}).items():
-        print(f"held out: {key:<36} {value}")
+        folders = {work.study.name: work.folder for work in works}
+        place = works[0].folder.parent / "held_out" if report else None
+        document |= fit_all(folders, ship=ship, folder=place, leave_out=leave_out)
+    emit(document) if json_ else print(fit_text(document))
 
 
 @app.command()

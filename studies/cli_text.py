@@ -63,6 +63,39 @@ def status_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def fit_text(document: Mapping[str, Any]) -> str:
+    """Quantities of the studies; of all together the fit and the honest test."""
+    lines = [
+        f"{study:<14} {quantity:<40} {row['value']:.3g} [{row['low']:.3g}, {row['high']:.3g}]"
+        for study, found in document["studies"].items()
+        for quantity, row in found["quantities"].items()
+    ]
+    if "fit" in document:
+        about = document["fit"]
+        lines += [
+            f"fitted: {about['runs']} runs, {about['observations']} observations, {about['seconds']:.1f} s; "
+            f"{'the calibration that ships' if about['is_shipped'] else 'not the calibration that ships'}",
+            *(f"not fitted: {study}: {why}" for study, why in about["left_out"].items()),
+        ]
+    for key, value in document.get("held_out", {}).items():
+        if isinstance(value, Mapping):
+            shown = ", ".join(f"{name} {_short(found)}" for name, found in value.items())
+            lines.append(f"held out: {key}: {shown}")
+        else:
+            lines.append(f"held out: {key:<36} {_short(value)}")
+    return "\n".join([*lines, *document.get("files", ())])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{name} {_short(found)}" for name, found in value.items()) + ")"
+    if isinstance(value, list):
+        return " to ".join(map(_short, value))
+    return str(value)
+
+
 def gate_text(result: Mapping[str, Any]) -> str:
     """The world gate's checks."""
     lines = []

@@ -1,7 +1,8 @@
 """What the commands of a study do: plan it, run it, read what it left, analyse and report.
 
 A study at full scale keeps its results beside the code, to be committed; one at another scale is a rehearsal, with a
-folder of its own below OUT and a prediction record of its own. Leaves out: printing (`studies.cli`).
+folder of its own below OUT and a prediction record of its own. Leaves out: printing (`studies.cli`). What computes is
+loaded by `run` alone, so that a list of studies is there at once.
 """
 
 from __future__ import annotations
@@ -20,15 +21,11 @@ from mopdsim.errors import Interrupted, UsageError
 from studies import observe, prediction, report
 from studies.executor import Outcome, Pool, Watch, carry_out
 from studies.ledger import Ledger, ledger
-from studies.local_pool import LocalPool
 from studies.observe import Observations
 from studies.planned import Planned, planned
-from studies.ray_pool import RayPool
 from studies.registry import study as study_of
 from studies.study import Run, Study
 from trainer.atomic import write_json
-from trainer.models import check_device
-from trainer.runs import manifest
 from trainer.store import Store
 
 RESULTS = Path(__file__).parent / "results"
@@ -82,6 +79,11 @@ def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu") -> W
 
 def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) -> Outcome:
     """Run what is missing and write the observations. Interrupted where it was stopped: the same call goes on."""
+    from studies.local_pool import LocalPool
+    from studies.ray_pool import RayPool
+    from trainer.models import check_device
+    from trainer.runs import manifest
+
     check_device(work.device)
     record = work.record()
     watch = Watch(seconds_of=work.ledger.seconds_of, quiet=quiet)

@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.errors import NotFoundError, UsageError
-from mopdsim.recipe import BASE
+from mopdsim.recipe import ROOTS
 from mopdsim.recipe_file import to_document
 from studies.executor import Outcome
 from studies.planned import Planned
@@ -81,7 +81,7 @@ class Observations:
 
     def flops(self, run: str) -> float:
         """Training FLOPs of all the run's own stages, evaluation and the start left out."""
-        keys = {key for name, key in self.manifest["runs"][run]["keys"].items() if name != BASE}
+        keys = {key for name, key in self.manifest["runs"][run]["keys"].items() if name not in ROOTS}
         return float(sum(self.manifest["stages"][key]["flops"] for key in keys))
 
     @cached_property
@@ -113,7 +113,7 @@ def collect(
             rows = _rows(store.directory(key) / "metrics.jsonl")
             more = {"recipe": run.recipe.name, "seed": run.settings.seed}
             points += [common | more | row for row in _points(node, rows, summary)]
-            diagnostics += [] if stage == BASE else [common | row for row in _diagnostics(rows)]
+            diagnostics += [] if stage in ROOTS else [common | row for row in _diagnostics(rows)]
         described[name] = {
             "recipe": run.recipe.name,
             "document": to_document(run.recipe),

@@ -41,11 +41,13 @@ class RayPool:
 
     def next(self) -> Event:
         (reference,), _ = self.ray.wait(list(self.running), num_returns=1)
-        key = self.running.pop(reference)
+        key, errors = self.running.pop(reference), self.ray.exceptions
         try:
             kind, payload = self.ray.get(reference)
-        except (self.ray.exceptions.WorkerCrashedError, self.ray.exceptions.NodeDiedError):
+        except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError):
             kind, payload = "killed", None
+        except errors.RayError as error:  # what no stage raised: it could not be sent, or not be started
+            kind, payload = "failed", str(error)
         return Event(key=key, kind=kind, payload=payload)
 
     def close(self) -> None:

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 OUT = ROOT / "docs" / "app"
 SHOTS = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
 HIGHEST = {"wide": 2000, "narrow": 2600}  # pixels of a picture at most
+TALLER = {"runs": 800}  # pixels more, for what stands below
 PAGES = {
     "what_if": ("", "in mean score"),
     "plan": ("plan", "how many teachers"),
@@ -84,7 +85,7 @@ def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
     if name == "plan":
         _answered(page)
     tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
-    page.set_viewport_size({"width": width, "height": min(tall, HIGHEST[shot])})
+    page.set_viewport_size({"width": width, "height": min(tall, HIGHEST[shot] + TALLER.get(name, 0))})
     page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
     page.wait_for_timeout(1500)
     target = OUT / f"{name}_{shot}.png"

@@ -1,56 +1,92 @@
-"""The honest test: the simulator's forecast of every held-out run, beside what it measured and what simple rules say.
+"""What an honest test judges: the forecast of every run left out of a fit, beside what it measured.
 
-A forecast knows the recipe and the start scores of the run's base, as the rules do; nothing of the run itself. Judged
-are the domains that the recipe's last word was trained on. Conditions in which several recipes were run side by side
-carry a factor `contest`; there the forecast has to choose. Leaves out: scoring (`studies.held_out`).
+A forecast knows the recipe and the start scores of the run's base; nothing of the run itself. The simple rules know the
+base's specialists too, wherever one was measured. Conditions in which several recipes were run side by side carry a
+factor `contest`; there the forecast has to choose. Leaves out: the fit (`studies.refit`), scoring (`studies.held_out`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from mopdsim import recipe_file, scenario
-from mopdsim.forecast import forecast
+from mopdsim.calibration import Calibration
+from mopdsim.interference import Array
+from mopdsim.model import models
 from mopdsim.recipe import BASE, Merge, Recipe, Rl
+from mopdsim.recipe_file import from_document
 from studies.baselines import Cell
-from studies.conduct import Work
-from studies.held_out import Contest, Trial, judge
-from studies.observe import Observations, read
-from studies.study import Run
+from studies.held_out import Contest, Trial
+from studies.observe import Observations
+from studies.predictive import ensemble
+from studies.refit import Leave
+from studies.strategies import strategy_of, trained
 
-SEED = 20_260_102
-
-
-def held_out_document(works: Sequence[Work]) -> dict[str, Any]:
-    """Of all these studies together; only `n` = 0 where no held-out run has finished."""
-    trials: list[Trial] = []
-    contests: list[Contest] = []
-    for work in works:
-        found = read(work.folder)
-        runs = {name: run for name, run in work.runs.items() if name in found.finished}
-        trials += [
-            trial for name, run in runs.items() if run.held_out for trial in trials_of(found, runs, name)
-        ]
-        contests += contests_of(found, runs)
-    return judge(trials, contests, np.random.default_rng(SEED)) if trials else {"n": 0}
+Studies = Mapping[str, Observations]
 
 
-def trials_of(found: Observations, runs: Mapping[str, Run], name: str) -> list[Trial]:
-    """One trial for each domain that the run trained."""
-    recipe = runs[name].recipe
-    start, final = found.scores(name, BASE), found.scores(name)
-    ensemble_DN = forecast_of(recipe, start)
-    specialists = _specialists(found, runs, name)
-    output = recipe.stage[recipe.output]
-    last = found.scores(name, output.init)
+@dataclass(frozen=True, kw_only=True)
+class Forecaster:
+    """Ensembles of measured scores by one calibration, each made once. form_error: whether they carry the error of the
+    model form."""
+
+    studies: Studies
+    calibration: Calibration
+    form_error: bool = True
+    made: dict[tuple[str, str], dict[str, Array]] = field(default_factory=dict)
+
+    def of(self, study: str, name: str) -> dict[str, Array]:
+        """Draws of a run's final scores by domain, (N,)."""
+        found = self.studies[study]
+        if (study, name) not in self.made:
+            row = found.manifest["runs"][name]
+            start = found.scores(name, BASE)
+            self.made[study, name] = ensemble(
+                row["document"],
+                {domain: start[domain] for domain in row["domains"]},
+                items_of(found, name),
+                self.calibration,
+                key=f"{study}/{name}",
+                form_error=self.form_error,
+            )
+        return self.made[study, name]
+
+
+def held_out(study: str, row: Mapping[str, Any]) -> bool:
+    """Whether a design declared the run held out."""
+    return bool(row["held_out"])
+
+
+def trials(forecaster: Forecaster, wanted: Leave = held_out) -> list[Trial]:
+    """One for each domain of every finished run that is wanted and whose model the simulator knows."""
+    experts = _Experts(forecaster.studies)
     return [
-        Trial(
+        trial
+        for study, found in forecaster.studies.items()
+        for name, row in found.finished.items()
+        if wanted(study, row) and row["model"] in models()
+        for trial in _trials_of(forecaster, experts, study, name)
+    ]
+
+
+def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str) -> Iterator[Trial]:
+    found = forecaster.studies[study]
+    recipe = recipe_of(found, name)
+    output = recipe.stage[recipe.output]
+    start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
+    specialists = experts.of(study, name)
+    drawn, items = forecaster.of(study, name), items_of(found, name)
+    for domain in recipe.domains:
+        yield Trial(
+            study=study,
             run=name,
+            condition=condition_of(study, found.manifest["runs"][name]),
+            seed=found.seed(name),
             cell=Cell(
-                strategy=recipe.name,
+                strategy=strategy_of(recipe),
                 domain=domain,
                 trained=trained(recipe),
                 start=start,
@@ -58,68 +94,119 @@ def trials_of(found: Observations, runs: Mapping[str, Run], name: str) -> list[T
                 merge_scale=output.scale if isinstance(output, Merge) else None,
                 last=last[domain],
             ),
-            ensemble=tuple(ensemble_DN[recipe.domains.index(domain)].tolist()),
+            ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
+            items=items[domain],
         )
-        for domain in trained(recipe)
-    ]
 
 
-def contests_of(found: Observations, runs: Mapping[str, Run]) -> list[Contest]:
-    """Conditions in which at least two recipes were run, by the factor `contest` and seed; the factor `recipe` names a
-    run's, else the recipe's own name does."""
-    groups: dict[tuple[object, int], dict[str, str]] = {}
-    for name, run in runs.items():
-        if "contest" in run.factors:
-            label = str(run.factors.get("recipe", run.recipe.name))
-            groups.setdefault((run.factors["contest"], run.settings.seed), {})[label] = name
-    return [
-        Contest(
-            condition=f"{condition}/seed{seed}",
-            predicted={
-                label: _mean_forecast(found, runs[name].recipe, name) for label, name in names.items()
-            },
-            measured={label: _mean_measured(found, runs[name].recipe, name) for label, name in names.items()},
+def contests(forecaster: Forecaster) -> list[Contest]:
+    """Conditions in which at least two recipes were run, by the factor `contest`: means over the seeds in which every
+    recipe finished. The factor `recipe` names a run's, else its strategy does."""
+    made = []
+    for study, found in forecaster.studies.items():
+        groups: dict[str, dict[str, dict[int, str]]] = {}
+        for name, row in found.finished.items():
+            if "contest" in row["factors"] and row["model"] in models():
+                label = str(row["factors"].get("recipe", strategy_of(recipe_of(found, name))))
+                part = " (held out)" if row["held_out"] else ""
+                own = groups.setdefault(f"{row['factors']['contest']}{part}", {})
+                own.setdefault(label, {})[found.seed(name)] = name
+        for condition, recipes in groups.items():
+            seeds = sorted(set.intersection(*(set(runs) for runs in recipes.values())))
+            if len(recipes) > 1 and seeds:
+                chosen = {label: [runs[seed] for seed in seeds] for label, runs in recipes.items()}
+                made.append(_contest(forecaster, study, condition, chosen, tuple(seeds)))
+    return made
+
+
+def _contest(
+    forecaster: Forecaster, study: str, condition: str, runs: Mapping[str, list[str]], seeds: tuple[int, ...]
+) -> Contest:
+    found = forecaster.studies[study]
+    predicted, measured = {}, {}
+    for label, names in runs.items():
+        domains = {name: trained(recipe_of(found, name)) for name in names}
+        predicted[label] = _mean(
+            float(np.median(forecaster.of(study, n)[domain])) for n in names for domain in domains[n]
         )
-        for (condition, seed), names in groups.items()
-        if len(names) > 1
-    ]
+        measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
+    first = found.manifest["runs"][next(iter(runs.values()))[0]]
+    return Contest(
+        study=study,
+        condition=condition,
+        seeds=seeds,
+        held_out=bool(first["held_out"]),
+        predicted=predicted,
+        measured=measured,
+    )
 
 
-def forecast_of(recipe: Recipe, start: Mapping[str, float]) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """Scores_DN of the recipe's output, from the shipped calibration and these start scores."""
-    facts = {domain: {"start": start[domain]} for domain in recipe.domains}
-    document = {"recipe": recipe_file.to_document(recipe), "domain": facts}
-    return forecast(scenario.from_document(document)).scores_DN
+def condition_of(study: str, row: Mapping[str, Any]) -> str:
+    """What runs that differ by their seed alone have in common, in words."""
+    factors = (f"{key} {value}" for key, value in row["factors"].items() if key != "contest")
+    return f"{study}: {', '.join(factors)}"
 
 
-def trained(recipe: Recipe) -> tuple[str, ...]:
-    """The domains that the output or what it was made from was trained on, in the recipe's order."""
-    lineage = {recipe.output, *recipe.ancestors(recipe.output)}
-    touched = {d for name in lineage for d in getattr(recipe.stage[name], "domains", {})}
-    return tuple(domain for domain in recipe.domains if domain in touched)
+def seed_variances(studies: Studies) -> dict[str, list[float]]:
+    """Variances of a score between seeds, of each trained domain, by condition: of those with a held-out run and two
+    seeds or more."""
+    found: dict[str, list[float]] = {}
+    for study, own in studies.items():
+        groups: dict[str, list[str]] = {}
+        for name, row in own.finished.items():
+            groups.setdefault(condition_of(study, row), []).append(name)
+        for condition, names in groups.items():
+            if len(names) > 1 and any(own.finished[name]["held_out"] for name in names):
+                finals = [own.scores(name) for name in names]
+                domains = trained(recipe_of(own, names[0]))
+                found[condition] = [float(np.var([one[d] for one in finals], ddof=1)) for d in domains]
+    return found
 
 
-def _specialists(found: Observations, runs: Mapping[str, Run], name: str) -> dict[str, Mapping[str, float]]:
-    """Scores of each domain's own specialist on this run's base: the run's own stage first, else of a run that is not
-    held out."""
-    base = found.key(name, BASE)
-    specialists: dict[str, Mapping[str, float]] = {}
-    for other in [name, *(n for n, run in runs.items() if not run.held_out and found.key(n, BASE) == base)]:
-        recipe = runs[other].recipe
-        for stage in recipe.stages:
-            alone = isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE
-            if alone and not (other == name and stage.name == recipe.output):
-                (domain,) = stage.domains  # type: ignore[union-attr]
-                specialists.setdefault(domain, found.scores(other, stage.name))
-    return specialists
+def recipe_of(found: Observations, name: str) -> Recipe:
+    """A run's recipe, as it was run."""
+    return from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
 
 
-def _mean_forecast(found: Observations, recipe: Recipe, name: str) -> float:
-    median_D = np.median(forecast_of(recipe, found.scores(name, BASE)), axis=1)
-    return float(np.mean([median_D[recipe.domains.index(domain)] for domain in trained(recipe)]))
+class _Experts:
+    """The specialists that all studies measured, by base."""
+
+    def __init__(self, studies: Studies) -> None:
+        self.studies = studies
+        self.by_base: dict[str, list[tuple[str, str, str, str]]] = {}
+        for study, found in studies.items():
+            for name in found.finished:
+                for stage in recipe_of(found, name).stages:
+                    if isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE:
+                        (domain,) = stage.domains
+                        entry = (study, name, stage.name, domain)
+                        self.by_base.setdefault(found.key(name, BASE), []).append(entry)
+
+    def of(self, study: str, name: str) -> dict[str, Mapping[str, float]]:
+        """Scores of each domain's specialist on this run's base: the run's own first, then those of its study, the most
+        alike first, then any other. Never the run's own last word."""
+        found = self.studies[study]
+        factors, own_key = found.finished[name]["factors"].items(), found.key(name)
+
+        def apart(entry: tuple[str, str, str, str]) -> tuple[bool, bool, int]:
+            other = self.studies[entry[0]].finished[entry[1]]["factors"].items()
+            return entry[:2] != (study, name), entry[0] != study, -len(factors & other)
+
+        chosen: dict[str, Mapping[str, float]] = {}
+        for other, run, stage, domain in sorted(self.by_base.get(found.key(name, BASE), ()), key=apart):
+            scores = self.studies[other].scores(run, stage)
+            if self.studies[other].key(run, stage) != own_key and scores.keys() >= found.scores(name).keys():
+                chosen.setdefault(domain, scores)
+        return chosen
 
 
-def _mean_measured(found: Observations, recipe: Recipe, name: str) -> float:
-    final = found.scores(name)
-    return float(np.mean([final[domain] for domain in trained(recipe)]))
+def items_of(found: Observations, name: str) -> dict[str, int]:
+    """Prompts of the final test by domain."""
+    rows = found.stage(name)
+    rows = rows[rows.split == "test"]
+    return dict(zip(rows.domain, rows.n.astype(int), strict=True))
+
+
+def _mean(values: Iterator[float]) -> float:
+    return float(np.mean(list(values)))

@@ -174,7 +174,7 @@ def test_too_much_optimisation_ends_below_the_start_and_a_penalty_keeps_from_it(
         _score(free, world, compute=1e9) >= world.constants["collapse_kept"] * world.start_DN - 1e-12
     )
     assert np.all(_score(held, world, compute=1e9) > world.start_DN)
-    gains = [np.mean(_score(free, world, compute=compute)) for compute in (1e4, 3e5, 1e8)]
+    gains = [np.mean(_score(free, world, compute=compute)) for compute in (4e3, 1e5, 4e7)]
     assert gains[1] > gains[0] and gains[1] > gains[2]
 
 

@@ -167,6 +167,6 @@ def test_a_minimum_that_a_wider_budget_reaches_and_one_that_none_does() -> None:
     with pytest.raises(
         InfeasibleError, match=r"with minimum.sort = 0.8 .* nearest that one keeps is deadline_days"
     ):
-        plan(_question(2, deadline_days=1e-4, domain=facts, minimum={"sort": 0.8}))
+        plan(_question(2, deadline_days=4e-5, domain=facts, minimum={"sort": 0.8}))
     with pytest.raises(InfeasibleError, match=r"minimum.sort = 0.99 is what binds"):
         plan(_question(2, deadline_days=5e-3, domain=facts, minimum={"sort": 0.99}))

@@ -33,7 +33,7 @@ def _world(plan: Recipe, *, noise: bool = True, **changes: Any) -> World:
     return replace(world, constants=constants, **changes)
 
 
-def _efforts(plan: Recipe, compute: float = 2e6, tokens: float = 8e4) -> dict[str, Effort]:
+def _efforts(plan: Recipe, compute: float = 7e5, tokens: float = 1.6e4) -> dict[str, Effort]:
     spent = Effort(compute_N=np.full(DRAWS, compute), tokens_N=np.full(DRAWS, tokens))
     return {stage.name: spent for stage in plan.stages}
 
@@ -84,7 +84,7 @@ def test_one_domain_is_the_plain_curve() -> None:
     plan = recipe("single_domain", ["sort"])
     world = _world(plan, noise=False)
     expected = world.start_DN + (world.asymptote_DN - world.start_DN) * hill(
-        2e6 / world.midpoint_DN, world.steepness_DN
+        7e5 / world.midpoint_DN, world.steepness_DN
     )
     assert _final(plan, world).score_DN == pytest.approx(expected, abs=1e-12)
 
@@ -94,7 +94,7 @@ def test_without_conflict_mixed_training_is_each_curve_at_its_share() -> None:
     world = _no_conflict(plan)
     shares = world.length_DN / world.length_DN.sum(axis=0)
     expected = world.start_DN + (world.asymptote_DN - world.start_DN) * hill(
-        shares * 2e6 / world.midpoint_DN, world.steepness_DN
+        shares * 7e5 / world.midpoint_DN, world.steepness_DN
     )
     assert _final(plan, world).score_DN == pytest.approx(expected, abs=1e-12)
 
@@ -127,8 +127,8 @@ def test_a_domain_trained_in_two_stages_ends_where_one_stage_ends() -> None:
         amounts=amounts,
         output="again",
     )
-    whole = _final(plan, _no_conflict(plan), compute=4e6).score_DN
-    assert _final(twice, _no_conflict(twice), compute=2e6).score_DN == pytest.approx(whole, abs=1e-9)
+    whole = _final(plan, _no_conflict(plan), compute=1.4e6).score_DN
+    assert _final(twice, _no_conflict(twice), compute=7e5).score_DN == pytest.approx(whole, abs=1e-9)
 
 
 def test_unlimited_distillation_without_conflict_ends_at_the_cap() -> None:
@@ -144,7 +144,7 @@ def test_one_teacher_for_all_domains_is_single_teacher_distillation_at_shared_to
     world = _no_conflict(plan)
     states = walk(plan, world, _efforts(plan))
     cap = states["teacher_1"].score_DN - world.constants["cap_gap"]
-    closed = 1 - np.exp(-world.constants["distill_rate"] * 8e4 / world.distill_tokens_DN)
+    closed = 1 - np.exp(-world.constants["distill_rate"] * 1.6e4 / world.distill_tokens_DN)
     assert states["student"].score_DN == pytest.approx(world.start_DN + closed * (cap - world.start_DN))
 
 

@@ -20,7 +20,7 @@ from mopdsim.errors import NotFoundError, UsageError
 from studies import conduct, observe, prediction
 from studies.analysis import Analysis, Chart, Quantity, Table
 from studies.conduct import Work
-from studies.executor import Outcome, Watch, carry_out
+from studies.executor import ATTEMPTS, Outcome, Pool, Watch, carry_out
 from studies.ledger import RULE, ledger
 from studies.local_pool import LocalPool
 from studies.observe import Observations
@@ -95,7 +95,7 @@ def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
     return made
 
 
-def run_here(work: Work, pool: LocalPool | None = None, watch: Watch | None = None) -> Outcome:
+def run_here(work: Work, pool: Pool | None = None, watch: Watch | None = None) -> Outcome:
     """Run the stages of a study without its records."""
     pool = pool or LocalPool(2, work.store.root)
     try:
@@ -365,3 +365,49 @@ def test_planning_again_gives_the_same_keys(make: Make, tmp_path: Path) -> None:
     work = make()
     again = planned(work.runs, Store(root=tmp_path / "elsewhere"))
     assert {k: dict(v) for k, v in again.keys.items()} == {k: dict(v) for k, v in work.planned.keys.items()}
+
+
+def mortal(target: str, mark: Path, times: int) -> Callable[[Any, Path], tuple[str, Any]]:
+    """`attempt`, whose worker is killed the first so many times that the target is tried."""
+    from studies.local_pool import attempt
+
+    def attempt_or_die(node: Any, root: Path) -> tuple[str, Any]:
+        if node.key == target:
+            with mark.open("a") as file:
+                file.write(".")
+            if mark.stat().st_size <= times:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return attempt(node, root)
+
+    return attempt_or_die
+
+
+@pytest.mark.parametrize("times", [1, ATTEMPTS])
+def test_a_ray_worker_that_is_killed_is_taken_up_again_or_reported(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    pytest.importorskip("ray")
+    from studies import ray_pool
+
+    work = make()
+    target, mark = work.planned.keys["mixed"]["base" if times == ATTEMPTS else "mixed"], tmp_path / "mark"
+    monkeypatch.setattr(ray_pool, "attempt", mortal(target, mark, times))
+    outcome = run_here(work, ray_pool.RayPool(2, work.store.root))
+    assert mark.stat().st_size == min(times + 1, ATTEMPTS)
+    if times < ATTEMPTS:
+        assert not outcome.failures and len(outcome.summaries) == 6
+    else:
+        assert not outcome.summaries and f"killed {ATTEMPTS} times" in outcome.failures[target]
+
+
+def test_what_ray_itself_cannot_do_is_reported(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from studies import ray_pool
+
+    def wordless(node: Any, root: Path) -> tuple[str, Any]:
+        return "finished", (each for each in ())  # an answer that cannot be sent back
+
+    work = make()
+    monkeypatch.setattr(ray_pool, "attempt", wordless)
+    outcome = run_here(work, ray_pool.RayPool(1, work.store.root))
+    assert not outcome.summaries and "pickle" in outcome.failures[work.planned.keys["mixed"]["base"]]

@@ -14,15 +14,17 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
+from mopdsim.calibration import default_calibration
 from mopdsim.errors import NotFoundError, UsageError
-from mopdsim.recipe import BASE, Distill, Rl, Teacher
+from mopdsim.recipe import BASE, ROOTS, Distill, Rl, Teacher
+from mopdsim.recipe_file import to_document
 from studies import report
-from studies.designs import cascade, gain, interference
+from studies.designs import cascade, gain
 from studies.observe import DIAGNOSTICS, POINTS, Observations
 from studies.registry import NAMES, study
 from studies.resample import bootstrap
 from studies.study import Run, Study
-from studies.trials import contests_of, trials_of
+from studies.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 Score = Callable[[Run, str, str], float]  # run, stage, domain
@@ -36,13 +38,13 @@ def simulated(
     diagnostics: list[dict[str, Any]] = []
     described, stages = {}, {}
     for name, run in runs.items():
-        keys = {stage: f"{name}:{stage}" for stage in (BASE, *run.recipe.stage)}
+        keys = {stage: f"{name}:{stage}" for stage in (*run.recipe.roots, *run.recipe.stage)}
         for stage, key in keys.items():
             domains = getattr(run.recipe.stage.get(stage), "domains", {})
             for domain in run.recipe.domains:
                 row = {"run": name, "stage": stage, "key": key, "split": "test", "step": 9, "domain": domain}
                 row |= {"trained": domain in domains, "pass_rate": score(run, stage, domain), "se": 0.01}
-                points.append(row | {"flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
+                points.append(row | {"n": 500, "flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
             stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
         for row in diagnose(run) if diagnose else []:
             diagnostics.append(row | {"run": name, "key": keys[run.recipe.output]})
@@ -54,6 +56,7 @@ def simulated(
                 "failure": None,
                 "held_out": run.held_out,
                 "model": run.model,
+                "document": to_document(run.recipe),
             },
         }
     about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
@@ -74,7 +77,8 @@ def test_designs_are_sound(name: str) -> None:
     chosen = study(name)
     assert chosen.name == name and Path(f"studies/designs/{name}.py").name == f"{name}.py"
     runs = chosen.runs()
-    assert any(run.held_out for run in runs.values()) and not all(run.held_out for run in runs.values())
+    held_out = [run.held_out for run in runs.values()]
+    assert any(held_out) and (name == "choice") == all(held_out)
     for run in runs.values():
         assert len(run.recipe.domains) >= 3
         for domain in run.recipe.domains:
@@ -91,10 +95,10 @@ def test_every_claim_is_measured_and_reported(name: str, tmp_path: Path) -> None
     chosen = study(name)
 
     def score(run: Run, stage: str, domain: str) -> float:
-        depth = 0 if stage == BASE else 1 + len(run.recipe.ancestors(stage))
+        depth = 0 if stage in ROOTS else 1 + len(run.recipe.ancestors(stage))
         return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
 
-    found = _curved(chosen) if name == "gain" else simulated(chosen.runs(), score, diagnose=_diagnosed)
+    found = _curved(chosen) if name == "gain" else simulated(chosen.runs(), score, diagnose=diagnosed)
     analysis = chosen.analyse(found)
     assert {claim.quantity for claim in chosen.prediction.claims} <= set(analysis.quantities)
     record = {"written": "2026-01-01", "first_run": "2026-01-02", "sha256": "0" * 64}
@@ -122,44 +126,22 @@ def test_help_of_every_verb_has_an_example(verb: str) -> None:
     assert f"mopd study {verb}" in " ".join(shown.split())
 
 
-def _diagnosed(run: Run) -> list[dict[str, Any]]:
-    """Shares and gradients of a joint update, as if ambiguity turned the gradients apart."""
+def diagnosed(run: Run, conflict: float = 0.0) -> list[dict[str, Any]]:
+    """Shares and gradients of a joint update, as if conflict turned the gradients apart."""
     rows: list[dict[str, Any]] = []
     stage = run.recipe.stage[run.recipe.output]
     domains = list(getattr(stage, "domains", {}))
-    dial = float(run.factors.get("dial", 0.0))
     for place, domain in enumerate(domains):
         for quantity in ("token_share", "effective_share", "gradient_share"):
             rows.append(
                 {"quantity": quantity, "domain": domain, "value": 1 / len(domains) + noise(run, domain)}
             )
-        inner = -1.0 if len(domains) == 1 else -math.exp(-dial) + noise(run, domain, "inner")
+        inner = -1.0 if len(domains) == 1 else -math.exp(-conflict) + noise(run, domain, "inner")
         rows.append({"quantity": "update_inner", "domain": domain, "value": inner})
         for other in domains[place + 1 :]:
-            value = 0.5 - dial + noise(run, domain, other)
+            value = 0.5 - conflict + noise(run, domain, other)
             rows.append({"quantity": "gradient_cosine", "domain": domain, "other": other, "value": value})
     return [{"step": 10, "other": ""} | row for row in rows]
-
-
-def test_interference_is_recovered() -> None:
-    """K as it was put in: 0 at dial 0, -1 at dial 1, in both directions, whatever the gain alone."""
-    k = {"dial0": 0.0, "dial0.25": -0.2, "dial0.5": -0.4, "dial0.75": -0.7, "dial1": -1.0, "synergy": 0.1}
-
-    def score(run: Run, stage: str, domain: str) -> float:
-        start = 0.4 + 0.01 * run.settings.seed
-        if stage == BASE or domain not in run.recipe.stage[stage].domains:  # type: ignore[union-attr]
-            return start
-        together = len(run.recipe.stage[stage].domains) > 1  # type: ignore[union-attr]
-        return start + 0.2 * math.exp(k[str(run.factors["world"])] if together else 0.0) + noise(run, domain)
-
-    analysis = interference.analyse(simulated(study("interference").runs(), score, diagnose=_diagnosed))
-    found = analysis.quantities
-    assert found["K_dial_1"].value == pytest.approx(-1.0, abs=0.03)
-    assert found["K_dial_0"].value == pytest.approx(0.0, abs=0.03)
-    assert found["K_synergy"].low <= 0.1 + 0.02 and found["K_synergy"].high >= 0.1 - 0.02
-    assert found["unseen_dial_error"].value == pytest.approx(0.0, abs=0.03)
-    assert found["triple_minus_pairs"].value == pytest.approx(0.0, abs=0.03)
-    assert found["cosine_rank_correlation"].value > 0.8 and found["update_rank_correlation"].value > 0.8
 
 
 def _curved(chosen: Study) -> Observations:
@@ -248,13 +230,14 @@ def test_held_out_runs_become_trials_with_their_baselines() -> None:
         return 0.4 if stage == BASE else 0.8
 
     found = simulated(runs, score)
+    forecaster = Forecaster(studies={"balance": found}, calibration=default_calibration())
     name = next(name for name, run in runs.items() if run.held_out)
-    trials = trials_of(found, runs, name)
-    assert [trial.cell.domain for trial in trials] == list(runs[name].recipe.domains)
-    assert {trial.truth for trial in trials} == {0.8} and len(trials[0].ensemble) > 100
-    assert trials[0].cell.specialist[trials[0].cell.domain][trials[0].cell.domain] == 0.8
-    assert trials[0].cell.start[trials[0].cell.domain] == 0.4
-    assert contests_of(found, runs) == []
+    own = [trial for trial in trials(forecaster) if trial.run == name]
+    assert [trial.cell.domain for trial in own] == list(runs[name].recipe.domains)
+    assert {trial.truth for trial in own} == {0.8} and len(own[0].ensemble) > 100
+    assert own[0].cell.specialist[own[0].cell.domain][own[0].cell.domain] == 0.8
+    assert own[0].cell.start[own[0].cell.domain] == 0.4
+    assert contests(forecaster) == []
 
 
 def test_the_list_names_every_study_and_fit_wants_one_or_all() -> None:

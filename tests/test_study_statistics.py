@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from mopdsim.errors import UsageError
-from studies.baselines import BASELINES, Cell
+from studies.baselines import BASELINES, Cell, said
 from studies.curves import FORMS, fit
-from studies.held_out import Contest, Trial, judge
+from studies.held_out import CANDIDATES, Contest, Trial, judge
 from studies.resample import bootstrap, mean_quantity
 from studies.scoring import best_constant_rule, choose, coverage, crps, exact_interval, regret
 
@@ -131,8 +133,15 @@ def test_baselines_say_what_science_says(
         merge_scale=0.5,
         last=0.77,
     )
-    said = BASELINES[rule](cell)
-    assert said is None if expected is None else said == pytest.approx(expected)
+    value = BASELINES[rule](cell)
+    assert value is None if expected is None else value == pytest.approx(expected)
+
+
+def test_a_rule_that_does_not_speak_is_completed_by_a_simpler_one() -> None:
+    known = Cell(strategy="cascade_rl", domain="a", trained=("a",), start=START, specialist=SPECIALIST)
+    unknown = Cell(strategy="cascade_rl", domain="a", trained=("a",), start=START)
+    assert said("constant recovery per strategy", known) == 0.9
+    assert said("constant recovery per strategy", unknown) == 0.4
 
 
 @pytest.mark.parametrize(
@@ -179,21 +188,63 @@ def _trials(rng: np.random.Generator, *, bias: float) -> list[Trial]:
                 strategy="mopd", domain=domain, trained=("a", "b"), start=START, specialist=SPECIALIST
             )
             ensemble = tuple(rng.normal(centre, 0.02, 200).tolist())
-            trials.append(Trial(run=str(run), cell=cell, ensemble=ensemble, truth=truth))
+            trials.append(
+                Trial(
+                    study="s", run=str(run), condition=str(run // 2), seed=run % 2, cell=cell, ensemble=ensemble,
+                    truth=truth, items=500,
+                )
+            )  # fmt: skip
     return trials
+
+
+def _contest(
+    predicted: tuple[float, ...], measured: tuple[float, ...], *, held_out: bool = True, recipes: int = 3
+) -> Contest:
+    names = CANDIDATES[:recipes]
+    return Contest(
+        study="s", condition="c", seeds=(0,), held_out=held_out, predicted=dict(zip(names, predicted, strict=True)),
+        measured=dict(zip(names, measured, strict=True)),
+    )  # fmt: skip
 
 
 def test_the_honest_test_tells_a_good_forecast_from_a_bad_one() -> None:
     rng = np.random.default_rng(7)
-    contests = [Contest(condition="x", predicted={"a": 0.8, "b": 0.6}, measured={"a": 0.6, "b": 0.8})]
+    contests = [_contest((0.8, 0.6, 0.5), (0.6, 0.8, 0.5))]
     good = judge(_trials(rng, bias=0.0), contests, rng)
-    assert good["n"] == 60 and good["runs"] == 30
+    assert (good["n"], good["runs"], good["conditions"]) == (60, 30, 15)
     assert good["mae_points"] == pytest.approx(100 * 0.02 * (2 / np.pi) ** 0.5, rel=0.3)
     assert good["skill_interval"][0] > 0 and good["best_baseline"] in BASELINES
     assert good["coverage_80_interval"][0] <= 0.8 <= good["coverage_80_interval"][1]
     assert good["regret_points"] == pytest.approx(20) and good["best_constant_rule_regret_points"] == 0
     bad = judge(_trials(rng, bias=0.3), [], rng)
     assert bad["skill_interval"][1] < 0 and bad["coverage_90"] < 0.1 and bad["regret_points"] is None
+
+
+def test_regret_counts_held_out_conditions_whose_choice_matters() -> None:
+    """Of five conditions one is fitted, one is flat, one lacks a candidate: two are left, one of them a tie."""
+    rng = np.random.default_rng(8)
+    contests = [
+        _contest((0.8, 0.6, 0.5), (0.6, 0.8, 0.5)),  # loses 20 points
+        _contest((0.8, 0.795, 0.5), (0.7, 0.8, 0.5)),  # a tie of a loss of 10 with none
+        _contest((0.8, 0.6, 0.5), (0.1, 0.8, 0.5), held_out=False),
+        _contest((0.8, 0.6, 0.5), (0.76, 0.8, 0.79)),
+        _contest((0.8, 0.6), (0.5, 0.8), recipes=2),
+    ]
+    found = judge(_trials(rng, bias=0.0), contests, rng)
+    assert (found["regret_conditions"], found["ties"]) == (2, 1)
+    assert found["regret_points"] == pytest.approx((20 + 5) / 2)
+    assert found["best_constant_rule"] == "mixed_rl" and found["best_constant_rule_regret_points"] == 0
+    assert found["regret_all_held_out"]["regret_points"] == pytest.approx((20 + 5 + 4 + 30) / 4)
+    assert found["regret_fitted_too"]["regret_conditions"] == 5
+
+
+def test_domains_that_a_recipe_did_not_train_are_told_apart() -> None:
+    rng = np.random.default_rng(9)
+    inside = _trials(rng, bias=0.0)
+    outside = replace(inside[0], cell=replace(inside[0].cell, domain="c"), truth=0.1)
+    found = judge([*inside, outside], [], rng)
+    assert found["n"] == 60 and found["out_of_set"]["n"] == 1
+    assert found["out_of_set"]["mae_points"] == pytest.approx(100 * abs(outside.median - 0.1))
 
 
 def test_nothing_to_judge_is_said() -> None:

@@ -13,8 +13,9 @@ import pytest
 from mopdsim import validate_projects
 from mopdsim.calibration import default_calibration
 from mopdsim.errors import NotFoundError, UsageError
+from mopdsim.quality_backtest import back_test, verdict
 from mopdsim.quality_rows import COLUMNS, read
-from mopdsim.validate_quality import predict, validate, without_study
+from mopdsim.validate_quality import predict, recovery_elsewhere, validate, without_study
 
 HEADER = ",".join(COLUMNS) + ",grade\n"
 GOOD = "study x,M,mixed_rl,math+code,math,40,60,55,percent,P\n"
@@ -135,3 +136,44 @@ def test_a_project_without_preset_or_total_is_listed(tmp_path: Path) -> None:
     path.write_text(head + "Hermes 4 14B,14,14,sft,B200,,-4,,,x,Q\n")
     with pytest.raises(UsageError, match="must be above 0"):
         validate_projects.validate(path)
+
+
+def test_verdicts_know_a_tie() -> None:
+    assert verdict(2.0, 3.0, 1.0) == verdict(0.5, -0.9, 1.0) == "right"
+    assert verdict(2.0, -3.0, 1.0) == "wrong" and verdict(0.5, 3.0, 1.0) == verdict(-2.0, 0.0, 1.0) == "tie"
+
+
+def test_comparisons_are_over_shared_benchmarks_of_the_trained_set() -> None:
+    """MOPD leads by 4 where it was said to lead by 2; what only one reports, or nobody trained, does not count."""
+    about = {"study": "x", "model": "M", "trained_on": "math+code", "unit": "percent", "in_set": True}
+    rows = [
+        {**about, "method": "mopd", "domain": "math", "p50": 52.0, "measured": 53.0},
+        {**about, "method": "mopd", "domain": "code", "p50": 62.0, "measured": 65.0},
+        {**about, "method": "mixed_rl", "domain": "math", "p50": 50.0, "measured": 50.0},
+        {**about, "method": "mixed_rl", "domain": "code", "p50": 60.0, "measured": 60.0},
+        {**about, "method": "mixed_rl", "domain": "aime", "p50": 99.0, "measured": 99.0},
+        {**about, "method": "mixed_rl", "domain": "if", "p50": 99.0, "measured": 99.0, "in_set": False},
+        {**about, "method": "mopd", "domain": "if", "p50": 1.0, "measured": 1.0, "in_set": False},
+        {**about, "method": "merge_average", "domain": "math", "p50": 90.0, "measured": 9.0, "model": "N"},
+    ]
+    found = back_test(rows)
+    (row,) = found["rows"]
+    assert (row["mopd"], row["rival"], row["benchmarks"]) == ("mopd", "mixed_rl", 2)
+    assert row["predicted_lead"] == pytest.approx(2.0) and row["measured_lead"] == pytest.approx(4.0)
+    assert (found["comparisons"], found["right"], found["wrong"], found["tie"]) == (1, 1, 0, 0)
+
+
+def test_every_published_comparison_of_mopd_is_called() -> None:
+    found = validate()["back_test"]
+    assert found["comparisons"] == found["right"] + found["wrong"] + found["tie"] >= 20
+    pairs = [(row["study"], row["mopd"], row["rival"]) for row in found["rows"]]
+    assert len(set(pairs)) == len(pairs) and {row["study"] for row in found["rows"]} >= {"2606.30406"}
+
+
+def test_a_methods_recovery_comes_from_the_other_studies(tmp_path: Path) -> None:
+    half = "study y,M,mixed_rl,math+code,math,40,60,50,percent,P\n"
+    whole = "study y,M,merge_average,math+code,math,40,60,60,percent,P\n"
+    rows, _, _ = read(_table(tmp_path, GOOD, half, whole, GOOD.replace("mixed_rl", "cascade_rl")))
+    shares = [recovery_elsewhere(row, rows) for row in rows]
+    assert shares == pytest.approx([0.5, 0.75, 0.75, 0.75])  # a method that others lack: all methods'
+    assert recovery_elsewhere(rows[0], rows[:1]) == 1.0

@@ -16,18 +16,21 @@ from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step
 from mopdsim.recipe import BASE, Distill
 
+_TOLD_APART = (0.02, 0.98)  # beyond, a score's logit says more of the test's size than of the model
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lesson:
     """What teachers know of the student's domains: on each its own teachers' score, the others' mean (for prompts led
-    astray), what the other domains' teachers gained there (logits), what a student of this size can take over; and the
-    farthest teacher's distance, nats a token, (N,)."""
+    astray), what the other domains' teachers do to it (logits), what a student of this size can take over; the
+    farthest teacher's distance, nats a token, (N,); and, [source, target], which domains have other teachers."""
 
     own_SN: Array
     others_SN: Array
     companions_SN: Array
     within_SN: Array | float
     distance_N: Array
+    apart_SSN: Array
 
 
 def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, State]) -> Array:
@@ -39,6 +42,7 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
         companions_SN=_companions(stage, step, states),
         within_SN=_within_size(stage, step, states),
         distance_N=distance_N,
+        apart_SSN=np.expand_dims(_apart(stage), tuple(range(2, step.world.conflict_DDN.ndim))),
     )
     closed_SN, shares_SN = follow(stage, step, effort, lesson)
     _inherit(stage, step, states, closed_SN, shares_SN)
@@ -47,8 +51,9 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
 
 def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[Array, Array]:
     """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-nu w_d D / D_d)) (Q* - q0). The cap is the own
-    teacher's score, lifted in logits by a share of what the other teachers gained. Returns the share of the gap that is
-    closed and the effective shares, (S, N) each.
+    teacher's score, moved in logits by what the other teachers gained or lost there. Domains conflict where their
+    teachers are others: one teacher of both has settled it. Returns the share of the gap that is closed and the
+    effective shares, (S, N) each.
     """
     world, places, constants = step.world, step.trained, step.world.constants
     shares_SN = _distill_shares(stage, step, lesson.own_SN)
@@ -64,7 +69,7 @@ def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[
     reached_SN = before_SN + closed_SN * (target_SN - before_SN)
     step.move_some("shortfall", places, reached_SN)
     conflict_SN = mean_conflict(
-        world.conflict_DDN[np.ix_(places, places)], shares_SN, constants["pair_exponent"]
+        world.conflict_DDN[np.ix_(places, places)] * lesson.apart_SSN, shares_SN, constants["pair_exponent"]
     )
     if len(places) > 1:
         conflict_SN = conflict_SN * constants["distill_conflict_share"]
@@ -90,7 +95,7 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
             stage.extrapolation,
             constants["extrapolation_benefit"],
         )
-    target_SN = logistic(logit(target_SN) + constants["companion_lift"] * lesson.companions_SN)
+    target_SN = logistic(logit(target_SN) + lesson.companions_SN)
     step.move_some("gain", places, target_SN)
     target_SN = np.minimum(target_SN, lesson.within_SN)
     if stage.on_policy:
@@ -129,23 +134,39 @@ def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[
     return np.stack(own), np.stack(others), distance_N
 
 
+def _apart(stage: Distill) -> Array:
+    """Whether two domains have no teacher in common, 1 or 0. (S, S)"""
+    serving = [
+        {teacher.stage for teacher in stage.teachers if name in teacher.domains} for name in stage.domains
+    ]
+    return np.array([[float(not one & other) for other in serving] for one in serving])
+
+
 def _companions(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
-    """`lift` of each domain by the teachers of others. (S, N)"""
-    exponent_N = step.world.constants["pair_exponent"]
+    """`companions` of each domain: the teachers of others. (S, N)"""
     return np.stack([
-        lift(
+        companions(
             step.score_DN[place],
             [states[teacher.stage].score_DN[place] for teacher in stage.teachers if name not in teacher.domains],
-            exponent_N,
+            step.world.constants,
         )
         for name, place in zip(stage.domains, step.trained, strict=True)
     ])  # fmt: skip
 
 
-def lift(before_N: Array, others: Sequence[Array], exponent_N: Array) -> Array:
-    """What other teachers gained on a domain, in logits: n^-p times the sum of their gains, losses left out. (N,)"""
-    gained = [np.maximum(logit(other_N) - logit(before_N), 0.0) for other_N in others]
-    return np.asarray(sum(gained, np.zeros_like(before_N)) * max(len(others), 1) ** -exponent_N)
+def companions(before_N: Array, others: Sequence[Array], constants: Mapping[str, Array]) -> Array:
+    """What other teachers do to a domain's target, in logits: n^-p times the sum of their pulls. (N,)"""
+    pulled = [pull(before_N, other_N, constants) for other_N in others]
+    total_N = np.asarray(sum(pulled, np.zeros_like(before_N)))
+    return total_N * max(len(others), 1) ** -constants["pair_exponent"]
+
+
+def pull(before_N: Array, after_N: Array, constants: Mapping[str, Array]) -> Array:
+    """One teacher's pull on a domain that it does not teach, in logits: of what it gained there a share lifts the
+    student, of what it lost a share drags it. (N,)"""
+    moved_N = logit(np.clip(after_N, *_TOLD_APART)) - logit(np.clip(before_N, *_TOLD_APART))
+    gained_N, lost_N = np.maximum(moved_N, 0.0), np.minimum(moved_N, 0.0)
+    return np.asarray(constants["companion_lift"] * gained_N + constants["companion_drag"] * lost_N)
 
 
 def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:

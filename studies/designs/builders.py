@@ -14,7 +14,7 @@ import pandas as pd
 
 from mopdsim import recipes
 from mopdsim.amounts import Amounts
-from mopdsim.recipe import BASE, Distill, Recipe, Rl
+from mopdsim.recipe import Distill, Recipe, Rl
 from studies.analysis import Quantity
 from studies.observe import Observations
 from studies.resample import mean_quantity
@@ -90,11 +90,6 @@ def run(
         held_out=held_out,
         cut=cut,
     )
-
-
-def gain(found: Observations, name: str, domain: str, stage: str | None = None) -> float:
-    """Change of a domain's test score from the start to a stage (the output where absent)."""
-    return found.scores(name, stage)[domain] - found.scores(name, BASE)[domain]
 
 
 def mean_score(found: Observations, name: str, domains: Sequence[str]) -> float:

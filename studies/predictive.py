@@ -1,0 +1,69 @@
+"""What a calibration says a run will score on a finite test: the ensemble that an honest test judges.
+
+A forecast is of true pass rates and takes the form of the model for granted. A measured score differs from it by the
+error of that form (Student's t with four degrees of freedom, in logits, of the scale `model_error` that the fit found)
+and by the draw of the test's prompts (binomial). Leaves out: prompts that a run shares with its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mopdsim import scenario
+from mopdsim.calibration import Calibration, sample, uniform
+from mopdsim.domains import Estimate, Scope
+from mopdsim.forecast import forecast
+from mopdsim.interference import Array, logistic, logit
+
+MODEL_ERROR = "model_error"
+DEGREES = 4  # of Student's t: those of `mopdsim.streams`
+_EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
+_UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
+
+
+def ensemble(
+    recipe: Mapping[str, Any],
+    start: Mapping[str, float],
+    items: Mapping[str, int],
+    calibration: Calibration,
+    *,
+    key: str,
+    form_error: bool = True,
+) -> dict[str, Array]:
+    """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
+    domain; items: how many prompts the test has; key: names the run's own streams of errors; form_error: whether the
+    form's error is among them."""
+    asked = scenario.from_document(
+        {"recipe": recipe, "domain": {domain: {"start": score} for domain, score in start.items()}}
+    )
+    found = forecast(asked, calibration)
+    drawn = {}
+    for domain, score_N in zip(found.world.names, found.scores_DN, strict=True):
+        own = f"{key}:{domain}"
+        if form_error:
+            score_N = with_model_error(score_N, calibration, asked.scope, key=own)
+        drawn[domain] = measured(score_N, items[domain], key=own)
+    return drawn
+
+
+def with_model_error(
+    score_N: Array, calibration: Calibration, scope: Scope, *, key: str, seed: int = 0
+) -> Array:
+    """Scores moved in logits by the error of the model form, (N,). A calibration fitted to nothing has none."""
+    if MODEL_ERROR not in calibration.parameters:
+        return score_N
+    draws = len(score_N)
+    scale_N = calibration.draw(MODEL_ERROR, scope, seed=seed, draws=draws)
+    student_N = sample(_UNIT, "student", f"{MODEL_ERROR}:{key}", seed=seed, draws=draws)
+    return logistic(logit(np.clip(score_N, _EDGE, 1 - _EDGE)) + scale_N * student_N)
+
+
+def measured(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:
+    """Shares of `items` prompts passed at these pass rates, (N,)."""
+    from scipy import stats
+
+    luck_N = uniform(f"measured:{key}", seed, len(score_N))
+    return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)
