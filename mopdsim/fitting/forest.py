@@ -60,12 +60,6 @@ class Tree:
     points: tuple[Point, ...]
     runs: tuple[str, ...]
 
-    def up_to(self, key: str) -> Recipe:
-        """The stage and all it depends on."""
-        wanted = {key, *self.recipe.ancestors(key)}
-        stages = tuple(stage for stage in self.recipe.stages if stage.name in wanted)
-        return forest_recipe(tuple(self.domains), stages, self.recipe.amounts)
-
 
 def forest_recipe(
     domains: tuple[str, ...], stages: tuple[AnyStage, ...], amounts: Mapping[str, Any]

@@ -24,7 +24,7 @@ DEGREES = 4  # of Student's t for errors of the model form
 WIDER = 1.2  # than Laplace's, found on simulated experiments (`recovery`), where the data speak
 INFORMATION = (DEGREES + 1) / (DEGREES + 3)  # Fisher's of a place, over what the weights at the optimum claim
 TURNS, INNER = 40, 3
-LENGTHS = (1.0, 0.6, 0.3, 0.1, 0.03, 0.01)  # of a step, the best of which is taken
+SHORTER = (0.6, 0.3, 0.1, 0.03, 0.01)  # steps that are tried where the whole one is too long
 SETTLED = 0.05  # change of an unknown in posterior standard deviations, and of a spread's ln
 
 
@@ -100,18 +100,19 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         spreads={group: middle for group, (middle, _) in SPREADS.items()},
     )
     settled = False
+    value_M, slope_ML = linearised(latents, guess.x_L)
     for _ in range(TURNS):
         before_L, before = guess.x_L, dict(guess.spreads)
-        value_M, slope_ML = linearised(latents, guess.x_L)
         aim = replace(guess)
         for _ in range(INNER):
             covariance_LL = _solve(latents, seen, guess, aim, value_M, slope_ML)
             aim.spreads = {group: _spread(latents, aim, group)[0] for group in SPREADS}
-        _step(latents, seen, guess, aim)
+        value_M, slope_ML = _step(latents, seen, guess, aim, value_M)
         moved = np.max(np.abs(guess.x_L - before_L) / np.sqrt(guess.variance_L))
         grown = max(abs(np.log(guess.spreads[group] / before[group])) for group in before)
         if settled := bool(moved < SETTLED and grown < SETTLED):
             break
+    cost = _cost(latents, seen, guess, guess.x_L[:, None], guess.error_E[:, None], value_M[:, None])
     value_M, slope_ML = linearised(latents, guess.x_L, np.sqrt(guess.variance_L))
     covariance_LL = _solve(latents, seen, guess, replace(guess), value_M, slope_ML, informed=INFORMATION)
     return Posterior(
@@ -121,7 +122,7 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         covariance_LL=_widened(covariance_LL, latents.prior_sd(guess.spreads)),
         spreads={group: _spread(latents, guess, group) for group in SPREADS},
         settled=settled,
-        cost=float(_cost(latents, seen, guess, guess.x_L[:, None], guess.error_E[:, None])[0]),
+        cost=float(cost[0]),
     )
 
 
@@ -187,19 +188,32 @@ def _solve(
     return np.asarray(covariance_LL, dtype=np.float64)
 
 
-def _step(latents: Latents, seen: Observed, guess: _Guess, aim: _Guess) -> None:
-    """Moves the guess towards the aim, as far as the posterior gains most: all lengths are tried in one walk."""
+def _step(
+    latents: Latents, seen: Observed, guess: _Guess, aim: _Guess, value_M: Array
+) -> tuple[Array, Array]:
+    """Moves the guess to the aim where that is better, else as far towards it as is best of some lengths, tried in one
+    walk. value_M: what the guess predicts. Returns the prediction and its slopes there."""
     guess.spreads, guess.variance_L, guess.variance_E = aim.spreads, aim.variance_L, aim.variance_E
-    lengths_N = np.array(LENGTHS)
+    reached = linearised(latents, aim.x_L)
+    both_M2 = np.stack([value_M, reached[0]], axis=1)
+    both = np.stack([guess.x_L, aim.x_L], axis=1), np.stack([guess.error_E, aim.error_E], axis=1)
+    stay, go = _cost(latents, seen, guess, *both, both_M2)
+    if go <= stay:
+        guess.x_L, guess.error_E = aim.x_L, aim.error_E
+        return reached
+    lengths_N = np.array(SHORTER)
     x_LN = guess.x_L[:, None] + lengths_N * (aim.x_L - guess.x_L)[:, None]
     error_EN = guess.error_E[:, None] + lengths_N * (aim.error_E - guess.error_E)[:, None]
-    best = int(np.argmin(_cost(latents, seen, guess, x_LN, error_EN)))
+    best = int(np.argmin(_cost(latents, seen, guess, x_LN, error_EN, predict(latents, x_LN))))
     guess.x_L, guess.error_E = x_LN[:, best], error_EN[:, best]
+    return linearised(latents, guess.x_L)
 
 
-def _cost(latents: Latents, seen: Observed, at: _Guess, x_LN: Array, error_EN: Array) -> Array:
-    """Minus twice the ln of the posterior up to a constant, (N,)."""
-    residual_MN = seen.y_M[:, None] - predict(latents, x_LN) - _spread_out(seen, error_EN)
+def _cost(
+    latents: Latents, seen: Observed, at: _Guess, x_LN: Array, error_EN: Array, value_MN: Array
+) -> Array:
+    """Minus twice the ln of the posterior up to a constant, (N,). value_MN: what x predicts."""
+    residual_MN = seen.y_M[:, None] - value_MN - _spread_out(seen, error_EN)
     scaled_MN = residual_MN / np.sqrt(seen.variance_M[:, None])
     lost_MN = np.where(seen.censored_M[:, None], -2 * log_ndtr(-scaled_MN), scaled_MN**2)
     prior_sd_L = latents.prior_sd(at.spreads)

@@ -7,7 +7,7 @@ Leaves out: noise (`mopdsim.fitting.posterior`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from mopdsim.fitting.forest import Point, Tree
 from mopdsim.fitting.latents import Latents
 from mopdsim.interference import Array, logit
-from mopdsim.quality import Effort, State, walk
-from mopdsim.recipe import BASE, Merge
+from mopdsim.quality import Effort, Products, State, perform, products
+from mopdsim.recipe import BASE, AnyStage, parents
+from mopdsim.world import World
 
 CEILING = 0.97  # a score above only says that it is above
 _EDGE = 1e-4  # predictions are told apart down to here
@@ -104,29 +105,45 @@ def _of_tree(latents: Latents, place: int, x_LN: Array) -> Array:
     tree, world = latents.trees[place], latents.world(place, x_LN)
     index = world.index
     rows: list[Array] = []
-    ends = walk(tree.recipe, world, tree.efforts, explain=False)
+    made = products(tree.recipe, world, tree.efforts, explain=False)
     for point in tree.points:
         if point.effort is None:
-            rows += _rows(point, ends[point.stage], 0, index)
+            rows += _rows(point, made.states[point.stage], 0, index)
     partial: dict[str, State] = {}
     for point, turn in _on_the_way(tree):
         if point.stage not in partial:
-            own = [p.effort for p in tree.points if p.stage == point.stage and p.effort is not None]
-            effort = Effort(
-                compute_N=np.stack([one.compute_N for one in own]),
-                tokens_N=np.stack([one.tokens_N for one in own]),
-            )
-            recipe = tree.up_to(point.stage)
-            efforts = {
-                stage.name: tree.efforts[stage.name]
-                for stage in recipe.stages
-                if not isinstance(stage, Merge)
-            }
-            partial[point.stage] = walk(recipe, world, efforts | {point.stage: effort}, explain=False)[
-                point.stage
-            ]
+            partial[point.stage] = _partial(tree, world, made, point.stage)
         rows += _rows(point, partial[point.stage], turn, index)
     return np.stack(rows)
+
+
+def _partial(tree: Tree, world: World, made: Products, name: str) -> State:
+    """A stage at each of its points on the way, which take the place of the axis of one."""
+    own = [point.effort for point in tree.points if point.stage == name and point.effort is not None]
+    effort = Effort(
+        compute_N=np.stack([one.compute_N for one in own]), tokens_N=np.stack([one.tokens_N for one in own])
+    )
+    stage = tree.recipe.stage[name]
+    before = {parent: _repeated(made.states[parent], len(own)) for parent in {BASE, *policies(stage, made)}}
+    given = Products(states=before, judges=made.judges, datasets=made.datasets)
+    state = perform(stage, tree.recipe, world, effort, given)
+    assert isinstance(state, State)  # only policies are evaluated on their way
+    return state
+
+
+def policies(stage: AnyStage, made: Products) -> set[str]:
+    """The models that a stage starts or learns from."""
+    return {name for name in parents(stage) if name in made.states}
+
+
+def _repeated(state: State, count: int) -> State:
+    """The state at every point: (D, P, N)."""
+    domains, _, members = state.score_DN.shape
+    return replace(
+        state,
+        score_DN=np.broadcast_to(state.score_DN, (domains, count, members)),
+        kl_N=np.broadcast_to(state.kl_N, (count, members)),
+    )
 
 
 def _rows(point: Point, state: State, turn: int, index: dict[str, int]) -> Iterator[Array]:

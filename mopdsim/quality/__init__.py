@@ -25,11 +25,22 @@ from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
 from mopdsim.quality.learning import climb, hill, imitate, learn_by_reward, merge
 from mopdsim.quality.pace import paced
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
-from mopdsim.recipe import Distill, Merge, Preference, Recipe, RejectionSampling, RewardModel, Rl, Sft
+from mopdsim.recipe import (
+    AnyStage,
+    Distill,
+    Merge,
+    Preference,
+    Recipe,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+)
 from mopdsim.world import World
 
 __all__ = [
-    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced", "products", "walk",
+    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced", "perform",
+    "products", "walk",
 ]  # fmt: skip
 
 _NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
@@ -65,35 +76,43 @@ def products(
     states = {root: _root(root, world, shape, explain) for root in recipe.roots}
     judges: dict[str, Judge] = {}
     datasets: dict[str, Dataset] = {}
+    made = Products(states=states, judges=judges, datasets=datasets)
     for stage in recipe.stages:
-        step = Step(stage, states, world)
-        effort = efforts.get(stage.name, _NOTHING)
-        if not isinstance(stage, Merge):
-            amounts = recipe.amounts[stage.name]
-            effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
-        match stage:
-            case Rl():
-                kl_N = learn_by_reward(stage, step, effort, judges)
-            case Sft():
-                kl_N = imitate(stage, step, effort, datasets)
-            case Distill():
-                kl_N = distill(stage, step, effort, states)
-            case Merge():
-                kl_N = merge(stage, step, states)
-            case Preference():
-                kl_N = prefer(stage, step, effort, judges)
-            case RewardModel():
-                rollouts = recipe.amounts[stage.name].rollouts_per_prompt
-                judges[stage.name] = train_judge(stage, step, effort, rollouts)
-                continue
-            case RejectionSampling():
-                rollouts = recipe.amounts[stage.name].rollouts_per_prompt
-                datasets[stage.name] = choose(stage, step, rollouts, judges)
-                continue
-            case _:
-                assert_never(stage)
-        states[stage.name] = step.finish(kl_N)
-    return Products(states=states, judges=judges, datasets=datasets)
+        match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), made):
+            case State() as state:
+                states[stage.name] = state
+            case Judge() as judge:
+                judges[stage.name] = judge
+            case Dataset() as dataset:
+                datasets[stage.name] = dataset
+    return made
+
+
+def perform(
+    stage: AnyStage, recipe: Recipe, world: World, effort: Effort, made: Products
+) -> State | Judge | Dataset:
+    """What one stage leaves, given what those before it made. recipe: for the stage's amounts."""
+    step = Step(stage, made.states, world)
+    if not isinstance(stage, Merge):
+        amounts = recipe.amounts[stage.name]
+        effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
+    match stage:
+        case Rl():
+            return step.finish(learn_by_reward(stage, step, effort, made.judges))
+        case Sft():
+            return step.finish(imitate(stage, step, effort, made.datasets))
+        case Distill():
+            return step.finish(distill(stage, step, effort, made.states))
+        case Merge():
+            return step.finish(merge(stage, step, made.states))
+        case Preference():
+            return step.finish(prefer(stage, step, effort, made.judges))
+        case RewardModel():
+            return train_judge(stage, step, effort, recipe.amounts[stage.name].rollouts_per_prompt)
+        case RejectionSampling():
+            return choose(stage, step, recipe.amounts[stage.name].rollouts_per_prompt, made.judges)
+        case _:
+            assert_never(stage)
 
 
 def _root(root: str, world: World, shape: tuple[int, ...], explain: bool) -> State:
