@@ -124,16 +124,17 @@ def _partial(tree: Tree, world: World, made: Products, name: str) -> State:
         compute_N=np.stack([one.compute_N for one in own]), tokens_N=np.stack([one.tokens_N for one in own])
     )
     stage = tree.recipe.stage[name]
-    before = {parent: _repeated(made.states[parent], len(own)) for parent in {BASE, *policies(stage, made)}}
+    before = {known: _repeated(made.states[known], len(own)) for known in _lineages(stage, made)}
     given = Products(states=before, judges=made.judges, datasets=made.datasets)
     state = perform(stage, tree.recipe, world, effort, given)
     assert isinstance(state, State)  # only policies are evaluated on their way
     return state
 
 
-def policies(stage: AnyStage, made: Products) -> set[str]:
-    """The models that a stage starts or learns from."""
-    return {name for name in parents(stage) if name in made.states}
+def _lineages(stage: AnyStage, made: Products) -> set[str]:
+    """The models that a stage starts or learns from, and all that those grew from."""
+    direct = [name for name in parents(stage) if name in made.states]
+    return {BASE, *direct, *(name for parent in direct for name in made.states[parent].lineage)}
 
 
 def _repeated(state: State, count: int) -> State:
