@@ -217,8 +217,14 @@ class Forecast:
         return {"stages": list(names), "gpu_hours": quantiles(hours_N), "days": quantiles(days_N)}
 
 
-def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Forecast:
-    """Cost, schedule and quality of a scenario. InfeasibleError where the model fits no layout."""
+def forecast(
+    scenario: Scenario,
+    calibration: Calibration | None = None,
+    *,
+    known: Mapping[str, Mapping[str, float]] | None = None,
+) -> Forecast:
+    """Cost, schedule and quality of a scenario. known: scores that were measured after stages, by stage and domain.
+    InfeasibleError where the model fits no layout."""
     world = world_of(scenario, calibration or default_calibration())
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = {
@@ -235,7 +241,7 @@ def forecast(scenario: Scenario, calibration: Calibration | None = None) -> Fore
         timeline=place(jobs, scenario.pools, teams=scenario.teams),
         usd_per_gpu_hour=scenario.usd_per_gpu_hour or machine.usd_per_gpu_hour,
         efforts=efforts,
-        products=products(recipe, world, efforts),
+        products=products(recipe, world, efforts, known=known),
         world=world,
         grades=_grades(scenario, domains, bills, machine),
         warnings=caveats(scenario, domains, efforts, world),

@@ -25,8 +25,9 @@ class World:
     pairs.
 
     spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
-    draws, by stage name, (N,), that decide whether a distillation collapses. smaller: the same world for a smaller
-    model, whose scores lie lower; sizes_b: billions of parameters by root, where there are two.
+    draws, (N,), that decide by stage name whether a distillation collapses, by "stage/domain" whether RL breaks.
+    smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
+    where there are two.
     """
 
     names: tuple[str, ...]
@@ -110,7 +111,7 @@ def draw_world(
         spill_DDN=matrix("spill", {}),
         constants=constants,
         spread={stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages},
-        luck={stage: uniform(f"collapse:{stage}", seed, draws) for stage in stages},
+        luck=_luck(stages, names if scope == "tiny" else (), seed=seed, draws=draws),
         sizes_b=sizes_b or {},
     )
     if SMALLER not in world.sizes_b:
@@ -151,6 +152,13 @@ def shrunk(world: World, starts: Mapping[str, Array]) -> World:
         asymptote_DN=lowered(world.asymptote_DN),
         demonstrated_DN=lowered(world.demonstrated_DN),
     )
+
+
+def _luck(stages: tuple[str, ...], breaking: tuple[str, ...], *, seed: int, draws: int) -> dict[str, Array]:
+    """By stage whether a distillation collapses; by stage and domain, where that was measured, whether RL breaks."""
+    kinds = {stage: f"collapse:{stage}" for stage in stages}
+    kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in breaking}
+    return {name: uniform(stream, seed, draws) for name, stream in kinds.items()}
 
 
 def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:

@@ -10,7 +10,7 @@ Leaves out: what it is written to (`studies.honest_report`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,14 @@ SEED = 20_260_102
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """studies: their observations; left_out: by study, why nothing of it entered the fit."""
+    """studies: their observations; trials: forecasts that know what the simple rules know, the run's own specialists;
+    before: forecasts from the start scores alone; contests: choices, made before anything is run; left_out: by study,
+    why nothing of it entered the fit."""
 
     studies: Mapping[str, Observations]
     refit: Refit
     trials: Sequence[Trial]
+    before: Sequence[Trial]
     contests: Sequence[Contest]
     left_out: Mapping[str, str]
 
@@ -50,6 +53,7 @@ class Judged:
         spreads = {"points": np.mean(variances), "median_points": np.median(variances)}
         return {
             **judge(self.trials, self.contests, np.random.default_rng(SEED)),
+            "before_any_run": summary([trial for trial in self.before if trial.in_set]),
             **{
                 f"seed_to_seed_{key}": POINTS * float(value**0.5) if by_condition else None
                 for key, value in spreads.items()
@@ -76,12 +80,13 @@ def tested(folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FO
     forecast their held-out runs."""
     studies = committed(folders)
     found = crossed(folders, studies, refit(folders, studies, starts=starts), folds=folds)
-    forecaster = Forecaster(studies=studies, calibration=found.calibration)
+    before = Forecaster(studies=studies, calibration=found.calibration)
     return Judged(
         studies=studies,
         refit=found,
-        trials=trials(forecaster),
-        contests=contests(forecaster),
+        trials=trials(replace(before, informed=True, made={})),
+        before=trials(before),
+        contests=contests(before),
         left_out={name: _why(name, folders, studies) for name in folders if name not in found.runs},
     )
 

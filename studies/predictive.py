@@ -32,14 +32,15 @@ def ensemble(
     *,
     key: str,
     form_error: bool = True,
+    known: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
     domain; items: how many prompts the test has; key: names the run's own streams of errors; form_error: whether the
-    form's error is among them."""
+    form's error is among them; known: scores measured after its stages."""
     asked = scenario.from_document(
         {"recipe": recipe, "domain": {domain: {"start": score} for domain, score in start.items()}}
     )
-    found = forecast(asked, calibration)
+    found = forecast(asked, calibration, known=known)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.scores_DN, strict=True):
         own = f"{key}:{domain}"

@@ -20,6 +20,7 @@ NAMES = (
     "throughput",
     "turnover",
     "choice",
+    "stability",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

@@ -1,8 +1,9 @@
 """What an honest test judges: the forecast of every run left out of a fit, beside what it measured.
 
-A forecast knows the recipe and the start scores of the run's base; nothing of the run itself. The simple rules know the
-base's specialists too, wherever one was measured. Conditions in which several recipes were run side by side carry a
-factor `contest`; there the forecast has to choose. Leaves out: the fit (`studies.refit`), scoring (`studies.held_out`).
+A forecast knows the recipe and the start scores of the run's base; an informed one also the run's own specialists,
+which the simple rules know wherever one was measured; nothing else of the run. Conditions in which several recipes were
+run side by side carry a factor `contest`; there the forecast has to choose. Leaves out: the fit (`studies.refit`),
+scoring (`studies.held_out`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from mopdsim.calibration import Calibration
 from mopdsim.interference import Array
 from mopdsim.model import models
-from mopdsim.recipe import BASE, Merge, Recipe, Rl
+from mopdsim.recipe import BASE, AnyStage, Merge, Recipe, Rl
 from mopdsim.recipe_file import from_document
 from studies.baselines import Cell
 from studies.held_out import Contest, Trial
@@ -31,11 +32,12 @@ Studies = Mapping[str, Observations]
 @dataclass(frozen=True, kw_only=True)
 class Forecaster:
     """Ensembles of measured scores by one calibration, each made once. form_error: whether they carry the error of the
-    model form."""
+    model form. informed: whether they know the scores of the run's own specialists, as the simple rules do."""
 
     studies: Studies
     calibration: Calibration
     form_error: bool = True
+    informed: bool = False
     made: dict[tuple[str, str], dict[str, Array]] = field(default_factory=dict)
 
     def of(self, study: str, name: str) -> dict[str, Array]:
@@ -51,8 +53,24 @@ class Forecaster:
                 self.calibration,
                 key=f"{study}/{name}",
                 form_error=self.form_error,
+                known=_specialists(found, name) if self.informed else None,
             )
         return self.made[study, name]
+
+
+def _specialists(found: Observations, name: str) -> dict[str, dict[str, float]]:
+    """Scores after each of a run's specialists that is not its last word: what is known before the rest is run."""
+    recipe = recipe_of(found, name)
+    stages = [stage for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
+    return {
+        stage.name: {d: score for d, score in found.scores(name, stage.name).items() if d in recipe.domains}
+        for stage in stages
+    }
+
+
+def is_specialist(stage: AnyStage) -> bool:
+    """Whether a stage is RL on one domain from the base."""
+    return isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE
 
 
 def held_out(study: str, row: Mapping[str, Any]) -> bool:
@@ -178,8 +196,8 @@ class _Experts:
         for study, found in studies.items():
             for name in found.finished:
                 for stage in recipe_of(found, name).stages:
-                    if isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE:
-                        (domain,) = stage.domains
+                    if is_specialist(stage):
+                        (domain,) = stage.domains  # type: ignore[union-attr]
                         entry = (study, name, stage.name, domain)
                         self.by_base.setdefault(found.key(name, BASE), []).append(entry)
 

@@ -11,8 +11,9 @@ from mopdsim.amounts import default_amounts
 from mopdsim.calibration import default_calibration
 from mopdsim.domains import Estimate, domain
 from mopdsim.interference import Array, logit
-from mopdsim.quality import Effort, paced, walk
+from mopdsim.quality import Effort, paced, products, walk
 from mopdsim.quality.distillation import companions
+from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
 from mopdsim.recipe import Recipe
 from mopdsim.recipes import recipe
 from mopdsim.world import World, draw_world
@@ -91,6 +92,36 @@ def test_a_reward_adds_nothing_where_every_answer_fails() -> None:
         efforts = {s.name: _effort(2e6 if s.name == "student" else 0.0) for s in plan.stages}
         before, after = (walk(p, world, efforts)["student"].score_DN for p in (plan, rewarded))
         assert bool(np.max(after - before) > 0.01) is gains
+
+
+def test_hazard_grows_with_the_rate_and_the_length() -> None:
+    constants = {"breaking_rate": np.array([1e-3]), "breaking_power": np.array([2.0])}
+    usual = default_amounts("tiny", "rl").model_copy(update={"learning_rate": 2e-3})
+    spent = Effort(compute_N=np.array([3 * BREAKING_COMPUTE]), tokens_N=np.array([0.0]))
+    assert breakdown_hazard(spent, usual, "tiny", constants) == pytest.approx(4.0 * 3.0)
+    assert breakdown_hazard(spent, usual, "small", constants) is None
+
+
+@pytest.mark.parametrize(("luck", "share"), [(0.0, 0.1), (1.0, 1.0)])
+def test_a_domain_that_breaks_keeps_a_share_of_its_score(luck: float, share: float) -> None:
+    plan = recipe("mixed_rl", NAMES)
+    calm = _world(0.5, broken_share=0.1)
+    unlucky = replace(calm, luck={"mixed/reverse": np.array([luck])})
+    whole, after = (walk(plan, world, {"mixed": _effort(2e5)})["mixed"].score_DN for world in (calm, unlucky))
+    assert after[1] == pytest.approx(share * whole[1])
+    assert after[[0, 2]] == pytest.approx(whole[[0, 2]])
+
+
+def test_measured_scores_take_the_place_of_forecast_ones() -> None:
+    plan = recipe("mopd", NAMES)
+    world = _world(0.5, cap_gap=1e-9, companion_lift=1e-9)
+    efforts = {s.name: _effort(2e5) for s in plan.stages}
+    found = products(plan, world, efforts, known={"teacher_1": {"sort": 0.61}}).states
+    assert found["teacher_1"].score_DN[0] == pytest.approx(0.61)
+    assert found["student"].score_DN[0] == pytest.approx(0.61, abs=1e-3)
+    booked = found["teacher_1"].waterfall
+    assert booked is not None
+    assert world.start_DN + sum(booked.values()) == pytest.approx(found["teacher_1"].score_DN)
 
 
 def _world(start: float, **constants: float) -> World:

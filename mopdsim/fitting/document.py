@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.calibration import SCHEMA_VERSION
+from mopdsim.fitting.breakdown import breaking
 from mopdsim.fitting.collapse import collapse_middle
 from mopdsim.fitting.forest import scope_of_trees
 from mopdsim.fitting.latents import SPREADS, Latent, Latents
@@ -50,6 +51,7 @@ def document(posterior: Posterior, base: Mapping[str, Any], *, name: str, source
     alone = {"model_error": posterior.spreads["error"]}
     if (middle := collapse_middle(posterior, source=source)) is not None:
         alone["collapse_middle"] = (middle.value, middle.sd)
+    alone |= breaking(posterior)
     for key, (value, sd) in alone.items():
         found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
         parameters[key] = {**parameters[key], "studies": {**parameters[key].get("studies", {}), scope: found}}

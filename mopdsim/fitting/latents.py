@@ -34,6 +34,7 @@ LEFT_OUT = (
     "seed_sd",  # part of the errors of the model form
     "distill_rate",  # only its ratio to distill_tokens enters
     "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
+    "breaking_rate", "breaking_power", "broken_share",
     "size_slope",  # of models of a second size
 )  # fmt: skip
 SCORES = ("asymptote", "demonstrated")

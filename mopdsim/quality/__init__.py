@@ -14,7 +14,7 @@ Leaves out: schedules, lengths that drift (they act through C and D only), hacki
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import numpy as np
@@ -22,8 +22,8 @@ import numpy as np
 from mopdsim.interference import Array
 from mopdsim.quality.distillation import distill
 from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
-from mopdsim.quality.learning import climb, hill, imitate, learn_by_reward, merge
-from mopdsim.quality.pace import paced
+from mopdsim.quality.learning import break_down, climb, hill, imitate, learn_by_reward, merge
+from mopdsim.quality.pace import breakdown_hazard, paced
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.recipe import (
     AnyStage,
@@ -63,9 +63,15 @@ def walk(
 
 
 def products(
-    recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
+    recipe: Recipe,
+    world: World,
+    efforts: Mapping[str, Effort],
+    *,
+    explain: bool = True,
+    known: Mapping[str, Mapping[str, float]] | None = None,
 ) -> Products:
-    """What every stage leaves. `efforts` names every stage that spends anything.
+    """What every stage leaves. `efforts` names every stage that spends anything. known: scores that were measured, by
+    stage and domain, from which the walk goes on.
 
     Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
     axis of one there, (D, 1, N), is broadcast.
@@ -80,7 +86,7 @@ def products(
     for stage in recipe.stages:
         match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), made):
             case State() as state:
-                states[stage.name] = state
+                states[stage.name] = _as_measured(state, world, (known or {}).get(stage.name, {}))
             case Judge() as judge:
                 judges[stage.name] = judge
             case Dataset() as dataset:
@@ -98,7 +104,12 @@ def perform(
         effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
     match stage:
         case Rl():
-            return step.finish(learn_by_reward(stage, step, effort, made.judges))
+            kl_N = learn_by_reward(stage, step, effort, made.judges)
+            hazard_N = breakdown_hazard(
+                effort, recipe.amounts[stage.name], recipe.amounts_name, step.world.constants
+            )
+            break_down(step, hazard_N)
+            return step.finish(kl_N)
         case Sft():
             return step.finish(imitate(stage, step, effort, made.datasets))
         case Distill():
@@ -113,6 +124,19 @@ def perform(
             return choose(stage, step, recipe.amounts[stage.name].rollouts_per_prompt, made.judges)
         case _:
             assert_never(stage)
+
+
+def _as_measured(state: State, world: World, scores: Mapping[str, float]) -> State:
+    """The state with these scores; what they differ by is booked as gain."""
+    if not scores:
+        return state
+    score_DN = state.score_DN.copy()
+    for name, score in scores.items():
+        score_DN[world.index[name]] = score
+    booked = state.waterfall
+    if booked is not None:
+        booked = {**booked, "gain": booked["gain"] + score_DN - state.score_DN}
+    return replace(state, score_DN=score_DN, waterfall=booked)
 
 
 def _root(root: str, world: World, shape: tuple[int, ...], explain: bool) -> State:

@@ -89,6 +89,21 @@ def _spill(step: Step, progress_SN: Array) -> None:
     step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
 
 
+def break_down(step: Step, hazard_N: Array | None) -> None:
+    """Of every domain of which the world has drawn its luck, trained or not: with probability 1 - exp(-hazard) only a
+    share of its score is left."""
+    if hazard_N is None:
+        return
+    world, breaks_N = step.world, -np.expm1(-hazard_N)
+    after_DN = step.score_DN.copy()
+    for name, place in world.index.items():
+        luck_N = world.luck.get(f"{step.name}/{name}")
+        if luck_N is not None:
+            left_N = after_DN[place] * world.constants["broken_share"]
+            after_DN[place] = np.where(luck_N < breaks_N, left_N, after_DN[place])
+    step.move("collapse", after_DN)
+
+
 def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Dataset]) -> Array:
     """Fine-tuning closes the gap to what its examples score, which may lie below the start. Returns nats a
     token.

@@ -1,15 +1,17 @@
-"""How far an optimiser gets with what it spends: learning rate and batch, relative to the usual ones.
+"""How far an optimiser gets with what it spends, by learning rate and batch relative to the usual ones; when it breaks.
 
 Progress goes with FLOPs times rate^a times batch^-b. Adam's steps have the length of the rate whatever the gradient, so
 that at equal FLOPs a higher rate and a smaller batch go farther: a = b = 1 where the length of steps is what limits
 training, a = b = 0 where samples are. Both exponents are fitted. Leaves out: schedules (weighting FLOPs by a decaying
-rate fitted our runs no better), rates so high that training breaks, amounts of other sets than `tiny`, whose rates and
-batches are taken as usual: no run of ours tells what others do.
+rate fitted our runs no better), amounts of other sets than `tiny`, whose rates and batches are taken as usual: no run
+of ours tells what others do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+import numpy as np
 
 from mopdsim.amounts import Amounts, AmountsName, SpendingKind, default_amounts
 from mopdsim.interference import Array
@@ -17,6 +19,7 @@ from mopdsim.quality.step import Effort
 
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
 # a judge is as good as its comparisons are many, whatever the rate
+BREAKING_COMPUTE = 1e5  # FLOPs per active parameter: about the C_mid of a tiny domain
 
 
 def paced(
@@ -34,3 +37,14 @@ def paced(
 
 def _rows(amounts: Amounts) -> int:
     return amounts.prompts_per_step * amounts.rollouts_per_prompt
+
+
+def breakdown_hazard(
+    effort: Effort, amounts: Amounts, usual: AmountsName, constants: Mapping[str, Array]
+) -> Array | None:
+    """How often RL at this rate loses a domain over the stage: (rate / r0)^m for every `BREAKING_COMPUTE` of (paced)
+    compute, so that the longer it runs the likelier it is. None outside the set that was measured. (N,)"""
+    if usual != "tiny":
+        return None
+    relative_N = amounts.learning_rate / constants["breaking_rate"]
+    return np.asarray(relative_N ** constants["breaking_power"] * effort.compute_N / BREAKING_COMPUTE)
