@@ -93,7 +93,7 @@ def tested(folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FO
 
 def _why(name: str, folders: Mapping[str, Path], studies: Mapping[str, Observations]) -> str:
     if name not in studies:
-        return "no observations"
+        return "no observations, or not of skills"
     if not studies[name].finished:
         return "no run finished"
     return "its model is not in the table, or all its runs are held out"

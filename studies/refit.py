@@ -22,6 +22,8 @@ from mopdsim.errors import UsageError
 from mopdsim.fit import STARTS, fitted
 from mopdsim.model import models
 from studies.observe import Observations, read
+from studies.registry import NAMES
+from studies.registry import study as study_of
 from trainer.atomic import write_json
 
 Leave = Callable[[str, Mapping[str, Any]], bool]  # of a study's name and a run as the manifest has it
@@ -40,8 +42,12 @@ class Refit:
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
-    """The observations of those folders that hold any, by study."""
-    return {name: read(folder) for name, folder in folders.items() if (folder / "observations.csv").is_file()}
+    """The observations of those folders that hold any, by study; those of a study that is not of skills are left out."""
+    return {
+        name: read(folder)
+        for name, folder in folders.items()
+        if (folder / "observations.csv").is_file() and (name not in NAMES or study_of(name).of_skills)
+    }
 
 
 def entering(studies: Mapping[str, Observations], leave: Leave | None = None) -> dict[str, tuple[str, ...]]:

@@ -99,7 +99,8 @@ class Prediction(Value):
 class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
     analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
-    nothing but the generator that it makes from its own fixed seed."""
+    nothing but the generator that it makes from its own fixed seed. of_skills: whether its scores are of skills, which
+    the simulator forecasts; what is planted is a study of its own, and enters neither the fit nor the honest test."""
 
     name: str
     question: str
@@ -108,6 +109,7 @@ class Study:
     held_out: str
     design: Callable[[], Sequence[Run]]
     analyse: Callable[[Observations], Analysis]
+    of_skills: bool = True
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu") -> dict[str, Run]:
         """The runs by name. UsageError where two have one name or the scale is none."""

@@ -234,4 +234,5 @@ STUDY = Study(
     held_out=f"the clean runs of the mild distance under seed {HELD_OUT_SEED}",
     design=design,
     analyse=analyse,
+    of_skills=False,
 )  # fmt: skip
