@@ -42,7 +42,7 @@ class Refit:
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
-    """The observations of those folders that hold any, by study; those of a study that is not of skills are left out."""
+    """The observations of those folders that hold any, by study; studies that are not of skills are left out."""
     return {
         name: read(folder)
         for name, folder in folders.items()
