@@ -19,6 +19,7 @@ from mopdsim.calibration import Calibration, default_calibration
 from mopdsim.caveats import caveats
 from mopdsim.domains import GRADES, Domain, Grade
 from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.form_error import form_error, moved
 from mopdsim.hardware import Gpu, gpu
 from mopdsim.interference import Array
 from mopdsim.quality import Effort, Products, State, products, walk
@@ -47,6 +48,7 @@ class Forecast:
     world: World
     grades: Mapping[str, Grade]
     warnings: tuple[str, ...]
+    error_DN: Array | None = None
 
     @property
     def states(self) -> Mapping[str, State]:
@@ -86,7 +88,8 @@ class Forecast:
 
     @property
     def scores_DN(self) -> Array:
-        return self.output.score_DN
+        """Of the recipe's last word, with the error of the model form where it is known."""
+        return moved(self.output.score_DN, self.error_DN)
 
     @property
     def waterfall(self) -> dict[str, dict[str, float]]:
@@ -115,7 +118,7 @@ class Forecast:
         return {
             name: {
                 "sd": float(self.scores_DN[place].std()),
-                "seed_sd": float(np.sqrt(np.mean((self.scores_DN[place] - fixed[place]) ** 2))),
+                "seed_sd": float(np.sqrt(np.mean((self.output.score_DN[place] - fixed[place]) ** 2))),
             }
             for place, name in enumerate(self.world.names)
         }
@@ -225,7 +228,8 @@ def forecast(
 ) -> Forecast:
     """Cost, schedule and quality of a scenario. known: scores that were measured after stages, by stage and domain.
     InfeasibleError where the model fits no layout."""
-    world = world_of(scenario, calibration or default_calibration())
+    calibration = calibration or default_calibration()
+    world = world_of(scenario, calibration)
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = {
         stage.name: bill_of(scenario, stage, gpus=scenario.stage_gpus(stage.name)) for stage in recipe.stages
@@ -243,6 +247,9 @@ def forecast(
         efforts=efforts,
         products=products(recipe, world, efforts, known=known),
         world=world,
+        error_DN=form_error(
+            calibration, scenario.scope, recipe.output, world.names, seed=scenario.seed, draws=scenario.draws
+        ),
         grades=_grades(scenario, domains, bills, machine),
         warnings=caveats(scenario, domains, efforts, world),
     )

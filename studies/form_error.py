@@ -18,9 +18,10 @@ import numpy as np
 
 from mopdsim.calibration import from_document
 from mopdsim.fitting.latents import SPREADS
+from mopdsim.form_error import MODEL_ERROR
 from mopdsim.interference import Array, logit
 from studies.held_out import Trial
-from studies.predictive import DEGREES, MODEL_ERROR
+from studies.predictive import DEGREES
 from studies.refit import Refit, entering, refit
 from studies.trials import Forecaster, Studies, condition_of, trials
 

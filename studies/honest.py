@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 
 from mopdsim.fit import STARTS
+from mopdsim.form_error import MODEL_ERROR
 from mopdsim.recipe_file import from_document
 from studies.baselines import BASELINES
 from studies.form_error import FOLDS, crossed, with_error
 from studies.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
 from studies.observe import Observations
-from studies.predictive import MODEL_ERROR
 from studies.refit import Leave, Refit, committed, entering, refit, same, shipped
 from studies.scoring import coverage
 from studies.strategies import strategy_of

@@ -8,20 +8,18 @@ and by the draw of the test's prompts (binomial). Leaves out: prompts that a run
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from mopdsim import scenario
-from mopdsim.calibration import Calibration, sample, uniform
-from mopdsim.domains import Estimate, Scope
+from mopdsim.calibration import Calibration, uniform
 from mopdsim.forecast import forecast
-from mopdsim.interference import Array, logistic, logit
+from mopdsim.form_error import MODEL_ERROR
+from mopdsim.interference import Array
 
-MODEL_ERROR = "model_error"
 DEGREES = 4  # of Student's t: those of `mopdsim.streams`
-_EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
-_UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
 
 
 def ensemble(
@@ -40,26 +38,14 @@ def ensemble(
     asked = scenario.from_document(
         {"recipe": recipe, "domain": {domain: {"start": score} for domain, score in start.items()}}
     )
+    if not form_error:
+        rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}
+        calibration = replace(calibration, parameters=rows)
     found = forecast(asked, calibration, known=known)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.scores_DN, strict=True):
-        own = f"{key}:{domain}"
-        if form_error:
-            score_N = with_model_error(score_N, calibration, asked.scope, key=own)
-        drawn[domain] = measured(score_N, items[domain], key=own)
+        drawn[domain] = measured(score_N, items[domain], key=f"{key}:{domain}")
     return drawn
-
-
-def with_model_error(
-    score_N: Array, calibration: Calibration, scope: Scope, *, key: str, seed: int = 0
-) -> Array:
-    """Scores moved in logits by the error of the model form, (N,). A calibration fitted to nothing has none."""
-    if MODEL_ERROR not in calibration.parameters:
-        return score_N
-    draws = len(score_N)
-    scale_N = calibration.draw(MODEL_ERROR, scope, seed=seed, draws=draws)
-    student_N = sample(_UNIT, "student", f"{MODEL_ERROR}:{key}", seed=seed, draws=draws)
-    return logistic(logit(np.clip(score_N, _EDGE, 1 - _EDGE)) + scale_N * student_N)
 
 
 def measured(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:

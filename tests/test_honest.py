@@ -15,10 +15,11 @@ from test_study_designs import simulated
 from typer.testing import CliRunner
 
 from mopdsim import recipes, scenario
-from mopdsim.calibration import default_calibration, from_document
+from mopdsim.calibration import from_document
 from mopdsim.errors import UsageError
 from mopdsim.forecast import forecast
-from mopdsim.interference import logistic, logit
+from mopdsim.form_error import form_error, moved
+from mopdsim.interference import Array, logistic, logit
 from mopdsim.model import model
 from mopdsim.recipe import BASE, Recipe
 from mopdsim.recipe_file import to_document
@@ -29,7 +30,7 @@ from studies.designs import synergy
 from studies.form_error import most_probable
 from studies.held_out import Trial
 from studies.observe import DIAGNOSTICS, POINTS, Observations, write
-from studies.predictive import measured, with_model_error
+from studies.predictive import measured
 from studies.refit import committed, entering, prior_of, refit, same
 from studies.registry import study
 from studies.scoring import coverage
@@ -185,18 +186,22 @@ def test_intervals_with_the_error_of_the_form_cover_at_their_level(level: float)
     """On scores that were moved by Student's t in logits and then tested on prompts."""
     rng = np.random.default_rng(1)
     rates = rng.uniform(0.3, 0.95, 600)
-    moved = logistic(logit(rates) + 0.3 * stats.t.rvs(4, size=600, random_state=rng))
-    truth = rng.binomial(ITEMS, moved) / ITEMS
+    off = logistic(logit(rates) + 0.3 * stats.t.rvs(4, size=600, random_state=rng))
+    truth = rng.binomial(ITEMS, off) / ITEMS
     calibration = _calibration(0.3)
     ensembles = [
-        measured(
-            with_model_error(np.full(1000, rate), calibration, "tiny", key=str(place)), ITEMS, key=str(place)
-        )
+        measured(_with_error(np.full(1000, rate), calibration, str(place)), ITEMS, key=str(place))
         for place, rate in enumerate(rates)
     ]
     found = coverage(ensembles, truth, level)
     assert found.low <= level <= found.high
-    assert with_model_error(rates, default_calibration(), "tiny", key="x").shape == rates.shape
+
+
+def _with_error(rate_N: Array, calibration: Calibration, stage: str) -> Array:
+    error_DN = form_error(calibration, "tiny", stage, ["sort"], seed=0, draws=len(rate_N))
+    assert error_DN is not None
+    assert form_error(calibration, "frontier", stage, ["sort"], seed=0, draws=len(rate_N)) is None
+    return moved(rate_N[None], error_DN)[0]
 
 
 @pytest.mark.parametrize("scale", [0.1, 0.4, 1.0])

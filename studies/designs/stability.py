@@ -1,8 +1,8 @@
 """stability: at which learning rate does RL break, how soon, and does a mixed run break sooner than a teacher?
 
-A run breaks where a domain that it trains ends below its start. Each domain alone and all of them mixed, at equal FLOPs:
-the mixed run has as many times the steps as it has domains, at the same prompts a step. Written after `choice`, whose
-fast runs broke; its runs are fitted, so that a model of breaking is judged by others.
+A run breaks where a domain that it trains ends below its start. Each domain alone and all of them mixed, at equal
+FLOPs: the mixed run has as many times the steps as it has domains, at the same prompts a step. Written after `choice`,
+whose fast runs broke; its runs are fitted, so that a model of breaking is judged by others.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LENGTHS = {"long": 60, "short": 20}  # steps of a run on one domain
 SHORT_FROM = FAST  # slower runs are long ones: should these not break, shorter ones would not either
 EVERY = 20  # steps between two validations
 SEEDS = (20, 21, 22)  # of no other study, so that the bases are others too
-COLLAPSED = 0.5  # of the start: a validation of 50 prompts falls below it by no chance
+COLLAPSED = 0.5  # of the start: a validation of 40 prompts falls below it by no chance
 
 
 def design() -> list[Run]:
@@ -49,7 +49,7 @@ def _run(arm: str, rate: float, length: str, seed: int) -> Run:
         name=f"{length}/rate{rate:g}/{arm}/seed{seed}",
         recipe=_recipe(arm, rate, LENGTHS[length]),
         settings=Settings(
-            seed=seed, validation_items=50, test_items=300, evaluate_every=EVERY, diagnose_every=1000,
+            seed=seed, validation_items=40, test_items=300, evaluate_every=EVERY, diagnose_every=1000,
             max_truncation=1.0,  # a collapsed run counts with its score
         ),
         factors={"arm": MIXED if arm == MIXED else "alone", "learning_rate": rate, "length": length},
@@ -77,7 +77,7 @@ def analyse(found: Observations) -> Analysis:
     by = ["length", "learning_rate", "arm"]
     means = rows.groupby(by, as_index=False)[["start", "score", "broken"]].mean()
     domains = rows.pivot_table(index=by, columns="domain", values="score").reset_index()
-    paths = points.groupby(["learning_rate", "arm", "step"], as_index=False).pass_rate.mean()
+    paths = points.groupby(["learning_rate", "arm", "step"], as_index=False)[["pass_rate"]].mean()
     return Analysis(
         quantities=_quantities(rows),
         findings=_findings(means),
@@ -120,14 +120,16 @@ def _path(found: Observations, name: str) -> pd.DataFrame:
     """Validations of the long runs' trained domains, by step."""
     points = found.stage(name)
     own = points[points.trained & (points.split == "validation") & (found.factor(name, "length") == "long")]
-    start = own.domain.map(found.scores(name, BASE))
-    return own[["domain", "step", "pass_rate"]].assign(run=name, start=start, **found.finished[name]["factors"])
+    start = own.domain.map(found.scores(name, BASE)).astype(float)
+    return own[["domain", "step", "pass_rate"]].assign(
+        run=name, start=start, **found.finished[name]["factors"]
+    )
 
 
 def _collapses(points: pd.DataFrame) -> pd.DataFrame:
     """The first step of each run and domain at which its validation is below `COLLAPSED` of its start."""
     low = points[points.pass_rate < COLLAPSED * points.start]
-    return low.groupby(["run", "domain"], as_index=False).step.min().rename(columns={"step": "collapsed_by"})
+    return low.groupby(["run", "domain"]).step.min().rename("collapsed_by").reset_index()
 
 
 def _drawn(paths: pd.DataFrame) -> Sequence[Chart]:
@@ -138,8 +140,8 @@ def _drawn(paths: pd.DataFrame) -> Sequence[Chart]:
 
 
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    rows = rows.assign(broken=rows.broken.astype(float), alone_steps=rows.collapsed_by <= LENGTHS["long"])
-    rows = rows.assign(alone_steps=rows.alone_steps.astype(float))
+    early = (rows.collapsed_by <= LENGTHS["long"]).astype(float)  # within the steps of a run on one domain
+    rows = rows.assign(broken=rows.broken.astype(float), early=early)
     long = rows[rows.length == "long"]
 
     def mixed_minus_alone(own: pd.DataFrame, column: str) -> Quantity | None:
@@ -156,7 +158,7 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
         broken_short_minus_long=paired(
             rows[rows.learning_rate >= SHORT_FROM], "broken", {"length": "short"}, {"length": "long"}
         ),
-        collapsed_mixed_minus_alone_equal_steps=mixed_minus_alone(long, "alone_steps"),
+        collapsed_mixed_minus_alone_equal_steps=mixed_minus_alone(long, "early"),
     )
 
 
@@ -164,11 +166,13 @@ def _findings(means: pd.DataFrame) -> tuple[str, ...]:
     long = means[means.length == "long"]
     sentences = []
     for arm, own in long.groupby("arm"):
-        shares = ", ".join(f"{row.broken:.0%} at {row.learning_rate:g}" for row in own.itertuples())
-        best = own.loc[own.score.idxmax()]
+        shares = ", ".join(
+            f"{share:.0%} at {rate:g}" for rate, share in zip(own.learning_rate, own.broken, strict=True)
+        )
+        best, rate = max(zip(own.score, own.learning_rate, strict=True))
         sentences.append(
             f"Long, {arm}: trained domains that end below their start: {shares}; "
-            f"best mean score {best.score:.3f} at {best.learning_rate:g}."
+            f"best mean score {best:.3f} at {rate:g}."
         )
     return tuple(sentences)
 
@@ -205,7 +209,7 @@ STUDY = Study(
             ),
         ),
     ),
-    observed="test scores on 300 prompts of each domain, of start and end; validations on 50 every 20 steps; FLOPs",
+    observed="test scores on 300 prompts of each domain, of start and end; validations on 40 every 20 steps; FLOPs",
     held_out="nothing: `choice_again` judges",
     design=design,
     analyse=analyse,
