@@ -46,7 +46,8 @@ READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
     "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
     "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
-    "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept", "seed_sd",
+    "merge_harm", "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept",
+    "seed_sd",
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
     "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
     "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",

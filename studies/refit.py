@@ -12,7 +12,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -42,12 +42,22 @@ class Refit:
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
-    """The observations of those folders that hold any, by study; studies that are not of skills are left out."""
-    return {
-        name: read(folder)
-        for name, folder in folders.items()
-        if (folder / "observations.csv").is_file() and (name not in NAMES or study_of(name).of_skills)
+    """The observations of those folders that hold any, by study. Studies that are not of skills are left out; runs that
+    were held out until their study was released are so no more."""
+    found = {
+        name: read(folder) for name, folder in folders.items() if (folder / "observations.csv").is_file()
     }
+    own = {name: study_of(name) for name in found if name in NAMES}
+    return {
+        name: _released(seen) if name in own and own[name].released else seen
+        for name, seen in found.items()
+        if name not in own or own[name].of_skills
+    }
+
+
+def _released(found: Observations) -> Observations:
+    runs = {name: {**row, "held_out": False} for name, row in found.manifest["runs"].items()}
+    return replace(found, manifest={**found.manifest, "runs": runs})
 
 
 def entering(studies: Mapping[str, Observations], leave: Leave | None = None) -> dict[str, tuple[str, ...]]:

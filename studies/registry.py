@@ -21,6 +21,7 @@ NAMES = (
     "turnover",
     "choice",
     "stability",
+    "choice_again",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

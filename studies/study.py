@@ -100,7 +100,8 @@ class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
     analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
     nothing but the generator that it makes from its own fixed seed. of_skills: whether its scores are of skills, which
-    the simulator forecasts; what is planted is a study of its own, and enters neither the fit nor the honest test."""
+    the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
+    why runs that were held out were given to the fit, having been judged once; they are judged no more."""
 
     name: str
     question: str
@@ -110,6 +111,7 @@ class Study:
     design: Callable[[], Sequence[Run]]
     analyse: Callable[[Observations], Analysis]
     of_skills: bool = True
+    released: str = ""
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu") -> dict[str, Run]:
         """The runs by name. UsageError where two have one name or the scale is none."""

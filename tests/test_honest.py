@@ -15,7 +15,7 @@ from test_study_designs import simulated
 from typer.testing import CliRunner
 
 from mopdsim import recipes, scenario
-from mopdsim.calibration import from_document
+from mopdsim.calibration import Calibration, from_document
 from mopdsim.errors import UsageError
 from mopdsim.forecast import forecast
 from mopdsim.form_error import form_error, moved

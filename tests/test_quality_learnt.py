@@ -14,7 +14,7 @@ from mopdsim.interference import Array, logit
 from mopdsim.quality import Effort, paced, products, walk
 from mopdsim.quality.distillation import companions
 from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
-from mopdsim.recipe import Recipe
+from mopdsim.recipe import Merge, Recipe
 from mopdsim.recipes import recipe
 from mopdsim.world import World, draw_world
 
@@ -97,7 +97,7 @@ def test_a_reward_adds_nothing_where_every_answer_fails() -> None:
 def test_hazard_grows_with_the_rate_and_the_length() -> None:
     constants = {"breaking_rate": np.array([1e-3]), "breaking_power": np.array([2.0])}
     usual = default_amounts("tiny", "rl").model_copy(update={"learning_rate": 2e-3})
-    spent = Effort(compute_N=np.array([3 * BREAKING_COMPUTE]), tokens_N=np.array([0.0]))
+    spent = Effort(compute_N=np.array([9 * BREAKING_COMPUTE]), tokens_N=np.array([0.0]))
     assert breakdown_hazard(spent, usual, "tiny", constants) == pytest.approx(4.0 * 3.0)
     assert breakdown_hazard(spent, usual, "small", constants) is None
 
@@ -110,6 +110,18 @@ def test_a_domain_that_breaks_keeps_a_share_of_its_score(luck: float, share: flo
     whole, after = (walk(plan, world, {"mixed": _effort(2e5)})["mixed"].score_DN for world in (calm, unlucky))
     assert after[1] == pytest.approx(share * whole[1])
     assert after[[0, 2]] == pytest.approx(whole[[0, 2]])
+
+
+def test_a_merge_takes_over_a_share_of_what_a_specialist_lost() -> None:
+    plan = recipe("merge", NAMES)
+    world = _world(0.5, merge_harm=0.5, merge_overlap=1e-12)
+    merged = plan.stage[plan.output]
+    assert isinstance(merged, Merge)
+    known = {name: dict.fromkeys(NAMES, 0.5) for name in merged.inputs}
+    known[merged.inputs[0]] = {"sort": 0.9, "reverse": 0.3, "shift": 0.5}
+    efforts = {s.name: _effort(1e5) for s in plan.stages if s.kind != "merge"}
+    found = products(plan, world, efforts, known=known).states[plan.output].score_DN[:, 0]
+    assert found == pytest.approx([0.5 + merged.scale * 0.4, 0.5 - merged.scale * 0.5 * 0.2, 0.5], abs=1e-6)
 
 
 def test_measured_scores_take_the_place_of_forecast_ones() -> None:

@@ -158,13 +158,16 @@ def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, A
 
 
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
-    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|)."""
+    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); of what a specialist
+    lost (T < 0) only a share arrives, since the others' weights outvote it."""
     weights = np.array(stage.weights or np.ones(len(stage.inputs)))
     factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
     density = stage.density if stage.method == "ties" else 1.0
     before_DN = step.score_DN
     moved = [states[name].score_DN - before_DN for name in stage.inputs]
-    summed_DN = sum((factor * change for factor, change in zip(factors, moved, strict=True)), np.zeros(1))
+    harm_N = step.world.constants["merge_harm"]
+    arriving = [np.where(change > 0, change, harm_N * change) for change in moved]
+    summed_DN = sum((factor * change for factor, change in zip(factors, arriving, strict=True)), np.zeros(1))
     overlap_DN = sum(
         (
             factor * (factors.sum() - factor) * np.abs(change)

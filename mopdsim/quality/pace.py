@@ -42,9 +42,10 @@ def _rows(amounts: Amounts) -> int:
 def breakdown_hazard(
     effort: Effort, amounts: Amounts, usual: AmountsName, constants: Mapping[str, Array]
 ) -> Array | None:
-    """How often RL at this rate loses a domain over the stage: (rate / r0)^m for every `BREAKING_COMPUTE` of (paced)
-    compute, so that the longer it runs the likelier it is. None outside the set that was measured. (N,)"""
+    """How often RL at this rate loses a domain over the stage: (rate / r0)^m sqrt(C / C0) of its (paced) compute, as
+    far as a random walk gets. None outside the set that was measured. (N,)"""
     if usual != "tiny":
         return None
     relative_N = amounts.learning_rate / constants["breaking_rate"]
-    return np.asarray(relative_N ** constants["breaking_power"] * effort.compute_N / BREAKING_COMPUTE)
+    length_N = np.sqrt(effort.compute_N / BREAKING_COMPUTE)
+    return np.asarray(relative_N ** constants["breaking_power"] * length_N)

@@ -8,13 +8,14 @@ always merging).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from mopdsim import recipes
+from mopdsim.amounts import Amounts
 from mopdsim.recipe import BASE, Recipe
 from studies.analysis import Analysis, Chart, Quantity, Table
 from studies.designs.builders import STUDENT, TEACHER, TRAINED, ambiguous, at_flops, kept, paired
@@ -47,7 +48,7 @@ LEAST_SPREAD = 0.05
 
 @dataclass(frozen=True, kw_only=True)
 class Condition:
-    """world: a key of `WORLDS`. gflops: of training, for each of its domains. pace: a key of `PACES`."""
+    """gflops: of training, for each domain of the world. world, pace: keys of the `Setup` that it belongs to."""
 
     world: str
     gflops: float
@@ -56,6 +57,48 @@ class Condition:
     @property
     def name(self) -> str:
         return f"{self.world}/{self.gflops:g}/{self.pace}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a study of choices varies. starts: amounts of a world's base where they are not the default ones. paces: the
+    learning rates of RL and of distillation."""
+
+    study: str
+    worlds: Mapping[str, tuple[str, ...]]
+    starts: Mapping[str, Amounts]
+    paces: Mapping[str, tuple[float, float]]
+    conditions: tuple[Condition, ...]
+    seeds: tuple[int, ...]
+
+    def runs(self) -> list[Run]:
+        """Every recipe under every condition."""
+        return [
+            self._run(c, recipe, seed) for seed in self.seeds for c in self.conditions for recipe in RECIPES
+        ]
+
+    def _run(self, condition: Condition, recipe: str, seed: int) -> Run:
+        domains = self.worlds[condition.world]
+        rl, distill = (
+            amounts.model_copy(update={"learning_rate": rate, "warmup_steps": WARM_UP})
+            for amounts, rate in zip((TEACHER, STUDENT), self.paces[condition.pace], strict=True)
+        )
+        flops = condition.gflops * 1e9 * len(domains)
+        return Run(
+            name=f"{condition.name}/{recipe}/seed{seed}",
+            recipe=at_flops(RECIPES[recipe](domains), flops, rl=rl, distill=distill),
+            settings=Settings(
+                seed=seed, validation_items=10, test_items=300, evaluate_every=1000, diagnose_every=1000,
+                max_truncation=1.0,  # a collapsed run counts with its score
+            ),
+            start=self.starts.get(condition.world),
+            factors={
+                "world": condition.world, "gflops": condition.gflops, "pace": condition.pace, "recipe": recipe,
+                "contest": f"{self.study}/{condition.name}",
+            },
+            held_out=True,
+            cut=int(seed == self.seeds[-1]),
+        )  # fmt: skip
 
 
 EARLY = Condition(world="known", gflops=5, pace="slow")
@@ -74,48 +117,37 @@ CONDITIONS = (
     Condition(world="fourth", gflops=12, pace="brisk"),
     Condition(world="fourth", gflops=24, pace="fast"),
 )
-
-
-def design() -> list[Run]:
-    """Every recipe under every condition."""
-    return [_run(condition, recipe, seed) for seed in SEEDS for condition in CONDITIONS for recipe in RECIPES]
-
-
-def _run(condition: Condition, recipe: str, seed: int) -> Run:
-    domains = WORLDS[condition.world]
-    rl, distill = (
-        amounts.model_copy(update={"learning_rate": rate, "warmup_steps": WARM_UP})
-        for amounts, rate in zip((TEACHER, STUDENT), PACES[condition.pace], strict=True)
-    )
-    flops = condition.gflops * 1e9 * len(domains)
-    return Run(
-        name=f"{condition.name}/{recipe}/seed{seed}",
-        recipe=at_flops(RECIPES[recipe](domains), flops, rl=rl, distill=distill),
-        settings=Settings(
-            seed=seed, validation_items=10, test_items=300, evaluate_every=1000, diagnose_every=1000,
-            max_truncation=1.0,  # a collapsed run counts with its score
-        ),
-        start=STARTS.get(condition.world),
-        factors={
-            "world": condition.world, "gflops": condition.gflops, "pace": condition.pace, "recipe": recipe,
-            "contest": f"choice/{condition.name}",
-        },
-        held_out=True,
-        cut=int(seed == SEEDS[-1]),
-    )  # fmt: skip
+SETUP = Setup(study="choice", worlds=WORLDS, starts=STARTS, paces=PACES, conditions=CONDITIONS, seeds=SEEDS)
 
 
 def analyse(found: Observations) -> Analysis:
-    """Scores by condition and recipe, who wins and by how much, and what the constant rules lose."""
+    """The comparison, with what the prediction speaks of."""
+    return compared(found, _quantities)
+
+
+def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
+    return {
+        "mixed_best_below_fast": mixed_best(rows[rows.pace != "fast"]),
+        "mixed_best_fast": mixed_best(rows[rows.pace == "fast"]),
+        "merge_minus_mopd_early": lead(rows, EARLY, "merge", "mopd"),
+        "merge_minus_mixed_fast_short": lead(rows, FAST_SHORT, "merge", "mixed_rl"),
+        "mopd_minus_mixed_fast_long": lead(rows, FAST_LONG, "mopd", "mixed_rl"),
+        "mopd_minus_merge_fast_long": lead(rows, FAST_LONG, "mopd", "merge"),
+    }
+
+
+def compared(found: Observations, own: Callable[[pd.DataFrame], Mapping[str, Quantity | None]]) -> Analysis:
+    """Scores by condition and recipe, who wins and by how much, what the constant rules lose; and the study's own
+    quantities, of a row for each run."""
     rows = pd.DataFrame([_row(found, name) for name in found.runs()])
     if rows.empty:
         return Analysis(quantities={})
     scores = rows.groupby(["condition", "recipe"], as_index=False, sort=False)[
         ["start", "mean", "worst", "tflops"]
     ].mean()
-    winners = pd.DataFrame([_winner(own) for _, own in rows.groupby("condition", sort=False)])
+    winners = pd.DataFrame([_winner(group) for _, group in rows.groupby("condition", sort=False)])
     return Analysis(
-        quantities=_quantities(rows),
+        quantities=kept(**_shared(rows), **own(rows)) if set(RECIPES) <= set(rows.recipe) else {},
         findings=_findings(winners),
         tables=(
             Table(title="Best recipe of each condition; lead over the second, 80% interval", frame=winners),
@@ -169,56 +201,51 @@ def _winner(own: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    complete = rows.pivot_table(index=["condition", "pace", "seed"], columns="recipe", values="mean").dropna()
+def _complete(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean scores of the conditions and seeds that have every recipe: a column for each."""
+    return rows.pivot_table(index=["condition", "seed"], columns="recipe", values="mean").dropna()
+
+
+def _by_seed(values: pd.Series[float]) -> Quantity | None:
+    return mean_quantity(values.groupby("seed").mean())
+
+
+def lead(rows: pd.DataFrame, condition: Condition, recipe: str, other: str) -> Quantity | None:
+    """Of one recipe's mean score over another's under a condition, paired by seed."""
+    return paired(rows[rows.condition == condition.name], "mean", {"recipe": recipe}, {"recipe": other})
+
+
+def mixed_best(rows: pd.DataFrame) -> Quantity | None:
+    """The share of these conditions that mixed RL wins; None where a recipe has no run in them."""
+    complete = _complete(rows)
     if set(RECIPES) - set(complete):
-        return {}
+        return None
+    return _by_seed((complete["mixed_rl"] >= complete.max(axis=1)).astype(float))
+
+
+def _shared(rows: pd.DataFrame) -> dict[str, Quantity | None]:
+    complete = _complete(rows)
     best = complete.max(axis=1)
     spread = best - complete.min(axis=1)
-
-    def by_seed(values: pd.Series[float]) -> Quantity | None:
-        return mean_quantity(values.groupby("seed").mean())
-
-    def lead(condition: Condition, recipe: str, other: str) -> Quantity | None:
-        own = rows[rows.condition == condition.name]
-        return paired(own, "mean", {"recipe": recipe}, {"recipe": other})
-
-    mixed_is_best = (complete["mixed_rl"] >= best).astype(float)
-    pace = complete.index.get_level_values("pace")
-    return kept(
-        conditions_that_spread=mean_quantity((spread >= LEAST_SPREAD).groupby("seed").sum()),
-        mixed_best_below_fast=by_seed(mixed_is_best[pace != "fast"]),
-        mixed_best_fast=by_seed(mixed_is_best[pace == "fast"]),
-        merge_minus_mopd_early=lead(EARLY, "merge", "mopd"),
-        merge_minus_mixed_fast_short=lead(FAST_SHORT, "merge", "mixed_rl"),
-        mopd_minus_mixed_fast_long=lead(FAST_LONG, "mopd", "mixed_rl"),
-        mopd_minus_merge_fast_long=lead(FAST_LONG, "mopd", "merge"),
-        **{f"loss_of_always_{name}": by_seed(best - complete[name]) for name in RECIPES},
-        most_over_least_flops=_flops_ratio(rows),
-    )
-
-
-def _flops_ratio(rows: pd.DataFrame) -> Quantity | None:
-    """Of the recipes of one condition, which the design sets equal but for the last step of each stage."""
-    spent = rows.groupby(["condition", "seed"]).tflops
-    return mean_quantity((spent.max() / spent.min()).groupby("seed").mean())
+    spent = rows.groupby(["condition", "seed"]).tflops  # set equal but for the last step of each stage
+    return {
+        "conditions_that_spread": mean_quantity((spread >= LEAST_SPREAD).groupby("seed").sum()),
+        **{f"loss_of_always_{name}": _by_seed(best - complete[name]) for name in RECIPES},
+        "most_over_least_flops": _by_seed(spent.max() / spent.min()),
+    }
 
 
 def _findings(winners: pd.DataFrame) -> tuple[str, ...]:
     sure = winners[winners.low > 0]
     counts = winners.best.value_counts()
     wins = ", ".join(f"{name} in {count}" for name, count in counts.items())
-    names = _listed([f"{row.condition} ({row.best})" for row in sure.itertuples()])
+    names = ", ".join(f"{row.condition} ({row.best})" for row in sure.itertuples()) or "none"
     return (
         f"Best by the mean of seeds, of {len(winners)} conditions: {wins}.",
         f"The lead over the second is above zero throughout its interval in {len(sure)}: {names}.",
         f"Best and worst differ by {100 * LEAST_SPREAD:g} points or more in "
         f"{int((winners.spread >= LEAST_SPREAD).sum())}.",
     )
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) if names else "none"
 
 
 STUDY = Study(
@@ -267,6 +294,7 @@ STUDY = Study(
     ),
     observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
     held_out="all runs: the calibration is fitted on other studies, and these are touched once",
-    design=design,
+    design=SETUP.runs,
     analyse=analyse,
+    released="2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
 )  # fmt: skip
