@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.dials import between, nearest
 from mopdsim.domains import GRADES, SCOPES, Domain, Estimate, Scope
 from mopdsim.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.interference import Array
@@ -123,22 +124,42 @@ class Calibration:
         return transformed(estimate, parameter.distribution, noise_N, stream, seed)
 
     def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
-        """What studies of this scope found of a domain's field, None where they found nothing. A dial that was not
-        studied takes its domain's."""
-        known = self.facts.get(scope, {})
-        return known.get(domain.name, known.get(domain.row, {})).get(key)
+        """What studies of this scope found of a domain's field, None where they found nothing. A setting of its dials
+        that was not studied takes the nearest one's."""
+        near = self._near(domain, key, scope)
+        return self.facts[scope][max(near, key=near.__getitem__)][key] if near else None
 
     def draw_fact(self, domain: Domain, key: str, scope: Scope, *, seed: int, draws: int) -> Array | None:
-        """Draws of what studies found of a domain's field, (N,)."""
-        found = self.fact(domain, key, scope)
-        if found is None:
+        """Draws of what studies found of a domain's field, (N,): between the nearest settings of its dials."""
+        near = self._near(domain, key, scope)
+        if not near:
             return None
-        stream, is_score = f"{key}:{domain.name}", key in ("start", "asymptote", "demonstrated")
+        is_score = key in ("start", "asymptote", "demonstrated")
         correlation = self.correlations.get(scope)
-        noise_N = (correlation.noise if correlation else standard_normal)(stream, seed, draws)
-        if is_score:
-            return transformed(in_logits(found), "logit", noise_N, stream, seed)
-        return transformed(found, "lognormal", noise_N, stream, seed)
+        drawn = {}
+        for name in near:
+            stream, found = f"{key}:{name}", self.facts[scope][name][key]
+            noise_N = (correlation.noise if correlation else standard_normal)(stream, seed, draws)
+            estimate = in_logits(found) if is_score else found
+            drawn[name] = transformed(estimate, "logit" if is_score else "lognormal", noise_N, stream, seed)
+        return between(near, drawn, positive=not is_score)
+
+    def draw_pair(
+        self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
+    ) -> Array:
+        """Draws of what two domains do to each other ("conflict", "spill"), (N,): between the nearest settings that
+        were studied, else the general prior on the pair's own stream."""
+        own = f"{source.name}>{target.name}"
+        known = [name.partition(":")[2] for name in self.parameters if name.startswith(f"{kind}:")]
+        near = nearest(own, known) or nearest(f"{source.row}>{target.row}", known)
+        if not near or set(near) == {own}:
+            return self.draw(f"{kind}:{own}", scope, seed=seed, draws=draws)
+        drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
+        return between(near, drawn)
+
+    def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
+        known = [name for name, row in self.facts.get(scope, {}).items() if key in row]
+        return nearest(domain.name, known) or nearest(domain.row, known)
 
 
 @cache

@@ -31,12 +31,15 @@ def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STAR
     prior = _document(base)
     trees, dates = load(data)
     posterior = fit(
-        latents_of(trees, from_document(prior, source=str(base or "the shipped calibration"))), starts=starts
+        latents_of(
+            load(data, calm=True)[0], from_document(prior, source=str(base or "the shipped calibration"))
+        ),
+        starts=starts,
     )
     runs = sum(len(tree.runs) for tree in trees)
     names = ", ".join(path.parent.name or path.name for path in data)
     source = f"{names}: {runs} runs, {max(dates)}"
-    return document(posterior, prior, name=f"fitted to {names}", source=source)
+    return document(posterior, prior, name=f"fitted to {names}", source=source, trees=trees)
 
 
 def write(found: Mapping[str, Any], path: Path) -> None:

@@ -109,14 +109,14 @@ def load(path: Path) -> Recipe:
     return from_document(read_toml(path), source=str(path))
 
 
-def read_toml(path: Path) -> dict[str, Any]:
-    """The TOML document in a file."""
+def read_toml(
+    path: Path, *, remedy: str = "give a recipe's name (`mopd recipes`) or a TOML file"
+) -> dict[str, Any]:
+    """The TOML document in a file. NotFoundError, with the remedy, where there is none."""
     try:
         return parse_toml(path.read_text(encoding="utf-8"), source=str(path))
     except FileNotFoundError:
-        raise NotFoundError(
-            f"{path}: no such file; give a recipe's name (`mopd recipes`) or a TOML file"
-        ) from None
+        raise NotFoundError(f"{path}: no such file; {remedy}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
 

@@ -214,6 +214,4 @@ def _pair(
     pair = f"{source.name}>{target.name}"
     if pair in given:
         return sample(given[pair], "normal", f"{kind}:{pair}", seed=seed, draws=draws)
-    own, of_rows = f"{kind}:{pair}", f"{kind}:{source.row}>{target.row}"
-    name = own if own in calibration.parameters else of_rows
-    return calibration.draw(name, scope, seed=seed, draws=draws, key=own)
+    return calibration.draw_pair(kind, source, target, scope, seed=seed, draws=draws)

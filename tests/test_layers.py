@@ -51,3 +51,14 @@ def test_import_mopdsim_leaves_the_heavy_ones_out() -> None:
     heavy = "{'torch', 'transformers', 'streamlit', 'pandas', 'scipy'}"
     code = f"import sys, {modules}; sys.exit(str({heavy} & set(sys.modules)) if {heavy} & set(sys.modules) else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_list_of_studies_and_a_plan_of_stages_leave_what_computes_out() -> None:
+    code = (
+        "import sys, trainer.plan, studies.conduct\n"
+        "from studies.registry import NAMES, study\n"
+        "[study(name) for name in NAMES]\n"
+        "found = {'torch', 'transformers', 'altair'} & set(sys.modules)\n"
+        "sys.exit(str(found) if found else 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

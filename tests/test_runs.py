@@ -194,6 +194,7 @@ def test_a_run_leaves_plain_files(
         "resolved.json",
         "manifest.json",
         "metrics.jsonl",
+        "samples.jsonl",
         "summary.json",
         "weights",
         "STATUS",

@@ -92,7 +92,7 @@ def test_a_new_version_of_a_loop_reruns_its_stages_and_their_dependents(
 ) -> None:
     recipe = mopd(small)
     before = keys(recipe, model, tmp_path)
-    monkeypatch.setattr("trainer.plan.ALGORITHM_VERSIONS", {**ALGORITHM_VERSIONS, "distill": 99})
+    monkeypatch.setattr("trainer.stages.ALGORITHM_VERSIONS", {**ALGORITHM_VERSIONS, "distill": 99})
     after = keys(recipe, model, tmp_path)
     assert {name for name in before if before[name] != after[name]} == {"student"}
 

@@ -42,15 +42,17 @@ class Bank:
 
     @contextmanager
     def open(self, name: str) -> Iterator[Policy]:
-        """The model while the block lasts."""
+        """The model while the block lasts; blocks inside one another share it."""
         place = self._directories[name]
         if place in self._held:
             yield self._held[place]
             return
-        policy = self._load(name)
-        if self._resident:
-            self._held[place] = policy
-        yield policy
+        self._held[place] = self._load(name)
+        try:
+            yield self._held[place]
+        finally:
+            if not self._resident:
+                del self._held[place]
 
     def mapping(self, names: Sequence[str]) -> Mapping[str, Policy]:
         """The models by name, each loaded when it is looked up."""

@@ -207,6 +207,16 @@ def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -
     return Rollouts(**{**vars(rollouts), **rows})
 
 
+def rows_for(reader: Policy, writer: Policy, batch: Batch, row_M: Tensor) -> Rollouts:
+    """Some rows, their prompts in the reader's chat template where that is not the writer's."""
+    part = batch.rollouts.rows(row_M)
+    if reader.tokenizer.chat_template == writer.tokenizer.chat_template:
+        return part
+    return with_prompts_of(
+        part, reader, [batch.items[row // batch.group] for row in row_M[:: part.group].tolist()]
+    )
+
+
 def spans_of(domains: Sequence[str], group: int) -> dict[str, slice]:
     """The rows of each domain, given each item's domain; its items must be consecutive."""
     spans: dict[str, slice] = {}

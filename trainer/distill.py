@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mopdsim.errors import UsageError
 from mopdsim.recipe import Distill
-from trainer import balance
+from trainer import balance, samples
 from trainer.bank import Bank
-from trainer.batch import Batch, draw, join, sample, select, spread, with_prompts_of
+from trainer.batch import Batch, draw, join, rows_for, sample, select, spread, with_prompts_of
 from trainer.diagnose import accumulate
 from trainer.loop import Job, Metrics, Report, StepOf, Trainee, train
 from trainer.losses import group_advantages, token_weights
@@ -92,6 +92,8 @@ def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics
     )
     if batch is None:
         return {"skipped": "no teacher sample passed the verifier"}
+    if samples.due(trainee):
+        samples.keep_taught(trainee, stage, bank, batch, routed, valid)
     scores = _score(trainee, stage, bank, batch, routed, valid)
     target = Target(
         stage=stage,
@@ -184,11 +186,8 @@ def _score(
         for name, own in by_name.items():
             rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
             rows = rows.to(trainee.policy.device)
-            part = batch.rollouts.rows(rows)
             with bank.open(name) as scorer, trainee.meter.phase("scoring", scorer.device):
-                if scorer.tokenizer.chat_template != trainee.policy.tokenizer.chat_template:
-                    read = [batch.items[int(row) // batch.group] for row in rows[:: part.group].tolist()]
-                    part = with_prompts_of(part, scorer, read)
+                part = rows_for(scorer, trainee.policy, batch, rows)
                 scored = bank.score(name, part, micro_batch_rows=trainee.job.settings.micro_batch_rows)
                 trainee.meter.count("scoring", scorer, part)
             if role == "teacher":

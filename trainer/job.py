@@ -6,13 +6,15 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mopdsim.amounts import Amounts
 from mopdsim.recipe import BASE, AnyStage
-from trainer.models import load_policy
-from trainer.policy import Policy
 from trainer.settings import Settings
 from trainer.tasks import Task, task
+
+if TYPE_CHECKING:
+    from trainer.policy import Policy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,4 +56,6 @@ class Job:
 
     def load(self, name: str) -> Policy:
         """The weights of a stage, or the base."""
+        from trainer.models import load_policy
+
         return load_policy(self.weights[name], device=self.settings.device, dtype=self.settings.dtype)

@@ -12,13 +12,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from mopdsim.model import Model
-from trainer.policy import Policy
-from trainer.rollout import Rollouts
+
+if TYPE_CHECKING:
+    import torch
+
+    from trainer.policy import Policy
+    from trainer.rollout import Rollouts
 
 Phase = Literal["generation", "scoring", "training", "evaluation"]
 PHASES: tuple[Phase, ...] = ("generation", "scoring", "training", "evaluation")
@@ -57,6 +59,8 @@ class Meter:
         start = time.perf_counter()
         yield
         if device.type == "cuda":
+            import torch
+
             torch.cuda.synchronize(device)
         self.seconds[phase] += time.perf_counter() - start
 
@@ -105,5 +109,7 @@ def _shape(config: str) -> Model:
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak memory of this process: of the GPU where it computes on one, else resident."""
     if device.type == "cuda":
+        import torch
+
         return int(torch.cuda.max_memory_allocated(device))
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -2,7 +2,7 @@
 
 Several recipes planned together share whatever has the same key. `tiny` is made on the spot: random weights, then a
 start trained by SFT on the recipe's own domains; so is a smaller one for the students that a recipe wants smaller.
-Leaves out: running (`trainer.execute`).
+Leaves out: running (`trainer.execute`), and what computes: planning alone does not load it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,7 @@ from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft, parents
 from trainer.atomic import atomic_directory, verified
 from trainer.job import Job
-from trainer.models import fingerprint
 from trainer.settings import Settings
-from trainer.stages import ALGORITHM_VERSIONS
 from trainer.store import Store, key_of, stage_keys
 from trainer.tasks import PROBES, task
 from trainer.tiny import init_tiny, tiny_tokenizer
@@ -76,6 +74,8 @@ def plan(
 
     `start_amounts` replaces the default of `tiny`'s start. UsageError where a smaller model is wanted and none given.
     """
+    from trainer.stages import ALGORITHM_VERSIONS
+
     nodes: dict[str, Node] = {}
     keys: dict[str, dict[str, str]] = {}
     for label, recipe in recipes.items():
@@ -165,6 +165,8 @@ def _root(
     name: str, recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
 ) -> Node:
     """A model that a recipe starts from: a scored directory, or `tiny` with its start."""
+    from trainer.models import fingerprint
+
     if model != TINY:
         directory = model_directory(model)
         return _node(
@@ -205,6 +207,8 @@ def _node(
     label: str,
 ) -> Node:
     """A node that depends on a model directory alone."""
+    from trainer.stages import ALGORITHM_VERSIONS
+
     if stage is not None and amounts is not None:
         alone = Recipe(
             name=START,

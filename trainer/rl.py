@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mopdsim.errors import UsageError
 from mopdsim.recipe import Rl
-from trainer import grpo, ppo
+from trainer import grpo, ppo, samples
 from trainer.bank import Bank
 from trainer.batch import Batch, draw, sample
 from trainer.diagnose import accumulate
@@ -63,6 +63,8 @@ def _step(trainee: Trainee, stage: Rl, bank: Bank | None, judges: Judges) -> Met
     signal_of = ppo.signal if stage.algorithm == "ppo" else grpo.signal
     signal = signal_of(trainee, stage, bank, judged)
     metrics = _describe(trainee, stage, batch, judged, signal)
+    if samples.due(trainee):
+        samples.keep_rewarded(trainee, stage, batch, judged, signal.advantage_BT)
     parts = minibatches(judged, signal.kept_U, stage.updates_per_batch)
     for number, (part, row_M) in enumerate(parts):
         diagnosed = number == 0 and trainee.step % job.settings.diagnose_every == 0

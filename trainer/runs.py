@@ -3,6 +3,7 @@
 config.toml     the recipe          resolved.json  model, settings, workers, store
 manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
 metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
+samples.jsonl   some of their samples, token by token (`trainer.samples`)
 weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
 side_outputs/   other models that the recipe delivers, by stage name
 """
@@ -17,7 +18,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from typing import Any
 from mopdsim import recipe_file
 from mopdsim.errors import Interrupted, NotFoundError, UsageError
 from mopdsim.recipe import BASE, ROOTS, SMALLER, AnyStage, Distill, Recipe
+from trainer import samples
 from trainer.atomic import explained, verified, write_json, write_text
 from trainer.execute import Progress, execute
 from trainer.meter import PHASES
@@ -253,14 +255,13 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
     """Metrics, summary, final weights and side outputs into the run directory."""
     keys = planned.keys[recipe.name]
     with explained(out):
-        with (out / "metrics.jsonl").open("w") as file:
-            for name in [*recipe.roots, *recipe.stage]:
-                source = store.directory(keys[name]) / "metrics.jsonl"
-                for line in source.read_text().splitlines() if source.exists() else []:
-                    row = {"stage": name, **json.loads(line)}
-                    if "teacher_kl" in row:
-                        row["teacher_kl"] = _named(row["teacher_kl"], recipe.stage[name])
-                    file.write(json.dumps(row) + "\n")
+        for log in ("metrics.jsonl", samples.FILE):
+            with (out / log).open("w") as file:
+                for name in [*recipe.roots, *recipe.stage]:
+                    source = store.directory(keys[name]) / log
+                    for line in source.read_text().splitlines() if source.exists() else []:
+                        row = _named(json.loads(line), None if name in ROOTS else recipe.stage[name])
+                        file.write(json.dumps({"stage": name, **row}) + "\n")
         places = {recipe.output: out / "weights"}
         places |= {name: out / "side_outputs" / name for name in recipe.side_outputs}
         for name, place in places.items():
@@ -270,11 +271,15 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
     write_json(out / "summary.json", summary)
 
 
-def _named(values: Sequence[float | None], stage: AnyStage) -> dict[str, float]:
-    """One value a teacher, by the names that this recipe gives them."""
-    assert isinstance(stage, Distill)
-    named = zip(teacher_names(stage), values, strict=True)
-    return {name: value for name, value in named if value is not None}
+def _named(row: dict[str, Any], stage: AnyStage | None) -> dict[str, Any]:
+    """A row with what it says of teachers by the names that this recipe gives them; None of one: nothing of it."""
+    if not isinstance(stage, Distill):
+        return row
+    names = teacher_names(stage)
+    for key in {"teacher_kl", "teachers"} & row.keys():
+        named = zip(names, row[key], strict=True)
+        row[key] = {name: value for name, value in named if value is not None}
+    return row | ({"own": [names[place] for place in row["own"]]} if "own" in row else {})
 
 
 def _link(source: str, target: str) -> str:

@@ -4,7 +4,7 @@ key = hash(stage, amounts, its parents' keys, settings, domains scored, the loop
 not part of it, so recipes share what they have in common; a changed teacher changes the keys of what depends on it and
 nothing else. A given model's key is the fingerprint of its weights.
 
-    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  summary.json  weights/ or data/  checkpoints/
+    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ left out of training, what is left of a broken one (both keep their priors).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from mopdsim.fitting.forest import Tree
 from mopdsim.fitting.posterior import Posterior
 from mopdsim.interference import Array
 from mopdsim.quality.pace import breakdown_hazard, paced
@@ -20,15 +21,16 @@ BROKEN = 0.5  # of the score before
 _WIDTHS = np.linspace(-3.0, 3.0, 121)  # of both priors, around their middles
 
 
-def breaking(posterior: Posterior) -> Mapping[str, tuple[float, float]]:
-    """Value and sd of `breaking_rate` and `breaking_power`; nothing where no RL of a forest ended with a test."""
+def breaking(posterior: Posterior, trees: Sequence[Tree]) -> Mapping[str, tuple[float, float]]:
+    """Value and sd of `breaking_rate` and `breaking_power`; nothing where no RL of the trees ended with a test. They
+    may be more trees than those of the posterior, of which only constants are taken."""
     calibration = posterior.latents.calibration
     rate, power = (calibration.parameters[name].prior for name in ("breaking_rate", "breaking_power"))
     log_rate_R = np.log(rate.value) + rate.sd * _WIDTHS
     power_P = power.value + power.sd * _WIDTHS
     log_RP = -0.5 * (_WIDTHS[:, None] ** 2 + _WIDTHS**2)
     seen = list(
-        _outcomes(posterior, {"breaking_rate": np.exp(log_rate_R)[:, None], "breaking_power": power_P})
+        _outcomes(posterior, trees, {"breaking_rate": np.exp(log_rate_R)[:, None], "breaking_power": power_P})
     )
     if not seen:
         return {}
@@ -49,10 +51,12 @@ def _moments(value_G: Array, weight_G: Array) -> tuple[float, float]:
     return mean, float(np.sqrt(weight_G @ (value_G - mean) ** 2))
 
 
-def _outcomes(posterior: Posterior, constants: Mapping[str, Array]) -> Iterator[tuple[Array, bool]]:
+def _outcomes(
+    posterior: Posterior, trees: Sequence[Tree], constants: Mapping[str, Array]
+) -> Iterator[tuple[Array, bool]]:
     """The hazard at every rate and power, and whether a domain broke: of each domain that a tested RL stage trained."""
-    for place, tree in enumerate(posterior.latents.trees):
-        fitted = posterior.latents.world(place, posterior.x_L[:, None]).constants
+    fitted = posterior.latents.world(0, posterior.x_L[:, None]).constants
+    for tree in trees:
         ends = {
             point.stage: {score.domain: score.passed / score.n for score in point.scores}
             for point in tree.points

@@ -15,7 +15,7 @@ import numpy as np
 from mopdsim.calibration import SCHEMA_VERSION
 from mopdsim.fitting.breakdown import breaking
 from mopdsim.fitting.collapse import collapse_middle
-from mopdsim.fitting.forest import scope_of_trees
+from mopdsim.fitting.forest import Tree, scope_of_trees
 from mopdsim.fitting.latents import SPREADS, Latent, Latents
 from mopdsim.fitting.posterior import Posterior
 from mopdsim.interference import Array
@@ -32,8 +32,11 @@ MODEL_ERROR = {
 _PAIRED = ("conflict", "spill")
 
 
-def document(posterior: Posterior, base: Mapping[str, Any], *, name: str, source: str) -> dict[str, Any]:
-    """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date."""
+def document(
+    posterior: Posterior, base: Mapping[str, Any], *, name: str, source: str, trees: Sequence[Tree] = ()
+) -> dict[str, Any]:
+    """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date.
+    trees: all that was read, where the posterior is of calm runs alone."""
     latents, scope = posterior.latents, scope_of_trees(posterior.latents.trees)
     learned = _learned(posterior)
     parameters = {key: dict(row) for key, row in base["parameters"].items()}
@@ -51,7 +54,7 @@ def document(posterior: Posterior, base: Mapping[str, Any], *, name: str, source
     alone = {"model_error": posterior.spreads["error"]}
     if (middle := collapse_middle(posterior, source=source)) is not None:
         alone["collapse_middle"] = (middle.value, middle.sd)
-    alone |= breaking(posterior)
+    alone |= breaking(posterior, trees or latents.trees)
     for key, (value, sd) in alone.items():
         found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
         parameters[key] = {**parameters[key], "studies": {**parameters[key].get("studies", {}), scope: found}}

@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.amounts import default_amounts
 from mopdsim.domains import Domain, Scope, domain, scope_of
 from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.model import model
 from mopdsim.quality import Effort
-from mopdsim.recipe import BASE, SMALLER, AnyStage, Merge, Recipe
+from mopdsim.recipe import BASE, SMALLER, AnyStage, Merge, Recipe, Rl
 from mopdsim.recipe_file import from_document
 
+HASTY = 2.0
 _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradient_tokens", "kl_parent")
 
 
@@ -142,9 +144,9 @@ def renamed(stage: AnyStage, keys: Mapping[str, str]) -> AnyStage:
     return stage.model_copy(update=changes)
 
 
-def load(data: Sequence[Path]) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
-    """The forest of some observations files, a manifest beside each, and the dates of the studies. NotFoundError,
-    UsageError."""
+def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
+    """The forest of some observations files, a manifest beside each, and the dates of the studies. calm: without runs
+    whose RL may have broken. NotFoundError, UsageError."""
     runs: dict[str, Run] = {}
     efforts: dict[str, Effort] = {}
     points: dict[str, tuple[Point, ...]] = {}
@@ -152,7 +154,7 @@ def load(data: Sequence[Path]) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
     for path in data:
         rows, manifest = _read(path)
         source = str(path.with_name("manifest.json"))
-        own = list(_runs(manifest, source))
+        own = [run for run in _runs(manifest, source) if not (calm and hasty(run.recipe))]
         active = {
             key: _active(manifest["runs"][run.name]["model"], source)
             for run in own
@@ -207,6 +209,15 @@ def _runs(manifest: Mapping[str, Any], source: str) -> Iterator[Run]:
         recipe = from_document(row["document"], source=f"{source}: {name}")
         if SMALLER not in recipe.roots:
             yield Run(name=name, recipe=recipe, keys=row["keys"])
+
+
+def hasty(recipe: Recipe) -> bool:
+    """Whether RL runs at more than `HASTY` times the usual rate of its set: what it scores tells of breaking first."""
+    if recipe.amounts_name == "published":
+        return False
+    usual = default_amounts(recipe.amounts_name, "rl").learning_rate
+    rates = [recipe.amounts[stage.name].learning_rate for stage in recipe.stages if isinstance(stage, Rl)]
+    return max(rates, default=0.0) > HASTY * usual
 
 
 def _active(name: str, source: str) -> int:

@@ -1,6 +1,6 @@
 """Page Runs: runs on disk, curves of a running one as it goes, cost split; a tiny run started as a subprocess.
 
-Leaves out: the run itself (`mopd train run`), which knows nothing of this page.
+Leaves out: its samples (`mopdsim.ui.samples`); the run itself (`mopd train run`), which knows nothing of this page.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import streamlit as st
 
 from mopdsim.errors import UsageError
 from mopdsim.recipes import PLAIN
-from mopdsim.ui import charts, state, views
+from mopdsim.ui import charts, samples, state, views
 from mopdsim.ui.runs_on_disk import Run, cost_split, curves, final_scores, metrics, root, run, runs
 from mopdsim.ui.words import recipe_title
 
@@ -37,16 +37,10 @@ def page() -> None:
             st.info(f"No runs in {root()}/ yet: start a tiny one; it takes about a minute.")
             return
         names = [one.name for one in found]
-        _mend("run", names)
+        state.mend("run", names)
         name = st.selectbox("Run", names, key="run", bind="query-params")
         running = run(root(), name).running
         st.fragment(_show, run_every=REFRESH_S if running else None)(name, running)
-
-
-def _mend(key: str, options: list[str]) -> None:
-    """Forget a remembered choice that is no longer offered."""
-    if st.session_state.get(key) not in (None, *options):
-        del st.session_state[key]
 
 
 def _show(name: str, was_running: bool) -> None:
@@ -72,11 +66,12 @@ def _show(name: str, was_running: bool) -> None:
                 says=f"Seconds by stage and phase, {split.seconds.sum():.1f} in all.",
             )  # fmt: skip
         _scores(chosen)
+        samples.show(chosen)
 
 
 def _rates(rates: pd.DataFrame) -> None:
     stages = list(rates.stage.unique())
-    _mend("stage_shown", stages)
+    state.mend("stage_shown", stages)
     stage = st.pills("Stage", stages, default=stages[-1], key="stage_shown", required=True)
     own = rates[rates.stage == stage]
     last = own.groupby("domain")["pass rate"].last().sort_values()
@@ -90,7 +85,7 @@ def _rates(rates: pd.DataFrame) -> None:
 
 def _training(training: pd.DataFrame) -> None:
     quantities = list(training.quantity.unique())
-    _mend("quantity_shown", quantities)
+    state.mend("quantity_shown", quantities)
     quantity = st.pills("Quantity", quantities, default=quantities[0], key="quantity_shown", required=True)
     own = training[training.quantity == quantity]
     views.figure(

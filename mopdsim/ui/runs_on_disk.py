@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,23 +78,58 @@ def _recipe_name(path: Path) -> str:
 
 def metrics(found: Run) -> list[dict[str, Any]]:
     """Rows of every stage: the run's own log where it is finished, the stages' logs while it is not."""
-    whole = found.directory / "metrics.jsonl"
-    if whole.is_file() and not found.running:
+    whole = _whole(found, "metrics.jsonl")
+    if whole is not None:
+        return list(_rows(whole))
+    return [
+        {"stage": stage, **row} for path, stage, _ in _logs(found, "metrics.jsonl") for row in _rows(path)
+    ]
+
+
+def samples(found: Run) -> list[dict[str, Any]]:
+    """Samples of every stage, their teachers' scores by name; `trainer.samples` says what else a row holds."""
+    whole = _whole(found, "samples.jsonl")
+    if whole is not None:
         return list(_rows(whole))
     rows = []
-    for path in sorted(found.directory.glob("store/*/metrics.jsonl"), key=lambda path: path.stat().st_ctime):
-        label = _stage_label(path.parent)
-        rows += [{"stage": label, **row} for row in _rows(path)]
+    for path, stage, teachers in _logs(found, "samples.jsonl"):
+        for row in _rows(path):
+            if "teachers" in row:
+                row["teachers"] = dict(zip(teachers, row["teachers"], strict=True))
+                row["own"] = [teachers[place] for place in row["own"]]
+            rows.append({"stage": stage, **row})
     return rows
 
 
-def _stage_label(directory: Path) -> str:
-    """A stage of the store in words: its kind and domains; the store knows no names."""
+def _whole(found: Run, log: str) -> Path | None:
+    """The log of all stages that a finished run has, in which everything has its name."""
+    path = found.directory / log
+    return path if path.is_file() and not found.running else None
+
+
+def _logs(found: Run, log: str) -> Iterator[tuple[Path, str, list[str]]]:
+    """The stages' logs, the first begun first, with the stage and its teachers in words."""
+    made = {path.parent.name: _stage(path) for path in found.directory.glob("store/*/made_from.json")}
+    words = {key: _in_words(stage) or key for key, stage in made.items()}
+    count = Counter(words.values())
+    labels = {key: word if count[word] == 1 else f"{word} ({key[:4]})" for key, word in words.items()}
+    for path in sorted(found.directory.glob(f"store/*/{log}"), key=lambda path: path.stat().st_ctime):
+        key = path.parent.name
+        teachers = dict.fromkeys(teacher["stage"] for teacher in made.get(key, {}).get("teachers", ()))
+        yield path, labels.get(key, key), [labels.get(teacher, teacher) for teacher in teachers]
+
+
+def _stage(path: Path) -> dict[str, Any]:
+    """The stage that a made_from.json describes; empty for a given model, and where it says none."""
     try:
-        stage = json.loads((directory / "made_from.json").read_text())["stage"]
-        return f"{stage['kind']} {', '.join(stage.get('domains', ()))}".strip()
+        return dict(json.loads(path.read_text())["stage"] or {})
     except (OSError, ValueError, KeyError, TypeError):
-        return directory.name
+        return {}
+
+
+def _in_words(stage: Mapping[str, Any]) -> str:
+    """A stage of the store by its kind and domains; the store knows no names."""
+    return f"{stage.get('kind', '')} {', '.join(stage.get('domains', ()))}".strip()
 
 
 def _rows(path: Path) -> Iterator[dict[str, Any]]:
