@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -111,6 +111,11 @@ class Calibration:
                 f"calibration {self.name!r} has no parameter {name!r}{did_you_mean(name, self.parameters)}"
             )
         return found
+
+    def unfitted(self) -> Calibration:
+        """The priors alone, without what studies found."""
+        parameters = {name: replace(row, studies={}) for name, row in self.parameters.items()}
+        return replace(self, parameters=parameters, facts={}, correlations={})
 
     def draw(self, name: str, scope: Scope, *, seed: int, draws: int, key: str | None = None) -> Array:
         """Draws of a parameter, (N,). `key` names the stream where several share one prior (default: the

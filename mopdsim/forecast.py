@@ -88,8 +88,13 @@ class Forecast:
 
     @property
     def scores_DN(self) -> Array:
-        """Of the recipe's last word, with the error of the model form where it is known."""
-        return moved(self.output.score_DN, self.error_DN)
+        """Of the recipe's last word, the model form taken for granted: what plans are compared by."""
+        return self.output.score_DN
+
+    @property
+    def likely_DN(self) -> Array:
+        """The same with the error of the model form, where that is known: what a run may be expected to score."""
+        return moved(self.scores_DN, self.error_DN)
 
     @property
     def waterfall(self) -> dict[str, dict[str, float]]:
@@ -117,8 +122,8 @@ class Forecast:
         ].score_DN
         return {
             name: {
-                "sd": float(self.scores_DN[place].std()),
-                "seed_sd": float(np.sqrt(np.mean((self.output.score_DN[place] - fixed[place]) ** 2))),
+                "sd": float(self.likely_DN[place].std()),
+                "seed_sd": float(np.sqrt(np.mean((self.scores_DN[place] - fixed[place]) ** 2))),
             }
             for place, name in enumerate(self.world.names)
         }
@@ -163,7 +168,7 @@ class Forecast:
             "within_deadline": _share(self.days_N, scenario.deadline_days),
             "critical_path": list(self.timeline.critical_path),
             "stages": [self._stage(place) for place in range(len(self.timeline.jobs))],
-            "scores": self._quantiles(self.scores_DN),
+            "scores": self._quantiles(self.likely_DN),
             "side_outputs": {
                 name: self._quantiles(self.states[name].score_DN) for name in scenario.recipe.side_outputs
             },

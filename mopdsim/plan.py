@@ -1,10 +1,10 @@
 """The planner: which recipe, which teachers for which domains, how much compute for each, under limits and doubt.
 
-`plan(question)` searches (`mopdsim.planning.explore`), judges the best few plans again over more draws, and says how
-sure the recommendation is: the runner-up and how often it is better in the same worlds, the parameters at whose P10 or
-P90 another plan would be best ("undecided", with the cheapest pilot that decides it), flip points, Sobol indices, and
-what each pilot is worth. The recommended plan's file is a scenario, the same numbers in `mopd forecast`.
-Leaves out: how it is printed (`mopdsim.plan_command`).
+`plan(question)` searches (`mopdsim.planning.explore`), judges the best few plans again over more draws, and says why
+the recommended one leads and how sure that is: the runner-up and how often it is better in the same worlds, what being
+wrong costs, the parameters at whose P10 or P90 another plan would be best ("undecided", with the cheapest pilot that
+decides it), flip points, Sobol indices, and what each pilot is worth. The recommended plan's file is a scenario, the
+same numbers in `mopd forecast`. Leaves out: how it is printed (`mopdsim.plan_command`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mopdsim import scenario as scenarios
 from mopdsim.calibration import Calibration
 from mopdsim.compare import TIE
 from mopdsim.forecast import quantiles
+from mopdsim.planning import words
 from mopdsim.planning.evaluation import Outcome
 from mopdsim.planning.explore import explore
 from mopdsim.planning.finalists import Finalist, finalists, probability_better, verdict
@@ -29,6 +30,7 @@ from mopdsim.planning.information import Flip, Value, deciding, flips, perfect, 
 from mopdsim.planning.pilots import pilots
 from mopdsim.planning.portfolio import portfolio
 from mopdsim.planning.question import Question
+from mopdsim.planning.reasons import Reason, reasons, regret
 from mopdsim.planning.sensitivity import sensitivity
 from mopdsim.planning.tipping import Tip, tips
 
@@ -41,6 +43,7 @@ class Answer:
 
     question: Question
     finalists: Sequence[Finalist]
+    reasons: Sequence[Reason]
     frontier: Sequence[Outcome]
     flips: Sequence[Flip]
     tips: Sequence[Tip]
@@ -70,37 +73,40 @@ class Answer:
         """`undecided`, `tie` or `decided`."""
         if self.flips:
             return "undecided"
-        if self.runner_up is not None and verdict(self.recommended, self.runner_up) == TIE:
+        if self.runner_up is not None and verdict(self.question, self.recommended, self.runner_up) == TIE:
             return TIE
         return "decided"
 
     @property
     def headline(self) -> str:
-        """One sentence."""
+        """One sentence for somebody who knows GPUs and money, not the simulator's parameters."""
         best = self.recommended
-        made = best.forecast
-        value = float(self.question.value(best.utility_N))
-        price, days = float(f"{np.median(made.usd_N):.3g}"), float(np.median(made.days_N))
-        facts = f"{self.question.objective} {value:.3f}, ${price:,.0f} and {days:.3g} days at the median"
+        made, objective = best.forecast, self.question.objective
+        usd, days = float(np.median(made.usd_N)), float(np.median(made.days_N))
+        counts = words.OBJECTIVES[objective].format(float(self.question.value(best.utility_N)))
+        plan = f"{best.plan.label} ({counts} for ${words.digits(usd)} in {words.duration(days)})"
         if self.decision == "undecided":
-            flip, pilot = self.flips[0], ""
-            if self.pilot is not None:
-                measured = self.pilot.pilot
-                flip = next(flip for flip in self.flips if flip.parameter in measured.parameters)
-                pilot = (
-                    f"; cheapest pilot that decides it: {measured.name}, {measured.gpu_hours:,.3g} GPU-hours"
-                )
-            return (
-                f"undecided: {best.plan.label} ({facts}) is best as far as is known, but {flip.to} leads by "
-                f"{flip.gain:.3f} where {flip.parameter} is at its {flip.end.upper()} ({flip.value:.3g}){pilot}"
-            )
+            return f"undecided: {plan} is best as far as is known, {self._doubt()}"
         if self.runner_up is None:
-            return f"decided: {best.plan.label} ({facts}); no plan of another kind keeps the limits"
+            return f"decided: {plan}; no plan of another kind keeps the limits"
         other = self.runner_up.plan.label
-        probability = probability_better(self.runner_up, best)
+        share = probability_better(self.question, self.runner_up, best)
+        is_better = f"is {'safer' if objective == 'p10' else 'better'} with probability {share:.2f}"
         if self.decision == TIE:
-            return f"tie: {best.plan.label} ({facts}) and {other}, which is better with probability {probability:.2f}"
-        return f"decided: {best.plan.label} ({facts}); {other} is better with probability {probability:.2f}"
+            return f"tie: {plan} and {other}, which {is_better}"
+        return f"decided: {plan}; {other} {is_better}"
+
+    def _doubt(self) -> str:
+        """What would turn the recommendation, and the cheapest pilot that decides it."""
+        flip, cheapest = self.flips[0], self.pilot
+        if cheapest is not None:
+            flip = next(flip for flip in self.flips if flip.parameter in cheapest.pilot.parameters)
+        doubt = f"but {flip.to} would be {100 * flip.gain:.1f} points better if {flip.what}"
+        if cheapest is None:
+            return f"{doubt}; no small pilot measures that"
+        pilot = cheapest.pilot
+        price = f"{words.digits(pilot.gpu_hours)} GPU-hours, ${words.digits(pilot.usd)}"
+        return f"{doubt}; the cheapest pilot that decides it: {pilot.title} ({price})"
 
     def to_document(self) -> dict[str, Any]:
         """The answer as plain data, for JSON."""
@@ -111,13 +117,15 @@ class Answer:
             "recommended": {**self._finalist(best), "scenario": scenarios.dump(best.forecast.scenario)},
             "runner_up": None
             if other is None
-            else {**self._finalist(other), "verdict": verdict(best, other)},
-            "probability_better": None if other is None else probability_better(other, best),
+            else {**self._finalist(other), "verdict": verdict(self.question, best, other)},
+            "probability_better": None if other is None else probability_better(self.question, other, best),
+            "reasons": [reason.to_document() for reason in self.reasons],
+            "cost_of_being_wrong": regret(self.finalists),
             "alternatives": [
                 {
                     **self._finalist(one),
-                    "probability_better": probability_better(one, best),
-                    "verdict": verdict(best, one),
+                    "probability_better": probability_better(self.question, one, best),
+                    "verdict": verdict(self.question, best, one),
                 }
                 for one in self.finalists[1:]
             ],
@@ -128,6 +136,7 @@ class Answer:
                     "plan": o.plan.to_document(),
                     "value": o.value,
                     "usd": o.median["usd"],
+                    "usd_at_confidence": o.surely["usd"],
                     "days": o.median["days"],
                 }
                 for o in self.frontier
@@ -145,7 +154,7 @@ class Answer:
 
     def _finalist(self, one: Finalist) -> dict[str, Any]:
         made = one.forecast
-        rows = zip(made.world.names, made.scores_DN, strict=True)
+        rows = zip(made.world.names, made.likely_DN, strict=True)
         return {
             **one.plan.to_document(),
             "value": float(self.question.value(one.utility_N)),
@@ -168,11 +177,12 @@ def plan(question: Question, calibration: Calibration | None = None) -> Answer:
     return Answer(
         question=question,
         finalists=judged,
+        reasons=reasons(question, judged),
         frontier=frontier(feasible),
-        flips=flips(judged),
+        flips=flips(question, judged),
         tips=tips(question, found, judged, calibration),
-        worths=values(judged, pilots(question, found.evaluator.stock)),
-        perfect=perfect(judged),
+        worths=values(question, judged, pilots(question, found.evaluator.stock)),
+        perfect=perfect(question, judged),
         sensitivity=sensitivity(question, judged[0], calibration),
         portfolio=portfolio(question, judged),
         evaluated=len(found.outcomes),

@@ -30,16 +30,17 @@ def plan(
     """
     from mopdsim import recipe_file, scenario
     from mopdsim.plan import plan as run
-    from mopdsim.planning.question import from_document
+    from mopdsim.planning.question import REMEDY, from_document
     from mopdsim.planning.texts import answer_text
 
     flags = {"seed": seed, "draws": draws}
     given = {key: value for key, value in flags.items() if value is not None}
-    answer = run(from_document({**recipe_file.read_toml(file), **given}, source=str(file)))
+    document = {**recipe_file.read_toml(file, remedy=REMEDY), **given}
+    answer = run(from_document(document, source=str(file)))
     chosen = answer.recommended.forecast.scenario
     if write is not None:
         write.write_text(scenario.dump(chosen), encoding="utf-8")
     if recipe is not None:
         recipe.write_text(recipe_file.dump(chosen.recipe), encoding="utf-8")
-    document = answer.to_document()
-    emit(document) if json_ else print(answer_text(document))
+    found = answer.to_document()
+    emit(found) if json_ else print(answer_text(found))

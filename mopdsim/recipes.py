@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from pydantic import ValidationError, validate_call
@@ -196,6 +197,12 @@ def recipe(name: str, domains: Sequence[str], /, **options: Any) -> Recipe:
         if key not in known:
             raise UsageError(f"recipe {name!r} has no option {key!r}{did_you_mean(key, known)}")
     try:
-        return validate_call(CATALOGUE[name])(domains, **options)
+        return _checked(name)(domains, **options)
     except ValidationError as error:
         raise UsageError(f"recipe {name!r}: {in_words(error)}") from None
+
+
+@cache
+def _checked(name: str) -> Callable[..., Recipe]:
+    """The function behind a name with its arguments checked; making the check takes longer than the call."""
+    return validate_call(CATALOGUE[name])

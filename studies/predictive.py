@@ -43,7 +43,7 @@ def ensemble(
         calibration = replace(calibration, parameters=rows)
     found = forecast(asked, calibration, known=known)
     drawn = {}
-    for domain, score_N in zip(found.world.names, found.scores_DN, strict=True):
+    for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
         drawn[domain] = measured(score_N, items[domain], key=f"{key}:{domain}")
     return drawn
 

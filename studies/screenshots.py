@@ -27,7 +27,7 @@ PAGES = {
     "what_if": ("", "in mean score"),
     "plan": ("plan", "how many teachers"),
     "interference": ("interference", "The strongest pull"),
-    "recipes": ("recipes?recipe=deepseek_v4", "specialists by SFT then GRPO"),
+    "recipes": ("recipes?recipe=DeepSeek-V4", "specialists by SFT then GRPO"),
     "calibration": ("calibration", "Predicted against measured"),
     "runs": ("runs", "steps logged"),
 }

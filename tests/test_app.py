@@ -77,10 +77,8 @@ def text_of(at: AppTest) -> str:
 
 
 def moved(at: AppTest, slider: str, value: Any) -> None:
-    """A dial moved: its redraw of two fragments, then the whole page as it stands."""
+    """A dial moved, and the redraw after it."""
     at.select_slider(key=slider).set_value(value).run()
-    assert not at.exception
-    at.run()
     assert not at.exception
 
 
@@ -114,7 +112,7 @@ def test_numbers_are_those_of_the_downloaded_file_on_the_command_line() -> None:
 
 
 def test_a_slider_changes_the_numbers_and_says_what_changed() -> None:
-    at = drawn(what_if)
+    at = drawn(what_if, changed_inputs=True)
     before = at.metric[0].value
     moved(at, "w_teachers", 2)
     assert at.session_state["view"].choice == Choice(teachers=2)
@@ -159,8 +157,9 @@ def test_four_scenarios_stand_side_by_side_and_no_more() -> None:
     assert not at.exception
     assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 1
     assert next(button for button in at.button if button.label == "Pin beside").disabled
-    totals = next(table.value for table in at.dataframe if "measure" in table.value.columns)
-    assert list(totals["scenario"].unique()) == ["now", "A", "B", "C"]
+    beside = next(table.value for table in at.table if "A" in table.value.columns)
+    assert list(beside.columns) == ["now", "A", "B", "C"]
+    assert list(beside.loc["changed"]) == [f"teachers {count}" for count in (4, 1, 2, 4)]
     at.button(key="unpin_0").click().run()
     assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 2
 
@@ -346,6 +345,83 @@ def test_runs_tables_the_scores_of_a_finished_run(a_run: Path) -> None:
     assert table.to_dict("records") == [
         {"domain": "sort", "start": 0.25, "final": 0.75, "standard error": 0.02}
     ]
+
+
+@pytest.fixture
+def a_run_with_samples(a_run: Path) -> Path:
+    """A student that learns from two teachers, under way, and one of its teachers."""
+    places = {"teach1": ("rl", "sort", {}), "teach2": ("rl", "swap", {})}
+    places["student"] = ("distill", "sort", {"teachers": [{"stage": "teach1"}, {"stage": "teach2"}]})
+    for key, (kind, domain, more) in places.items():
+        (a_run / "store" / key).mkdir()
+        stage = {"kind": kind, "domains": {domain: 1.0}, **more}
+        (a_run / "store" / key / "made_from.json").write_text(json.dumps({"stage": stage}))
+    common = {
+        "kind": "sample",
+        "domain": "sort",
+        "prompt": "s:ba",
+        "answer": "a<b",
+        "length": 3,
+        "reward": 1.0,
+    }
+    tokens = {"tokens": ["a", "<", "b"], "student": [-0.5, None, -2.0]}
+    taught = {"teachers": [[-0.25, None, -2.5], [-1.5, None, -1.0]], "own": [0]}
+    logs = {
+        "teach1": [{**common, **tokens, "step": 0, "advantage": [0.5, None, 0.5], "judged_reward": 0.25}],
+        "student": [{**common, **tokens, **taught, "step": step} for step in (0, 1, 1)],
+    }
+    for key, rows in logs.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (a_run / "store" / key / "samples.jsonl").write_text(text + '{"kind": "sample", "ste')
+    return a_run
+
+
+def test_samples_of_a_run_under_way_show_each_teachers_score(a_run_with_samples: Path) -> None:
+    at = drawn(runs, samples_table=True, sample_stage="distill sort")
+    assert not at.error
+    assert at.selectbox(key="sample_step").value == 1 and at.selectbox(key="sample_number").options == [
+        "1",
+        "2",
+    ]
+    assert at.selectbox(key="sample_teacher").options == ["its own", "rl sort (teac)", "rl swap"]
+    assert "1 of 2 tokens more log-probability" in text_of(at) and "at token 3, 'b': -0.50" in text_of(at)
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table["rl sort (teac) less student"].dropna()) == [0.25, -0.5]
+    at.selectbox(key="sample_teacher").select("rl swap").run()
+    assert not at.exception
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table["log p rl swap"].dropna()) == [-1.5, -1.0]
+    assert list(table["rl swap less student"].dropna()) == [-1.0, 1.0]
+    assert "it learns from rl sort" in text_of(at)
+
+
+def test_samples_of_reinforcement_learning_show_advantages(a_run_with_samples: Path) -> None:
+    at = drawn(runs, sample_stage="rl sort (teac)", samples_table=True)
+    assert not at.error
+    assert "the reward model gives 0.25; mean advantage +0.50" in text_of(at)
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table.columns) == ["token", "text", "log p", "advantage"]
+
+
+def test_samples_of_a_finished_run_have_its_own_names(a_run: Path) -> None:
+    (a_run / "STATUS").write_text("done\n")
+    row = {"stage": "student", "kind": "sample", "step": 4, "domain": "sort", "prompt": "s:ba", "answer": "a",
+           "length": 1, "reward": 0.0, "tokens": ["a"], "student": [-0.5], "teachers": {"teacher_1": [-0.5]},
+           "own": ["teacher_1"]}  # fmt: skip
+    (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": 1.0}\n')
+    (a_run / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    at = drawn(runs)
+    assert at.selectbox(key="sample_teacher").options == ["its own", "teacher_1"]
+    assert "teacher\\_1 gives 0 of 1 tokens" in text_of(at)
+
+
+def test_tokens_are_text_and_never_markup() -> None:
+    from mopdsim.ui.samples import tokens_html
+
+    shown = tokens_html(["<script>", '"', "x\n", ""], [-3.0, 0.5, None, 0.0], says='a "b" <c>')
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and "\u21b5\n" in shown and "\u2205" in shown
+    assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in shown
+    assert shown.count("dashed") == 1 and shown.count("solid") == 2 and "not sampled" in shown
 
 
 def test_interference_puts_gradients_of_runs_beside_k(a_run: Path) -> None:

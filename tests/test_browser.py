@@ -183,9 +183,59 @@ def test_the_planner_answers_and_its_plan_opens_in_what_if(page: Any, address: s
     page.get_by_role("button", name="Recommend a plan").click()
     page.get_by_text("plans forecast in").wait_for(timeout=180_000)
     page.get_by_text("Flip points").first.wait_for()
-    page.get_by_role("button", name="Open in What if").first.click()
+    page.locator(".st-key-frontier svg .role-mark.mark-symbol path").first.click()
+    page.get_by_role("button", name="Open in What if").nth(1).click()
     page.get_by_text("Own scenario file").first.wait_for()
     page.get_by_text("is weakest in").first.wait_for()
+
+
+def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> None:
+    page.get_by_role("link", name="Interference").first.click()
+    page.get_by_text("The strongest pull").first.wait_for()
+    assert teacher(page, "safety") != teacher(page, "math")
+    grid = page.locator("[data-testid=stDataFrame] canvas").first
+    grid.scroll_into_view_if_needed()
+    grid.click(position={"x": 170, "y": 35 * 8 + 17}, force=True)  # row safety, column math
+    page.keyboard.type("0.9")
+    page.keyboard.press("Enter")
+    page.get_by_text("training on safety helps math (K +0.90").first.wait_for()
+    page.get_by_role("slider", name="Or let K group them into").focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_role("button", name="Group by K").click()
+    page.wait_for_function(
+        "() => document.querySelector('.st-key-group_safety').innerText.includes('teacher 1')"
+    )
+    assert teacher(page, "math") == teacher(page, "safety")
+    page.reload()
+    page.get_by_text("training on safety helps math (K +0.90").first.wait_for()
+    assert teacher(page, "math") == teacher(page, "safety")
+
+
+def teacher(page: Any, domain: str) -> str:
+    return str(page.locator(f".st-key-group_{domain}").inner_text()).split("\n")[-1]
+
+
+def test_recipes_stand_side_by_side_at_one_budget(page: Any) -> None:
+    page.get_by_role("link", name="Recipes").first.click()
+    page.get_by_text("Multi-teacher on-policy distillation").first.wait_for()
+    page.get_by_role("tab", name="All at one budget").click()
+    page.locator("[aria-label*='Mean score at the same training compute'] svg.marks").wait_for(timeout=120_000)
+    assert page.locator("[data-testid=stException]").count() == 0
+
+
+def test_own_observations_are_read_and_bad_ones_are_one_sentence(page: Any) -> None:
+    page.get_by_role("link", name="Calibration").first.click()
+    page.get_by_role("tab", name="Own observations").click()
+    table = (ROOT / "mopdsim" / "data" / "published" / "rl_steps.csv").read_bytes()
+    for name, data, words in (
+        ("bad.csv", b"a,b\n1,2\n", "column"),
+        ("good.csv", table, "rows can be fitted"),
+    ):
+        page.locator("input[type=file]").first.set_input_files(
+            [{"name": name, "mimeType": "text/csv", "buffer": data}]
+        )
+        page.get_by_text(words).last.wait_for()
+    assert page.locator("[data-testid=stException]").count() == 0
 
 
 def test_a_tiny_run_is_started_and_followed_to_its_end(page: Any) -> None:
@@ -195,6 +245,26 @@ def test_a_tiny_run_is_started_and_followed_to_its_end(page: Any) -> None:
     page.get_by_text("mopd: done").first.wait_for(timeout=240_000)
     page.get_by_text("Scores on test prompts").first.wait_for()
     assert page.locator("[data-testid=stVegaLiteChart]").count() == 3
+    _samples_are_scored_by_every_teacher(page)
+
+
+def _samples_are_scored_by_every_teacher(page: Any) -> None:
+    """Another teacher is chosen, its scores are in the CSV, and the link shows the same."""
+    said = page.get_by_text("tokens more log-probability than the student").first
+    said.wait_for()
+    assert said.inner_text().startswith("Reward")
+    page.get_by_text("Table and files").last.click()
+    page.get_by_role("combobox", name="Teacher").click()
+    page.get_by_role("option", name="teacher_2").click()
+    page.get_by_text("teacher_2 gives").first.wait_for()
+    with page.expect_download() as waiting:
+        page.get_by_role("button", name="CSV", exact=True).last.click()
+    head = Path(waiting.value.path()).read_text().splitlines()[0]
+    assert head == "token,text,log p,log p teacher_1,log p teacher_2,log p teacher_3,teacher_2 less student"
+    page.set_viewport_size({"width": 390, "height": 850})
+    page.reload()
+    page.get_by_text("teacher_2 gives").first.wait_for()
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -210,4 +280,25 @@ def test_nothing_is_wider_than_the_screen(browser: Any, address: str, width: int
     )
     assert wide and max(wide) <= width
     page.locator("[data-testid=stVegaLiteChart][aria-label*='Score of each domain']").wait_for()
+    red = page.evaluate(
+        "() => +getComputedStyle(document.body.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0]"
+    )
+    assert (red < 128) == (scheme == "dark")
+    context.close()
+
+
+def test_no_page_is_wider_than_a_phone(browser: Any, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 850}, color_scheme="dark")
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    for title, words in PAGES.items():
+        page.goto(f"{address}/{title.lower()}")
+        page.get_by_text(words).first.wait_for()
+        page.wait_for_timeout(500)
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390, title
+        right = page.locator(
+            "[data-testid=stVegaLiteChart], [data-testid=stMetric], [data-testid=stDataFrame]"
+        )
+        ends = right.evaluate_all("found => found.map(one => one.getBoundingClientRect().right)")
+        assert all(end <= 390 for end in ends), title
     context.close()

@@ -64,7 +64,7 @@ def _plan(*stages: AnyStage, rollouts: int = 8) -> Recipe:
 def _world(plan: Recipe, *, starts: dict[str, Estimate] | None = None, **constants: float) -> World:
     """A world without seeds, conflict and luck; `constants` are set to one value in all draws."""
     world = draw_world(
-        default_calibration(),
+        default_calibration().unfitted(),
         {name: domain(name) for name in plan.domains},
         tuple(plan.stage),
         "tiny",
@@ -293,7 +293,7 @@ def test_a_smaller_model_starts_lower_by_its_size_or_as_told() -> None:
     plan = _small()
     world = _world(plan)
     lower = logit(world.start_DN) - logit(world.of(SMALLER).start_DN)
-    slope = default_calibration().draw("size_slope", "tiny", seed=3, draws=DRAWS)
+    slope = default_calibration().unfitted().draw("size_slope", "tiny", seed=3, draws=DRAWS)
     assert lower == pytest.approx(np.broadcast_to(slope * np.log(8.0 / 1.5), lower.shape))
     told = Estimate(value=0.2, sd=0.0, grade="measured", source="test")
     assert _world(plan, starts={"sort": told}).of(SMALLER).start_DN[0] == pytest.approx(0.2)
@@ -327,7 +327,7 @@ def test_every_system_stays_in_range_and_its_causes_add_up(name: str, compute: f
     options: dict[str, Any] = {"smaller": True} if name == "deepseek_r1" else {}
     plan = recipe(name, NAMES, **options)
     world = draw_world(
-        default_calibration(),
+        default_calibration().unfitted(),
         {name: domain(name) for name in NAMES},
         tuple(plan.stage),
         "tiny",

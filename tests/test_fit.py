@@ -61,7 +61,7 @@ def one_curve(end: float | None = None) -> tuple[Tree, ...]:
 
 
 def test_a_known_curve_is_found_again() -> None:
-    found = fit(latents_of(one_curve(), default_calibration()))
+    found = fit(latents_of(one_curve(), default_calibration().unfitted()))
     value = {
         name: found.latents.entries[place].value(found.x_L[place])
         for name, place in found.latents.index.items()
@@ -73,7 +73,7 @@ def test_a_known_curve_is_found_again() -> None:
 
 
 def test_what_the_runs_do_not_tell_keeps_its_prior() -> None:
-    found = fit(latents_of(one_curve(), default_calibration()))
+    found = fit(latents_of(one_curve(), default_calibration().unfitted()))
     learned = dict(zip(found.latents.index, found.learned_L, strict=True))
     place = found.latents.index["pair_exponent"]
     assert learned["midpoint:sort"] > 0.8
@@ -83,15 +83,17 @@ def test_what_the_runs_do_not_tell_keeps_its_prior() -> None:
 
 
 def test_a_score_above_the_ceiling_only_says_so() -> None:
-    near, far = (fit(latents_of(one_curve(end), default_calibration())) for end in (CEILING + 0.005, 0.999))
+    near, far = (
+        fit(latents_of(one_curve(end), default_calibration().unfitted())) for end in (CEILING + 0.005, 0.999)
+    )
     assert near.x_L == pytest.approx(far.x_L, abs=1e-9)
-    below = fit(latents_of(one_curve(CEILING - 0.05), default_calibration()))
+    below = fit(latents_of(one_curve(CEILING - 0.05), default_calibration().unfitted()))
     asymptote = below.latents.index["asymptote:sort"]
     assert near.x_L[asymptote] > below.x_L[asymptote]
 
 
 def test_slopes_are_those_of_the_prediction() -> None:
-    latents = latents_of(minimal_experiment(), default_calibration())
+    latents = latents_of(minimal_experiment(), default_calibration().unfitted())
     rng = np.random.default_rng(3)
     direction_L = latents.sd_L * rng.standard_normal(len(latents.sd_L)) * 1e-4
     value_M, slope_ML = linearised(latents, latents.mean_L)
@@ -102,7 +104,7 @@ def test_slopes_are_those_of_the_prediction() -> None:
 
 def test_an_outlier_loses_its_pull() -> None:
     trees = one_curve()
-    latents = latents_of(trees, default_calibration())
+    latents = latents_of(trees, default_calibration().unfitted())
     spoiled = replace(trees[1], points=(trees[1].points[0], point("b", 0.05)))
     alone, beside = (fit(replace(latents, trees=(trees[0], other))) for other in (trees[1], spoiled))
     place = latents.index["asymptote:sort"]
@@ -112,11 +114,11 @@ def test_an_outlier_loses_its_pull() -> None:
 
 def test_the_middle_of_collapses_follows_what_collapsed() -> None:
     trees = minimal_experiment()
-    latents = latents_of(trees, default_calibration())
+    latents = latents_of(trees, default_calibration().unfitted())
     posterior = fit(
         replace(latents, trees=simulated(latents, latents.mean_L, 0.01, np.random.default_rng(0)))
     )
-    prior = default_calibration().parameters["collapse_middle"].prior
+    prior = default_calibration().unfitted().parameters["collapse_middle"].prior
     kept = collapse_middle(posterior, source="test")
     fallen = tuple(replace(tree, points=tuple(_fallen(tree, one) for one in tree.points)) for tree in trees)
     lost = collapse_middle(replace(posterior, latents=replace(latents, trees=fallen)), source="test")
@@ -185,7 +187,7 @@ def test_a_studys_files_become_a_calibration(tmp_path: Path) -> None:
 
 def test_what_was_found_stays_in_its_scope(tmp_path: Path) -> None:
     found = from_document(fitted([study(tmp_path)]), source="test")
-    for name, parameter in default_calibration().parameters.items():
+    for name, parameter in default_calibration().unfitted().parameters.items():
         assert found.parameters[name].at("frontier").value == parameter.at("frontier").value
         assert found.parameters[name].at("frontier").sd <= parameter.at("frontier").sd
 

@@ -175,9 +175,11 @@ def test_documents_are_compared_to_six_digits() -> None:
 
 def _calibration(scale: float) -> Any:
     row = {"value": scale, "sd": 0.0, "distribution": "lognormal", "grade": "fitted", "source": "planted"}
+    found = {"value": scale, "sd": 0.0, "grade": "fitted", "source": "planted"}
     document = refitting.shipped()
+    whole = {**row, "studies": {"tiny": found}}
     return from_document(
-        {**document, "parameters": {**document["parameters"], "model_error": row}}, source="planted"
+        {**document, "parameters": {**document["parameters"], "model_error": whole}}, source="planted"
     )
 
 
@@ -230,7 +232,7 @@ def test_one_command_fits_judges_ships_and_reports(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(refitting, "shipped_path", lambda: ships)
     monkeypatch.setattr(honest_report, "shipped_path", lambda: ships)
     found = honest_report.fit_all(folders, ship=False, folder=None, leave_out=False)
-    assert not found["fit"]["is_shipped"] and found["fit"]["left_out"] == {"later": "no observations"}
+    assert not found["fit"]["is_shipped"] and found["fit"]["left_out"] == {"later": "no observations, or not of skills"}
     found = honest_report.fit_all(folders, ship=True, folder=tmp_path / "held_out", leave_out=True)
     assert found["fit"]["is_shipped"] and found["fit"]["runs"] == 8
     held = found["held_out"]

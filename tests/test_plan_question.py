@@ -29,6 +29,11 @@ def test_a_shipped_question_reads(path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"budget": 5}, "unknown key 'budget' (did you mean 'budget_usd'?)"),
+        ({"weeks": 12}, "unknown key 'weeks' (use deadline_days: a week is 7)"),
+        ({"pools": {"a": 8}}, "unknown key 'pools' (use gpus"),
+        ({"minimum": 0.5}, "minimum = 0.5: must be a table by domain: [minimum], then sort = 0.5"),
+        ({"domains": ["sort", "law"], "domain": {"law": {"start": 0.3}}}, 'for a new one add like = "NAME"'),
+        ({"domain": 3}, "domain = 3: must be a table"),
         ({"deadline_days": None}, "no limit: give budget_usd"),
         ({"deadline_days": -1}, "deadline_days = -1: must be a finite number above 0"),
         ({"budget_gpu_hours": 0}, "budget_gpu_hours = 0: must be a finite number above 0"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import permutations, product
 from typing import Any
@@ -13,7 +15,8 @@ from mopdsim.plan import plan
 from mopdsim.planning import explore as exploring
 from mopdsim.planning.candidate import Plan
 from mopdsim.planning.evaluation import Evaluator
-from mopdsim.planning.explore import Found, explore, grid
+from mopdsim.planning.explore import Found, explore
+from mopdsim.planning.grid import grid
 from mopdsim.planning.grouping import partitions
 from mopdsim.planning.question import Question, from_document
 
@@ -130,6 +133,24 @@ def test_the_same_seed_gives_the_same_plan_and_another_other_numbers() -> None:
     assert first == again and first != other
 
 
+def test_two_processes_find_what_one_finds() -> None:
+    """In a process of its own: forking beside a test runner's threads is not safe."""
+    code = (
+        "from mopdsim.planning import abreast\n"
+        "from mopdsim.planning.explore import explore\n"
+        "from mopdsim.planning.question import from_document\n"
+        f"names = {[*TINY, 'swap', 'dedup']}\n"
+        "families = ['cascade_rl', 'mixed_rl', 'merge']\n"
+        "asked = {'domains': names, 'deadline_days': 0.02, 'draws': 8, 'families': families}\n"
+        "both = []\n"
+        "for two in (True, False):\n"
+        "    abreast._may_fork = lambda: two\n"
+        "    both.append(explore(from_document(asked)).outcomes)\n"
+        "assert len(both[0]) > 300 and both[0] == both[1]\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=300)
+
+
 def test_a_wider_budget_is_never_worse() -> None:
     question = _question(2, families=["mixed_rl", "merge"])
     values = [
@@ -167,6 +188,6 @@ def test_a_minimum_that_a_wider_budget_reaches_and_one_that_none_does() -> None:
     with pytest.raises(
         InfeasibleError, match=r"with minimum.sort = 0.8 .* nearest that one keeps is deadline_days"
     ):
-        plan(_question(2, deadline_days=4e-5, domain=facts, minimum={"sort": 0.8}))
+        plan(_question(2, deadline_days=1e-5, domain=facts, minimum={"sort": 0.8}))
     with pytest.raises(InfeasibleError, match=r"minimum.sort = 0.99 is what binds"):
         plan(_question(2, deadline_days=5e-3, domain=facts, minimum={"sort": 0.99}))

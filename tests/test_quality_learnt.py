@@ -140,7 +140,7 @@ def _world(start: float, **constants: float) -> World:
     """One draw without noise of seeds, collapse or conflict; all domains start here."""
     first = Estimate(value=start, sd=0.0, grade="measured", source="given")
     domains = {name: replace(domain(name), start=first) for name in NAMES}
-    own = default_calibration()
+    own = default_calibration().unfitted()
     given = {
         name: replace(own.parameters[name], prior=replace(own.parameters[name].prior, value=value, sd=0.0))
         for name, value in constants.items()

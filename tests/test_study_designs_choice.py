@@ -1,4 +1,4 @@
-"""The study `choice`: every recipe under every condition at equal FLOPs, all held out; losses of constant rules."""
+"""`choice` and `choice_again`: every recipe under every condition at equal FLOPs, all held out; losses of rules."""
 
 from __future__ import annotations
 
@@ -7,19 +7,22 @@ from test_study_designs import noise, simulated
 
 from mopdsim.calibration import default_calibration
 from mopdsim.recipe import BASE
-from studies.designs import choice
+from studies.designs import choice, choice_again
 from studies.registry import NAMES, study
 from studies.study import Run
 from studies.trials import Forecaster, contests
 from trainer.tasks import task
 
+SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP)}
 
-def test_every_recipe_spends_alike_under_every_condition() -> None:
-    runs = choice.design()
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
+    setup, runs = SETUPS[name], study(name).runs().values()
     conditions: dict[tuple[object, int], list[Run]] = {}
     for run in runs:
         conditions.setdefault((run.factors["contest"], run.settings.seed), []).append(run)
-    assert len(conditions) == len(choice.CONDITIONS) * len(choice.SEEDS) and len(choice.CONDITIONS) >= 10
+    assert len(conditions) == len(setup.conditions) * len(setup.seeds) and len(setup.conditions) >= 10
     for own in conditions.values():
         assert {run.factors["recipe"] for run in own} == set(choice.RECIPES)
         for run in own:
@@ -38,11 +41,26 @@ def test_its_conditions_are_of_no_other_study() -> None:
     assert all(task(domain) for world in choice.WORLDS.values() for domain in world)
 
 
+def test_the_second_time_nothing_was_seen_before() -> None:
+    """Other bases than of any other study, other rates than of any choice, a dial of conflict that no study has."""
+    elsewhere = [run for name in NAMES if name != "choice_again" for run in study(name).runs().values()]
+    again = choice_again.SETUP
+    assert not {run.settings.seed for run in elsewhere} & set(again.seeds)
+    trained = {domain for run in elsewhere for domain in run.recipe.domains}
+    assert not set(again.worlds["competing"][:2]) & trained
+    shared = {rates for rates in again.paces.values() if rates in choice.PACES.values()}
+    assert shared == {choice.PACES["fast"]}  # at other budgets
+    assert not {c.name for c in again.conditions} & {c.name for c in choice.CONDITIONS}
+    assert {c.world for c in again.conditions} == set(again.worlds)
+    assert {c.pace for c in again.conditions} == set(again.paces)
+    assert all(task(domain) for world in again.worlds.values() for domain in world)
+
+
 def score(run: Run, stage: str, domain: str) -> float:
     """Mixed RL leads by .2 below the fast pace and is last by .1 at it, where MOPD leads merging by .05."""
     if stage == BASE:
         return 0.4
-    fast = run.factors["pace"] == "fast"
+    fast = run.factors["pace"] in choice_again.FAST
     gains = (
         {"mopd": 0.25, "merge": 0.2, "mixed_rl": 0.1}
         if fast
@@ -65,6 +83,16 @@ def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
     assert winners.loc[choice.EARLY.name, "best"] == "mixed_rl"
 
 
+def test_the_second_comparison_speaks_of_its_own_paces() -> None:
+    measured = choice_again.analyse(simulated(study("choice_again").runs(), score)).quantities
+    fast = [condition.pace in choice_again.FAST for condition in choice_again.SETUP.conditions]
+    assert measured["mixed_best_slow"].value == 1 and measured["mixed_best_fast"].value == 0
+    assert measured["mopd_minus_mixed_rash"].value == pytest.approx(0.15, abs=0.01)
+    assert measured["mixed_minus_mopd_between_long"].value == pytest.approx(0.2, abs=0.01)
+    share = sum(fast) / len(fast)
+    assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * share, abs=0.01)
+
+
 def test_the_forecast_has_a_choice_under_every_condition() -> None:
     runs = {
         n: run for n, run in study("choice").runs().items() if run.factors["gflops"] == choice.EARLY.gflops
@@ -77,5 +105,9 @@ def test_the_forecast_has_a_choice_under_every_condition() -> None:
 
 
 def test_a_condition_that_lacks_a_recipe_counts_nowhere() -> None:
-    runs = {name: run for name, run in study("choice").runs().items() if run.factors["recipe"] != "merge"}
-    assert not choice.analyse(simulated(runs, score)).quantities
+    runs = study("choice").runs()
+    lacking = {name: run for name, run in runs.items() if run.factors["recipe"] != "merge"}
+    assert not choice.analyse(simulated(lacking, score)).quantities
+    some = {name: run for name, run in runs.items() if name in lacking or run.factors["pace"] != "fast"}
+    measured = choice.analyse(simulated(some, score)).quantities
+    assert "mixed_best_fast" not in measured and measured["mixed_best_below_fast"].value == 1

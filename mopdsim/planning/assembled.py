@@ -1,9 +1,9 @@
 """Plans of one round put together from pieces, many side by side: teachers gathered, then merged or distilled.
 
-A student learns a lesson that is each domain's own teacher's score, lifted by the others; a merge reads each teacher
-whole. Every teacher has the same number of
-GPUs, so that placing them is a matter of identical machines. Axes: D domain, C candidate, K teacher, N draw.
-Leaves out: several rounds, cascades (`mopdsim.planning.tabulated`).
+A student learns a lesson that is each domain's own teacher's score, moved by what the others gained or lost there; a
+merge reads each teacher whole. Every teacher has the same number of GPUs, so that placing them is a matter of identical
+machines. Axes: D domain, C candidate, K teacher, N draw.
+Leaves out: several rounds (`mopdsim.planning.tabulated`), cascades (`mopdsim.planning.chained`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import numpy as np
 
 from mopdsim.forecast import DAY, HOUR
 from mopdsim.interference import Array
-from mopdsim.planning.candidate import DISTILLED, Plan, group_name, recipe_of
+from mopdsim.planning.candidate import DISTILLED, Group, Plan, group_name, recipe_of
 from mopdsim.planning.stock import Run, Stock, Trained
 from mopdsim.quality import State, paced
-from mopdsim.quality.distillation import Lesson, follow, lift
+from mopdsim.quality.distillation import Lesson, follow
 from mopdsim.quality.learning import merge
 from mopdsim.quality.step import Step
 from mopdsim.recipe import BASE, AnyStage, Distill, Merge
@@ -114,25 +114,29 @@ class Assembly:
         return step.score_DN
 
     def _distilled(self, stage: Distill, plans: Sequence[Plan], states: Sequence[Sequence[Trained]]) -> Array:
-        """The student: on each domain its own teacher's score, lifted by the others, as far as the farthest."""
+        """The student: on each domain its own teacher's score, moved by the others, as far as the farthest."""
         question, world = self.stock.question, self.stock.world
         taught_DCN = np.empty((len(question.domains), len(plans), question.base.draws))
-        lifts_DCN, kl_CN = np.empty_like(taught_DCN), np.empty(taught_DCN.shape[1:])
-        start_DN = world.start_DN[:, 0]
-        for place, (plan, found) in enumerate(zip(plans, states, strict=True)):
-            for group, piece in zip(plan.groups, found, strict=True):
-                rows = [world.index[name] for name in group]
-                taught_DCN[rows, place] = piece.score_DN[rows]
-                others = [other.score_DN[rows] for other in found if other is not piece]
-                lifts_DCN[rows, place] = lift(start_DN[rows], others, world.constants["pair_exponent"])
+        pulls_DCN, kl_CN = np.empty_like(taught_DCN), np.empty(taught_DCN.shape[1:])
+        for place, found in enumerate(states):
+            pull_DN = sum((piece.pull_DN for piece in found[1:]), found[0].pull_DN)
+            for piece in found:
+                taught_DCN[piece.places, place] = piece.score_DN[piece.places]
+                pulls_DCN[piece.places, place] = (pull_DN - piece.pull_DN)[piece.places]
             kl_CN[place] = np.max([piece.kl_N for piece in found], axis=0)
+        others_C = np.array([max(len(found) - 1, 1) for found in states])
+        companions_DCN = pulls_DCN * others_C[:, None] ** -world.constants["pair_exponent"]
         places = np.array([world.index[name] for name in stage.domains])
+        groupings = [plan.groups for plan in plans]
+        if len(set(groupings)) == 1:  # one matrix for all candidates
+            groupings = groupings[:1]
         lesson = Lesson(
             own_SN=taught_DCN[places],
             others_SN=taught_DCN[places],
-            companions_SN=lifts_DCN[places],
+            companions_SN=companions_DCN[places],
             within_SN=1.0,
             distance_N=kl_CN,
+            apart_SSN=np.stack([_apart(groups, stage) for groups in groupings], axis=-1)[..., None],
         )
         samples = REWARD_GROUP if stage.reward_mix else 1
         steps_C = np.array([plan.distill_steps for plan in plans])
@@ -147,50 +151,57 @@ class Assembly:
         """GPU-hours and days, (C, N); infinite where a stage does not fit."""
         draws = self.stock.question.base.draws
         hours_CN, days_CN = np.full((len(plans), draws), np.inf), np.full((len(plans), draws), np.inf)
-        for place, plan in enumerate(plans):
-            found = self._plan_seconds(plan)
-            if found is None:
-                continue
-            runs_KN, last_N, last_gpus = found
-            hours_CN[place] = (runs_KN.sum(axis=0) * plan.gpus + last_N * last_gpus) / HOUR
-            days_CN[place] = (self._teachers_done(plan, runs_KN, last_gpus) + last_N) / DAY
+        alike: dict[tuple[int, int, int], list[int]] = {}
+        timed: list[tuple[list[Array], Array]] = []
+        for plan in plans:
+            runs = [self.stock.run_seconds(run, plan.gpus) for run in runs_of(plan)]
+            last_gpus = plan.student_gpus if plan.family in DISTILLED else 1
+            last = self._seconds_of_last(plan, last_gpus)
+            fitting = [found for found in runs if found is not None]
+            timed.append((fitting, np.zeros(draws) if last is None else last))
+            if last is not None and len(fitting) == len(runs):
+                alike.setdefault((len(runs), plan.gpus, last_gpus), []).append(len(timed) - 1)
+        for (_, gpus, last_gpus), places in alike.items():
+            runs_KCN = np.array([timed[place][0] for place in places]).swapaxes(0, 1)
+            last_CN = np.array([timed[place][1] for place in places])
+            hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
+            days_CN[places] = (self._teachers_done(runs_KCN, gpus, last_gpus) + last_CN) / DAY
         return hours_CN, days_CN
 
-    def _plan_seconds(self, plan: Plan) -> tuple[Array, Array, int] | None:
-        """Seconds of the runs, (K, N), and of the last stage, (N,), with its GPUs."""
-        runs = [self.stock.run_seconds(run, plan.gpus) for run in runs_of(plan)]
-        gpus = plan.student_gpus if plan.family in DISTILLED else 1
+    def _seconds_of_last(self, plan: Plan, gpus: int) -> Array | None:
+        """Seconds of the student or the merge, (N,), remembered: none where a plan ends with its run."""
         key = (*kind(plan), len(plan.groups), plan.distill_steps, gpus)
         if key not in self._last_seconds:
-            self._last_seconds[key] = self._seconds_of_last(plan, gpus)
-        last = self._last_seconds[key]
-        timed = [found for found in runs if found is not None]
-        if last is None or len(timed) < len(runs):
-            return None
-        return np.stack(timed), last, gpus
+            stage, question = self.last_stage(plan), self.stock.question
+            found: Array | None = np.zeros((1, question.base.draws))
+            if stage is not None:
+                samples = REWARD_GROUP if plan.reward_mix else 1
+                merged = plan.family == "merge"
+                amounts = None if merged else question.amounts("distill", 1, group=samples)
+                steps_C = np.array([max(plan.distill_steps, 1)])
+                found = self.stock.seconds(stage, amounts, steps_C, gpus)
+            self._last_seconds[key] = None if found is None else found[0]
+        return self._last_seconds[key]
 
-    def _seconds_of_last(self, plan: Plan, gpus: int) -> Array | None:
-        """Seconds of the student or the merge, (N,): none where a plan ends with its run."""
-        stage, question = self.last_stage(plan), self.stock.question
-        if stage is None:
-            return np.zeros(question.base.draws)
-        samples = REWARD_GROUP if plan.reward_mix else 1
-        amounts = (
-            None if plan.family == "merge" else question.amounts("distill", plan.distill_steps, group=samples)
-        )
-        return self.stock.seconds(stage, amounts, gpus)
+    def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
+        """Seconds until the last teacher is done: the longest first, each on the machine that is free first. (C, N)"""
+        question, many = self.stock.question, len(runs_KCN)
+        unit = slot_gpus(question.pool, [gpus, last_gpus])
+        machines = min((question.pool // unit) // -(-gpus // unit), question.base.teams or many, many)
+        if machines == 1:
+            return np.asarray(runs_KCN.sum(axis=0))
+        if machines == many:
+            return np.asarray(runs_KCN.max(axis=0))
+        order_KC = np.argsort(-np.median(runs_KCN, axis=2), axis=0, kind="stable")
+        free_CNM = np.zeros((*runs_KCN.shape[1:], machines))
+        for chosen_C in order_KC:
+            free_CNM[:, :, 0] += runs_KCN[chosen_C, np.arange(len(chosen_C))]
+            free_CNM.sort(axis=2)
+        return np.asarray(free_CNM[:, :, -1])
 
-    def _teachers_done(self, plan: Plan, runs_KN: Array, last_gpus: int) -> Array:
-        """Seconds until the last teacher is done: the longest first, each on the machine that is free first. (N,)"""
-        question = self.stock.question
-        if len(runs_KN) == 1:
-            return np.asarray(runs_KN[0])
-        unit = slot_gpus(question.pool, [plan.gpus, last_gpus])
-        machines = (question.pool // unit) // -(-plan.gpus // unit)
-        machines = min(machines, question.base.teams or machines, len(runs_KN))
-        order = np.argsort(-np.median(runs_KN, axis=1), kind="stable")
-        free_NM = np.zeros((runs_KN.shape[1], machines))
-        for place in order:
-            free_NM[:, 0] += runs_KN[place]
-            free_NM.sort(axis=1)
-        return np.asarray(free_NM[:, -1])
+
+def _apart(groups: Sequence[Group], stage: Distill) -> Array:
+    """Whether two domains of the student are in different groups, 1 or 0. (S, S)"""
+    group = {name: place for place, names in enumerate(groups) for name in names}
+    places = np.array([group[name] for name in stage.domains])
+    return np.asarray(places[:, None] != places, dtype=float)

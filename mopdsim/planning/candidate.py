@@ -55,19 +55,22 @@ class Plan:
 
     @property
     def label(self) -> str:
-        """In words: "mopd, 2 teachers (math+code | swe)"."""
+        """In words: "2 teachers (math+code | swe) distilled into one student"."""
         joined = " | ".join("+".join(group) for group in self.groups)
+        many = len(self.groups)
         match self.family:
             case "mixed_rl":
-                return "mixed_rl, one run"
+                return "one RL run on all domains"
             case "single":
-                return f"single run on {joined}"
+                return f"one RL run on {joined} alone"
             case "cascade_rl":
-                return f"cascade_rl, {joined.replace(' | ', ' > ')}"
-            case _:
-                many = f"{len(self.groups)} teacher{'s' * (len(self.groups) > 1)}"
+                return f"RL on one domain after the other ({joined.replace(' | ', ' > ')})"
+            case "merge":
+                return f"{many} specialist{'s' * (many > 1)} ({joined}) merged"
+            case "mopd" | "off_policy":
+                made = "distilled into" if self.family == "mopd" else "imitated by"
                 rounds = f", {self.rounds} rounds" if self.rounds > 1 else ""
-                return f"{self.family}, {many} ({joined}){rounds}"
+                return f"{many} teacher{'s' * (many > 1)} ({joined}) {made} one student{rounds}"
 
     def to_document(self) -> dict[str, Any]:
         """As plain data, what its family does not read left out."""

@@ -1,4 +1,4 @@
-"""What plans come to, remembered: the objective by draw, hours, money, days, and whether the limits are kept.
+"""What plans come to, remembered: the objective, hours, money, days, and whether the limits are kept.
 
 A limit is kept where the `confidence` quantile of what it limits lies within it; a minimum where the score's lower
 quantile does. Axes: P plan, D domain, C candidate of a batch, N draw. Leaves out: which plans to try
@@ -7,19 +7,22 @@ quantile does. Axes: P plan, D domain, C candidate of a batch, N draw. Leaves ou
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
 from mopdsim.calibration import Calibration
-from mopdsim.interference import Array
 from mopdsim.planning.assembled import Assembly, Outcomes, assembled, kind, runs_of
 from mopdsim.planning.candidate import Plan
+from mopdsim.planning.chained import Chains
+from mopdsim.planning.grouping import Grouping
 from mopdsim.planning.question import Question
 from mopdsim.planning.stock import Stock
 from mopdsim.planning.tabulated import Tables, table_key
+
+Evaluate = Callable[[Sequence[Plan]], Outcomes]
 
 COSTS = ("gpu_hours", "usd", "days")
 _BATCH = 32  # plans at a time: their arrays stay in the processor's cache
@@ -35,7 +38,6 @@ class Outcome:
 
     plan: Plan
     value: float
-    utility_N: Array
     surely: dict[str, float]
     median: dict[str, float]
     lowest: dict[str, float]
@@ -49,6 +51,7 @@ class Evaluator:
         self.options = splits(question.pool)
         self.stock = Stock(question, calibration)
         self.assembly = Assembly(self.stock)
+        self.chains = Chains(self.stock)
         self.tables = Tables(question, calibration)
         self.found: dict[Plan, Outcome] = {}
 
@@ -56,25 +59,38 @@ class Evaluator:
         """The outcomes of these plans, computed where they are new."""
         plans = list(plans)
         new = [plan for plan in dict.fromkeys(plans) if plan not in self.found]
-        simple: dict[tuple[object, ...], list[Plan]] = {}
-        chained: dict[Plan, list[Plan]] = {}
-        for plan in new:
-            if assembled(plan):
-                simple.setdefault(kind(plan), []).append(plan)
-            else:
-                chained.setdefault(table_key(plan), []).append(plan)
-        together = [plan for group in simple.values() for plan in group]
-        for gpus in dict.fromkeys(plan.gpus for plan in together):
-            self.stock.train((run for plan in together if plan.gpus == gpus for run in runs_of(plan)), gpus)
-        batches = [batch for group in simple.values() for batch in _batches(group)]
+        batches = self.batches(new)
+        side_by_side = [pair for pair in batches if pair[1] == self.assembly.evaluate]
         with ThreadPoolExecutor(_THREADS) as threads:
-            results = list(threads.map(self._judge_assembled, batches))
-        results += [
-            self._judge(batch, self.tables.evaluate(batch)) for g in chained.values() for batch in _batches(g)
-        ]
+            results = list(threads.map(self._judged, side_by_side))
+        results += [self._judged(pair) for pair in batches if pair[1] != self.assembly.evaluate]
         known = {outcome.plan: outcome for batch in results for outcome in batch}
         self.found |= {plan: known[plan] for plan in new}
         return [self.found[plan] for plan in plans]
+
+    def batches(self, plans: Sequence[Plan]) -> list[tuple[Sequence[Plan], Evaluate]]:
+        """The plans in batches of a kind, each with what evaluates it; the pieces they share are made."""
+        simple: dict[tuple[object, ...], list[Plan]] = {}
+        tabled: dict[Plan, list[Plan]] = {}
+        cascades = []
+        for plan in plans:
+            if plan.family == "cascade_rl":
+                cascades.append(plan)
+            elif assembled(plan):
+                simple.setdefault(kind(plan), []).append(plan)
+            else:
+                tabled.setdefault(table_key(plan), []).append(plan)
+        together = [plan for group in simple.values() for plan in group]
+        for gpus in dict.fromkeys(plan.gpus for plan in together):
+            self.stock.prepare((run for plan in together if plan.gpus == gpus for run in runs_of(plan)), gpus)
+        found: list[tuple[Sequence[Plan], Evaluate]] = []
+        for groups, evaluate in (
+            ((sorted(group, key=_groups) for group in simple.values()), self.assembly.evaluate),
+            ([cascades], self.chains.evaluate),
+            (tabled.values(), self.tables.evaluate),
+        ):
+            found += [(batch, evaluate) for group in groups for batch in _batches(group)]
+        return found
 
     def feasible(self, outcome: Outcome) -> bool:
         """Whether a plan keeps every limit and minimum."""
@@ -98,10 +114,9 @@ class Evaluator:
 
         return sorted(outcomes, key=rank)
 
-    def _judge_assembled(self, plans: Sequence[Plan]) -> list[Outcome]:
-        return self._judge(plans, self.assembly.evaluate(plans))
-
-    def _judge(self, plans: Sequence[Plan], found: Outcomes) -> list[Outcome]:
+    def _judged(self, batch: tuple[Sequence[Plan], Evaluate]) -> list[Outcome]:
+        plans, evaluate = batch
+        found = evaluate(plans)
         question = self.question
         costs = {
             "gpu_hours": found.gpu_hours_CN,
@@ -118,13 +133,11 @@ class Evaluator:
             name: np.quantile(found.scores_DCN[index[name]], 1 - question.confidence, axis=1, method="lower")
             for name in question.minimum
         }
-        utility_CN = question.utility(found.scores_DCN)
-        value_C = question.value(utility_CN)
+        value_C = question.value(question.utility(found.scores_DCN))
         return [
             Outcome(
                 plan=plan,
                 value=float(value_C[place]),
-                utility_N=utility_CN[place],
                 surely={name: float(row[place]) for name, row in surely.items()},
                 median={name: float(row[place]) for name, row in median.items()},
                 lowest={name: float(row[place]) for name, row in lowest.items()},
@@ -136,6 +149,10 @@ class Evaluator:
 def splits(pool: int) -> tuple[int, ...]:
     """The numbers of GPUs that a stage may be given: the pool, its half, quarter and so on."""
     return tuple(dict.fromkeys(max(1, pool >> halvings) for halvings in range(_SPLITS + 1)))
+
+
+def _groups(plan: Plan) -> Grouping:
+    return plan.groups  # plans of one grouping side by side: much of their arithmetic is then common
 
 
 def _batches(plans: Sequence[Plan]) -> list[Sequence[Plan]]:

@@ -3,21 +3,21 @@
 Learning curves with B > 1 are not concave, so nothing here follows a slope: allocations come from a grid of halvings of
 what the limits allow, and refinement tries every single move around a few good plans until none is better. Groupings of
 up to eight domains are enumerated; of more, the signed graph's are taken and domains moved one by one.
-Leaves out: evaluation (`mopdsim.planning.evaluation`), what is said of the result (`mopdsim.planning.answer`).
+Leaves out: evaluation (`mopdsim.planning.evaluation`), how many steps to try (`mopdsim.planning.grid`), what is said of
+the result (`mopdsim.plan`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 
 from mopdsim.calibration import Calibration
-from mopdsim.errors import InfeasibleError
-from mopdsim.planning.assembled import assembled
+from mopdsim.planning.abreast import Searched, abreast
 from mopdsim.planning.candidate import DISTILLED, Plan
 from mopdsim.planning.evaluation import Evaluator, Outcome
+from mopdsim.planning.grid import Grid, grid
 from mopdsim.planning.grouping import (
     ENUMERATED,
     Grouping,
@@ -28,8 +28,6 @@ from mopdsim.planning.grouping import (
 )
 from mopdsim.planning.moves import LEAST_STEPS, moves, regrouped
 from mopdsim.planning.question import Family, Question
-
-RL_HALVINGS, DISTILL_HALVINGS = 8, 7
 
 _SCREENED = 1  # allocations that every grouping is tried with
 _KEPT = 6  # groupings a family keeps after the screening
@@ -56,10 +54,10 @@ class Found:
 
 def explore(question: Question, calibration: Calibration | None = None) -> Found:
     """Searches every family that the question allows. The same question gives the same result."""
-    evaluator = Evaluator(question, calibration)
-    search = _Search(evaluator, grid(Evaluator(question, calibration)))
-    for family in question.families:
-        search.family(family)
+    search = _Search(Evaluator(question, calibration), grid(Evaluator(question, calibration)))
+    found = abreast(question, search.families)
+    evaluator = search.evaluator
+    evaluator.found = {outcome.plan: outcome for outcomes in found.values() for outcome in outcomes}
     return Found(evaluator=evaluator, outcomes=evaluator.best(evaluator.found.values()))
 
 
@@ -70,6 +68,13 @@ class _Search:
         self.evaluator = evaluator
         self.question = evaluator.question
         self.grid = steps
+
+    def families(self, families: Sequence[Family]) -> Searched:
+        """The outcomes of every plan tried of these families."""
+        for family in families:
+            self.family(family)
+        outcomes = self.evaluator.found.values()
+        return {name: [o for o in outcomes if o.plan.family == name] for name in families}
 
     def family(self, family: Family) -> None:
         """Seeds, screening, refinement of one family."""
@@ -211,7 +216,8 @@ class _Search:
         """Every single move around the best few, until none is better."""
         if not plans:
             return
-        width = _BEAM if assembled(plans[0]) else 1  # every move of a chained plan is a table of its own
+        chained = plans[0].family == "cascade_rl" or plans[0].rounds > 1  # dear to evaluate
+        width = 1 if chained else _BEAM
         beam = self.top(plans)[:width]
         for _ in range(_ROUNDS):
             near = [
@@ -229,48 +235,6 @@ class _Search:
         if max(over) <= 0:
             return one.value > other.value + _GAIN
         return over[0] < over[1] - _GAIN and over[1] > 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Grid:
-    """Total RL steps and distillation steps to try, most first."""
-
-    rl: list[int]
-    distill: list[int]
-
-
-def grid(evaluator: Evaluator) -> Grid:
-    """Halvings of the steps that would use up all that the limits allow. InfeasibleError where not one step fits.
-
-    The evaluator is one of its own, for what is tried here may be of a family that the question leaves out.
-    """
-    question = evaluator.question
-    domains, pool = question.domains, question.pool
-    step, student_step = 64, 64
-    mixed = Plan(family="mixed_rl", groups=(domains,), rl_steps=(step,), gpus=pool, student_gpus=pool)
-    one = Plan(
-        family="mopd",
-        groups=(domains,),
-        rl_steps=(step,),
-        distill_steps=student_step,
-        gpus=pool,
-        student_gpus=pool,
-    )
-    alone, taught = (outcome.median["gpu_hours"] for outcome in evaluator.evaluate([mixed, one]))
-    if not math.isfinite(taught):
-        raise InfeasibleError(
-            f"{question.base.model} does not fit on {pool} x {question.base.gpu} for these domains: give more GPUs, "
-            "a GPU with more memory or a smaller model"
-        )
-    hours = question.most_gpu_hours
-    return Grid(
-        rl=_halvings(hours / alone * step, RL_HALVINGS),
-        distill=_halvings(hours / max(taught - alone, alone / 100) * student_step / 2, DISTILL_HALVINGS),
-    )
-
-
-def _halvings(most: float, count: int) -> list[int]:
-    return list(dict.fromkeys(max(LEAST_STEPS, round(min(most, 1e6) / 2**place)) for place in range(count)))
 
 
 def fitting(options: Sequence[int], question: Question, teachers: int) -> int:

@@ -1,8 +1,8 @@
 """The few plans that are compared at the end, each with the forecast of its scenario over more draws.
 
 The search selects on few draws and so flatters its winner; here the best structures, and the best of each family, meet
-a longer row of the same worlds, and are ranked again. Of plans of one structure that
-are as good, the cheapest is taken. Axes: F finalist, N draw. Leaves out: the search itself.
+a longer row of the same worlds, and are ranked again. Of plans of one structure that are as good, the cheapest is
+taken. Axes: F finalist, N draw. Leaves out: the search itself.
 """
 
 from __future__ import annotations
@@ -97,17 +97,26 @@ def keeps(question: Question, made: Forecast) -> bool:
     return all(share >= question.confidence for share in within)
 
 
-def probability_better(one: Finalist, other: Finalist) -> float:
-    """How often `one` is better in the same world; equal counts half."""
-    difference_N = one.utility_N - other.utility_N
-    return float(np.mean(difference_N > 0) + np.mean(difference_N == 0) / 2)
+def probability_better(question: Question, one: Finalist, other: Finalist) -> float:
+    """How often `one` is better in the same world; equal counts half. Under objective p10: how often it is `one` that
+    stays above the bar between the two plans' P10, of the worlds in which only one of the two does.
+    """
+    one_N, other_N = one.utility_N, other.utility_N
+    if question.objective == "p10":
+        bar = (question.value(one_N) + question.value(other_N)) / 2
+        apart_N = (one_N >= bar) != (other_N >= bar)
+        return float(np.mean(one_N[apart_N] >= bar)) if apart_N.any() else 0.5
+    return float(np.mean(one_N > other_N) + np.mean(one_N == other_N) / 2)
 
 
-def verdict(recommended: Finalist, other: Finalist) -> str:
+def verdict(question: Question, recommended: Finalist, other: Finalist) -> str:
     """`tie` unless one is better in most worlds, by more than the floor; else the better one's label."""
-    probability = probability_better(other, recommended)
-    median = float(np.median(other.utility_N - recommended.utility_N))
-    if max(probability, 1 - probability) < SURE or abs(median) < FLOOR:
+    probability = probability_better(question, other, recommended)
+    if question.objective == "p10":
+        ahead = float(question.value(other.utility_N) - question.value(recommended.utility_N))
+    else:
+        ahead = float(np.median(other.utility_N - recommended.utility_N))
+    if max(probability, 1 - probability) < SURE or abs(ahead) < FLOOR:
         return TIE
     return other.plan.label if probability > 0.5 else recommended.plan.label
 

@@ -1,4 +1,4 @@
-"""Pilots: small studies, the parameters that each measures, and what it costs in GPU-hours.
+"""Pilots: small studies, the parameters that each measures, and what it costs in GPU-hours and money.
 
 Costs are medians of the stages' own bills on the fewest GPUs on which they fit. Leaves out: what a pilot is worth
 (`mopdsim.planning.information`), pilots for the collapse of a student, which needs the full scale.
@@ -26,40 +26,53 @@ _FOLDS = 2.0  # of the distillation's gap: to 1/e^2
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """A study: its name, what it measures in words, the parameters' names, and its price."""
+    """A study: its name, what is run and what that tells in words, the parameters it measures, and its price."""
 
     name: str
+    title: str
     what: str
     parameters: tuple[str, ...]
     gpu_hours: float
+    usd: float
 
 
 def pilots(question: Question, stock: Stock) -> list[Pilot]:
     """All pilots that the question's domains allow."""
     domains = question.domains
     shop = _Prices(question, stock)
-    found = [_base_scores(question, stock)]
+    found = [_base_scores(shop)]
     for name in domains:
-        facts = tuple(f"{fact}:{name}" for fact in ("start", "asymptote", "midpoint", "steepness"))
+        facts = tuple(f"{fact}:{name}" for fact in ("start", "asymptote", "midpoint", "steepness", "length"))
         spills = tuple(f"spill:{name}>{other}" for other in domains if other != name)
         found.append(
-            Pilot(
-                name=f"rl:{name}",
-                what=f"RL on {name} alone to {IDENTIFIED:g} midpoints: how high and how fast it climbs, and what it "
-                "does to the others",
-                parameters=(*facts, *spills),
-                gpu_hours=shop.rl((name,), IDENTIFIED),
+            shop.pilot(
+                f"rl:{name}",
+                f"a longer RL run on {name} alone",
+                "how high and how fast it climbs, and what that does to the other domains",
+                (*facts, *spills),
+                shop.rl((name,), IDENTIFIED),
             )
         )
     if len(domains) == 1:
         return found
+    for name in domains:
+        found.append(
+            shop.pilot(
+                f"handover:{name}",
+                f"a small teacher of {name} distilled into one student",
+                "how many tokens it takes to hand the domain over",
+                (f"distill_tokens:{name}", f"dispersion:{name}"),
+                shop.rl((name,), 1.0) + shop.distillation((name,)),
+            )
+        )
     for one, other in combinations(domains, 2):
         found.append(
-            Pilot(
-                name=f"pair:{one}+{other}",
-                what=f"RL on {one} and {other} together to both midpoints: how they act on each other",
-                parameters=(f"conflict:{one}>{other}", f"conflict:{other}>{one}"),
-                gpu_hours=shop.rl((one, other), 1.0),
+            shop.pilot(
+                f"pair:{one}+{other}",
+                f"a short RL run on {one} and {other} together",
+                "whether they help or hurt each other",
+                (f"conflict:{one}>{other}", f"conflict:{other}>{one}"),
+                shop.rl((one, other), 1.0),
             )
         )
     return found + _mechanisms(domains, shop)
@@ -72,62 +85,70 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
     teachers = shop.rl(pair[:1], 1.0) + shop.rl(pair[1:], 1.0)
     student = shop.distillation(pair)
     joined = " and ".join(pair)
-    tokens = tuple(f"distill_tokens:{name}" for name in domains)
+    tokens = tuple(f"distill_tokens:{name}" for name in pair)
     found = [
-        Pilot(
-            name="distillation",
-            what=f"teachers of {joined} to their midpoints, distilled: how fast, how close, and with what conflict",
-            parameters=("distill_rate", "distill_conflict_share", "cap_gap", "inherited_bias", *tokens),
-            gpu_hours=teachers + student,
+        shop.pilot(
+            "distillation",
+            f"small teachers of {joined} distilled into one student",
+            "how fast and how close a student follows, and how much conflict comes back",
+            ("distill_rate", "distill_conflict_share", "cap_gap", "inherited_bias", *tokens),
+            teachers + student,
         ),
-        Pilot(
-            name="distillation with reward",
-            what=f"the same with the verifiable reward mixed in, on {joined}",
-            parameters=("reward_gain",),
-            gpu_hours=teachers + 2 * student,
+        shop.pilot(
+            "distillation with reward",
+            f"small teachers of {joined} distilled into one student, with and without a reward mixed in",
+            "how far the reward lifts a student past its teachers",
+            ("reward_gain",),
+            teachers + 2 * student,
         ),
-        Pilot(
-            name="off-policy",
-            what=f"teachers of {joined}, and fine-tuning on their samples",
-            parameters=("exposure", "imitation_forgetting"),
-            gpu_hours=teachers + student,
+        shop.pilot(
+            "off-policy",
+            f"a student that imitates samples of small teachers of {joined}",
+            "what imitation loses, and makes forgotten",
+            ("exposure", "imitation_forgetting"),
+            teachers + student,
         ),
-        Pilot(
-            name="merge",
-            what=f"teachers of {joined}, merged at several scales",
-            parameters=("merge_overlap",),
-            gpu_hours=teachers,
+        shop.pilot(
+            "merge",
+            f"small specialists of {joined} merged at several scales",
+            "how much merged specialists disturb each other",
+            ("merge_overlap",),
+            teachers,
         ),
-        Pilot(
-            name="cascade",
-            what=f"{joined} one after the other, with and without replay: what is forgotten",
-            parameters=("forgetting", "replay_half", "climb_kl"),
-            gpu_hours=2 * teachers,
+        shop.pilot(
+            "cascade",
+            f"short RL runs on {joined} one after the other, with and without old prompts mixed in",
+            "how much is forgotten, and how far training moves the weights",
+            ("forgetting", "replay_half", "climb_kl"),
+            2 * teachers,
         ),
     ]
     if len(cheap) > 2:
         found.append(
-            Pilot(
-                name="triple",
-                what=f"RL on {', '.join(cheap)} together: how conflict grows with companions and slows the climb",
-                parameters=("pair_exponent", "efficiency_shift"),
-                gpu_hours=shop.rl(cheap, 1.0),
+            shop.pilot(
+                "triple",
+                f"a short RL run on {', '.join(cheap)} together",
+                "how conflict grows with the number of domains, and how much it slows learning",
+                ("pair_exponent", "efficiency_shift"),
+                shop.rl(cheap, 1.0),
             )
         )
     return found
 
 
-def _base_scores(question: Question, stock: Stock) -> Pilot:
+def _base_scores(shop: _Prices) -> Pilot:
     """The base, scored on every domain: one of the evaluations that any stage is billed for."""
+    question, stock = shop.question, shop.stock
     stage = run_stage("pilot", question.domains, "token")
     seconds = bill(
         stage, question.amounts("rl", 2), stock.domains, stock.machine, gpus=question.pool
     ).seconds["evaluation"]
-    return Pilot(
-        name="base scores",
-        what="the base scored on every domain: where each starts",
-        parameters=tuple(f"start:{name}" for name in question.domains),
-        gpu_hours=seconds / EVALUATIONS * question.pool / HOUR,
+    return shop.pilot(
+        "base scores",
+        "the base scored on every domain",
+        "where each domain starts",
+        tuple(f"start:{name}" for name in question.domains),
+        seconds / EVALUATIONS * question.pool / HOUR,
     )
 
 
@@ -137,6 +158,11 @@ class _Prices:
     def __init__(self, question: Question, stock: Stock) -> None:
         self.question = question
         self.stock = stock
+
+    def pilot(self, name: str, title: str, what: str, parameters: tuple[str, ...], gpu_hours: float) -> Pilot:
+        """A pilot with its price in money."""
+        usd = gpu_hours * self.question.usd_per_gpu_hour
+        return Pilot(name=name, title=title, what=what, parameters=parameters, gpu_hours=gpu_hours, usd=usd)
 
     def rl(self, group: Group, midpoints: float) -> float:
         """RL until every domain of the group has had so many midpoints of compute."""
@@ -158,11 +184,11 @@ class _Prices:
 
     def _hours(self, stage: TrainedStage, steps: int) -> float:
         """Median GPU-hours on the fewest GPUs that it fits on; it does on the pool, or there would be no plan."""
-        amounts = self.question.amounts(stage.kind, steps)
+        amounts = self.question.amounts(stage.kind, 1)
         for gpus in reversed(splits(self.question.pool)):
-            seconds_N = self.stock.seconds(stage, amounts, gpus)
-            if seconds_N is not None:
-                return float(np.median(seconds_N)) * gpus / HOUR
+            seconds_CN = self.stock.seconds(stage, amounts, np.array([steps]), gpus)
+            if seconds_CN is not None:
+                return float(np.median(seconds_CN)) * gpus / HOUR
         raise InfeasibleError(
             f"a pilot of {', '.join(stage.domains)} does not fit on {self.question.pool} GPUs"
         )

@@ -36,6 +36,7 @@ from mopdsim.domains import Scope
 from mopdsim.errors import UsageError, did_you_mean
 from mopdsim.hardware import gpu
 from mopdsim.interference import Array
+from mopdsim.planning.fields import by_domain, new_domains, one_of, releases
 from mopdsim.recipe_file import parse_toml, read_toml
 from mopdsim.scenario import Scenario
 
@@ -43,6 +44,7 @@ Objective = Literal["mean", "worst", "weighted", "p10"]
 Family = Literal["single", "mixed_rl", "cascade_rl", "mopd", "off_policy", "merge"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 FAMILIES: tuple[Family, ...] = get_args(Family)
+REMEDY = "give a question (TOML), such as studies/questions/eight_domains.toml"
 MOST_DOMAINS = 24
 SEARCH_DRAWS = 200
 JUDGING_DRAWS = 1000  # of the few plans that are compared at the end, and of the plan's file
@@ -59,6 +61,11 @@ _OWN = (
     "domains", "budget_gpu_hours", "confidence", "objective", "weights", "minimum", "families", "max_teachers",
     "max_rounds", "batch", "draws", "portfolio",
 )  # fmt: skip
+_MEANT = {
+    "weeks": "deadline_days: a week is 7",
+    "hours": "budget_gpu_hours",
+    "pools": "gpus: the planner knows one pool",
+}
 _BATCH_KEYS = ("rl_prompts", "rollouts", "distill_prompts")
 
 
@@ -154,7 +161,7 @@ class Question:
 
 def load(path: Path) -> Question:
     """A question from a file. NotFoundError where there is none, UsageError where it is not sound."""
-    return from_document(read_toml(path), source=str(path))
+    return from_document(read_toml(path, remedy=REMEDY), source=str(path))
 
 
 def loads(text: str, *, source: str = "question") -> Question:
@@ -166,13 +173,15 @@ def from_document(document: Mapping[str, Any], *, source: str = "question") -> Q
     """A validated question. Raises UsageError or NotFoundError with one sentence."""
     for key in document:
         if key not in (*_OWN, *_PASSED):
-            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, (*_OWN, *_PASSED))}")
+            hint = f" (use {_MEANT[key]})" if key in _MEANT else did_you_mean(key, (*_OWN, *_PASSED))
+            raise UsageError(f"{source}: unknown key {key!r}{hint}")
     names = document.get("domains", list(table(document.get("domain", {}), f"{source}: domain")))
     if isinstance(names, list) and len(names) > MOST_DOMAINS:
         raise UsageError(f"{source}: {len(names)} domains: at most {MOST_DOMAINS}; put related ones together")
     draws = document.get("draws", SEARCH_DRAWS)
     whole(draws, f"{source}: draws", most=10_000)
     passed = {key: document[key] for key in _PASSED if key in document}
+    new_domains(passed.get("domain", {}), source)
     base = scenarios.from_document(
         {"recipe": "mixed_rl", "domains": names, "draws": draws, **passed}, source=source
     )
@@ -182,12 +191,12 @@ def from_document(document: Mapping[str, Any], *, source: str = "question") -> Q
     question = Question(
         base=base,
         budget_gpu_hours=hours,
-        objective=_one_of(document, "objective", OBJECTIVES, "mean", source),
-        weights=_by_domain(document, "weights", base, source, most=1e6, above=True),
-        minimum=_by_domain(document, "minimum", base, source, most=1.0),
+        objective=one_of(document, "objective", OBJECTIVES, "mean", source),
+        weights=by_domain(document, "weights", base, source, most=1e6, above=True),
+        minimum=by_domain(document, "minimum", base, source, most=1.0),
         families=_families(document, source),
         batch=_batch(document, base, source),
-        portfolio=_portfolio(document, base, source),
+        portfolio=releases(document, base, source),
         **_numbers(document, source),
     )
     _check(question, source)
@@ -221,13 +230,6 @@ def _numbers(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _one_of(document: Mapping[str, Any], key: str, known: tuple[Any, ...], default: str, source: str) -> Any:
-    value = document.get(key, default)
-    if value not in known:
-        raise UsageError(f"{source}: {key} = {value!r}: no such {key}{did_you_mean(str(value), known)}")
-    return value
-
-
 def _families(document: Mapping[str, Any], source: str) -> tuple[Family, ...]:
     given = document.get("families", list(FAMILIES))
     if not isinstance(given, list) or not given:
@@ -236,19 +238,6 @@ def _families(document: Mapping[str, Any], source: str) -> tuple[Family, ...]:
         if name not in FAMILIES:
             raise UsageError(f"{source}: families: no family {name!r}{did_you_mean(str(name), FAMILIES)}")
     return tuple(name for name in FAMILIES if name in given)
-
-
-def _by_domain(
-    document: Mapping[str, Any], key: str, base: Scenario, source: str, *, most: float, above: bool = False
-) -> dict[str, float]:
-    given = dict(table(document.get(key, {}), f"{source}: {key}"))
-    for name, value in given.items():
-        if name not in base.recipe.domains:
-            raise UsageError(
-                f"{source}: {key}.{name}: no such domain{did_you_mean(name, base.recipe.domains)}"
-            )
-        number(value, f"{source}: {key}.{name}", least=0.0, most=most, above=above)
-    return given
 
 
 def _batch(document: Mapping[str, Any], base: Scenario, source: str) -> dict[str, int]:
@@ -268,19 +257,3 @@ def _batch(document: Mapping[str, Any], base: Scenario, source: str) -> dict[str
             "distill_prompts": distill.prompts_per_step,
         }
     return {**(default or {}), **given}
-
-
-def _portfolio(document: Mapping[str, Any], base: Scenario, source: str) -> tuple[tuple[str, ...], ...]:
-    given = document.get("portfolio", [])
-    shape = (
-        f'{source}: portfolio = {given!r}: must be a list of releases, such as [["math"], ["code", "swe"]]'
-    )
-    if not isinstance(given, list) or not all(isinstance(release, list) and release for release in given):
-        raise UsageError(shape)
-    for release in given:
-        for name in release:
-            if name not in base.recipe.domains:
-                raise UsageError(
-                    f"{source}: portfolio: no domain {name!r}{did_you_mean(str(name), base.recipe.domains)}"
-                )
-    return tuple(tuple(release) for release in given)

@@ -16,6 +16,7 @@ import numpy as np
 
 from mopdsim.calibration import Calibration, default_calibration
 from mopdsim.interference import Array
+from mopdsim.planning import words
 from mopdsim.planning.finalists import Finalist
 from mopdsim.planning.question import Question
 from mopdsim.stage_draws import world_of
@@ -23,7 +24,7 @@ from mopdsim.world import World
 
 SAMPLES = 512  # a power of two, as the estimators want
 _OTHER_SEED = 7_919
-_FACTS = {
+GROUPS = {
     "start and asymptote": ("start_DN", "asymptote_DN", "demonstrated_DN"),
     "midpoint": ("midpoint_DN",),
     "steepness": ("steepness_DN",),
@@ -43,7 +44,10 @@ def sensitivity(
     one, other = (_world(question, recommended, calibration, shift) for shift in (0, _OTHER_SEED))
     found = indices(lambda world: recommended.utility_in(question, world), one, other)
     return sorted(
-        ({"input": name, "first": first, "total": total} for name, (first, total) in found.items()),
+        (
+            {"input": name, "what": words.group(name), "first": first, "total": total}
+            for name, (first, total) in found.items()
+        ),
         key=lambda row: -float(row["total"]),
     )
 
@@ -54,7 +58,7 @@ def indices(utility_of: Callable[[World], Array], one: World, other: World) -> d
 
     mixed = {
         name: replace(one, **{field: getattr(other, field) for field in fields})
-        for name, fields in _FACTS.items()
+        for name, fields in GROUPS.items()
     }
     mixed |= {
         name: replace(one, constants={**one.constants, name: other.constants[name]}) for name in one.constants

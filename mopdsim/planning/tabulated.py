@@ -1,6 +1,7 @@
-"""Plans whose later runs start from earlier ones: cascades and several rounds, one table of the search a structure.
+"""Plans of several rounds of distillation: one table of the search a structure.
 
-Leaves out: plans of one round (`mopdsim.planning.assembled`), the arithmetic (`mopdsim.search`).
+Leaves out: plans of one round (`mopdsim.planning.assembled`), cascades (`mopdsim.planning.chained`), the arithmetic
+(`mopdsim.search`).
 """
 
 from __future__ import annotations

@@ -65,9 +65,10 @@ def tips(
     def of_gap(added: float) -> str:
         return _in_worlds(question, finalists, cap_gap=added)
 
-    gap = "score by which students fall further below their teachers"
+    shift = "conflict between domains trained together, every pair moved by (below 0: they hurt more)"
+    gap = "students further below their teachers, by this much score"
     return [
-        *_tips("conflict added to every pair's K", of_conflict, _CONFLICTS),
+        *_tips(shift, of_conflict, _CONFLICTS),
         *_tips(gap, of_gap, _GAPS, downward=False),
         *_price(question, found, finalists[0].plan),
         *_gpus(question, finalists, calibration),

@@ -159,7 +159,7 @@ def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, A
 
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); of what a specialist
-    lost (T < 0) only a share arrives, since the others' weights outvote it."""
+    lost (T < 0) only a share arrives, since the others' weights outvote it; never above the best of its inputs."""
     weights = np.array(stage.weights or np.ones(len(stage.inputs)))
     factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
     density = stage.density if stage.method == "ties" else 1.0
@@ -178,4 +178,6 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     step.move("gain", before_DN + summed_DN)
     loss_DN = step.world.constants["merge_overlap"] * density * overlap_DN
     step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
+    best_DN = np.max([before_DN, *(states[name].score_DN for name in stage.inputs)], axis=0)
+    step.move("cap", np.minimum(step.score_DN, best_DN))
     return np.mean([states[name].kl_N for name in stage.inputs], axis=0)

@@ -5,7 +5,8 @@ Leaves out: how an answer is shown.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,8 +14,8 @@ from typing import Any
 import streamlit as st
 
 from mopdsim.compare import MEASURES, Difference, difference
-from mopdsim.errors import UsageError
-from mopdsim.forecast import Forecast, forecast
+from mopdsim.errors import MopdError, UsageError
+from mopdsim.forecast import Forecast, forecast, quantiles
 from mopdsim.scenario import dump
 from mopdsim.ui.choice import Choice
 
@@ -33,6 +34,11 @@ class Answer:
         """The forecast as `mopd forecast --json` prints it."""
         return self.forecast.to_document()
 
+    @cached_property
+    def mean_score(self) -> dict[str, float]:
+        """P10, P50 and P90 of the mean over domains."""
+        return quantiles(self.forecast.scores_DN.mean(axis=0))
+
     def toml(self) -> bytes:
         """The resolved scenario, as `mopd forecast` takes it."""
         return dump(self.forecast.scenario).encode()
@@ -47,6 +53,13 @@ def answer(choice: Choice) -> Answer:
 def _answer(key: str) -> Answer:
     choice = Choice.model_validate_json(key)
     return Answer(choice=choice, forecast=forecast(choice.scenario()))
+
+
+def prepare(choices: Iterable[Choice]) -> None:
+    """Compute what a page will ask for, so that it is then drawn without a pause and the browser lays out once."""
+    for choice in choices:
+        with suppress(MopdError):  # whoever asks for it says so
+            answer(choice)
 
 
 def rival(choice: Choice) -> Choice | None:

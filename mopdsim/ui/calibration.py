@@ -13,7 +13,7 @@ import streamlit as st
 
 from mopdsim.calibration import default_calibration
 from mopdsim.errors import MopdError
-from mopdsim.ui import charts, evidence, refits, state, views
+from mopdsim.ui import charts, evidence, held_out, refits, state, views
 from mopdsim.ui.answers import answer
 
 POLL_S = 1
@@ -45,10 +45,18 @@ def _report(kind: str) -> dict[str, Any]:
 @st.fragment
 def _measured() -> None:
     titles = {name: kind.title for name, kind in evidence.VALIDATIONS.items()}
+    own = None
+    with views.said():
+        own = held_out.read(evidence.RESULTS)
+    if own is not None:
+        titles = {"held_out": "Scores of own runs, held out", **titles}
     kind = st.segmented_control(
-        "Which model", list(titles), format_func=titles.__getitem__, default="rl_steps", key="validation",
+        "Of what", list(titles), format_func=titles.__getitem__, default=next(iter(titles)), key="validation",
         bind="query-params", required=True,
     )  # fmt: skip
+    if own is not None and kind == "held_out":
+        held_out.show(own)
+        return
     with views.said():
         report = _report(kind)
         about = evidence.VALIDATIONS[kind]
@@ -79,14 +87,15 @@ def _headline(report: dict[str, Any], about: evidence.Kind) -> None:
             return "-"
         return f"{error:.0%}" if about.ratio else f"{error:.1f} points"
 
-    cells = (
+    cells = [
         ("Measurements", str(report["rows"])),
         ("Median error", shown(report["median_error"])),
         ("P90 error", shown(report["p90_error"])),
         ("Inside the 80% interval", f"{report['coverage_80']:.0%}"),
-        ("Naive median error", shown(report.get("naive_median_error"))),
-    )
-    with st.grid("auto", min_column_width=150):
+    ]
+    if report.get("naive_median_error") is not None:
+        cells.append(("Median error of a simple rule", shown(report["naive_median_error"])))
+    with st.grid(len(cells), min_column_width=150):
         for label, value in cells:
             st.metric(label, value, border=True)
 
@@ -111,7 +120,7 @@ def _known() -> None:
     if done.empty:
         st.caption("None on this machine: `mopd study list` names them.")
     else:
-        views.table(done, key="studies", alt="Studies with the files of their results")
+        views.table(done, key="studies", alt="Studies: whether predicted, measured and reported")
 
 
 @st.fragment

@@ -86,6 +86,15 @@ class Choice(Value):
         return Choice(preset=self.preset, own=self.own)
 
     @property
+    def changes(self) -> str:
+        """What differs from the base, in a few words."""
+        changed = self.model_dump(exclude_defaults=True, exclude={"preset", "own"})
+        return ", ".join(
+            f"own {name}" if name in ("groups", "pairs") else f"{name.removesuffix('_usd')} {_listed(value)}"
+            for name, value in changed.items()
+        ).replace("_", " ")
+
+    @property
     def named(self) -> bool:
         """Whether the recipe is one of the catalogue, whose options and domains can be changed."""
         return self.recipe is not None or isinstance(base_document(self).get("recipe"), str)
@@ -150,6 +159,10 @@ class Choice(Value):
         if self.teachers is None or not self.groupable:
             return None
         return split(document["domains"], self.teachers)
+
+
+def _listed(value: Any) -> str:
+    return " and ".join(value) if isinstance(value, tuple | list) else str(value)
 
 
 def split(domains: list[str], teachers: int) -> tuple[tuple[str, ...], ...]:

@@ -19,8 +19,6 @@ from mopdsim.ui import state
 from mopdsim.ui.choice import MAX_DOMAINS, NO_LIMIT
 from mopdsim.ui.words import recipe_title, short
 
-REDRAWN = ("headline", "details")  # fragments that a dial redraws
-DIALS = ("teachers", "conflict", "quality", "budget_usd", "gpus", "teams")
 QUALITIES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 POOLS = tuple(2**power for power in range(15))
 TEAMS = (*range(1, 13), 16, 24, NO_LIMIT)
@@ -129,5 +127,3 @@ def _take(field: str, key: str, reset: dict[str, Any] | None = None) -> None:
             return
         value = tuple(value)
     state.change(**{field: value}, **(reset or {}))
-    if field in DIALS:
-        st.rerun(list(REDRAWN))

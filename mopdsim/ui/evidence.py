@@ -20,6 +20,9 @@ from mopdsim.domains import P90, Scope
 RESULTS = Path(__file__).parents[2] / "studies" / "results"
 
 
+STEPS = {"predicted": "prediction.json", "measured": "observations.csv", "reported": "report.md"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Kind:
     """One validation: its title, what a measurement is, and whether its scale is a ratio."""
@@ -100,13 +103,10 @@ def _moved(distribution: str, value: float, shift: float) -> float:
 
 
 def studies() -> pd.DataFrame:
-    """Studies with results on disk: name and files."""
+    """Studies with files on disk: which are predicted, measured and reported."""
     found = sorted(path for path in RESULTS.glob("*") if path.is_dir()) if RESULTS.is_dir() else []
-    rows = [
-        (path.name, ", ".join(sorted(file.name for file in path.iterdir() if file.is_file())))
-        for path in found
-    ]
-    return pd.DataFrame(rows, columns=["study", "files"])
+    rows = [(path.name, *((path / file).is_file() for file in STEPS.values())) for path in found]
+    return pd.DataFrame(rows, columns=["study", *STEPS])
 
 
 def refitted(kind: str, entry: Mapping[str, Any]) -> pd.DataFrame:

@@ -12,10 +12,32 @@ from typing import Any
 
 import pandas as pd
 
-from mopdsim.quality import CAUSES
+from mopdsim.quality import CAUSES, Cause
 from mopdsim.scenario import Scenario
+from mopdsim.ui.choice import pair_estimates
 
 Documents = Mapping[str, Mapping[str, Any]]  # forecast documents by the scenario's label
+CAUSE_TITLES: Mapping[Cause, str] = {
+    "gain": "gain of training",
+    "interference": "interference",
+    "cap": "cap of the teachers",
+    "shortfall": "budget too short",
+    "routing": "wrong teacher",
+    "bias": "training elsewhere",
+    "reward": "reward mixed in",
+    "judge": "reward model's errors",
+    "collapse": "collapse",
+}
+KIND_TITLES = {
+    "sft": "SFT",
+    "rl": "RL",
+    "distill": "distillation",
+    "reward_model": "reward model",
+    "rejection_sampling": "rejection sampling",
+    "preference": "DPO",
+    "merge": "merging",
+}
+FEW = 6  # pairs of K that are listed one by one
 SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
 MEAN = "mean of domains"
 
@@ -43,11 +65,11 @@ def waterfall(document: Mapping[str, Any], domain: str) -> pd.DataFrame:
     rows = document["waterfall"]
     chosen = list(rows.values()) if domain == MEAN else [rows[domain]]
     mean = {cause: sum(row[cause] for row in chosen) / len(chosen) for cause in chosen[0]}
-    table, level = [("start", 0.0, mean["start"], "level")], mean["start"]
+    table, level = [("base", 0.0, mean["start"], "level")], mean["start"]
     for cause in CAUSES:
         change = mean.get(cause, 0.0)
         if abs(change) >= 5e-4:
-            table.append((cause, level, level + change, "gain" if change > 0 else "loss"))
+            table.append((CAUSE_TITLES[cause], level, level + change, "gain" if change > 0 else "loss"))
         level += change
     table.append(("final", 0.0, mean["final"], "level"))
     frame = pd.DataFrame(table, columns=["cause", "from", "to", "kind"])
@@ -63,7 +85,7 @@ def stages(documents: Documents) -> pd.DataFrame:
             {
                 "scenario": label,
                 "stage": row["name"],
-                "kind": row["kind"],
+                "kind": KIND_TITLES[row["kind"]],
                 "pool": row["pool"],
                 "GPUs": row["gpus"],
                 "steps": row["steps"],
@@ -99,13 +121,24 @@ def totals(documents: Documents) -> pd.DataFrame:
 
 
 def changed_inputs(baseline: Scenario, now: Scenario) -> pd.DataFrame:
-    """Inputs that differ, and nothing else: name, baseline, now."""
+    """Inputs that differ, and nothing else: name, baseline, now. Many pairs of K are one row."""
     before, after = _inputs(baseline), _inputs(now)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
-    return pd.DataFrame(
-        [(name, before.get(name, "-"), after.get(name, "-")) for name in names],
-        columns=["input", "baseline", "now"],
-    )
+    pairs = [name for name in names if name.startswith("conflict ")]
+    rows = [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
+    if len(pairs) > FEW and baseline.recipe.domains == now.recipe.domains:
+        rows = [row for row in rows if row[0] not in pairs]
+        rows.append((f"K of {len(pairs)} pairs", "as before", _shift(baseline, now)))
+    return pd.DataFrame(rows, columns=["input", "baseline", "now"])
+
+
+def _shift(baseline: Scenario, now: Scenario) -> str:
+    """How far the pairs of K that moved have moved."""
+    before, after = pair_estimates(baseline), pair_estimates(now)
+    shifts = {f"{after[pair].value - before[pair].value:+.2f}" for pair in after} - {"+0.00", "-0.00"}
+    if len(shifts) == 1:
+        return f"{shifts.pop()} each"
+    return f"{min(shifts, key=float)} to {max(shifts, key=float)}" if shifts else "other P10 to P90"
 
 
 def _inputs(scenario: Scenario) -> dict[str, str]:

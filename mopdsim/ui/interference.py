@@ -17,7 +17,7 @@ from mopdsim.scenario import Scenario
 from mopdsim.ui import charts, matrix, runs_on_disk, state, views
 from mopdsim.ui.answers import Answer, answer
 from mopdsim.ui.choice import pair_estimates, split
-from mopdsim.ui.words import score, usd
+from mopdsim.ui.words import recipe_title, score, usd
 
 Pairs = dict[tuple[str, str], tuple[float, float]]
 
@@ -65,8 +65,9 @@ def _finding(scenario: Scenario) -> str:
 def _summary(found: Answer) -> None:
     """What the grouping comes to, in one line."""
     document = found.document
-    mean = sum(row["p50"] for row in document["scores"].values()) / len(document["scores"])
-    text = f"{document['recipe']}: mean score {score(mean)}, cost {usd(document['usd']['p50'])}, both at P50."
+    mean, cost = score(found.mean_score["p50"]), usd(document["usd"]["p50"])
+    text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
+    text = text[:1].upper() + text[1:]
     st.caption(views.plain(text))
 
 
@@ -82,7 +83,7 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
     with st.container(border=True):
         st.markdown("**Teachers of the domains**")
         own = {name: number for number, group in enumerate(groups, start=1) for name in group}
-        with st.grid("auto", min_column_width=130):
+        with st.grid(min(4, len(domains)), min_column_width=130):
             for name in domains:
                 st.selectbox(
                     views.plain(name), range(1, len(domains) + 1), key=state.hold(f"group_{name}", own[name]),
@@ -90,10 +91,10 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
                 )  # fmt: skip
         options = {len(group): group for group in suggested(_graph_of(found))}
         count = st.select_slider(
-            "Or grouped by K into this many", sorted(options), value=len(groups) if len(groups) in options else None,
+            "Or let K group them into", sorted(options), value=len(groups) if len(groups) in options else None,
             key="grouped_by_k", format_func=lambda number: f"{number} teachers" if number > 1 else "1 teacher",
         )  # fmt: skip
-        st.button("Group so", on_click=state.change, kwargs={"groups": options[count], "teachers": None})
+        st.button("Group by K", on_click=state.change, kwargs={"groups": options[count], "teachers": None})
     return groups
 
 
@@ -154,8 +155,9 @@ def _editor(scenario: Scenario) -> None:
     base: Any = st.session_state.k_base[1]
     table = matrix.square(pair_estimates(base.scenario()), scenario.recipe.domains)
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
+    columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
     st.data_editor(
-        table, key=key, column_config=dict.fromkeys(table.columns, number), on_change=_edited,
+        table, key=key, column_config=columns, on_change=_edited,
         args=(key, tuple(scenario.recipe.domains), width), alt="K by source (rows) and target (columns), editable",
     )  # fmt: skip
     st.button(

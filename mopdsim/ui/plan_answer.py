@@ -12,8 +12,10 @@ import pandas as pd
 import streamlit as st
 
 from mopdsim.errors import MopdError
+from mopdsim.planning import words
 from mopdsim.ui import charts, questions, state, views
 from mopdsim.ui.choice import Choice
+from mopdsim.ui.plan_budget import budget
 from mopdsim.ui.words import days, interval, score, short, usd
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
@@ -27,8 +29,12 @@ def show(question: str, document: Mapping[str, Any]) -> None:
     best = document["recommended"]
     _numbers(best)
     _take(best["scenario"], "recommended")
+    _why(document)
     _plan(best)
     _rivals(document)
+    st.markdown("**Another budget**")
+    with views.said():
+        budget(question, document)
     _frontier(question, document)
     _flips(document)
     _information(document)
@@ -67,6 +73,22 @@ def _take(text: str, name: str) -> None:
         views.download("Scenario, TOML", text, f"plan_{name}.toml", "application/toml")
 
 
+def _why(document: Mapping[str, Any]) -> None:
+    """Against the best of each other kind, by cause; what being wrong costs."""
+    lines = [f"- {_capital(reason['sentence'])}." for reason in document["reasons"]]
+    wrong = document["cost_of_being_wrong"]
+    st.markdown("**Why this one**")
+    lines.append(
+        f"- With probability {wrong['probability']:.2f} another plan would have been better, by "
+        f"{100 * wrong['loss']:.1f} points on average: that is what being wrong costs."
+    )
+    st.markdown(views.plain("\n".join(lines)))
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _plan(best: Mapping[str, Any]) -> None:
     """What each teacher learns and for how long; the score it ends with by domain."""
     runs = pd.DataFrame(
@@ -79,7 +101,7 @@ def _plan(best: Mapping[str, Any]) -> None:
         for key in ("rounds", "distill_steps", "balance", "reward_mix", "replay", "gpus")
         if key in best
     }
-    st.caption(views.plain(", ".join(f"{key.replace('_', ' ')} {value}" for key, value in more.items())))
+    st.caption(views.plain(", ".join(f"{key} {value}".replace("_", " ") for key, value in more.items())))
     views.table(runs, key="plan_runs", alt="What is trained together and for how many steps")
     rows = [(domain, row["p10"], row["p50"], row["p90"]) for domain, row in best["scores"].items()]
     table = pd.DataFrame(rows, columns=["domain", "P10", "P50", "P90"])
@@ -151,36 +173,88 @@ def _flips(document: Mapping[str, Any]) -> None:
     views.table(
         pd.DataFrame(rows, columns=columns), key="flips", alt="At which value of each input the plan changes"
     )
+    doubts = [
+        (row["what"], words.ENDS[row["at"]], row["value"], row["to"], 100 * row["gain"])
+        for row in document["undecided_by"]
+    ]
+    if doubts:
+        st.markdown("**Too little known to be sure**")
+        columns = ["if this", "is", "value", "then better", "by points"]
+        views.table(
+            pd.DataFrame(doubts, columns=columns),
+            key="doubts",
+            alt="Unknowns on which the recommendation hangs",
+        )
 
 
 def _information(document: Mapping[str, Any]) -> None:
     """What measuring before deciding is worth."""
     found = document["value_of_information"]
-    table = pd.DataFrame(found["pilots"])
+    rows = [
+        (
+            row["title"],
+            row["measures"],
+            100 * row["gain"],
+            100 * row["standard_error"],
+            row["gpu_hours"],
+            row["usd"],
+        )
+        for row in found["pilots"]
+    ]
+    columns = ["pilot", "tells", "worth, points", "standard error", "GPU-hours", "USD"]
     st.markdown("**What to measure next**")
-    st.caption(f"Knowing everything would raise the expected result by {found['perfect']:.4f}.")
-    if not table.empty:
-        views.table(table, key="information", alt="Each pilot's worth, what it measures and costs")
+    everything = 100 * found["perfect"]
+    st.caption(f"Knowing everything would raise the expected result by {everything:.1f} points.")
+    if rows:
+        views.table(
+            pd.DataFrame(rows, columns=columns),
+            key="information",
+            alt="Each pilot's worth, what it tells and costs",
+        )
     if document["deciding_pilot"]:
-        pilot = document["deciding_pilot"]["pilot"]
-        st.markdown(views.plain(f"The cheapest pilot that decides it: {pilot}."))
+        row = document["deciding_pilot"]
+        price = f"{short(row['gpu_hours'])} GPU-hours, {usd(row['usd'])}"
+        st.markdown(views.plain(f"The cheapest pilot that decides it: {row['title']} ({price})."))
 
 
 def _sensitivity(document: Mapping[str, Any]) -> None:
     table = pd.DataFrame(document["sensitivity"])
     if table.empty:
         return
+    table["input"] = table.pop("what")
     top = table.sort_values("total").iloc[-1]
     views.figure(
         "What the plan's result hangs on (Sobol indices)", table, charts.sobol(), key="sensitivity",
-        says=f"Sobol indices of {len(table)} inputs; most of the variance is due to {top.input}, {top.total:.2f}.",
+        says=f"Sobol indices of {len(table)} inputs; most of the variance: {top.input}, {top.total:.2f}.",
         note="Bar: total. Tick: first order.",
     )  # fmt: skip
 
 
-def _portfolio(document: Mapping[str, Any]) -> None:
+def _portfolio(found: Mapping[str, Any]) -> None:
+    """The year of each kind of plan: all releases together, then one by one."""
     st.markdown("**A year of releases**")
-    rows = [(key.replace("_", " "), str(value)) for key, value in document.items()]
-    views.table(
-        pd.DataFrame(rows, columns=["what", "found"]), key="portfolio", alt="The year's releases compared"
-    )
+    if "cheapest" in found:
+        sure = found["probability_cheaper"]
+        first, second = (plan["label"] for plan in found["plans"][:2])
+        st.caption(
+            views.plain(
+                f"{_capital(first)} costs less over the year than {second} with probability {sure:.2f}."
+            )
+        )
+    rows = [
+        (plan["label"], f"{place + 1}", ", ".join(release["changed"]), len(release["stages"]),
+         release["gpu_hours"]["p50"], release["days"]["p50"])
+        for plan in found["plans"]
+        for place, release in enumerate(plan["releases"])
+    ]  # fmt: skip
+    totals = [
+        (plan["label"], plan["gpu_hours"]["p50"], *plan["usd"].values(), plan["days"]["p50"])
+        for plan in found["plans"]
+    ]
+    columns = ["plan", "GPU-hours", "USD P10", "USD", "USD P90", "days of work"]
+    views.table(pd.DataFrame(totals, columns=columns), key="portfolio", alt="The year's releases compared")
+    with st.expander("Release by release", key="releases_table"):
+        columns = ["plan", "release", "changed", "stages run", "GPU-hours", "days"]
+        views.table(
+            pd.DataFrame(rows, columns=columns), key="releases", alt="What each release runs and costs"
+        )

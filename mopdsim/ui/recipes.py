@@ -19,7 +19,7 @@ from mopdsim.systems import SYSTEMS
 from mopdsim.ui import charts, frames, state, views
 from mopdsim.ui.answers import Answer, answer
 from mopdsim.ui.choice import POOLS, Choice, Pools
-from mopdsim.ui.words import days, interval, usd
+from mopdsim.ui.words import days, interval, recipe_title, usd
 
 POOL_TITLES: dict[Pools, str] = {
     "as_is": "As asked",
@@ -45,7 +45,9 @@ def page() -> None:
 def _one() -> None:
     left, right = st.columns(2)
     names = [*SYSTEMS, *(name for name in CATALOGUE if name not in SYSTEMS)]
-    name = left.selectbox("Recipe", names, index=names.index("mopd"), key="recipe", bind="query-params")
+    name = left.selectbox(
+        "Recipe", names, index=names.index("mopd"), format_func=title, key="recipe", bind="query-params"
+    )
     scale = "asked"
     if name in SYSTEMS:
         scale = right.segmented_control(
@@ -60,6 +62,11 @@ def _one() -> None:
     )  # fmt: skip
     with views.said():
         _show(answer(_chosen(name, scale, pools)))
+
+
+def title(name: str) -> str:
+    """A recipe as the page calls it: in words, and as commands call it where that is shorter."""
+    return recipe_title(name) if name in SYSTEMS else f"{recipe_title(name)} ({name})"
 
 
 def _chosen(name: str, scale: str, pools: Pools) -> Choice:
@@ -107,6 +114,7 @@ def _graph(recipe: Recipe) -> None:
     """The picture in the page's own light or dark, whatever the machine prefers."""
     dark = st.context.theme.type == "dark"
     picture = draw.svg(recipe).replace("(prefers-color-scheme: dark)", "all" if dark else "not all")
+    picture = picture.replace('<rect class="mopd-page"', '<rect fill="none"')  # the page is behind it
     st.image(picture, alt=draw.described(recipe))
     with st.expander("The graph in words"):
         st.markdown(views.plain(draw.described(recipe)))
@@ -120,7 +128,7 @@ def stage_plan(recipe: Recipe) -> pd.DataFrame:
         reads = {role: names for role, names in read(stage).items() if role != "init"}
         rows.append({
             "stage": stage.name,
-            "kind": stage.kind,
+            "kind": frames.KIND_TITLES[stage.kind],
             "starts from": stage.init or BASE,
             "reads": "; ".join(f"{role} {', '.join(names)}" for role, names in reads.items() if names),
             "domains": ", ".join(getattr(stage, "domains", ()) or recipe.domains),
@@ -179,7 +187,7 @@ def compared(document: dict[str, Any]) -> pd.DataFrame:
     """`mopd compare --all` as a table, best mean score first."""
     rows = [
         {
-            "recipe": row["recipe"],
+            "recipe": recipe_title(row["recipe"]),
             "sort": "rival" if row["recipe"] in RIVALS else "system",
             "mean P10": row["mean"]["p10"],
             "mean P50": row["mean"]["p50"],

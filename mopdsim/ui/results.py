@@ -5,6 +5,7 @@ Leaves out: the numbers (`mopdsim.forecast`, `mopdsim.compare`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
@@ -13,14 +14,20 @@ import streamlit as st
 
 from mopdsim.compare import MEASURES, TIE, difference
 from mopdsim.errors import MopdError
-from mopdsim.forecast import Forecast, quantiles, weakest
+from mopdsim.forecast import quantiles, weakest
 from mopdsim.ui import charts, frames, state, views
 from mopdsim.ui.answers import Answer, against, answer, labels, rival
-from mopdsim.ui.controls import REDRAWN
-from mopdsim.ui.words import days, finding, interval, plain_finding, score, short, usd
+from mopdsim.ui.words import days, finding, interval, plain_finding, recipe_title, score, short, signed, usd
+
+DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),
+    "worst_score": ("worst domain, points", lambda value: f"{100 * value:.1f}"),
+    "gpu_hours": ("GPU-hours", short),
+    "usd": ("cost", usd),
+    "days": ("calendar", days),
+}
 
 
-@st.fragment(key=REDRAWN[0])
 def headline() -> None:
     """The finding and four numbers; the link is written here."""
     state.notice()
@@ -31,7 +38,6 @@ def headline() -> None:
         _numbers(now)
 
 
-@st.fragment(key=REDRAWN[1])
 def details() -> None:
     """Charts, the comparison, cautions and files."""
     with suppress(MopdError):  # the headline has said it
@@ -72,7 +78,7 @@ def _numbers(now: Answer) -> None:
     rows = (
         ("Cost", found["usd"], usd, grades["usd"]),
         ("Calendar", found["days"], days, grades["days"]),
-        ("Mean score", _mean(now.forecast), score, mean_grade),
+        ("Mean score", now.mean_score, score, mean_grade),
         (f"Weakest: {worst}", found["scores"][worst], score, grades[f"scores.{worst}"]),
     )
     with st.grid(4, min_column_width=150):
@@ -94,13 +100,9 @@ def _before(now: Answer) -> list[str]:
         return []
     with suppress(MopdError):
         base = answer(now.choice.base)
-        price, mean = usd(base.document["usd"]["p50"]), score(_mean(base.forecast)["p50"])
+        price, mean = usd(base.document["usd"]["p50"]), score(base.mean_score["p50"])
         return [views.plain(f"before the change {price} and a mean of {mean}")]
     return []
-
-
-def _mean(found: Forecast) -> dict[str, float]:
-    return quantiles(found.scores_DN.mean(axis=0))
 
 
 def _charts(shown: dict[str, Answer]) -> None:
@@ -110,8 +112,8 @@ def _charts(shown: dict[str, Answer]) -> None:
     first = table[table.scenario == names[0]].sort_values("P50")
     views.figure(
         "Score of each domain", table, charts.scores(names), key="scores",
-        says=f"Final score by domain with P10 to P90: highest {first.domain.iloc[-1]} {first.P50.iloc[-1]:.3f}, "
-        f"lowest {first.domain.iloc[0]} {first.P50.iloc[0]:.3f}.",
+        says=f"Highest {first.domain.iloc[-1]} {first.P50.iloc[-1]:.3f}, lowest {first.domain.iloc[0]} "
+        f"{first.P50.iloc[0]:.3f}.",
         note="Tick: the base. Bar: P10 to P90. Dot: P50.",
     )  # fmt: skip
     _waterfall(now)
@@ -120,8 +122,8 @@ def _charts(shown: dict[str, Answer]) -> None:
     with left:
         views.figure(
             "Cost by stage", stages, charts.stage_costs(names), key="costs",
-            says=f"Cost by stage: {short(now.document['usd']['p50'])} dollars in all at P50.",
-            note="P50 of each stage; bars of one colour are stages of one kind.",
+            says=f"{usd(now.document['usd']['p50'])} in all at P50.",
+            note="P50 of each stage; stages of one kind have one colour.",
         )  # fmt: skip
     with right:
         own = stages[stages.scenario == names[0]]
@@ -136,22 +138,16 @@ def _waterfall(now: Answer) -> None:
     options = [frames.MEAN, *now.document["scores"]]
     if st.session_state.get("waterfall_of") not in options:
         st.session_state.waterfall_of = frames.MEAN
-    row = st.container(horizontal=True, vertical_alignment="bottom")
-    domain = row.selectbox(
-        "What lifts and what caps the score", options, key="waterfall_of", persist_state="session"
-    )
+    domain = st.selectbox("Waterfall of", options, key="waterfall_of", persist_state="session")
     table = frames.waterfall(now.document, domain)
-    moves = table[table.kind != "level"].sort_values("change")
-    largest = (
-        "nothing moves it"
-        if moves.empty
-        else f"largest loss {moves.cause.iloc[0]} {moves.change.iloc[0]:+.3f}"
-    )
+    losses = table[table.kind == "loss"].sort_values("change")
+    largest = "nothing is lost"
+    if not losses.empty:
+        largest = f"largest loss: {losses.cause.iloc[0]}, {losses.change.iloc[0]:+.3f}"
     views.figure(
-        f"From the base's score to the final one: {views.plain(domain)}", table, charts.waterfall(), key="waterfall",
-        says=f"Waterfall of {domain}: from {table.to.iloc[0]:.3f} to {table.to.iloc[-1]:.3f}; {largest}.",
-        note="Mean over draws. Causes add up: gain of RL, interference, cap of the teachers, shortfall of the "
-        "distillation's budget, and so on.",
+        f"What lifts and what caps the score: {domain}", table, charts.waterfall(), key="waterfall",
+        says=f"From {table.to.iloc[0]:.3f} to {table.to.iloc[-1]:.3f}; {largest}.",
+        note="Mean over draws; the causes add up.",
     )  # fmt: skip
 
 
@@ -159,19 +155,21 @@ def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
     """Baseline against change: inputs that differ, and what that does, draw by draw."""
     pinned = list(shown)[1:]
     baseline = shown[pinned[0]] if pinned else answer(now.choice.base)
-    title = "pinned scenario A" if pinned else "the preset as it was"
+    title = "pinned scenario A" if pinned else "the question as it was"
     inputs = frames.changed_inputs(baseline.forecast.scenario, now.forecast.scenario)
     st.subheader(f"Now against {title}")
     if inputs.empty:
         st.caption("Nothing is changed. Move a slider, or pin this scenario and change it.")
     else:
         _differences(baseline, now)
-        with st.expander(f"{len(inputs)} changed inputs", key="changed_inputs"):
-            st.dataframe(inputs, hide_index=True, alt="Inputs that differ between baseline and now")
+        below = st.expander(f"{len(inputs)} changed inputs", key="changed_inputs", on_change="rerun")
+        if below.open:
+            below.dataframe(inputs, hide_index=True, alt="Inputs that differ between baseline and now")
     if pinned:
-        totals = frames.totals({label: found.document for label, found in shown.items()})
-        st.markdown("**Side by side**")
-        views.table(totals, key="totals", alt="Cost, GPU-hours and days of each scenario, P10, P50 and P90")
+        st.markdown("**Side by side, P50 and P10 to P90**")
+        st.table(
+            side_by_side(shown), border="horizontal", alt="Each scenario's change, cost, calendar and scores"
+        )
         with st.container(horizontal=True):
             for place, label in enumerate(pinned):
                 st.button(f"Unpin {label}", key=f"unpin_{place}", on_click=state.unpin, args=(place,))
@@ -184,13 +182,36 @@ def _differences(baseline: Answer, now: Answer) -> None:
         return
     rows = []
     for name, row in found.items():
-        document = row.to_document()
-        ends = document["difference"]
-        sure = f"{document['probability_better']:.0%}"
-        rows.append((name.replace("_", " "), *(f"{end:+,.4g}" for end in ends.values()), sure,
-                     "tie" if row.verdict == TIE else f"{row.verdict} is better"))  # fmt: skip
-    st.table(pd.DataFrame(rows, columns=["now minus baseline", "P10", "P50", "P90", "now is better in", "verdict"]),
+        title, unit = DIFFERENCES[name]
+        ends = {end: signed(value, unit) for end, value in quantiles(row.difference_N).items()}
+        better = (
+            row.verdict
+            if row.verdict == TIE
+            else f"{row.verdict}, {max(row.probability_better, 1 - row.probability_better):.0%} sure"
+        )
+        rows.append((title, views.plain(ends["p50"]), views.plain(f"{ends['p10']} to {ends['p90']}"), better))
+    st.table(pd.DataFrame(rows, columns=["now minus baseline", "P50", "P10 to P90", "better"]),
              hide_index=True, border="horizontal", alt="Differences now minus baseline in the same draws")  # fmt: skip
+
+
+def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
+    """A column a scenario: what it is, its costs, days and scores, P50 with P10 to P90."""
+    columns = {}
+    for label, found in shown.items():
+        document, scenario = found.document, found.forecast.scenario
+        worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
+        cells = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
+        for title, row, unit in (
+            ("cost", document["usd"], usd),
+            ("GPU-hours", document["gpu_hours"], short),
+            ("calendar", document["days"], days),
+            ("mean score", found.mean_score, score),
+            ("weakest domain", document["scores"][worst], score),
+        ):
+            cells[title] = f"{unit(row['p50'])} ({interval(row, unit)})"
+        cells["weakest domain"] = f"{worst} {cells['weakest domain']}"
+        columns[label] = {title: views.plain(cell) for title, cell in cells.items()}
+    return pd.DataFrame(columns)
 
 
 def _files(now: Answer, shown: dict[str, Answer]) -> None:

@@ -69,7 +69,7 @@ def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.terminate()
-        process.wait(timeout=10)
+        process.wait(timeout=30)
 
 
 def redraws(page: Any, presses: int) -> list[float]:
@@ -79,7 +79,7 @@ def redraws(page: Any, presses: int) -> list[float]:
         thumb = page.get_by_role("slider", name=SLIDERS[number % len(SLIDERS)])
         thumb.focus()
         page.keyboard.press("ArrowLeft" if number // len(SLIDERS) % 2 == 0 else "ArrowRight")
-        page.wait_for_function(STILL, timeout=60_000, polling=20)
+        page.wait_for_function(STILL, timeout=60_000, polling=50)
         times.append(page.evaluate("() => window.last - window.moved"))
     return times
 
@@ -149,7 +149,7 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
             page.get_by_role("slider", name=SLIDERS[turn % len(SLIDERS)]).focus()
             page.keyboard.press("ArrowLeft" if turn // len(SLIDERS) % 2 == 0 else "ArrowRight")
         for page in pages:
-            page.wait_for_function(STILL, timeout=60_000, polling=20)
+            page.wait_for_function(STILL, timeout=60_000, polling=50)
             times.append(page.evaluate("() => window.last - window.moved"))
         turn += 1
     errors = sum(page.locator("[data-testid=stException]").count() for page in pages)

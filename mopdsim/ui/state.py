@@ -6,6 +6,7 @@ restores it. Leaves out: what a view holds (`mopdsim.ui.link`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import streamlit as st
@@ -95,6 +96,12 @@ def notice() -> None:
     if text := st.session_state.get("notice"):
         st.session_state.notice = None
         st.error(text)
+
+
+def mend(key: str, options: Sequence[Any]) -> None:
+    """Forget a widget's remembered choice that is no longer offered."""
+    if st.session_state.get(key) not in (None, *options):
+        del st.session_state[key]
 
 
 def hold(key: str, value: Any) -> str:

@@ -37,15 +37,14 @@ def grade(name: str) -> str:
 def figure(
     title: str, frame: pd.DataFrame, spec: Mapping[str, Any], *, key: str, says: str, note: str = ""
 ) -> None:
-    """A chart; under it what it says in a sentence and how to read it; folded, its table with CSV and PNG.
+    """A title, what the chart says in a sentence and how to read it; the chart; folded, its table with CSV and PNG.
 
     The chart's alternative text is its title and note: one that held numbers would have the browser build the chart
     anew at every change. The numbers are in the sentence and in the table.
     """
     alt = f"{title}. {note}".strip()
-    st.markdown(f"**{plain(title)}**")
-    st.vega_lite_chart(frame, dict(spec), key=key, alt=alt)
-    st.caption(f"{plain(says)} {note}")
+    st.markdown(f"**{plain(title)}**  \n:gray[:small[{plain(f'{says} {note}')}]]")
+    st.vega_lite_chart(frame, {**spec, "padding": {"bottom": 0}}, key=key, alt=alt)
     below = st.expander("Table and files", key=f"{key}_table", on_change="rerun")
     if below.open:
         with below:
@@ -88,8 +87,14 @@ def download(label: str, data: Callable[[], bytes] | str, name: str, mime: str) 
 def warnings(lines: tuple[str, ...] | list[str]) -> None:
     """What to know before the numbers are used."""
     if lines:
-        with st.expander(f"{len(lines)} cautions about these numbers", icon=":material/info:"):
-            st.markdown("\n".join(f"- {plain(line)}" for line in lines))
+        below = st.expander(
+            f"{len(lines)} cautions about these numbers",
+            icon=":material/info:",
+            key="cautions",
+            on_change="rerun",
+        )
+        if below.open:
+            below.markdown("\n".join(f"- {plain(line)}" for line in lines))
 
 
 def plain(text: str) -> str:

@@ -1,16 +1,19 @@
 """Page What if: sliders on the left, cost, calendar and scores on the right, up to four scenarios side by side.
 
-A dial that is moved redraws the headline and the results alone, two fragments; the dials themselves stay as they are.
+The page is one fragment: a dial that is moved redraws it without the frame around it.
 Leaves out: the dials (`mopdsim.ui.controls`), what the results show (`mopdsim.ui.results`).
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import streamlit as st
 
 from mopdsim import published
 from mopdsim.errors import MopdError
 from mopdsim.ui import controls, results, state, views
+from mopdsim.ui.answers import prepare, rival
 from mopdsim.ui.choice import Choice
 from mopdsim.ui.link import SIDE_BY_SIDE
 from mopdsim.ui.presets import PRESETS
@@ -19,6 +22,12 @@ from mopdsim.ui.uploads import scenario_text
 
 def page() -> None:
     """The page."""
+    _body()
+
+
+@st.fragment
+def _body() -> None:
+    _compute()
     _chooser()
     results.headline()
     left, right = st.columns([3, 8], gap="medium")
@@ -26,6 +35,14 @@ def page() -> None:
         _controls()
     with right:
         results.details()
+
+
+def _compute() -> None:
+    """Everything first, so that nothing is waited for between two parts of the page."""
+    view = state.view()
+    with suppress(MopdError):
+        other = rival(view.choice)
+        prepare([view.choice, view.choice.base, *view.pinned, *([] if other is None else [other])])
 
 
 def _chooser() -> None:

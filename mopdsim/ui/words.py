@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim import published
 from mopdsim.compare import TIE, Difference
 from mopdsim.forecast import Forecast
+from mopdsim.systems import SYSTEMS
 
 RECIPE_TITLES = {
     "single_domain": "one specialist",
@@ -17,6 +19,7 @@ RECIPE_TITLES = {
     "mopd": "multi-teacher distillation",
     "off_policy": "off-policy distillation",
     "merge": "weight merging",
+    "mopd_then_rl": "distillation, then RL",
 }
 
 
@@ -47,14 +50,19 @@ def interval(row: Mapping[str, float], unit: Callable[[float], str]) -> str:
     return f"{number if word and high.endswith(f' {word}') else low} to {high}"
 
 
+def signed(value: float, unit: Callable[[float], str]) -> str:
+    """A difference with its sign before the unit: -$42.9K."""
+    return ("-" if value < 0 else "+") + unit(abs(value))
+
+
 def score(value: float) -> str:
     """A pass rate: 0.583."""
     return f"{value:.3f}"
 
 
 def recipe_title(name: str) -> str:
-    """A recipe of the catalogue in words."""
-    return RECIPE_TITLES.get(name, name)
+    """A recipe of the catalogue in words, a published system by its name."""
+    return published.system(name).title if name in SYSTEMS else RECIPE_TITLES.get(name, name)
 
 
 def finding(now: Forecast, rival: Forecast, mean: Difference) -> str:

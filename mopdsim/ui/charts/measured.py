@@ -49,7 +49,7 @@ def _lines(y: str, color: str, **more: Any) -> Spec:
 
 def predicted(ratio: bool) -> Spec:
     """Predictions with their 80% interval against measurements, and the diagonal of exact ones."""
-    scale = {"type": "log"} if ratio else {"zero": False}
+    scale = {"type": "log", "nice": False, "padding": 12} if ratio else {"zero": False}
     shapes = {"domain": ["inside", "outside"]}
     x, y = at("measured", scale=scale), at("P50", scale=scale, title="predicted")
     tips = hover("what", "80% interval", **dict.fromkeys(("measured", "P10", "P50", "P90"), ".4g"))

@@ -29,8 +29,9 @@ def nominal(field: str, names: list[str] | None = None) -> dict[str, Any]:
 
 
 def legend(shown: bool) -> dict[str, Any] | None:
-    """Under the chart, or none."""
-    return {"orient": "bottom", "columns": 3, "title": None} if shown else None
+    """Under the chart, its marks as full as in the chart, or none."""
+    solid = {"symbolOpacity": 1, "symbolSize": 80, "symbolStrokeWidth": 0}
+    return {"orient": "bottom", "columns": 3, "title": None, **solid} if shown else None
 
 
 def hover(*names: str, **formats: str) -> list[Mapping[str, Any]]:
