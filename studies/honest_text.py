@@ -94,7 +94,7 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _rules(held: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Against simple rules", "")
     yield from (
-        "The rules know the specialists that were measured on the run's base, the forecast does not. A rule that does "
+        "The rules know every specialist measured on the run's base, the forecast those of the run itself. A rule that does "
         "not speak of a score is completed by the own expert's, or else by the start.",
         "",
     )
@@ -216,5 +216,5 @@ def _published(found: Mapping[str, Any]) -> Iterator[str]:
 def _limits() -> Iterator[str]:
     yield from ("## What this test cannot say", "")
     yield "- Runs of a condition share teachers and bases: intervals that count them as independent are too narrow."
-    yield "- One model of 0.15 M parameters on procedural domains. No other size is judged here."
+    yield "- One model of 0.17 M parameters on procedural domains. No other size is judged here."
     yield "- The best rule and the best constant choice are picked after the fact, in their favour."

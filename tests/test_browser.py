@@ -193,10 +193,12 @@ def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> N
     page.get_by_role("link", name="Interference").first.click()
     page.get_by_text("The strongest pull").first.wait_for()
     assert teacher(page, "safety") != teacher(page, "math")
+    page.locator("[data-testid=stVegaLiteChart] svg.marks").nth(1).wait_for()  # the table lies still
     grid = page.locator("[data-testid=stDataFrame] canvas").first
     grid.scroll_into_view_if_needed()
     grid.click(position={"x": 170, "y": 35 * 8 + 17}, force=True)  # row safety, column math
-    page.keyboard.type("0.9")
+    page.keyboard.press("Enter")
+    page.locator("#portal input").fill("0.9")
     page.keyboard.press("Enter")
     page.get_by_text("training on safety helps math (K +0.90").first.wait_for()
     page.get_by_role("slider", name="Or let K group them into").focus()
@@ -219,7 +221,9 @@ def test_recipes_stand_side_by_side_at_one_budget(page: Any) -> None:
     page.get_by_role("link", name="Recipes").first.click()
     page.get_by_text("Multi-teacher on-policy distillation").first.wait_for()
     page.get_by_role("tab", name="All at one budget").click()
-    page.locator("[aria-label*='Mean score at the same training compute'] svg.marks").wait_for(timeout=120_000)
+    page.locator("[aria-label*='Mean score at the same training compute'] svg.marks").wait_for(
+        timeout=120_000
+    )
     assert page.locator("[data-testid=stException]").count() == 0
 
 
@@ -273,7 +277,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, address: str, width: int
     context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
     page = context.new_page()
     page.goto(address)
-    page.locator("[data-testid=stVegaLiteChart] svg").first.wait_for(timeout=60_000)
+    page.locator("[data-testid=stVegaLiteChart] svg.marks").first.wait_for(timeout=60_000)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     wide = page.locator("[data-testid=stVegaLiteChart]").evaluate_all(
         "charts => charts.map(chart => chart.getBoundingClientRect().right)"

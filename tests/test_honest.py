@@ -232,7 +232,9 @@ def test_one_command_fits_judges_ships_and_reports(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(refitting, "shipped_path", lambda: ships)
     monkeypatch.setattr(honest_report, "shipped_path", lambda: ships)
     found = honest_report.fit_all(folders, ship=False, folder=None, leave_out=False)
-    assert not found["fit"]["is_shipped"] and found["fit"]["left_out"] == {"later": "no observations, or not of skills"}
+    assert not found["fit"]["is_shipped"] and found["fit"]["left_out"] == {
+        "later": "no observations, or not of skills"
+    }
     found = honest_report.fit_all(folders, ship=True, folder=tmp_path / "held_out", leave_out=True)
     assert found["fit"]["is_shipped"] and found["fit"]["runs"] == 8
     held = found["held_out"]

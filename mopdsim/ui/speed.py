@@ -89,7 +89,7 @@ def opened(browser: Any, port: int) -> Any:
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.goto(f"http://127.0.0.1:{port}/")
     page.get_by_text("in mean score").first.wait_for(timeout=60_000)
-    page.locator("[data-testid=stVegaLiteChart] svg").last.wait_for(timeout=60_000)
+    page.locator("[data-testid=stVegaLiteChart] svg.marks").last.wait_for(timeout=60_000)
     page.wait_for_timeout(1500)
     page.evaluate(WATCH)
     return page
