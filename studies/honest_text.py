@@ -94,8 +94,8 @@ def _held_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def _rules(held: Mapping[str, Any]) -> Iterator[str]:
     yield from ("## Against simple rules", "")
     yield from (
-        "The rules know every specialist measured on the run's base, the forecast those of the run itself. A rule that does "
-        "not speak of a score is completed by the own expert's, or else by the start.",
+        "The rules know every specialist measured on the run's base, the forecast those of the run itself. A rule that "
+        "does not speak of a score is completed by the own expert's, or else by the start.",
         "",
     )
     rows = [
