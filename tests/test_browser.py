@@ -106,6 +106,7 @@ def press(page: Any, slider: str, key: str) -> None:
     page.get_by_role("slider", name=slider).focus()
     page.keyboard.press(key)
     page.wait_for_function("before => location.href !== before", arg=before)
+    page.wait_for_timeout(800)  # the link changes before the page does
     page.wait_for_function(
         "() => document.querySelector('[data-testid=stApp]').getAttribute('data-test-script-state') === 'notRunning'"
     )
