@@ -26,7 +26,7 @@ GROUP = {
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    """A result as `study fit` writes it, as far as the page reads it."""
+    """A result as `mopd study fit` writes it, as far as the page reads it."""
     rows = [
         {"study": "gain", "run": "a/seed0", "strategy": "mopd", "domain": domain, "in_set": trained,
          "predicted": middle, "low": low, "high": high, "measured": truth}
@@ -56,7 +56,7 @@ def test_no_result_is_none_and_a_damaged_one_is_said(tmp_path: Path) -> None:
     assert held_out.read(tmp_path / "empty") is None
     for number, text in enumerate(("{", "[]", "{}", "null", "\x00")):
         put(tmp_path / str(number), text)
-        with pytest.raises(UsageError, match="run `study fit` again"):
+        with pytest.raises(UsageError, match="run `mopd study fit --all --report` again"):
             held_out.read(tmp_path / str(number))
 
 

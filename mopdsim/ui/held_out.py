@@ -1,6 +1,6 @@
 """Forecasts of this project's held-out runs against what happened: the result of the studies' fit, as one section.
 
-Leaves out: the fit and its test (`study fit`), which write the document; nothing is computed anew.
+Leaves out: the fit and its test (`mopd study fit`), which write the document; nothing is computed anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def read(results: Path) -> dict[str, Any] | None:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return document if document["held_out"]["n"] and document["trials"] else None
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{path.name}: damaged ({error!r}): run `study fit` again") from None
+        raise UsageError(
+            f"{path.name}: damaged ({error!r}): run `mopd study fit --all --report` again"
+        ) from None
 
 
 def finding(found: Mapping[str, Any]) -> str:
