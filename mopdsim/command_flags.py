@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mopdsim.errors import NotFoundError, did_you_mean
+from mopdsim.errors import NotFoundError, UsageError, did_you_mean
 
 if TYPE_CHECKING:
     from mopdsim.scenario import Scenario
@@ -35,6 +35,15 @@ Amounts = Annotated[
 ]
 Draws = Annotated[int | None, typer.Option(help="Monte Carlo draws [default: 1000].")]
 Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
+
+
+def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of an option that names a file to write: refuses what cannot be one before any work is done."""
+    if value is not None and value.is_dir():
+        raise UsageError(f"--{param.name} {value}: must be a file, this is a directory: add a name")
+    if value is not None and not value.parent.is_dir():
+        raise UsageError(f"--{param.name} {value}: its directory does not exist: create {value.parent} first")
+    return value
 
 
 def emit(document: object) -> None:

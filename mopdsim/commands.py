@@ -24,6 +24,7 @@ from mopdsim.command_flags import (
     Seed,
     Teams,
     emit,
+    new_file,
     published_scenario,
     scenario_keys,
     scenario_of,
@@ -95,7 +96,9 @@ def forecast(
         Path | None,
         typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
     ] = None,
-    write: Annotated[Path | None, typer.Option(help="Save the fully resolved scenario here.")] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Save the fully resolved scenario here.", callback=new_file)
+    ] = None,
     json_: Json = False,
 ) -> None:
     """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
@@ -150,7 +153,7 @@ def calibrate(
     ],
     data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
     out: Annotated[
-        Path | None, typer.Option(help="Write the fit here [default: nothing is written].")
+        Path | None, typer.Option(help="Write the fit here [default: nothing is written].", callback=new_file)
     ] = None,
     json_: Json = False,
 ) -> None:

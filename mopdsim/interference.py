@@ -57,14 +57,17 @@ def scaled_gain(before: Array, after: Array, factor: Array) -> Array:
     return logistic(logit(before) * (1 - factor) + logit(after) * factor)
 
 
-def transfer(progress_SN: Array, spill_SDN: Array) -> Array:
-    """Change in logits of untrained domains: the best positive effect of one trained domain plus all negative
-    ones.
+def transfer(progress_SN: Array, spill_SDN: Array, lifted_DN: Array) -> tuple[Array, Array]:
+    """Change in logits of untrained domains, all negative effects and the best positive one of a trained domain; and
+    the best one so far, (D, N) each.
 
-    progress: how far each trained domain's curve was climbed; spill: the effect of a whole climb. (D, N)
+    progress: how far each trained domain's curve was climbed; spill: the effect of a whole climb; lifted: the best
+    effect of earlier stages, above which this one's must lie to add to it. So domains trained one after the other lift
+    an untrained one no farther than the same domains trained in one stage.
     """
     effects_SDN = progress_SN[:, None, :] * spill_SDN
-    return np.maximum(effects_SDN.max(axis=0), 0.0) + np.minimum(effects_SDN, 0.0).sum(axis=0)
+    best_DN = np.maximum(effects_SDN.max(axis=0), lifted_DN)
+    return best_DN - lifted_DN + np.minimum(effects_SDN, 0.0).sum(axis=0), best_DN
 
 
 def retained(kl_N: Array, replay: Array, forgetting_N: Array, replay_half_N: Array) -> Array:

@@ -88,7 +88,8 @@ class Answer:
         if self.decision == "undecided":
             return f"undecided: {plan} is best as far as is known, {self._doubt()}"
         if self.runner_up is None:
-            return f"decided: {plan}; no plan of another kind keeps the limits"
+            why = "keeps the limits" if len(self.question.families) > 1 else "was asked for"
+            return f"decided: {plan}; no plan of another kind {why}"
         other = self.runner_up.plan.label
         share = probability_better(self.question, self.runner_up, best)
         is_better = f"is {'safer' if objective == 'p10' else 'better'} with probability {share:.2f}"

@@ -7,16 +7,20 @@ from typing import Annotated
 
 import typer
 
-from mopdsim.commands import Json, emit
+from mopdsim.command_flags import Json, emit, new_file
 
 
 def plan(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A question (TOML); see studies/questions.")],
     write: Annotated[
-        Path | None, typer.Option(help="Save the recommended plan here, as a scenario for `mopd forecast`.")
+        Path | None,
+        typer.Option(
+            help="Save the recommended plan here, as a scenario for `mopd forecast`.", callback=new_file
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(help="Save its recipe alone here, for `mopd train run`.")
+        Path | None,
+        typer.Option(help="Save its recipe alone here, for `mopd train run`.", callback=new_file),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the draws [default: the file's, or 0].")] = None,
     draws: Annotated[

@@ -237,6 +237,16 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "no such recipe": (["train", "run", "mpod", "--out", "OUT"], 3, "did you mean 'mopd'"),
     "no such file": (["train", "run", "mine.toml", "--out", "OUT"], 3, "mine.toml: no such file"),
     "plan of no file": (["plan", "mine.toml"], 3, "mine.toml: no such file; give a question (TOML)"),
+    "plan to nowhere": (
+        ["plan", "mine.toml", "--write", "no/such/plan.toml"],
+        2,
+        "--write no/such/plan.toml: its directory",
+    ),
+    "plan to a directory": (
+        ["plan", "mine.toml", "--recipe", "."],
+        2,
+        "--recipe .: must be a file, this is a directory",
+    ),
     "check of no file": (["check", "mine.toml"], 3, "no such file"),
     "no such domain": (train_run("--domains", "sort,revers"), 3, "did you mean 'reverse'"),
     "no domain": (train_run("--domains", ","), 2, "names none"),

@@ -72,8 +72,16 @@ def test_factor_one_is_the_identity(before: float, after: float) -> None:
 
 def test_transfer_takes_the_best_help_and_all_harm() -> None:
     spill = np.array([[[0.5], [-0.1]], [[0.2], [-0.3]]])
-    change = transfer(_column(1.0, 0.5), spill)
+    change, lifted = transfer(_column(1.0, 0.5), spill, np.zeros((2, 1)))
     assert change[:, 0] == pytest.approx([0.5, -0.1 - 0.15])
+    assert lifted[:, 0] == pytest.approx([0.5, 0.0])
+
+
+def test_help_of_a_later_stage_counts_only_above_that_of_earlier_ones() -> None:
+    spill = np.array([[[0.2], [0.7], [-0.4]]])
+    change, lifted = transfer(_column(1.0), spill, _column(0.5, 0.5, 0.5))
+    assert change[:, 0] == pytest.approx([0.0, 0.2, -0.4])
+    assert lifted[:, 0] == pytest.approx([0.5, 0.7, 0.5])
 
 
 def test_replay_halves_forgetting_at_its_half_and_nothing_is_forgotten_without_movement() -> None:

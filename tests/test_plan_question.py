@@ -51,6 +51,12 @@ def test_a_shipped_question_reads(path: Path) -> None:
         ({"minimum": {"sort": 1.5}}, "minimum.sort = 1.5: must be a finite number from 0 to 1"),
         ({"minimum": {"shift": 0.5}}, "minimum.shift: no such domain"),
         ({"families": []}, "families = []: must be a list"),
+        (
+            {"families": ["cascade_rl"], "domains": ["sort"]},
+            "families = ['cascade_rl']: with 1 domain(s)",
+        ),
+        ({"families": ["merge"], "max_teachers": 1}, "at most 1 teacher(s) there is nothing to merge"),
+        ({"families": ["merge"], "max_teachers": "x"}, "max_teachers = 'x'"),
         ({"families": ["moped"]}, "no family 'moped' (did you mean 'mopd'?)"),
         ({"confidence": 0.2}, "confidence = 0.2: must be a finite number from 0.5 to 0.99"),
         ({"max_teachers": 0}, "max_teachers = 0: must be a whole number"),

@@ -30,7 +30,7 @@ class Chains:
     def __init__(self, stock: Stock) -> None:
         self.stock = stock
         self._stages: dict[Kind, tuple[AnyStage, Recipe]] = {}
-        self._scores: dict[Beginning, Array] = {}
+        self._reached: dict[Beginning, tuple[Array, Array]] = {}
         self._seconds: dict[tuple[Kind, int, int], Array | None] = {}
         count = len(stock.question.domains)
         self._world = stock.seeded(tuple(f"step_{place + 1}" for place in range(count)))
@@ -39,11 +39,11 @@ class Chains:
         """Scores, hours and days of cascades."""
         last = len(self.stock.question.domains)
         for place in range(last):
-            self._walk([plan for plan in plans if _beginning(plan, place + 1) not in self._scores], place)
+            self._walk([plan for plan in plans if _beginning(plan, place + 1) not in self._reached], place)
             self._time(plans, place)
         hours, days = zip(*(self._costs(plan) for plan in plans), strict=True)
         return Outcomes(
-            scores_DCN=np.stack([self._scores[_beginning(plan, last)] for plan in plans], axis=1),
+            scores_DCN=np.stack([self._reached[_beginning(plan, last)][0] for plan in plans], axis=1),
             gpu_hours_CN=np.stack(hours),
             days_CN=np.stack(days),
         )
@@ -59,16 +59,22 @@ class Chains:
             steps_C = np.array([plan.rl_steps[place] for plan in chosen])
             effort = self.stock.effort(stage, recipe.amounts[stage.name], steps_C, chosen[0].gpus)
             start_DN = np.broadcast_to(world.start_DN, (len(world.names), len(chosen), question.base.draws))
-            before = [self._scores.get(_beginning(plan, place)) for plan in chosen]
-            scores_DCN = np.stack([row for row in before if row is not None], axis=1) if place else start_DN
+            scores_DCN, lifted_DCN = start_DN, np.zeros_like(start_DN)
+            if place:
+                before = [self._reached[_beginning(plan, place)] for plan in chosen]
+                scores_DCN, lifted_DCN = (np.stack(rows, axis=1) for rows in zip(*before, strict=True))
             state = State(
-                score_DN=scores_DCN, kl_N=np.zeros(scores_DCN.shape[1:]), lineage=(), waterfall=None
+                score_DN=scores_DCN,
+                kl_N=np.zeros(scores_DCN.shape[1:]),
+                lineage=(),
+                waterfall=None,
+                lifted_DN=lifted_DCN,
             )
             earlier = Products(states={stage.init: state}, judges={}, datasets={})
             after = perform(stage, recipe, world, effort, earlier)
-            assert isinstance(after, State)
+            assert isinstance(after, State) and after.lifted_DN is not None
             for number, beginning in enumerate(found):
-                self._scores[beginning] = after.score_DN[:, number]
+                self._reached[beginning] = after.score_DN[:, number], after.lifted_DN[:, number]
 
     def _time(self, plans: Sequence[Plan], place: int) -> None:
         """The seconds of the step at `place`."""

@@ -93,7 +93,8 @@ class _Search:
                         self.more_rounds(rounds)
 
     def ranked(self, plans: Iterable[Plan]) -> list[Outcome]:
-        """The plans' outcomes, best first."""
+        """The plans' outcomes, best first; a merge of one specialist is that specialist, and is not tried."""
+        plans = [plan for plan in plans if plan.family != "merge" or len(plan.groups) > 1]
         return self.evaluator.best(self.evaluator.evaluate(plans))
 
     def top(self, plans: Iterable[Plan]) -> list[Outcome]:
@@ -225,7 +226,7 @@ class _Search:
                 for outcome in beam
                 for near in moves(outcome.plan, self.evaluator.options, self.question)
             ]
-            found = self.evaluator.best([*beam, *self.evaluator.evaluate(near)])[:width]
+            found = self.evaluator.best([*beam, *self.ranked(near)])[:width]
             if not self.better(found[0], beam[0]):
                 return
             beam = found

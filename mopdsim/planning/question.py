@@ -188,16 +188,17 @@ def from_document(document: Mapping[str, Any], *, source: str = "question") -> Q
     hours = document.get("budget_gpu_hours")
     if hours is not None:
         number(hours, f"{source}: budget_gpu_hours", least=0.0, above=True)
+    numbers, domains = _numbers(document, source), base.recipe.domains
     question = Question(
         base=base,
         budget_gpu_hours=hours,
         objective=one_of(document, "objective", OBJECTIVES, "mean", source),
         weights=by_domain(document, "weights", base, source, most=1e6, above=True),
         minimum=by_domain(document, "minimum", base, source, most=1.0),
-        families=_families(document, source),
+        families=_families(document, len(domains), numbers.get("max_teachers", len(domains)), source),
         batch=_batch(document, base, source),
         portfolio=releases(document, base, source),
-        **_numbers(document, source),
+        **numbers,
     )
     _check(question, source)
     return question
@@ -230,14 +231,22 @@ def _numbers(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     return found
 
 
-def _families(document: Mapping[str, Any], source: str) -> tuple[Family, ...]:
+def _families(document: Mapping[str, Any], domains: int, most: int, source: str) -> tuple[Family, ...]:
+    """The families to search, without those that take two domains or teachers where there is one."""
     given = document.get("families", list(FAMILIES))
     if not isinstance(given, list) or not given:
         raise UsageError(f"{source}: families = {given!r}: must be a list of {', '.join(FAMILIES)}")
     for name in given:
         if name not in FAMILIES:
             raise UsageError(f"{source}: families: no family {name!r}{did_you_mean(str(name), FAMILIES)}")
-    return tuple(name for name in FAMILIES if name in given)
+    several = {"cascade_rl": domains > 1, "merge": min(domains, most) > 1}
+    found = tuple(name for name in FAMILIES if name in given and several.get(name, True))
+    if not found:
+        raise UsageError(
+            f"{source}: families = {given!r}: with {domains} domain(s) and at most {most} teacher(s) there is nothing "
+            "to merge or to train in turn: add a domain or a family"
+        )
+    return found
 
 
 def _batch(document: Mapping[str, Any], base: Scenario, source: str) -> dict[str, int]:

@@ -85,7 +85,10 @@ def _spill(step: Step, progress_SN: Array) -> None:
     others = step.untrained
     if len(others) == 0:
         return
-    change_ON = transfer(progress_SN, step.world.spill_DDN[np.ix_(step.trained, others)])
+    spill_SON = step.world.spill_DDN[np.ix_(step.trained, others)]
+    change_ON, lifted_ON = transfer(progress_SN, spill_SON, step.lifted_DN[others])
+    step.lifted_DN = step.lifted_DN.copy()
+    step.lifted_DN[others] = lifted_ON
     step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
 
 

@@ -31,7 +31,7 @@ class Effort:
 @dataclass(frozen=True, kw_only=True)
 class State:
     """A policy's weights as the model sees them. root: the model they grew from; lineage: the stages since; kl_N: nats
-    a token from `init`.
+    a token from `init`; lifted_DN: the best that training other domains has done to each so far, logits (none: 0).
     """
 
     score_DN: Array
@@ -39,6 +39,7 @@ class State:
     lineage: tuple[str, ...]
     waterfall: Mapping[Cause, Array] | None
     root: str = BASE
+    lifted_DN: Array | None = None
 
 
 class Step:
@@ -50,6 +51,8 @@ class Step:
         self.name = stage.name
         self.from_root = stage.init in ROOTS
         self.score_DN = self.before.score_DN
+        lifted_DN = self.before.lifted_DN
+        self.lifted_DN = np.zeros_like(self.score_DN) if lifted_DN is None else lifted_DN
         self.booked = None if self.before.waterfall is None else dict(self.before.waterfall)
         if not isinstance(stage, Merge):
             self.trained = np.array([world.index[name] for name in stage.domains])
@@ -98,7 +101,12 @@ class Step:
         """The state that the stage leaves."""
         lineage = (*self.before.lineage, self.name)
         return State(
-            root=self.before.root, score_DN=self.score_DN, kl_N=kl_N, lineage=lineage, waterfall=self.booked
+            score_DN=self.score_DN,
+            kl_N=kl_N,
+            lineage=lineage,
+            waterfall=self.booked,
+            root=self.before.root,
+            lifted_DN=self.lifted_DN,
         )
 
 
