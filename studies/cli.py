@@ -21,6 +21,12 @@ Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all st
 Scale = Annotated[
     float, typer.Option(help="Factor on every stage's steps; other than 1 it is a rehearsal, kept below OUT.")
 ]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="A rehearsal of minutes: one seed, a hundredth of the steps, kept below OUT."
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
 OUT = Path("runs/studies")
@@ -61,6 +67,7 @@ def plan(
     name: Name,
     out: Out = OUT,
     scale: Scale = 1.0,
+    quick: Quick = False,
     device: Device = "cpu",
     workers: Workers = None,
     json_: Json = False,
@@ -72,12 +79,12 @@ def plan(
     from mopdsim.commands import emit
     from studies.conduct import named
 
-    work = named(name, out=out, scale=scale, device=device)
+    work = named(name, out=out, scale=scale, device=device, quick=quick)
     record, found = work.record(), work.ledger
     count = _workers(workers, device)
     if json_:
         return emit(
-            {"study": name, "scale": scale, "workers": count, "prediction": record, **found.as_json()}
+            {"study": name, "scale": work.factor, "workers": count, "prediction": record, **found.as_json()}
         )
     print(ledger_text(work.study, record, found, count))
 
@@ -92,6 +99,7 @@ def run(
     device: Device = "cpu",
     out: Out = OUT,
     scale: Scale = 1.0,
+    quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
@@ -101,7 +109,7 @@ def run(
     from mopdsim.commands import emit
     from studies import conduct
 
-    work = conduct.named(name, out=out, scale=scale, device=device)
+    work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
     count = _workers(workers, device)
     print(f"study {name}: {len(work.runs)} runs on {count} workers; stages as they end:", file=sys.stderr)
     outcome = conduct.run(work, executor=executor, workers=count)
@@ -113,13 +121,18 @@ def run(
 
 @app.command()
 def status(
-    name: Name, out: Out = OUT, scale: Scale = 1.0, device: Device = "cpu", json_: Json = False
+    name: Name,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    quick: Quick = False,
+    device: Device = "cpu",
+    json_: Json = False,
 ) -> None:
     """Show which runs are finished and which results there are. Example: mopd study status gain"""
     from mopdsim.commands import emit
     from studies import conduct
 
-    found = conduct.status(conduct.named(name, out=out, scale=scale, device=device))
+    found = conduct.status(conduct.named(name, out=out, scale=scale, device=device, quick=quick))
     emit(found) if json_ else print(status_text(found))
 
 
@@ -143,6 +156,7 @@ def fit(
     ] = False,
     out: Out = OUT,
     scale: Scale = 1.0,
+    quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json
@@ -159,7 +173,7 @@ def fit(
     if (not all_ and (ship or report)) or (leave_out and not report):
         raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
     names = NAMES if name is None else (name,)
-    works = [conduct.named(each, out=out, scale=scale) for each in names]
+    works = [conduct.named(each, out=out, scale=scale, quick=quick) for each in names]
     fitted = {w.study.name: conduct.fit(w) for w in works if name or conduct.files(w)["observations.csv"]}
     document: dict[str, Any] = {"studies": fitted}
     if all_:
@@ -172,12 +186,14 @@ def fit(
 
 
 @app.command()
-def report(name: Name, out: Out = OUT, scale: Scale = 1.0, json_: Json = False) -> None:
+def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, json_: Json = False) -> None:
     """Write the report and its charts from the observations. Example: mopd study report gain"""
     from mopdsim.commands import emit
     from studies import conduct
 
-    files = [str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale))]
+    files = [
+        str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale, quick=quick))
+    ]
     emit({"files": files}) if json_ else print("\n".join(files))
 
 

@@ -28,25 +28,35 @@ from studies.study import Run, Study
 from trainer.atomic import write_json
 from trainer.store import Store
 
+QUICK_SCALE = 0.01
 RESULTS = Path(__file__).parent / "results"
 Executor = Literal["local", "ray"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """A study at a scale, on a device, in a place. results: where full-scale results go."""
+    """A study at a scale, on a device, in a place. quick: one seed of it at `QUICK_SCALE`, whatever the scale. results:
+    where full-scale results go."""
 
     study: Study
     out: Path
     scale: float = 1.0
     device: str = "cpu"
+    quick: bool = False
     results: Path = RESULTS
 
     @cached_property
     def folder(self) -> Path:
         """Of its results."""
+        if self.quick:
+            return self.out / "quick" / self.study.name
         place = self.results if self.scale == 1 else self.out / f"scale-{self.scale:g}"
         return place / self.study.name
+
+    @property
+    def factor(self) -> float:
+        """On every stage's steps."""
+        return QUICK_SCALE if self.quick else self.scale
 
     @cached_property
     def store(self) -> Store:
@@ -54,11 +64,11 @@ class Work:
 
     @cached_property
     def runs(self) -> dict[str, Run]:
-        return self.study.runs(scale=self.scale, device=self.device)
+        return self.study.runs(scale=self.factor, device=self.device, quick=self.quick)
 
     @cached_property
     def planned(self) -> Planned:
-        return planned(self.runs, self.store, scale=self.scale)
+        return planned(self.runs, self.store, scale=self.factor)
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -72,9 +82,9 @@ class Work:
         return found
 
 
-def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu") -> Work:
+def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> Work:
     """The study of this name. NotFoundError where there is none."""
-    return Work(study=study_of(name), out=out, scale=scale, device=device)
+    return Work(study=study_of(name), out=out, scale=scale, device=device, quick=quick)
 
 
 def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) -> Outcome:
@@ -95,7 +105,12 @@ def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) ->
         finally:
             pool.close()
     about = {key: value for key, value in manifest(work.device).items() if key != "argv"}
-    about |= {"date": today(), "scale": work.scale, "workers": workers, "prediction_sha256": record["sha256"]}
+    about |= {
+        "date": today(),
+        "scale": work.factor,
+        "workers": workers,
+        "prediction_sha256": record["sha256"],
+    }
     found = observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
     observe.write(found, work.folder)
     return outcome

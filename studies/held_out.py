@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,7 @@ def judge(trials: Sequence[Trial], contests: Sequence[Contest], rng: np.random.G
             }
             for name, rows in errors.items()
         },
+        "rerun": rerun(inside),
         "out_of_set": _outside(outside),
         **regrets([c for c in contests if c.held_out and c.decisive]),
         "regret_all_held_out": regrets([c for c in contests if c.held_out]),
@@ -124,6 +126,22 @@ def errors_of(trials: Sequence[Trial]) -> NDArray[np.float64]:
 def baseline_errors(name: str, trials: Sequence[Trial]) -> NDArray[np.float64]:
     """Absolute error of a rule on each trial."""
     return np.array([abs(said(name, trial.cell) - trial.truth) for trial in trials])
+
+
+def rerun(trials: Sequence[Trial]) -> dict[str, Any]:
+    """How far the same condition's scores lie apart with two seeds, by pair of runs and domain: the error of who takes
+    a finished run for the forecast of its repetition. And the forecasts' error on the scores of those pairs."""
+    groups: dict[tuple[str, str, str], list[Trial]] = {}
+    for trial in trials:
+        groups.setdefault((trial.study, trial.condition, trial.cell.domain), []).append(trial)
+    pairs = [pair for own in groups.values() for pair in combinations(own, 2)]
+    if not pairs:
+        return {"pairs": 0}
+    return {
+        "pairs": len(pairs),
+        "mae_points": POINTS * float(np.mean([abs(one.truth - other.truth) for one, other in pairs])),
+        "forecast_mae_points": POINTS * float(np.mean([errors_of(pair) for pair in pairs])),
+    }
 
 
 def regrets(contests: Sequence[Contest]) -> dict[str, Any]:

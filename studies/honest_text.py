@@ -65,6 +65,13 @@ def _verdict(held: Mapping[str, Any]) -> Iterator[str]:
             f"{held['seed_to_seed_points']:.1f} points ({held['seed_to_seed_median_points']:.1f} at the median score), "
             f"over {held['seed_to_seed_conditions']} conditions."
         )
+    rerun = held["rerun"]
+    if rerun["pairs"]:
+        yield (
+            f"Who takes a finished run for the forecast of its repetition with another seed errs by "
+            f"{rerun['mae_points']:.1f} points ({rerun['pairs']} pairs of scores); the simulator errs by "
+            f"{rerun['forecast_mae_points']:.1f} on the same scores."
+        )
 
 
 def _fitted(about: Mapping[str, Any]) -> Iterator[str]:

@@ -113,12 +113,16 @@ class Study:
     of_skills: bool = True
     released: str = ""
 
-    def runs(self, *, scale: float = 1.0, device: str = "cpu") -> dict[str, Run]:
-        """The runs by name. UsageError where two have one name or the scale is none."""
+    def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:
+        """The runs by name; quick: of the lowest seed alone. UsageError: two have one name, the scale is none."""
         if not (math.isfinite(scale) and scale > 0):
             raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
         found: dict[str, Run] = {}
-        for run in self.design():
+        design = self.design()
+        if quick:
+            first = min(run.settings.seed for run in design)
+            design = [run for run in design if run.settings.seed == first]
+        for run in design:
             if run.name in found:
                 raise UsageError(
                     f"study {self.name!r}: two runs are called {run.name!r}: give each its own name"

@@ -19,7 +19,7 @@ from mopdsim import recipes
 from mopdsim.errors import NotFoundError, UsageError
 from studies import conduct, observe, prediction
 from studies.analysis import Analysis, Chart, Quantity, Table
-from studies.conduct import Work
+from studies.conduct import QUICK_SCALE, Work
 from studies.executor import ATTEMPTS, Outcome, Pool, Watch, carry_out
 from studies.ledger import RULE, ledger
 from studies.local_pool import LocalPool
@@ -323,6 +323,20 @@ def test_scale_changes_steps_and_points_alike(make: Make) -> None:
     assert replace(work, scale=0.5).folder == work.out / "scale-0.5" / "micro"
     with pytest.raises(UsageError, match="scale 0"):
         work.study.runs(scale=0)
+
+
+def test_quick_is_one_seed_of_few_steps_in_a_place_of_its_own(make: Make) -> None:
+    once = make().study.design()
+    again = [
+        run.model_copy(
+            update={"name": f"{run.name}/again", "settings": run.settings.model_copy(update={"seed": 7})}
+        )
+        for run in once
+    ]
+    work = replace(make(design=lambda: [*again, *once]), quick=True, scale=3.0)
+    assert list(work.runs) == [run.name for run in once]
+    assert work.factor == QUICK_SCALE and work.folder == work.out / "quick" / "micro"
+    assert work.runs["mixed"].recipe.amounts["mixed"].steps == 1
 
 
 def test_two_runs_of_one_name_are_refused(make: Make) -> None:

@@ -247,6 +247,19 @@ def test_domains_that_a_recipe_did_not_train_are_told_apart() -> None:
     assert found["out_of_set"]["mae_points"] == pytest.approx(100 * abs(outside.median - 0.1))
 
 
+def test_a_rerun_is_the_yardstick_of_a_forecast() -> None:
+    """Three seeds of one condition make three pairs; a score without a second seed makes none."""
+    one = _trials(np.random.default_rng(10), bias=0.0)[0]
+    alike = [
+        replace(one, run=f"r{n}", seed=n, condition="same", truth=truth, ensemble=(0.5,) * len(one.ensemble))
+        for n, truth in enumerate((0.4, 0.5, 0.8))
+    ]
+    found = judge([*alike, replace(one, condition="alone")], [], np.random.default_rng(0))["rerun"]
+    assert found["pairs"] == 3
+    assert found["mae_points"] == pytest.approx(100 * (0.1 + 0.4 + 0.3) / 3)
+    assert found["forecast_mae_points"] == pytest.approx(100 * 2 * (0.1 + 0.0 + 0.3) / 6)
+
+
 def test_nothing_to_judge_is_said() -> None:
     with pytest.raises(UsageError, match="no held-out scores"):
         judge([], [], np.random.default_rng(0))
