@@ -336,7 +336,7 @@ def test_quick_is_one_seed_of_few_steps_in_a_place_of_its_own(make: Make) -> Non
     work = replace(make(design=lambda: [*again, *once]), quick=True, scale=3.0)
     assert list(work.runs) == [run.name for run in once]
     assert work.factor == QUICK_SCALE and work.folder == work.out / "quick" / "micro"
-    assert work.runs["mixed"].recipe.amounts["mixed"].steps == 1
+    assert work.runs["mopd"].settings == once[0].scaled(QUICK_SCALE).settings != once[0].settings
 
 
 def test_two_runs_of_one_name_are_refused(make: Make) -> None:
