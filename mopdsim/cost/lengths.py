@@ -20,6 +20,7 @@ from mopdsim.layers import Array
 
 SIGMA_POINTS = 24
 GRID_POINTS = 256
+_NEWTON = 50  # steps at most; five suffice where few answers are cut
 
 
 def _normal_cdf(x: ArrayLike) -> Array:
@@ -73,20 +74,23 @@ class Lengths:
         return np.interp(sigma, table, self._solve(table))
 
     def _solve(self, sigma: Array) -> Array:
-        """Bisection, vectorised over sigma."""
+        """Newton on ln E[min(X, m)], which is concave in mu: from the uncut location, below the root, it never passes
+        it."""
         target = min(self.mean, 0.995 * self.maximum)
-        low = np.full(sigma.shape, math.log(target) - 12.0)
-        high = np.full(sigma.shape, math.log(self.maximum) + 12.0)
-        for _ in range(40):
-            middle = (low + high) / 2
-            over = self._cut_mean(middle, sigma) > target
-            low, high = np.where(over, low, middle), np.where(over, middle, high)
-        return (low + high) / 2
+        mu = np.asarray(math.log(target) - sigma**2 / 2)
+        for _ in range(_NEWTON):
+            below, at_most = self._cut_mean(mu, sigma)
+            step = np.log(target / (below + at_most)) * (below + at_most) / below
+            mu = mu + step
+            if np.all(np.abs(step) < 1e-9):
+                break
+        return mu
 
-    def _cut_mean(self, mu: Array, sigma: Array) -> Array:
-        """E[min(X, m)] = exp(mu + s^2/2) Phi(z - s) + m (1 - Phi(z)), z = (ln m - mu) / s."""
+    def _cut_mean(self, mu: Array, sigma: Array) -> tuple[Array, Array]:
+        """E[min(X, m)] = exp(mu + s^2/2) Phi(z - s) + m (1 - Phi(z)), z = (ln m - mu) / s: both terms, the first of
+        which is also its slope in mu."""
         z = (math.log(self.maximum) - mu) / sigma
-        return np.exp(mu + sigma**2 / 2) * _normal_cdf(z - sigma) + self.maximum * _normal_cdf(-z)
+        return np.exp(mu + sigma**2 / 2) * _normal_cdf(z - sigma), self.maximum * _normal_cdf(-z)
 
 
 @dataclass(frozen=True, kw_only=True)
