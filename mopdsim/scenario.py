@@ -55,7 +55,9 @@ _MACHINES: dict[Scope, tuple[str, str, int]] = {
     "small": ("Qwen3-1.7B", "H100", 1),
     "frontier": ("Qwen3-30B-A3B", "H100", 64),
 }
-_SMALLER: dict[str, str] = {"tiny": "tiny-small"}  # of a recipe that needs one, by model
+_SMALLER: dict[str, str] = dict.fromkeys(
+    ("tiny", "tiny-large"), "tiny-small"
+)  # of a recipe that needs one, by model
 
 
 @dataclass(frozen=True, kw_only=True)

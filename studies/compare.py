@@ -21,7 +21,7 @@ from mopdsim.errors import UsageError
 from mopdsim.forecast import Forecast, forecast, quantiles
 from mopdsim.recipe import BASE, Distill, Recipe
 from trainer.execute import Progress, execute
-from trainer.plan import TINY, plan
+from trainer.plan import BUILT_IN, plan
 from trainer.runs import manifest
 from trainer.settings import Settings
 from trainer.store import Store
@@ -39,7 +39,7 @@ def comparable(
         return {name: recipe.scaled(scale) for name, recipe in made.items()}
     if not (math.isfinite(scale) and scale > 0):
         raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
-    asked = {"model": model} if model == TINY else {}
+    asked = {"model": model} if model in BUILT_IN else {}
     budget = scale * training_flops(scenario.of_recipe(BUDGET_OF, domains=list(domains), **asked))
     return {
         name: at_budget(scenario.of_recipe(name, domains=list(domains), **asked), budget).scenario.recipe

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from studies.study import Run
-from trainer.plan import TINY, Node, default_start, plan
+from trainer.plan import BUILT_IN, Node, default_start, plan
 from trainer.store import Store
 
 
@@ -31,7 +31,7 @@ def planned(runs: Mapping[str, Run], store: Store, *, scale: float = 1.0) -> Pla
     keys: dict[str, Mapping[str, str]] = {}
     for name, run in runs.items():
         start = run.start
-        if start is None and scale != 1 and run.model == TINY:
+        if start is None and scale != 1 and run.model in BUILT_IN:
             start = default_start(len(run.recipe.domains), scale=scale)
         found = plan(
             {name: run.recipe}, model=run.model, settings=run.settings, store=store, start_amounts=start

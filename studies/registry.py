@@ -22,6 +22,7 @@ NAMES = (
     "choice",
     "stability",
     "choice_again",
+    "size",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

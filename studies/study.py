@@ -29,8 +29,9 @@ Verdict = Literal["held", "refuted", "undecided", "not measured"]
 class Run(Value):
     """One recipe on one base with one seed, under the condition that `factors` name.
 
-    model: "tiny", a directory, or a hub id. start: amounts of `tiny`'s start where they are not the default ones; other
-    amounts make another base. held_out: predicted, never fitted. cut: runs of the highest number are dropped first.
+    model: a built-in one, a directory, or a hub id. start: amounts of a built-in one's start where they are not the
+    default ones; other amounts make another base. held_out: predicted, never fitted. cut: runs of the highest number
+    are dropped first.
     """
 
     name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_./-]{0,99}$")]

@@ -12,7 +12,6 @@ from mopdsim.hardware import gpu
 from mopdsim.model import Model, model
 from mopdsim.recipe import (
     BASE,
-    SMALLER,
     AnyStage,
     Distill,
     Preference,
@@ -25,7 +24,7 @@ from mopdsim.stage_batch import SIGNAL_SHARE
 from mopdsim.stage_cost import Machine, bill
 from trainer.batch import draw, sample
 from trainer.models import load_policy
-from trainer.plan import TINY_SIZES
+from trainer.plan import BUILT_IN
 from trainer.stages import run_stage
 from trainer.tasks import task
 from trainer.tiny import init_tiny
@@ -77,8 +76,9 @@ def test_flops_are_those_that_the_trainer_meters(name: str, tmp_path: Path) -> N
         assert 0.5 * SIGNAL_SHARE < share * SIGNAL_SHARE <= 1.05
 
 
-def test_the_catalogue_holds_the_trainers_smaller_base(tmp_path: Path) -> None:
-    assert model("tiny-small").total_parameters == init_tiny(tmp_path, seed=0, **TINY_SIZES[SMALLER])
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_catalogue_holds_the_trainers_own_models(name: str, tmp_path: Path) -> None:
+    assert model(name).total_parameters == init_tiny(tmp_path, seed=0, **BUILT_IN[name])
 
 
 def _lengths(spec: str, directory: Path, *, shown: bool) -> dict[str, float]:

@@ -17,7 +17,7 @@ from mopdsim.errors import NotFoundError, UsageError
 from mopdsim.recipe import BASE, SMALLER, Distill, Recipe, Rl, Teacher
 from trainer.execute import Progress
 from trainer.models import load_policy, tensors_sha256
-from trainer.plan import TINY_SIZES, plan
+from trainer.plan import BUILT_IN, SMALL_TINY, plan
 from trainer.runs import check, resume, run_recipe
 from trainer.settings import Settings
 from trainer.store import Store
@@ -149,7 +149,7 @@ def test_the_built_in_smaller_model_has_a_start_of_its_own(tmp_path: Path) -> No
     small, large = (starts[label].job for label in ("smaller start", "start"))
     assert small.stage == large.stage and small.amounts == large.amounts and small.key != large.key
     width, own_width = (load_policy(job.weights[BASE]).model.config.hidden_size for job in (large, small))
-    assert own_width == TINY_SIZES[SMALLER]["hidden"] == width // 2
+    assert own_width == BUILT_IN[SMALL_TINY]["hidden"] == width // 2
     student = next(node for node in whole.nodes if node.label == "r1/distilled")
     assert student.needs == (small.key, whole.keys["r1"]["rl"])
     assert student.job.weights[SMALLER] == Store(root=tmp_path).weights(small.key)

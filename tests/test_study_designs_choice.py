@@ -1,4 +1,4 @@
-"""`choice` and `choice_again`: every recipe under every condition at equal FLOPs, all held out; losses of rules."""
+"""`choice`, `choice_again`, `size`: every recipe under every condition at equal FLOPs, all held out; rules' losses."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import pytest
 from test_study_designs import noise, simulated
 
 from mopdsim.calibration import default_calibration
+from mopdsim.model import model
 from mopdsim.recipe import BASE
-from studies.designs import choice, choice_again
+from studies.designs import choice, choice_again, size
 from studies.registry import NAMES, study
 from studies.study import Run
 from studies.trials import Forecaster, contests
 from trainer.tasks import task
 
-SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP)}
+SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP, size.SETUP)}
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -22,7 +23,8 @@ def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
     conditions: dict[tuple[object, int], list[Run]] = {}
     for run in runs:
         conditions.setdefault((run.factors["contest"], run.settings.seed), []).append(run)
-    assert len(conditions) == len(setup.conditions) * len(setup.seeds) and len(setup.conditions) >= 10
+    assert len(conditions) == len(setup.conditions) * len(setup.seeds)
+    assert len(setup.conditions) >= (4 if name == "size" else 10)
     for own in conditions.values():
         assert {run.factors["recipe"] for run in own} == set(choice.RECIPES)
         for run in own:
@@ -54,6 +56,17 @@ def test_the_second_time_nothing_was_seen_before() -> None:
     assert {c.world for c in again.conditions} == set(again.worlds)
     assert {c.pace for c in again.conditions} == set(again.paces)
     assert all(task(domain) for world in again.worlds.values() for domain in world)
+
+
+def test_the_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own() -> None:
+    elsewhere = [run for name in NAMES if name != "size" for run in study(name).runs().values()]
+    assert not {run.settings.seed for run in elsewhere} & set(size.SETUP.seeds)
+    assert {run.model for run in study("size").runs().values()} == {"tiny-large"}
+    ratio = model("tiny-large").active_parameters / model("tiny").active_parameters
+    alike = {c.gflops for setup in (choice.SETUP, choice_again.SETUP) for c in setup.conditions}
+    assert all(
+        any(c.gflops / ratio == pytest.approx(g, rel=0.05) for g in alike) for c in size.SETUP.conditions
+    )
 
 
 def score(run: Run, stage: str, domain: str) -> float:
@@ -91,6 +104,14 @@ def test_the_second_comparison_speaks_of_its_own_paces() -> None:
     assert measured["mixed_minus_mopd_between_long"].value == pytest.approx(0.2, abs=0.01)
     share = sum(fast) / len(fast)
     assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * share, abs=0.01)
+
+
+def test_the_larger_models_gains_are_told_by_recipe() -> None:
+    measured = size.analyse(simulated(study("size").runs(), score)).quantities
+    assert measured["gain_of_long_mixed_rl"].value == pytest.approx(0.3, abs=0.01)
+    assert measured["gain_of_long_mopd"].value == pytest.approx(0.1, abs=0.01)
+    assert measured["mixed_minus_mopd_quick"].value == pytest.approx(0.2, abs=0.01)
+    assert measured["mixed_best_easy"].value == 1
 
 
 def test_the_forecast_has_a_choice_under_every_condition() -> None:

@@ -63,7 +63,8 @@ def run(
     ],
     out: Annotated[Path, typer.Option(help="The run's directory.")],
     model: Annotated[
-        str, typer.Option(help="tiny, a directory in Hugging Face layout, or a hub id.")
+        str,
+        typer.Option(help="tiny, tiny-small, tiny-large, a directory in Hugging Face layout, or a hub id."),
     ] = "tiny",
     smaller: Annotated[
         str | None,

@@ -26,7 +26,12 @@ TINY = "tiny"
 START = "start"
 START_RATE = 4e-3  # from random weights; what has learnt before is fine-tuned at the named set's
 LEAST_START = 0.25
-TINY_SIZES: Mapping[str, Mapping[str, int]] = {BASE: {}, SMALLER: {"hidden": 32, "layers": 2}}  # by root
+SMALL_TINY = "tiny-small"
+BUILT_IN: Mapping[str, Mapping[str, int]] = {  # models that the trainer makes itself: sizes for `init_tiny`
+    TINY: {},
+    SMALL_TINY: {"hidden": 32, "layers": 2},
+    "tiny-large": {"hidden": 128},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +86,7 @@ def plan(
     for label, recipe in recipes.items():
         chosen = (
             settings
-            if settings.probes or model != TINY
+            if settings.probes or model not in BUILT_IN
             else settings.model_copy(update={"probes": _probes(recipe)})
         )
         given = models(recipe, model, smaller)
@@ -125,13 +130,13 @@ def models(recipe: Recipe, model: str, smaller: str | None) -> dict[str, str]:
     """The model of each of the recipe's roots. UsageError where a smaller one is wanted and none given."""
     if SMALLER not in recipe.roots:
         return {BASE: model}
-    if smaller is None and model != TINY:
+    if smaller is None and model not in BUILT_IN.keys() - {SMALL_TINY}:
         needing = next(stage.name for stage in recipe.stages if SMALLER in parents(stage))
         raise UsageError(
             f"recipe {recipe.name!r}: stage {needing!r} starts from a smaller model than {model!r}, and none is given: "
             "add --smaller with a model of the same tokenizer"
         )
-    return {BASE: model, SMALLER: smaller or TINY}
+    return {BASE: model, SMALLER: smaller or SMALL_TINY}
 
 
 def check_tokens(given: Mapping[str, str]) -> None:
@@ -149,7 +154,7 @@ def check_tokens(given: Mapping[str, str]) -> None:
 def _vocabulary(model: str) -> dict[str, int]:
     from transformers import AutoTokenizer
 
-    if model == TINY:
+    if model in BUILT_IN:
         return tiny_tokenizer().get_vocab()
     found: dict[str, int] = AutoTokenizer.from_pretrained(
         model_directory(model), trust_remote_code=False
@@ -164,19 +169,19 @@ def _root_weights(root: Node, store: Store) -> Path:
 def _root(
     name: str, recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
 ) -> Node:
-    """A model that a recipe starts from: a scored directory, or `tiny` with its start."""
+    """A model that a recipe starts from: a scored directory, or a built-in one with its start."""
     from trainer.models import fingerprint
 
-    if model != TINY:
+    if model not in BUILT_IN:
         directory = model_directory(model)
         return _node(
             None, None, fingerprint(directory), directory, recipe.domains, settings, store, label=name
         )
     seed = settings.seed
-    directory = store.root / (f"tiny-{seed}" if name == BASE else f"tiny-{name}-{seed}")
+    directory = store.root / f"{model}-{seed}"
     if not verified(directory):
         with atomic_directory(directory) as partial:
-            init_tiny(partial, seed=seed, **TINY_SIZES[name])
+            init_tiny(partial, seed=seed, **BUILT_IN[model])
     start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
     amounts = start_amounts or default_start(len(recipe.domains))
     label = START if name == BASE else f"{name} {START}"
@@ -186,7 +191,7 @@ def _root(
 
 
 def default_start(domains: int, *, scale: float = 1.0) -> Amounts:
-    """The amounts of `tiny`'s start: the named set's steps for each domain, for three at least.
+    """The amounts of a built-in model's start: the named set's steps for each domain, for three at least.
 
     A run at a small scale shortens it too, but never below a quarter: a model that is right nowhere gives
     reinforcement, reward models and rejection sampling nothing to work on.
@@ -263,6 +268,6 @@ def model_directory(model: str) -> Path:
         reason = str(error).strip().split("\n")[0]
         raise NotFoundError(
             f"model {model!r}: no such directory, and the hub gave none ({type(error).__name__}: {reason}); "
-            "give 'tiny', a directory in Hugging Face layout, or a hub id"
+            f"give {', '.join(map(repr, BUILT_IN))}, a directory in Hugging Face layout, or a hub id"
         ) from error
     return Path(found)

@@ -32,7 +32,7 @@ from trainer.atomic import explained, verified, write_json, write_text
 from trainer.execute import Progress, execute
 from trainer.meter import PHASES
 from trainer.models import check_device, tensors_sha256
-from trainer.plan import TINY, Plan, check_tokens, default_start, model_directory, models, plan
+from trainer.plan import BUILT_IN, Plan, check_tokens, default_start, model_directory, models, plan
 from trainer.routing import teacher_names
 from trainer.settings import Settings
 from trainer.store import Store
@@ -90,7 +90,7 @@ def run_recipe(
 def _absolute(model: str) -> str:
     """A model as it can be given from any directory."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if model != TINY and path.is_dir() else model
+    return str(path.resolve()) if model not in BUILT_IN and path.is_dir() else model
 
 
 def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
@@ -102,7 +102,7 @@ def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings
         )
     given = models(recipe, model, smaller)
     for name in given.values():
-        if name != TINY:
+        if name not in BUILT_IN:
             model_directory(name)
     check_tokens(given)
     for spec in (*recipe.domains, *settings.probes):

@@ -62,7 +62,7 @@ class Condition:
 @dataclass(frozen=True, kw_only=True)
 class Setup:
     """What a study of choices varies. starts: amounts of a world's base where they are not the default ones. paces: the
-    learning rates of RL and of distillation."""
+    learning rates of RL and of distillation. model: as a run names it."""
 
     study: str
     worlds: Mapping[str, tuple[str, ...]]
@@ -70,6 +70,7 @@ class Setup:
     paces: Mapping[str, tuple[float, float]]
     conditions: tuple[Condition, ...]
     seeds: tuple[int, ...]
+    model: str = "tiny"
 
     def runs(self) -> list[Run]:
         """Every recipe under every condition."""
@@ -91,6 +92,7 @@ class Setup:
                 seed=seed, validation_items=10, test_items=300, evaluate_every=1000, diagnose_every=1000,
                 max_truncation=1.0,  # a collapsed run counts with its score
             ),
+            model=self.model,
             start=self.starts.get(condition.world),
             factors={
                 "world": condition.world, "gflops": condition.gflops, "pace": condition.pace, "recipe": recipe,

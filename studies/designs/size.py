@@ -1,0 +1,83 @@
+"""size: does what was fitted on a model of 0.17 M parameters forecast one of 0.65 M?
+
+The comparison of `choice` on the larger built-in base (twice the width): three recipes at equal FLOPs, teachers
+counted, under four conditions. FLOPs are a little below four times those of the like conditions there, so that they are alike
+for each parameter. No run is fitted. Leaves out: sizes that a language model has; two sizes are no law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+from studies.analysis import Analysis, Quantity
+from studies.designs.choice import KNOWN, WORLDS, Condition, Setup, compared, lead, mixed_best
+from studies.observe import Observations
+from studies.resample import mean_quantity
+from studies.study import Claim, Prediction, Study
+
+EARLY = Condition(world="known", gflops=24, pace="easy")
+LONG = Condition(world="known", gflops=80, pace="easy")
+QUICK = Condition(world="known", gflops=40, pace="quick")
+UNLIKE = Condition(world="unlike", gflops=48, pace="easy")
+
+SETUP = Setup(
+    study="size",
+    worlds={"known": KNOWN, "unlike": WORLDS["unlike"]},
+    starts={},
+    paces={"easy": (1.2e-3, 2.7e-3), "quick": (2.8e-3, 4.5e-3)},
+    conditions=(EARLY, LONG, QUICK, UNLIKE),
+    seeds=(40, 41),  # of no other study
+    model="tiny-large",
+)
+
+
+def analyse(found: Observations) -> Analysis:
+    """The comparison of `choice`, with what this prediction speaks of."""
+    return compared(found, _quantities)
+
+
+def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
+    return {
+        "mixed_best_easy": mixed_best(rows[rows.pace == "easy"]),
+        "gain_of_long_mixed_rl": _gain(rows, LONG, "mixed_rl"),
+        "gain_of_long_mopd": _gain(rows, LONG, "mopd"),
+        "mixed_minus_mopd_quick": lead(rows, QUICK, "mixed_rl", "mopd"),
+        "merge_minus_mopd_early": lead(rows, EARLY, "merge", "mopd"),
+    }
+
+
+def _gain(rows: pd.DataFrame, condition: Condition, recipe: str) -> Quantity | None:
+    own = rows[(rows.condition == condition.name) & (rows.recipe == recipe)]
+    return mean_quantity(own["mean"] - own["start"])
+
+
+STUDY = Study(
+    name="size",
+    question="Does what was fitted on 0.17 M parameters forecast a model of 0.65 M?",
+    prediction=Prediction(
+        text=(
+            "At equal FLOPs for each parameter the larger model does what the smaller one did: mixed RL wins at the "
+            "easy pace, merging passes MOPD where teachers are cut early, both long recipes gain well over their "
+            "start. Twice the width makes a given rate bolder, so that at 2.8e-3, where the smaller model never "
+            "broke, mixed RL begins to lose domains and no longer leads MOPD."
+        ),
+        claims=(
+            Claim(quantity="mixed_best_easy", text="share of easy conditions won by mixed RL", at_least=0.75),
+            Claim(quantity="gain_of_long_mixed_rl", text="gain of mixed RL in the long condition", at_least=0.15),
+            Claim(quantity="gain_of_long_mopd", text="gain of MOPD in the long condition", at_least=0.1),
+            Claim(quantity="mixed_minus_mopd_quick", text="mixed RL less MOPD at 2.8e-3", at_most=0.0),
+            Claim(
+                quantity="merge_minus_mopd_early", text="merge less MOPD, teachers cut early", at_least=0.0
+            ),
+            Claim(
+                quantity="most_over_least_flops", text="most over least FLOPs of a condition", at_most=1.25
+            ),
+        ),
+    ),
+    observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
+    held_out="all runs: the calibration is fitted on the smaller model, and the forecast is made before these are run",
+    design=SETUP.runs,
+    analyse=analyse,
+)  # fmt: skip
