@@ -1,8 +1,8 @@
 """size: does what was fitted on a model of 0.17 M parameters forecast one of 0.65 M?
 
 The comparison of `choice` on the larger built-in base (twice the width): three recipes at equal FLOPs, teachers
-counted, under four conditions. FLOPs are a little below four times those of the like conditions there, so that they are alike
-for each parameter. No run is fitted. Leaves out: sizes that a language model has; two sizes are no law.
+counted, under four conditions. FLOPs are a little below four times those of the like conditions there, so that they
+are alike for each parameter. No run is fitted. Leaves out: sizes that a language model has; two sizes are no law.
 """
 
 from __future__ import annotations
