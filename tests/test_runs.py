@@ -148,6 +148,12 @@ def check_rows(recipe: Recipe, rows: list[dict[str, Any]]) -> None:
         evaluations = [row for row in own if row["kind"] == "evaluation"]
         splits = ["test"] if isinstance(stage, Merge) else ["validation", "test"]
         assert [row["split"] for row in evaluations] == splits
+        for row in evaluations:
+            assert (
+                row["seconds"]["evaluation"]
+                > 0
+                == sum(row["seconds"].values()) - row["seconds"]["evaluation"]
+            )
         steps = [row for row in own if row["kind"] == "step"]
         assert [row["step"] for row in steps] == ([] if isinstance(stage, Merge) else [0, 1])
         for row in steps:

@@ -157,8 +157,10 @@ def train(
                 return score(
                     job, policy, tasks, split, step=trainee.step, against=against, meter=meter, log=log
                 )
+            before = dict(meter.seconds)
             rows = hooks.score(trainee, split)
-            log.write({"kind": "evaluation", "step": trainee.step, "split": split, "domains": rows})
+            spent = {"seconds": meter.since(before)}
+            log.write({"kind": "evaluation", "step": trainee.step, "split": split, "domains": rows, **spent})
             return rows
 
         while not trainee.finished():
@@ -166,8 +168,7 @@ def train(
                 scored("validation")
             before = dict(trainee.meter.seconds)
             metrics = step_of(trainee)
-            seconds = {phase: value - before[phase] for phase, value in trainee.meter.seconds.items()}
-            spent = {"flops": trainee.meter.spent, "seconds": seconds}
+            spent = {"flops": trainee.meter.spent, "seconds": trainee.meter.since(before)}
             log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
             trainee.step += 1
             if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
@@ -244,7 +245,7 @@ def score(
     log: Log,
 ) -> dict[str, dict[str, float]]:
     """Scores of all domains and probes on a split's fixed prompts, also logged. A parent may be the start."""
-    settings = job.settings
+    settings, before = job.settings, dict(meter.seconds)
     domains = evaluate(
         policy,
         tasks,
@@ -258,5 +259,6 @@ def score(
     for row in domains.values():
         if "kl_start" in row:
             row.setdefault("kl_parent", row["kl_start"])
-    log.write({"kind": "evaluation", "step": step, "split": split, "domains": domains})
+    spent = {"seconds": meter.since(before)}
+    log.write({"kind": "evaluation", "step": step, "split": split, "domains": domains, **spent})
     return domains

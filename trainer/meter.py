@@ -64,6 +64,10 @@ class Meter:
             torch.cuda.synchronize(device)
         self.seconds[phase] += time.perf_counter() - start
 
+    def since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """Seconds by phase beyond those of an earlier moment."""
+        return {phase: value - before[phase] for phase, value in self.seconds.items()}
+
     def count(self, phase: Phase, policy: Policy, rollouts: Rollouts, *, passes: float = 1.0) -> None:
         """Add `passes` forward passes of these rollouts."""
         self.flops[phase] += passes * forward_flops(policy, rollouts)
