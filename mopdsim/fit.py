@@ -21,7 +21,7 @@ from mopdsim.fitting.forest import load
 from mopdsim.fitting.latents import latents_of
 from mopdsim.fitting.posterior import fit
 
-STARTS = 3
+STARTS = 4
 
 
 def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STARTS) -> dict[str, Any]:

@@ -70,7 +70,10 @@ class Judged:
             "studies": {study: len(names) for study, names in self.refit.runs.items()},
             "left_out": dict(self.left_out),
             "is_shipped": same(self.refit.document, shipped()),
-            **{key: found[key] for key in ("observations", "settled", "starts", "agreeing_starts")},
+            **{
+                key: found[key]
+                for key in ("observations", "settled", "starts", "agreeing_starts", "starts_behind")
+            },
             **{key: found[key] for key in ("not_identified", "far_from_prior")},
         }
 

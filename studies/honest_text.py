@@ -78,11 +78,17 @@ def _fitted(about: Mapping[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{study} {count}" for study, count in about["studies"].items())
     settled = "" if about["settled"] else ", and the steps did not settle"
     yield from ("## What was fitted", "")
+    behind = ", ".join(f"{value:.0f}" for value in about["starts_behind"][1:])
+    others = (
+        f"; the others end {behind} behind it (minus twice the ln of the marginal likelihood)"
+        if behind
+        else ""
+    )
     yield (
-        f"{about['runs']} runs ({counts}), {about['observations']} observations, {about['seconds']:.0f} s; "
-        f"{about['agreeing_starts']} of {about['starts']} starts agree"
-        f"{settled}. No held-out run is among them, and no run that holds a held-out run's last stage. The calibration "
-        f"is {'' if about['is_shipped'] else '**not** '}the one that ships."
+        f"{about['runs']} runs ({counts}), {about['observations']} observations, {about['seconds']:.0f} s. Of "
+        f"{about['starts']} starts {about['agreeing_starts']} came to this optimum{others}{settled}. No held-out run "
+        "is among them, and no run that holds a held-out run's last stage. The calibration is "
+        f"{'' if about['is_shipped'] else '**not** '}the one that ships."
     )
     for study, why in about["left_out"].items():
         yield f"- `{study}` is not in it: {why}."

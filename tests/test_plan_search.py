@@ -136,7 +136,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_other_numbers() -> None:
 def test_two_processes_find_what_one_finds() -> None:
     """In a process of its own: forking beside a test runner's threads is not safe."""
     code = (
-        "from mopdsim.planning import abreast\n"
+        "from mopdsim import forked\n"
         "from mopdsim.planning.explore import explore\n"
         "from mopdsim.planning.question import from_document\n"
         f"names = {[*TINY, 'swap', 'dedup']}\n"
@@ -144,7 +144,7 @@ def test_two_processes_find_what_one_finds() -> None:
         "asked = {'domains': names, 'deadline_days': 0.02, 'draws': 8, 'families': families}\n"
         "both = []\n"
         "for two in (True, False):\n"
-        "    abreast._may_fork = lambda: two\n"
+        "    forked._may_fork = lambda: two\n"
         "    both.append(explore(from_document(asked)).outcomes)\n"
         "assert len(both[0]) > 300 and both[0] == both[1]\n"
     )

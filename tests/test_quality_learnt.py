@@ -12,7 +12,7 @@ from mopdsim.calibration import default_calibration
 from mopdsim.domains import Estimate, domain
 from mopdsim.interference import Array, logit
 from mopdsim.quality import Effort, paced, products, walk
-from mopdsim.quality.distillation import companions
+from mopdsim.quality.distillation import companions, mistaken, pull
 from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
 from mopdsim.recipe import Merge, Recipe
 from mopdsim.recipes import recipe
@@ -49,12 +49,15 @@ def test_a_model_that_rarely_succeeds_climbs_later(slope: float) -> None:
     assert ratio == pytest.approx(np.exp(slope * (logit(0.4) - logit(0.1))))
 
 
-def test_others_lift_by_their_gains_and_drag_by_their_losses() -> None:
+def test_others_lift_by_their_gains_and_drag_by_their_losses_where_prompts_are_mistaken() -> None:
     constants = {name: np.array([value]) for name, value in COMPANIONS.items()}
-    won, lost = np.array([0.731058579]), np.array([0.268941421])  # one logit above and below a half
-    pulled = companions(np.array([0.5]), [won, lost], constants)
-    assert pulled == pytest.approx((0.4 - 0.1) / np.sqrt(2))
-    assert companions(np.array([0.5]), [], constants) == 0
+    before, won, lost = (np.array([score]) for score in (0.5, 0.731058579, 0.268941421))  # by a logit
+    half = mistaken(np.log([[0.25], [1.0]]))  # the mean of two domains' spills is ln 0.5
+    assert half == pytest.approx(0.5) and mistaken(np.array([[2.0], [-1.0]])) == 0
+    pulls = [pull(before, won, half, constants), pull(before, lost, half, constants)]
+    assert companions(pulls, constants) == pytest.approx((0.4 - 0.5 * 0.1) / np.sqrt(2))
+    assert pull(before, lost, np.zeros(1), constants) == 0
+    assert companions([], constants) == 0
 
 
 def test_domains_of_one_teacher_do_not_conflict_in_the_student() -> None:

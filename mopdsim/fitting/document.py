@@ -134,6 +134,7 @@ def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> d
         "settled": posterior.settled,
         "starts": posterior.starts,
         "agreeing_starts": posterior.agreeing,
+        "starts_behind": [round(value, 1) for value in posterior.behind],
         "spreads": {group: [_round(value), _round(sd)] for group, (value, sd) in posterior.spreads.items()},
         "learned": {
             latent.name: round(float(posterior.learned_L[latents.index[latent.name]]), 3) for latent in shown

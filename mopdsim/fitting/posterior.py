@@ -10,14 +10,17 @@ several, beyond the starts that are tried; prompts that several runs share, whic
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import chain
 
 import numpy as np
 from scipy.special import log_ndtr
 
 from mopdsim.fitting.latents import SPREADS, Group, Latents
 from mopdsim.fitting.predict import Observed, linearised, observed, predict
+from mopdsim.forked import both
 from mopdsim.interference import Array
 
 DEGREES = 4  # of Student's t for errors of the model form
@@ -31,7 +34,8 @@ SETTLED = 0.05  # change of an unknown in posterior standard deviations, and of 
 @dataclass(frozen=True, kw_only=True)
 class Posterior:
     """x_L: the unknowns on their own scales; covariance_LL. spreads: of each group, value and sd of its ln. settled:
-    the steps ended; agreeing: how many of the starts came to this optimum; cost: minus twice the posterior's ln."""
+    the steps ended; cost: minus twice the ln of the marginal likelihood (Laplace's), up to a constant. Of all starts,
+    agreeing: how many came to this optimum; behind: what each costs more than it, the best first."""
 
     latents: Latents
     seen: Observed
@@ -42,6 +46,7 @@ class Posterior:
     cost: float
     starts: int = 1
     agreeing: int = 1
+    behind: tuple[float, ...] = (0.0,)
 
     @property
     def sd_L(self) -> Array:
@@ -67,6 +72,7 @@ class _Guess:
     error_E: Array
     variance_E: Array
     spreads: dict[Group, float]
+    log_det: float = 0.0  # of the posterior's precision, errors included
 
     @property
     def error_precision_E(self) -> Array:
@@ -77,17 +83,22 @@ class _Guess:
 
 
 def fit(latents: Latents, seen: Observed | None = None, *, starts: int = 1, seed: int = 0) -> Posterior:
-    """The best of several starts: the prior's mean, then draws at half the prior's width."""
+    """The best of several starts: the prior's mean, then draws at half the prior's width. Two side by side."""
     seen = observed(latents.trees) if seen is None else seen
     rng = np.random.default_rng(seed)
     shifts = [rng.standard_normal(len(latents.entries)) * (0.5 if turn else 0.0) for turn in range(starts)]
-    tries = [
-        _climbed(latents, seen, latents.mean_L + shift_L * np.minimum(latents.sd_L, 1.0))
-        for shift_L in shifts
-    ]
-    best = min(tries, key=lambda found: found.cost)
+    points = [latents.mean_L + shift_L * np.minimum(latents.sd_L, 1.0) for shift_L in shifts]
+    climb = partial(_climbed_from, latents, seen)
+    tries = climb(points) if starts == 1 else [*chain(*both(climb, points[::2], points[1::2]))]
+    tries.sort(key=lambda found: found.cost)
+    best = tries[0]
     near = [np.abs(one.x_L - best.x_L) <= 0.5 * best.sd_L + SETTLED * latents.sd_L for one in tries]
-    return replace(best, starts=starts, agreeing=sum(bool(each.all()) for each in near))
+    behind = tuple(one.cost - best.cost for one in tries)
+    return replace(best, starts=starts, agreeing=sum(bool(each.all()) for each in near), behind=behind)
+
+
+def _climbed_from(latents: Latents, seen: Observed, points: Sequence[Array]) -> list[Posterior]:
+    return [_climbed(latents, seen, x_L) for x_L in points]
 
 
 def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
@@ -113,13 +124,16 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         if settled := bool(moved < SETTLED and grown < SETTLED):
             break
     cost = _cost(latents, seen, guess, guess.x_L[:, None], guess.error_E[:, None], value_M[:, None])
+    prior_sd_L = latents.prior_sd(guess.spreads)
+    cost += guess.log_det + 2 * np.log(prior_sd_L).sum() - np.log(guess.error_precision_E).sum()
+    cost += sum((np.log(guess.spreads[g] / middle) / sd) ** 2 for g, (middle, sd) in SPREADS.items())
     value_M, slope_ML = linearised(latents, guess.x_L, np.sqrt(guess.variance_L))
     covariance_LL = _solve(latents, seen, guess, replace(guess), value_M, slope_ML, informed=INFORMATION)
     return Posterior(
         latents=latents,
         seen=seen,
         x_L=guess.x_L,
-        covariance_LL=_widened(covariance_LL, latents.prior_sd(guess.spreads)),
+        covariance_LL=_widened(covariance_LL, prior_sd_L),
         spreads={group: _spread(latents, guess, group) for group in SPREADS},
         settled=settled,
         cost=float(cost[0]),
@@ -180,6 +194,7 @@ def _solve(
     left_LL = slope_ML.T @ weighted_ML + np.diag(prior_L) - both_EL.T @ (both_EL / own_E[:, None])
     right_L = weighted_ML.T @ target_M + prior_L * latents.mean_L - both_EL.T @ (right_E / own_E)
     covariance_LL = np.linalg.inv(left_LL)
+    aim.log_det = float(np.linalg.slogdet(left_LL)[1] + np.log(own_E).sum())
     aim.x_L = covariance_LL @ right_L
     aim.variance_L = np.diag(covariance_LL)
     aim.error_E = (right_E - both_EL @ aim.x_L) / own_E
@@ -194,6 +209,7 @@ def _step(
     """Moves the guess to the aim where that is better, else as far towards it as is best of some lengths, tried in one
     walk. value_M: what the guess predicts. Returns the prediction and its slopes there."""
     guess.spreads, guess.variance_L, guess.variance_E = aim.spreads, aim.variance_L, aim.variance_E
+    guess.log_det = aim.log_det
     reached = linearised(latents, aim.x_L)
     both_M2 = np.stack([value_M, reached[0]], axis=1)
     both = np.stack([guess.x_L, aim.x_L], axis=1), np.stack([guess.error_E, aim.error_E], axis=1)

@@ -22,7 +22,7 @@ from mopdsim.interference import Array
 from mopdsim.planning.candidate import Group, Plan, scenario_of
 from mopdsim.planning.question import Question
 from mopdsim.quality import Effort, walk
-from mopdsim.quality.distillation import pull
+from mopdsim.quality.distillation import mistaken, pull
 from mopdsim.recipe import AnyStage, Rl
 from mopdsim.recipe_parts import assemble, specialist
 from mopdsim.scenario import Scenario
@@ -105,8 +105,9 @@ class Stock:
         effort = self.effort(stage, one_step, np.array(steps), gpus)
         state = walk(recipe, world, {stage.name: effort}, explain=False)[stage.name]
         kl_CN = np.broadcast_to(state.kl_N, effort.compute_N.shape)
-        pull_DCN = pull(self.world.start_DN, state.score_DN, self.world.constants)
         places = np.array([self.world.index[name] for name in stage.domains])
+        mistaken_DCN = mistaken(self.world.spill_DDN[places])
+        pull_DCN = pull(self.world.start_DN, state.score_DN, mistaken_DCN, self.world.constants)
         for place, count in enumerate(steps):
             run = (stage.name, tuple(stage.domains), stage.normalizer, count)
             self._trained[run] = Trained(

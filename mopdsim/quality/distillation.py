@@ -144,29 +144,44 @@ def _apart(stage: Distill) -> Array:
 
 def _companions(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
     """`companions` of each domain: the teachers of others. (S, N)"""
-    return np.stack([
-        companions(
-            step.score_DN[place],
-            [states[teacher.stage].score_DN[place] for teacher in stage.teachers if name not in teacher.domains],
-            step.world.constants,
-        )
-        for name, place in zip(stage.domains, step.trained, strict=True)
-    ])  # fmt: skip
+    world = step.world
+    rows = np.zeros_like(step.score_DN[step.trained])
+    for row, (name, place) in enumerate(zip(stage.domains, step.trained, strict=True)):
+        pulls = []
+        for teacher in stage.teachers:
+            if name not in teacher.domains:
+                sources = [world.index[source] for source in teacher.domains]
+                mistaken_N = mistaken(world.spill_DDN[sources, place])
+                after_N = states[teacher.stage].score_DN[place]
+                pulls.append(pull(step.score_DN[place], after_N, mistaken_N, world.constants))
+        rows[row] = companions(pulls, world.constants)
+    return rows
 
 
-def companions(before_N: Array, others: Sequence[Array], constants: Mapping[str, Array]) -> Array:
+def companions(pulls: Sequence[Array], constants: Mapping[str, Array]) -> Array:
     """What other teachers do to a domain's target, in logits: n^-p times the sum of their pulls. (N,)"""
-    pulled = [pull(before_N, other_N, constants) for other_N in others]
-    total_N = np.asarray(sum(pulled, np.zeros_like(before_N)))
-    return total_N * max(len(others), 1) ** -constants["pair_exponent"]
+    return np.asarray(sum(pulls, np.zeros(1)) * max(len(pulls), 1) ** -constants["pair_exponent"])
 
 
-def pull(before_N: Array, after_N: Array, constants: Mapping[str, Array]) -> Array:
+def pull(before_N: Array, after_N: Array, mistaken_N: Array, constants: Mapping[str, Array]) -> Array:
     """One teacher's pull on a domain that it does not teach, in logits: of what it gained there a share lifts the
-    student, of what it lost a share drags it. (N,)"""
-    moved_N = logit(np.clip(after_N, *_TOLD_APART)) - logit(np.clip(before_N, *_TOLD_APART))
+    student, of what it lost a share drags it, as far as its prompts are mistaken for the domain's. (N,)"""
+    moved_N = _moved(before_N, after_N)
     gained_N, lost_N = np.maximum(moved_N, 0.0), np.minimum(moved_N, 0.0)
-    return np.asarray(constants["companion_lift"] * gained_N + constants["companion_drag"] * lost_N)
+    return np.asarray(
+        constants["companion_lift"] * gained_N + constants["companion_drag"] * mistaken_N * lost_N
+    )
+
+
+def _moved(before: Array, after: Array) -> Array:
+    """By how many logits a score moved, as far as tests tell."""
+    return logit(np.clip(after, *_TOLD_APART)) - logit(np.clip(before, *_TOLD_APART))
+
+
+def mistaken(spill_SN: Array) -> Array:
+    """How far a student takes a teacher's prompts for a domain's: 1 - exp(s) of what RL on them does to the domain, s
+    logits below 0, else 0: what it cannot tell apart it answers alike. spill: of the teacher's domains on it. (N,)"""
+    return np.asarray(-np.expm1(np.minimum(np.mean(spill_SN, axis=0), 0.0)))
 
 
 def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
@@ -216,7 +231,7 @@ def _distill_shares(stage: Distill, step: Step, taught_SN: Array) -> Array:
 def _inherit(
     stage: Distill, step: Step, states: Mapping[str, State], closed_SN: Array, shares_SN: Array
 ) -> None:
-    """Domains without a teacher take over part of what the teachers became on them: iota sum of w_j T_jo."""
+    """Domains without a teacher take over part of what the teachers became on them: iota sum of w_j T_jo, in logits."""
     others = step.untrained
     if len(others) == 0:
         return
@@ -226,10 +241,10 @@ def _inherit(
         serving = [teacher for teacher in stage.teachers if name in teacher.domains]
         total = sum(teacher.weight for teacher in serving)
         for teacher in serving:
-            moved_ON = states[teacher.stage].score_DN[others] - before_ON
+            moved_ON = _moved(before_ON, states[teacher.stage].score_DN[others])
             change_ON = change_ON + teacher.weight / total * shares_SN[place] * closed_SN[place] * moved_ON
-    after_ON = np.clip(before_ON + step.world.constants["inherited_bias"] * change_ON, 0.0, 1.0)
-    step.move_some("bias", others, after_ON)
+    change_ON = step.world.constants["inherited_bias"] * change_ON
+    step.move_some("bias", others, logistic(logit(before_ON) + change_ON))
 
 
 def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, conflict_SN: Array) -> None:
