@@ -51,8 +51,8 @@ class Step:
         self.name = stage.name
         self.from_root = stage.init in ROOTS
         self.score_DN = self.before.score_DN
-        lifted_DN = self.before.lifted_DN
-        self.lifted_DN = np.zeros_like(self.score_DN) if lifted_DN is None else lifted_DN
+        lifted_DN = np.zeros(1) if self.before.lifted_DN is None else self.before.lifted_DN
+        self.lifted_DN = np.broadcast_to(lifted_DN, self.score_DN.shape)
         self.booked = None if self.before.waterfall is None else dict(self.before.waterfall)
         if not isinstance(stage, Merge):
             self.trained = np.array([world.index[name] for name in stage.domains])
