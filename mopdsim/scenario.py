@@ -55,9 +55,8 @@ _MACHINES: dict[Scope, tuple[str, str, int]] = {
     "small": ("Qwen3-1.7B", "H100", 1),
     "frontier": ("Qwen3-30B-A3B", "H100", 64),
 }
-_SMALLER: dict[str, str] = dict.fromkeys(
-    ("tiny", "tiny-large"), "tiny-small"
-)  # of a recipe that needs one, by model
+_LARGER = ("tiny", "tiny-large", "tiny-xlarge")  # models that the trainer has a smaller one of
+_SMALLER: dict[str, str] = dict.fromkeys(_LARGER, "tiny-small")  # of a recipe that needs one, by model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,6 +23,7 @@ NAMES = (
     "stability",
     "choice_again",
     "size",
+    "size_again",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

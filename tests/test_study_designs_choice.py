@@ -8,13 +8,14 @@ from test_study_designs import noise, simulated
 from mopdsim.calibration import default_calibration
 from mopdsim.model import model
 from mopdsim.recipe import BASE
-from studies.designs import choice, choice_again, size
+from studies.designs import choice, choice_again, size, size_again
 from studies.registry import NAMES, study
 from studies.study import Run
 from studies.trials import Forecaster, contests
 from trainer.tasks import task
 
-SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP, size.SETUP)}
+STUDIES_OF_SIZE = {"size": size, "size_again": size_again}
+SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP, size.SETUP, size_again.SETUP)}
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -24,7 +25,7 @@ def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
     for run in runs:
         conditions.setdefault((run.factors["contest"], run.settings.seed), []).append(run)
     assert len(conditions) == len(setup.conditions) * len(setup.seeds)
-    assert len(setup.conditions) >= (4 if name == "size" else 10)
+    assert len(setup.conditions) >= (4 if name.startswith("size") else 10)
     for own in conditions.values():
         assert {run.factors["recipe"] for run in own} == set(choice.RECIPES)
         for run in own:
@@ -58,15 +59,16 @@ def test_the_second_time_nothing_was_seen_before() -> None:
     assert all(task(domain) for world in again.worlds.values() for domain in world)
 
 
-def test_the_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own() -> None:
-    elsewhere = [run for name in NAMES if name != "size" for run in study(name).runs().values()]
-    assert not {run.settings.seed for run in elsewhere} & set(size.SETUP.seeds)
-    assert {run.model for run in study("size").runs().values()} == {"tiny-large"}
-    ratio = model("tiny-large").active_parameters / model("tiny").active_parameters
-    alike = {c.gflops for setup in (choice.SETUP, choice_again.SETUP) for c in setup.conditions}
-    assert all(
-        any(c.gflops / ratio == pytest.approx(g, rel=0.05) for g in alike) for c in size.SETUP.conditions
-    )
+@pytest.mark.parametrize("setup", [size.SETUP, size_again.SETUP], ids=lambda setup: setup.study)
+def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
+    setup: choice.Setup,
+) -> None:
+    elsewhere = [run for name in NAMES if name != setup.study for run in study(name).runs().values()]
+    assert not {run.settings.seed for run in elsewhere} & set(setup.seeds)
+    ratio = model(setup.model).active_parameters / model("tiny").active_parameters
+    assert ratio > 3
+    alike = {c.gflops for smaller in (choice.SETUP, choice_again.SETUP) for c in smaller.conditions}
+    assert all(any(c.gflops / ratio == pytest.approx(g, rel=0.05) for g in alike) for c in setup.conditions)
 
 
 def score(run: Run, stage: str, domain: str) -> float:
@@ -106,8 +108,9 @@ def test_the_second_comparison_speaks_of_its_own_paces() -> None:
     assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * share, abs=0.01)
 
 
-def test_the_larger_models_gains_are_told_by_recipe() -> None:
-    measured = size.analyse(simulated(study("size").runs(), score)).quantities
+@pytest.mark.parametrize("name", STUDIES_OF_SIZE)
+def test_the_larger_models_gains_are_told_by_recipe(name: str) -> None:
+    measured = STUDIES_OF_SIZE[name].analyse(simulated(study(name).runs(), score)).quantities
     assert measured["gain_of_long_mixed_rl"].value == pytest.approx(0.3, abs=0.01)
     assert measured["gain_of_long_mopd"].value == pytest.approx(0.1, abs=0.01)
     assert measured["mixed_minus_mopd_quick"].value == pytest.approx(0.2, abs=0.01)

@@ -64,7 +64,9 @@ def run(
     out: Annotated[Path, typer.Option(help="The run's directory.")],
     model: Annotated[
         str,
-        typer.Option(help="tiny, tiny-small, tiny-large, a directory in Hugging Face layout, or a hub id."),
+        typer.Option(
+            help="tiny, tiny-small, tiny-large, tiny-xlarge, a Hugging Face directory, or a hub id."
+        ),
     ] = "tiny",
     smaller: Annotated[
         str | None,

@@ -31,6 +31,7 @@ BUILT_IN: Mapping[str, Mapping[str, int]] = {  # models that the trainer makes i
     TINY: {},
     SMALL_TINY: {"hidden": 32, "layers": 2},
     "tiny-large": {"hidden": 128},
+    "tiny-xlarge": {"hidden": 256},
 }
 
 

@@ -8,6 +8,7 @@ are alike for each parameter. No run is fitted. Leaves out: sizes that a languag
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import pandas as pd
 
@@ -35,16 +36,20 @@ SETUP = Setup(
 
 def analyse(found: Observations) -> Analysis:
     """The comparison of `choice`, with what this prediction speaks of."""
-    return compared(found, _quantities)
+    return compared(found, partial(quantities, early=EARLY, long=LONG, quick=QUICK))
 
 
-def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
+def quantities(
+    rows: pd.DataFrame, *, early: Condition, long: Condition, quick: Condition
+) -> Mapping[str, Quantity | None]:
+    """Who wins at the easy pace, what is gained in the long condition, what happens in the quick and early ones."""
     return {
         "mixed_best_easy": mixed_best(rows[rows.pace == "easy"]),
-        "gain_of_long_mixed_rl": _gain(rows, LONG, "mixed_rl"),
-        "gain_of_long_mopd": _gain(rows, LONG, "mopd"),
-        "mixed_minus_mopd_quick": lead(rows, QUICK, "mixed_rl", "mopd"),
-        "merge_minus_mopd_early": lead(rows, EARLY, "merge", "mopd"),
+        "gain_of_long_mixed_rl": _gain(rows, long, "mixed_rl"),
+        "gain_of_long_mopd": _gain(rows, long, "mopd"),
+        "mixed_minus_mopd_quick": lead(rows, quick, "mixed_rl", "mopd"),
+        "merge_minus_mixed_quick": lead(rows, quick, "merge", "mixed_rl"),
+        "merge_minus_mopd_early": lead(rows, early, "merge", "mopd"),
     }
 
 
