@@ -94,7 +94,8 @@ class Answer:
         share = probability_better(self.question, self.runner_up, best)
         is_better = f"is {'safer' if objective == 'p10' else 'better'} with probability {share:.2f}"
         if self.decision == TIE:
-            return f"tie: {plan} and {other}, which {is_better}"
+            ratio = float(np.median(self.runner_up.forecast.gpu_hours_N) / np.median(made.gpu_hours_N))
+            return f"tie: {plan} and {other}, which {is_better}, at {ratio:.2g} times the cost"
         return f"decided: {plan}; {other} {is_better}"
 
     def _doubt(self) -> str:

@@ -18,7 +18,7 @@ from mopdsim.plan import Answer, plan
 from mopdsim.plan_command import plan as verb
 from mopdsim.planning.candidate import scenario_of
 from mopdsim.planning.explore import explore
-from mopdsim.planning.finalists import NOTHING, finalists, keeps, probability_better, shifted, verdict
+from mopdsim.planning.finalists import FLOOR, NOTHING, finalists, keeps, probability_better, shifted, verdict
 from mopdsim.planning.information import P90, flips, normal_scores, parameters, perfect, safety_of, worth_of
 from mopdsim.planning.pilots import pilots
 from mopdsim.planning.portfolio import releases
@@ -64,7 +64,10 @@ def test_the_recommended_scenario_forecasts_the_same_numbers(answer: Answer) -> 
 
 def test_the_recommended_is_the_best_finalist_and_the_runner_up_another_structure(answer: Answer) -> None:
     values = [float(answer.question.value(one.utility_N)) for one in answer.finalists]
-    assert values == sorted(values, reverse=True)
+    hours = [float(np.median(one.forecast.gpu_hours_N)) for one in answer.finalists]
+    assert values[1:] == sorted(values[1:], reverse=True)
+    as_good = [hour for value, hour in zip(values, hours, strict=True) if value >= max(values) - FLOOR]
+    assert hours[0] == min(as_good) and values[0] >= max(values) - FLOOR
     structures = [one.plan.structure for one in answer.finalists]
     assert len(set(structures)) == len(structures)
     assert answer.runner_up is answer.finalists[1]
@@ -286,20 +289,20 @@ def test_conflict_and_teacher_quality_shift_the_world_they_name(answer: Answer) 
 
 
 def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
-    """Checked again from nothing, on either side of the point."""
+    """Checked again from nothing, on either side of the point: the recommended plan is as good, then no longer."""
     for tip in answer.tips:
         if tip.at is None or "conflict" not in tip.what:
             continue
-        sides = [
-            max(
-                answer.finalists,
-                key=lambda one, c=conflict: float(  # type: ignore[misc]
-                    one.utility_in(answer.question, shifted(one.forecast.world, conflict=c)).mean()
-                ),
-            ).plan.label
-            for conflict in (tip.at * 0.9, tip.at * 1.0)
-        ]
-        assert sides[0] == answer.recommended.plan.label and sides[1] == tip.to
+        for conflict, as_good in ((tip.at * 0.9, True), (tip.at, False)):
+            values = {
+                one.plan.label: float(
+                    one.utility_in(answer.question, shifted(one.forecast.world, conflict=conflict)).mean()
+                )
+                for one in answer.finalists
+            }
+            best = max(values, key=values.__getitem__)
+            assert (values[answer.recommended.plan.label] >= values[best] - FLOOR) == as_good
+            assert as_good or best == tip.to
 
 
 def test_sobol_indices_of_a_sum_are_variance_shares(answer: Answer) -> None:

@@ -1,8 +1,8 @@
 """The few plans that are compared at the end, each with the forecast of its scenario over more draws.
 
 The search selects on few draws and so flatters its winner; here the best structures, and the best of each family, meet
-a longer row of the same worlds, and are ranked again. Of plans of one structure that are as good, the cheapest is
-taken. Axes: F finalist, N draw. Leaves out: the search itself.
+a longer row of the same worlds, and are ranked again. Of plans that are as good, the cheapest is taken.
+Axes: F finalist, N draw. Leaves out: the search itself.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Finalist:
 
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
-    """The best plan of each of the best structures and of each family that keeps the limits, best first."""
+    """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
+    is the cheapest of those that come within `FLOOR` of the best, then the others, best first."""
     feasible = [outcome for outcome in found.outcomes if found.evaluator.feasible(outcome)]
     best = found.by_structure(feasible)
     families: dict[object, Plan] = {}
@@ -69,7 +70,11 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
         one = _keeping(question, _worth_trying(outcomes), calibration)
         if one is not None:
             judged.append(one)
-    return sorted(judged, key=lambda one: -float(question.value(one.utility_N)))
+    values = {one.plan: float(question.value(one.utility_N)) for one in judged}
+    judged.sort(key=lambda one: -values[one.plan])
+    as_good = [one for one in judged if values[one.plan] >= values[judged[0].plan] - FLOOR]
+    as_good.sort(key=lambda one: float(np.median(one.forecast.gpu_hours_N)))
+    return [*as_good[:1], *(one for one in judged if one not in as_good[:1])]
 
 
 def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:

@@ -13,12 +13,14 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
+import numpy as np
+
 from mopdsim.calibration import Calibration
 from mopdsim.errors import InfeasibleError
 from mopdsim.planning.candidate import DISTILLED, Plan
-from mopdsim.planning.evaluation import Evaluator
+from mopdsim.planning.evaluation import Evaluator, Outcome
 from mopdsim.planning.explore import Found, fitting
-from mopdsim.planning.finalists import Finalist, shifted
+from mopdsim.planning.finalists import FLOOR, Finalist, shifted
 from mopdsim.planning.moves import LEAST_STEPS
 from mopdsim.planning.question import Question
 
@@ -110,12 +112,13 @@ def _tips(
 
 
 def _in_worlds(question: Question, finalists: Sequence[Finalist], **moved: float) -> str:
-    """The best finalist where the worlds are shifted so."""
-
-    def value(one: Finalist) -> float:
-        return float(question.value(one.utility_in(question, shifted(one.forecast.world, **moved))))
-
-    return max(finalists, key=value).plan.label
+    """The best finalist where the worlds are shifted so; the recommended one as long as it is as good."""
+    values = [
+        float(question.value(one.utility_in(question, shifted(one.forecast.world, **moved))))
+        for one in finalists
+    ]
+    best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))
+    return finalists[best].plan.label
 
 
 def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
@@ -127,10 +130,8 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
     def best(dollars: float) -> str:
         ratio = dollars / price
         limits = {**question.limits, "usd": question.limits["usd"] / ratio}
-        for outcome in ranked:
-            if all(outcome.surely[name] <= limit for name, limit in limits.items()):
-                return "the same" if outcome.plan.structure == structure else outcome.plan.label
-        return "no plan keeps the limits"
+        left = [o for o in ranked if all(o.surely[name] <= limit for name, limit in limits.items())]
+        return _named(left, recommended) if left else "no plan keeps the limits"
 
     def kept(outcome_lowest: dict[str, float]) -> bool:
         return all(outcome_lowest[name] >= least for name, least in question.minimum.items())
@@ -138,13 +139,20 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
     ranked = sorted(
         (outcome for outcome in found.outcomes if kept(outcome.lowest)), key=lambda outcome: -outcome.value
     )
-    structure = recommended.structure
     tipped = []
     for power in (-1, 1):
         outward = [price * factor**power for factor in _FACTORS]
         at, to = first_change(best, price, outward)
         tipped.append(Tip(what="USD a GPU-hour", now=price, at=at, to=to, tried=(price, outward[-1])))
     return tipped
+
+
+def _named(ranked: Sequence[Outcome], recommended: Plan) -> str:
+    """The best of these outcomes, sorted by value, in words; "the same" where one of the recommended structure is as
+    good."""
+    as_good = (outcome for outcome in ranked if outcome.value >= ranked[0].value - FLOOR)
+    same = any(outcome.plan.structure == recommended.structure for outcome in as_good)
+    return "the same" if same else ranked[0].plan.label
 
 
 def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibration | None) -> list[Tip]:
@@ -157,10 +165,11 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
         evaluator = Evaluator(smaller, calibration)
         tried = [near for plan in plans for near in _resized(plan, smaller, evaluator.options)]
         try:
-            first = evaluator.best(evaluator.evaluate(tried))[0]
+            ranked = evaluator.best(evaluator.evaluate(tried))
         except InfeasibleError:
             return "no plan fits"
-        return first.plan.label if evaluator.feasible(first) else "no plan keeps the limits"
+        left = [outcome for outcome in ranked if evaluator.feasible(outcome)]
+        return _named(left, plans[0]) if left else "no plan keeps the limits"
 
     pool = float(question.pool)
     found = []
