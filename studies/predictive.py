@@ -29,14 +29,19 @@ def ensemble(
     calibration: Calibration,
     *,
     key: str,
+    model: str = "tiny",
     form_error: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
-    domain; items: how many prompts the test has; key: names the run's own streams of errors; form_error: whether the
-    form's error is among them; known: scores measured after its stages."""
+    domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of errors;
+    form_error: whether the form's error is among them; known: scores measured after its stages."""
     asked = scenario.from_document(
-        {"recipe": recipe, "domain": {domain: {"start": score} for domain, score in start.items()}}
+        {
+            "recipe": recipe,
+            "model": model,
+            "domain": {domain: {"start": score} for domain, score in start.items()},
+        }
     )
     if not form_error:
         rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}

@@ -52,6 +52,7 @@ class Forecaster:
                 items_of(found, name),
                 self.calibration,
                 key=f"{study}/{name}",
+                model=row["model"],
                 form_error=self.form_error,
                 known=_specialists(found, name) if self.informed else None,
             )

@@ -128,6 +128,20 @@ def test_the_forecast_has_a_choice_under_every_condition() -> None:
     assert max(contest.measured, key=contest.measured.__getitem__) == "mixed_rl"
 
 
+def test_the_forecast_is_of_the_runs_own_model() -> None:
+    """FLOPs that take a small model far take a larger one less far."""
+    runs = {
+        name: run for name, run in study("size").runs().items()
+        if run.factors["contest"] == f"size/{size.LONG.name}" and run.settings.seed == size.SETUP.seeds[0]
+    }  # fmt: skip
+    found = simulated(runs, score)
+    (own,) = contests(Forecaster(studies={"size": found}, calibration=default_calibration()))
+    for row in found.manifest["runs"].values():
+        row["model"] = "tiny"
+    (smaller,) = contests(Forecaster(studies={"size": found}, calibration=default_calibration()))
+    assert all(own.predicted[recipe] < smaller.predicted[recipe] - 0.02 for recipe in ("mixed_rl", "mopd"))
+
+
 def test_a_condition_that_lacks_a_recipe_counts_nowhere() -> None:
     runs = study("choice").runs()
     lacking = {name: run for name, run in runs.items() if run.factors["recipe"] != "merge"}
