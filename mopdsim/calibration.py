@@ -52,6 +52,7 @@ CONSTANTS = (
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
     "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
     "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",
+    "size_exponent", "breaking_size",
 )  # fmt: skip
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
     "start": "logit",

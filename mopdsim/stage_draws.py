@@ -14,7 +14,7 @@ from mopdsim.hardware import gpu
 from mopdsim.interference import Array
 from mopdsim.model import model
 from mopdsim.quality import Effort
-from mopdsim.recipe import SMALLER, AnyStage, Distill
+from mopdsim.recipe import BASE, SMALLER, AnyStage, Distill
 from mopdsim.scenario import Scenario
 from mopdsim.schedule import Job, needs_of, stretched
 from mopdsim.stage_cost import Bill, Machine, bill
@@ -22,6 +22,7 @@ from mopdsim.stage_layout import Formats
 from mopdsim.world import World, draw_world
 
 _BILLION = 1e9
+STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
 
 def world_of(scenario: Scenario, calibration: Calibration) -> World:
@@ -38,7 +39,16 @@ def world_of(scenario: Scenario, calibration: Calibration) -> World:
         pairs=scenario.pairs,
         sizes_b=sizes if SMALLER in roots else None,
         smaller_starts=scenario.smaller_starts,
+        relative_size=relative_size(scenario),
     )
+
+
+def relative_size(scenario: Scenario) -> float:
+    """Parameters of the scenario's base over those of the model that the studies of its scope trained; 1 where they
+    trained many."""
+    if scenario.scope != "tiny":
+        return 1.0
+    return model(scenario.model_of(BASE)).active_parameters / model(STUDIED).active_parameters
 
 
 def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:

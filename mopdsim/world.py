@@ -77,9 +77,11 @@ def draw_world(
     pairs: Mapping[str, Estimate] | None = None,
     sizes_b: Mapping[str, float] | None = None,
     smaller_starts: Mapping[str, Estimate] | None = None,
+    relative_size: float = 1.0,
 ) -> World:
     """A world for these domains. `pairs` are the user's own conflicts, by "source>target"; `sizes_b` the models' sizes
-    by root where there is a smaller one, and `smaller_starts` what is known of its start scores.
+    by root where there is a smaller one, and `smaller_starts` what is known of its start scores; `relative_size` the
+    base's parameters over those of the model that the scope's studies trained.
     """
 
     def rows(key: str) -> Array:
@@ -114,6 +116,7 @@ def draw_world(
         luck=_luck(stages, names if scope == "tiny" else (), seed=seed, draws=draws),
         sizes_b=sizes_b or {},
     )
+    world = sized(world, relative_size)
     if SMALLER not in world.sizes_b:
         return world
     known = {
@@ -121,6 +124,23 @@ def draw_world(
         for name, row in (smaller_starts or {}).items()
     }
     return replace(world, smaller=shrunk(world, known))
+
+
+def sized(world: World, ratio: float) -> World:
+    """The world as a model meets it that has `ratio` times the parameters of the one that was studied: C_mid and
+    distillation tokens (for each parameter) times ratio^-s, and the rate that breaks RL times ratio^-b, 1/2 where rates
+    go as one over the width (muP, 2203.03466)."""
+    if ratio == 1:
+        return world
+    constants = world.constants
+    factor_N = ratio ** -constants["size_exponent"]
+    breaking_N = constants["breaking_rate"] * ratio ** -constants["breaking_size"]
+    return replace(
+        world,
+        midpoint_DN=world.midpoint_DN * factor_N,
+        distill_tokens_DN=world.distill_tokens_DN * factor_N,
+        constants={**constants, "breaking_rate": breaking_N},
+    )
 
 
 def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], slope_N: Array) -> Array:

@@ -16,7 +16,9 @@ from mopdsim.quality.distillation import companions, mistaken, pull
 from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
 from mopdsim.recipe import Merge, Recipe
 from mopdsim.recipes import recipe
-from mopdsim.world import World, draw_world
+from mopdsim.scenario import from_document
+from mopdsim.stage_draws import relative_size
+from mopdsim.world import World, draw_world, sized
 
 NAMES = ["sort", "reverse", "shift"]
 COMPANIONS = {"companion_lift": 0.4, "companion_drag": 0.1, "pair_exponent": 0.5}
@@ -47,6 +49,22 @@ def test_a_model_that_rarely_succeeds_climbs_later(slope: float) -> None:
     low, high = (_world(start, start_slope=slope) for start in (0.1, 0.4))
     ratio = np.median(low.midpoint_DN[0] / high.midpoint_DN[0])
     assert ratio == pytest.approx(np.exp(slope * (logit(0.4) - logit(0.1))))
+
+
+def test_a_larger_model_needs_other_compute_and_breaks_at_a_lower_rate() -> None:
+    world = _world(0.3, size_exponent=0.5, breaking_size=0.25)
+    larger = sized(world, 16.0)
+    assert larger.midpoint_DN == pytest.approx(world.midpoint_DN / 4)
+    assert larger.distill_tokens_DN == pytest.approx(world.distill_tokens_DN / 4)
+    assert larger.constants["breaking_rate"] == pytest.approx(world.constants["breaking_rate"] / 2)
+    assert sized(world, 1.0) is world
+
+
+def test_sizes_are_told_from_the_studied_model_in_its_scope_alone() -> None:
+    asked = {"recipe": "mopd", "domains": NAMES}
+    ratios = [relative_size(from_document({**asked, "model": name})) for name in ("tiny", "tiny-xlarge")]
+    assert ratios == [1.0, pytest.approx(15.49, abs=0.01)]
+    assert relative_size(from_document({**asked, "domains": ["math"], "model": "Qwen3-8B"})) == 1.0
 
 
 def test_others_lift_by_their_gains_and_drag_by_their_losses_where_prompts_are_mistaken() -> None:

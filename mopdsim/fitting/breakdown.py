@@ -18,32 +18,42 @@ from mopdsim.quality.pace import breakdown_hazard, paced
 from mopdsim.recipe import Rl
 
 BROKEN = 0.5  # of the score before
-_WIDTHS = np.linspace(-3.0, 3.0, 121)  # of both priors, around their middles
+_WIDTHS = np.linspace(-3.0, 3.0, 61)  # of every prior, around its middle
 
 
 def breaking(posterior: Posterior, trees: Sequence[Tree]) -> Mapping[str, tuple[float, float]]:
-    """Value and sd of `breaking_rate` and `breaking_power`; nothing where no RL of the trees ended with a test. They
-    may be more trees than those of the posterior, of which only constants are taken."""
+    """Value and sd of `breaking_rate`, `breaking_power` and, where sizes differ, `breaking_size`; nothing where no RL
+    of the trees ended with a test. They may be more trees than those of the posterior, of which only constants are
+    taken."""
     calibration = posterior.latents.calibration
-    rate, power = (calibration.parameters[name].prior for name in ("breaking_rate", "breaking_power"))
+    rate, power, size = (
+        calibration.parameters[name].prior for name in ("breaking_rate", "breaking_power", "breaking_size")
+    )
+    widths_S = _WIDTHS if any(tree.relative_size != 1 for tree in trees) else np.zeros(1)
     log_rate_R = np.log(rate.value) + rate.sd * _WIDTHS
     power_P = power.value + power.sd * _WIDTHS
-    log_RP = -0.5 * (_WIDTHS[:, None] ** 2 + _WIDTHS**2)
-    seen = list(
-        _outcomes(posterior, trees, {"breaking_rate": np.exp(log_rate_R)[:, None], "breaking_power": power_P})
-    )
+    size_S = size.value + size.sd * widths_S
+    log_RPS = -0.5 * (_WIDTHS[:, None, None] ** 2 + _WIDTHS[:, None] ** 2 + widths_S**2)
+    grid = {
+        "breaking_rate": np.exp(log_rate_R)[:, None, None],
+        "breaking_power": power_P[:, None],
+        "breaking_size": size_S,
+    }
+    seen = list(_outcomes(posterior, trees, grid))
     if not seen:
         return {}
-    for hazard_RP, broken in seen:
-        log_RP = log_RP + (np.log(-np.expm1(-hazard_RP) + 1e-300) if broken else -hazard_RP)
-    weight_RP = np.exp(log_RP - log_RP.max())
-    weight_RP /= weight_RP.sum()
-    middle_rate, sd_rate = _moments(log_rate_R, weight_RP.sum(axis=1))
-    middle_power, sd_power = _moments(power_P, weight_RP.sum(axis=0))
-    return {
+    for hazard_RPS, broken in seen:
+        log_RPS = log_RPS + (np.log(-np.expm1(-hazard_RPS) + 1e-300) if broken else -hazard_RPS)
+    weight_RPS = np.exp(log_RPS - log_RPS.max())
+    weight_RPS /= weight_RPS.sum()
+    middle_rate, sd_rate = _moments(log_rate_R, weight_RPS.sum(axis=(1, 2)))
+    found = {
         "breaking_rate": (float(np.exp(middle_rate)), sd_rate),
-        "breaking_power": (middle_power, sd_power),
+        "breaking_power": _moments(power_P, weight_RPS.sum(axis=(0, 2))),
     }
+    if len(size_S) > 1:
+        found["breaking_size"] = _moments(size_S, weight_RPS.sum(axis=(0, 1)))
+    return found
 
 
 def _moments(value_G: Array, weight_G: Array) -> tuple[float, float]:
@@ -54,9 +64,12 @@ def _moments(value_G: Array, weight_G: Array) -> tuple[float, float]:
 def _outcomes(
     posterior: Posterior, trees: Sequence[Tree], constants: Mapping[str, Array]
 ) -> Iterator[tuple[Array, bool]]:
-    """The hazard at every rate and power, and whether a domain broke: of each domain that a tested RL stage trained."""
+    """The hazard at every rate, power and size, and whether a domain broke: of each domain that a tested RL stage
+    trained."""
     fitted = posterior.latents.world(0, posterior.x_L[:, None]).constants
     for tree in trees:
+        slower = tree.relative_size ** -constants["breaking_size"]
+        own = {**constants, "breaking_rate": constants["breaking_rate"] * slower}
         ends = {
             point.stage: {score.domain: score.passed / score.n for score in point.scores}
             for point in tree.points
@@ -67,8 +80,8 @@ def _outcomes(
                 continue
             amounts = tree.recipe.amounts[stage.name]
             effort = paced(tree.efforts[stage.name], amounts, tree.recipe.amounts_name, stage.kind, fitted)
-            hazard_RP = breakdown_hazard(effort, amounts, tree.recipe.amounts_name, constants)
-            if hazard_RP is None:
+            hazard_RPS = breakdown_hazard(effort, amounts, tree.recipe.amounts_name, own)
+            if hazard_RPS is None:
                 continue
             for name in stage.domains:
-                yield hazard_RP, ends[stage.name][name] < BROKEN * ends[stage.init][name]
+                yield hazard_RPS, ends[stage.name][name] < BROKEN * ends[stage.init][name]

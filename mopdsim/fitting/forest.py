@@ -24,6 +24,7 @@ from mopdsim.model import model
 from mopdsim.quality import Effort
 from mopdsim.recipe import BASE, SMALLER, AnyStage, Merge, Recipe, Rl
 from mopdsim.recipe_file import from_document
+from mopdsim.stage_draws import STUDIED
 
 HASTY = 2.0
 _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradient_tokens", "kl_parent")
@@ -53,7 +54,7 @@ class Point:
 @dataclass(frozen=True, kw_only=True)
 class Tree:
     """All stages that grew from one base, under their keys. recipe: the stages, each after its parents, without a last
-    word; runs: names of the runs they belong to."""
+    word; runs: names of the runs they belong to; relative_size: parameters over those of `STUDIED`."""
 
     base: str
     domains: Mapping[str, Domain]
@@ -61,6 +62,7 @@ class Tree:
     efforts: Mapping[str, Effort]
     points: tuple[Point, ...]
     runs: tuple[str, ...]
+    relative_size: float = 1.0
 
 
 def forest_recipe(
@@ -93,13 +95,18 @@ def scope_of_trees(trees: Iterable[Tree]) -> Scope:
 
 
 def trees_of(
-    runs: Iterable[Run], efforts: Mapping[str, Effort], points: Mapping[str, tuple[Point, ...]]
+    runs: Iterable[Run],
+    efforts: Mapping[str, Effort],
+    points: Mapping[str, tuple[Point, ...]],
+    sizes: Mapping[str, float] | None = None,
 ) -> tuple[Tree, ...]:
-    """Runs gathered by base and domains. efforts, points: by a stage's key (in a point, BASE for a base's)."""
+    """Runs gathered by base and domains. efforts, points: by a stage's key (in a point, BASE for a base's); sizes: of
+    bases, by their keys, relative to `STUDIED` (absent: its size)."""
     groups: dict[tuple[str, tuple[str, ...]], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.keys[BASE], run.recipe.domains), []).append(run)
-    return tuple(_tree(base, names, own, efforts, points) for (base, names), own in groups.items())
+    found = (_tree(base, names, own, efforts, points) for (base, names), own in groups.items())
+    return tuple(replace(tree, relative_size=(sizes or {}).get(tree.base, 1.0)) for tree in found)
 
 
 def _tree(
@@ -150,6 +157,7 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
     runs: dict[str, Run] = {}
     efforts: dict[str, Effort] = {}
     points: dict[str, tuple[Point, ...]] = {}
+    sizes: dict[str, float] = {}
     dates = []
     for path in data:
         rows, manifest = _read(path)
@@ -161,6 +169,7 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
             for key in run.keys.values()
         }
         bases = {run.keys[BASE]: BASE for run in own}
+        sizes |= {base: active[base] / model(STUDIED).active_parameters for base in bases}
         stages = {key: row for key, row in manifest["stages"].items() if key in active}
         efforts |= {
             key: spent(row["flops"] / active[key], sum(row["trained_tokens"].values()))
@@ -171,7 +180,8 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
         dates.append(str(manifest["date"]))
     if not runs:
         raise UsageError(f"{data[0]}: no finished run that is not held out: there is nothing to fit")
-    return trees_of([replace(run, name=name) for name, run in runs.items()], efforts, points), tuple(dates)
+    named = [replace(run, name=name) for name, run in runs.items()]
+    return trees_of(named, efforts, points, sizes), tuple(dates)
 
 
 def _read(data: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:

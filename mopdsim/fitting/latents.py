@@ -22,7 +22,7 @@ from mopdsim.domains import Domain, Estimate
 from mopdsim.fitting.forest import Tree
 from mopdsim.interference import Array, logistic, logit
 from mopdsim.recipe import Distill, Merge, Rl
-from mopdsim.world import World, from_start
+from mopdsim.world import World, from_start, sized
 
 Group = Literal["conflict", "spill", "error"]
 SPREADS: Mapping[Group, tuple[float, float]] = {  # prior of a group's spread: middle, sd of its ln
@@ -34,7 +34,7 @@ LEFT_OUT = (
     "seed_sd",  # part of the errors of the model form
     "distill_rate",  # only its ratio to distill_tokens enters
     "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
-    "breaking_rate", "breaking_power", "broken_share",
+    "breaking_rate", "breaking_power", "broken_share", "breaking_size",
     "size_slope",  # of models of a second size
 )  # fmt: skip
 SCORES = ("asymptote", "demonstrated")
@@ -139,7 +139,7 @@ class Latents:
         start_DN = rows(f"start{place}", _facts(tree, "start"))
         constants = self._constants(x_LN)
         asymptote_DN = np.maximum(facts["asymptote"], start_DN)
-        return World(
+        world = World(
             names=names,
             start_DN=start_DN,
             asymptote_DN=asymptote_DN,
@@ -157,6 +157,7 @@ class Latents:
             spread={},
             luck={stage.name: np.ones(1) for stage in tree.recipe.stages},  # never collapses
         )
+        return sized(world, tree.relative_size)
 
     def _constants(self, x_LN: Array) -> dict[str, Array]:
         found: dict[str, Array] = {}

@@ -46,6 +46,8 @@ CONSTANTS: Mapping[str, str] = {
     "rate_exponent": "how much farther a higher learning rate gets",
     "batch_exponent": "how much farther smaller batches get",
     "start_slope": "how much slower a domain is learned where the base rarely succeeds",
+    "size_exponent": "how much farther compute gets, for each parameter, in a larger model",
+    "breaking_size": "how much lower a learning rate breaks a larger model",
     "size_slope": "how much a smaller model scores below a larger one",
 }
 _FACTS = {

@@ -85,4 +85,5 @@ STUDY = Study(
     held_out="all runs: the calibration is fitted on the smaller model, and the forecast is made before these are run",
     design=SETUP.runs,
     analyse=analyse,
+    released="2026-11-24: judged once (studies/LOG.md); an exponent of size was then fitted to it; `size_again` judges",
 )  # fmt: skip
