@@ -92,7 +92,13 @@ def _fitted(about: Mapping[str, Any]) -> Iterator[str]:
     )
     for study, why in about["left_out"].items():
         yield f"- `{study}` is not in it: {why}."
-    yield from (f"- Not identified, so at their prior: {', '.join(about['not_identified']) or 'none'}.", "")
+    constants = [name for name in about["not_identified"] if ":" not in name]
+    facts = len(about["not_identified"]) - len(constants)
+    yield from (
+        f"- Not identified, so at their prior: {', '.join(constants) or 'no constant'}; and {facts} facts of domains "
+        "(`held_out.json` names them).",
+        "",
+    )
 
 
 def _held_out(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 from typing import Any
 
@@ -24,6 +25,7 @@ from mopdsim.planning.finalists import FLOOR, Finalist, shifted
 from mopdsim.planning.moves import LEAST_STEPS
 from mopdsim.planning.question import Question
 
+SAME = "the same"
 _HALVINGS = 6
 _CONFLICTS = (0.1, 0.2, 0.4, 0.7, 1.0)
 _GAPS = (0.01, 0.02, 0.05, 0.1, 0.2)
@@ -127,18 +129,15 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
         return []
     price = question.usd_per_gpu_hour
 
-    def best(dollars: float) -> str:
-        ratio = dollars / price
-        limits = {**question.limits, "usd": question.limits["usd"] / ratio}
-        left = [o for o in ranked if all(o.surely[name] <= limit for name, limit in limits.items())]
-        return _named(left, recommended) if left else "no plan keeps the limits"
+    def left(dollars: float) -> list[Outcome]:
+        limits = {**question.limits, "usd": question.limits["usd"] * price / dollars}
+        return [o for o in ranked if all(o.surely[name] <= limit for name, limit in limits.items())]
 
-    def kept(outcome_lowest: dict[str, float]) -> bool:
-        return all(outcome_lowest[name] >= least for name, least in question.minimum.items())
+    def kept(outcome: Outcome) -> bool:
+        return all(outcome.lowest[name] >= least for name, least in question.minimum.items())
 
-    ranked = sorted(
-        (outcome for outcome in found.outcomes if kept(outcome.lowest)), key=lambda outcome: -outcome.value
-    )
+    ranked = sorted(filter(kept, found.outcomes), key=lambda outcome: -outcome.value)
+    best = _choice(left, recommended, price)
     tipped = []
     for power in (-1, 1):
         outward = [price * factor**power for factor in _FACTORS]
@@ -147,19 +146,33 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
     return tipped
 
 
-def _named(ranked: Sequence[Outcome], recommended: Plan) -> str:
-    """The best of these outcomes, sorted by value, in words; "the same" where one of the recommended structure is as
-    good."""
-    as_good = (outcome for outcome in ranked if outcome.value >= ranked[0].value - FLOOR)
-    same = any(outcome.plan.structure == recommended.structure for outcome in as_good)
-    return "the same" if same else ranked[0].plan.label
+def _choice(
+    left: Callable[[float], Sequence[Outcome]], recommended: Plan, now: float
+) -> Callable[[float], str]:
+    """What is best at a value, in words: "the same" where a plan of the recommended structure is behind the best by no
+    more than it is now, or than what counts. left: the outcomes that keep the limits at a value, best first."""
+
+    def behind(ranked: Sequence[Outcome]) -> float:
+        own = [outcome.value for outcome in ranked if outcome.plan.structure == recommended.structure]
+        return ranked[0].value - own[0] if own else np.inf
+
+    def best(value: float) -> str:
+        ranked = left(value)
+        if not ranked:
+            return "no plan keeps the limits"
+        return SAME if behind(ranked) <= allowed else ranked[0].plan.label
+
+    found = left(now)
+    allowed = max(FLOOR, behind(found) if found else 0.0)
+    return best
 
 
 def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibration | None) -> list[Tip]:
     """The size of the pool at which another kind of plan is best."""
     plans = [one.plan for one in finalists[:_POOL_STRUCTURES]]
 
-    def best(size: float) -> str:
+    @cache
+    def left(size: float) -> list[Outcome]:
         pool = max(1, round(size))
         smaller = question.on(pools={"pool": pool}, draws=min(_POOL_DRAWS, question.base.draws))
         evaluator = Evaluator(smaller, calibration)
@@ -167,11 +180,11 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
         try:
             ranked = evaluator.best(evaluator.evaluate(tried))
         except InfeasibleError:
-            return "no plan fits"
-        left = [outcome for outcome in ranked if evaluator.feasible(outcome)]
-        return _named(left, plans[0]) if left else "no plan keeps the limits"
+            return []
+        return [outcome for outcome in ranked if evaluator.feasible(outcome)]
 
     pool = float(question.pool)
+    best = _choice(left, plans[0], pool)
     found = []
     for power in (-1, 1):
         outward = [pool * factor**power for factor in _POOLS if pool * factor**power >= 1]
