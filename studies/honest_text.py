@@ -235,5 +235,5 @@ def _published(found: Mapping[str, Any]) -> Iterator[str]:
 def _limits() -> Iterator[str]:
     yield from ("## What this test cannot say", "")
     yield "- Runs of a condition share teachers and bases: intervals that count them as independent are too narrow."
-    yield "- One model of 0.17 M parameters on procedural domains. No other size is judged here."
+    yield "- One architecture of 0.17 M parameters (`size`: 0.65 M, `size_again`: 2.6 M) on procedural domains."
     yield "- The best rule and the best constant choice are picked after the fact, in their favour."
