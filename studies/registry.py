@@ -24,6 +24,7 @@ NAMES = (
     "choice_again",
     "size",
     "size_again",
+    "size_fresh",
     "ladder-5M",
     "ladder-25M",
     "ladder-100M",

@@ -28,7 +28,7 @@ from studies.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 Score = Callable[[Run, str, str], float]  # run, stage, domain
-JUDGING = ("choice", "choice_again", "size", "size_again")  # no run of these is fitted
+JUDGING = ("choice", "choice_again", "size", "size_again", "size_fresh")  # no run of these is fitted
 FITTED = ("stability",)  # all of these are: `choice_again` judges
 
 

@@ -8,14 +8,14 @@ from test_study_designs import noise, simulated
 from mopdsim.calibration import default_calibration
 from mopdsim.model import model
 from mopdsim.recipe import BASE
-from studies.designs import choice, choice_again, size, size_again
+from studies.designs import choice, choice_again, size, size_again, size_fresh
 from studies.registry import NAMES, study
 from studies.study import Run
 from studies.trials import Forecaster, contests
 from trainer.tasks import task
 
-STUDIES_OF_SIZE = {"size": size, "size_again": size_again}
-SETUPS = {setup.study: setup for setup in (choice.SETUP, choice_again.SETUP, size.SETUP, size_again.SETUP)}
+STUDIES_OF_SIZE = {"size": size, "size_again": size_again, "size_fresh": size_fresh}
+SETUPS = {m.SETUP.study: m.SETUP for m in (choice, choice_again, *STUDIES_OF_SIZE.values())}
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -59,7 +59,9 @@ def test_the_second_time_nothing_was_seen_before() -> None:
     assert all(task(domain) for world in again.worlds.values() for domain in world)
 
 
-@pytest.mark.parametrize("setup", [size.SETUP, size_again.SETUP], ids=lambda setup: setup.study)
+@pytest.mark.parametrize(
+    "setup", [module.SETUP for module in STUDIES_OF_SIZE.values()], ids=lambda setup: setup.study
+)
 def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
     setup: choice.Setup,
 ) -> None:

@@ -65,7 +65,7 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="tiny, tiny-small, tiny-large, tiny-xlarge, a Hugging Face directory, or a hub id."
+            help="tiny, tiny-small, tiny-large, tiny-xlarge, tiny-10M, a Hugging Face directory, or a hub id."
         ),
     ] = "tiny",
     smaller: Annotated[
