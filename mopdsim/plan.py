@@ -86,7 +86,7 @@ class Answer:
         counts = words.OBJECTIVES[objective].format(float(self.question.value(best.utility_N)))
         plan = f"{best.plan.label} ({counts} for ${words.digits(usd)} in {words.duration(days)})"
         if self.decision == "undecided":
-            return f"undecided: {plan} is best as far as is known, {self._doubt()}"
+            return f"undecided: {plan} {self._standing()} as far as is known, {self._doubt()}"
         if self.runner_up is None:
             why = "keeps the limits" if len(self.question.families) > 1 else "was asked for"
             return f"decided: {plan}; no plan of another kind {why}"
@@ -97,6 +97,11 @@ class Answer:
             ratio = float(np.median(self.runner_up.forecast.gpu_hours_N) / np.median(made.gpu_hours_N))
             return f"tie: {plan} and {other}, which {is_better}, at {ratio:.2g} times the cost"
         return f"decided: {plan}; {other} {is_better}"
+
+    def _standing(self) -> str:
+        """How the recommended plan stands beside the others."""
+        values = [float(self.question.value(one.utility_N)) for one in self.finalists]
+        return "is best" if values[0] == max(values) else "is as good as the best, for less,"
 
     def _doubt(self) -> str:
         """What would turn the recommendation, and the cheapest pilot that decides it."""
