@@ -112,7 +112,7 @@ def test_the_second_comparison_speaks_of_its_own_paces() -> None:
 
 @pytest.mark.parametrize("name", STUDIES_OF_SIZE)
 def test_the_larger_models_gains_are_told_by_recipe(name: str) -> None:
-    measured = STUDIES_OF_SIZE[name].analyse(simulated(study(name).runs(), score)).quantities
+    measured = STUDIES_OF_SIZE[name].STUDY.analyse(simulated(study(name).runs(), score)).quantities
     assert measured["gain_of_long_mixed_rl"].value == pytest.approx(0.3, abs=0.01)
     assert measured["gain_of_long_mopd"].value == pytest.approx(0.1, abs=0.01)
     assert measured["mixed_minus_mopd_quick"].value == pytest.approx(0.2, abs=0.01)
@@ -132,9 +132,10 @@ def test_the_forecast_has_a_choice_under_every_condition() -> None:
 
 def test_the_forecast_is_of_the_runs_own_model() -> None:
     """FLOPs that take a small model far take a larger one less far."""
+    contest = f"size/{size.SETUP.conditions[1].name}"
     runs = {
         name: run for name, run in study("size").runs().items()
-        if run.factors["contest"] == f"size/{size.LONG.name}" and run.settings.seed == size.SETUP.seeds[0]
+        if run.factors["contest"] == contest and run.settings.seed == size.SETUP.seeds[0]
     }  # fmt: skip
     found = simulated(runs, score)
     (own,) = contests(Forecaster(studies={"size": found}, calibration=default_calibration()))
