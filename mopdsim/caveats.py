@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mopdsim.amounts import default_amounts
 from mopdsim.caps import SIZES_B
 from mopdsim.cost.constants import shipped
 from mopdsim.domains import Domain
@@ -17,10 +18,13 @@ from mopdsim.model import model
 from mopdsim.quality import Effort
 from mopdsim.recipe import SMALLER, Distill, RejectionSampling, RewardModel, Rl
 from mopdsim.scenario import Scenario
+from mopdsim.stage_draws import STUDIED, relative_size
 from mopdsim.world import World
 
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35
+_SIZES_TRIED = 62.0  # times the parameters of the studied model: study `size_fresh`
+_BOLD = 1.5  # times the usual rate of RL: between what larger models bore and what broke them
 
 
 def caveats(
@@ -36,6 +40,7 @@ def caveats(
         *_of_recipe(scenario, efforts, world),
         *_of_judges(scenario),
         *_of_sizes(scenario, world),
+        *_of_larger(scenario),
     ])  # fmt: skip
 
 
@@ -145,6 +150,32 @@ def _of_sizes(scenario: Scenario, world: World) -> list[str]:
         found.append(
             f"the cap between {scenario.model} and {scenario.smaller} was fitted from {low:g} to {high:g} billion "
             f"parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
+        )
+    return found
+
+
+def _of_larger(scenario: Scenario) -> list[str]:
+    """Of tiny domains on models of another size than the studied one."""
+    ratio = relative_size(scenario)
+    if ratio is None or ratio == 1:
+        return []
+    found = []
+    if not ratio <= _SIZES_TRIED:
+        found.append(
+            f"how size acts was measured up to {_SIZES_TRIED:g} times the parameters of {STUDIED!r}: {scenario.model} "
+            f"has {ratio:.3g} times as many"
+        )
+    usual = default_amounts("tiny", "rl").learning_rate
+    rates = {
+        s.name: scenario.recipe.amounts[s.name].learning_rate
+        for s in scenario.recipe.stages
+        if isinstance(s, Rl)
+    }
+    bold = [name for name, rate in rates.items() if rate > _BOLD * usual]
+    if ratio > 1 and bold:
+        found.append(
+            f"{', '.join(bold)}: larger models broke at rates above {_BOLD * usual:g} where the forecast saw no danger "
+            "(studies size_again, size_fresh): try a lower learning_rate first"
         )
     return found
 

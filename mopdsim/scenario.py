@@ -55,8 +55,7 @@ _MACHINES: dict[Scope, tuple[str, str, int]] = {
     "small": ("Qwen3-1.7B", "H100", 1),
     "frontier": ("Qwen3-30B-A3B", "H100", 64),
 }
-_LARGER = ("tiny", "tiny-large", "tiny-xlarge", "tiny-10M")  # models that the trainer has a smaller one of
-_SMALLER: dict[str, str] = dict.fromkeys(_LARGER, "tiny-small")  # of a recipe that needs one, by model
+_SMALLER = dict.fromkeys(("tiny", "tiny-large", "tiny-xlarge", "tiny-10M"), "tiny-small")  # by model
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -43,11 +43,11 @@ def world_of(scenario: Scenario, calibration: Calibration) -> World:
     )
 
 
-def relative_size(scenario: Scenario) -> float:
-    """Parameters of the scenario's base over those of the model that the studies of its scope trained; 1 where they
+def relative_size(scenario: Scenario) -> float | None:
+    """Parameters of the scenario's base over those of the model that the studies of its scope trained; None where they
     trained many."""
     if scenario.scope != "tiny":
-        return 1.0
+        return None
     return model(scenario.model_of(BASE)).active_parameters / model(STUDIED).active_parameters
 
 

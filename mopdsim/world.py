@@ -77,11 +77,11 @@ def draw_world(
     pairs: Mapping[str, Estimate] | None = None,
     sizes_b: Mapping[str, float] | None = None,
     smaller_starts: Mapping[str, Estimate] | None = None,
-    relative_size: float = 1.0,
+    relative_size: float | None = None,
 ) -> World:
     """A world for these domains. `pairs` are the user's own conflicts, by "source>target"; `sizes_b` the models' sizes
     by root where there is a smaller one, and `smaller_starts` what is known of its start scores; `relative_size` the
-    base's parameters over those of the model that the scope's studies trained.
+    base's parameters over those of the model that the scope's studies trained, None where they trained many.
     """
 
     def rows(key: str) -> Array:
@@ -116,14 +116,17 @@ def draw_world(
         luck=_luck(stages, names if scope == "tiny" else (), seed=seed, draws=draws),
         sizes_b=sizes_b or {},
     )
-    world = sized(world, relative_size)
+    base = world if relative_size is None else sized(world, relative_size)
     if SMALLER not in world.sizes_b:
-        return world
+        return base
     known = {
         name: sample(in_logits(row), "logit", f"smaller_start:{name}", seed=seed, draws=draws)
         for name, row in (smaller_starts or {}).items()
     }
-    return replace(world, smaller=shrunk(world, known))
+    smaller = shrunk(world, known)
+    if relative_size is not None:
+        smaller = sized(smaller, relative_size * world.sizes_b[SMALLER] / world.sizes_b[BASE])
+    return replace(base, smaller=smaller)
 
 
 def sized(world: World, ratio: float) -> World:

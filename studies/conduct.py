@@ -83,7 +83,9 @@ class Work:
 
 
 def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> Work:
-    """The study of this name. NotFoundError where there is none."""
+    """The study of this name. NotFoundError where there is none; UsageError where quick is given a scale."""
+    if quick and scale != 1:
+        raise UsageError(f"--quick has a scale of its own, {QUICK_SCALE:g}: leave --scale {scale:g} out")
     return Work(study=study_of(name), out=out, scale=scale, device=device, quick=quick)
 
 

@@ -237,6 +237,11 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "no such recipe": (["train", "run", "mpod", "--out", "OUT"], 3, "did you mean 'mopd'"),
     "no such file": (["train", "run", "mine.toml", "--out", "OUT"], 3, "mine.toml: no such file"),
     "plan of no file": (["plan", "mine.toml"], 3, "mine.toml: no such file; give a question (TOML)"),
+    "quick with a scale": (
+        ["study", "plan", "gain", "--quick", "--scale", "0.5"],
+        2,
+        "--quick has a scale of its own",
+    ),
     "plan to nowhere": (
         ["plan", "mine.toml", "--write", "no/such/plan.toml"],
         2,

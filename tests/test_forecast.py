@@ -22,8 +22,10 @@ from mopdsim.domains import Estimate
 from mopdsim.errors import InfeasibleError, UsageError
 from mopdsim.forecast import Forecast, forecast
 from mopdsim.quality import CAUSES
-from mopdsim.recipes import CATALOGUE
-from mopdsim.scenario import Scenario, load, of_recipe
+from mopdsim.recipe import Recipe
+from mopdsim.recipe_file import to_document
+from mopdsim.recipes import CATALOGUE, mixed_rl
+from mopdsim.scenario import Scenario, from_document, load, of_recipe
 from mopdsim.schedule import Reliability
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "studies" / "scenarios").glob("*.toml"))
@@ -349,3 +351,19 @@ def test_the_forecasts_path_is_free_of_slow_imports() -> None:
     slow = {"scipy", "pandas", "networkx", "torch", "transformers", "streamlit", "matplotlib"}
     code = f"import sys, mopdsim.compare; found = {slow!r} & set(sys.modules); sys.exit(str(found) if found else 0)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_larger_models_of_tiny_domains_warn_of_bold_rates_and_of_sizes_never_tried() -> None:
+    recipe = mixed_rl(["sort", "reverse"])
+    bold = recipe.amounts["mixed"].model_copy(update={"learning_rate": 2.8e-3})
+
+    def told(model: str, recipe: Recipe) -> str:
+        asked = from_document({"recipe": to_document(recipe), "model": model, "draws": 8})
+        return " ".join(forecast(asked).warnings)
+
+    fast = recipe.with_amounts({"mixed": bold})
+    assert "mixed: larger models broke at rates above 0.00225" in told("tiny-10M", fast)
+    assert "larger models" not in told("tiny-10M", recipe) + told("tiny", fast) + told("tiny-small", fast)
+    assert "62 times the parameters" in told("Qwen3-0.6B", recipe) and "times the" not in told(
+        "tiny-10M", recipe
+    )

@@ -14,7 +14,7 @@ from mopdsim.interference import Array, logit
 from mopdsim.quality import Effort, paced, products, walk
 from mopdsim.quality.distillation import companions, mistaken, pull
 from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
-from mopdsim.recipe import Merge, Recipe
+from mopdsim.recipe import BASE, SMALLER, Merge, Recipe
 from mopdsim.recipes import recipe
 from mopdsim.scenario import from_document
 from mopdsim.stage_draws import relative_size
@@ -64,7 +64,22 @@ def test_sizes_are_told_from_the_studied_model_in_its_scope_alone() -> None:
     asked = {"recipe": "mopd", "domains": NAMES}
     ratios = [relative_size(from_document({**asked, "model": name})) for name in ("tiny", "tiny-xlarge")]
     assert ratios == [1.0, pytest.approx(15.49, abs=0.01)]
-    assert relative_size(from_document({**asked, "domains": ["math"], "model": "Qwen3-8B"})) == 1.0
+    assert relative_size(from_document({**asked, "domains": ["math"], "model": "Qwen3-8B"})) is None
+
+
+def test_a_smaller_student_is_told_from_the_studied_model_too() -> None:
+    rows = {name: domain(name) for name in NAMES}
+    sizes = {BASE: 4.0, SMALLER: 1.0}
+    drawn = [
+        draw_world(
+            default_calibration(), rows, (), "tiny", seed=3, draws=5, sizes_b=sizes, relative_size=relative
+        )
+        for relative in (None, 8.0)
+    ]
+    plain, told = (world.of(SMALLER).midpoint_DN for world in drawn)
+    exponent_N = drawn[0].constants["size_exponent"]
+    assert told == pytest.approx(plain * 2.0**-exponent_N)
+    assert drawn[1].midpoint_DN == pytest.approx(drawn[0].midpoint_DN * 8.0**-exponent_N)
 
 
 def test_others_lift_by_their_gains_and_drag_by_their_losses_where_prompts_are_mistaken() -> None:

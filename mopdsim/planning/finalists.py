@@ -55,7 +55,7 @@ class Finalist:
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
     """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
-    is the cheapest of those that come within `FLOOR` of the best, then the others, best first."""
+    is the cheapest of those that tie with the best and come within `FLOOR` of it, then the others, best first."""
     feasible = [outcome for outcome in found.outcomes if found.evaluator.feasible(outcome)]
     best = found.by_structure(feasible)
     families: dict[object, Plan] = {}
@@ -72,9 +72,13 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
             judged.append(one)
     values = {one.plan: float(question.value(one.utility_N)) for one in judged}
     judged.sort(key=lambda one: -values[one.plan])
-    as_good = [one for one in judged if values[one.plan] >= values[judged[0].plan] - FLOOR]
-    as_good.sort(key=lambda one: float(np.median(one.forecast.gpu_hours_N)))
-    return [*as_good[:1], *(one for one in judged if one not in as_good[:1])]
+    as_good = [
+        one
+        for one in judged
+        if values[one.plan] >= values[judged[0].plan] - FLOOR and verdict(question, judged[0], one) == TIE
+    ]
+    cheapest = min(as_good, key=lambda one: float(np.median(one.forecast.gpu_hours_N)), default=None)
+    return [one for one in judged if one is cheapest] + [one for one in judged if one is not cheapest]
 
 
 def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:
