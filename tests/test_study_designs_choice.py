@@ -8,7 +8,7 @@ from test_study_designs import noise, simulated
 from mopdsim.calibration import default_calibration
 from mopdsim.model import model
 from mopdsim.recipe import BASE
-from studies.designs import choice, choice_again, size, size_again, size_fresh
+from studies.designs import choice, choice_again, comparison, size, size_again, size_fresh
 from studies.registry import NAMES, study
 from studies.study import Run
 from studies.trials import Forecaster, contests
@@ -27,7 +27,7 @@ def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
     assert len(conditions) == len(setup.conditions) * len(setup.seeds)
     assert len(setup.conditions) >= (4 if name.startswith("size") else 10)
     for own in conditions.values():
-        assert {run.factors["recipe"] for run in own} == set(choice.RECIPES)
+        assert {run.factors["recipe"] for run in own} == set(comparison.RECIPES)
         for run in own:
             spent = sum(amounts.max_flops or 0.0 for amounts in run.recipe.amounts.values())
             assert spent == pytest.approx(float(run.factors["gflops"]) * 1e9 * len(run.recipe.domains))
@@ -63,7 +63,7 @@ def test_the_second_time_nothing_was_seen_before() -> None:
     "setup", [module.SETUP for module in STUDIES_OF_SIZE.values()], ids=lambda setup: setup.study
 )
 def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
-    setup: choice.Setup,
+    setup: comparison.Setup,
 ) -> None:
     elsewhere = [run for name in NAMES if name != setup.study for run in study(name).runs().values()]
     assert not {run.settings.seed for run in elsewhere} & set(setup.seeds)
@@ -126,7 +126,7 @@ def test_the_forecast_has_a_choice_under_every_condition() -> None:
     found = simulated(runs, score)
     (contest,) = contests(Forecaster(studies={"choice": found}, calibration=default_calibration()))
     assert contest.held_out and contest.seeds == choice.SEEDS
-    assert set(contest.predicted) == set(contest.measured) == set(choice.RECIPES)
+    assert set(contest.predicted) == set(contest.measured) == set(comparison.RECIPES)
     assert max(contest.measured, key=contest.measured.__getitem__) == "mixed_rl"
 
 

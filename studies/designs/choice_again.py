@@ -12,7 +12,8 @@ import pandas as pd
 
 from studies.analysis import Analysis, Quantity
 from studies.designs.builders import TRAINED, ambiguous
-from studies.designs.choice import KNOWN, WORLDS, Condition, Setup, compared, lead, mixed_best
+from studies.designs.choice import KNOWN, WORLDS
+from studies.designs.comparison import Condition, Setup, compared, lead, mixed_best
 from studies.observe import Observations
 from studies.study import Claim, Prediction, Study
 from trainer.plan import default_start

@@ -2,7 +2,8 @@
 
 The comparison of `choice` on the larger built-in base (twice the width): three recipes at equal FLOPs, teachers
 counted, under four conditions. FLOPs are a little below four times those of the like conditions there, so that they
-are alike for each parameter. No run is fitted. Leaves out: sizes that a language model has; two sizes are no law.
+are alike for each parameter. No run was fitted before all were judged. Leaves out: sizes that a language model has;
+two sizes are no law.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from functools import partial
 import pandas as pd
 
 from studies.analysis import Analysis, Quantity
-from studies.designs.choice import KNOWN, WORLDS, Condition, Setup, compared, lead, mixed_best
+from studies.designs.choice import KNOWN, WORLDS
+from studies.designs.comparison import Condition, Setup, compared, lead, mixed_best
 from studies.observe import Observations
 from studies.resample import mean_quantity
 from studies.study import Claim, Prediction, Study
