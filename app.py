@@ -1,5 +1,5 @@
 """The what-if app: `streamlit run app.py`, or `mopd app`."""
 
-from mopdsim.ui.shell import main
+from mopdsim.app.shell import main
 
 main()

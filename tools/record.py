@@ -29,7 +29,7 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from mopdsim.cli import app
+from mopdsim.cli.main import app
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = ROOT / "tests" / "recorded" / "questions.toml"

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from mopdsim.amounts import AmountsName
-from mopdsim.errors import UsageError
-from mopdsim.recipe import Recipe
+from mopdsim.base.errors import UsageError
+from mopdsim.recipes.amounts import AmountsName
+from mopdsim.recipes.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,10 +42,10 @@ def init_model(
 
     Example: mopd train init-model --out models/bytes --kind bytes --hidden 128
     """
-    from mopdsim.commands import emit
-    from trainer.atomic import atomic_directory
-    from trainer.models import tensors_sha256
-    from trainer.tiny import init_model as make
+    from mopdsim.cli.commands import emit
+    from trainer.files.atomic import atomic_directory
+    from trainer.model.loading import tensors_sha256
+    from trainer.model.tiny import init_model as make
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out}: exists already; choose a directory that does not, or is empty")
@@ -112,10 +112,10 @@ def run(
     Examples: mopd train run mopd --domains sort,reverse --out runs/mopd
     mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
     """
-    from mopdsim.commands import emit
-    from trainer.execute import Progress, default_workers
-    from trainer.resolve import resolve_recipe, resolve_settings
-    from trainer.runs import check, run_recipe
+    from mopdsim.cli.commands import emit
+    from trainer.runs.execute import Progress, default_workers
+    from trainer.runs.resolve import resolve_recipe, resolve_settings
+    from trainer.runs.run import check, run_recipe
 
     resolved = resolve_recipe(recipe, _split(domains), amounts, set_ or []).scaled(scale)
     settings = resolve_settings(setting or [], seed=seed, device=device, dtype=dtype, threads=threads)
@@ -146,9 +146,9 @@ def resume(
     directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False
 ) -> None:
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
-    from mopdsim.commands import emit
-    from trainer.execute import Progress
-    from trainer.runs import resume as go_on
+    from mopdsim.cli.commands import emit
+    from trainer.runs.execute import Progress
+    from trainer.runs.run import resume as go_on
 
     summary = go_on(directory, progress=Progress())
     emit(summary) if json_ else _print_summary(summary)
@@ -167,8 +167,8 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""
-    from mopdsim.commands import emit
-    from trainer.show import evaluate_directory, score_table
+    from mopdsim.cli.commands import emit
+    from trainer.runs.show import evaluate_directory, score_table
 
     scores = evaluate_directory(
         directory, domains=_split(domains), items=items, temperature=temperature, device=device, dtype=dtype
@@ -179,9 +179,9 @@ def evaluate(
 @app.command()
 def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
     """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
-    from mopdsim.commands import emit
-    from trainer.runs import read_json
-    from trainer.show import draw_curves, write_table
+    from mopdsim.cli.commands import emit
+    from trainer.files.atomic import read_json
+    from trainer.runs.show import draw_curves, write_table
 
     summary = read_json(directory / "summary.json")
     files = [*write_table(directory, summary), *draw_curves(directory)]
@@ -206,9 +206,9 @@ def bench(
 
     Several minutes on two cores. Example: mopd train bench --against trl --quick
     """
-    from mopdsim.commands import emit
-    from trainer.bench import bench_distill, bench_grpo
-    from trainer.bench_memory import bench_memory
+    from mopdsim.cli.commands import emit
+    from trainer.bench.bench import bench_distill, bench_grpo
+    from trainer.bench.memory import bench_memory
 
     result: dict[str, Any] = {
         "distill": bench_distill(against=against),
@@ -227,14 +227,14 @@ def bench(
 
 
 def _print_summary(summary: dict[str, Any]) -> None:
-    from trainer.show import summary_text
+    from trainer.runs.show import summary_text
 
     print(summary_text(summary))
 
 
 def _show_resolved(recipe: Recipe, settings: dict[str, Any], json_: bool) -> None:
-    from mopdsim import recipe_file
-    from mopdsim.commands import emit
+    from mopdsim.cli.commands import emit
+    from mopdsim.recipes import recipe_file
 
     if json_:
         return emit({"recipe": recipe_file.to_document(recipe), "settings": settings})

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.errors import UsageError
+from mopdsim.base.errors import UsageError
 
 SCHEMA = 1
 NORMAL_80 = 1.2816  # half-width of an 80% interval in standard deviations

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mopdsim.errors import UsageError
-from mopdsim.model import Model
+from mopdsim.base.errors import UsageError
+from mopdsim.facts.model import Model
 
 METHODS = ("full", "lora")
 

@@ -25,11 +25,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array, Attention
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array, Attention
+from mopdsim.facts.model import Model
 
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
 CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}

@@ -11,14 +11,14 @@ from functools import cache
 
 import numpy as np
 
+from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import Replica, decode_step_s, decode_work
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import USABLE_MEMORY, generation_bytes
-from mopdsim.errors import InfeasibleError, UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 
 NODES = 16
 

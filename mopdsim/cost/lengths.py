@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import Value
-from mopdsim.errors import UsageError
-from mopdsim.layers import Array
+from mopdsim.facts.layers import Array
 
 SIGMA_POINTS = 24
 GRID_POINTS = 256

@@ -17,12 +17,12 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.decode import WEIGHT_BYTES, Replica
 from mopdsim.cost.training import TrainLayout
-from mopdsim.errors import InfeasibleError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Experts
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Experts
+from mopdsim.facts.model import Model
 
 USABLE_MEMORY = 0.9
 LORA_SHARE = 0.01

@@ -7,7 +7,7 @@
 V is one factor per framework release. Scoring passes (old log-probabilities, reference, teachers of the
 student's size) cost a third of a training pass each. sync: new weights to the rollout replicas (`weight_sync_s`);
 what a refit costs beyond its bytes is inside fixed. Leaves out: the quality price of staleness
-(`mopdsim.quality`).
+(`mopdsim.quality.walk`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Literal
 
 import numpy as np
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.training import TrainLayout, train_step_s, train_work
-from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 
 Overlap = Literal["synchronous", "one_step_off", "asynchronous"]
 

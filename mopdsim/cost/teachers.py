@@ -20,15 +20,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.counting import forward_flops, teacher_logit_bytes
 from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.rlstep import scoring_s, teacher_scoring_s
 from mopdsim.cost.training import TrainLayout
-from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 
 Serving = Literal["serial", "dedicated", "hidden_cache"]
 Output = Literal["sampled", "top_k", "vocabulary"]

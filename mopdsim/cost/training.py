@@ -24,12 +24,12 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.lengths import Lengths
-from mopdsim.errors import UsageError
-from mopdsim.hardware import PRECISIONS, Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import PRECISIONS, Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 
 OVERLAP_NORM = 3.0
 OPTIMIZER_BYTES = 18.0

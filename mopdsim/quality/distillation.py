@@ -1,6 +1,6 @@
 """Distillation: what the teachers know, the cap, the routing, the budget, and what comes along unasked.
 
-Leaves out: how a cap is made (`mopdsim.caps`).
+Leaves out: how a cap is made (`mopdsim.quality.caps`).
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mopdsim import caps
-from mopdsim.interference import Array, effective_share, logistic, logit, mean_conflict, scaled_gain
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.quality import caps
+from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step
-from mopdsim.recipe import BASE, Distill
+from mopdsim.recipes.recipe import BASE, Distill
 
 _TOLD_APART = (0.02, 0.98)  # beyond, a score's logit says more of the test's size than of the model
 

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mopdsim.interference import Array, column, effective_share, mean_conflict, scaled_gain
+from mopdsim.base.arrays import Array
+from mopdsim.quality.interference import column, effective_share, mean_conflict, scaled_gain
 from mopdsim.quality.step import Effort, Step, seeded_asymptote
-from mopdsim.recipe import Preference, RejectionSampling, RewardModel
+from mopdsim.recipes.recipe import Preference, RejectionSampling, RewardModel
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,11 +10,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mopdsim import caps
-from mopdsim.interference import Array, effective_share, logistic, logit, mean_conflict, scaled_gain, transfer
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.quality import caps
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
+from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, transfer
 from mopdsim.quality.step import Effort, State, Step, seeded_asymptote
-from mopdsim.recipe import Merge, Rl, Sft
+from mopdsim.recipes.recipe import Merge, Rl, Sft
 
 
 def climb(score: Array, start: Array, asymptote: Array, relative_compute: Array, steepness: Array) -> Array:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mopdsim.amounts import Amounts, AmountsName, SpendingKind, default_amounts
-from mopdsim.interference import Array
+from mopdsim.base.arrays import Array
 from mopdsim.quality.step import Effort
+from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
 
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
 # a judge is as good as its comparisons are many, whatever the rate

@@ -12,9 +12,10 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.interference import Array, column, logistic, logit, retained
-from mopdsim.recipe import BASE, ROOTS, AnyStage, Merge
-from mopdsim.world import World
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.quality.interference import column, retained
+from mopdsim.quality.world import World
+from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
 
 Cause = Literal["gain", "interference", "cap", "shortfall", "routing", "bias", "reward", "judge", "collapse"]
 CAUSES: tuple[Cause, ...] = get_args(Cause)

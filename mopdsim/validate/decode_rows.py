@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import (
     NODE_GPUS,
@@ -22,10 +23,9 @@ from mopdsim.cost.decode import (
     roofline_step_s,
     stack,
 )
-from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, number, read_rows, sort_rows
 
 COLUMNS = (

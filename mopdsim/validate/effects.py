@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.cost.constants import ConstantSet
-from mopdsim.layers import Array
+from mopdsim.facts.layers import Array
 from mopdsim.validate.tables import Row
 
 LARGEST_SHARE = 0.1  # of the rows, at least FEWEST

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut
-from mopdsim.layers import Array
+from mopdsim.facts.layers import Array
 from mopdsim.validate.effects import largest_errors
 from mopdsim.validate.tables import Row, Table
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import (
     UNKNOWN_FRAMEWORK_LOG_SD,
     ConstantSet,
@@ -29,10 +30,9 @@ from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
 from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s
 from mopdsim.cost.training import TrainLayout
-from mopdsim.errors import UsageError
-from mopdsim.hardware import Gpu
-from mopdsim.layers import Array
-from mopdsim.model import Model
+from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
+from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
 
 COLUMNS = (

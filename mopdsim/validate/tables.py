@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from mopdsim.errors import InfeasibleError, NotFoundError, UsageError
-from mopdsim.hardware import Gpu, gpu
-from mopdsim.model import Model, model
+from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError
+from mopdsim.facts.hardware import Gpu, gpu
+from mopdsim.facts.model import Model, model
 
 LARGEST = 1e15
 Place = Literal["rows", "incomplete", "left_out"]

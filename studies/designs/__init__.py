@@ -1,1 +1,1 @@
-"""The studies, one file each: a design, an analysis, a prediction. `studies.registry` names them."""
+"""The studies, one file each: a design, an analysis, a prediction. `studies.framework.registry` names them."""

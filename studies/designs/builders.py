@@ -12,14 +12,14 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from mopdsim import recipes
-from mopdsim.amounts import Amounts
-from mopdsim.recipe import Distill, Recipe, Rl
-from studies.analysis import Quantity
-from studies.observe import Observations
-from studies.resample import mean_quantity
-from studies.study import Factor, Run
-from trainer.settings import Settings
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import Distill, Recipe, Rl
+from studies.framework.analysis import Quantity
+from studies.framework.observe import Observations
+from studies.framework.resample import mean_quantity
+from studies.framework.run import Factor, Run
+from trainer.files.settings import Settings
 
 TRAINED = ("sort", "sort_down", "reverse")
 FOURTH = "rotate"
@@ -49,7 +49,7 @@ def over(recipe: Recipe, domains: Sequence[str]) -> Recipe:
 
 def alone(domain: str, world: Sequence[str], amounts: Amounts) -> Recipe:
     """One specialist in a world."""
-    return over(recipes.single_domain([domain]).with_amounts({"specialist": amounts}), world)
+    return over(catalogue.single_domain([domain]).with_amounts({"specialist": amounts}), world)
 
 
 def spending(recipe: Recipe, *, rl: Amounts, distill: Amounts) -> Recipe:

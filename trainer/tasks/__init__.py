@@ -12,14 +12,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from mopdsim.errors import NotFoundError, did_you_mean
-from trainer.tasks import (
+from mopdsim.base.errors import NotFoundError, did_you_mean
+from trainer.tasks import gym, jsonl
+from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
+from trainer.tasks.spec import Factory, Options
+from trainer.tasks.tiny import (
     brackets,
     compare,
     compose,
     guess,
-    gym,
-    jsonl,
     program,
     reverse,
     runlength,
@@ -27,8 +28,6 @@ from trainer.tasks import (
     sort,
     swap,
 )
-from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
-from trainer.tasks.spec import Factory, Options
 
 _MODULES = (sort, reverse, shift, brackets, runlength, swap, program, guess, compare, compose)
 FAMILIES: Mapping[str, Factory] = MappingProxyType(

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final
 
-from mopdsim.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.tasks.base import Item, Procedural
 from trainer.tasks.harmless import is_arithmetic
 from trainer.tasks.spec import Options, shared_dials

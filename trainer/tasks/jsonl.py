@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mopdsim.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.tasks.base import SPLITS, Item, Split, Task, check_split, split_of
 from trainer.tasks.spec import Options, shared_dials
 

@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from mopdsim.errors import UsageError, did_you_mean
+from mopdsim.base.errors import UsageError, did_you_mean
 from trainer.tasks.base import Task
 
 

@@ -1,0 +1,86 @@
+"""Forecasts of choices, kept for the last few of them so that a slider moved back is answered at once.
+
+Leaves out: how an answer is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import streamlit as st
+
+from mopdsim.app.choice import Choice
+from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.forecast.compare import MEASURES, Difference, difference
+from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.scenario import dump
+
+KEPT = 16  # forecasts; each holds its draws, some 5 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """A choice and its forecast."""
+
+    choice: Choice
+    forecast: Forecast
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The forecast as `mopd forecast --json` prints it."""
+        return self.forecast.to_document()
+
+    @cached_property
+    def mean_score(self) -> dict[str, float]:
+        """P10, P50 and P90 of the mean over domains."""
+        return quantiles(self.forecast.scores_DN.mean(axis=0))
+
+    def toml(self) -> bytes:
+        """The resolved scenario, as `mopd forecast` takes it."""
+        return dump(self.forecast.scenario).encode()
+
+
+def answer(choice: Choice) -> Answer:
+    """The forecast of a choice. A MopdError, one sentence, where there is none."""
+    return _answer(choice.key)
+
+
+@st.cache_resource(max_entries=KEPT, show_spinner=False)
+def _answer(key: str) -> Answer:
+    choice = Choice.model_validate_json(key)
+    return Answer(choice=choice, forecast=forecast(choice.scenario()))
+
+
+def prepare(choices: Iterable[Choice]) -> None:
+    """Compute what a page will ask for, so that it is then drawn without a pause and the browser lays out once."""
+    for choice in choices:
+        with suppress(MopdError):  # whoever asks for it says so
+            answer(choice)
+
+
+def rival(choice: Choice) -> Choice | None:
+    """The choice with the obvious other recipe: one mixed run against many teachers, and the reverse."""
+    if not choice.named:
+        return None
+    recipe = choice.scenario().recipe.name
+    return choice.changed(recipe="mopd" if recipe == "mixed_rl" else "mixed_rl")
+
+
+def against(baseline: Answer, other: Answer, names: tuple[str, str]) -> dict[str, Difference]:
+    """Every measure's difference; empty where the two are not comparable (other domains, draws or seeds)."""
+    try:
+        return {
+            name: difference(baseline.forecast, other.forecast, measure, names)
+            for name, measure in MEASURES.items()
+        }
+    except UsageError:
+        return {}
+
+
+def labels(choices: Sequence[Choice]) -> list[str]:
+    """Short distinct names of scenarios shown side by side: now, A, B, C."""
+    return ["now", *"ABC"[: len(choices) - 1]]

@@ -1,0 +1,108 @@
+"""A `mopd` command in a process of its own, for what takes more than a moment: bounded in time, its JSON read back.
+
+The page polls. A process whose visitor has left is ended at its time limit and its files are removed; few run at once.
+Leaves out: what the command does.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import UsageError
+
+PROGRAM = "from mopdsim.cli.main import main; main()"
+MAX_SECONDS = 600.0
+MOST = 2  # processes at once, of all visitors
+_live: list[subprocess.Popen[bytes]] = []
+_turn = threading.Lock()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A command under way. begun: monotonic seconds. guard: ends it at its time limit."""
+
+    directory: Path
+    process: subprocess.Popen[bytes]
+    begun: float
+    guard: threading.Timer
+
+    @property
+    def seconds(self) -> float:
+        """How long it has been running."""
+        return time.monotonic() - self.begun
+
+    @property
+    def running(self) -> bool:
+        """Whether it still computes."""
+        return self.process.poll() is None
+
+    def result(self) -> dict[str, Any]:
+        """The document it printed; its files are removed. UsageError, one sentence, where it failed."""
+        try:
+            if self.process.returncode == 0:
+                found: dict[str, Any] = json.loads((self.directory / "out").read_text())
+                return found
+            if self.process.returncode < 0:
+                raise UsageError(f"it took more than {MAX_SECONDS:g} s and was ended: ask for less")
+            lines = (self.directory / "err").read_text(errors="replace").strip().splitlines()
+            raise UsageError(unplaced(self.directory, lines[-1] if lines else "it ended without a word"))
+        except FileNotFoundError:
+            raise UsageError("its result was not fetched in time and is gone: ask again") from None
+        finally:
+            self.guard.cancel()
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+
+def start(arguments: Sequence[str], files: Mapping[str, str]) -> Work:
+    """Begin `mopd ARGUMENTS --json`; an argument that names one of `files` is its path in a fresh directory.
+
+    UsageError where as many processes run already as the app allows.
+    """
+    with _turn:
+        _live[:] = [process for process in _live if process.poll() is None]
+        if len(_live) >= MOST:
+            raise UsageError(
+                f"{len(_live)} long computations are under way on this machine: wait for one to end"
+            )
+        directory = Path(tempfile.mkdtemp(prefix="mopd-app-"))
+        for name, text in files.items():
+            (directory / name).write_text(text, encoding="utf-8")
+        placed = [str(directory / word) if word in files else word for word in arguments]
+        with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, *placed, "--json"],
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+            )
+        _live.append(process)
+    guard = threading.Timer(MAX_SECONDS, _end, (process, directory))
+    guard.daemon = True
+    guard.start()
+    return Work(directory=directory, process=process, begun=time.monotonic(), guard=guard)
+
+
+def _end(process: subprocess.Popen[bytes], directory: Path) -> None:
+    """The time limit: whatever still runs is ended; files that nobody fetched go."""
+    unfetched = process.poll() is not None
+    process.kill()
+    process.wait()
+    if unfetched:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+def unplaced(directory: Path, text: str) -> str:
+    """A sentence in which a file is called by what the visitor knows of it."""
+    for path in sorted(directory.iterdir()):
+        text = text.replace(str(path), "your file")
+    return text.removeprefix("error: ")[:600]

@@ -1,0 +1,201 @@
+"""Page Interference: K as a heat map and a signed graph, to be edited; domains dealt to teachers; gradients beside it.
+
+Edits and groups go into the choice, so What if, Plan and the link know them. Leaves out: what K means
+(`mopdsim.quality.interference`), groupings read off the graph (`mopdsim.plan.search.grouping`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from mopdsim.app import charts, runs_on_disk, state, views
+from mopdsim.app.answers import Answer, answer
+from mopdsim.app.choice import pair_estimates, split
+from mopdsim.app.tables import matrix
+from mopdsim.app.words import recipe_title, score, usd
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.plan.search.grouping import interference_graph, suggested
+
+Pairs = dict[tuple[str, str], tuple[float, float]]
+
+
+def page() -> None:
+    """The page; every edit redraws it as one fragment."""
+    _body()
+
+
+@st.fragment
+def _body() -> None:
+    state.notice()
+    with views.said():
+        found = answer(state.choice())
+        state.write_link()
+        scenario = found.forecast.scenario
+        if len(scenario.recipe.domains) < 2:
+            st.info("One domain has nobody to interfere with: choose more domains on the page What if.")
+            return
+        st.markdown(f"##### {views.plain(_finding(scenario))}")
+        _summary(found)
+        groups = _groups(found)
+        left, right = st.columns(2, gap="medium")
+        with left:
+            _heat_map(scenario)
+        with right:
+            _graph(scenario, groups)
+        _editor(scenario)
+        _gradients(scenario)
+
+
+def _finding(scenario: Scenario) -> str:
+    """The strongest pull among the pairs, in a sentence."""
+    known = pair_estimates(scenario)
+    pair = max(known, key=lambda name: abs(known[name].value))
+    source, target = pair.split(">")
+    verb = "helps" if known[pair].value > 0 else "hurts"
+    unsure = " and its sign is open" if abs(known[pair].value) < 1.28 * known[pair].sd else ""
+    return (
+        f"The strongest pull: training on {source} {verb} {target} (K {known[pair].value:+.2f}, "
+        f"{known[pair].grade}){unsure}."
+    )
+
+
+def _summary(found: Answer) -> None:
+    """What the grouping comes to, in one line."""
+    document = found.document
+    mean, cost = score(found.mean_score["p50"]), usd(document["usd"]["p50"])
+    text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
+    text = text[:1].upper() + text[1:]
+    st.caption(views.plain(text))
+
+
+def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
+    """Which teacher each domain has; drawn and set here."""
+    choice, domains = state.choice(), found.forecast.scenario.recipe.domains
+    if not choice.groupable:
+        st.caption(
+            "This recipe does not share domains among teachers: choose distillation or merging on What if."
+        )
+        return (tuple(domains),)
+    groups = choice.groups or split(list(domains), choice.teachers or len(domains))
+    with st.container(border=True):
+        st.markdown("**Teachers of the domains**")
+        own = {name: number for number, group in enumerate(groups, start=1) for name in group}
+        with st.grid(min(4, len(domains)), min_column_width=130):
+            for name in domains:
+                st.selectbox(
+                    views.plain(name), range(1, len(domains) + 1), key=state.hold(f"group_{name}", own[name]),
+                    format_func=lambda number: f"teacher {number}", on_change=_regroup, args=(tuple(domains),),
+                )  # fmt: skip
+        options = {len(group): group for group in suggested(_graph_of(found))}
+        count = st.select_slider(
+            "Or let K group them into", sorted(options), value=len(groups) if len(groups) in options else None,
+            key="grouped_by_k", format_func=lambda number: f"{number} teachers" if number > 1 else "1 teacher",
+        )  # fmt: skip
+        st.button("Group by K", on_click=state.change, kwargs={"groups": options[count], "teachers": None})
+    return groups
+
+
+def _graph_of(found: Answer) -> Any:
+    world = found.forecast.world
+    return interference_graph(world.names, world.conflict_DDN)
+
+
+def _regroup(domains: tuple[str, ...]) -> None:
+    by_teacher: dict[int, list[str]] = {}
+    for name in domains:
+        by_teacher.setdefault(st.session_state[f"group_{name}"], []).append(name)
+    groups = tuple(tuple(by_teacher[number]) for number in sorted(by_teacher))
+    state.change(groups=groups, teachers=None)
+
+
+def _heat_map(scenario: Scenario) -> None:
+    table = matrix.pairs(pair_estimates(scenario))
+    ordered = table.sort_values("P50")
+    low, high = ordered.iloc[0], ordered.iloc[-1]
+    views.figure(
+        "K: row trained, column affected", table, charts.heat_map(scenario.recipe.domains), key="interference",
+        says=f"K of {len(table)} pairs: lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on "
+        f"{high.target} {high.P50:+.2f}.",
+        note="P50 of each pair; P10, P90 and grade in the table.",
+    )  # fmt: skip
+
+
+def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
+    domains = scenario.recipe.domains
+    listed = [group for group in groups if group] if sum(map(len, groups)) == len(domains) else (domains,)
+    table = matrix.drawing(pair_estimates(scenario), domains, listed)
+    drawn = int((table.part == "link").sum())
+    views.figure(
+        "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
+        says=f"{len(domains)} domains on a circle by teacher; effects of at least {matrix.VISIBLE} in K: {drawn}.",
+        note="Each half line shows the effect on the domain at its end: solid helps, dashed hurts; width is size.",
+    )  # fmt: skip
+
+
+def _editor(scenario: Scenario) -> None:
+    """K to be typed over. The table is fixed while it is edited; the edits go into the choice."""
+    st.markdown("**Edit K**")
+    width = st.slider(
+        "How sure an edited K is: half of P10 to P90",
+        0.0,
+        0.5,
+        0.1,
+        0.05,
+        key="k_width",
+        persist_state="session",
+    )
+    choice = state.choice()
+    stem = choice.model_copy(update={"pairs": (), "groups": None, "teachers": None})
+    key = "k_" + hashlib.sha256(stem.key.encode()).hexdigest()[:12]
+    if st.session_state.get("k_base", ("", None))[0] != key or key not in st.session_state:
+        st.session_state.k_base = (key, choice)
+    base: Any = st.session_state.k_base[1]
+    table = matrix.square(pair_estimates(base.scenario()), scenario.recipe.domains)
+    number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
+    columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
+    st.data_editor(
+        table, key=key, column_config=columns, on_change=_edited,
+        args=(key, tuple(scenario.recipe.domains), width), alt="K by source (rows) and target (columns), editable",
+    )  # fmt: skip
+    st.button(
+        "Forget own K", icon=":material/undo:", disabled=not choice.pairs, on_click=_forget,
+        help="Back to what the calibration or the scenario's file knows.",
+    )  # fmt: skip
+
+
+def _edited(key: str, domains: tuple[str, ...], width: float) -> None:
+    """All edits since the table was laid out, on top of those before."""
+    base = st.session_state.k_base[1]
+    pairs: Pairs = {(source, target): (low, high) for source, target, low, high in base.pairs}
+    for row, cells in st.session_state[key]["edited_rows"].items():
+        for target, value in cells.items():
+            source = domains[int(row)]
+            if value is not None and source != target and target in domains:
+                shifted = float(value) - base.conflict
+                pairs[source, target] = (shifted - width, shifted + width)
+    state.change(pairs=tuple((*pair, *ends) for pair, ends in pairs.items()))
+
+
+def _forget() -> None:
+    st.session_state.pop("k_base", None)
+    state.change(pairs=())
+
+
+def _gradients(scenario: Scenario) -> None:
+    """Cosines of gradients that runs on disk have measured, beside K."""
+    st.markdown("**Gradients of real runs**")
+    root: Path = runs_on_disk.root()
+    cosines = runs_on_disk.gradient_cosines(root)
+    table = matrix.beside(pair_estimates(scenario), cosines)
+    if table.empty:
+        st.caption(
+            "No run on disk has measured gradients of two of these domains; a mixed or distilled run does."
+        )
+        return
+    views.table(
+        table, key="gradients", alt="Cosine of gradients beside K of each pair, mean over runs and steps"
+    )

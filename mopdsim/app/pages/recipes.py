@@ -1,0 +1,210 @@
+"""Page Recipes: one recipe's graph, stages, calendar and cost; all of them at one budget.
+
+Leaves out: the pictures (`mopdsim.recipes.draw`), the comparison (`mopdsim.forecast.compare_all`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from mopdsim.app import charts, state, views
+from mopdsim.app.answers import Answer, answer
+from mopdsim.app.choice import POOLS, Choice, Pools
+from mopdsim.app.tables import frames
+from mopdsim.app.words import days, interval, recipe_title, usd
+from mopdsim.forecast.compare_all import RIVALS, compare_all
+from mopdsim.recipes import draw
+from mopdsim.recipes.catalogue import CATALOGUE, entries
+from mopdsim.recipes.recipe import BASE, Recipe, read
+from mopdsim.recipes.systems import SYSTEMS
+
+POOL_TITLES: dict[Pools, str] = {
+    "as_is": "As asked",
+    "by_kind": "One for each kind of stage",
+    "by_stage": "One for each stage",
+}
+SCALES = {"asked": "The question of What if", "published": "As published"}
+
+
+def page() -> None:
+    """Two tabs, of which only the open one is computed."""
+    state.notice()
+    one, every = st.tabs(["One recipe", "All at one budget"], key="recipes_tab", on_change="rerun")
+    if one.open:
+        with one:
+            _one()
+    if every.open:
+        with every:
+            _all()
+
+
+@st.fragment
+def _one() -> None:
+    left, right = st.columns(2)
+    names = [*SYSTEMS, *(name for name in CATALOGUE if name not in SYSTEMS)]
+    name = left.selectbox(
+        "Recipe", names, index=names.index("mopd"), format_func=title, key="recipe", bind="query-params"
+    )
+    scale = "asked"
+    if name in SYSTEMS:
+        scale = right.segmented_control(
+            "Scale", list(SCALES), format_func=SCALES.__getitem__, default="asked", key="scale", required=True,
+            bind="query-params",
+        )  # fmt: skip
+    summary = {entry.name: entry.summary for entry in entries()}[name]
+    st.markdown(f"##### {views.plain(summary)}")
+    pools = st.segmented_control(
+        "GPU pools", list(POOLS), format_func=POOL_TITLES.__getitem__, default="as_is", key="pools", required=True,
+        bind="query-params",
+    )  # fmt: skip
+    with views.said():
+        _show(answer(_chosen(name, scale, pools)))
+
+
+def title(name: str) -> str:
+    """A recipe as the page calls it: in words, and as commands call it where that is shorter."""
+    return recipe_title(name) if name in SYSTEMS else f"{recipe_title(name)} ({name})"
+
+
+def _chosen(name: str, scale: str, pools: Pools) -> Choice:
+    """The recipe under the question of What if, or at its published scale."""
+    if scale == "published":
+        return Choice(preset=name, pools=pools)
+    return state.choice().changed(recipe=name, pools=pools)
+
+
+def _show(found: Answer) -> None:
+    document, recipe = found.document, found.forecast.scenario.recipe
+    gpus = f"{sum(document['pools'].values())} {document['gpu']}"
+    cost = f"cost {usd(document['usd']['p50'])} ({interval(document['usd'], usd)})"
+    calendar = f"{days(document['days']['p50'])} ({interval(document['days'], days)})"
+    st.caption(views.plain(f"{document['model']}, {gpus}: {cost}, {calendar}."))
+    _graph(recipe)
+    st.markdown("**Stages**")
+    views.table(
+        stage_plan(recipe),
+        key="stage_plan",
+        alt=f"Stages of {recipe.name} with what each starts from and spends",
+    )
+    table = frames.stages({recipe.name: document})
+    views.figure(
+        "Calendar", table, charts.gantt(by_pool=len(document["pools"]) > 1), key="recipe_calendar",
+        says=f"When each of {len(table)} stages runs; the last ends after {days(document['days']['p50'])} at P50.",
+        note="Bar: P50. Line: to the P90 of its end.",
+    )  # fmt: skip
+    ordered = table.sort_values("USD", ascending=False)
+    views.figure(
+        "Cost per stage", table, charts.cost_per_stage(), key="recipe_costs",
+        says=f"Cost per stage with P10 to P90: most for {ordered.stage.iloc[0]}, {usd(ordered.USD.iloc[0])}.",
+        note="Bar: P10 to P90. Dot: P50.",
+    )  # fmt: skip
+    views.warnings(found.forecast.warnings)
+    with st.container(horizontal=True):
+        views.download("Scenario, TOML", found.toml, "recipe_scenario.toml", "application/toml")
+        views.workbook(
+            {"stages": lambda: stage_plan(recipe), "cost and calendar": lambda: table},
+            f"recipe_{recipe.name}",
+        )
+
+
+def _graph(recipe: Recipe) -> None:
+    """The picture in the page's own light or dark, whatever the machine prefers."""
+    dark = st.context.theme.type == "dark"
+    picture = draw.svg(recipe).replace("(prefers-color-scheme: dark)", "all" if dark else "not all")
+    picture = picture.replace('<rect class="mopd-page"', '<rect fill="none"')  # the page is behind it
+    st.image(picture, alt=draw.described(recipe))
+    with st.expander("The graph in words"):
+        st.markdown(views.plain(draw.described(recipe)))
+
+
+def stage_plan(recipe: Recipe) -> pd.DataFrame:
+    """A row a stage: kind, what it reads, domains, steps and batch."""
+    rows = []
+    for stage in recipe.stages:
+        amounts = recipe.amounts.get(stage.name)
+        reads = {role: names for role, names in read(stage).items() if role != "init"}
+        rows.append({
+            "stage": stage.name,
+            "kind": frames.KIND_TITLES[stage.kind],
+            "starts from": stage.init or BASE,
+            "reads": "; ".join(f"{role} {', '.join(names)}" for role, names in reads.items() if names),
+            "domains": ", ".join(getattr(stage, "domains", ()) or recipe.domains),
+            "steps": amounts.steps if amounts else None,
+            "prompts a step": amounts.prompts_per_step if amounts else None,
+            "rollouts a prompt": amounts.rollouts_per_prompt if amounts else None,
+            "learning rate": amounts.learning_rate if amounts else None,
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@st.fragment
+def _all() -> None:
+    """Every system and rival with the same training FLOPs, over the question's domains and machine."""
+    choice = state.choice()
+    if not choice.named:
+        st.info(
+            "The question's recipe is written out in full; pick a preset of a named recipe to compare all."
+        )
+        return
+    with views.said(), st.spinner("Forecasting every recipe"):
+        document = _compared(json.dumps(common_keys(choice)))
+        table = compared(document)
+        st.caption(
+            views.plain(
+                f"{document['budget_flops']:.3g} training FLOPs each, teachers and data included, on "
+                f"{document['model']}, over {', '.join(document['domains'])}."
+            )
+        )
+        best = table.sort_values("mean P50", ascending=False)
+        views.figure(
+            "Mean score at the same training compute", table, charts.ranking(), key="compare_all",
+            says=f"Mean score of every recipe at one budget: highest {best.recipe.iloc[0]} "
+            f"{best['mean P50'].iloc[0]:.3f}, lowest {best.recipe.iloc[-1]} {best['mean P50'].iloc[-1]:.3f}.",
+            note="Bar: P10 to P90. Dot: P50. Hollow: its stages cannot be cut down to the budget. "
+            "The same table: mopd compare --all.",
+        )  # fmt: skip
+        views.table(table, key="compare_all_table", alt="All recipes at one budget: cost, days, scores, risk")
+
+
+def common_keys(choice: Choice) -> dict[str, Any]:
+    """The keys of the question's scenario that every recipe shares."""
+    document = choice.document()
+    keep = ("domains", "model", "gpu", "gpus", "teams", "domain", "conflict", "reliability", "gpus_per_stage")
+    found = {key: document[key] for key in keep if key in document}
+    amounts = document.get("options", {}).get("amounts")
+    return found | ({"options": {"amounts": amounts}} if amounts else {})
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _compared(keys: str) -> dict[str, Any]:
+    return compare_all(**json.loads(keys))
+
+
+def compared(document: dict[str, Any]) -> pd.DataFrame:
+    """`mopd compare --all` as a table, best mean score first."""
+    rows = [
+        {
+            "recipe": recipe_title(row["recipe"]),
+            "sort": "rival" if row["recipe"] in RIVALS else "system",
+            "mean P10": row["mean"]["p10"],
+            "mean P50": row["mean"]["p50"],
+            "mean P90": row["mean"]["p90"],
+            "worst P50": row["worst"]["p50"],
+            "cap P50": None if row["cap"] is None else row["cap"]["p50"],
+            "below start": row["risk"]["below_start"],
+            "collapse": row["risk"]["collapse"],
+            "GPU-hours": row["gpu_hours"]["p50"],
+            "USD": row["usd"]["p50"],
+            "days": row["days"]["p50"],
+            "stages": row["stages"],
+            "teachers": row["teachers"],
+            "within budget": row["off_budget"] is None,
+            "why not": row["off_budget"] or "",
+        }
+        for row in document["rows"]
+    ]
+    return pd.DataFrame(rows).sort_values("mean P50", ascending=False, ignore_index=True)

@@ -1,0 +1,236 @@
+"""Results of the What-if page: one sentence, four numbers, charts, what the change did, files.
+
+Leaves out: the numbers (`mopdsim.forecast.forecast`, `mopdsim.forecast.compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from mopdsim.app import charts, state, views
+from mopdsim.app.answers import Answer, against, answer, labels, rival
+from mopdsim.app.tables import frames
+from mopdsim.app.words import days, finding, interval, plain_finding, recipe_title, score, short, signed, usd
+from mopdsim.base.errors import MopdError
+from mopdsim.forecast.compare import MEASURES, TIE, difference
+from mopdsim.forecast.forecast import quantiles, weakest
+
+DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),
+    "worst_score": ("worst domain, points", lambda value: f"{100 * value:.1f}"),
+    "gpu_hours": ("GPU-hours", short),
+    "usd": ("cost", usd),
+    "days": ("calendar", days),
+}
+
+
+def headline() -> None:
+    """The finding and four numbers; the link is written here."""
+    state.notice()
+    with views.said():
+        now = answer(state.choice())
+        state.write_link()
+        _finding(now)
+        _numbers(now)
+
+
+def details() -> None:
+    """Charts, the comparison, cautions and files."""
+    with suppress(MopdError):  # the headline has said it
+        now = answer(state.choice())
+        shown = _beside(now)
+        _charts(shown)
+        _comparison(now, shown)
+        views.warnings(now.forecast.warnings)
+        _files(now, shown)
+
+
+def _finding(now: Answer) -> None:
+    """The forecast's first sentence: against its rival, or alone where that fits no machine."""
+    sentence, other = plain_finding(now.document), rival(now.choice)
+    with suppress(MopdError):
+        if other is not None:
+            against_it = answer(other).forecast
+            mean = difference(against_it, now.forecast, MEASURES["mean_score"], ("rival", "this"))
+            sentence = finding(now.forecast, against_it, mean)
+    st.markdown(f"##### {views.plain(sentence)}")
+
+
+def _beside(now: Answer) -> dict[str, Answer]:
+    """The scenario at hand and the pinned ones that can be forecast, by label."""
+    choices = [now.choice, *state.view().pinned]
+    shown = {}
+    for label, choice in zip(labels(choices), choices, strict=True):
+        with views.said():
+            shown[label] = answer(choice)
+    return shown
+
+
+def _numbers(now: Answer) -> None:
+    """Four numbers with P10 to P90 and grade; under them limits, and what the unchanged base scored."""
+    found, grades = now.document, now.document["grades"]
+    worst = min(found["scores"], key=lambda name: found["scores"][name]["p50"])
+    mean_grade = weakest([grades[f"scores.{name}"] for name in found["scores"]])
+    rows = (
+        ("Cost", found["usd"], usd, grades["usd"]),
+        ("Calendar", found["days"], days, grades["days"]),
+        ("Mean score", now.mean_score, score, mean_grade),
+        (f"Weakest: {worst}", found["scores"][worst], score, grades[f"scores.{worst}"]),
+    )
+    with st.grid(4, min_column_width=150):
+        for label, row, unit, weight in rows:
+            st.metric(
+                f"{views.plain(label)} {views.grade(weight)}", unit(row["p50"]), border=True,
+                delta=views.plain(interval(row, unit)), delta_color="off", delta_arrow="off",
+            )  # fmt: skip
+    notes = ["Median, and P10 to P90 under it"]
+    for name, limit in (("within_budget", "budget"), ("within_deadline", "deadline")):
+        if found[name] is not None:
+            notes.append(f"{limit} kept in {found[name]:.0%} of draws")
+    st.caption("; ".join([*notes, *_before(now)]) + ".")
+
+
+def _before(now: Answer) -> list[str]:
+    """Cost and mean score of the unchanged base, where something was changed."""
+    if now.choice == now.choice.base:
+        return []
+    with suppress(MopdError):
+        base = answer(now.choice.base)
+        price, mean = usd(base.document["usd"]["p50"]), score(base.mean_score["p50"])
+        return [views.plain(f"before the change {price} and a mean of {mean}")]
+    return []
+
+
+def _charts(shown: dict[str, Answer]) -> None:
+    documents = {label: found.document for label, found in shown.items()}
+    names, now = list(shown), next(iter(shown.values()))
+    table = frames.scores(documents)
+    first = table[table.scenario == names[0]].sort_values("P50")
+    views.figure(
+        "Score of each domain", table, charts.scores(names), key="scores",
+        says=f"Highest {first.domain.iloc[-1]} {first.P50.iloc[-1]:.3f}, lowest {first.domain.iloc[0]} "
+        f"{first.P50.iloc[0]:.3f}.",
+        note="Tick: the base. Bar: P10 to P90. Dot: P50.",
+    )  # fmt: skip
+    _waterfall(now)
+    left, right = st.columns(2, gap="medium")
+    stages = frames.stages(documents)
+    with left:
+        views.figure(
+            "Cost by stage", stages, charts.stage_costs(names), key="costs",
+            says=f"{usd(now.document['usd']['p50'])} in all at P50.",
+            note="P50 of each stage; stages of one kind have one colour.",
+        )  # fmt: skip
+    with right:
+        own = stages[stages.scenario == names[0]]
+        views.figure(
+            "Calendar", own, charts.gantt(), key="calendar",
+            says=f"{len(own)} stages; the last ends after {days(now.document['days']['p50'])} at P50.",
+            note="Bar: P50. Line: to the P90 of its end.",
+        )  # fmt: skip
+
+
+def _waterfall(now: Answer) -> None:
+    options = [frames.MEAN, *now.document["scores"]]
+    if st.session_state.get("waterfall_of") not in options:
+        st.session_state.waterfall_of = frames.MEAN
+    domain = st.selectbox("Waterfall of", options, key="waterfall_of", persist_state="session")
+    table = frames.waterfall(now.document, domain)
+    losses = table[table.kind == "loss"].sort_values("change")
+    largest = "nothing is lost"
+    if not losses.empty:
+        largest = f"largest loss: {losses.cause.iloc[0]}, {losses.change.iloc[0]:+.3f}"
+    views.figure(
+        f"What lifts and what caps the score: {domain}", table, charts.waterfall(), key="waterfall",
+        says=f"From {table.to.iloc[0]:.3f} to {table.to.iloc[-1]:.3f}; {largest}.",
+        note="Mean over draws; the causes add up.",
+    )  # fmt: skip
+
+
+def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
+    """Baseline against change: inputs that differ, and what that does, draw by draw."""
+    pinned = list(shown)[1:]
+    baseline = shown[pinned[0]] if pinned else answer(now.choice.base)
+    title = "pinned scenario A" if pinned else "the question as it was"
+    inputs = frames.changed_inputs(baseline.forecast.scenario, now.forecast.scenario)
+    st.subheader(f"Now against {title}")
+    if inputs.empty:
+        st.caption("Nothing is changed. Move a slider, or pin this scenario and change it.")
+    else:
+        _differences(baseline, now)
+        below = st.expander(f"{len(inputs)} changed inputs", key="changed_inputs", on_change="rerun")
+        if below.open:
+            below.dataframe(inputs, hide_index=True, alt="Inputs that differ between baseline and now")
+    if pinned:
+        st.markdown("**Side by side, P50 and P10 to P90**")
+        st.table(
+            side_by_side(shown), border="horizontal", alt="Each scenario's change, cost, calendar and scores"
+        )
+        with st.container(horizontal=True):
+            for place, label in enumerate(pinned):
+                st.button(f"Unpin {label}", key=f"unpin_{place}", on_click=state.unpin, args=(place,))
+
+
+def _differences(baseline: Answer, now: Answer) -> None:
+    found = against(baseline, now, ("baseline", "now"))
+    if not found:
+        st.caption("The two are over different domains or draws: their differences mean nothing.")
+        return
+    rows = []
+    for name, row in found.items():
+        title, unit = DIFFERENCES[name]
+        ends = {end: signed(value, unit) for end, value in quantiles(row.difference_N).items()}
+        better = (
+            row.verdict
+            if row.verdict == TIE
+            else f"{row.verdict}, {max(row.probability_better, 1 - row.probability_better):.0%} sure"
+        )
+        rows.append((title, views.plain(ends["p50"]), views.plain(f"{ends['p10']} to {ends['p90']}"), better))
+    st.table(pd.DataFrame(rows, columns=["now minus baseline", "P50", "P10 to P90", "better"]),
+             hide_index=True, border="horizontal", alt="Differences now minus baseline in the same draws")  # fmt: skip
+
+
+def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
+    """A column a scenario: what it is, its costs, days and scores, P50 with P10 to P90."""
+    columns = {}
+    for label, found in shown.items():
+        document, scenario = found.document, found.forecast.scenario
+        worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
+        cells = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
+        for title, row, unit in (
+            ("cost", document["usd"], usd),
+            ("GPU-hours", document["gpu_hours"], short),
+            ("calendar", document["days"], days),
+            ("mean score", found.mean_score, score),
+            ("weakest domain", document["scores"][worst], score),
+        ):
+            cells[title] = f"{unit(row['p50'])} ({interval(row, unit)})"
+        cells["weakest domain"] = f"{worst} {cells['weakest domain']}"
+        columns[label] = {title: views.plain(cell) for title, cell in cells.items()}
+    return pd.DataFrame(columns)
+
+
+def _files(now: Answer, shown: dict[str, Answer]) -> None:
+    """The scenario, all tables, and how to come back."""
+    documents = {label: found.document for label, found in shown.items()}
+    st.subheader("Take it along")
+    with st.container(horizontal=True):
+        views.download("Scenario, TOML", now.toml, "scenario.toml", "application/toml")
+        views.workbook(
+            {
+                "scores": partial(frames.scores, documents),
+                "stages": partial(frames.stages, documents),
+                "totals": partial(frames.totals, documents),
+                "waterfall": partial(frames.waterfall, now.document, frames.MEAN),
+            },
+            "what_if",
+        )
+    st.caption(
+        "The address of this page restores all of it. The same numbers on the command line: "
+        "`mopd forecast scenario.toml`."
+    )

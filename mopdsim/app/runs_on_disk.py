@@ -1,0 +1,206 @@
+"""Runs on disk, read as plain files: which there are, how far they are, their metrics while they are written.
+
+Only directories right under one root are read, chosen by the server's owner (MOPD_RUNS, or ./runs), never by a
+visitor. Leaves out: how a run is written (`trainer`), its start (`mopdsim.app.pages.runs`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.base.errors import NotFoundError, UsageError
+
+MAX_LOG = 20_000_000  # bytes read of one metrics.jsonl, its end
+PHASES = ("generation", "scoring", "training", "evaluation")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One run directory. age_s: seconds since its logs last grew."""
+
+    name: str
+    directory: Path
+    status: str
+    recipe: str
+    age_s: float
+
+    @property
+    def running(self) -> bool:
+        return self.status == "running"
+
+
+def root() -> Path:
+    """Where runs lie."""
+    return Path(os.environ.get("MOPD_RUNS", "runs"))
+
+
+def runs(where: Path) -> list[Run]:
+    """All runs, the newest first."""
+    found = [_run(path.parent) for path in where.glob("*/STATUS") if (path.parent / "config.toml").is_file()]
+    return sorted(found, key=lambda run: run.age_s)
+
+
+def run(where: Path, name: str) -> Run:
+    """The run of this name. NotFoundError for any other name, paths included."""
+    for found in runs(where):
+        if found.name == name:
+            return found
+    raise NotFoundError(f"no run {name!r} in {where}")
+
+
+def _run(directory: Path) -> Run:
+    logs = [*directory.glob("store/*/metrics.jsonl"), directory / "STATUS"]
+    newest = max(path.stat().st_mtime for path in logs if path.exists())
+    return Run(
+        name=directory.name,
+        directory=directory,
+        status=(directory / "STATUS").read_text(errors="replace").strip()[:40],
+        recipe=_recipe_name(directory / "config.toml"),
+        age_s=max(0.0, time.time() - newest),
+    )
+
+
+def _recipe_name(path: Path) -> str:
+    for line in path.read_text(errors="replace").splitlines():
+        if line.startswith("name"):
+            return line.partition("=")[2].strip().strip('"')
+    return "?"
+
+
+def metrics(found: Run) -> list[dict[str, Any]]:
+    """Rows of every stage: the run's own log where it is finished, the stages' logs while it is not."""
+    whole = _whole(found, "metrics.jsonl")
+    if whole is not None:
+        return list(_rows(whole))
+    return [
+        {"stage": stage, **row} for path, stage, _ in _logs(found, "metrics.jsonl") for row in _rows(path)
+    ]
+
+
+def samples(found: Run) -> list[dict[str, Any]]:
+    """Samples of every stage, their teachers' scores by name; `trainer.stages.samples` says what else a row holds."""
+    whole = _whole(found, "samples.jsonl")
+    if whole is not None:
+        return list(_rows(whole))
+    rows = []
+    for path, stage, teachers in _logs(found, "samples.jsonl"):
+        for row in _rows(path):
+            if "teachers" in row:
+                row["teachers"] = dict(zip(teachers, row["teachers"], strict=True))
+                row["own"] = [teachers[place] for place in row["own"]]
+            rows.append({"stage": stage, **row})
+    return rows
+
+
+def _whole(found: Run, log: str) -> Path | None:
+    """The log of all stages that a finished run has, in which everything has its name."""
+    path = found.directory / log
+    return path if path.is_file() and not found.running else None
+
+
+def _logs(found: Run, log: str) -> Iterator[tuple[Path, str, list[str]]]:
+    """The stages' logs, the first begun first, with the stage and its teachers in words."""
+    made = {path.parent.name: _stage(path) for path in found.directory.glob("store/*/made_from.json")}
+    words = {key: _in_words(stage) or key for key, stage in made.items()}
+    count = Counter(words.values())
+    labels = {key: word if count[word] == 1 else f"{word} ({key[:4]})" for key, word in words.items()}
+    for path in sorted(found.directory.glob(f"store/*/{log}"), key=lambda path: path.stat().st_ctime):
+        key = path.parent.name
+        teachers = dict.fromkeys(teacher["stage"] for teacher in made.get(key, {}).get("teachers", ()))
+        yield path, labels.get(key, key), [labels.get(teacher, teacher) for teacher in teachers]
+
+
+def _stage(path: Path) -> dict[str, Any]:
+    """The stage that a made_from.json describes; empty for a given model, and where it says none."""
+    try:
+        return dict(json.loads(path.read_text())["stage"] or {})
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _in_words(stage: Mapping[str, Any]) -> str:
+    """A stage of the store by its kind and domains; the store knows no names."""
+    return f"{stage.get('kind', '')} {', '.join(stage.get('domains', ()))}".strip()
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Complete JSON rows of a log, of its last bytes where it is long; a line half written is left for later."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - MAX_LOG))
+        lines = file.read().split(b"\n")
+    for line in lines[1 if size > MAX_LOG else 0 :]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "kind" in row:
+            yield row
+
+
+def curves(rows: list[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Pass rates by stage, step and domain; loss, reward and gradient norm by stage and step."""
+    rates = [
+        (row["stage"], row["step"], domain, score["pass_rate"], score.get("se", 0.0))
+        for row in rows
+        if row["kind"] == "evaluation"
+        for domain, score in row.get("domains", {}).items()
+        if "pass_rate" in score
+    ]
+    training = [
+        (row["stage"], row["step"], quantity, row[quantity])
+        for row in rows
+        if row["kind"] == "step"
+        for quantity in ("loss", "reward", "grad_norm")
+        if quantity in row
+    ]
+    return (
+        pd.DataFrame(rates, columns=["stage", "step", "domain", "pass rate", "se"]),
+        pd.DataFrame(training, columns=["stage", "step", "quantity", "value"]),
+    )
+
+
+def cost_split(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Seconds of each stage by phase, summed over its steps."""
+    sums: dict[tuple[str, str], float] = {}
+    for row in rows:
+        for phase, seconds in (row.get("seconds") or {}).items():
+            if phase in PHASES:
+                sums[row["stage"], phase] = sums.get((row["stage"], phase), 0.0) + seconds
+    return pd.DataFrame([(*key, value) for key, value in sums.items()], columns=["stage", "phase", "seconds"])
+
+
+def final_scores(found: Run) -> pd.DataFrame | None:
+    """Measured scores of a finished run by domain. UsageError where its summary is damaged or another version's."""
+    path = found.directory / "summary.json"
+    if not path.is_file():
+        return None
+    try:
+        scores = json.loads(path.read_text())["scores"]
+        rows = [
+            (name, float(row["start"]), float(row["final"]), float(row["se"])) for name, row in scores.items()
+        ]
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{path}: damaged, or of another version: run it again for a table of scores"
+        ) from None
+    return pd.DataFrame(rows, columns=["domain", "start", "final", "standard error"])
+
+
+def gradient_cosines(where: Path) -> dict[str, float]:
+    """Mean cosine of gradients by pair "a|b", over all runs and steps that measured it."""
+    sums: dict[str, list[float]] = {}
+    for found in runs(where):
+        for row in metrics(found):
+            for pair, cosine in (row.get("gradient_cosine") or {}).items():
+                sums.setdefault(pair, []).append(cosine)
+    return {pair: sum(values) / len(values) for pair, values in sums.items()}

@@ -1,0 +1,176 @@
+"""Forecast documents as tables: one row a thing shown, columns in the words of the page.
+
+The tables feed the charts, stand beside them, and are what CSV and XLSX hold. Leaves out: charts
+(`mopdsim.app.charts`), files (`mopdsim.app.files`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.app.choice import pair_estimates
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.quality.walk import CAUSES, Cause
+
+Documents = Mapping[str, Mapping[str, Any]]  # forecast documents by the scenario's label
+CAUSE_TITLES: Mapping[Cause, str] = {
+    "gain": "gain of training",
+    "interference": "interference",
+    "cap": "cap of the teachers",
+    "shortfall": "budget too short",
+    "routing": "wrong teacher",
+    "bias": "training elsewhere",
+    "reward": "reward mixed in",
+    "judge": "reward model's errors",
+    "collapse": "collapse",
+}
+KIND_TITLES = {
+    "sft": "SFT",
+    "rl": "RL",
+    "distill": "distillation",
+    "reward_model": "reward model",
+    "rejection_sampling": "rejection sampling",
+    "preference": "DPO",
+    "merge": "merging",
+}
+FEW = 6  # pairs of K that are listed one by one
+SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
+MEAN = "mean of domains"
+
+
+def scores(documents: Documents) -> pd.DataFrame:
+    """Final score by scenario and domain, with its start and grade."""
+    return pd.DataFrame(
+        [
+            (
+                label,
+                domain,
+                found["waterfall"][domain]["start"],
+                *_three(row),
+                found["grades"][f"scores.{domain}"],
+            )
+            for label, found in documents.items()
+            for domain, row in found["scores"].items()
+        ],
+        columns=list(SCORES),
+    )
+
+
+def waterfall(document: Mapping[str, Any], domain: str) -> pd.DataFrame:
+    """Start, the causes that act, and the final score of one domain or of their mean, with each bar's two ends."""
+    rows = document["waterfall"]
+    chosen = list(rows.values()) if domain == MEAN else [rows[domain]]
+    mean = {cause: sum(row[cause] for row in chosen) / len(chosen) for cause in chosen[0]}
+    table, level = [("base", 0.0, mean["start"], "level")], mean["start"]
+    for cause in CAUSES:
+        change = mean.get(cause, 0.0)
+        if abs(change) >= 5e-4:
+            table.append((CAUSE_TITLES[cause], level, level + change, "gain" if change > 0 else "loss"))
+        level += change
+    table.append(("final", 0.0, mean["final"], "level"))
+    frame = pd.DataFrame(table, columns=["cause", "from", "to", "kind"])
+    frame["change"] = [high if kind == "level" else high - low for _, low, high, kind in table]
+    frame["place"] = range(len(frame))
+    return frame
+
+
+def stages(documents: Documents) -> pd.DataFrame:
+    """Cost of every stage by scenario, and when it runs."""
+    return pd.DataFrame(
+        [
+            {
+                "scenario": label,
+                "stage": row["name"],
+                "kind": KIND_TITLES[row["kind"]],
+                "pool": row["pool"],
+                "GPUs": row["gpus"],
+                "steps": row["steps"],
+                "start day": row["start_day"]["p50"],
+                "end day": row["end_day"]["p50"],
+                "end day P90": row["end_day"]["p90"],
+                "GPU-hours": row["gpu_hours"]["p50"],
+                "USD P10": row["usd"]["p10"],
+                "USD": row["usd"]["p50"],
+                "USD P90": row["usd"]["p90"],
+                "memory GB": row["memory_gb"],
+                "layout": row["layout"] or "",
+            }
+            for label, found in documents.items()
+            for row in found["stages"]
+        ]
+    )
+
+
+def totals(documents: Documents) -> pd.DataFrame:
+    """Cost, calendar and scores of each scenario: a row a measure, P10, P50 and P90."""
+    rows: list[tuple[str, str, float | None, float, float | None, str]] = []
+    for label, found in documents.items():
+        for name, title in (("usd", "cost, USD"), ("gpu_hours", "GPU-hours"), ("days", "calendar, days")):
+            rows.append((label, title, *_three(found[name]), found["grades"][name]))
+        for name, title in (
+            ("within_budget", "within the budget"),
+            ("within_deadline", "within the deadline"),
+        ):
+            if found[name] is not None:
+                rows.append((label, title, None, found[name], None, found["grades"]["usd"]))
+    return pd.DataFrame(rows, columns=["scenario", "measure", "P10", "P50", "P90", "grade"])
+
+
+def changed_inputs(baseline: Scenario, now: Scenario) -> pd.DataFrame:
+    """Inputs that differ, and nothing else: name, baseline, now. Many pairs of K are one row."""
+    before, after = _inputs(baseline), _inputs(now)
+    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    pairs = [name for name in names if name.startswith("conflict ")]
+    rows = [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
+    if len(pairs) > FEW and baseline.recipe.domains == now.recipe.domains:
+        rows = [row for row in rows if row[0] not in pairs]
+        rows.append((f"K of {len(pairs)} pairs", "as before", _shift(baseline, now)))
+    return pd.DataFrame(rows, columns=["input", "baseline", "now"])
+
+
+def _shift(baseline: Scenario, now: Scenario) -> str:
+    """How far the pairs of K that moved have moved."""
+    before, after = pair_estimates(baseline), pair_estimates(now)
+    shifts = {f"{after[pair].value - before[pair].value:+.2f}" for pair in after} - {"+0.00", "-0.00"}
+    if len(shifts) == 1:
+        return f"{shifts.pop()} each"
+    return f"{min(shifts, key=float)} to {max(shifts, key=float)}" if shifts else "other P10 to P90"
+
+
+def _inputs(scenario: Scenario) -> dict[str, str]:
+    """Every input of a scenario in words, stage by stage and pair by pair."""
+    found = {"recipe": scenario.recipe.name, "domains": ", ".join(scenario.recipe.domains)}
+    for field in fields(scenario):
+        value = getattr(scenario, field.name)
+        if field.name in ("recipe", "reliability", "facts"):
+            continue
+        if isinstance(value, Mapping):
+            found |= {f"{field.name} {name}": _worded(row) for name, row in value.items()}
+        else:
+            found[field.name.replace("_", " ")] = _worded(value)
+    for name, row in scenario.facts.items():
+        found |= {f"{name}: {key}": _worded(value) for key, value in row.items()}
+    for stage in scenario.recipe.stages:
+        found[f"stage {stage.name}"] = (
+            f"{stage.kind} over {', '.join(stage.domains)}" if hasattr(stage, "domains") else stage.kind
+        )
+    found |= {f"steps of {name}": str(amounts.steps) for name, amounts in scenario.recipe.amounts.items()}
+    return found
+
+
+def _worded(value: Any) -> str:
+    if value is None:
+        return "no limit"
+    if isinstance(value, float):
+        return f"{value:,.6g}"
+    if isinstance(value, tuple | list):
+        return " to ".join(_worded(end) for end in value)
+    return str(value)
+
+
+def _three(row: Mapping[str, float]) -> tuple[float, float, float]:
+    return row["p10"], row["p50"], row["p90"]

@@ -1,0 +1,36 @@
+"""Checks of values that come from a user's file: each raises UsageError with the field, the value and the
+rule.
+
+Leaves out: values that pydantic validates (`mopdsim.recipes.recipe_file`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from mopdsim.base.errors import UsageError
+
+
+def table(value: Any, where: str) -> Mapping[str, Any]:
+    """A table of keys."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} = {value!r}: must be a table")
+    return value
+
+
+def whole(value: Any, where: str, *, most: int = 10_000_000) -> None:
+    """A whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UsageError(f"{where} = {value!r}: must be a whole number from 1 to {most}")
+
+
+def number(
+    value: Any, where: str, *, least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> None:
+    """A finite number from `least` to `most`, or `above` the least."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not numeric or not least <= value <= most or (above and value == least):
+        rule = f"above {least:g}" if above else f"from {least:g} to {most:g}"
+        raise UsageError(f"{where} = {value!r}: must be a finite number {rule}")

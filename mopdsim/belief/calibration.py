@@ -1,0 +1,311 @@
+"""Calibration: every parameter of the quality model with its uncertainty, grade, source and scope, and its
+draws.
+
+A parameter's draws depend on its name and the seed alone, so that two recipes see the same world (common
+random numbers) and a new parameter shifts no other. What studies of one scope found holds there; in another
+scope it may narrow a parameter marked `shape`, after its variance is inflated by the spread between public
+studies, and never moves it. Everything else keeps its prior.
+Leaves out: streams of draws (`mopdsim.belief.streams`), draws put together for a recipe (`mopdsim.quality.world`),
+fitting (`mopdsim.fit.quality`), cost constants (`mopdsim.cost`), the table of domains (`mopdsim.facts.domains`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.belief.dials import between, nearest
+from mopdsim.belief.streams import (  # fmt: skip
+    DISTRIBUTIONS,
+    Correlation,
+    Distribution,
+    in_logits,
+    sample,
+    standard_normal,
+    transformed,
+    uniform,
+)
+from mopdsim.facts.domains import GRADES, SCOPES, Domain, Estimate, Scope
+
+__all__ = [
+    "CONSTANTS", "DISTRIBUTIONS", "FACTS", "Calibration", "Correlation", "Distribution", "Parameter",
+    "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
+]  # fmt: skip
+
+SCHEMA_VERSION = 2
+READABLE = (1, 2)  # version 1: neither domains nor correlations
+CONSTANTS = (
+    "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
+    "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
+    "merge_harm", "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept",
+    "seed_sd",
+    "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
+    "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
+    "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",
+    "size_exponent", "breaking_size",
+)  # fmt: skip
+FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
+    "start": "logit",
+    "asymptote": "logit",
+    "demonstrated": "logit",
+    "midpoint": "lognormal",
+    "steepness": "lognormal",
+    "distill_tokens": "lognormal",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parameter:
+    """A prior, and what studies of a scope found.
+
+    The sd is of the value (normal, student: the scale), of its ln (lognormal) or of its logit (logit).
+    `shape` parameters transfer between scopes, with `between_sd` added, the spread between public studies on
+    the same scale.
+    """
+
+    prior: Estimate
+    distribution: Distribution
+    shape: bool = False
+    between_sd: float = 0.0
+    studies: Mapping[Scope, Estimate] = field(default_factory=dict)
+
+    def at(self, scope: Scope) -> Estimate:
+        """What holds at this scope."""
+        if scope in self.studies:
+            return self.studies[scope]
+        if not (self.shape and self.studies) or self.prior.sd == 0:
+            return self.prior
+        found = min(self.studies.values(), key=lambda estimate: estimate.sd)
+        precision = self.prior.sd**-2 + 1 / (found.sd**2 + self.between_sd**2)
+        source = f"{self.prior.source}; narrowed by {found.source}"
+        return Estimate(value=self.prior.value, sd=precision**-0.5, grade=self.prior.grade, source=source)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Named parameters. A pair's own ("conflict:math>code") replaces the general one ("conflict").
+
+    facts: what studies of a scope found of domains, as `Domain` has it: by scope, domain and field.
+    """
+
+    name: str
+    parameters: Mapping[str, Parameter]
+    provenance: tuple[str, ...] = ()
+    facts: Mapping[Scope, Mapping[str, Mapping[str, Estimate]]] = field(default_factory=dict)
+    correlations: Mapping[Scope, Correlation] = field(default_factory=dict)
+
+    def parameter(self, name: str) -> Parameter:
+        """The parameter called `name`, or the one that its part before the colon names."""
+        found = self.parameters.get(name) or self.parameters.get(name.partition(":")[0])
+        if found is None:
+            raise NotFoundError(
+                f"calibration {self.name!r} has no parameter {name!r}{did_you_mean(name, self.parameters)}"
+            )
+        return found
+
+    def unfitted(self) -> Calibration:
+        """The priors alone, without what studies found."""
+        parameters = {name: replace(row, studies={}) for name, row in self.parameters.items()}
+        return replace(self, parameters=parameters, facts={}, correlations={})
+
+    def draw(self, name: str, scope: Scope, *, seed: int, draws: int, key: str | None = None) -> Array:
+        """Draws of a parameter, (N,). `key` names the stream where several share one prior (default: the
+        name).
+        """
+        parameter = self.parameter(name)
+        estimate, stream = parameter.at(scope), key or name
+        if scope not in self.correlations:
+            return sample(estimate, parameter.distribution, stream, seed=seed, draws=draws)
+        noise_N = self.correlations[scope].noise(stream, seed, draws)
+        return transformed(estimate, parameter.distribution, noise_N, stream, seed)
+
+    def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
+        """What studies of this scope found of a domain's field, None where they found nothing. A setting of its dials
+        that was not studied takes the nearest one's."""
+        near = self._near(domain, key, scope)
+        return self.facts[scope][max(near, key=near.__getitem__)][key] if near else None
+
+    def draw_fact(self, domain: Domain, key: str, scope: Scope, *, seed: int, draws: int) -> Array | None:
+        """Draws of what studies found of a domain's field, (N,): between the nearest settings of its dials."""
+        near = self._near(domain, key, scope)
+        if not near:
+            return None
+        is_score = key in ("start", "asymptote", "demonstrated")
+        correlation = self.correlations.get(scope)
+        drawn = {}
+        for name in near:
+            stream, found = f"{key}:{name}", self.facts[scope][name][key]
+            noise_N = (correlation.noise if correlation else standard_normal)(stream, seed, draws)
+            estimate = in_logits(found) if is_score else found
+            drawn[name] = transformed(estimate, "logit" if is_score else "lognormal", noise_N, stream, seed)
+        return between(near, drawn, positive=not is_score)
+
+    def draw_pair(
+        self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
+    ) -> Array:
+        """Draws of what two domains do to each other ("conflict", "spill"), (N,): between the nearest settings that
+        were studied, else the general prior on the pair's own stream."""
+        own = f"{source.name}>{target.name}"
+        known = [name.partition(":")[2] for name in self.parameters if name.startswith(f"{kind}:")]
+        near = nearest(own, known) or nearest(f"{source.row}>{target.row}", known)
+        if not near or set(near) == {own}:
+            return self.draw(f"{kind}:{own}", scope, seed=seed, draws=draws)
+        drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
+        return between(near, drawn)
+
+    def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
+        known = [name for name, row in self.facts.get(scope, {}).items() if key in row]
+        return nearest(domain.name, known) or nearest(domain.row, known)
+
+
+@cache
+def default_calibration() -> Calibration:
+    """The calibration that ships."""
+    text = files("mopdsim").joinpath("data", "calibration.json").read_text(encoding="utf-8")
+    return from_document(json.loads(text), source="the shipped calibration")
+
+
+def load(path: Path) -> Calibration:
+    """A calibration from a JSON file. NotFoundError or UsageError, one sentence."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"{path}: no such calibration file") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(f"{path}: not a calibration in JSON: {error}") from None
+    return from_document(document, source=str(path))
+
+
+def from_document(document: Any, *, source: str) -> Calibration:
+    """A validated calibration. UsageError names the parameter, the value and the rule."""
+    if not isinstance(document, Mapping) or not isinstance(document.get("parameters"), Mapping):
+        raise UsageError(f"{source}: not a calibration: it needs a table 'parameters'")
+    version = document.get("schema_version")
+    if version not in READABLE:
+        raise UsageError(
+            f"{source}: schema_version {version!r}: this mopd reads versions {READABLE[0]} to {READABLE[-1]}; "
+            "update mopd, or refit the calibration with it"
+        )
+    parameters = {name: _parameter(row, f"{source}: {name}") for name, row in document["parameters"].items()}
+    if missing := sorted({*CONSTANTS, "conflict", "spill", "dispersion"} - set(parameters)):
+        raise UsageError(f"{source}: parameter {missing[0]!r} is missing: add it")
+    return Calibration(
+        name=str(document.get("name", source)),
+        parameters=parameters,
+        provenance=tuple(map(str, document.get("provenance", ()))),
+        facts=_facts(document.get("domains", {}), source),
+        correlations=_correlations(document.get("correlations", {}), source),
+    )
+
+
+def _by_scope(table: Any, where: str) -> Mapping[Scope, Any]:
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{where}: must be a table by scope")
+    for scope in table:
+        if scope not in SCOPES:
+            raise UsageError(f"{where}: scope {scope!r}{did_you_mean(str(scope), SCOPES)}")
+    return table
+
+
+def _facts(table: Any, source: str) -> dict[Scope, dict[str, dict[str, Estimate]]]:
+    found: dict[Scope, dict[str, dict[str, Estimate]]] = {}
+    for scope, domains in _by_scope(table, f"{source}: domains").items():
+        found[scope] = {}
+        for name, facts in domains.items():
+            for key in facts:
+                if key not in FACTS:
+                    raise UsageError(
+                        f"{source}: domains.{scope}.{name}: unknown key {key!r}{did_you_mean(key, FACTS)}"
+                    )
+            found[scope][name] = {
+                key: _estimate(row, f"{source}: domains.{scope}.{name}.{key}", FACTS[key])
+                for key, row in facts.items()
+            }
+    return found
+
+
+def _correlations(table: Any, source: str) -> dict[Scope, Correlation]:
+    found = {}
+    for scope, row in _by_scope(table, f"{source}: correlations").items():
+        where = f"{source}: correlations.{scope}"
+        names, rows = row.get("names"), row.get("rows")
+        if not isinstance(names, list) or not isinstance(rows, list) or len(names) != len(rows):
+            raise UsageError(f"{where}: must have as many rows as names")
+        lower_KK = np.zeros((len(names), len(names)))
+        for place, text in enumerate(rows):
+            lower_KK[place, : place + 1] = _row(text, place, where)
+        whole_KK = lower_KK + np.tril(lower_KK, -1).T
+        if names:
+            found[scope] = Correlation(names=tuple(names), matrix=tuple(map(tuple, whole_KK.tolist())))
+    return found
+
+
+def _row(text: Any, place: int, where: str) -> list[float]:
+    """A row of a lower triangle from its text."""
+    try:
+        values = [float(each) for each in str(text).split()]
+    except ValueError as error:
+        raise UsageError(f"{where}: row {place}: must be numbers: {error}") from None
+    if len(values) != place + 1 or values[-1] != 1 or not all(-1 <= value <= 1 for value in values):
+        raise UsageError(
+            f"{where}: row {place}: must be {place + 1} numbers from -1 to 1, the last of them 1"
+        )
+    return values
+
+
+_KEYS = ("value", "sd", "grade", "source", "distribution", "shape", "between_sd", "studies")
+
+
+def _parameter(row: Any, where: str) -> Parameter:
+    if not isinstance(row, Mapping):
+        raise UsageError(f"{where}: must be a table with value, sd, grade and source")
+    for key in row:
+        if key not in _KEYS:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
+    distribution = row.get("distribution", "normal")
+    if distribution not in DISTRIBUTIONS:
+        raise UsageError(
+            f"{where}: distribution {distribution!r}{did_you_mean(str(distribution), DISTRIBUTIONS)}"
+        )
+    studies = row.get("studies", {})
+    for scope in studies:
+        if scope not in SCOPES:
+            raise UsageError(f"{where}: studies of scope {scope!r}{did_you_mean(scope, SCOPES)}")
+    return Parameter(
+        prior=_estimate(row, where, distribution),
+        distribution=distribution,
+        shape=bool(row.get("shape", False)),
+        between_sd=float(row.get("between_sd", 0.0)),
+        studies={
+            scope: _estimate(found, f"{where}.{scope}", distribution) for scope, found in studies.items()
+        },
+    )
+
+
+def _estimate(row: Mapping[str, Any], where: str, distribution: str) -> Estimate:
+    for key in ("value", "sd"):
+        number = row.get(key)
+        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
+            raise UsageError(f"{where}: {key} = {number!r}: must be a finite number")
+    if row["sd"] < 0:
+        raise UsageError(f"{where}: sd = {row['sd']}: must be at least 0")
+    if distribution == "lognormal" and row["value"] <= 0:
+        raise UsageError(f"{where}: value = {row['value']}: must be above 0 for a lognormal parameter")
+    if distribution == "logit" and not 0 < row["value"] < 1:
+        raise UsageError(f"{where}: value = {row['value']}: must be inside (0, 1) for a logit parameter")
+    grade = row.get("grade")
+    if grade not in GRADES:
+        raise UsageError(f"{where}: grade {grade!r}: must be one of {', '.join(GRADES)}")
+    return Estimate(
+        value=float(row["value"]), sd=float(row["sd"]), grade=grade, source=str(row.get("source", ""))
+    )

@@ -1,0 +1,62 @@
+"""Domains that differ from each other in their dials alone: which of those that were studied are nearest to one.
+
+A dial is an option of a spec ("sort?ambiguity=0.5"); one that a spec leaves out is at 0. Between two studied settings
+what is known is taken in proportion to the inverse of the distance. Leaves out: domains of another name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+
+NEAREST = 2  # settings between which an unseen one lies
+
+
+def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
+    """The studied specs of the same domains as `wanted` (one spec, or a pair "a>b") that are nearest, with weights that
+    add up to 1; the spec itself alone where it was studied, none where no setting of its domains was."""
+    apart = sorted((distance, spec) for spec in studied if (distance := _distance(wanted, spec)) is not None)[
+        :NEAREST
+    ]
+    if apart and apart[0][0] == 0:
+        return {apart[0][1]: 1.0}
+    whole = sum(1 / distance for distance, _ in apart)
+    return {spec: 1 / distance / whole for distance, spec in apart}
+
+
+def between(weights: Mapping[str, float], drawn: Mapping[str, Array], *, positive: bool = False) -> Array:
+    """The weighted mean of draws, of their logarithms where they are positive by nature. (N,)"""
+    if positive:
+        return np.exp(sum(weight * np.log(drawn[name]) for name, weight in weights.items()))
+    return np.asarray(sum(weight * drawn[name] for name, weight in weights.items()))
+
+
+def _distance(one: str, other: str) -> float | None:
+    """Sum of the dials' differences; None between other domains."""
+    parts = list(zip(one.split(">"), other.split(">"), strict=False))
+    if one.count(">") != other.count(">") or any(_row(a) != _row(b) for a, b in parts):
+        return None
+    return sum(_apart(_dials(a), _dials(b)) for a, b in parts)
+
+
+def _apart(one: dict[str, str], other: dict[str, str]) -> float:
+    return sum(_step(one.get(key, "0"), other.get(key, "0")) for key in one.keys() | other.keys())
+
+
+def _step(one: str, other: str) -> float:
+    try:
+        return abs(float(one) - float(other))
+    except ValueError:  # a range, a word
+        return float(one != other)
+
+
+def _row(spec: str) -> str:
+    return spec.partition("?")[0]
+
+
+def _dials(spec: str) -> dict[str, str]:
+    options = spec.partition("?")[2]
+    return dict(option.partition("=")[::2] for option in options.split("&") if option)

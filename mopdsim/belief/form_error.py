@@ -1,0 +1,40 @@
+"""The error of the model form: how far scores of runs that a fit has not seen lie from what the form says of them.
+
+Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for the scope
+it was fitted in; elsewhere nobody has measured it, and a forecast carries none. Leaves out: finding the scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.belief.calibration import Calibration, sample
+from mopdsim.facts.domains import Estimate, Scope
+
+MODEL_ERROR = "model_error"
+_EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
+_UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
+
+
+def form_error(
+    calibration: Calibration, scope: Scope, stage: str, domains: Sequence[str], *, seed: int, draws: int
+) -> Array | None:
+    """Draws of the error of a stage's score on every domain, in logits, (D, N); None where it was never measured."""
+    parameter = calibration.parameters.get(MODEL_ERROR)
+    if parameter is None or scope not in parameter.studies:
+        return None
+    scale_N = calibration.draw(MODEL_ERROR, scope, seed=seed, draws=draws)
+    return np.stack([
+        scale_N * sample(_UNIT, "student", f"{MODEL_ERROR}:{stage}/{name}", seed=seed, draws=draws)
+        for name in domains
+    ])  # fmt: skip
+
+
+def moved(score_DN: Array, error_DN: Array | None) -> Array:
+    """Scores moved by an error in logits."""
+    if error_DN is None:
+        return score_DN
+    return logistic(logit(np.clip(score_DN, _EDGE, 1 - _EDGE)) + error_DN)

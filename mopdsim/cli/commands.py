@@ -1,0 +1,221 @@
+"""The simulator's verbs: `mopd gpus | models | forecast | compare | validate | calibrate`.
+
+Imports of the simulator stay inside the functions, so that each verb pays for what it uses. Leaves out: the root and
+its exit codes (`mopdsim.cli.main`), options and scenarios (`mopdsim.cli.flags`), all arithmetic.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from mopdsim.base.errors import UsageError
+from mopdsim.cli.compare_command import compare
+from mopdsim.cli.flags import (
+    Amounts,
+    Budget,
+    Deadline,
+    Domains,
+    Draws,
+    GpuName,
+    Gpus,
+    Json,
+    ModelName,
+    Seed,
+    Teams,
+    emit,
+    new_file,
+    published_scenario,
+    scenario_keys,
+    scenario_of,
+)
+from mopdsim.cli.texts import forecast_text, validation_text
+
+__all__ = ["VERBS", "Json", "emit"]
+
+Kind = Literal["decode", "train_throughput", "rl_steps", "quality", "project_totals", "published"]
+CostKind = Literal["cost", "decode", "train_throughput", "rl_steps"]
+FitKind = Literal["cost", "decode", "train_throughput", "rl_steps", "quality"]
+
+
+def gpus(json_: Json = False) -> None:
+    """List the GPUs with their peaks, memory, links and prices. Example: mopd gpus --json"""
+    from dataclasses import asdict
+
+    from mopdsim.facts.hardware import gpus as known
+
+    rows = {name: asdict(gpu) for name, gpu in known().items()}
+    if json_:
+        return emit(rows)
+    for name, gpu in known().items():
+        price = "" if gpu.usd_per_gpu_hour is None else f"${gpu.usd_per_gpu_hour:.2f}/h ({gpu.price_date})"
+        print(
+            f"{name:<12} {gpu.flops_per_s() / 1e12:7.0f} TFLOP/s bf16  {gpu.memory_bytes / 1e9:5.0f} GB  {price}"
+        )
+
+
+def models(json_: Json = False) -> None:
+    """List the models with their sizes. Example: mopd models --json"""
+    from mopdsim.facts.model import models as known
+
+    if json_:
+        return emit(
+            {
+                name: {
+                    "total_parameters": model.total_parameters,
+                    "active_parameters": model.active_parameters,
+                    "forward_flops_per_token": model.forward_flops_per_token,
+                    "kv_bytes_per_token": model.kv_bytes_per_token(),
+                    "source": model.source,
+                }
+                for name, model in known().items()
+            }
+        )
+    for name, model in known().items():
+        total, active = model.total_parameters / 1e9, model.active_parameters / 1e9
+        print(f"{name:<44} {total:9.3f} B  {active:8.3f} B active")
+
+
+def forecast(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|FILE", help="A name of `mopd recipes`, or a TOML file.")
+    ],
+    model: ModelName = None,
+    gpu: GpuName = None,
+    gpus: Gpus = None,
+    domains: Domains = None,
+    teams: Teams = None,
+    budget: Budget = None,
+    deadline: Deadline = None,
+    amounts: Amounts = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
+    ] = None,
+    write: Annotated[
+        Path | None, typer.Option(help="Save the fully resolved scenario here.", callback=new_file)
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
+
+    A published system without --model, --domains and --amounts is forecast at its published scale.
+
+    Example: mopd forecast mopd --domains math,code --model Qwen3-30B-A3B --gpu H100 --gpus 64 --amounts small
+    """
+    from mopdsim.forecast.forecast import forecast as run
+
+    keys = scenario_keys(
+        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
+        amounts=amounts, draws=draws, seed=seed,
+    )  # fmt: skip
+    scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
+    if write is not None:
+        from mopdsim.forecast.scenario import dump
+
+        write.write_text(dump(scenario), encoding="utf-8")
+    if calibration is None:
+        known = None
+    else:
+        from mopdsim.belief.calibration import load
+
+        known = load(calibration)
+    document = run(scenario, known).to_document()
+    emit(document) if json_ else print(forecast_text(document))
+
+
+def validate(
+    kind: Annotated[Kind, typer.Argument(help="Which model of the simulator.")],
+    data: Annotated[
+        Path | None, typer.Option(help="A CSV with the same columns [default: the shipped one].")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Compare predictions with measurements: by row, model and GPU; left-out errors; a naive roofline beside.
+
+    Example: mopd validate rl_steps --json
+    """
+    document = _validation(kind, data)
+    emit(document) if json_ else print(validation_text(document))
+
+
+def calibrate(
+    kind: Annotated[
+        FitKind,
+        typer.Argument(
+            help="What to fit; cost: the constants that the file's columns speak about; quality: learning, "
+            "interference and distillation, to a study's observations."
+        ),
+    ],
+    data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
+    out: Annotated[
+        Path | None, typer.Option(help="Write the fit here [default: nothing is written].", callback=new_file)
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Fit the cost constants, with leave-one-out errors, or the quality model to a study's observations.
+
+    Example: mopd calibrate cost --data mine.csv --out constants.json
+    """
+    if kind == "quality":
+        from mopdsim.fit import quality
+
+        learned = quality.fitted([data])
+        if out is not None:
+            quality.write(learned, out)
+        return emit(learned) if json_ else print(quality.fit_text(learned))
+    from mopdsim.fit.cost import calibrated_report
+    from mopdsim.fit.cost import write as save
+
+    found = cost_kind(data) if kind == "cost" else kind
+    entry, report = calibrated_report(found, data)
+    if out is not None:
+        save(found, entry, out)
+    document = {"entry": entry, "report": report.as_json()}
+    return emit(document) if json_ else print(validation_text(report.as_json()))
+
+
+VERBS = (gpus, models, forecast, compare, validate, calibrate)
+
+
+def cost_kind(data: Path) -> str:
+    """The constants that a table of measurements speaks about, by its columns. UsageError where it fits none."""
+    from mopdsim.validate.cost import LOADERS
+    from mopdsim.validate.tables import read_rows
+
+    rows = read_rows(data, ())
+    columns = set(rows[0][1]) if rows else set()
+    needs = {kind: tuple(loader.COLUMNS) for kind, loader in LOADERS.items()}
+    fitting = [kind for kind, names in needs.items() if columns >= set(names)]
+    if not fitting:
+        shown = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in needs.items())
+        raise UsageError(
+            f"data file {str(data)!r}: its columns are of no cost table: it must have those of {shown}"
+        )
+    return fitting[0]
+
+
+def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
+    if kind == "quality":
+        from mopdsim.validate.quality import validate as of_quality
+
+        return of_quality(data)
+    if kind == "published":
+        from mopdsim.validate.totals import validate as of_published
+
+        if data is not None:
+            raise UsageError(
+                f"data = {str(data)!r}: the published totals stand in the systems' files: leave it out"
+            )
+        return of_published()
+    if kind == "project_totals":
+        from mopdsim.validate.projects import validate as of_projects
+
+        return of_projects(data)
+    from mopdsim.validate.cost import validate as of_times
+
+    return of_times(kind, data).as_json()

@@ -1,0 +1,114 @@
+"""What the simulator's verbs share: their options, and the scenario that arguments and flags describe.
+
+Leaves out: the verbs (`mopdsim.cli.commands`, `mopdsim.cli.compare_command`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.forecast import published_scale
+
+if TYPE_CHECKING:
+    from mopdsim.forecast.scenario import Scenario
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
+ModelName = Annotated[
+    str | None, typer.Option("--model", help="A name of `mopd models`, or a config.json's directory.")
+]
+GpuName = Annotated[str | None, typer.Option("--gpu", help="A name of `mopd gpus`.")]
+Gpus = Annotated[int | None, typer.Option(help="GPUs of the pool.")]
+Domains = Annotated[
+    str | None,
+    typer.Option(help="Comma-separated domains of a named recipe [default: sort,reverse,shift, tiny ones]."),
+]
+Teams = Annotated[int | None, typer.Option(help="Stages worked on at once [default: no limit].")]
+Budget = Annotated[float | None, typer.Option(help="Dollars; the forecast says how likely it suffices.")]
+Deadline = Annotated[float | None, typer.Option(help="Days; likewise.")]
+Amounts = Annotated[
+    str | None, typer.Option(help="Named set of amounts of a named recipe: tiny, small or published.")
+]
+Draws = Annotated[int | None, typer.Option(help="Monte Carlo draws [default: 1000].")]
+Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
+
+
+def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
+    """Callback of an option that names a file to write: refuses what cannot be one before any work is done."""
+    if value is not None and value.is_dir():
+        raise UsageError(f"--{param.name} {value}: must be a file, this is a directory: add a name")
+    if value is not None and not value.parent.is_dir():
+        raise UsageError(f"--{param.name} {value}: its directory does not exist: create {value.parent} first")
+    return value
+
+
+def emit(document: object) -> None:
+    """The one JSON document of a command."""
+    print(json.dumps(document, indent=1, allow_nan=False))
+
+
+def scenario_keys(
+    *,
+    model: str | None,
+    gpu: str | None,
+    gpus: int | None,
+    domains: str | None,
+    teams: int | None,
+    budget: float | None,
+    deadline: float | None,
+    amounts: str | None,
+    draws: int | None,
+    seed: int | None,
+) -> dict[str, Any]:
+    """The keys of a scenario file that were given as flags."""
+    given = {
+        "model": model,
+        "gpu": gpu,
+        "gpus": gpus,
+        "domains": None if domains is None else [name.strip() for name in domains.split(",") if name.strip()],
+        "teams": teams,
+        "budget_usd": budget,
+        "deadline_days": deadline,
+        "options": None if amounts is None else {"amounts": amounts},
+        "draws": draws,
+        "seed": seed,
+    }
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
+    """A named recipe's scenario, or a file's (a scenario or a recipe), with the flags on top."""
+    from mopdsim.forecast import scenario
+    from mopdsim.recipes.catalogue import CATALOGUE, DEFAULT_DOMAINS
+    from mopdsim.recipes.recipe_file import read_toml
+
+    if not recipe.endswith(".toml"):
+        if recipe not in CATALOGUE:
+            raise NotFoundError(
+                f"no recipe {recipe!r}{did_you_mean(recipe, CATALOGUE)}; a file ends in .toml"
+            )
+        return scenario.of_recipe(recipe, source=recipe, **{"domains": list(DEFAULT_DOMAINS), **keys})
+    document = read_toml(Path(recipe))
+    if "stages" in document:
+        document = {"recipe": document}
+    if "gpus" in keys:
+        document.pop("pools", None)
+    return scenario.from_document({**document, **keys}, source=recipe)
+
+
+def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:
+    """A published system at its published scale with the flags on top; None where the recipe is no such system, or
+    the flags ask for another scale (a model, domains or other amounts)."""
+    from mopdsim.forecast import scenario
+    from mopdsim.recipes import published
+
+    own_scale = keys.get("options", {}).get("amounts", "published") == "published"
+    if recipe not in published.names() or not own_scale or "model" in keys or "domains" in keys:
+        return None
+    rest = {key: value for key, value in keys.items() if key != "options"}
+    return scenario.from_document({**published_scale.document(recipe), **rest}, source=recipe)

@@ -1,0 +1,161 @@
+"""The `mopd` command: its root, exit codes, and the verbs of the recipe language.
+
+`train`, `study` and `demo` belong to other packages; they are found through the entry-point group `mopd.commands` and
+imported only when called, so that `mopd recipes` never pays for torch.
+
+Exit codes: 0 ok, 1 failure, 2 usage or bad file, 3 not found, 4 numerical divergence, 5 infeasible budget,
+75 interrupted and resumable, 130 interrupt.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from mopdsim import __version__
+from mopdsim.base.errors import MopdError
+from mopdsim.cli.app_command import app as serve
+from mopdsim.cli.commands import VERBS, Json, emit
+from mopdsim.cli.plan_command import plan
+
+SUMMARIES = {
+    "train": "Run a recipe for real: stages, checkpoints, scores.",
+    "study": "Studies that compare runs with forecasts, and the world gate.",
+    "demo": "Watch multi-teacher on-policy distillation and its rivals, from random weights, in minutes.",
+}
+
+INTERRUPTED = 130
+_CLICK_ERROR: type[Exception] = typer.BadParameter.__mro__[2]  # typer carries its own click
+
+
+class _Root(TyperGroup):
+    """The root group, with other packages' commands loaded when called, not when they are listed."""
+
+    listing = False
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        try:
+            super().format_commands(ctx, formatter)
+        finally:
+            self.listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(name for name in SUMMARIES if name in _found())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in SUMMARIES or cmd_name not in _found():
+            return super().get_command(ctx, cmd_name)
+        if self.listing:
+            return typer.main.get_command(_described(cmd_name))
+        command = typer.main.get_command(_found()[cmd_name].load())
+        command.name = cmd_name
+        return command
+
+
+def _described(name: str) -> typer.Typer:
+    """A command's line in the root's help, without importing its package."""
+    stub = typer.Typer(help=SUMMARIES[name], add_completion=False)
+    stub.callback(invoke_without_command=True)(lambda: None)
+    return stub
+
+
+def _found() -> dict[str, Any]:
+    return {entry.name: entry for entry in entry_points(group="mopd.commands")}
+
+
+app = typer.Typer(
+    cls=_Root,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Forecast a post-training recipe, or run it for real: one recipe file, two engines.
+
+    Start with `mopd demo`, or `mopd recipes` and `mopd train run mopd --model tiny --out runs/first`.
+    """
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def recipes(json_: Json = False) -> None:
+    """List the catalogue. Example: mopd recipes --json"""
+    from mopdsim.recipes.catalogue import entries
+
+    if json_:
+        return emit([{"name": e.name, "summary": e.summary, "options": list(e.options)} for e in entries()])
+    for entry in entries():
+        print(f"{entry.name:<15} {entry.summary}")
+        print(f"{'':<15} options: {', '.join(entry.options)}")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
+    json_: Json = False,
+) -> None:
+    """Validate a recipe file and print what it describes. Example: mopd check my_recipe.toml"""
+    from mopdsim.recipes import recipe_file
+    from mopdsim.recipes.recipe import parents
+
+    recipe = recipe_file.load(file)
+    if json_:
+        return emit(recipe_file.to_document(recipe))
+    print(
+        f"{recipe.name}: {len(recipe.stages)} stages over {', '.join(recipe.domains)} ({recipe.amounts_name} amounts)"
+    )
+    for stage in recipe.stages:
+        amounts = recipe.amounts.get(stage.name)
+        size = (
+            f"{amounts.steps} steps x {amounts.prompts_per_step} x {amounts.rollouts_per_prompt}"
+            if amounts
+            else ""
+        )
+        print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
+
+
+for _verb in (*VERBS, plan):
+    app.command()(_verb)
+app.command("app")(serve)
+
+
+def main() -> None:
+    """Entry point: a user's error is one sentence and an exit code, never a traceback."""
+    if "NO_COLOR" in os.environ:
+        os.environ.setdefault("TERM", "dumb")
+    try:
+        code = app(standalone_mode=False, prog_name="mopd")
+    except MopdError as error:
+        _end(str(error), error.exit_code)
+    except _CLICK_ERROR as error:
+        error.show()  # type: ignore[attr-defined]
+        sys.exit(error.exit_code)  # type: ignore[attr-defined]
+    except (KeyboardInterrupt, typer.Abort):
+        code = INTERRUPTED
+    except BrokenPipeError:
+        sys.exit(1)
+    except OSError as error:
+        _end(f"{error.filename or 'input/output'}: {error.strerror or error}", 1)
+    if code == INTERRUPTED:  # typer's own way to end on Ctrl-C
+        _end("interrupted; a run goes on with `mopd train resume DIR`", INTERRUPTED)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(message: str, code: int) -> None:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,219 @@
+"""One optimiser step of a stage as sequences: how many, how long, how often scored, how long their
+environment takes.
+
+A batch of several domains is the mixture of theirs. A pass over some of the sequences is a fraction of a pass. Leaves
+out: what it costs (`mopdsim.cost.stage_cost`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from mopdsim.facts.domains import Domain
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import Distill, Preference, RejectionSampling, RewardModel, Rl, Sft, TrainedStage
+
+EVALUATION_ITEMS = 500  # per domain; prior
+SIGNAL_SHARE = 0.75  # of rollouts, in groups of both rewards; prior: published runs threw up to .55 away
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passes:
+    """What happens to a step's sequences besides sampling. scored: forward passes of the policy's or teachers' size.
+
+    trained: sequences in the update. teachers: distinct ones that score. resident: other models held as weights
+    beside the one that is trained. waits: for an environment.
+    """
+
+    trained: float
+    scored: float = 0.0
+    teachers: int = 0
+    resident: int = 0
+    waits: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's sequences: how many, how long, scored how often, at what environment.
+
+    by_teacher: a teacher samples them. ahead: no update changes their sampler, so that they need not wait for each
+    other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair).
+    """
+
+    sequences: float
+    trained_sequences: float
+    prompt_tokens: float
+    response_tokens: float
+    max_response_tokens: float
+    log_spread: float
+    environment_seconds: float
+    scoring_passes: float
+    teachers: int
+    resident_models: int
+    generates: bool
+    by_teacher: bool
+    ahead: bool
+    group: int
+    trained_group: int
+    prompt_shares: tuple[float, ...]
+
+    @property
+    def sequence_tokens(self) -> float:
+        return self.prompt_tokens + self.response_tokens
+
+    @classmethod
+    def of(
+        cls,
+        stage: TrainedStage | RejectionSampling,
+        amounts: Amounts,
+        domains: Mapping[str, Domain],
+        *,
+        overlapped: bool,
+        response_tokens: float | None = None,
+    ) -> Batch:
+        """`response_tokens`: the stage's own mean length, where it is not its domains'."""
+        total = sum(stage.domains.values())
+        shares = tuple(share / total for share in stage.domains.values())
+        rows = list(domains.values())
+
+        def mean(values: list[float]) -> float:
+            return sum(share * value for share, value in zip(shares, values, strict=True))
+
+        lengths = [row.response_tokens.value for row in rows]
+        logs = [math.log(length) for length in lengths]
+        between = mean([(value - mean(logs)) ** 2 for value in logs])
+        within = mean([row.length_sigma.value**2 for row in rows])
+        passes = _passes(stage, amounts, shares, overlapped=overlapped)
+        waiting = [row.turns * row.environment_seconds.value for row in rows]
+        longest = float(max(row.max_response_tokens for row in rows))
+        length = mean(lengths) if response_tokens is None else response_tokens
+        return cls(
+            sequences=float(amounts.prompts_per_step * amounts.rollouts_per_prompt),
+            trained_sequences=passes.trained,
+            prompt_tokens=mean([row.prompt_tokens.value for row in rows]),
+            response_tokens=length,
+            max_response_tokens=longest if response_tokens is None else max(longest, 2 * length),
+            log_spread=math.sqrt(between + within),
+            environment_seconds=max(waiting) if passes.waits else 0.0,
+            scoring_passes=passes.scored,
+            teachers=passes.teachers,
+            resident_models=passes.resident,
+            generates=not isinstance(stage, Sft),
+            by_teacher=isinstance(stage, Distill) and not stage.on_policy,
+            ahead=_ahead(stage),
+            group=amounts.rollouts_per_prompt,
+            trained_group=2 if isinstance(stage, Preference) else amounts.rollouts_per_prompt,
+            prompt_shares=shares,
+        )
+
+    def longer(self) -> Batch:
+        """The same with responses of twice the mean length."""
+        length = 2 * self.response_tokens
+        return replace(
+            self, response_tokens=length, max_response_tokens=max(self.max_response_tokens, 2 * length)
+        )
+
+
+def _passes(
+    stage: TrainedStage | RejectionSampling, amounts: Amounts, shares: Sequence[float], *, overlapped: bool
+) -> Passes:
+    """Who scores and what is trained. A judge's models stay in memory beside the policy, and with them the reference;
+    a reference alone and teachers are loaded when their turn comes. DPO scores its pairs by policy and reference."""
+    prompts, rollouts = float(amounts.prompts_per_step), amounts.rollouts_per_prompt
+    sequences = prompts * rollouts
+    match stage:
+        case Rl():
+            return _reinforced(stage, prompts, sequences, shares, overlapped=overlapped)
+        case Distill():
+            serving = [sum(name in teacher.domains for teacher in stage.teachers) for name in stage.domains]
+            scored = sum(share * count for share, count in zip(shares, serving, strict=True))
+            return Passes(
+                trained=sequences,
+                scored=0.0 if stage.loss == "sample_nll" else scored,
+                teachers=len({teacher.stage for teacher in stage.teachers}),
+                waits=stage.on_policy or stage.correct_only,
+            )
+        case Sft():
+            return Passes(trained=sequences, waits=False)
+        case RewardModel():
+            return Passes(trained=SIGNAL_SHARE * sequences)
+        case RejectionSampling():
+            return Passes(trained=0.0, scored=_judged(stage, shares), resident=_judges(stage))
+        case Preference():
+            pairs = 2 * prompts * _told_apart(stage, shares)
+            return Passes(
+                trained=pairs,
+                scored=_judged(stage, shares) + 2 * pairs / sequences,
+                resident=_judges(stage) + 1,
+            )
+        case _:
+            assert_never(stage)
+
+
+def _reinforced(
+    stage: Rl, prompts: float, sequences: float, shares: Sequence[float], *, overlapped: bool
+) -> Passes:
+    """RL: a reference, judges, and one pass for old log-probabilities, where samples grow stale, and PPO's values."""
+    ppo = stage.algorithm == "ppo"
+    trained = sequences * (_told_apart(stage, shares) if stage.zero_signal == "drop" and not ppo else 1.0)
+    reference = stage.kl_coefficient > 0
+    scored = float(ppo or stage.updates_per_batch > 1 or overlapped) + float(reference)
+    judges = _judges(stage)
+    return Passes(
+        trained=trained + prompts * (stage.demonstration_mix > 0),
+        scored=scored + _judged(stage, shares),
+        resident=judges + (1 if judges and reference else 0),
+    )
+
+
+def _ahead(stage: TrainedStage | RejectionSampling) -> bool:
+    """Whether a model that the stage does not change draws the samples."""
+    match stage:
+        case Distill() | Preference():
+            return not stage.on_policy
+        case RewardModel() | RejectionSampling():
+            return True
+        case Rl() | Sft():
+            return False
+        case _:
+            assert_never(stage)
+
+
+def _judges(stage: Rl | RejectionSampling | Preference) -> int:
+    return len(set(stage.reward_models.values()))
+
+
+def _told_apart(stage: Rl | Preference, shares: Sequence[float]) -> float:
+    """Share of the prompts whose samples differ in their reward: all where a reward model judges."""
+    judged = _judged(stage, shares)
+    return judged + (1 - judged) * SIGNAL_SHARE
+
+
+def _judged(stage: Rl | RejectionSampling | Preference, shares: Sequence[float]) -> float:
+    """Share of the samples that a reward model scores."""
+    return sum(
+        share for name, share in zip(stage.domains, shares, strict=True) if name in stage.reward_models
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """The sequences of one evaluation on every domain."""
+
+    sequences: float
+    prompt_tokens: float
+    response_tokens: float
+    max_response_tokens: float
+
+    @classmethod
+    def of(cls, domains: Mapping[str, Domain]) -> TestSet:
+        rows = domains.values()
+        return cls(
+            sequences=float(EVALUATION_ITEMS * len(domains)),
+            prompt_tokens=sum(row.prompt_tokens.value for row in rows) / len(domains),
+            response_tokens=sum(row.response_tokens.value for row in rows) / len(domains),
+            max_response_tokens=float(max(row.max_response_tokens for row in rows)),
+        )

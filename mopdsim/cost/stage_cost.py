@@ -1,0 +1,174 @@
+"""What one stage of a recipe costs: tokens, FLOPs, memory and seconds at central values, from domains and
+amounts.
+
+A batch of several domains has the mixture's mean length and its wider spread, and waits for the slowest environment.
+Axes: none (central values); `Bill.seconds_at` carries the draws of lengths and of the time model's error.
+Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns and waiting for GPUs
+(`mopdsim.forecast.schedule`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, Fitted, shipped
+from mopdsim.cost.stage_batch import Batch, TestSet
+from mopdsim.cost.stage_seconds import Machine, Phase, evaluation_seconds, forward, step_flops, step_seconds
+from mopdsim.facts.domains import P90, Domain
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft
+
+__all__ = ["Bill", "Machine", "Phase", "bill"]
+
+EVALUATIONS = 5  # per stage; prior
+MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bill:
+    """A stage's cost at central values.
+
+    tokens: generated, scored by other passes, trained, and the response tokens that carry gradient. flops:
+    model FLOPs by phase, evaluation apart. seconds: by phase, over all steps; once_seconds: of those, what does not
+    grow with steps. length_power: how seconds grow with the mean length. log_sd: of the time model's error.
+    """
+
+    name: str
+    gpus: int
+    steps: int
+    generated_tokens: float
+    scored_tokens: float
+    trained_tokens: float
+    gradient_tokens: float
+    flops: Mapping[Phase, float]
+    seconds: Mapping[Phase, float]
+    mean_length: float
+    longer_seconds: float
+    once_seconds: float
+    log_sd: float
+    grade: str
+    layout: str
+    memory_bytes: float
+    shares: Mapping[str, float]
+
+    @property
+    def training_run_flops(self) -> float:
+        """FLOPs of sampling, scoring and gradient; evaluation is not counted, as in a run's `max_flops`."""
+        return sum(value for phase, value in self.flops.items() if phase != "evaluation")
+
+    @property
+    def length_power(self) -> float:
+        """How seconds grow with the mean length: 1 is in proportion."""
+        return math.log2(self.longer_seconds / sum(self.seconds.values()))
+
+    def seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
+        """Seconds by draw, from the mean length relative to the central one and a standard normal of the
+        error.
+        """
+        return (
+            sum(self.seconds.values()) * relative_length_N**self.length_power * np.exp(self.log_sd * noise_N)
+        )
+
+
+def bill(
+    stage: AnyStage,
+    amounts: Amounts | None,
+    domains: Mapping[str, Domain],
+    machine: Machine,
+    *,
+    gpus: int,
+    response_tokens: float | None = None,
+) -> Bill:
+    """The cost of a stage on `gpus` GPUs. InfeasibleError where the model fits no layout on them.
+
+    response_tokens: the stage's own mean length, where it is not its domains'.
+    """
+    if isinstance(stage, Merge) or amounts is None:
+        return _merge(stage, machine)
+    chosen = {name: domains[name] for name in stage.domains}
+    overlapped = machine.overlap != "synchronous"
+    batch = Batch.of(stage, amounts, chosen, overlapped=overlapped, response_tokens=response_tokens)
+    seconds, layout, memory = step_seconds(batch, machine, gpus)
+    longer, _, _ = step_seconds(batch.longer(), machine, gpus)
+    tested, evaluation = _evaluation(stage, domains, machine, gpus)
+    responses = batch.sequences * batch.response_tokens * batch.generates
+    flops = step_flops(batch, machine)
+    steps = _steps(amounts, sum(flops.values()))
+    fitted = (
+        None if machine.on_cpu else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
+    )
+    return Bill(
+        name=stage.name,
+        gpus=gpus,
+        steps=steps,
+        generated_tokens=steps * responses,
+        scored_tokens=steps * batch.sequences * batch.sequence_tokens * batch.scoring_passes,
+        trained_tokens=steps * batch.trained_sequences * batch.sequence_tokens,
+        gradient_tokens=steps * batch.trained_sequences * batch.response_tokens,
+        flops={**{phase: steps * value for phase, value in flops.items()}, "evaluation": tested},
+        seconds={**{phase: steps * value for phase, value in seconds.items()}, "evaluation": evaluation},
+        mean_length=batch.response_tokens,
+        longer_seconds=steps * sum(longer.values()) + evaluation,
+        once_seconds=evaluation,
+        log_sd=_log_sd(fitted, machine),
+        grade="prior" if fitted is None else fitted.grade,
+        layout=layout,
+        memory_bytes=memory,
+        shares=dict(zip(stage.domains, batch.prompt_shares, strict=True)),
+    )
+
+
+def _evaluation(
+    stage: AnyStage, domains: Mapping[str, Domain], machine: Machine, gpus: int
+) -> tuple[float, float]:
+    """FLOPs and seconds of a stage's tests: a dataset has none, and a reward model is tested once, at its end."""
+    if isinstance(stage, RejectionSampling):
+        return 0.0, 0.0
+    tests = 1 if isinstance(stage, RewardModel) else EVALUATIONS
+    test = TestSet.of(domains)
+    flops = forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences
+    return tests * flops, tests * evaluation_seconds(test, machine, gpus)
+
+
+def _merge(stage: AnyStage, machine: Machine) -> Bill:
+    seconds = MERGE_SECONDS * (0.001 if machine.on_cpu else 1.0)
+    return Bill(
+        name=stage.name,
+        gpus=1,
+        steps=1,
+        generated_tokens=0.0,
+        scored_tokens=0.0,
+        trained_tokens=0.0,
+        gradient_tokens=0.0,
+        flops={},
+        seconds={"fixed": seconds},
+        mean_length=1.0,
+        longer_seconds=seconds,
+        once_seconds=seconds,
+        log_sd=0.5,
+        grade="prior",
+        layout="host memory",
+        memory_bytes=0.0,
+        shares={},
+    )
+
+
+def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
+    """Standard deviation of the time model's log error, an unnamed framework's spread included; a factor of
+    1.5 on a CPU, where nothing is fitted yet."""
+    if fitted is None:
+        return math.log(1.5)
+    width = fitted.half_width(moe=machine.model.is_moe, model=machine.model.name, gpu=machine.gpu.name)
+    return math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
+
+
+def _steps(amounts: Amounts, flops_per_step: float) -> int:
+    """Steps until the stage ends: the given number, or the step that reaches the ceiling of FLOPs."""
+    if amounts.max_flops is None:
+        return amounts.steps
+    return max(1, min(amounts.steps, math.ceil(amounts.max_flops / flops_per_step)))

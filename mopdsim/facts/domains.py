@@ -1,0 +1,187 @@
+"""Domains: where a base starts, how far RL can take it, how fast, and how long answers are, each with its
+evidence.
+
+`domain("math")` reads the sourced table `data/domains.toml`; a trainer's spec such as "sort?length=4-7" finds
+the row of its name. What a user knows better replaces a field (`Domain.with_facts`). Scores and speeds belong
+to their domain and scope ("tiny", "small", "frontier") and are never carried to another.
+Leaves out: how domains act on each other (`mopdsim.quality.interference`) and the draws of an estimate
+(`mopdsim.belief.calibration`).
+"""
+
+from __future__ import annotations
+
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from importlib.resources import files
+from typing import Any, Literal, get_args
+
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+
+Grade = Literal["measured", "published", "fitted", "prior"]
+GRADES: tuple[Grade, ...] = get_args(Grade)
+Scope = Literal["tiny", "small", "frontier"]
+SCOPES: tuple[Scope, ...] = get_args(Scope)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A number, its standard deviation, and what it rests on. Which scale the sd is on, its owner says."""
+
+    value: float
+    sd: float
+    grade: Grade
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain:
+    """One domain, `name` as the recipe calls it and `row` as the table does. The sd of `start`, `asymptote`
+    and `demonstrated` is in probability, of the others in ln.
+
+    start: pass rate of the base. asymptote: pass rate that RL on this domain alone tends to. demonstrated:
+    pass rate that imitating the demonstrations tends to. midpoint: RL compute at half of the gain, in FLOPs
+    per active parameter. steepness: exponent B of the curve. distill_tokens: gradient tokens that close a
+    distillation's gap to 1/e. length_sigma: shape of the lognormal of response lengths, whose mean is
+    `response_tokens` (all turns). environment_seconds: verifier or environment time of one turn.
+    """
+
+    name: str
+    row: str
+    scope: Scope
+    start: Estimate
+    asymptote: Estimate
+    demonstrated: Estimate
+    midpoint: Estimate
+    steepness: Estimate
+    distill_tokens: Estimate
+    prompt_tokens: Estimate
+    response_tokens: Estimate
+    length_sigma: Estimate
+    environment_seconds: Estimate
+    max_response_tokens: int
+    turns: int
+    aliases: tuple[str, ...] = ()
+    note: str = ""
+
+    def with_facts(self, facts: Mapping[str, Any], *, source: str = "scenario") -> Domain:
+        """The same domain with fields replaced by a user's numbers: a number (exact) or [low, high], its P10
+        and P90.
+
+        Raises UsageError for an unknown field, a score outside [0, 1], an amount that is not positive, low >
+        high.
+        """
+        changes: dict[str, Any] = {}
+        for key, value in facts.items():
+            where = f"{source}: domain {self.name!r}: {key} = {value!r}"
+            if key not in FACTS:
+                raise UsageError(
+                    f"{source}: domain {self.name!r}: unknown key {key!r}{did_you_mean(key, FACTS)}"
+                )
+            changes[key] = _whole(value, where) if key in _WHOLE else _fact(key, value, where, source)
+        domain = replace(self, **changes)
+        if "start" in changes and "demonstrated" not in changes:
+            domain = replace(domain, demonstrated=_demonstrated(domain.start, domain.asymptote))
+        if domain.asymptote.value < domain.start.value:
+            raise UsageError(
+                f"{source}: domain {self.name!r}: asymptote {domain.asymptote.value:g} is below start "
+                f"{domain.start.value:g}; RL tends to a score of at least the start: give both"
+            )
+        return domain
+
+
+_SCORES = ("start", "asymptote", "demonstrated")
+_WHOLE = ("max_response_tokens", "turns")
+_ESTIMATES = tuple(field.name for field in fields(Domain) if field.type == "Estimate")
+FACTS = (*_ESTIMATES, *_WHOLE)
+P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a standard deviation
+
+
+@cache
+def domains() -> dict[str, Domain]:
+    """Every domain of the table by name; "reasoning_gym:" and "jsonl:" stand for all specs that start so."""
+    text = files("mopdsim").joinpath("data", "domains.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    return {
+        name: _from_row(name, {**table["default"][row["scope"]], **row})
+        for name, row in table["domain"].items()
+    }
+
+
+@cache
+def _index() -> dict[str, str]:
+    return {alias: name for name, row in domains().items() for alias in (name, *row.aliases)}
+
+
+def domain(spec: str) -> Domain:
+    """The domain of a spec, called by the spec. NotFoundError with the nearest name where the table has
+    none.
+    """
+    name = spec.partition("?")[0]
+    scheme, colon, _ = name.partition(":")
+    found = _index().get(scheme + colon)
+    if found is None:
+        raise NotFoundError(f"domain {name!r} is not in the table{did_you_mean(name, _index())}")
+    return replace(domains()[found], name=spec)
+
+
+def scope_of(chosen: Mapping[str, Domain]) -> Scope:
+    """The widest scope among the domains: one frontier domain makes a frontier forecast."""
+    return max((row.scope for row in chosen.values()), key=SCOPES.index)
+
+
+def _from_row(name: str, row: Mapping[str, Any]) -> Domain:
+    values: dict[str, Any] = {
+        "name": name,
+        "row": name,
+        "aliases": tuple(row.get("aliases", ())),
+        "note": row.get("note", ""),
+    }
+    for key, value in row.items():
+        if key in _ESTIMATES:
+            number, sd, grade, source = value
+            values[key] = Estimate(value=float(number), sd=float(sd), grade=grade, source=source)
+        elif key not in values:
+            values[key] = value
+    values.setdefault("demonstrated", _demonstrated(values["start"], values["asymptote"]))
+    return Domain(**values)
+
+
+def _demonstrated(start: Estimate, asymptote: Estimate) -> Estimate:
+    """Where nobody measured imitation: a quarter of the way from start to asymptote, as unsure as that is
+    long.
+    """
+    gap = asymptote.value - start.value
+    return Estimate(
+        value=start.value + gap / 4,
+        sd=gap / 4,
+        grade="prior",
+        source="a quarter of the gap from start to asymptote",
+    )
+
+
+def _whole(value: Any, where: str) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UsageError(f"{where}: must be a whole number of at least 1")
+    return value
+
+
+def _fact(key: str, value: Any, where: str, source: str) -> Estimate:
+    """A user's number or [P10, P90] as an estimate on the field's scale."""
+    ends = value if isinstance(value, list | tuple) else [value, value]
+    numeric = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
+    if len(ends) != 2 or len(numeric) != 2 or not all(map(math.isfinite, numeric)):
+        raise UsageError(f"{where}: must be a number or [P10, P90]")
+    low, high = float(ends[0]), float(ends[1])
+    if low > high:
+        raise UsageError(f"{where}: P10 is above P90; give the smaller first")
+    if key in _SCORES and not (low >= 0 and high <= 1):
+        raise UsageError(f"{where}: must be a pass rate from 0 to 1")
+    if key not in _SCORES and low <= 0:
+        raise UsageError(f"{where}: must be above 0")
+    if key in _SCORES:
+        return Estimate(value=(low + high) / 2, sd=(high - low) / (2 * P90), grade="measured", source=source)
+    middle, spread = math.sqrt(low * high), math.log(high / low)
+    return Estimate(value=middle, sd=spread / (2 * P90), grade="measured", source=source)

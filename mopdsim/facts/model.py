@@ -1,0 +1,253 @@
+"""A language model as the simulator sees it: a bag of layers with FLOPs, bytes and parameters.
+
+Conventions. A multiply-add is two FLOPs. `total_parameters` counts every tensor. `active_parameters` counts
+what one token uses, input embedding included, as makers publish it. `matmul_parameters` is active without the
+input embedding table (a look-up costs nothing) and with the output head: a forward pass costs 2 x
+matmul_parameters a token plus attention, which is counted causally (L^2 / 2 keys for a sequence of L).
+Training is three forward passes. Leaves out: multi-token-prediction heads, vision towers, biases other than
+of queries, keys and values.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.facts.hardware import data_rows
+from mopdsim.facts.layers import Array, Experts, LayerGroup
+from mopdsim.facts.model_config import layer_groups, row_to_config, shape
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Frozen description; `groups` are the layers, equal ones together. Sizes published by the maker in
+    billions."""
+
+    name: str
+    hidden: int
+    vocab: int
+    tied: bool
+    groups: tuple[LayerGroup, ...]
+    published_total_b: float | None = None
+    published_active_b: float | None = None
+    max_position: int | None = None
+    source: str = ""
+
+    @cached_property
+    def embedding_parameters(self) -> int:
+        """The input table (the output head is as large again, unless tied)."""
+        return self.vocab * self.hidden
+
+    @cached_property
+    def _mixer_parameters(self) -> tuple[int, int]:
+        matmul = sum(g.count * g.mixer.matmul_parameters(self.hidden) for g in self.groups if g.mixer)
+        other = sum(g.count * g.mixer.other_parameters(self.hidden) for g in self.groups if g.mixer)
+        halves = sum(g.count * ((g.mixer is not None) + (g.feed_forward is not None)) for g in self.groups)
+        return matmul, other + (halves + 1) * self.hidden
+
+    @cached_property
+    def total_parameters(self) -> int:
+        feed_forward = sum(
+            g.count * g.feed_forward.parameters(self.hidden) for g in self.groups if g.feed_forward
+        )
+        tables = self.embedding_parameters * (1 if self.tied else 2)
+        return sum(self._mixer_parameters) + feed_forward + tables
+
+    @cached_property
+    def active_parameters(self) -> int:
+        return self.total_parameters - self._idle_expert_parameters
+
+    @cached_property
+    def _idle_expert_parameters(self) -> int:
+        return sum(
+            count * (kind.experts - kind.per_token) * kind.expert_parameters(self.hidden)
+            for count, kind in self.expert_layers
+        )
+
+    @cached_property
+    def matmul_parameters(self) -> int:
+        """Weights one token is multiplied with, output head included, input table not."""
+        feed_forward = sum(
+            g.count * g.feed_forward.active_parameters(self.hidden) for g in self.groups if g.feed_forward
+        )
+        return self._mixer_parameters[0] + feed_forward + self.embedding_parameters
+
+    @cached_property
+    def dense_matmul_parameters(self) -> int:
+        """Matmul weights outside the routed experts: read in every decode step whatever the batch."""
+        routed = sum(c * e.per_token * e.expert_parameters(self.hidden) for c, e in self.expert_layers)
+        return self.matmul_parameters - routed
+
+    @cached_property
+    def expert_layers(self) -> tuple[tuple[int, Experts], ...]:
+        return tuple((g.count, g.feed_forward) for g in self.groups if isinstance(g.feed_forward, Experts))
+
+    @cached_property
+    def routed_parameters(self) -> int:
+        """All routed-expert weights, used or not."""
+        return sum(
+            count * kind.experts * kind.expert_parameters(self.hidden) for count, kind in self.expert_layers
+        )
+
+    @property
+    def is_moe(self) -> bool:
+        return bool(self.expert_layers)
+
+    @cached_property
+    def layers(self) -> float:
+        """Depth in layers of a mixer and a feed-forward; a hybrid's separate halves count half each."""
+        return sum(g.count * ((g.mixer is not None) + (g.feed_forward is not None)) for g in self.groups) / 2
+
+    @cached_property
+    def moe_layers(self) -> int:
+        return sum(count for count, _ in self.expert_layers)
+
+    @property
+    def forward_flops_per_token(self) -> float:
+        """Matrix products only; attention scores are counted by `attention_flops`."""
+        return 2.0 * self.matmul_parameters
+
+    def attention_flops(self, lengths: ArrayLike) -> float:
+        """Forward attention FLOPs of causal sequences of these lengths (scores and weighted values),
+        summed."""
+        lengths = np.asarray(lengths, dtype=float)
+        return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
+
+    def decode_attention_flops(self, context: ArrayLike) -> Array:
+        """Attention FLOPs to decode one token after `context` tokens."""
+        total = np.zeros_like(np.asarray(context, dtype=float))
+        for group in self.groups:
+            if group.mixer:
+                total = total + group.count * group.mixer.decode_score_flops(group.mixer.visible(context))
+        return total
+
+    def cache_elements(self, context: ArrayLike) -> Array:
+        """Cache kept for one sequence of `context` tokens: keys and values, latents, windows, states."""
+        return self._summed("cache_elements", context)
+
+    def cache_elements_read(self, context: ArrayLike) -> Array:
+        """Cache read to decode one token (less than what is kept under sparse attention)."""
+        return self._summed("read_elements", context)
+
+    def kv_bytes_per_token(self, bytes_per_element: float = 2.0) -> float:
+        """What one more token adds to the cache beyond every window; fixed states add nothing."""
+        far = 1 << 24
+        return float(self.cache_elements(far + 1) - self.cache_elements(far)) * bytes_per_element
+
+    def _summed(self, method: str, context: ArrayLike) -> Array:
+        total = np.zeros_like(np.asarray(context, dtype=float))
+        for group in self.groups:
+            if group.mixer:
+                total = total + group.count * getattr(group.mixer, method)(context)
+        return total
+
+    def expert_parameters_touched(self, tokens: ArrayLike) -> Array:
+        """Routed-expert weights that `tokens` tokens of one step wake, over all layers."""
+        total = np.zeros_like(np.asarray(tokens, dtype=float))
+        for count, kind in self.expert_layers:
+            total = total + count * kind.experts * kind.expert_parameters(self.hidden) * kind.touched(tokens)
+        return total
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any] | str | Path, *, name: str | None = None, **facts: Any
+    ) -> Model:
+        """From a Hugging Face `config.json` (a mapping, the file, or a directory that holds it).
+
+        A missing or nonsensical field raises UsageError; an absent file NotFoundError.
+        """
+        if not isinstance(config, Mapping):
+            name = name or (Path(config) if Path(config).is_dir() else Path(config).parent).name
+            config = _read_config(Path(config))
+        text = config.get("text_config") or config
+        sizes = shape(text)
+        groups = Counter(layer_groups(text, sizes))
+        return cls(
+            name=name or str(config.get("_name_or_path") or text.get("model_type") or "model"),
+            hidden=sizes["hidden_size"],
+            vocab=sizes["vocab_size"],
+            tied=bool(text.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
+            groups=tuple(
+                LayerGroup(count=count, mixer=mixer, feed_forward=feed_forward)
+                for (mixer, feed_forward), count in groups.items()
+            ),
+            max_position=text.get("max_position_embeddings"),
+            **facts,
+        )
+
+
+def _read_config(path: Path) -> Mapping[str, Any]:
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        raise NotFoundError(
+            f"model config {str(path)!r} does not exist; give a config.json or its directory."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"model config {str(path)!r} is not JSON ({error}); give a config.json.") from error
+    if not isinstance(config, Mapping):
+        raise UsageError(
+            f"model config {str(path)!r} holds a {type(config).__name__}; it must be one JSON object."
+        )
+    return config
+
+
+@cache
+def models() -> dict[str, Model]:
+    """The catalogue, by the names of `data/models.csv`."""
+    found = {}
+    for row in data_rows("models.csv"):
+        found[row["model"]] = Model.from_config(
+            row_to_config(row),
+            name=row["model"],
+            published_total_b=float(row["total_b"]),
+            published_active_b=float(row["active_b"]),
+            source=row["source"],
+        )
+    return found
+
+
+def _key(name: str) -> str:
+    """Lower case without organisation, punctuation and suffixes that leave the shape alone (-Instruct,
+    -FP8)."""
+    bare = name.lower().rsplit("/", 1)[-1]
+    while (short := re.sub(r"[-_ ](instruct|base|chat|hf|fp8|nvfp4|bf16)$", "", bare)) != bare:
+        bare = short
+    return re.sub(r"[^a-z0-9]+", "", bare.removeprefix("meta-").removeprefix("nvidia-"))
+
+
+@cache
+def _index() -> dict[str, str]:
+    index = {}
+    for row in data_rows("models.csv"):
+        for alias in (row["model"], *filter(None, row["aliases"].split("|"))):
+            index[_key(alias)] = row["model"]
+    return index
+
+
+def model(name: str) -> Model:
+    """The model called `name`: a catalogue name or alias, or the path of a config.json.
+
+    NotFoundError with the nearest name otherwise.
+    """
+    known = _index().get(_key(name))
+    if known is not None:
+        return models()[known]
+    if name and (name.endswith(".json") or Path(name).is_dir()):
+        return Model.from_config(name)
+    hint = did_you_mean(name, models())
+    raise NotFoundError(
+        f"model {name!r} is not in the catalogue{hint if 'did you mean' in hint else ''}; "
+        "`mopd models` lists it, and the path of a config.json works too."
+    )

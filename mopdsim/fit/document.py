@@ -1,0 +1,152 @@
+"""A fitted posterior as a calibration's document: what was learned, how sure, how it goes together, and what was not.
+
+Only what the observations narrowed enters, under its scope; the rest keeps its prior. Leaves out: seeds' shifts and
+errors of single runs, which hold for no other run.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.belief.calibration import SCHEMA_VERSION
+from mopdsim.fit.breakdown import breaking
+from mopdsim.fit.collapse import collapse_middle
+from mopdsim.fit.forest import Tree, scope_of_trees
+from mopdsim.fit.latents import SPREADS, Latent, Latents
+from mopdsim.fit.posterior import Posterior
+
+LEAST_LEARNED = 0.1  # of the prior's variance; below, a parameter counts as not identified
+SURPRISE = 3.0  # prior standard deviations
+MODEL_ERROR = {
+    "value": SPREADS["error"][0],
+    "sd": SPREADS["error"][1],
+    "distribution": "lognormal",
+    "grade": "prior",
+    "source": "scale of Student's t, in logits, between a stage's score and what the model form says",
+}
+_PAIRED = ("conflict", "spill")
+
+
+def document(
+    posterior: Posterior, base: Mapping[str, Any], *, name: str, source: str, trees: Sequence[Tree] = ()
+) -> dict[str, Any]:
+    """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date.
+    trees: all that was read, where the posterior is of calm runs alone."""
+    latents, scope = posterior.latents, scope_of_trees(posterior.latents.trees)
+    learned = _learned(posterior)
+    parameters = {key: dict(row) for key, row in base["parameters"].items()}
+    domains: dict[str, dict[str, Any]] = {}
+    for row in learned:
+        found = {"value": _round(row.value), "sd": _round(row.sd), "grade": "fitted", "source": source}
+        if row.fact:
+            domains.setdefault(row.domain, {})[row.fact] = found
+            continue
+        general = row.name.partition(":")[0]
+        own = parameters.get(row.name) or {k: v for k, v in parameters[general].items() if k != "studies"}
+        studies = {key: value for key, value in own.get("studies", {}).items() if key != scope}
+        parameters[row.name] = {**own, "studies": {**studies, scope: found}}
+    parameters.setdefault("model_error", MODEL_ERROR)
+    alone = {"model_error": posterior.spreads["error"]}
+    if (middle := collapse_middle(posterior, source=source)) is not None:
+        alone["collapse_middle"] = (middle.value, middle.sd)
+    alone |= breaking(posterior, trees or latents.trees)
+    for key, (value, sd) in alone.items():
+        found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
+        parameters[key] = {**parameters[key], "studies": {**parameters[key].get("studies", {}), scope: found}}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "provenance": [*base.get("provenance", ()), source],
+        "parameters": parameters,
+        "domains": {scope: domains},
+        "correlations": {scope: _correlations(learned)},
+        "fit": _about(posterior, latents, learned),
+    }
+
+
+class _Row:
+    """A parameter under the name of its draws: a weighting of unknowns."""
+
+    def __init__(self, posterior: Posterior, latent: Latent, extra: float = 0.0) -> None:
+        latents = posterior.latents
+        self.name, self.latent = latent.name, latent
+        kind, _, self.domain = latent.name.partition(":")
+        self.fact = kind if latent.distribution != "normal" and self.domain and kind != "dispersion" else ""
+        self.weight_L = np.zeros(len(latents.entries))
+        self.weight_L[latents.index[latent.name]] = 1.0
+        if latent.group is not None:
+            self.weight_L[latents.index[latent.group]] = 1.0
+        self.covariance_LL = posterior.covariance_LL
+        middle = float(self.weight_L @ posterior.x_L)
+        self.value = float(latent.value(np.array(middle)))
+        self.sd = math.sqrt(float(self.weight_L @ self.covariance_LL @ self.weight_L) + extra**2)
+        if self.fact in ("asymptote", "demonstrated"):  # the table has scores' deviations in probability
+            self.sd *= max(self.value * (1 - self.value), 0.01)
+        self.alone = extra > 0
+
+
+def _learned(posterior: Posterior) -> list[_Row]:
+    """Constants and facts that were narrowed, every pair that was seen; a mean of pairs stands for those not seen, and
+    takes the spread between pairs in."""
+    rows = []
+    for latent, share in zip(posterior.latents.entries, posterior.learned_L, strict=True):
+        if latent.tree is not None:
+            continue
+        if latent.name in _PAIRED:
+            rows.append(_Row(posterior, latent, posterior.spreads[latent.name][0]))  # type: ignore[index]
+        elif latent.group is not None or share >= LEAST_LEARNED:
+            rows.append(_Row(posterior, latent))
+    return rows
+
+
+def _correlations(learned: Sequence[_Row]) -> dict[str, Any]:
+    """Of all but the means of pairs (which stand for pairs of their own streams): names, and
+    the lower triangle, a row a text."""
+    rows = [row for row in learned if not row.alone]
+    if not rows:
+        return {"names": [], "rows": []}
+    weight_RL = np.stack([row.weight_L for row in rows])
+    covariance_RR: Array = weight_RL @ rows[0].covariance_LL @ weight_RL.T
+    sd_R = np.sqrt(np.diag(covariance_RR))
+    correlation_RR = covariance_RR / np.outer(sd_R, sd_R)
+    return {
+        "names": [row.name for row in rows],
+        "rows": [
+            " ".join(f"{value:.3f}" for value in row[: place + 1]) for place, row in enumerate(correlation_RR)
+        ],
+    }
+
+
+def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> dict[str, Any]:
+    """What the fit rests on, which parameters it says nothing of, and where it goes far from the prior."""
+    known = {row.name for row in learned}
+    shown = [latent for latent in latents.entries if latent.tree is None and latent.group is None]
+    moved = (posterior.x_L - latents.mean_L) / latents.sd_L
+    return {
+        "runs": sorted(name for tree in latents.trees for name in tree.runs),
+        "observations": len(posterior.seen.y_M),
+        "above_ceiling": int(posterior.seen.censored_M.sum()),
+        "settled": posterior.settled,
+        "starts": posterior.starts,
+        "agreeing_starts": posterior.agreeing,
+        "starts_behind": [round(value, 1) for value in posterior.behind],
+        "spreads": {group: [_round(value), _round(sd)] for group, (value, sd) in posterior.spreads.items()},
+        "learned": {
+            latent.name: round(float(posterior.learned_L[latents.index[latent.name]]), 3) for latent in shown
+        },
+        "not_identified": [latent.name for latent in shown if latent.name not in known],
+        "far_from_prior": {
+            latent.name: round(float(moved[latents.index[latent.name]]), 1)
+            for latent in shown
+            if abs(moved[latents.index[latent.name]]) > SURPRISE
+        },
+    }
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")

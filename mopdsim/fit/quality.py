@@ -1,0 +1,82 @@
+"""Fitting the quality model to what runs scored: observations in, a calibration with its uncertainty out.
+
+    fitted(Path("studies/results/gain/observations.csv"), ...)  ->  the document of a calibration
+
+Several studies fit together: stages they share stand once. Leaves out: cost constants (`mopdsim.fit.cost`), the method
+(`mopdsim.fit`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import UsageError
+from mopdsim.belief.calibration import from_document
+from mopdsim.fit.document import document
+from mopdsim.fit.forest import load
+from mopdsim.fit.latents import latents_of
+from mopdsim.fit.posterior import fit
+
+STARTS = 4
+
+
+def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STARTS) -> dict[str, Any]:
+    """The calibration `base` (the shipped one where absent) with what these observation files say, as a document."""
+    if not data:
+        raise UsageError("no observations to fit: give an observations.csv of a study")
+    prior = _document(base)
+    trees, dates = load(data)
+    posterior = fit(
+        latents_of(
+            load(data, calm=True)[0], from_document(prior, source=str(base or "the shipped calibration"))
+        ),
+        starts=starts,
+    )
+    runs = sum(len(tree.runs) for tree in trees)
+    names = ", ".join(path.parent.name or path.name for path in data)
+    source = f"{names}: {runs} runs, {max(dates)}"
+    return document(posterior, prior, name=f"fitted to {names}", source=source, trees=trees)
+
+
+def write(found: Mapping[str, Any], path: Path) -> None:
+    """A calibration file, to be read with `mopdsim.belief.calibration.load`."""
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def fit_text(found: Mapping[str, Any]) -> str:
+    """A fitted calibration for people: what was learned, what was not, where it goes far from the prior."""
+    about = found["fit"]
+    lines = [
+        f"{found['name']}: {len(about['runs'])} runs, {about['observations']} observations, "
+        f"{about['above_ceiling']} above the ceiling; {about['agreeing_starts']} of {about['starts']} starts agree"
+        + ("" if about["settled"] else "; the steps did not settle")
+    ]
+    for scope, domains in found["domains"].items():
+        for domain, facts in domains.items():
+            shown = ", ".join(f"{key} {row['value']:.3g} (sd {row['sd']:.2g})" for key, row in facts.items())
+            lines.append(f"  {domain:<24} {shown}")
+        known = {name: row["studies"] for name, row in found["parameters"].items() if "studies" in row}
+        for name, studies in known.items():
+            if scope in studies and ">" not in name:
+                estimate = studies[scope]
+                lines.append(f"  {name:<24} {estimate['value']:.3g} (sd {estimate['sd']:.2g})")
+    pairs = sum(">" in name for name in found["parameters"])
+    lines.append(f"and {pairs} pairs, in the file")
+    lines.append(f"not identified, so at their prior: {', '.join(about['not_identified']) or 'none'}")
+    far = ", ".join(f"{name} by {moved:+.1f} sd" for name, moved in about["far_from_prior"].items())
+    lines.append(f"far from their prior: {far or 'none'}")
+    return "\n".join(lines)
+
+
+def _document(base: Path | None) -> dict[str, Any]:
+    if base is None:
+        text = files("mopdsim").joinpath("data", "calibration.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
+    try:
+        return dict(json.loads(base.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{base}: not a calibration in JSON: {error}") from None

@@ -1,0 +1,147 @@
+"""Are the intervals honest? Parameters drawn from the prior, observations simulated of a design, then fitted.
+
+    python -m mopdsim.fit.recovery [--repeats 100] [--data OBSERVATIONS.csv] [--out FILE]
+
+The design is the minimal experiment, or that of the runs behind an observations file (amounts spent and prompts scored
+are kept, scores are made up). Leaves out: errors that are no error of a stage and domain, such as a wrong curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array, logistic
+from mopdsim.belief.calibration import default_calibration, in_logits
+from mopdsim.fit.forest import Tree, load
+from mopdsim.fit.latents import SPREADS, Latents, latents_of
+from mopdsim.fit.posterior import DEGREES, Posterior, fit
+from mopdsim.fit.predict import KL_SD, observed, ordered, predict
+
+LEVEL, QUANTILE = 0.9, 1.6448536269514722  # of the intervals, two-sided, and of the standard normal
+STARTS = 3
+LEAST_LEARNED = 0.1  # of the prior's variance: below, an interval repeats the prior
+
+
+@dataclass(frozen=True, kw_only=True)
+class Repeat:
+    """One simulated experiment: by parameter whether its interval held the truth, how much was learned of it."""
+
+    held: dict[str, bool]
+    learned: dict[str, float]
+    settled: bool
+
+
+def recover(trees: Sequence[Tree], *, repeats: int, seed: int = 0, quiet: bool = True) -> dict[str, Any]:
+    """How often the intervals held the truth, in all and by parameter."""
+    latents = latents_of(trees, default_calibration())
+    found = []
+    for turn in range(repeats):
+        found.append(repeat(latents, np.random.default_rng([seed, turn])))
+        if not quiet:
+            print(f"\r{turn + 1} of {repeats}", end="\n" if turn + 1 == repeats else "", file=sys.stderr)
+    return summary(found)
+
+
+def repeat(latents: Latents, rng: np.random.Generator) -> Repeat:
+    """Draw a truth, simulate, fit, compare."""
+    truth_L, errors = drawn(latents, rng)
+    trees = simulated(latents, truth_L, errors, rng)
+    posterior = fit(replace(latents, trees=trees), starts=STARTS)
+    return Repeat(
+        held=held(posterior, truth_L),
+        learned=dict(zip(latents.index, posterior.learned_L.tolist(), strict=True)),
+        settled=posterior.settled,
+    )
+
+
+def drawn(latents: Latents, rng: np.random.Generator) -> tuple[Array, float]:
+    """A truth from the prior, and the spread of the errors of the model form. A base's start is drawn as the table
+    has it, not as widely as the fit allows."""
+    spreads = {group: middle * np.exp(sd * rng.standard_normal()) for group, (middle, sd) in SPREADS.items()}
+    noise_L = rng.standard_normal(len(latents.entries))
+    sd_L = latents.prior_sd(spreads)
+    for place, latent in enumerate(latents.entries):
+        if latent.tree is not None and latent.group is None:
+            sd_L[place] = in_logits(latents.trees[latent.tree].domains[latent.domains[0]].start).sd
+    return latents.mean_L + sd_L * noise_L, float(spreads["error"])
+
+
+def simulated(latents: Latents, truth_L: Array, error: float, rng: np.random.Generator) -> tuple[Tree, ...]:
+    """The forest with scores as this truth would give them."""
+    seen = observed(latents.trees)
+    expected_M = predict(latents, truth_L[:, None])[:, 0]
+    error_E = np.append(error * rng.standard_t(DEGREES, len(seen.series)), 0.0)
+    shown = iter(expected_M + error_E[seen.series_M])
+    trees = []
+    for tree in latents.trees:
+        points = []
+        for point in ordered(tree):
+            scores = tuple(
+                replace(score, passed=float(rng.binomial(score.n, logistic(next(shown)))))
+                for score in point.scores
+            )
+            kl = None if point.kl is None else float(np.exp(next(shown) + KL_SD * rng.standard_normal()))
+            points.append(replace(point, scores=scores, kl=kl))
+        trees.append(replace(tree, points=tuple(points)))
+    return tuple(trees)
+
+
+def held(posterior: Posterior, truth_L: Array) -> dict[str, bool]:
+    """By parameter: constants, facts of domains, means of pairs, and each pair as mean and deviation together."""
+    latents, found = posterior.latents, {}
+    for place, latent in enumerate(latents.entries):
+        if latent.tree is not None:
+            continue
+        weight_L = np.zeros(len(truth_L))
+        weight_L[place] = 1.0
+        if latent.group is not None:
+            weight_L[latents.index[latent.group]] = 1.0
+        sd = float(np.sqrt(weight_L @ posterior.covariance_LL @ weight_L))
+        found[latent.name] = bool(abs(weight_L @ (posterior.x_L - truth_L)) <= QUANTILE * sd)
+    return found
+
+
+def summary(found: Sequence[Repeat]) -> dict[str, Any]:
+    """Shares of intervals that held the truth: where the design says anything of a parameter, and by parameter."""
+    learned = {name: float(np.mean([one.learned[name] for one in found])) for name in found[0].held}
+    rows = {
+        name: {"coverage": float(np.mean([one.held[name] for one in found])), "learned": learned[name]}
+        for name in found[0].held
+    }
+    informed = [name for name, row in rows.items() if row["learned"] >= LEAST_LEARNED]
+    return {
+        "repeats": len(found),
+        "settled": sum(one.settled for one in found),
+        "level": LEVEL,
+        "coverage": float(np.mean([rows[name]["coverage"] for name in informed])),
+        "parameters": len(informed),
+        "not_identified": [name for name in rows if name not in informed],
+        "by_parameter": dict(sorted(rows.items(), key=lambda row: row[1]["coverage"])),
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the document, or write it."""
+    from mopdsim.fit.design import minimal_experiment
+
+    parser = argparse.ArgumentParser(prog="python -m mopdsim.fit.recovery", description=__doc__)
+    parser.add_argument("--repeats", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--data", type=Path, help="an observations.csv whose design is used")
+    parser.add_argument("--out", type=Path)
+    given = parser.parse_args(arguments)
+    trees = minimal_experiment() if given.data is None else load([given.data])[0]
+    text = json.dumps(recover(trees, repeats=given.repeats, seed=given.seed, quiet=False), indent=1)
+    print(text) if given.out is None else given.out.write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

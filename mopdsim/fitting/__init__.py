@@ -1,7 +1,0 @@
-"""Fitting: the quality model inverted, from what runs scored to parameters with their uncertainty.
-
-`forest` holds what runs did, `latents` the unknowns and their priors, `predict` walks the forest with the functions
-that forecast, `posterior` finds the most probable unknowns and their covariance, `document` writes them as a
-calibration, `recovery` checks the intervals on simulated observations. `mopdsim.fit` is the way in.
-Leaves out: cost constants (`mopdsim.fit_cost`), collapse (its threshold has no slope), models of a second size.
-"""

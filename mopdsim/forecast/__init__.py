@@ -1,0 +1,1 @@
+"""From a scenario to its forecast: cost, calendar and scores over common draws; forecasts compared."""

@@ -1,0 +1,189 @@
+"""Where a forecast leaves what is known: one sentence each, the remedy included.
+
+Leaves out: errors (a question that has no answer at all).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mopdsim.cost.constants import shipped
+from mopdsim.facts.domains import Domain
+from mopdsim.facts.hardware import gpu
+from mopdsim.facts.model import model
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.stage_draws import STUDIED, relative_size
+from mopdsim.quality.caps import SIZES_B
+from mopdsim.quality.walk import Effort
+from mopdsim.quality.world import World
+from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.recipe import SMALLER, Distill, RejectionSampling, RewardModel, Rl
+
+_KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
+_STABLE_EXTRAPOLATION = 1.35
+_SIZES_TRIED = 62.0  # times the parameters of the studied model: study `size_fresh`
+_BOLD = 1.5  # times the usual rate of RL: between what larger models bore and what broke them
+
+
+def caveats(
+    scenario: Scenario,
+    domains: Mapping[str, Domain],
+    efforts: Mapping[str, Effort],
+    world: World,
+) -> tuple[str, ...]:
+    """What a reader must know before trusting the numbers."""
+    return tuple([
+        *_of_facts(scenario, domains),
+        *_of_machine(scenario),
+        *_of_recipe(scenario, efforts, world),
+        *_of_judges(scenario),
+        *_of_sizes(scenario, world),
+        *_of_larger(scenario),
+    ])  # fmt: skip
+
+
+def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> list[str]:
+    found = []
+    unasked = [name for name, row in domains.items() if row.start.grade != "measured"]
+    if unasked:
+        found.append(
+            f"start scores of {', '.join(unasked)} are another model's or a prior: give this model's, "
+            f"as in [domain.{unasked[0]}] start = {domains[unasked[0]].start.value:.2f}"
+        )
+    slow = [name for name, row in domains.items() if row.midpoint.grade == "prior"]
+    if slow:
+        found.append(
+            f"learning speeds of {', '.join(slow)} are priors over an order of magnitude: a pilot to 3 "
+            "C_mid, given as midpoint = [P10, P90], narrows the scores most"
+        )
+    dialled = [name for name in domains if "?" in name]
+    if dialled:
+        found.append(
+            f"the options of {', '.join(dialled)} are not in the table: the plain domain's numbers are used"
+        )
+    if len({row.scope for row in domains.values()}) > 1:
+        found.append("domains of different scopes are mixed: no study supports how they act on each other")
+    return found
+
+
+def _of_machine(scenario: Scenario) -> list[str]:
+    found = []
+    device = gpu(scenario.gpu)
+    if device.name.startswith("CPU"):
+        found.append("times on a CPU are one efficiency for all phases, not fitted: expect a factor of 1.5")
+    else:
+        fitted = shipped()["rl_steps"]
+        for kind, name, known in (
+            ("model", model(scenario.model).name, fitted.models),
+            ("GPU", device.name, fitted.gpus),
+        ):
+            if name not in known:
+                found.append(
+                    f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
+                )
+    if scenario.usd_per_gpu_hour is None and device.price_grade == "assumed":
+        found.append(f"the price of {device.name} is assumed: give usd_per_gpu_hour")
+    return found
+
+
+def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) -> list[str]:
+    found = []
+    stages = scenario.recipe.stages
+    short = [s.name for s in stages if isinstance(s, Rl) and _least_progress(s, efforts[s.name], world) < 1]
+    if short:
+        found.append(
+            f"RL ends before C_mid on a domain in {', '.join(short)}: the gain rests on the assumed speed, "
+            "and a real run that short would not identify the asymptote"
+        )
+    crowded = [s.name for s in stages if isinstance(s, Rl) and len(s.domains) > _KNOWN_TOGETHER]
+    if crowded:
+        found.append(
+            f"more than {_KNOWN_TOGETHER} domains are trained together in {', '.join(crowded)}: how conflict "
+            "adds up beyond that is a prior"
+        )
+    far = [s.name for s in stages if isinstance(s, Distill) and s.extrapolation > _STABLE_EXTRAPOLATION]
+    if far:
+        found.append(
+            f"extrapolation above {_STABLE_EXTRAPOLATION:g} in {', '.join(far)}: 1.5 was unstable in ExOPD, "
+            "and the forecast knows no such failure; stay near 1.25"
+        )
+    return found
+
+
+def _of_judges(scenario: Scenario) -> list[str]:
+    stages = scenario.recipe.stages
+    found = []
+    judges = [s.name for s in stages if isinstance(s, RewardModel)]
+    if judges:
+        found.append(
+            f"what {', '.join(judges)} {'wins' if len(judges) == 1 else 'win'} of the verifier's gain, and where that "
+            "turns into over-optimisation, are priors over an order of magnitude: hold a check by verifiers or people"
+        )
+    free = [s.name for s in stages if isinstance(s, Rl) and s.reward_models and not s.kl_coefficient]
+    if free:
+        found.append(
+            f"nothing holds {', '.join(free)} to its start while a reward model judges: give it a kl_coefficient"
+        )
+    chosen = [s.name for s in stages if isinstance(s, RejectionSampling)]
+    if chosen:
+        found.append(
+            f"how much of a best-of-n's gain training on {', '.join(chosen)} brings is a prior: .12 to .42 of it"
+        )
+    return found
+
+
+def _of_sizes(scenario: Scenario, world: World) -> list[str]:
+    if SMALLER not in scenario.recipe.roots:
+        return []
+    found = []
+    unasked = [name for name in scenario.recipe.domains if name not in scenario.smaller_start]
+    if unasked:
+        found.append(
+            f"start scores of {scenario.smaller} on {', '.join(unasked)} follow from its size alone: give them, as in "
+            f"[smaller_start] {unasked[0]} = [P10, P90]"
+        )
+    low, high = SIZES_B
+    sizes = [size for size in world.sizes_b.values() if not low <= size <= high]
+    if sizes:
+        found.append(
+            f"the cap between {scenario.model} and {scenario.smaller} was fitted from {low:g} to {high:g} billion "
+            f"parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
+        )
+    return found
+
+
+def _of_larger(scenario: Scenario) -> list[str]:
+    """Of tiny domains on models of another size than the studied one."""
+    ratio = relative_size(scenario)
+    if ratio is None or ratio == 1:
+        return []
+    found = []
+    if not ratio <= _SIZES_TRIED:
+        found.append(
+            f"how size acts was measured up to {_SIZES_TRIED:g} times the parameters of {STUDIED!r}: {scenario.model} "
+            f"has {ratio:.3g} times as many"
+        )
+    usual = default_amounts("tiny", "rl").learning_rate
+    rates = {
+        s.name: scenario.recipe.amounts[s.name].learning_rate
+        for s in scenario.recipe.stages
+        if isinstance(s, Rl)
+    }
+    bold = [name for name, rate in rates.items() if rate > _BOLD * usual]
+    if ratio > 1 and bold:
+        found.append(
+            f"{', '.join(bold)}: larger models broke at rates above {_BOLD * usual:g} where the forecast saw no danger "
+            "(studies size_again, size_fresh): try a lower learning_rate first"
+        )
+    return found
+
+
+def _least_progress(stage: Rl, effort: Effort, world: World) -> float:
+    """The least median C / C_mid among a stage's domains, at their share of the prompts."""
+    total = sum(stage.domains.values())
+    return min(
+        share / total * float(np.median(effort.compute_N / world.midpoint_DN[world.index[name]]))
+        for name, share in stage.domains.items()
+    )

@@ -1,0 +1,107 @@
+"""All published systems and the plain rivals side by side: one model, the same domains, one budget of training FLOPs.
+
+Every recipe's steps are scaled by one factor until its training FLOPs, teachers and data included, equal the budget
+(`mopdsim.forecast.at_budget`); all meet the same worlds. cap: what the output's teachers could give, the mean over
+domains of the best own teacher. below_start: probability that any domain ends under the base's score; collapse: that
+a distillation on the way lost what it had gained. Leaves out: differences draw by draw (`mopdsim.forecast.compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
+from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.scenario import of_recipe
+from mopdsim.recipes.recipe import BASE, Distill, Merge, Recipe
+from mopdsim.recipes.systems import SYSTEMS
+
+DOMAINS = ("sort", "reverse", "shift", "swap", "brackets", "rle_decode")
+RIVALS = ("mixed_rl", "cascade_rl", "mopd", "off_policy", "merge")
+RECIPES = (*SYSTEMS, *RIVALS)
+BUDGET_OF = "mopd"  # the recipe whose own amounts set the budget where none is given
+
+
+def compare_all(
+    *, domains: Sequence[str] = DOMAINS, budget_flops: float | None = None, **settings: Any
+) -> dict[str, Any]:
+    """The table as plain data. `settings`: other keys of a scenario file, for all recipes alike."""
+    scenarios = {name: of_recipe(name, source=name, domains=list(domains), **settings) for name in RECIPES}
+    budget = training_flops(scenarios[BUDGET_OF]) if budget_flops is None else budget_flops
+    rows = [_row(at_budget(scenario, budget)) for scenario in scenarios.values()]
+    first = scenarios[BUDGET_OF]
+    return {
+        "budget_flops": budget,
+        "model": first.model,
+        "gpu": first.gpu,
+        "domains": list(domains),
+        "draws": first.draws,
+        "seed": first.seed,
+        "rows": rows,
+    }
+
+
+def _row(scaled: AtBudget) -> dict[str, Any]:
+    found = forecast(scaled.scenario)
+    recipe = scaled.scenario.recipe
+    cap_N = cap(found)
+    return {
+        "recipe": recipe.name,
+        "flops": scaled.flops,
+        "factor": scaled.factor,
+        "off_budget": scaled.reason,
+        "gpu_hours": quantiles(found.gpu_hours_N),
+        "usd": quantiles(found.usd_N),
+        "days": quantiles(found.days_N),
+        "mean": quantiles(found.scores_DN.mean(axis=0)),
+        "worst": quantiles(found.scores_DN.min(axis=0)),
+        "cap": None if cap_N is None else quantiles(cap_N),
+        "risk": risk(found),
+        "stages": len(recipe.stages),
+        "teachers": len(teachers(recipe)),
+    }
+
+
+def teachers(recipe: Recipe) -> set[str]:
+    """The stages that a distillation learns from or a merge takes in."""
+    found: set[str] = set()
+    for stage in recipe.stages:
+        if isinstance(stage, Distill):
+            found |= {teacher.stage for teacher in stage.teachers}
+        elif isinstance(stage, Merge):
+            found |= set(stage.inputs)
+    return found - set(recipe.roots)
+
+
+def cap(found: Forecast) -> Array | None:
+    """Mean over domains of the best own teacher of the output's distillation, (N,); None where it has none."""
+    output = found.scenario.recipe.stage[found.scenario.recipe.output]
+    if not isinstance(output, Distill):
+        return None
+    best = [
+        np.max(
+            [
+                found.states[teacher.stage].score_DN[found.world.index[domain]]
+                for teacher in output.teachers
+                if domain in teacher.domains
+            ],
+            axis=0,
+        )
+        for domain in output.domains
+    ]
+    return np.asarray(np.mean(best, axis=0))
+
+
+def risk(found: Forecast) -> dict[str, float]:
+    """Probabilities that any domain ends below the base's score, and that a distillation collapsed."""
+    below_DN = found.scores_DN < found.states[BASE].score_DN
+    booked: Mapping[Any, Array] = found.output.waterfall or {}
+    lost_DN = booked.get("collapse", np.zeros_like(found.scores_DN))
+    return {
+        "below_start": float(np.mean(below_DN.any(axis=0))),
+        "collapse": float(np.mean((lost_DN < 0).any(axis=0))),
+    }

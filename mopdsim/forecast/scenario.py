@@ -1,0 +1,338 @@
+"""A scenario: one complete question, in one TOML file: a recipe, a model, GPUs, domains, teams, budget.
+
+    recipe = "mopd"                  # a name of the catalogue, or a table [recipe] as in a recipe file
+    domains = ["math", "code"]       # of a named recipe
+    model = "Qwen3-30B-A3B"
+    gpu = "H100"
+    gpus = 512
+    teams = 3
+    [options]                        # of a named recipe
+    rounds = 2
+    [domain.math]                    # what is known better than the table: a number, or [P10, P90]
+    start = 0.42
+    [conflict]
+    "math>code" = [-0.4, 0.0]        # P10 and P90 of K, source > target
+    [ranges]
+    "student.steps" = [200, 800]     # P10 and P90 of what a stage spends, where nobody states it
+
+`dump` writes the resolved scenario: the recipe in full, every default stated; `loads(dump(s)) == s`.
+Leaves out: the answer (`mopdsim.forecast.forecast`), the rules of single keys (`mopdsim.forecast.scenario_checks`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.checks import number, table, whole
+from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.cost.rlstep import Overlap
+from mopdsim.facts.domains import P90, SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
+from mopdsim.facts.hardware import gpu
+from mopdsim.facts.model import model
+from mopdsim.forecast.scenario_checks import (
+    MAX_DRAWS,
+    OVERLAPS,
+    PRECISIONS,
+    RELIABILITY,
+    conflicts,
+    overhead,
+    pools,
+    ranges,
+    reliability,
+    smaller_start,
+)
+from mopdsim.forecast.schedule import Reliability
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import BASE, SMALLER, Recipe
+from mopdsim.recipes.recipe_file import from_document as recipe_from_document
+from mopdsim.recipes.recipe_file import parse_toml, read_toml, to_document
+
+SCHEMA_VERSION = 1
+_MACHINES: dict[Scope, tuple[str, str, int]] = {
+    "tiny": ("tiny", "CPU-2-cores", 1),
+    "small": ("Qwen3-1.7B", "H100", 1),
+    "frontier": ("Qwen3-30B-A3B", "H100", 64),
+}
+_SMALLER = dict.fromkeys(("tiny", "tiny-large", "tiny-xlarge", "tiny-10M"), "tiny-small")  # by model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One question.
+
+    pools: GPUs by pool; stages run on the first unless `pool_of` names another. gpus_per_stage: GPUs of every
+    stage (None: its whole pool), gpus_of: of single stages. teams: stages worked on at once (None: no limit).
+    overlap: whether generation waits for the update. facts and conflict: what the user knows of domains, and
+    of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
+    start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
+    response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, evaluation, an untuned
+    framework). precision: of weights, products and cache; speculative_factor: tokens that a decode step yields.
+    """
+
+    recipe: Recipe
+    model: str
+    gpu: str
+    pools: Mapping[str, int]
+    pool_of: Mapping[str, str] = field(default_factory=dict)
+    gpus_per_stage: int | None = None
+    gpus_of: Mapping[str, int] = field(default_factory=dict)
+    teams: int | None = None
+    priority: Mapping[str, float] = field(default_factory=dict)
+    usd_per_gpu_hour: float | None = None
+    budget_usd: float | None = None
+    deadline_days: float | None = None
+    reliability: Reliability = field(default_factory=Reliability)
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    conflict: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    overlap: Overlap = "synchronous"
+    smaller: str | None = None
+    smaller_start: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    overhead: tuple[float, float] | None = None
+    precision: str = "bf16"
+    speculative_factor: float = 1.0
+    draws: int = 1000
+    seed: int = 0
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """The recipe's domains: the table's rows with the user's facts."""
+        return {name: _domain(name, self.facts.get(name, {})) for name in self.recipe.domains}
+
+    @property
+    def scope(self) -> Scope:
+        """Which calibration holds: the widest scope of the domains."""
+        return scope_of(self.domains)
+
+    @property
+    def pairs(self) -> dict[str, Estimate]:
+        """The user's conflicts as estimates, by "source>target"."""
+        return {
+            pair: Estimate(
+                value=(low + high) / 2, sd=(high - low) / (2 * P90), grade="measured", source="scenario"
+            )
+            for pair, (low, high) in self.conflict.items()
+        }
+
+    @property
+    def smaller_starts(self) -> dict[str, Estimate]:
+        """What the user knows of the smaller model's start scores."""
+        return {
+            name: self.domains[name].with_facts({"start": list(ends), "asymptote": 1.0}).start
+            for name, ends in self.smaller_start.items()
+        }
+
+    def model_of(self, root: str) -> str:
+        """The name of the model that a root stands for."""
+        return self.model if root == BASE or self.smaller is None else self.smaller
+
+    def range_of(self, stage: str, key: str) -> tuple[float, float] | None:
+        """P10 and P90 of what a stage spends of something, where a range is given."""
+        return self.ranges.get(f"{stage}.{key}")
+
+    def pool(self, stage: str) -> str:
+        """The pool that a stage runs on."""
+        return self.pool_of.get(stage, next(iter(self.pools)))
+
+    def stage_gpus(self, stage: str) -> int:
+        """How many GPUs a stage is given."""
+        size = self.pools[self.pool(stage)]
+        return self.gpus_of.get(
+            stage, size if self.gpus_per_stage is None else min(self.gpus_per_stage, size)
+        )
+
+
+_PLAIN = (
+    "model", "gpu", "overlap", "gpus_per_stage", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days",
+    "smaller", "precision", "speculative_factor", "draws", "seed",
+)  # fmt: skip
+_KEYS = (
+    "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",
+    "reliability", "domain", "conflict", "smaller_start", "ranges", "overhead",
+)  # fmt: skip
+
+
+def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> Scenario:
+    """A resolved scenario. Raises UsageError or NotFoundError with one sentence."""
+    for key in document:
+        if key not in _KEYS:
+            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
+    version = document.get("schema_version", SCHEMA_VERSION)
+    if version != SCHEMA_VERSION:
+        raise UsageError(f"{source}: schema_version {version!r}: this mopd reads version {SCHEMA_VERSION}")
+    facts = {
+        name: table(row, f"{source}: domain.{name}")
+        for name, row in _table_of(document, "domain", source).items()
+    }
+    recipe = _recipe(document, facts, source)
+    for name in facts:
+        if name not in recipe.domains:
+            raise UsageError(
+                f"{source}: [domain.{name}]: no domain of the recipe{did_you_mean(name, recipe.domains)}"
+            )
+    chosen = {name: _domain(name, facts.get(name, {}), source) for name in recipe.domains}
+    model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
+    plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
+    _models(plain, recipe, source)
+    scenario = Scenario(
+        recipe=recipe,
+        pools=pools(document, gpus, source),
+        pool_of=_table_of(document, "pool_of", source),
+        gpus_of=_table_of(document, "gpus_of", source),
+        priority=_table_of(document, "priority", source),
+        reliability=reliability(_table_of(document, "reliability", source), source),
+        facts=facts,
+        conflict=conflicts(_table_of(document, "conflict", source), recipe, source),
+        smaller_start=smaller_start(_table_of(document, "smaller_start", source), recipe, source),
+        ranges=ranges(_table_of(document, "ranges", source), recipe, source),
+        overhead=overhead(document.get("overhead"), source),
+        **plain,
+    )
+    _check(scenario, source)
+    return scenario
+
+
+def _models(plain: dict[str, Any], recipe: Recipe, source: str) -> None:
+    """Checks the names of models and GPU and puts in the smaller model's default."""
+    if SMALLER in recipe.roots and "smaller" not in plain and plain["model"] in _SMALLER:
+        plain["smaller"] = _SMALLER[plain["model"]]
+    for key in ("model", "gpu", "smaller"):
+        if key in plain and not isinstance(plain[key], str):
+            raise UsageError(f"{source}: {key} = {plain[key]!r}: must be a name in quotes")
+    plain["gpu"] = gpu(plain["gpu"]).name
+    model(plain["model"])
+    if SMALLER in recipe.roots and "smaller" not in plain:
+        raise UsageError(
+            f"{source}: recipe {recipe.name!r} has a smaller student: give its model, as in smaller = "
+            '"Qwen3-1.7B"'
+        )
+    if "smaller" in plain:
+        if SMALLER not in recipe.roots:
+            raise UsageError(
+                f"{source}: smaller = {plain['smaller']!r}: recipe {recipe.name!r} has no stage on it: leave it out"
+            )
+        model(plain["smaller"])
+
+
+def loads(text: str, *, source: str = "scenario") -> Scenario:
+    """A scenario from TOML text."""
+    return from_document(parse_toml(text, source=source), source=source)
+
+
+def load(path: Path) -> Scenario:
+    """A scenario from a file; a recipe's own file is a scenario with everything else at its default."""
+    document = read_toml(path)
+    if "stages" in document:
+        document = {"recipe": document}
+    return from_document(document, source=str(path))
+
+
+def of_recipe(name: str, *, source: str = "scenario", **settings: Any) -> Scenario:
+    """The scenario of a named recipe; `settings` are the keys of a scenario file, None where not given."""
+    given = {key: value for key, value in settings.items() if value is not None}
+    return from_document({"recipe": name, **given}, source=source)
+
+
+def dump(scenario: Scenario) -> str:
+    """The resolved scenario as TOML text."""
+    import tomli_w
+
+    document: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+    document |= {key: getattr(scenario, key) for key in _PLAIN if getattr(scenario, key) is not None}
+    document["pools"] = dict(scenario.pools)
+    for key in ("pool_of", "gpus_of", "priority"):
+        if getattr(scenario, key):
+            document[key] = dict(getattr(scenario, key))
+    document["reliability"] = {key: getattr(scenario.reliability, key) for key in RELIABILITY}
+    if scenario.facts:
+        document["domain"] = {name: dict(row) for name, row in scenario.facts.items()}
+    for key in ("conflict", "smaller_start", "ranges"):
+        if getattr(scenario, key):
+            document[key] = {name: list(ends) for name, ends in getattr(scenario, key).items()}
+    if scenario.overhead is not None:
+        document["overhead"] = list(scenario.overhead)
+    document["recipe"] = to_document(scenario.recipe)
+    return tomli_w.dumps(document)
+
+
+def _recipe(document: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], source: str) -> Recipe:
+    """The recipe given inline, or the catalogue's of that name over the listed domains."""
+    given = document.get("recipe")
+    if isinstance(given, Mapping):
+        for key in ("options", "domains"):
+            if key in document:
+                raise UsageError(
+                    f"{source}: {key} belongs to a named recipe; edit the table [recipe] instead"
+                )
+        return recipe_from_document(given, source=f"{source}: recipe")
+    if not isinstance(given, str):
+        raise UsageError(
+            f'{source}: recipe is missing: give a name such as recipe = "mopd", or a table [recipe]'
+        )
+    names = document.get("domains")
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f'{source}: domains = {names!r}: must be a list of names, such as ["math", "code"]')
+    options = dict(_table_of(document, "options", source))
+    scope = max((_domain(name, facts.get(name, {}), source).scope for name in names), key=SCOPES.index)
+    options.setdefault("amounts", "tiny" if scope == "tiny" else "small")
+    return catalogue.recipe(given, names, **options)
+
+
+def _domain(name: str, facts: Mapping[str, Any], source: str = "scenario") -> Domain:
+    """A domain with the user's facts; `like` names the row of the table that a new domain starts from."""
+    like = facts.get("like", name)
+    if not isinstance(like, str):
+        raise UsageError(
+            f"{source}: domain.{name}: like = {like!r}: must be the name of a domain of the table"
+        )
+    rest = {key: value for key, value in facts.items() if key != "like"}
+    row = domain(like)
+    if like != name and name.partition("?")[0] in domains():
+        raise UsageError(
+            f"{source}: domain.{name}: like = {like!r}: {name!r} is in the table; leave `like` out"
+        )
+    return replace(row, name=name).with_facts(rest, source=source)
+
+
+def _table_of(document: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    return dict(table(document.get(key, {}), f"{source}: {key}"))
+
+
+def _check(scenario: Scenario, source: str) -> None:
+    """Ranges of amounts and names of stages and pools."""
+    for key in ("teams", "gpus_per_stage"):
+        if getattr(scenario, key) is not None:
+            whole(getattr(scenario, key), f"{source}: {key}")
+    for key in ("usd_per_gpu_hour", "budget_usd", "deadline_days"):
+        if getattr(scenario, key) is not None:
+            number(getattr(scenario, key), f"{source}: {key}", least=0.0, above=True)
+    whole(scenario.draws, f"{source}: draws", most=MAX_DRAWS)
+    if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
+        raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")
+    if scenario.overlap not in OVERLAPS:
+        hint = did_you_mean(str(scenario.overlap), OVERLAPS)
+        raise UsageError(f"{source}: overlap = {scenario.overlap!r}: no such mode{hint}")
+    number(scenario.speculative_factor, f"{source}: speculative_factor", least=1.0, most=16.0)
+    if scenario.precision not in PRECISIONS:
+        hint = did_you_mean(str(scenario.precision), PRECISIONS)
+        raise UsageError(
+            f"{source}: precision = {scenario.precision!r}: must be one of {', '.join(PRECISIONS)}{hint}"
+        )
+    for key in ("pool_of", "gpus_of", "priority"):
+        for name in getattr(scenario, key):
+            if name not in scenario.recipe.stage:
+                known = did_you_mean(name, scenario.recipe.stage)
+                raise UsageError(f"{source}: {key}: no stage {name!r}{known}")
+    for name, pool in scenario.pool_of.items():
+        if pool not in scenario.pools:
+            raise UsageError(
+                f"{source}: pool_of.{name} = {pool!r}: no such pool{did_you_mean(str(pool), scenario.pools)}"
+            )
+    for name, count in scenario.gpus_of.items():
+        whole(count, f"{source}: gpus_of.{name}", most=scenario.pools[scenario.pool(name)])
+    for name, value in scenario.priority.items():
+        number(value, f"{source}: priority.{name}")

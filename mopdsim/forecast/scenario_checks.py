@@ -1,0 +1,112 @@
+"""The rules of a scenario's keys: pools, conflicts, ranges, names of stages. Each breach is one sentence with the
+field, the value and the rule. Leaves out: models, domains and recipes, which have checks of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, get_args
+
+from mopdsim.base.checks import number, table, whole
+from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.cost.decode import CACHE_BYTES
+from mopdsim.cost.rlstep import Overlap
+from mopdsim.forecast.schedule import Reliability
+from mopdsim.recipes.recipe import SMALLER, Merge, Recipe
+
+MAX_DRAWS = 100_000
+PRECISIONS = tuple(CACHE_BYTES)  # formats that weights, products and cache can all take
+OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
+RELIABILITY = tuple(row.name for row in fields(Reliability))
+RANGED = ("steps", "prompts_per_step", "rollouts_per_prompt", "response_tokens")
+
+
+def pools(document: Mapping[str, Any], default: int, source: str) -> dict[str, int]:
+    """GPUs by pool, from `gpus` (one pool) or `pools`."""
+    if "pools" in document and "gpus" in document:
+        raise UsageError(f"{source}: gpus and pools are both given: keep one (gpus is one pool)")
+    given = dict(table(document.get("pools", {}), f"{source}: pools"))
+    found = given or {"pool": document.get("gpus", default)}
+    for name, size in found.items():
+        where = f"{source}: gpus" if name == "pool" and "pools" not in document else f"{source}: pools.{name}"
+        whole(size, where)
+    return found
+
+
+def pair_of(
+    value: Any, where: str, *, least: float, most: float = float("inf"), above: bool = False
+) -> tuple[float, float]:
+    """P10 and P90 from a list of two numbers, or one number for both."""
+    low, high = value if isinstance(value, list) and len(value) == 2 else (value, value)
+    for end in (low, high):
+        number(end, where, least=least, most=most, above=above)
+    if low > high:
+        raise UsageError(f"{where} = {value!r}: P10 is above P90; give the smaller first")
+    return float(low), float(high)
+
+
+def conflicts(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
+    """P10 and P90 of K, by "source>target"."""
+    found = {}
+    for pair, value in given.items():
+        ends = tuple(pair.split(">"))
+        for name in ends:
+            if len(ends) != 2 or name not in recipe.domains:
+                hint = did_you_mean(name, recipe.domains)
+                raise UsageError(
+                    f'{source}: conflict {pair!r}: must be "source>target", two domains of the recipe{hint}'
+                )
+        found[pair] = pair_of(value, f"{source}: conflict {pair!r}", least=-10.0, most=10.0)
+    return found
+
+
+def smaller_start(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
+    """P10 and P90 of the smaller model's start scores, by domain."""
+    for name in given:
+        if name not in recipe.domains:
+            raise UsageError(
+                f"{source}: smaller_start.{name}: no domain of the recipe{did_you_mean(name, recipe.domains)}"
+            )
+    if given and SMALLER not in recipe.roots:
+        raise UsageError(
+            f"{source}: smaller_start: recipe {recipe.name!r} has no smaller student: leave it out"
+        )
+    return {
+        name: pair_of(value, f"{source}: smaller_start.{name}", least=0.0, most=1.0)
+        for name, value in given.items()
+    }
+
+
+def overhead(given: Any, source: str) -> tuple[float, float] | None:
+    """P10 and P90 of the factor on all seconds, None where none is given."""
+    return None if given is None else pair_of(given, f"{source}: overhead", least=0.0, above=True)
+
+
+def ranges(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
+    """P10 and P90 of what stages spend, by "STAGE.FIELD"."""
+    found = {}
+    for name, value in given.items():
+        stage, _, key = name.partition(".")
+        spending = [other.name for other in recipe.stages if not isinstance(other, Merge)]
+        if stage not in spending:
+            raise UsageError(
+                f'{source}: ranges {name!r}: must be "STAGE.FIELD", and no stage {stage!r} spends anything'
+                f"{did_you_mean(stage, spending)}"
+            )
+        if key not in RANGED:
+            raise UsageError(
+                f"{source}: ranges {name!r}: {key!r} has no range; one of {', '.join(RANGED)} has"
+                f"{did_you_mean(key, RANGED)}"
+            )
+        found[name] = pair_of(value, f"{source}: ranges {name!r}", least=0.0, above=True)
+    return found
+
+
+def reliability(given: Mapping[str, Any], source: str) -> Reliability:
+    """What stretches stages, from a table."""
+    for key, value in given.items():
+        if key not in RELIABILITY:
+            raise UsageError(f"{source}: reliability: unknown key {key!r}{did_you_mean(key, RELIABILITY)}")
+        number(value, f"{source}: reliability.{key}", least=0.0)
+    return Reliability(**given)

@@ -1,0 +1,284 @@
+"""Schedule: when each stage runs, on one GPU pool shared by teams or on pools of their own, in every draw.
+
+List scheduling: stages are placed one by one, by priority and then by the longest remaining path, each as
+soon as its parents are done, a team is free and enough GPUs of its pool are free. Failures, reruns and sweeps
+stretch a stage. Axes: J job, N draw, S slot (a group of GPUs that is allocated together).
+Leaves out: preemption, stages that change their number of GPUs while running, people beyond their number of
+teams.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.base.errors import InfeasibleError, UsageError, did_you_mean
+from mopdsim.belief.calibration import standard_normal, uniform
+from mopdsim.recipes.recipe import ROOTS, Preference, Recipe, RejectionSampling, Rl, Sft, parents
+
+_SLOTS = 64
+_ARRIVALS = 32
+_HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A stage to be placed: `gpus` of `pool` for `seconds_N`, after the jobs in `needs`. Higher priority goes
+    first.
+    """
+
+    name: str
+    seconds_N: Array
+    gpus: int
+    needs: tuple[str, ...] = ()
+    pool: str = "pool"
+    priority: float = 0.0
+
+    @cached_property
+    def median_s(self) -> float:
+        """Median seconds over draws."""
+        return float(np.median(self.seconds_N))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reliability:
+    """What stretches a stage. Defaults: failures of Llama 3 405B (419 in 54 days on 16,384 GPUs, published);
+    the rest is prior. A rerun repeats the whole stage, and may itself have to be repeated; a sweep runs
+    `sweep_runs` trials of `sweep_fraction` of the stage before it."""
+
+    failures_per_gpu_hour: float = 2.0e-5
+    seconds_per_failure: float = 1800.0
+    rerun_probability: float = 0.1
+    sweep_runs: int = 0
+    sweep_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        for field in ("failures_per_gpu_hour", "seconds_per_failure", "sweep_runs"):
+            value = getattr(self, field)
+            if not (math.isfinite(value) and value >= 0):
+                raise UsageError(f"{field} = {value}: must be at least 0")
+        if not 0 <= self.rerun_probability < 1:
+            raise UsageError(f"rerun_probability = {self.rerun_probability}: must be at least 0 and below 1")
+        if not 0 < self.sweep_fraction <= 1:
+            raise UsageError(f"sweep_fraction = {self.sweep_fraction}: must be above 0 and at most 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timeline:
+    """Start and end of every job in seconds, (J, N), in the order of `jobs`."""
+
+    jobs: tuple[Job, ...]
+    start_JN: Array
+    end_JN: Array
+
+    @property
+    def makespan_N(self) -> Array:
+        """Seconds until the last job ends."""
+        return self.end_JN.max(axis=0)
+
+    @property
+    def critical_N(self) -> Array:
+        """Seconds of the longest chain of dependencies: what no number of GPUs and teams can beat."""
+        ends: dict[str, Array] = {}
+        for job in self.jobs:
+            ends[job.name] = _latest(ends, job) + job.seconds_N
+        return np.max(list(ends.values()), axis=0)
+
+    @property
+    def critical_path(self) -> tuple[str, ...]:
+        """The longest chain of dependencies at median seconds, first job first."""
+        by_name = {job.name: job for job in self.jobs}
+        ends: dict[str, float] = {}
+        for job in self.jobs:
+            ends[job.name] = max((ends[name] for name in job.needs), default=0.0) + float(
+                np.median(job.seconds_N)
+            )
+        path = [max(ends, key=ends.__getitem__)]
+        while by_name[path[-1]].needs:
+            path.append(max(by_name[path[-1]].needs, key=ends.__getitem__))
+        return tuple(reversed(path))
+
+
+def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = None) -> Timeline:
+    """Places every job; `jobs` come after their parents. `pools`: GPUs of each pool; `teams`: jobs that can
+    be worked on at once (None: any number).
+
+    Raises UsageError for an unknown pool or no team, InfeasibleError for a job larger than its pool.
+    """
+    if teams is not None and teams < 1:
+        raise UsageError(f"teams = {teams}: must be at least 1")
+    ordered = _ordered(jobs)
+    draws = max((job.seconds_N.size for job in ordered), default=1)
+    units = {
+        name: slot_gpus(size, [job.gpus for job in ordered if job.pool == name])
+        for name, size in pools.items()
+    }
+    free = {name: np.zeros((draws, size // units[name])) for name, size in pools.items()}
+    idle_NS = None if teams is None or teams >= len(ordered) else np.zeros((draws, teams))
+    starts: dict[str, Array] = {}
+    ends: dict[str, Array] = {}
+    for job in ordered:
+        if job.pool not in pools:
+            raise UsageError(f"stage {job.name!r}: no GPU pool {job.pool!r}{did_you_mean(job.pool, pools)}")
+        pool_NS = free[job.pool]
+        if not 1 <= job.gpus <= pools[job.pool]:
+            raise InfeasibleError(
+                f"stage {job.name!r} asks for {job.gpus} GPUs of a pool of {pools[job.pool]}: give it "
+                "at least 1 and at most the pool's, or enlarge the pool"
+            )
+        slots = min(-(-job.gpus // units[job.pool]), pool_NS.shape[1])
+        start_N = np.maximum(_latest(ends, job), pool_NS[:, slots - 1])
+        if idle_NS is not None:
+            start_N = np.maximum(start_N, idle_NS[:, 0])
+        end_N = start_N + job.seconds_N
+        starts[job.name], ends[job.name] = start_N, end_N
+        _occupy(pool_NS, slots, end_N)
+        if idle_NS is not None:
+            _occupy(idle_NS, 1, end_N)
+    return Timeline(
+        jobs=tuple(ordered),
+        start_JN=np.stack([starts[job.name] for job in ordered]),
+        end_JN=np.stack([ends[job.name] for job in ordered]),
+    )
+
+
+def stretched(job: Job, reliability: Reliability, *, seed: int) -> Job:
+    """The job with its sweep, reruns and failures drawn; the draws depend on its name and the seed alone."""
+    runs_N = runs(job.name, reliability, seed, job.seconds_N.size)
+    work_N = job.seconds_N * runs_N
+    expected_N = work_N / _HOUR * job.gpus * reliability.failures_per_gpu_hour
+    failures_N = poisson(f"failures:{job.name}", expected_N, seed)
+    seconds_N = work_N + failures_N * reliability.seconds_per_failure
+    return replace(job, seconds_N=seconds_N)
+
+
+def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
+    """The stages to run again when one domain's data or reward changes: the last that learn it, the reward models and
+    samples that they learn it from, and all after any of these.
+
+    A stage learns a domain by reward, preference or examples; "the last" have no such stage downstream. One mixed
+    run is redone whole; of many specialists one is, with what it is merged or distilled into.
+    """
+    learners = {s.name for s in recipe.stages if isinstance(s, Sft | Rl | Preference) and domain in s.domains}
+    followed: set[str] = set()  # stages with a learner downstream
+    for stage in reversed(recipe.stages):
+        if stage.name in learners or stage.name in followed:
+            followed |= set(needs_of(recipe, stage.name))
+    changed = learners - followed
+    for stage in reversed(recipe.stages):
+        if stage.name in changed:
+            changed |= _told_by(recipe, stage.name, domain)
+    affected: dict[str, None] = {}
+    for stage in recipe.stages:
+        parents_affected = any(name in affected for name in needs_of(recipe, stage.name))
+        if parents_affected or stage.name in changed:
+            affected[stage.name] = None
+    return tuple(affected)
+
+
+def _told_by(recipe: Recipe, name: str, domain: str) -> set[str]:
+    """The reward model and the datasets that a stage learns a domain from."""
+    stage = recipe.stage[name]
+    match stage:
+        case Rl() | Preference() | RejectionSampling():
+            return {judge for judged, judge in stage.reward_models.items() if judged == domain}
+        case Sft():
+            return {data for data in stage.data if domain in getattr(recipe.stage[data], "domains", {})}
+        case _:
+            return set()
+
+
+def needs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """The stages that must have ended before this one starts."""
+    return tuple(parent for parent in parents(recipe.stage[name]) if parent not in ROOTS)
+
+
+def _ordered(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs in the order of placing: parents first, then by priority, then by the longest path that
+    remains.
+    """
+    by_name = {job.name: job for job in jobs}
+    children: dict[str, list[str]] = {name: [] for name in by_name}
+    missing = {job.name: len(job.needs) for job in jobs}
+    for job in jobs:
+        for parent in job.needs:
+            children[parent].append(job.name)
+    tail: dict[str, float] = {}
+    for job in reversed(jobs):
+        longest = max((tail[name] for name in children[job.name]), default=0.0)
+        tail[job.name] = job.median_s + longest
+    turn = {job.name: place for place, job in enumerate(jobs)}
+    ready = [
+        (-by_name[name].priority, -tail[name], turn[name]) for name, count in missing.items() if count == 0
+    ]
+    heapq.heapify(ready)
+    ordered = []
+    while ready:
+        job = jobs[heapq.heappop(ready)[2]]
+        ordered.append(job)
+        for child in children[job.name]:
+            missing[child] -= 1
+            if missing[child] == 0:
+                heapq.heappush(ready, (-by_name[child].priority, -tail[child], turn[child]))
+    return ordered
+
+
+def slot_gpus(size: int, requests: Sequence[int]) -> int:
+    """GPUs that are allocated together: the largest group that fits every request, in a pool of at most 64
+    groups.
+    """
+    return max(math.gcd(size, *requests), -(-size // _SLOTS))
+
+
+def _latest(ends: Mapping[str, Array], job: Job) -> Array:
+    latest_N = np.zeros(job.seconds_N.size)
+    for name in job.needs:
+        latest_N = np.maximum(latest_N, ends[name])
+    return latest_N
+
+
+def _occupy(free_NS: Array, slots: int, until_N: Array) -> None:
+    """The earliest free slots are busy until then; slots stay sorted by when they are free."""
+    free_NS[:, :slots] = until_N[:, None]
+    if free_NS.shape[1] > slots:
+        free_NS.sort(axis=1)
+
+
+def runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
+    """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
+    runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
+    if reliability.rerun_probability > 0:
+        luck_N = 1.0 - uniform(f"rerun:{name}", seed, draws)
+        runs_N = runs_N + np.floor(np.log(luck_N) / math.log(reliability.rerun_probability))
+    return runs_N
+
+
+def poisson(key: str, mean_N: Array, seed: int) -> Array:
+    """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean` (large
+    means: the normal limit). (..., N)"""
+    draws = mean_N.shape[-1]
+    arrivals_NA = _arrivals(key, seed, draws)
+    if (
+        mean_N.ndim == 2 and len(mean_N) > draws
+    ):  # many candidates, few draws: one binary search for each draw
+        columns = [np.searchsorted(own_A, mean_N[:, n]) for n, own_A in enumerate(arrivals_NA)]
+        counts_N = np.stack(columns, axis=-1).astype(float)
+    else:
+        counts_N = np.sum(arrivals_NA < mean_N[..., None], axis=-1).astype(float)
+    if np.all(mean_N <= _ARRIVALS / 2):
+        return counts_N
+    large_N = np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
+    return np.where(mean_N > _ARRIVALS / 2, large_N, counts_N)
+
+
+@lru_cache(maxsize=256)
+def _arrivals(key: str, seed: int, draws: int) -> Array:
+    """The first arrival times of a unit Poisson process in every draw, (N, arrivals)."""
+    gaps_NA = -np.log1p(-uniform(key, seed, draws * _ARRIVALS)).reshape(draws, _ARRIVALS)
+    return np.cumsum(gaps_NA, axis=1)

@@ -1,0 +1,138 @@
+"""The few plans that are compared at the end, each with the forecast of its scenario over more draws.
+
+The search selects on few draws and so flatters its winner; here the best structures, and the best of each family, meet
+a longer row of the same worlds, and are ranked again. Of plans that are as good, the cheapest is taken.
+Axes: F finalist, N draw. Leaves out: the search itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.belief.calibration import Calibration
+from mopdsim.forecast.compare import MEASURES, SURE, TIE
+from mopdsim.forecast.forecast import Forecast, forecast
+from mopdsim.forecast.stage_draws import effort_of, relative_length
+from mopdsim.plan.question import JUDGING_DRAWS, Question
+from mopdsim.plan.search.candidate import Plan, scenario_of
+from mopdsim.plan.search.evaluation import Outcome
+from mopdsim.plan.search.explore import Found
+from mopdsim.quality.walk import Effort, walk
+from mopdsim.quality.world import World
+
+FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
+NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
+_STRUCTURES = 5
+_TRIES = 6  # plans of a structure whose forecast is made until one keeps the limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finalist:
+    """A plan with its forecast; utility_N: what counts, by draw."""
+
+    plan: Plan
+    forecast: Forecast
+    utility_N: Array
+
+    def utility_in(self, question: Question, world: World) -> Array:
+        """What counts if the world were this one, (N,); costs do not depend on it."""
+        recipe = self.forecast.scenario.recipe
+        state = walk(recipe, world, self.efforts_in(world), explain=False)[recipe.output]
+        return question.utility(state.score_DN)
+
+    def efforts_in(self, world: World) -> dict[str, Effort]:
+        """What the stages spend where lengths are those of this world."""
+        scenario = replace(self.forecast.scenario, draws=world.start_DN.shape[-1])
+        return {
+            name: effort_of(scenario, found, relative_length(found, world))
+            for name, found in self.forecast.bills.items()
+        }
+
+
+def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
+    """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
+    is the cheapest of those that tie with the best and come within `FLOOR` of it, then the others, best first."""
+    feasible = [outcome for outcome in found.outcomes if found.evaluator.feasible(outcome)]
+    best = found.by_structure(feasible)
+    families: dict[object, Plan] = {}
+    for outcome in best:
+        families.setdefault(outcome.plan.family, outcome.plan)
+    wanted = dict.fromkeys(
+        [*(o.plan.structure for o in best[:_STRUCTURES]), *(p.structure for p in families.values())]
+    )
+    judged = []
+    for structure in wanted:
+        outcomes = [outcome for outcome in feasible if outcome.plan.structure == structure]
+        one = _keeping(question, _worth_trying(outcomes), calibration)
+        if one is not None:
+            judged.append(one)
+    values = {one.plan: float(question.value(one.utility_N)) for one in judged}
+    judged.sort(key=lambda one: -values[one.plan])
+    as_good = [
+        one
+        for one in judged
+        if values[one.plan] >= values[judged[0].plan] - FLOOR and verdict(question, judged[0], one) == TIE
+    ]
+    cheapest = min(as_good, key=lambda one: float(np.median(one.forecast.gpu_hours_N)), default=None)
+    return [one for one in judged if one is cheapest] + [one for one in judged if one is not cheapest]
+
+
+def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:
+    """Of a structure's outcomes, best first: those as good as the best, the cheapest first, then the others."""
+    alike = [outcome for outcome in outcomes if outcome.value >= outcomes[0].value - NOTHING]
+    alike.sort(key=lambda outcome: outcome.median["usd"])
+    return [outcome.plan for outcome in [*alike[:_TRIES], *outcomes[:_TRIES]]]
+
+
+def _keeping(question: Question, plans: Sequence[Plan], calibration: Calibration | None) -> Finalist | None:
+    """The first plan whose longer forecast keeps the limits too."""
+    for plan in plans:
+        made = forecast(scenario_of(question, plan, draws=JUDGING_DRAWS), calibration)
+        if keeps(question, made):
+            return Finalist(plan=plan, forecast=made, utility_N=question.utility(made.scores_DN))
+    return None
+
+
+def keeps(question: Question, made: Forecast) -> bool:
+    """Whether a forecast keeps every limit and minimum with the asked confidence."""
+    costs = {"gpu_hours": made.gpu_hours_N, "usd": made.usd_N, "days": made.days_N}
+    within = [np.mean(costs[name] <= limit) for name, limit in question.limits.items()]
+    index = made.world.index
+    within += [np.mean(made.scores_DN[index[name]] >= least) for name, least in question.minimum.items()]
+    return all(share >= question.confidence for share in within)
+
+
+def probability_better(question: Question, one: Finalist, other: Finalist) -> float:
+    """How often `one` is better in the same world; equal counts half. Under objective p10: how often it is `one` that
+    stays above the bar between the two plans' P10, of the worlds in which only one of the two does.
+    """
+    one_N, other_N = one.utility_N, other.utility_N
+    if question.objective == "p10":
+        bar = (question.value(one_N) + question.value(other_N)) / 2
+        apart_N = (one_N >= bar) != (other_N >= bar)
+        return float(np.mean(one_N[apart_N] >= bar)) if apart_N.any() else 0.5
+    return float(np.mean(one_N > other_N) + np.mean(one_N == other_N) / 2)
+
+
+def verdict(question: Question, recommended: Finalist, other: Finalist) -> str:
+    """`tie` unless one is better in most worlds, by more than the floor; else the better one's label."""
+    probability = probability_better(question, other, recommended)
+    if question.objective == "p10":
+        ahead = float(question.value(other.utility_N) - question.value(recommended.utility_N))
+    else:
+        ahead = float(np.median(other.utility_N - recommended.utility_N))
+    if max(probability, 1 - probability) < SURE or abs(ahead) < FLOOR:
+        return TIE
+    return other.plan.label if probability > 0.5 else recommended.plan.label
+
+
+def shifted(world: World, *, conflict: float = 0.0, cap_gap: float = 0.0) -> World:
+    """The world with every conflict K, or the points a student stays below its teachers, moved by so much."""
+    apart_DD = 1.0 - np.eye(len(world.names))
+    conflict_DDN = world.conflict_DDN + conflict * apart_DD[:, :, None]
+    constants = {**world.constants, "cap_gap": world.constants["cap_gap"] + cap_gap}
+    return replace(world, conflict_DDN=conflict_DDN, constants=constants)

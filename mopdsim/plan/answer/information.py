@@ -1,0 +1,255 @@
+"""What knowing more would be worth: by parameter and by pilot, and whether the recommendation hangs on it.
+
+The value of a pilot is the expected rise of the objective if its parameters were known before choosing among the
+finalists: E[max_f E(u_f | theta)] - max_f E[u_f], the inner expectation fitted by regression over the draws (Strong,
+Oakley and Brennan 2014) on one half of them and paid out on the other, so that fitted noise earns nothing. It is an
+upper bound, since a pilot measures with error. A recommendation hangs on a parameter where the fit at its P10 or P90
+puts another finalist ahead by more than the floor and three standard errors. Under objective p10 what is known serves
+to keep the result's own P10 up: chosen is the finalist least likely to fall below the bar that the choices themselves
+reach (regressions of falling below it), and the value is the rise of the P10 over all draws. For the flips, the spread
+around the fit is taken to be the same everywhere. Axes: F finalist, N draw, X feature. Leaves out: what is known once
+costs are (money and time are taken as forecast).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mopdsim.base.arrays import Array
+from mopdsim.plan.answer import words
+from mopdsim.plan.answer.finalists import FLOOR, Finalist
+from mopdsim.plan.answer.pilots import Pilot
+from mopdsim.plan.question import Question
+from mopdsim.quality.world import World
+
+P90 = 1.2815515655446004
+_FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length", "dispersion")
+_SURE = 2.0  # standard errors below which a value counts as nothing
+_FLIP_ERRORS = 3.0
+_RIDGE = 1e-6
+_LOW = 0.1  # the quantile of objective p10
+_BARS = 3  # times that the bar is moved to where the choices put it
+_RESAMPLES = 200
+_BLOCKS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A pilot's worth. gain: expected rise of the objective, 0 where it cannot be told from 0; error: its standard
+    error."""
+
+    pilot: Pilot
+    gain: float
+    error: float
+
+    def to_document(self) -> dict[str, Any]:
+        per_hour = self.gain / self.pilot.gpu_hours if self.pilot.gpu_hours else 0.0
+        return {
+            "pilot": self.pilot.name,
+            "title": self.pilot.title,
+            "measures": self.pilot.what,
+            "gain": self.gain,
+            "standard_error": self.error,
+            "gpu_hours": self.pilot.gpu_hours,
+            "usd": self.pilot.usd,
+            "gain_per_1000_gpu_hours": 1000 * per_hour,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """At this end of a parameter's prior, another plan is ahead by `gain`."""
+
+    parameter: str
+    end: str
+    value: float
+    to: str
+    gain: float
+
+    @property
+    def what(self) -> str:
+        """The parameter and the end in words."""
+        return f"{words.parameter(self.parameter)} is {words.ENDS[self.end]}"
+
+    def to_document(self) -> dict[str, Any]:
+        return {
+            "parameter": self.parameter,
+            "what": words.parameter(self.parameter),
+            "at": self.end,
+            "value": self.value,
+            "to": self.to,
+            "gain": self.gain,
+        }
+
+
+def parameters(world: World) -> dict[str, Array]:
+    """Every uncertain number of a world by name, (N,): constants, facts of domains, pairs."""
+    found = dict(world.constants)
+    for fact in _FACTS:
+        rows = getattr(world, f"{fact}_DN")
+        found |= {f"{fact}:{name}": rows[place] for place, name in enumerate(world.names)}
+    for pair, matrix in (("conflict", world.conflict_DDN), ("spill", world.spill_DDN)):
+        found |= {
+            f"{pair}:{source}>{target}": matrix[one, other]
+            for one, source in enumerate(world.names)
+            for other, target in enumerate(world.names)
+            if one != other
+        }
+    return {name: row for name, row in found.items() if np.ptp(row) > 0}
+
+
+def values(question: Question, finalists: Sequence[Finalist], pilots: Sequence[Pilot]) -> list[Value]:
+    """What each pilot is worth, the most a GPU-hour first."""
+    known = {name: normal_scores(row) for name, row in parameters(finalists[0].forecast.world).items()}
+    utility_FN = _utilities(finalists)
+    gain_of = safety_of if question.objective == "p10" else worth_of
+    found = []
+    for pilot in pilots:
+        gain, error = gain_of(utility_FN, [known[name] for name in pilot.parameters if name in known])
+        found.append(Value(pilot=pilot, gain=gain, error=error))
+    return sorted(found, key=lambda one: (-one.gain / max(one.pilot.gpu_hours, 1e-9), one.pilot.gpu_hours))
+
+
+def worth_of(utility_FN: Array, known: Sequence[Array]) -> tuple[float, float]:
+    """Expected rise of the mean from choosing among the plans by what is known, and its standard error; 0 where it
+    cannot be told from 0."""
+    if not known or len(utility_FN) < 2:
+        return 0.0, 0.0
+    ahead_FN = utility_FN - utility_FN[0]
+    features_NX = _features(known)
+    earned_N = np.zeros(ahead_FN.shape[1])
+    for fit, pay in _halves(ahead_FN.shape[1]):
+        expected_FN = _regress(features_NX[fit], ahead_FN[:, fit]) @ features_NX[pay].T
+        plain = int(ahead_FN[:, fit].mean(axis=1).argmax())
+        earned_N[pay] = _of(ahead_FN[:, pay], expected_FN.argmax(axis=0)) - ahead_FN[plain, pay]
+    gain, error = float(earned_N.mean()), float(earned_N.std() / np.sqrt(len(earned_N)))
+    return (gain, error) if gain > _SURE * error else (0.0, error)
+
+
+def safety_of(utility_FN: Array, known: Sequence[Array]) -> tuple[float, float]:
+    """The same of the P10: its rise where the plan least likely to fall below the bar is chosen."""
+    if not known or len(utility_FN) < 2:
+        return 0.0, 0.0
+    features_NX = _features(known)
+    earned_N, plain_N = np.zeros((2, utility_FN.shape[1]))
+    for fit, pay in _halves(utility_FN.shape[1]):
+        lows_F = _low(utility_FN[:, fit])
+        plain = int(lows_F.argmax())
+        bar = lows_F[plain]
+        best_FX = np.zeros((len(utility_FN), features_NX.shape[1]))
+        best_FX[plain, 0] = -1.0  # the plain choice, until another keeps a higher bar
+        for _ in range(_BARS):
+            risks_FX = _regress(features_NX[fit], (utility_FN[:, fit] < bar).astype(float))
+            reached = _low(_of(utility_FN[:, fit], (risks_FX @ features_NX[fit].T).argmin(axis=0)))
+            if reached <= bar:
+                break
+            best_FX, bar = risks_FX, reached
+        earned_N[pay] = _of(utility_FN[:, pay], (best_FX @ features_NX[pay].T).argmin(axis=0))
+        plain_N[pay] = utility_FN[plain, pay]
+    places_RN = np.random.default_rng(0).integers(0, len(plain_N), (_RESAMPLES, len(plain_N)))
+    error = float(np.std(_low(earned_N[places_RN]) - _low(plain_N[places_RN])))
+    gain = float(_low(earned_N) - _low(plain_N))
+    return (gain, error) if gain > _SURE * error else (0.0, error)
+
+
+def perfect(question: Question, finalists: Sequence[Finalist]) -> float:
+    """Rise of the objective if everything were known before choosing among the finalists."""
+    utility_FN = _utilities(finalists)
+    return float(question.value(utility_FN.max(axis=0)) - question.value(utility_FN).max())
+
+
+def flips(question: Question, finalists: Sequence[Finalist]) -> list[Flip]:
+    """The parameters at whose P10 or P90 another finalist is ahead, the largest lead first."""
+    found = []
+    utility_FN = _utilities(finalists)
+    ahead_FN = utility_FN - utility_FN[0]
+    for name, row_N in parameters(finalists[0].forecast.world).items():
+        z_N = normal_scores(row_N)
+        features_NX = _curve(z_N)
+        fitted_FX = _regress(features_NX, ahead_FN)
+        rest_FN = ahead_FN - fitted_FX @ features_NX.T
+        inverse_XX = np.linalg.inv(features_NX.T @ features_NX)
+        low_F, low_error_F = np.zeros((2, len(finalists)))
+        if question.objective == "p10":
+            low_F, low_error_F = _low_ends(utility_FN, features_NX)
+        for end, z, share in (("p10", -P90, 0.1), ("p90", P90, 0.9)):
+            at_X = _curve(np.array([z]))[0]
+            lead_F = fitted_FX @ at_X + low_F
+            error_F = np.hypot(rest_FN.std(axis=1) * np.sqrt(at_X @ inverse_XX @ at_X), low_error_F)
+            best = int(lead_F.argmax())
+            if lead_F[best] >= FLOOR and lead_F[best] >= _FLIP_ERRORS * error_F[best]:
+                found.append(
+                    Flip(
+                        parameter=name,
+                        end=end,
+                        value=float(np.quantile(row_N, share)),
+                        to=finalists[best].plan.label,
+                        gain=float(lead_F[best]),
+                    )
+                )
+    return sorted(found, key=lambda flip: -flip.gain)
+
+
+def _low_ends(utility_FN: Array, features_NX: Array) -> tuple[Array, Array]:
+    """P10 of what the fit leaves of each finalist, over the first's, and its standard error from blocks of draws."""
+    rest_FN = utility_FN - _regress(features_NX, utility_FN) @ features_NX.T
+    low_F = _low(rest_FN)
+    blocks_FB = np.stack([_low(block_FN) for block_FN in np.array_split(rest_FN, _BLOCKS, axis=1)], axis=1)
+    error_F = (blocks_FB - blocks_FB[0]).std(axis=1) / np.sqrt(_BLOCKS)
+    return low_F - low_F[0], error_F
+
+
+def deciding(flipped: Sequence[Flip], worths: Sequence[Value]) -> Value | None:
+    """The cheapest pilot that measures a parameter on which the recommendation hangs, one of worth before others."""
+    names = {flip.parameter for flip in flipped}
+    able = [one for one in worths if names & set(one.pilot.parameters)]
+    return min(able, key=lambda one: (one.gain == 0, one.pilot.gpu_hours), default=None)
+
+
+def normal_scores(row_N: Array) -> Array:
+    """Ranks as standard normal quantiles: parameters of any distribution on one scale."""
+    from scipy.special import ndtri
+
+    ranks_N = np.argsort(np.argsort(row_N, kind="stable"), kind="stable")
+    return np.asarray(ndtri((ranks_N + 0.5) / len(row_N)))
+
+
+def _utilities(finalists: Sequence[Finalist]) -> Array:
+    """What counts, by finalist and draw, (F, N)."""
+    return np.stack([one.utility_N for one in finalists])
+
+
+def _of(rows_FN: Array, chosen_N: NDArray[np.intp]) -> Array:
+    """In every draw the chosen row's value, (N,)."""
+    return np.asarray(rows_FN[chosen_N, np.arange(len(chosen_N))])
+
+
+def _low(values_XN: Array) -> Array:
+    return np.asarray(np.quantile(values_XN, _LOW, axis=-1))
+
+
+def _halves(draws: int) -> list[tuple[NDArray[np.bool_], NDArray[np.bool_]]]:
+    """Every second draw to fit on and the others to be paid on, and the reverse."""
+    even_N = np.arange(draws) % 2 == 0
+    return [(even_N, ~even_N), (~even_N, even_N)]
+
+
+def _features(known: Sequence[Array]) -> Array:
+    """A constant, the normal scores of what is known, and their squares, (N, X)."""
+    return np.column_stack([np.ones_like(known[0]), *known, *(row**2 - 1 for row in known)])
+
+
+def _curve(z_N: Array) -> Array:
+    return np.column_stack([np.ones_like(z_N), z_N, z_N**2 - 1, z_N**3 - 3 * z_N])
+
+
+def _regress(features_NX: Array, targets_FN: Array) -> Array:
+    """Least squares of every target on the features, barely ridged: (F, X)."""
+    square_XX = features_NX.T @ features_NX
+    square_XX += _RIDGE * len(features_NX) * np.eye(len(square_XX))
+    return np.asarray(np.linalg.solve(square_XX, features_NX.T @ targets_FN.T).T, dtype=float)

@@ -1,0 +1,104 @@
+"""A lab's year: the first release, then releases that each change some domains, by what a plan must run again.
+
+A plan of teachers retrains those of the changed domains and merges or distils again, the other teachers being shared
+with the release before; one mixed run is redone whole. Draws are those of the forecast, so that two plans meet the same
+year. Leaves out: scores that move from release to release, releases that overlap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.forecast.compare import SURE, TIE
+from mopdsim.forecast.forecast import DAY, Forecast, quantiles
+from mopdsim.forecast.schedule import place
+from mopdsim.plan.answer.finalists import Finalist
+from mopdsim.plan.question import Question
+
+
+@dataclass(frozen=True, kw_only=True)
+class Release:
+    """What one release runs: domains changed, stages, GPU-hours and days by draw."""
+
+    changed: tuple[str, ...]
+    stages: tuple[str, ...]
+    gpu_hours_N: Array
+    days_N: Array
+
+
+def releases(made: Forecast, changes: Sequence[Sequence[str]]) -> list[Release]:
+    """The first release and one for each set of changed domains."""
+    first = Release(
+        changed=made.scenario.recipe.domains,
+        stages=tuple(job.name for job in made.timeline.jobs),
+        gpu_hours_N=made.gpu_hours_N,
+        days_N=made.days_N,
+    )
+    return [first, *(_again(made, tuple(changed)) for changed in changes)]
+
+
+def _again(made: Forecast, changed: tuple[str, ...]) -> Release:
+    """The stages that any of the changed domains makes stale, placed on the pool alone."""
+    stale = {name for domain in changed for name in made.retraining(domain)[0]}
+    jobs = [
+        replace(job, needs=tuple(name for name in job.needs if name in stale))
+        for job in made.timeline.jobs
+        if job.name in stale
+    ]
+    zero_N = np.zeros(made.scenario.draws)
+    if not jobs:
+        return Release(changed=changed, stages=(), gpu_hours_N=zero_N, days_N=zero_N)
+    timeline = place(jobs, made.scenario.pools, teams=made.scenario.teams)
+    return Release(
+        changed=changed,
+        stages=tuple(job.name for job in jobs),
+        gpu_hours_N=sum((made.stage_gpu_hours[job.name] for job in jobs), zero_N),
+        days_N=timeline.makespan_N / DAY,
+    )
+
+
+def portfolio(question: Question, finalists: Sequence[Finalist]) -> dict[str, Any] | None:
+    """The year of the best plan of each family that trains every domain, cheapest first, and how surely the cheapest
+    beats the next; None where no releases are asked."""
+    if not question.portfolio:
+        return None
+    best: dict[str, Finalist] = {}
+    for one in finalists:
+        if {name for group in one.plan.groups for name in group} == set(question.domains):
+            best.setdefault(one.plan.family, one)
+    years = {one.plan.label: releases(one.forecast, question.portfolio) for one in best.values()}
+    totals = {
+        label: np.sum([release.gpu_hours_N for release in year], axis=0) for label, year in years.items()
+    }
+    ranked = sorted(totals, key=lambda label: float(np.median(totals[label])))
+    document: dict[str, Any] = {
+        "plans": [_year(question, label, years[label], totals[label]) for label in ranked]
+    }
+    if len(ranked) > 1:
+        probability = float(np.mean(totals[ranked[0]] < totals[ranked[1]]))
+        document["cheapest"] = ranked[0] if probability >= SURE else TIE
+        document["probability_cheaper"] = probability
+    return document
+
+
+def _year(question: Question, label: str, year: Sequence[Release], total_N: Array) -> dict[str, Any]:
+    return {
+        "label": label,
+        "gpu_hours": quantiles(total_N),
+        "usd": quantiles(total_N * question.usd_per_gpu_hour),
+        "days": quantiles(np.sum([release.days_N for release in year], axis=0)),
+        "releases": [
+            {
+                "changed": list(release.changed),
+                "stages": list(release.stages),
+                "gpu_hours": quantiles(release.gpu_hours_N),
+                "days": quantiles(release.days_N),
+            }
+            for release in year
+        ],
+    }

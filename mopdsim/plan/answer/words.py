@@ -1,0 +1,140 @@
+"""What the planner says in words: every uncertain number of the simulator, what moves a score, what counts.
+
+The one home of these phrases, for the command and the app alike. Each names a quantity that grows with the number it
+stands for, so that "at the high end" means the same in both. Leaves out: the numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from mopdsim.quality.walk import Cause
+
+CONSTANTS: Mapping[str, str] = {
+    "pair_exponent": "how much conflict thins out as more domains are trained together",
+    "efficiency_shift": "how much conflict between domains slows learning down",
+    "distill_conflict_share": "how much of the domains' conflict comes back in one student of several teachers",
+    "distill_rate": "how fast a student learns from its teachers",
+    "forgetting": "how much of one domain a model forgets while it trains on others",
+    "imitation_forgetting": "how much more a model forgets when it imitates samples than when it learns by reward",
+    "replay_half": "how many old prompts must be mixed in to stop forgetting",
+    "climb_kl": "how far training moves a specialist away from its base",
+    "inherited_bias": "how much a student takes over from its teachers where nobody teaches it",
+    "cap_gap": "how far a student stays below its teachers",
+    "exposure": "how much is lost by imitating a teacher's samples instead of one's own",
+    "merge_overlap": "how much merged specialists disturb each other",
+    "merge_harm": "how much of what one specialist lost reaches a merged model",
+    "reward_gain": "how far a reward mixed into distillation lifts a student past its teachers",
+    "extrapolation_benefit": "how much is won by pushing a student past its teachers",
+    "collapse_middle": "how far apart teacher and student can be before distillation collapses",
+    "collapse_width": "how gradually distillation goes from safe to collapsing",
+    "collapse_kept": "how much survives a collapsed distillation",
+    "seed_sd": "how much two equal runs differ by chance",
+    "fidelity_pairs": "how many comparisons a reward model needs",
+    "overoptimisation_kl": "how far RL can go against a reward model before true scores fall",
+    "kl_coefficient_at_peak": "how strong a penalty it takes to stop RL at a reward model's best point",
+    "best_of_peak_kl": "how many samples a reward model can choose among before it picks worse ones",
+    "prompt_spread": "how much the prompts of a domain differ in difficulty",
+    "imitated_choice": "how much of the gain of choosing the best samples is kept by imitating them",
+    "preference_share": "how much of the gap one round of preference training closes",
+    "companion_lift": "how much a student gains on one domain from the teachers of others",
+    "companion_drag": "how much a student loses on one domain through what teachers of others lost there",
+    "breaking_rate": "how high a learning rate can be before long runs lose whole domains",
+    "breaking_power": "how steeply that danger grows with the learning rate",
+    "broken_share": "how much is left of a domain that a run has lost",
+    "rate_exponent": "how much farther a higher learning rate gets",
+    "batch_exponent": "how much farther smaller batches get",
+    "start_slope": "how much slower a domain is learned where the base rarely succeeds",
+    "size_exponent": "how much farther compute gets, for each parameter, in a larger model",
+    "breaking_size": "how much lower a learning rate breaks a larger model",
+    "size_slope": "how much a smaller model scores below a larger one",
+}
+_FACTS = {
+    "start": "the base's score on {0}",
+    "asymptote": "how high training can take {0}",
+    "midpoint": "how much compute {0} needs",
+    "steepness": "how suddenly {0} is learned",
+    "distill_tokens": "how many tokens it takes to hand {0} over to a student",
+    "length": "how long answers in {0} are",
+    "dispersion": "how strong the training signal of {0} is beside the others'",
+    "conflict": "how much training on {0} helps {1} (below 0: hurts) when both are trained together",
+    "spill": "how much training on {0} alone helps {1} (below 0: hurts)",
+}
+_GROUPS = {
+    "start and asymptote": "where domains start and how high training can take them",
+    "midpoint": "how much compute each domain needs",
+    "steepness": "how suddenly domains are learned",
+    "distill_tokens": "how many tokens it takes to hand domains over to a student",
+    "response length": "how long answers are",
+    "dispersion": "how strong each domain's training signal is",
+    "conflict": "how domains trained together help or hurt each other",
+    "spill": "what training does to domains left out",
+    "seeds": "chance: the seeds of runs",
+}
+ENDS = {
+    "p10": "at the low end of what is thought possible",
+    "p90": "at the high end of what is thought possible",
+}
+OBJECTIVES = {
+    "mean": "mean score {0:.3f}",
+    "worst": "score of the worst domain {0:.3f}",
+    "weighted": "weighted mean score {0:.3f}",
+    "p10": "mean score above {0:.3f} with probability 0.9",
+}
+_MORE: Mapping[
+    Cause | Literal["start"], str
+] = {  # a plan ahead by this cause; gain: with what the budget leaves of it
+    "start": "the domain that ends lowest starts higher",
+    "gain": "training itself brings more",
+    "interference": "domains disturb each other less",
+    "cap": "less is lost on the way from teacher to student",
+    "routing": "fewer prompts go to the wrong teacher",
+    "bias": "domains that a run leaves out fare better",
+    "reward": "the reward lifts the student further",
+    "judge": "reward models mislead less",
+    "collapse": "distillation collapses less often",
+}
+_LESS: Mapping[Cause | Literal["start"], str] = {  # ... and behind by it
+    "start": "the domain that ends lowest starts lower",
+    "gain": "training itself brings less",
+    "interference": "domains disturb each other more",
+    "cap": "more is lost on the way from teacher to student",
+    "routing": "more prompts go to the wrong teacher",
+    "bias": "domains that a run leaves out fare worse",
+    "reward": "the reward lifts the student less",
+    "judge": "reward models mislead more",
+    "collapse": "distillation collapses more often",
+}
+
+
+def parameter(name: str) -> str:
+    """An uncertain number of a world: "merge_overlap", "start:math" or "conflict:math>code"."""
+    fact, colon, domains = name.partition(":")
+    if colon and fact in _FACTS:
+        return _FACTS[fact].format(*domains.split(">"))
+    return CONSTANTS.get(name, name.replace("_", " "))
+
+
+def group(name: str) -> str:
+    """A group of inputs whose Sobol index is taken."""
+    return _GROUPS.get(name) or parameter(name)
+
+
+def cause(name: Cause | Literal["start"], points: float) -> str:
+    """What a plan ahead by so many points through this cause does better or, below 0, worse: x."""
+    words = _MORE[name] if points >= 0 else _LESS[name]
+    return f"{words} ({points:+.1f} points)"
+
+
+def digits(value: float) -> str:
+    """Three significant digits without an exponent: 1,230,000."""
+    return f"{float(f'{value:.3g}'):,.12g}"
+
+
+def duration(days: float) -> str:
+    """Days, or hours or seconds where days are too coarse: 14.2 days, 6 hours."""
+    for unit, many in (("days", 1), ("hours", 24)):
+        if days * many >= 1:
+            return f"{digits(days * many)} {unit}"
+    return f"{digits(days * 86_400)} s"

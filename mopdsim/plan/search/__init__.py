@@ -1,0 +1,1 @@
+"""The search: candidate plans, what each comes to, and which ones to try."""

@@ -1,0 +1,201 @@
+"""A candidate plan, and the scenario that it stands for.
+
+A plan is small and hashable: recipe family, groups of domains, steps, GPUs and a few choices. Its recipe is the
+catalogue's of that family with stages named by the domains they learn, so that the same teacher in two plans is the
+same stage and meets the same draws. Leaves out: what a plan comes to (`mopdsim.plan.search.evaluation`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.plan.question import Family, Question
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.parts import REWARD_GROUP, Groups, assemble, specialist
+from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
+from mopdsim.recipes.recipe_file import from_document, to_document
+from mopdsim.recipes.stage_fields import Normalizer
+
+Group = tuple[str, ...]
+TAUGHT: tuple[Family, ...] = ("mopd", "off_policy", "merge")  # families of teachers
+DISTILLED: tuple[Family, ...] = ("mopd", "off_policy")
+_LONGEST_NAME = 56  # a stage's name has 64 characters, the round's prefix some of them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One candidate. groups: the domains of each teacher (mixed_rl: one group; cascade_rl: one domain a step, in
+    order; single: one domain). rl_steps: of each group's run; distill_steps: of the student (0 without one); every
+    round of several repeats both. gpus: of each RL stage; student_gpus: of the distillation. scale: of a merge's
+    sum of changes (0: average). replay: share of a cascade's prompts from the domains before.
+    """
+
+    family: Family
+    groups: tuple[Group, ...]
+    rl_steps: tuple[int, ...]
+    distill_steps: int = 0
+    gpus: int
+    student_gpus: int
+    rounds: int = 1
+    balance: Balance = "none"
+    reward_mix: float = 0.0
+    normalizer: Normalizer = "token"
+    scale: float = 0.5
+    replay: float = 0.0
+
+    @property
+    def structure(self) -> tuple[Family, tuple[Group, ...], int]:
+        """What makes two plans different in kind: family, groups (not their order), rounds."""
+        return self.family, tuple(sorted(self.groups)), self.rounds
+
+    @property
+    def label(self) -> str:
+        """In words: "2 teachers (math+code | swe) distilled into one student"."""
+        joined = " | ".join("+".join(group) for group in self.groups)
+        many = len(self.groups)
+        match self.family:
+            case "mixed_rl":
+                return "one RL run on all domains"
+            case "single":
+                return f"one RL run on {joined} alone"
+            case "cascade_rl":
+                return f"RL on one domain after the other ({joined.replace(' | ', ' > ')})"
+            case "merge":
+                return f"{many} specialist{'s' * (many > 1)} ({joined}) merged"
+            case "mopd" | "off_policy":
+                made = "distilled into" if self.family == "mopd" else "imitated by"
+                rounds = f", {self.rounds} rounds" if self.rounds > 1 else ""
+                return f"{many} teacher{'s' * (many > 1)} ({joined}) {made} one student{rounds}"
+
+    def to_document(self) -> dict[str, Any]:
+        """As plain data, what its family does not read left out."""
+        document: dict[str, Any] = {
+            "label": self.label,
+            "family": self.family,
+            "groups": [list(group) for group in self.groups],
+            "rl_steps": list(self.rl_steps),
+            "gpus": self.gpus,
+            "normalizer": self.normalizer,
+        }
+        if self.family in DISTILLED:
+            document |= {"distill_steps": self.distill_steps, "student_gpus": self.student_gpus}
+            document |= {"balance": self.balance, "rounds": self.rounds, "reward_mix": self.reward_mix}
+        if self.family == "merge":
+            document["scale"] = self.scale
+        if self.family == "cascade_rl":
+            document["replay"] = self.replay
+        return document
+
+
+@cache
+def group_name(group: Group) -> str:
+    """The name of the teacher of these domains: by the domains, or by their digest where that is too long."""
+    words = [re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_") for name in group]
+    name = "teacher_" + "_and_".join(words)
+    plain = all(re.fullmatch(r"[a-z0-9_]+", domain) for domain in group)
+    if plain and len(name) <= _LONGEST_NAME:
+        return name
+    return "teacher_" + hashlib.blake2b("|".join(group).encode(), digest_size=6).hexdigest()
+
+
+def recipe_of(question: Question, plan: Plan) -> Recipe:
+    """The plan's recipe with its amounts."""
+    made = _structure(question, plan)
+    document = to_document(made)
+    names = _new_names(made, plan)
+    for stage in document["stages"]:
+        if stage["kind"] == "rl":
+            stage["normalizer"] = plan.normalizer
+    named = _renamed(document, names)
+    amounts = {}
+    steps = _steps_by_stage(made, plan)
+    for stage in made.stages:
+        if isinstance(stage, Rl):
+            found = question.amounts("rl", steps[stage.name])
+        elif isinstance(stage, Distill):
+            found = question.amounts(
+                "distill", steps[stage.name], group=REWARD_GROUP if plan.reward_mix else 1
+            )
+        else:
+            continue
+        amounts[names.get(stage.name, stage.name)] = found.model_dump(mode="json", exclude_none=True)
+    return from_document({**named, "amounts_of": amounts}, source=plan.label)
+
+
+def scenario_of(question: Question, plan: Plan, *, draws: int | None = None) -> Scenario:
+    """The scenario that the plan stands for, as `mopd forecast` reads it."""
+    recipe = recipe_of(question, plan)
+    gpus_of = {
+        stage.name: plan.gpus if isinstance(stage, Rl) else plan.student_gpus
+        for stage in recipe.stages
+        if not isinstance(stage, Merge)
+    }
+    return replace(question.base, recipe=recipe, gpus_of=gpus_of, draws=draws or question.base.draws)
+
+
+def _structure(question: Question, plan: Plan) -> Recipe:
+    """The catalogue's recipe of the plan's family, amounts at their defaults."""
+    domains, amounts = question.domains, question.amounts_name
+    groups: Groups = [list(group) for group in plan.groups]
+    match plan.family:
+        case "single":
+            return assemble("single_domain", domains, amounts, [specialist("specialist", plan.groups[0])])
+        case "mixed_rl":
+            return catalogue.mixed_rl(domains, amounts=amounts)
+        case "cascade_rl":
+            order = [group[0] for group in plan.groups]
+            return catalogue.cascade_rl(domains, amounts=amounts, order=order, replay=plan.replay)
+        case "mopd":
+            return catalogue.mopd(
+                domains,
+                amounts=amounts,
+                groups=groups,
+                rounds=plan.rounds,
+                reward_mix=plan.reward_mix,
+                balance=plan.balance,
+            )
+        case "off_policy":
+            made = catalogue.off_policy(domains, amounts=amounts, groups=groups)
+            stages = tuple(
+                stage.model_copy(update={"balance": plan.balance}) if isinstance(stage, Distill) else stage
+                for stage in made.stages
+            )
+            return made.model_copy(update={"stages": stages})
+        case "merge":
+            if plan.scale == 0:
+                return catalogue.merge(domains, amounts=amounts, groups=groups, method="average")
+            return catalogue.merge(domains, amounts=amounts, groups=groups, scale=plan.scale)
+
+
+def _new_names(recipe: Recipe, plan: Plan) -> dict[str, str]:
+    """The catalogue's teacher_1 of a round becomes the teacher of its domains."""
+    if plan.family not in TAUGHT:
+        return {}
+    return {
+        stage.name: re.sub(r"teacher_\d+$", group_name(tuple(stage.domains)), stage.name)
+        for stage in recipe.stages
+        if isinstance(stage, Rl)
+    }
+
+
+def _steps_by_stage(recipe: Recipe, plan: Plan) -> dict[str, int]:
+    """Steps of every trained stage; the groups' runs come in their order, round by round."""
+    runs = [stage.name for stage in recipe.stages if isinstance(stage, Rl)]
+    steps = {name: plan.rl_steps[place % len(plan.groups)] for place, name in enumerate(runs)}
+    return steps | {stage.name: plan.distill_steps for stage in recipe.stages if isinstance(stage, Distill)}
+
+
+def _renamed(value: Any, names: dict[str, str]) -> Any:
+    """A recipe's document with stages renamed wherever they are named."""
+    if isinstance(value, str):
+        return names.get(value, value)
+    if isinstance(value, list):
+        return [_renamed(item, names) for item in value]
+    if isinstance(value, dict):
+        return {key: _renamed(item, names) for key, item in value.items()}
+    return value

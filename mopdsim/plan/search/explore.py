@@ -1,0 +1,277 @@
+"""The search: seed plans of every family, all groupings screened, the best refined by small moves.
+
+Learning curves with B > 1 are not concave, so nothing here follows a slope: allocations come from a grid of halvings of
+what the limits allow, and refinement tries every single move around a few good plans until none is better. Groupings of
+up to eight domains are enumerated; of more, the signed graph's are taken and domains moved one by one.
+Leaves out: evaluation (`mopdsim.plan.search.evaluation`), how many steps to try (`mopdsim.plan.search.grid`), what is
+said of the result (`mopdsim.plan.plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import permutations, product
+
+from mopdsim.base.forked import both
+from mopdsim.belief.calibration import Calibration
+from mopdsim.plan.question import Family, Question
+from mopdsim.plan.search.candidate import DISTILLED, Plan
+from mopdsim.plan.search.evaluation import Evaluator, Outcome
+from mopdsim.plan.search.grid import Grid, grid
+from mopdsim.plan.search.grouping import (
+    ENUMERATED,
+    Grouping,
+    interference_graph,
+    neighbours,
+    partitions,
+    suggested,
+)
+from mopdsim.plan.search.moves import LEAST_STEPS, moves, regrouped
+
+_SCREENED = 1  # allocations that every grouping is tried with
+_KEPT = 6  # groupings a family keeps after the screening
+_BEAM = 3  # plans of a family whose moves are tried
+_ROUNDS = 20
+_ORDERS = 16  # of a cascade, tried at first
+_GAIN = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search came to: every outcome, best first, and how many of them there are."""
+
+    evaluator: Evaluator
+    outcomes: list[Outcome]
+
+    def by_structure(self, outcomes: Iterable[Outcome] | None = None) -> list[Outcome]:
+        """The best outcome of each structure, best first."""
+        best: dict[object, Outcome] = {}
+        for outcome in self.outcomes if outcomes is None else outcomes:
+            best.setdefault(outcome.plan.structure, outcome)
+        return list(best.values())
+
+
+def explore(question: Question, calibration: Calibration | None = None) -> Found:
+    """Searches every family that the question allows. The same question gives the same result."""
+    search = _Search(Evaluator(question, calibration), grid(Evaluator(question, calibration)))
+    found = abreast(question, search.families)
+    evaluator = search.evaluator
+    evaluator.found = {outcome.plan: outcome for outcomes in found.values() for outcome in outcomes}
+    return Found(evaluator=evaluator, outcomes=evaluator.best(evaluator.found.values()))
+
+
+class _Search:
+    """One search under way."""
+
+    def __init__(self, evaluator: Evaluator, steps: Grid) -> None:
+        self.evaluator = evaluator
+        self.question = evaluator.question
+        self.grid = steps
+
+    def families(self, families: Sequence[Family]) -> Searched:
+        """The outcomes of every plan tried of these families."""
+        for family in families:
+            self.family(family)
+        outcomes = self.evaluator.found.values()
+        return {name: [o for o in outcomes if o.plan.family == name] for name in families}
+
+    def family(self, family: Family) -> None:
+        """Seeds, screening, refinement of one family."""
+        match family:
+            case "mixed_rl" | "single":
+                self.refine(self.seed(self.undistilled(family)))
+            case "cascade_rl":
+                if len(self.question.domains) > 1:
+                    self.refine(self.seed(self.cascades()))
+            case "mopd" | "off_policy" | "merge":
+                kept = self.screen(family)
+                seeds = [near for plan in kept for near in self.allocations(family, plan.groups, finely=True)]
+                self.refine([*kept, *(outcome.plan for outcome in self.top(seeds))])
+                if family == "mopd":
+                    for rounds in range(2, self.question.max_rounds + 1):
+                        self.more_rounds(rounds)
+
+    def ranked(self, plans: Iterable[Plan]) -> list[Outcome]:
+        """The plans' outcomes, best first; a merge of one specialist is that specialist, and is not tried."""
+        plans = [plan for plan in plans if plan.family != "merge" or len(plan.groups) > 1]
+        return self.evaluator.best(self.evaluator.evaluate(plans))
+
+    def top(self, plans: Iterable[Plan]) -> list[Outcome]:
+        return self.ranked(plans)[:_BEAM]
+
+    def seed(self, plans: Iterable[Plan]) -> list[Plan]:
+        return [outcome.plan for outcome in self.top(plans)]
+
+    def undistilled(self, family: Family) -> list[Plan]:
+        """One RL run over all domains, or over each alone."""
+        domains = self.question.domains
+        groups = [domains] if family == "mixed_rl" else [(name,) for name in domains]
+        return [
+            Plan(
+                family=family, groups=(group,), rl_steps=(steps,), gpus=gpus, student_gpus=self.question.pool
+            )
+            for group, steps, gpus in product(groups, self.grid.rl, self.evaluator.options)
+        ]
+
+    def cascades(self) -> list[Plan]:
+        """Orders of the domains: all of up to three, of more rotations of the given order and its reverse."""
+        domains = self.question.domains
+        turned = [domains[place:] + domains[:place] for place in range(len(domains))]
+        orders = [*turned, *(order[::-1] for order in turned)]
+        if len(domains) <= 3:
+            orders = list(permutations(domains))
+        plans = []
+        for order in orders[:_ORDERS]:
+            for total in self.grid.rl[:5]:
+                steps = (max(LEAST_STEPS, total // len(domains)),) * len(domains)
+                gpus = self.question.pool
+                plans.append(
+                    Plan(
+                        family="cascade_rl",
+                        groups=tuple((name,) for name in order),
+                        rl_steps=steps,
+                        gpus=gpus,
+                        student_gpus=gpus,
+                    )
+                )
+        return plans
+
+    def allocations(self, family: Family, groups: Grouping, *, finely: bool = False) -> list[Plan]:
+        """The grid of total RL steps, distillation steps and GPUs a teacher, for one grouping. finely: half as far
+        apart, on the three most useful numbers of GPUs."""
+        many = len(self.question.domains)
+        rl = self.grid.rl if not finely else [*self.grid.rl, *(round(s * 0.7) for s in self.grid.rl[:4])]
+        distill = self.grid.distill if family in DISTILLED else [0]
+        scales = [0.0, 0.3, 0.5, 1.0] if family == "merge" else [0.5]
+        options = self.evaluator.options
+        useful = {options[0], fitting(options, self.question, len(groups))}
+        return [
+            Plan(
+                family=family,
+                groups=groups,
+                rl_steps=tuple(max(LEAST_STEPS, round(total * len(group) / many)) for group in groups),
+                distill_steps=steps,
+                gpus=gpus,
+                student_gpus=options[0],
+                scale=scale,
+            )
+            for total, steps, gpus, scale in product(rl, distill, sorted(useful), scales)
+        ]
+
+    def screen(self, family: Family) -> list[Plan]:
+        """The best plans of different groupings: all groupings, or the graph's and those around them."""
+        question = self.question
+        first = self.graph_groupings()
+        tried = self.ranked(plan for groups in first for plan in self.allocations(family, groups))
+        models = _apart(tried, _SCREENED)
+        if len(question.domains) <= ENUMERATED:
+            groupings: Sequence[Grouping] = list(partitions(question.domains, question.max_teachers))
+            plans = [regrouped(model.plan, groups) for model in models for groups in groupings]
+            tried += self.ranked(plans)
+        else:
+            tried += self.walk_groupings(models)
+        return [outcome.plan for outcome in _distinct(self.evaluator.best(tried), _KEPT)]
+
+    def graph_groupings(self) -> list[Grouping]:
+        """At most five of the signed graph's groupings, from many teachers to one."""
+        question = self.question
+        graph = interference_graph(question.domains, self.evaluator.stock.world.conflict_DDN)
+        found = sorted(suggested(graph, question.max_teachers), key=len, reverse=True)
+        return [found[round(place * (len(found) - 1) / 4)] for place in range(min(5, len(found)))]
+
+    def walk_groupings(self, models: Sequence[Outcome]) -> list[Outcome]:
+        """Local search from the graph's groupings: the best neighbour of each, until none is better."""
+        question = self.question
+        graph = interference_graph(question.domains, self.evaluator.stock.world.conflict_DDN)
+        plans = [regrouped(m.plan, g) for m in models for g in suggested(graph, question.max_teachers)]
+        tried = self.ranked(plans)
+        for start in _distinct(self.evaluator.best(tried), _BEAM):
+            here = start
+            for _ in range(_ROUNDS):
+                near = neighbours(here.plan.groups, question.domains, question.max_teachers)
+                found = self.ranked(regrouped(here.plan, groups) for groups in near)
+                tried += found
+                if not found or not self.better(found[0], here):
+                    break
+                here = found[0]
+        return tried
+
+    def more_rounds(self, rounds: int) -> None:
+        """The groupings that did best in one round less, with their steps spread over this many."""
+        fewer = [
+            o
+            for o in self.evaluator.found.values()
+            if o.plan.family == "mopd" and o.plan.rounds == rounds - 1
+        ]
+        starts = [outcome.plan for outcome in _distinct(self.evaluator.best(fewer), _BEAM)]
+        plans = []
+        for plan in starts:
+            for rl, distill in product((0.25, 0.5, 1.0), (0.25, 0.5, 1.0)):
+                steps = tuple(max(LEAST_STEPS, round(count * rl)) for count in plan.rl_steps)
+                student = max(LEAST_STEPS, round(plan.distill_steps * distill))
+                plans.append(replace(plan, rounds=rounds, rl_steps=steps, distill_steps=student))
+        self.refine(self.seed(plans))
+
+    def refine(self, plans: Sequence[Plan]) -> None:
+        """Every single move around the best few, until none is better."""
+        if not plans:
+            return
+        chained = plans[0].family == "cascade_rl" or plans[0].rounds > 1  # dear to evaluate
+        width = 1 if chained else _BEAM
+        beam = self.top(plans)[:width]
+        for _ in range(_ROUNDS):
+            near = [
+                near
+                for outcome in beam
+                for near in moves(outcome.plan, self.evaluator.options, self.question)
+            ]
+            found = self.evaluator.best([*beam, *self.ranked(near)])[:width]
+            if not self.better(found[0], beam[0]):
+                return
+            beam = found
+
+    def better(self, one: Outcome, other: Outcome) -> bool:
+        over = self.evaluator.excess(one), self.evaluator.excess(other)
+        if max(over) <= 0:
+            return one.value > other.value + _GAIN
+        return over[0] < over[1] - _GAIN and over[1] > 0
+
+
+def fitting(options: Sequence[int], question: Question, teachers: int) -> int:
+    """GPUs a teacher so that as many run side by side as teams and teachers allow."""
+    together = min(teachers, question.base.teams or teachers)
+    return max((gpus for gpus in options if gpus * together <= question.pool), default=options[-1])
+
+
+def _apart(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
+    """The best allocations among outcomes sorted best first, not two with the same number of teachers."""
+    found: dict[int, Outcome] = {}
+    for outcome in outcomes:
+        found.setdefault(len(outcome.plan.groups), outcome)
+    return list(found.values())[:count]
+
+
+def _distinct(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
+    """The best outcomes of different groupings."""
+    found: dict[Grouping, Outcome] = {}
+    for outcome in outcomes:
+        found.setdefault(outcome.plan.groups, outcome)
+    return list(found.values())[:count]
+
+
+Searched = dict[Family, list[Outcome]]
+
+_ASIDE: tuple[Family, ...] = ("off_policy", "merge", "single")  # about half of the work
+_DOMAINS = 6  # of fewer, a search is over before a second process pays
+
+
+def abreast(question: Question, search: Callable[[Sequence[Family]], Searched]) -> Searched:
+    """Every family's outcomes, in the question's order of families."""
+    aside = [family for family in question.families if family in _ASIDE]
+    here = [family for family in question.families if family not in _ASIDE]
+    if not (aside and here and len(question.domains) >= _DOMAINS):
+        return search(question.families)
+    ours, theirs = both(search, here, aside)
+    found = ours | theirs
+    return {family: found[family] for family in question.families}

@@ -1,0 +1,76 @@
+"""How domains trained together, or one after the other, act on each other: shares, conflict, transfer,
+forgetting.
+
+Pure functions on arrays whose first axis is a domain of the trained set (S), or any domain (D), and whose
+last is the draw (N). Conflict K is a matrix [source j, target d], asymmetric and signed: K > 0 helps the
+target. Zero conflict, or one domain, is the identity (tested).
+Leaves out: which domains a stage trains (`mopdsim.quality.walk`) and what K is (`mopdsim.belief.calibration`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mopdsim.base.arrays import Array, logistic, logit
+
+
+def effective_share(
+    prompts_S: Array, lengths_SN: Array, dispersions_SN: Array, *, by_length: bool, by_dispersion: bool
+) -> Array:
+    """Share of the gradient that each domain gets: w_d = n_d L_d^a s_d^b / sum over j.
+
+    n: prompts (with every weight on them), L: mean response length, s: dispersion of the signal. a is 1 for a
+    loss that is a mean over tokens and 0 over sequences; b is 1 for raw signals and 0 for normalised ones.
+    """
+    weights_SN = np.ones_like(lengths_SN) * column(prompts_S, lengths_SN)
+    if by_length:
+        weights_SN = weights_SN * lengths_SN
+    if by_dispersion:
+        weights_SN = weights_SN * dispersions_SN
+    return weights_SN / weights_SN.sum(axis=0)
+
+
+def column(values_S: Array, like: Array) -> Array:
+    """One value for each domain, shaped to broadcast against an array with domains first."""
+    return values_S.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def mean_conflict(conflict_SSN: Array, shares_SN: Array, exponent_N: Array) -> Array:
+    """kbar_d = (k - 1)^-p sum over j != d of (k w_j) K_jd, (S, N): log of the factor on d's gain.
+
+    Equal shares give science's (k - 1)^-p sum K_jd; a companion with few tokens counts for little. p = 1 is
+    the mean over companions, so conflict does not compound with their number.
+    """
+    count = len(shares_SN)
+    if count == 1:
+        return np.zeros_like(shares_SN)
+    pull_SN = np.einsum("jd...,j...->d...", conflict_SSN, shares_SN)
+    own_SN = np.einsum("dd...,d...->d...", conflict_SSN, shares_SN)
+    return (pull_SN - own_SN) * (count * (count - 1.0) ** -exponent_N)
+
+
+def scaled_gain(before: Array, after: Array, factor: Array) -> Array:
+    """The score whose gain over `before` is `factor` times that of `after`, measured in logits: stays in [0,
+    1].
+    """
+    return logistic(logit(before) * (1 - factor) + logit(after) * factor)
+
+
+def transfer(progress_SN: Array, spill_SDN: Array, lifted_DN: Array) -> tuple[Array, Array]:
+    """Change in logits of untrained domains, all negative effects and the best positive one of a trained domain; and
+    the best one so far, (D, N) each.
+
+    progress: how far each trained domain's curve was climbed; spill: the effect of a whole climb; lifted: the best
+    effect of earlier stages, above which this one's must lie to add to it. So domains trained one after the other lift
+    an untrained one no farther than the same domains trained in one stage.
+    """
+    effects_SDN = progress_SN[:, None, :] * spill_SDN
+    best_DN = np.maximum(effects_SDN.max(axis=0), lifted_DN)
+    return best_DN - lifted_DN + np.minimum(effects_SDN, 0.0).sum(axis=0), best_DN
+
+
+def retained(kl_N: Array, replay: Array, forgetting_N: Array, replay_half_N: Array) -> Array:
+    """Share of an earlier gain that survives training on other domains: exp(-psi KL / (1 + replay /
+    r_half)).
+    """
+    return np.exp(-forgetting_N * kl_N / (1.0 + replay / replay_half_N))

@@ -1,0 +1,148 @@
+"""Quality: a walk through a recipe's DAG that gives each stage's pass rate on every domain, in every draw.
+
+RL climbs a domain's curve from where the score lies, q = q0 + (A - q0) / (1 + (C_mid / C)^B) (ScaleRL
+2510.13786), so that a run cut in two ends where the uncut run ends. Trained together, domains share the
+compute (effective share) and scale each other's gain in logits by rho = exp(kbar), and C_mid by exp(-phi
+kbar). A FLOP counts for more at a higher rate and a smaller batch (`mopdsim.quality.pace`). Distillation closes
+the gap to the cap exponentially in gradient tokens; the cap is the own teacher's score, raised by what the other
+teachers gained there. Everything stays in [0, 1]. A reward model in the verifier's place wins a share of the gain and
+can be over-optimised; chosen samples are the target of the fine-tuning that reads them. The `waterfall` splits a
+score's distance from its root into causes that add up.
+Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.quality.distillation import distill
+from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
+from mopdsim.quality.learning import break_down, climb, hill, imitate, learn_by_reward, merge
+from mopdsim.quality.pace import breakdown_hazard, paced
+from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
+from mopdsim.quality.world import World
+from mopdsim.recipes.recipe import (
+    AnyStage,
+    Distill,
+    Merge,
+    Preference,
+    Recipe,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+)
+
+__all__ = [
+    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced", "perform",
+    "products", "walk",
+]  # fmt: skip
+
+_NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Products:
+    """What the stages of a recipe leave, by name: policies (roots included), reward models and datasets."""
+
+    states: Mapping[str, State]
+    judges: Mapping[str, Judge]
+    datasets: Mapping[str, Dataset]
+
+
+def walk(
+    recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
+) -> Mapping[str, State]:
+    """The policy after every stage that leaves one, roots included: `products` without judges and datasets."""
+    return products(recipe, world, efforts, explain=explain).states
+
+
+def products(
+    recipe: Recipe,
+    world: World,
+    efforts: Mapping[str, Effort],
+    *,
+    explain: bool = True,
+    known: Mapping[str, Mapping[str, float]] | None = None,
+) -> Products:
+    """What every stage leaves. `efforts` names every stage that spends anything. known: scores that were measured, by
+    stage and domain, from which the walk goes on.
+
+    Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
+    axis of one there, (D, 1, N), is broadcast.
+    """
+    shape = np.broadcast_shapes(
+        world.start_DN.shape[1:], *(effort.compute_N.shape for effort in efforts.values())
+    )
+    states = {root: _root(root, world, shape, explain) for root in recipe.roots}
+    judges: dict[str, Judge] = {}
+    datasets: dict[str, Dataset] = {}
+    made = Products(states=states, judges=judges, datasets=datasets)
+    for stage in recipe.stages:
+        match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), made):
+            case State() as state:
+                states[stage.name] = _as_measured(state, world, (known or {}).get(stage.name, {}))
+            case Judge() as judge:
+                judges[stage.name] = judge
+            case Dataset() as dataset:
+                datasets[stage.name] = dataset
+    return made
+
+
+def perform(
+    stage: AnyStage, recipe: Recipe, world: World, effort: Effort, made: Products
+) -> State | Judge | Dataset:
+    """What one stage leaves, given what those before it made. recipe: for the stage's amounts."""
+    step = Step(stage, made.states, world)
+    if not isinstance(stage, Merge):
+        amounts = recipe.amounts[stage.name]
+        effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
+    match stage:
+        case Rl():
+            kl_N = learn_by_reward(stage, step, effort, made.judges)
+            hazard_N = breakdown_hazard(
+                effort, recipe.amounts[stage.name], recipe.amounts_name, step.world.constants
+            )
+            break_down(step, hazard_N)
+            return step.finish(kl_N)
+        case Sft():
+            return step.finish(imitate(stage, step, effort, made.datasets))
+        case Distill():
+            return step.finish(distill(stage, step, effort, made.states))
+        case Merge():
+            return step.finish(merge(stage, step, made.states))
+        case Preference():
+            return step.finish(prefer(stage, step, effort, made.judges))
+        case RewardModel():
+            return train_judge(stage, step, effort, recipe.amounts[stage.name].rollouts_per_prompt)
+        case RejectionSampling():
+            return choose(stage, step, recipe.amounts[stage.name].rollouts_per_prompt, made.judges)
+        case _:
+            assert_never(stage)
+
+
+def _as_measured(state: State, world: World, scores: Mapping[str, float]) -> State:
+    """The state with these scores; what they differ by is booked as gain."""
+    if not scores:
+        return state
+    score_DN = state.score_DN.copy()
+    for name, score in scores.items():
+        score_DN[world.index[name]] = score
+    booked = state.waterfall
+    if booked is not None:
+        booked = {**booked, "gain": booked["gain"] + score_DN - state.score_DN}
+    return replace(state, score_DN=score_DN, waterfall=booked)
+
+
+def _root(root: str, world: World, shape: tuple[int, ...], explain: bool) -> State:
+    """The model a recipe is run on, before any stage."""
+    start_DN = np.broadcast_to(world.of(root).start_DN, (len(world.names), *shape))
+    causes: dict[Cause, Array] | None = (
+        {cause: np.zeros_like(start_DN) for cause in CAUSES} if explain else None
+    )
+    return State(root=root, score_DN=start_DN, kl_N=np.zeros(shape), lineage=(), waterfall=causes)

@@ -1,0 +1,241 @@
+"""A world: one joint draw of every domain and parameter that a walk through a recipe needs.
+
+Leaves out: what the parameters mean (`mopdsim.quality.interference`, `mopdsim.quality.caps`, `mopdsim.quality.walk`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import numpy as np
+
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.errors import UsageError
+from mopdsim.belief.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
+from mopdsim.facts import domains as table
+from mopdsim.facts.domains import Domain, Estimate, Scope
+from mopdsim.quality.interference import column
+from mopdsim.recipes.recipe import BASE, SMALLER
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything a walk through a recipe needs to know, drawn: axes D domain, N draw; [source, target] in
+    pairs.
+
+    spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
+    draws, (N,), that decide by stage name whether a distillation collapses, by "stage/domain" whether RL breaks.
+    smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
+    where there are two.
+    """
+
+    names: tuple[str, ...]
+    start_DN: Array
+    asymptote_DN: Array
+    demonstrated_DN: Array
+    midpoint_DN: Array
+    steepness_DN: Array
+    distill_tokens_DN: Array
+    length_DN: Array
+    dispersion_DN: Array
+    conflict_DDN: Array
+    spill_DDN: Array
+    constants: Mapping[str, Array]
+    spread: Mapping[str, Array] = field(default_factory=dict)
+    luck: Mapping[str, Array] = field(default_factory=dict)
+    smaller: World | None = None
+    sizes_b: Mapping[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def index(self) -> dict[str, int]:
+        """Place of each domain on axis D."""
+        return {name: place for place, name in enumerate(self.names)}
+
+    def of(self, root: str) -> World:
+        """This world as the model `root` meets it. UsageError where it knows no smaller one."""
+        if root == BASE:
+            return self
+        if self.smaller is None:
+            raise UsageError(f"a stage grows from {root!r}, and this world was drawn without a second model")
+        return self.smaller
+
+    def without_seeds(self) -> World:
+        """The same world where every run meets its domains' mean asymptotes."""
+        smaller = None if self.smaller is None else replace(self.smaller, spread={})
+        return replace(self, spread={}, smaller=smaller)
+
+
+def draw_world(
+    calibration: Calibration,
+    domains: Mapping[str, Domain],
+    stages: tuple[str, ...],
+    scope: Scope,
+    *,
+    seed: int,
+    draws: int,
+    pairs: Mapping[str, Estimate] | None = None,
+    sizes_b: Mapping[str, float] | None = None,
+    smaller_starts: Mapping[str, Estimate] | None = None,
+    relative_size: float | None = None,
+) -> World:
+    """A world for these domains. `pairs` are the user's own conflicts, by "source>target"; `sizes_b` the models' sizes
+    by root where there is a smaller one, and `smaller_starts` what is known of its start scores; `relative_size` the
+    base's parameters over those of the model that the scope's studies trained, None where they trained many.
+    """
+
+    def rows(key: str) -> Array:
+        return np.stack([_known_fact(calibration, row, key, scope, seed, draws) for row in domains.values()])
+
+    def matrix(kind: str, given: Mapping[str, Estimate]) -> Array:
+        return np.stack([
+            np.stack([
+                _pair(calibration, kind, source, target, scope, given, seed=seed, draws=draws)
+                for target in domains.values()
+            ])
+            for source in domains.values()
+        ])  # fmt: skip
+
+    names = tuple(domains)
+    constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
+    dispersion = [calibration.draw(f"dispersion:{name}", scope, seed=seed, draws=draws) for name in domains]
+    world = World(
+        names=names,
+        start_DN=rows("start"),
+        asymptote_DN=rows("asymptote"),
+        demonstrated_DN=rows("demonstrated"),
+        midpoint_DN=from_start(rows("midpoint"), rows("start"), domains.values(), constants["start_slope"]),
+        steepness_DN=rows("steepness"),
+        distill_tokens_DN=rows("distill_tokens"),
+        length_DN=rows("response_tokens"),
+        dispersion_DN=np.stack(dispersion),
+        conflict_DDN=matrix("conflict", pairs or {}),
+        spill_DDN=matrix("spill", {}),
+        constants=constants,
+        spread={stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages},
+        luck=_luck(stages, names if scope == "tiny" else (), seed=seed, draws=draws),
+        sizes_b=sizes_b or {},
+    )
+    base = world if relative_size is None else sized(world, relative_size)
+    if SMALLER not in world.sizes_b:
+        return base
+    known = {
+        name: sample(in_logits(row), "logit", f"smaller_start:{name}", seed=seed, draws=draws)
+        for name, row in (smaller_starts or {}).items()
+    }
+    smaller = shrunk(world, known)
+    if relative_size is not None:
+        smaller = sized(smaller, relative_size * world.sizes_b[SMALLER] / world.sizes_b[BASE])
+    return replace(base, smaller=smaller)
+
+
+def sized(world: World, ratio: float) -> World:
+    """The world as a model meets it that has `ratio` times the parameters of the one that was studied: C_mid and
+    distillation tokens (for each parameter) times ratio^-s, and the rate that breaks RL times ratio^-b, 1/2 where rates
+    go as one over the width (muP, 2203.03466)."""
+    if ratio == 1:
+        return world
+    constants = world.constants
+    factor_N = ratio ** -constants["size_exponent"]
+    breaking_N = constants["breaking_rate"] * ratio ** -constants["breaking_size"]
+    return replace(
+        world,
+        midpoint_DN=world.midpoint_DN * factor_N,
+        distill_tokens_DN=world.distill_tokens_DN * factor_N,
+        constants={**constants, "breaking_rate": breaking_N},
+    )
+
+
+def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], slope_N: Array) -> Array:
+    """C_mid as a model meets it that starts elsewhere than the table's: C_mid exp(-slope (logit q0 - logit table)).
+
+    A model that rarely succeeds gets little to learn from; one that starts higher is faster."""
+    usual_D = logit(np.array([table.domain(row.row).start.value for row in domains]))
+    higher_DN = logit(start_DN) - column(usual_D, start_DN)
+    return np.asarray(midpoint_DN * np.exp(-slope_N * higher_DN))
+
+
+def shrunk(world: World, starts: Mapping[str, Array]) -> World:
+    """The world as the smaller model meets it: every score lower by slope ln(N / N_smaller) in logits, or by what makes
+    its start the given one. `starts`: draws by domain, (N,).
+    """
+    ratio = world.sizes_b[BASE] / world.sizes_b[SMALLER]
+    lower_N = world.constants["size_slope"] * np.log(max(ratio, 1.0))
+    lower_DN = np.stack([
+        logit(world.start_DN[place]) - logit(starts[name]) if name in starts else lower_N
+        for place, name in enumerate(world.names)
+    ])  # fmt: skip
+
+    def lowered(score_DN: Array) -> Array:
+        return logistic(logit(score_DN) - lower_DN)
+
+    return replace(
+        world,
+        start_DN=lowered(world.start_DN),
+        asymptote_DN=lowered(world.asymptote_DN),
+        demonstrated_DN=lowered(world.demonstrated_DN),
+    )
+
+
+def _luck(stages: tuple[str, ...], breaking: tuple[str, ...], *, seed: int, draws: int) -> dict[str, Array]:
+    """By stage whether a distillation collapses; by stage and domain, where that was measured, whether RL breaks."""
+    kinds = {stage: f"collapse:{stage}" for stage in stages}
+    kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in breaking}
+    return {name: uniform(stream, seed, draws) for name, stream in kinds.items()}
+
+
+def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:
+    """Standard normal draws for every domain, (D, N)."""
+    return np.stack([standard_normal(f"{kind}/{name}", seed, draws) for name in names])
+
+
+def _known_fact(
+    calibration: Calibration, domain: Domain, key: str, scope: Scope, seed: int, draws: int
+) -> Array:
+    """Draws of one field of a domain, (N,): as the user measured it, else as studies found it, else the table's."""
+    estimate: Estimate = getattr(domain, key)
+    found = None
+    if estimate.grade != "measured":
+        found = calibration.draw_fact(domain, key, scope, seed=seed, draws=draws)
+    if found is None:
+        return draw_fact(domain, key, seed=seed, draws=draws)
+    if key == "asymptote":
+        return np.maximum(found, _known_fact(calibration, domain, "start", scope, seed, draws))
+    return found
+
+
+def draw_fact(domain: Domain, key: str, *, seed: int, draws: int) -> Array:
+    """Draws of one field of a domain, (N,). Uncertainty of the start moves the asymptote along, in logits."""
+    estimate: Estimate = getattr(domain, key)
+    name = f"{key}:{domain.name}"
+    if key == "start":
+        return sample(in_logits(estimate), "logit", name, seed=seed, draws=draws)
+    if key not in ("asymptote", "demonstrated"):
+        return sample(estimate, "lognormal", name, seed=seed, draws=draws)
+    own = sample(in_logits(estimate), "logit", name, seed=seed, draws=draws)
+    start = draw_fact(domain, "start", seed=seed, draws=draws)
+    moved = logistic(logit(own) + logit(start) - logit(domain.start.value))
+    return np.maximum(moved, start) if key == "asymptote" else moved
+
+
+def _pair(
+    calibration: Calibration,
+    kind: str,
+    source: Domain,
+    target: Domain,
+    scope: Scope,
+    given: Mapping[str, Estimate],
+    *,
+    seed: int,
+    draws: int,
+) -> Array:
+    """Draws of a pair's parameter: the user's, the pair's own, or the general prior on the pair's own
+    stream.
+    """
+    if source.name == target.name:
+        return np.zeros(draws)
+    pair = f"{source.name}>{target.name}"
+    if pair in given:
+        return sample(given[pair], "normal", f"{kind}:{pair}", seed=seed, draws=draws)
+    return calibration.draw_pair(kind, source, target, scope, seed=seed, draws=draws)

@@ -1,0 +1,93 @@
+"""How much of everything a stage spends: steps, batch, learning rate. A recipe's structure has no scale; this does.
+
+Named sets: `tiny` (a model under 0.5 M parameters on two CPU cores) and `small` (0.5 to 4 B parameters on one
+GPU). The sizes are ours, grade `prior`, chosen by sweeps on the tiny model; the `small` learning rates are the
+usual ones of published RL runs on such models. `published` is no set of its own: each of the seven systems has its
+own figures (`mopdsim.recipes.systems`). Leaves out: lengths (they belong to a domain) and what the amounts cost
+(`mopdsim.cost`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mopdsim.base.errors import UsageError
+
+AmountsName = Literal["tiny", "small", "published"]
+AMOUNTS_NAMES: tuple[AmountsName, ...] = get_args(AmountsName)
+SpendingKind = Literal["sft", "rl", "distill", "reward_model", "preference", "rejection_sampling"]
+SPENDING_KINDS: tuple[SpendingKind, ...] = get_args(SpendingKind)
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Value(BaseModel):
+    """A frozen value without unknown keys and without numbers that are not finite."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Amounts(Value):
+    """What one stage spends.
+
+    steps: optimiser steps (for `rejection_sampling`: batches). prompts_per_step: prompts (for `sft`:
+    demonstrations) of one step. rollouts_per_prompt: samples of each prompt (the group of GRPO, the n of
+    best-of-n). learning_rate: peak (0 where nothing is trained); warmed up linearly over `warmup_steps`, then
+    decayed by a cosine to `final_learning_rate_fraction` of it. max_flops: where given, the stage ends with the
+    step that reaches this many training FLOPs (generation, scoring and gradient; evaluation not counted) and the
+    schedule follows FLOPs; `steps` is then only a ceiling. max_grad_norm: global gradient clipping.
+    weight_decay: decoupled (AdamW).
+    """
+
+    steps: Annotated[int, Field(ge=1, le=10_000_000)]
+    prompts_per_step: Annotated[int, Field(ge=1, le=1_000_000)]
+    rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = 1
+    learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    final_learning_rate_fraction: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    max_grad_norm: Positive = 1.0
+    max_flops: Positive | None = None
+
+    def scaled(self, factor: float) -> Amounts:
+        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling."""
+        steps = max(min(2, self.steps), round(self.steps * factor))
+        flops = None if self.max_flops is None else self.max_flops * factor
+        return self.model_copy(update={"steps": steps, "max_flops": flops})
+
+
+def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
+    """The named set's amounts of a stage of this kind. UsageError for `published`, which depends on the system."""
+    if name == "published":
+        raise UsageError(
+            "amounts = 'published': only the published systems have such amounts (`mopd recipes`), and a file must "
+            "give every stage its own in [amounts_of.STAGE]; use tiny or small"
+        )
+    return _SETS[name][kind]
+
+
+_SETS: dict[str, dict[SpendingKind, Amounts]] = {
+    "tiny": {
+        "sft": Amounts(steps=200, prompts_per_step=64, learning_rate=1e-3, warmup_steps=20),
+        "rl": Amounts(steps=80, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3),
+        "distill": Amounts(steps=200, prompts_per_step=32, learning_rate=1e-3),
+        "reward_model": Amounts(steps=180, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
+        "preference": Amounts(steps=120, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
+        "rejection_sampling": Amounts(
+            steps=16, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
+        ),
+    },
+    "small": {
+        "sft": Amounts(steps=400, prompts_per_step=64, learning_rate=1e-5, warmup_steps=20),
+        "rl": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6),
+        "distill": Amounts(steps=200, prompts_per_step=128, learning_rate=2e-6),
+        "reward_model": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=4, learning_rate=5e-6),
+        "preference": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=5e-7),
+        "rejection_sampling": Amounts(
+            steps=100, prompts_per_step=256, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
+        ),
+    },
+}

@@ -1,0 +1,274 @@
+"""The stage kinds of the recipe language: a closed set, each a frozen value with validated fields.
+
+A stage starts from the weights of another (`init`; "base" is the model the recipe is run on, "smaller" a smaller one).
+Adding a kind touches this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never`
+makes a missing arm loud. Leaves out: how stages hang together (`mopdsim.recipes.recipe`), amounts
+(`mopdsim.recipes.amounts`), the kinds that judge and choose (`mopdsim.recipes.feedback_stages`).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, assert_never
+
+from pydantic import Field, model_validator
+
+from mopdsim.recipes.amounts import Share, Value
+from mopdsim.recipes.feedback_stages import Preference, RejectionSampling, RewardModel
+from mopdsim.recipes.stage_fields import BASE, SELF, Name, Normalizer, NotNegative, Shares, Weight
+
+DistillLoss = Literal[
+    "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
+]
+Balance = Literal["none", "token_share", "remaining_gap", "dispersion"]
+
+
+class Sft(Value):
+    """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples.
+
+    data: rejection-sampling stages whose answers are read instead, for `data_share` of the examples of each domain that
+    they sampled.
+    """
+
+    kind: Literal["sft"] = "sft"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    data: tuple[str, ...] = ()
+    data_share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sft:
+        if not self.data and self.data_share != 1:
+            raise ValueError(
+                f"data_share = {self.data_share} is a share of `data`, which is empty: name data stages"
+            )
+        for name in self.data:
+            if self.data.count(name) > 1:
+                raise ValueError(f"data names {name!r} twice: name it once")
+        return self
+
+
+_READ_BY_ALGORITHM = {
+    "ppo": ("gae_lambda", "discount", "value_coefficient", "value_clip", "kl_target"),
+    "grpo": ("advantage_scale", "zero_signal"),
+}
+
+
+class Rl(Value):
+    """Reinforcement learning from the domains' verifiers or from reward models: GRPO (with the choices of DAPO) or PPO.
+
+    domains: shares of prompts. reward_weights: factor on a domain's advantages (1 where absent).
+    advantage_scale: divide advantages by the standard deviation of their "group", of their "domain" in this batch,
+    or not ("none"). normalizer: the loss is a mean over tokens or over sequences. clip_low, clip_high: the ratio
+    stays in [1 - low, 1 + high]. kl_coefficient: weight of KL(policy || init): in GRPO a term of the loss (k3 on the
+    samples), in PPO a penalty of each token's reward, where `kl_target` (nats a token) adapts it (1909.08593).
+    zero_signal: groups of one reward only are dropped from the batch or kept (they then only dilute the mean).
+    curriculum: "staged" lets the domains in one after the other over the first half, in the order of `domains`;
+    "signal" draws prompts in proportion to q (1 - q), q the running pass rate.
+    updates_per_batch: optimiser steps on one batch of rollouts. reward_models: the judge by domain, the verifier where
+    absent. demonstration_mix: weight of the likelihood of as many demonstrations beside the reward (InstructGPT's
+    pre-training mix). PPO alone: a value head on the policy's own states, gae_lambda and discount of its advantages
+    (1506.02438), value_coefficient of its loss, value_clip: how far a value moves from the one at sampling.
+    """
+
+    kind: Literal["rl"] = "rl"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    reward_weights: dict[str, Weight] = Field(default_factory=dict)
+    advantage_scale: Literal["group", "domain", "none"] = "group"
+    normalizer: Normalizer = "token"
+    clip_low: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    clip_high: Weight = 0.28
+    kl_coefficient: Annotated[float, Field(ge=0)] = 0.0
+    zero_signal: Literal["drop", "keep"] = "drop"
+    curriculum: Literal["none", "staged", "signal"] = "none"
+    updates_per_batch: Annotated[int, Field(ge=1, le=64)] = 1
+    algorithm: Literal["grpo", "ppo"] = "grpo"
+    reward_models: dict[str, str] = Field(default_factory=dict)
+    demonstration_mix: NotNegative = 0.0
+    gae_lambda: Share = 0.95
+    discount: Share = 1.0
+    value_coefficient: NotNegative = 0.1
+    value_clip: Weight = 0.2
+    kl_target: Weight | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Rl:
+        for algorithm, keys in _READ_BY_ALGORITHM.items():
+            for key in keys:
+                value = getattr(self, key)
+                if self.algorithm != algorithm and value != type(self).model_fields[key].default:
+                    raise ValueError(
+                        f"{key} = {value} is read by algorithm {algorithm!r} alone: remove it or set that algorithm"
+                    )
+        if self.kl_target is not None and not self.kl_coefficient:
+            raise ValueError(
+                f"kl_target = {self.kl_target} adapts kl_coefficient, which is 0: give it a value to start from"
+            )
+        return self
+
+
+class Teacher(Value):
+    """A stage that scores the prompts of `domains`; several teachers of a domain are summed with weights.
+
+    "self" is the model that the student starts from: it keeps what the student has (MiMo-V2-Flash's general domains).
+    """
+
+    stage: str
+    domains: Annotated[tuple[str, ...], Field(min_length=1)]
+    weight: Weight = 1.0
+
+
+_READ_BY = {  # settings of one loss
+    "jensen_shannon_beta": "jensen_shannon",
+    "top_k": "top_k_reverse_kl",
+    "max_importance_ratio": "sampled_token",
+}
+
+
+class Distill(Value):
+    """Distillation from one or several teachers, each prompt routed to its own domain's.
+
+    on_policy: the student samples and the teachers score; otherwise the teachers sample. loss: per-token
+    divergence ("sample_nll": likelihood of the teacher's samples, off-policy only). correct_only: off-policy, only
+    samples that the verifier passes. jensen_shannon_beta, top_k, max_importance_ratio: settings of the loss of
+    that name. reward_mix: weight alpha of the verifiable reward's advantage (MiMo-V2-Flash). extrapolation: lambda
+    of ExOPD (2602.12125), 1 is the teacher itself. balance: per-domain weights that even out gradient token
+    share, follow the remaining gap, or divide by signal dispersion. misrouting: probability that a prompt goes to
+    another domain's teacher.
+    """
+
+    kind: Literal["distill"] = "distill"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    on_policy: bool = True
+    loss: DistillLoss = "reverse_kl"
+    correct_only: bool = False
+    jensen_shannon_beta: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    top_k: Annotated[int, Field(ge=1)] = 32
+    max_importance_ratio: Weight = 2.0
+    reward_mix: Annotated[float, Field(ge=0)] = 0.0
+    extrapolation: Weight = 1.0
+    balance: Balance = "none"
+    normalizer: Normalizer = "token"
+    misrouting: Share = 0.0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _self_by_name(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict) or not isinstance(fields.get("teachers"), list | tuple):
+            return fields
+        init = fields.get("init", BASE)
+        return {**fields, "teachers": tuple(_named(teacher, init) for teacher in fields["teachers"])}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Distill:
+        if self.on_policy and self.loss == "sample_nll":
+            raise ValueError("loss 'sample_nll' needs the teachers' samples: set on_policy = false")
+        if not self.on_policy and self.loss == "sampled_token":
+            raise ValueError("loss 'sampled_token' needs the student's samples: set on_policy = true")
+        if self.correct_only and self.on_policy:
+            raise ValueError("correct_only filters the teachers' samples: set on_policy = false")
+        if self.reward_mix and not self.on_policy:
+            raise ValueError("reward_mix needs the student's samples: set on_policy = true")
+        if self.loss == "sample_nll" and (
+            self.extrapolation != 1 or self.balance in ("remaining_gap", "dispersion")
+        ):
+            asked = "extrapolation" if self.extrapolation != 1 else f"balance {self.balance!r}"
+            raise ValueError(f"{asked} needs the teachers' scores: choose another loss than 'sample_nll'")
+        for key, loss in _READ_BY.items():
+            value = getattr(self, key)
+            if self.loss != loss and value != type(self).model_fields[key].default:
+                raise ValueError(
+                    f"{key} = {value} is read by loss {loss!r} alone: remove it or set that loss"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _teachers_apart(self) -> Distill:
+        for domain in self.domains:
+            serving = [
+                name for teacher in self.teachers for name in teacher.domains.count(domain) * [teacher.stage]
+            ]
+            for name in serving:
+                if serving.count(name) > 1:
+                    raise ValueError(
+                        f"teacher {name!r} is given twice for {domain!r}: give it once, with a weight"
+                    )
+            if self.misrouting and all(teacher.stage in serving for teacher in self.teachers):
+                raise ValueError(
+                    f"misrouting = {self.misrouting}: no teacher is left for prompts of {domain!r} to stray to: "
+                    "it needs one that does not serve them"
+                )
+        return self
+
+
+class Merge(Value):
+    """Weights combined without training: their average, init + scale * sum of deltas, or TIES of the deltas.
+
+    weights: per input, 1 each where absent (an average divides by their sum). density: share of each delta that
+    TIES keeps.
+    """
+
+    kind: Literal["merge"] = "merge"
+    name: Name
+    init: str = BASE
+    inputs: Annotated[tuple[str, ...], Field(min_length=1)]
+    method: Literal["average", "task_arithmetic", "ties"] = "average"
+    weights: tuple[Weight, ...] = ()
+    scale: Weight = 1.0
+    density: Annotated[float, Field(gt=0, le=1)] = 0.2
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Merge:
+        for name in self.inputs:
+            if self.inputs.count(name) > 1:
+                raise ValueError(f"input {name!r} is given twice: give it once, with a weight")
+        if self.method == "average" and self.scale != 1:
+            raise ValueError(f"scale = {self.scale}: an average has none: remove it or choose another method")
+        if self.method != "ties" and self.density != type(self).model_fields["density"].default:
+            raise ValueError(f"density = {self.density} is read by method 'ties' alone: remove it")
+        if self.weights and len(self.weights) != len(self.inputs):
+            raise ValueError(
+                f"{len(self.weights)} weights for {len(self.inputs)} inputs: give one each or none"
+            )
+        return self
+
+
+TrainedStage = Sft | Rl | Distill | RewardModel | Preference
+AnyStage = TrainedStage | RejectionSampling | Merge
+Stage = Annotated[AnyStage, Field(discriminator="kind")]
+
+
+def parents(stage: AnyStage) -> tuple[str, ...]:
+    """Names of the stages (or roots) that a stage reads, its own start first, each once."""
+    return tuple(dict.fromkeys((stage.init, *(name for names in read(stage).values() for name in names))))
+
+
+def read(stage: AnyStage) -> dict[str, tuple[str, ...]]:
+    """What a stage reads besides its start, by role: "teacher", "input", "data" or "reward"."""
+    match stage:
+        case Distill():
+            return {"teacher": tuple(teacher.stage for teacher in stage.teachers)}
+        case Merge():
+            return {"input": stage.inputs}
+        case Sft():
+            return {"data": stage.data}
+        case Rl() | RejectionSampling() | Preference():
+            return {"reward": tuple(stage.reward_models.values())}
+        case RewardModel():
+            return {}
+        case _:
+            assert_never(stage)
+
+
+def _named(teacher: Any, init: str) -> Any:
+    """A teacher, "self" replaced by the stage that the student starts from."""
+    if isinstance(teacher, Teacher):
+        return teacher.model_copy(update={"stage": init}) if teacher.stage == SELF else teacher
+    if isinstance(teacher, dict) and teacher.get("stage") == SELF:
+        return {**teacher, "stage": init}
+    return teacher

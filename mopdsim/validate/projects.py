@@ -1,0 +1,216 @@
+"""Whole published runs against the cost model: GPU-hours, or FLOPs, from presets with ranges for what nobody
+states.
+
+The amounts of the presets (`data/project_presets.toml`) were written before the comparison and carry a source each;
+documented mechanisms (precision, speculation, packing, sharding) were added after it. Every unknown is a lognormal
+through its P10 and P90; the time model's own error and one overhead for all runs are drawn as well. `widened` adds
+one log spread for all runs, estimated without the run that is judged.
+Leaves out: rows of the table without a measured total or without a preset (listed as incomplete); evaluation, which
+is inside the overhead.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.base.errors import UsageError
+from mopdsim.belief.calibration import sample, standard_normal
+from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, shipped
+from mopdsim.cost.counting import forward_flops
+from mopdsim.cost.decode import Speculation
+from mopdsim.cost.lengths import Lengths
+from mopdsim.cost.rlstep import RlStep, rl_step_s
+from mopdsim.cost.stage_layout import Formats, central_constants, fastest_replica, training_layout
+from mopdsim.cost.training import TrainLayout, train_step_s, train_work, unpacked_length
+from mopdsim.facts.domains import P90, Estimate
+from mopdsim.facts.hardware import Gpu, gpu
+from mopdsim.facts.model import Model, model
+from mopdsim.validate.cost import published
+from mopdsim.validate.tables import read_rows
+
+COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
+_PETAFLOP_DAY = 1e15 * 86_400
+DRAWS, SEED = 4000, 0
+LENGTH_SIGMA = 0.6  # prior: as of the domains
+
+
+def validate(path: Path | None = None) -> dict[str, Any]:
+    """The report: P10 to P90 of every run with a preset, coverage, and the median width P90 / P10."""
+    known, overhead = presets()
+    predictions, incomplete = [], []
+    for line, row in read_rows(path or published("project_totals"), COLUMNS):
+        label = {"line": line, "model": row["model"], "stage": row["stage"]}
+        measured = _measured(row)
+        preset = known.get((row["model"], row["stage"]))
+        if measured is None:
+            incomplete.append({**label, "reason": "no total is published"})
+        elif preset is None:
+            incomplete.append({**label, "reason": "steps or lengths are not published: no preset"})
+        else:
+            predictions.append({**label, **_judge(preset, overhead, measured)})
+    if not predictions:
+        raise UsageError("no row has both a measured total and a preset")
+    errors = [found["error"] for found in predictions]
+    return {
+        "kind": "project_totals",
+        "rows": len(predictions),
+        "incomplete": incomplete,
+        "coverage_80": float(np.mean([found["inside_80"] for found in predictions])),
+        "median_width": float(np.median([found["p90"] / found["p10"] for found in predictions])),
+        "median_error": float(np.median(errors)),
+        "p90_error": float(np.quantile(errors, 0.9)),
+        "widened": _widened(predictions),
+        "predictions": predictions,
+    }
+
+
+def _judge(preset: Mapping[str, Any], overhead: Any, measured: float) -> dict[str, Any]:
+    drawn_N = _flops(preset) if preset["kind"] == "flops" else _gpu_hours(preset, overhead)
+    low, middle, high = (float(value) for value in np.quantile(drawn_N, [0.1, 0.5, 0.9]))
+    return {
+        "unit": "flop" if preset["kind"] == "flops" else "gpu_hours",
+        "p10": low,
+        "p50": middle,
+        "p90": high,
+        "measured": measured,
+        "inside_80": low <= measured <= high,
+        "error": max(middle / measured, measured / middle) - 1,
+        "source": preset["source"],
+        "assumed": preset["assumed"],
+    }
+
+
+def shared_log_sd(log_errors: Array, own_log_sds: Array) -> float:
+    """The spread t that makes errors of N(0, own^2 + t^2) most likely, on a grid of hundredths up to 3."""
+    grid_T = np.linspace(0.0, 3.0, 301)
+    variance_TR = own_log_sds**2 + grid_T[:, None] ** 2
+    likelihood_T = -(np.log(variance_TR) + log_errors**2 / variance_TR).sum(axis=1)
+    return float(grid_T[np.argmax(likelihood_T)])
+
+
+def _widened(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Coverage and width when every run's interval also carries the spread that the other runs show."""
+    errors = np.array([math.log(found["measured"] / found["p50"]) for found in predictions])
+    own = np.array([math.log(found["p90"] / found["p10"]) / (2 * P90) for found in predictions])
+    others = ~np.eye(len(errors), dtype=bool)
+    added = np.array([shared_log_sd(errors[rest], own[rest]) if rest.any() else 0.0 for rest in others])
+    total = np.hypot(own, added)
+    return {
+        "log_sd": shared_log_sd(errors, own),
+        "log_sd_without_each": [round(float(value), 2) for value in added],
+        "coverage_80": float(np.mean(np.abs(errors) <= P90 * total)),
+        "median_width": float(np.median(np.exp(2 * P90 * total))),
+    }
+
+
+def _flops(preset: Mapping[str, Any]) -> Array:
+    """Forward passes over the sequences, `passes` each, and training on the examples mixed in. (N,)"""
+    shape = model(preset["shape"])
+    tokens_N = _draw(preset, "tokens")
+    per_token = forward_flops(shape, [1000.0]) / 1000.0
+    total_N = preset["sequences"] * tokens_N * preset["passes"] * per_token
+    if "mixed_sequences" in preset:
+        total_N = total_N + preset["mixed_sequences"] * _draw(preset, "mixed_tokens") * 3.0 * per_token
+    return total_N
+
+
+def _gpu_hours(preset: Mapping[str, Any], overhead: Any) -> Array:
+    """The run at central values, and the draws of what is not known. (N,)"""
+    seconds = _step_seconds(preset, 1.0)
+    power = math.log2(_step_seconds(preset, 2.0) / seconds)
+    shape, card = model(preset["shape"]), gpu(preset["gpu"])
+    fitted = shipped()["train_throughput" if preset["kind"] == "sft" else "rl_steps"]
+    width = fitted.half_width(moe=shape.is_moe, model=shape.name, gpu=card.name)
+    log_sd = math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
+    length_N = _draw(preset, "response_tokens") / _middle(preset["response_tokens"])
+    error_N = np.exp(log_sd * standard_normal(f"{preset['model']}:time_model", SEED, DRAWS))
+    hours_N = seconds * length_N**power * error_N * _draw(preset, "steps") * preset["gpus"] / 3600
+    hours_N = hours_N * _draw(preset, "sequences") / _middle(preset["sequences"])
+    return hours_N * _draw({**preset, "overhead": overhead}, "overhead")
+
+
+def _step_seconds(preset: Mapping[str, Any], relative_length: float) -> float:
+    """Seconds of one step at central values, responses `relative_length` times as long."""
+    shape, card, gpus = model(preset["shape"]), gpu(preset["gpu"]), preset["gpus"]
+    prompt, response = _middle(preset["prompt_tokens"]), relative_length * _middle(preset["response_tokens"])
+    longest = max(float(preset["max_response_tokens"]), 2 * response if relative_length > 1 else 0.0)
+    lengths = Lengths(mean=response, maximum=longest, sigma=LENGTH_SIGMA)
+    decode, train, rl = central_constants(LENGTH_SIGMA)
+    layout = _layout(preset, shape, card, prompt + longest)
+    sequences = _middle(preset["sequences"])
+    if preset["kind"] == "sft":
+        whole = Lengths(mean=prompt + response, maximum=prompt + longest, sigma=LENGTH_SIGMA)
+        packed = preset.get("packed", True)
+        length = whole.mean if packed else unpacked_length(layout, whole)
+        work = train_work(shape, card, layout, sequences=sequences, mean_length=length)
+        return float(train_step_s(work, train))
+    step = RlStep(
+        model=shape,
+        gpu=card,
+        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, _formats(preset)),
+        generation_gpus=gpus,
+        layout=layout,
+        samples=sequences,
+        lengths=lengths,
+        prompt_length=prompt,
+        scoring_passes=1.0 + bool(preset.get("reference")),
+    )
+    return float(rl_step_s(step, decode, train, rl).step)
+
+
+def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) -> TrainLayout:
+    """Fully sharded where the source says so, the smallest that trains otherwise."""
+    if preset.get("fully_sharded"):
+        return TrainLayout(gpus=preset["gpus"], fully_sharded=True, recompute=preset.get("recompute", False))
+    return training_layout(shape, card, preset["gpus"], longest, _formats(preset).precision)
+
+
+def _formats(preset: Mapping[str, Any]) -> Formats:
+    """Of weights and products, and the tokens that a decode step yields."""
+    drafts = preset.get("speculation")
+    return Formats(
+        precision=preset.get("precision", "bf16"),
+        speculative_factor=Speculation.accepting(**drafts).tokens_per_step if drafts else 1.0,
+    )
+
+
+def _middle(value: Any) -> float:
+    """A published number, or the geometric middle of P10 and P90."""
+    return math.sqrt(value[0] * value[1]) if isinstance(value, list) else float(value)
+
+
+def _draw(preset: Mapping[str, Any], key: str) -> Array:
+    value = preset[key]
+    spread = math.log(value[1] / value[0]) / (2 * P90) if isinstance(value, list) else 0.0
+    estimate = Estimate(value=_middle(value), sd=spread, grade="prior", source=preset["source"])
+    return sample(estimate, "lognormal", f"{preset['model']}:{preset['stage']}:{key}", seed=SEED, draws=DRAWS)
+
+
+def presets() -> tuple[dict[tuple[str, str], dict[str, Any]], Any]:
+    """Every run's preset by (model, stage), and the overhead of whole runs."""
+    text = files("mopdsim").joinpath("data", "project_presets.toml").read_text(encoding="utf-8")
+    table = tomllib.loads(text)
+    return {(run["model"], run["stage"]): run for run in table["run"]}, table["overhead"]
+
+
+def _measured(row: Mapping[str, str]) -> float | None:
+    """GPU-hours, or FLOPs where the details give petaflop/s-days."""
+    if row["gpu_hours"]:
+        try:
+            hours = float(row["gpu_hours"])
+        except ValueError:
+            raise UsageError(f"gpu_hours {row['gpu_hours']!r} of {row['model']}: must be a number") from None
+        if not (math.isfinite(hours) and hours > 0):
+            raise UsageError(f"gpu_hours {hours:g} of {row['model']}: must be above 0")
+        return hours
+    found = re.search(r"([\d.]+) petaflop/s-days", row["details"])
+    return float(found.group(1)) * _PETAFLOP_DAY if found else None

@@ -1,0 +1,1 @@
+"""The commands `mopd study` and `mopd demo`. Leaves out: what they run."""

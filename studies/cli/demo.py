@@ -1,0 +1,90 @@
+"""`mopd demo`: the demonstration as a command."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback(invoke_without_command=True)
+def demo(
+    seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
+    workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
+    json_: Annotated[
+        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
+    ] = False,
+) -> None:
+    """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
+
+    Trains a base, one RL specialist a domain, a student distilled from them on its own samples, and three rivals at
+    matched compute. Interrupt it at any time: the same command goes on. Example: mopd demo --seed 1
+    """
+    from mopdsim.cli.commands import emit
+    from studies.designs.systems.demo import run_demo
+    from trainer.runs.execute import Progress, default_workers
+
+    place = out or Path("runs") / f"demo-{seed}"
+    print(f"demo (seed {seed}) into {place}; stages as they finish:", file=sys.stderr)
+    result = run_demo(
+        seed=seed, out=place, workers=workers or default_workers("cpu"), threads=threads, progress=Progress()
+    )
+    emit(result) if json_ else _print(result)
+
+
+def _forecasts(result: dict[str, Any]) -> Table:
+    """The simulator's forecast beside what was measured."""
+    from studies.designs.systems.demo import LABELS
+
+    table = Table(title="forecast P10 to P90 (measured)")
+    table.add_column("recipe")
+    for heading in (*result["domains"], "seconds"):
+        table.add_column(heading, justify="right")
+    for name, row in result["recipes"].items():
+        found = row["forecast"]
+        cells = [
+            f"{found['scores'][d]['p10']:.2f} to {found['scores'][d]['p90']:.2f} ({row['scores'][d]['student']:.2f})"
+            for d in result["domains"]
+        ]
+        seconds = f"{found['seconds']['p10']:.0f} to {found['seconds']['p90']:.0f} ({row['seconds']:.0f})"
+        table.add_row(LABELS[name], *cells, seconds)
+    return table
+
+
+def _print(result: dict[str, Any]) -> None:
+    from rich.console import Console
+
+    from studies.designs.systems.demo import LABELS
+
+    table = Table(
+        title=f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
+    )
+    table.add_column("recipe")
+    for domain in result["domains"]:
+        table.add_column(domain, justify="right")
+    for heading in ("headroom recovered", "TFLOP in all", "student alone", "seconds"):
+        table.add_column(heading, justify="right")
+    for name, row in result["recipes"].items():
+        scores = [
+            f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in row["scores"].values()
+        ]
+        table.add_row(
+            LABELS[name],
+            *scores,
+            f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}",
+            f"{row['flops'] / 1e12:.3f}",
+            f"{row['flops_student_alone'] / 1e12:.3f}",
+            f"{row['seconds']:.0f}",
+        )
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(table)
+    console.print(_forecasts(result))
+    print(result["finding"])
+    print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")

@@ -1,0 +1,250 @@
+"""`mopd study ...`: questions with predictions, answered by real runs; the world gate; the frozen validation.
+
+Leaves out: what the verbs do (`studies.framework.conduct`, `studies.designs.systems.gate`,
+`studies.honest.validation`).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from studies.cli.measure import MEASURING
+from studies.cli.systems import COMMANDS
+from studies.cli.text import fit_text, gate_text, ledger_text, run_text, status_text
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
+Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")]
+Scale = Annotated[
+    float, typer.Option(help="Factor on every stage's steps; other than 1 it is a rehearsal, kept below OUT.")
+]
+Quick = Annotated[
+    bool,
+    typer.Option(
+        "--quick", help="A rehearsal of minutes: one seed, a hundredth of the steps, kept below OUT."
+    ),
+]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
+OUT = Path("runs/studies")
+STATES = {"reported": "report.md", "run": "observations.csv"}  # by the file that says so
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Studies that run recipes for real.",
+)
+
+
+@app.callback()
+def study() -> None:
+    """Studies that run recipes for real."""
+
+
+@app.command("list")
+def list_(json_: Json = False) -> None:
+    """List the studies and what they ask. Example: mopd study list --json"""
+    from mopdsim.cli.commands import emit
+    from studies.framework.conduct import files, named
+    from studies.framework.registry import NAMES
+
+    works = [named(name, out=OUT) for name in NAMES]
+    if json_:
+        return emit([{"name": w.study.name, "question": w.study.question, "files": files(w)} for w in works])
+    for work in works:
+        there = files(work)
+        state = next((word for word, file in STATES.items() if there[file]), "not run")
+        print(f"{work.study.name:<14} {work.study.question}  [{state}]")
+
+
+@app.command()
+def plan(
+    name: Name,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    quick: Quick = False,
+    device: Device = "cpu",
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Record the prediction and print the ledger: runs, shared stages, seconds, what to drop first.
+
+    Seconds are those of one worker, from the rates of finished stages in the store. Example: mopd study plan gain
+    """
+    from mopdsim.cli.commands import emit
+    from studies.framework.conduct import named
+
+    work = named(name, out=out, scale=scale, device=device, quick=quick)
+    record, found = work.record(), work.ledger
+    count = _workers(workers, device)
+    if json_:
+        return emit(
+            {"study": name, "scale": work.factor, "workers": count, "prediction": record, **found.as_json()}
+        )
+    print(ledger_text(work.study, record, found, count))
+
+
+@app.command()
+def run(
+    name: Name,
+    executor: Annotated[
+        Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")
+    ] = "local",
+    workers: Workers = None,
+    device: Device = "cpu",
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
+
+    A run that fails is reported and the others go on; the command then exits 1.
+    """
+    from mopdsim.cli.commands import emit
+    from studies.framework import conduct
+
+    work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
+    count = _workers(workers, device)
+    print(f"study {name}: {len(work.runs)} runs on {count} workers; stages as they end:", file=sys.stderr)
+    outcome = conduct.run(work, executor=executor, workers=count)
+    failed = conduct.failures(work, outcome)
+    document = {"study": name, "folder": str(work.folder), "runs": len(work.runs), "failed": dict(failed)}
+    emit(document) if json_ else print(run_text(document))
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
+def status(
+    name: Name,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    quick: Quick = False,
+    device: Device = "cpu",
+    json_: Json = False,
+) -> None:
+    """Show which runs are finished and which results there are. Example: mopd study status gain"""
+    from mopdsim.cli.commands import emit
+    from studies.framework import conduct
+
+    found = conduct.status(conduct.named(name, out=out, scale=scale, device=device, quick=quick))
+    emit(found) if json_ else print(status_text(found))
+
+
+@app.command()
+def fit(
+    name: Annotated[str | None, typer.Argument(help="A name of `mopd study list`.")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="Every study that was run, one calibration, and the held-out test.")
+    ] = False,
+    ship: Annotated[
+        bool, typer.Option("--ship", help="Make the calibration of --all the one that forecasts use.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write the held-out test of --all to studies/results/held_out.")
+    ] = False,
+    leave_out: Annotated[
+        bool,
+        typer.Option(
+            "--leave-out", help="With --report: refit without each strategy, and without each contest."
+        ),
+    ] = False,
+    out: Out = OUT,
+    scale: Scale = 1.0,
+    quick: Quick = False,
+    json_: Json = False,
+) -> None:
+    """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json
+
+    --all also fits one calibration to all runs that were not held out and judges it on those that were.
+    """
+    from mopdsim.base.errors import UsageError
+    from mopdsim.cli.commands import emit
+    from studies.framework import conduct
+    from studies.framework.registry import NAMES
+
+    if (name is None) != all_:
+        raise UsageError("fit: name one study, or give --all")
+    if (not all_ and (ship or report)) or (leave_out and not report):
+        raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
+    names = NAMES if name is None else (name,)
+    works = [conduct.named(each, out=out, scale=scale, quick=quick) for each in names]
+    fitted = {w.study.name: conduct.fit(w) for w in works if name or conduct.files(w)["observations.csv"]}
+    document: dict[str, Any] = {"studies": fitted}
+    if all_:
+        from studies.honest.report import fit_all
+
+        folders = {work.study.name: work.folder for work in works}
+        place = works[0].folder.parent / "held_out" if report else None
+        document |= fit_all(folders, ship=ship, folder=place, leave_out=leave_out)
+    emit(document) if json_ else print(fit_text(document))
+
+
+@app.command()
+def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, json_: Json = False) -> None:
+    """Write the report and its charts from the observations. Example: mopd study report gain"""
+    from mopdsim.cli.commands import emit
+    from studies.framework import conduct
+
+    files = [
+        str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale, quick=quick))
+    ]
+    emit({"files": files}) if json_ else print("\n".join(files))
+
+
+@app.command()
+def gate(
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
+    out: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("runs/gate"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
+
+    Writes OUT/gate.json; exits 1 where a check fails.
+    """
+    from mopdsim.cli.commands import emit
+    from studies.designs.systems.gate import run_gate
+    from trainer.files.atomic import write_json
+    from trainer.runs.execute import Progress
+    from trainer.runs.store import Store
+
+    print(f"gate on {seeds} seeds into {out}; stages as they finish:", file=sys.stderr)
+    result = run_gate(
+        seeds=range(seeds),
+        store=Store(root=out / "store"),
+        workers=_workers(workers, "cpu"),
+        progress=Progress(),
+    )
+    write_json(out / "gate.json", result)
+    emit(result) if json_ else print(gate_text(result))
+    raise typer.Exit(0 if result["passed"] else 1)
+
+
+@app.command()
+def validation(
+    decode: Annotated[Path | None, typer.Option(help="Decode measurements (CSV); they do not ship.")] = None,
+    json_: Json = False,
+) -> None:
+    """Validate every model of the simulator and write studies/results/validation. Example: mopd study validation"""
+    from mopdsim.cli.commands import emit
+    from studies.honest.validation import freeze
+
+    files = [str(path) for path in freeze(decode=decode)]
+    emit({"files": files}) if json_ else print("\n".join(files))
+
+
+def _workers(workers: int | None, device: str) -> int:
+    from trainer.runs.execute import default_workers
+
+    return workers or default_workers(device)
+
+
+for _command in (*COMMANDS, *MEASURING):
+    app.command()(_command)

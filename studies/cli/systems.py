@@ -1,0 +1,120 @@
+"""`mopd study compare | colossal | overoptimisation`: recipes side by side, and two questions about cost and reward.
+
+Leaves out: what they do (`studies.designs.systems.compare`, `studies.designs.systems.colossal`,
+`studies.designs.systems.overoptimisation`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mopdsim.base.errors import UsageError
+from studies.designs.systems.text import colossal_text, compare_text, overoptimisation_text
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
+Out = Annotated[Path, typer.Option(help="Where stages are kept.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
+Scale = Annotated[float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")]
+
+
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RECIPE ...", help="Names of `mopd recipes`.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All published systems and the plain rivals.")] = False,
+    own: Annotated[
+        bool, typer.Option("--own", help="Each with its own amounts instead of one common budget of FLOPs.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="tiny, a model directory, or a hub id.")] = "tiny",
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated [default: six tiny ones, as `mopd compare --all`].")
+    ] = None,
+    scale: Scale = 1.0,
+    seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
+    out: Out = Path("runs/compare"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Run recipes for real, at one common budget of training FLOPs, and print the forecast beside what was measured.
+
+    Resumes. Writes OUT/compare.json. Example: mopd study compare --all --model tiny --scale 0.1
+    """
+    from mopdsim.cli.commands import emit
+    from mopdsim.forecast.compare_all import DOMAINS, RECIPES
+    from studies.designs.systems.compare import comparable, run_compare
+    from trainer.files.settings import Settings
+
+    if all_ == bool(names):
+        raise UsageError("recipes: name some, or give --all, but not both")
+    chosen = tuple(name.strip() for name in domains.split(",")) if domains else DOMAINS
+    made = comparable(RECIPES if all_ else tuple(names or ()), chosen, model=model, scale=scale, own=own)
+    settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
+    result = run_compare(made, model=model, settings=settings, **_engine(out, workers))
+    _keep(out / "compare.json", result)
+    emit(result) if json_ else print(compare_text(result))
+
+
+def colossal(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    scale: Scale = 1.0,
+    out: Out = Path("runs/colossal"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Total cost at equal worst-domain score: ten specialists and a student, or one mixed run? About half an hour.
+
+    Writes OUT/colossal.json. Example: mopd study colossal --seeds 2
+    """
+    from mopdsim.cli.commands import emit
+    from studies.designs.systems.colossal import BUDGETS, run_colossal
+
+    budgets = [budget * scale for budget in BUDGETS]
+    result = run_colossal(seeds=range(seeds), budgets=budgets, **_engine(out, workers))
+    _keep(out / "colossal.json", result)
+    emit(result) if json_ else print(colossal_text(result))
+
+
+def overoptimisation(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    scale: Annotated[float, typer.Option(help="Factor on PPO's steps.")] = 1.0,
+    out: Out = Path("runs/overoptimisation"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """True reward against the square root of KL, for PPO and best-of-n against one reward model. About ten minutes.
+
+    Writes OUT/overoptimisation.json. Example: mopd study overoptimisation
+    """
+    from mopdsim.cli.commands import emit
+    from studies.designs.systems.overoptimisation import PPO, run_overoptimisation
+
+    result = run_overoptimisation(seeds=range(seeds), ppo=PPO.scaled(scale), **_engine(out, workers))
+    _keep(out / "overoptimisation.json", result)
+    emit(result) if json_ else print(overoptimisation_text(result))
+
+
+def _engine(out: Path, workers: int | None) -> dict[str, Any]:
+    """The arguments that every study hands to the trainer."""
+    from trainer.runs.execute import Progress, default_workers
+    from trainer.runs.store import Store
+
+    print(f"into {out}; stages as they finish:", file=sys.stderr)
+    return {
+        "store": Store(root=out / "store"),
+        "workers": workers or default_workers("cpu"),
+        "progress": Progress(),
+    }
+
+
+def _keep(path: Path, document: Mapping[str, Any]) -> None:
+    from trainer.files.atomic import write_json
+
+    write_json(path, document)
+
+
+COMMANDS = (compare, colossal, overoptimisation)

@@ -1,0 +1,1 @@
+"""Studies of one effect each: learning, conflict, caps, forgetting, habits, seconds."""

@@ -1,0 +1,182 @@
+"""cap: how far does a student follow its teacher, and what carries it past?
+
+One domain is taught by a full, an early-stopped or a planted-wrong teacher (trained on the rival domain, whose prompts
+at ambiguity 1 look the same and want the opposite answer), a second always by its full one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import BASE, Distill, Recipe, Rl, Teacher
+from studies.designs.builders import STUDENT, TEACHER, TRAINED, ambiguous, kept, mean_where, paired, run
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Observations
+from studies.framework.run import Run
+from studies.framework.study import Claim, Prediction, Study
+
+WORLD = ambiguous(TRAINED, 1.0)
+TAUGHT, RIVAL, CONTROL = WORLD
+EARLY = TEACHER.scaled(0.25)
+TEACHERS: dict[
+    str, tuple[str, Amounts]
+] = {  # the domain that the teacher of TAUGHT is trained on, and how long
+    "full": (TAUGHT, TEACHER),
+    "early": (TAUGHT, EARLY),
+    "wrong": (RIVAL, TEACHER),
+}
+MODES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "reward": {"reward_mix": 0.5},
+    "extrapolated": {"extrapolation": 1.25},
+}
+GROUP = 4  # samples of a prompt where a reward is mixed in
+SEEDS = (0, 1, 2)
+HELD_OUT_SEED = 2
+
+
+def design() -> list[Run]:
+    """Every teacher with every mode; the third seed of the early teacher is held out."""
+    return [_run(teacher, mode, seed) for seed in SEEDS for teacher in TEACHERS for mode in MODES]
+
+
+def _run(teacher: str, mode: str, seed: int) -> Run:
+    domain, amounts = TEACHERS[teacher]
+    student = STUDENT
+    if mode == "reward":
+        prompts = STUDENT.prompts_per_step // GROUP
+        student = STUDENT.model_copy(update={"prompts_per_step": prompts, "rollouts_per_prompt": GROUP})
+    recipe = Recipe(
+        name=f"cap_{teacher}_{mode}",
+        domains=WORLD,
+        amounts_name="tiny",
+        stages=(
+            Rl(name="teacher", domains={domain: 1.0}),
+            Rl(name="control", domains={CONTROL: 1.0}),
+            Distill(
+                name="student",
+                domains={TAUGHT: 1.0, CONTROL: 1.0},
+                teachers=(
+                    Teacher(stage="teacher", domains=(TAUGHT,)),
+                    Teacher(stage="control", domains=(CONTROL,)),
+                ),
+                **MODES[mode],
+            ),
+        ),
+        amounts={"teacher": amounts, "control": TEACHER, "student": student},
+        output="student",
+    )
+    return run(
+        f"{teacher}/{mode}",
+        recipe,
+        seed,
+        {"teacher": teacher, "mode": mode},
+        held_out=teacher == "early" and seed == HELD_OUT_SEED,
+        cut=1 if seed == HELD_OUT_SEED and teacher != "early" else 0,
+    )
+
+
+def analyse(found: Observations) -> Analysis:
+    """Student less teacher on the taught domain, by teacher and mode."""
+    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
+    if rows.empty:
+        return Analysis(quantities={})
+    means = rows.groupby(["teacher", "mode"], as_index=False)[
+        ["start", "teacher_score", "student_score", "over_teacher", "control_over_teacher"]
+    ].mean()
+    passed = means[means.over_teacher > 0]
+    return Analysis(
+        quantities=_quantities(rows),
+        findings=(
+            "Above their teacher on the mean of seeds: "
+            + (", ".join(f"{r.teacher}/{r.mode} ({r.over_teacher:+.3f})" for r in passed.itertuples()) or "none")
+            + ".",
+        ),
+        tables=(Table(title="Taught domain, mean of seeds", frame=means),),
+        charts=(
+            Chart(
+                name="cap", title="Student against teacher on the taught domain; dashed: equal", frame=rows,
+                x="teacher_score", y="student_score", colour="mode", mark="point", diagonal=True,
+            ),
+        ),
+        limits=("The student is as large as its teachers and shares their base: nothing is said of other sizes.",),
+    )  # fmt: skip
+
+
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    start, teacher, control, student = (
+        found.scores(name, s) for s in (BASE, "teacher", "control", "student")
+    )
+    return {
+        "run": name,
+        "seed": found.seed(name),
+        **found.finished[name]["factors"],
+        "start": start[TAUGHT],
+        "teacher_score": teacher[TAUGHT],
+        "student_score": student[TAUGHT],
+        "change": student[TAUGHT] - start[TAUGHT],
+        "over_teacher": student[TAUGHT] - teacher[TAUGHT],
+        "control_over_teacher": student[CONTROL] - control[CONTROL],
+    }
+
+
+def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
+    def over(teacher: str, mode: str) -> Quantity | None:
+        return mean_where(rows, "over_teacher", teacher=teacher, mode=mode)
+
+    def against_plain(teacher: str, mode: str) -> Quantity | None:
+        return paired(
+            rows, "student_score", {"teacher": teacher, "mode": mode}, {"teacher": teacher, "mode": "plain"}
+        )
+
+    return kept(
+        full_plain=over("full", "plain"),
+        early_plain=over("early", "plain"),
+        early_reward=over("early", "reward"),
+        early_extrapolated=over("early", "extrapolated"),
+        wrong_plain_change=mean_where(rows, "change", teacher="wrong", mode="plain"),
+        wrong_reward_gain=against_plain("wrong", "reward"),
+        extrapolation_gain_full=against_plain("full", "extrapolated"),
+    )
+
+
+STUDY = Study(
+    name="cap",
+    question="How far does a student follow its teacher, and do reward or extrapolation carry it past?",
+    prediction=Prediction(
+        text=(
+            "A plain student ends within a few points of its teacher, full or early-stopped, and below its own start "
+            "under a wrong one. Reward in the mix and extrapolation both pass an early-stopped teacher, reward by "
+            "more; against a wrong teacher reward wins back part of the loss. A full teacher is hardly passed."
+        ),
+        claims=(
+            Claim(
+                quantity="full_plain", text="student less full teacher, plain", at_least=-0.05, at_most=0.03
+            ),
+            Claim(
+                quantity="early_plain", text="student less early teacher, plain", at_least=-0.05, at_most=0.05
+            ),
+            Claim(quantity="early_reward", text="student less early teacher, reward mixed in", at_least=0.03),
+            Claim(
+                quantity="early_extrapolated", text="student less early teacher, extrapolated", at_least=0.0
+            ),
+            Claim(quantity="wrong_plain_change", text="change under a wrong teacher, plain", at_most=-0.1),
+            Claim(
+                quantity="wrong_reward_gain", text="what reward wins back under a wrong teacher", at_least=0.0
+            ),
+            Claim(
+                quantity="extrapolation_gain_full",
+                text="extrapolating a full teacher",
+                at_least=-0.03,
+                at_most=0.03,
+            ),
+        ),
+    ),
+    observed="test scores of start, teachers and student on 500 prompts of each domain",
+    held_out=f"the early-stopped teacher under seed {HELD_OUT_SEED}, all three modes",
+    design=design,
+    analyse=analyse,
+)

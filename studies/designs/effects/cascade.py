@@ -1,0 +1,203 @@
+"""cascade: what does RL on one domain after the other forget, and does the distance travelled say how much?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import Rl
+from studies.designs.builders import FOURTH, TEACHER, WORLD, kept, mean_score, over, paired, run
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Observations
+from studies.framework.resample import bootstrap
+from studies.framework.run import Run
+from studies.framework.study import Claim, Prediction, Study
+
+ORDERS = {
+    "forward": ("sort", "reverse", FOURTH),
+    "rotated": (FOURTH, "sort", "reverse"),
+    "backward": (FOURTH, "reverse", "sort"),
+}
+UNSEEN_ORDER = "backward"
+RATES = (3e-4, 1e-3)
+REPLAYS = (0.0, 0.25)
+SEEDS = (0, 1)
+BOOTSTRAP_SEED = 6
+
+
+def design() -> list[Run]:
+    """Two orders with and without replay, and the unseen order without, at two rates."""
+    return [
+        _run(order, replay, rate, seed)
+        for seed in SEEDS
+        for rate in RATES
+        for order in ORDERS
+        for replay in REPLAYS
+        if not (order == UNSEEN_ORDER and replay)
+    ]
+
+
+def _run(order: str, replay: float, rate: float, seed: int) -> Run:
+    amounts = TEACHER.model_copy(update={"learning_rate": rate})
+    recipe = catalogue.cascade_rl(ORDERS[order], order=ORDERS[order], replay=replay)
+    recipe = recipe.with_amounts({stage.name: amounts for stage in recipe.stages if isinstance(stage, Rl)})
+    return run(
+        f"{order}/replay{replay:g}/rate{rate:g}",
+        over(recipe, WORLD),
+        seed,
+        {"order": order, "replay": replay, "learning_rate": rate},
+        held_out=order == UNSEEN_ORDER,
+        cut=2 * int(order == UNSEEN_ORDER) + seed,
+    )
+
+
+def analyse(found: Observations) -> Analysis:
+    """Each later stage: what the domains trained before lost, against the stage's KL to its parent on them."""
+    steps = pd.DataFrame(
+        [row for name in found.runs() for row in _forgetting(found, name)],
+        columns=[
+            "run",
+            "seed",
+            "order",
+            "replay",
+            "learning_rate",
+            "step",
+            "domain",
+            "before",
+            "after",
+            "lost",
+            "kl",
+        ],
+    )
+    ends = pd.DataFrame(
+        [
+            {"run": n, "seed": found.seed(n), **found.finished[n]["factors"], "mean": _mean(found, n)}
+            for n in found.runs()
+        ]
+    )
+    if ends.empty:
+        return Analysis(quantities={})
+    means = ends.groupby(["order", "replay", "learning_rate"], as_index=False)[["mean"]].mean()
+    lost = steps.groupby(["replay", "learning_rate"], as_index=False)[["lost", "kl"]].mean()
+    return Analysis(
+        quantities=_quantities(steps, ends),
+        findings=_findings(lost),
+        tables=(
+            Table(title="Mean score of the three domains at the end, mean of seeds", frame=means),
+            Table(title="Lost by a domain in one later stage, and the stage's KL on it", frame=lost),
+        ),
+        charts=(
+            Chart(
+                name="forgetting", title="Score lost by a domain trained before, by the stage's KL to its parent on it",
+                frame=steps.assign(rate=steps.learning_rate.map("{:g}".format)),
+                x="kl", y="lost", colour="rate", panel="replay", mark="point",
+            ),
+        ),
+        fitted=_fitted(steps),
+        limits=("Stages of one length only; forgetting over many stages is not seen.",),
+    )  # fmt: skip
+
+
+def _mean(found: Observations, name: str) -> float:
+    return mean_score(found, name, ORDERS["forward"])
+
+
+def _forgetting(found: Observations, name: str) -> list[dict[str, Any]]:
+    order = ORDERS[found.factor(name, "order")]
+    stages = [f"step_{number}" for number in range(1, len(order) + 1)]
+    rows = []
+    for number, (before, after) in enumerate(pairwise(stages), start=1):
+        points = found.stage(name, after)
+        kl = points[points.split == "test"].set_index("domain").kl_parent
+        for domain in order[:number]:
+            old, new = found.scores(name, before)[domain], found.scores(name, after)[domain]
+            rows.append(
+                {
+                    "run": name, "seed": found.seed(name), **found.finished[name]["factors"], "step": number + 1,
+                    "domain": domain, "before": old, "after": new, "lost": old - new, "kl": float(kl[domain]),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def _quantities(steps: pd.DataFrame, ends: pd.DataFrame) -> dict[str, Quantity]:
+    rng = np.random.default_rng(BOOTSTRAP_SEED)
+    by_run = [own[["kl", "lost"]].to_numpy(dtype=float) for _, own in steps[steps.replay == 0].groupby("run")]
+    slow, fast = ({"learning_rate": rate} for rate in RATES)
+    without, replayed = ({"replay": replay} for replay in REPLAYS)
+    seen = ends.assign(unseen=ends.order == UNSEEN_ORDER)
+    return kept(
+        fast_minus_slow=paired(steps, "lost", fast, slow, by=("order", "replay", "seed")),
+        replay_saves=paired(steps, "lost", without, replayed, by=("order", "learning_rate", "seed")),
+        r_squared_of_kl_squared=bootstrap(by_run, r_squared, rng),
+        order_effect=paired(
+            ends, "mean", {"order": "forward"}, {"order": "rotated"}, by=("replay", "learning_rate", "seed")
+        ),
+        unseen_order_error=paired(
+            seen[seen.replay == 0], "mean", {"unseen": True}, {"unseen": False}, by=("learning_rate", "seed")
+        ),
+    )
+
+
+def r_squared(runs: Sequence[NDArray[np.float64]]) -> float:
+    """Of the regression of the second column (lost) on the first (KL) squared, all runs together (RL's Razor,
+    2509.04259: .71 on language models)."""
+    both = np.concatenate(runs)
+    both[:, 0] **= 2
+    return (
+        float(np.asarray(np.corrcoef(both.T))[0, 1] ** 2)
+        if len(both) > 2 and both.std(axis=0).all()
+        else math.nan
+    )
+
+
+def _fitted(steps: pd.DataFrame) -> dict[str, Any]:
+    """psi of lost = q0 psi KL: least squares through the origin, without replay."""
+    own = steps[steps.replay == 0]
+    weight = float((own.before * own.kl).pow(2).sum())
+    return {"psi_per_nat": float((own.lost * own.before * own.kl).sum() / weight)} if weight > 0 else {}
+
+
+def _findings(lost: pd.DataFrame) -> tuple[str, ...]:
+    return tuple(
+        f"Rate {row['learning_rate']:g}, replay {row['replay']:g}: a later stage takes {100 * row['lost']:+.1f} points "
+        f"from a domain trained before, at {row['kl']:.3f} nats a token."
+        for row in lost.to_dict("records")
+    )
+
+
+STUDY = Study(
+    name="cascade",
+    question="What does RL on one domain after the other forget, and does the distance travelled say how much?",
+    prediction=Prediction(
+        text=(
+            "A later stage takes more from earlier domains at the higher learning rate; a quarter of replay saves part "
+            "of it. What is lost grows with the stage's KL on the domain; the order matters little at the end."
+        ),
+        claims=(
+            Claim(
+                quantity="fast_minus_slow", text="lost at the high rate less at the low one", at_least=0.02
+            ),
+            Claim(quantity="replay_saves", text="lost without less with replay", at_least=0.0),
+            Claim(quantity="r_squared_of_kl_squared", text="R2 of what is lost on KL squared", at_least=0.3),
+            Claim(quantity="order_effect", text="forward less rotated order", at_least=-0.05, at_most=0.05),
+            Claim(
+                quantity="unseen_order_error",
+                text="unseen order less the mean of the seen",
+                at_least=-0.05,
+                at_most=0.05,
+            ),
+        ),
+    ),
+    observed="test scores and KL to the parent stage on 500 prompts of each of four domains, after every stage",
+    held_out=f"the order {UNSEEN_ORDER}",
+    design=design,
+    analyse=analyse,
+)

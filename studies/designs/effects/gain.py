@@ -1,0 +1,191 @@
+"""gain: which curve does a domain follow under RL alone, and how well do its first points predict its tail?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mopdsim.recipes.amounts import Amounts
+from studies.designs.builders import CEILING, FOURTH, WORLD, alone, kept
+from studies.designs.effects.curves import FORMS, Fit, fit
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Observations
+from studies.framework.resample import mean_quantity
+from studies.framework.run import Run
+from studies.framework.study import Claim, Prediction, Study
+from trainer.files.settings import Settings
+
+STEPS = {"sort": 60, "sort_down": 60, "reverse": 144, "rotate": 60}  # about 3 C_mid each
+SEEDS = (0, 1)
+FITTED_SHARE = 0.5  # of a run's compute, from its start
+LEAST_LENGTH = 3.0  # of a run, in C_mid, for its asymptote to be identified
+
+
+def design() -> list[Run]:
+    """Each domain alone, at a constant learning rate: a decaying one would bend the curve by itself."""
+    runs = []
+    for seed in SEEDS:
+        chosen = Settings(
+            seed=seed, validation_items=200, test_items=500, evaluate_every=6, diagnose_every=1000
+        )
+        for domain in WORLD:
+            amounts = Amounts(
+                steps=STEPS[domain],
+                prompts_per_step=16,
+                rollouts_per_prompt=8,
+                learning_rate=5e-4,
+                final_learning_rate_fraction=1.0,
+            )
+            runs.append(
+                Run(
+                    name=f"{domain}/seed{seed}",
+                    recipe=alone(domain, WORLD, amounts),
+                    settings=chosen,
+                    factors={"domain": domain},
+                    held_out=domain == FOURTH,
+                    cut=seed,
+                )
+            )
+    return runs
+
+
+def analyse(found: Observations) -> Analysis:
+    """Fit the first half of every run, predict the second; then fit whole runs for the parameters."""
+    tails, whole, curves = [], [], []
+    for name in found.runs():
+        points = curve(found, name)
+        tails += _tail_errors(name, found.factor(name, "domain"), points)
+        full = fit("hill", points.flops, points.pass_rate, points.se) if len(points) >= 4 else None
+        if full is not None:
+            whole.append({"run": name, "domain": found.factor(name, "domain"), **_parameters(full, points)})
+        curves.append(_drawn(name, points, full))
+    errors, parameters = pd.DataFrame(tails), pd.DataFrame(whole)
+    return Analysis(
+        quantities=_quantities(errors, parameters),
+        findings=_findings(errors, parameters),
+        tables=(
+            Table(title="Mean error of each form on the second half of a run", frame=errors),
+            Table(title="Hill on whole runs", frame=parameters),
+        ),
+        charts=(
+            Chart(
+                name="curves",
+                title="Scores (points) and Hill fitted to whole runs (lines), by training GFLOP",
+                frame=pd.concat(curves) if curves else pd.DataFrame(),
+                x="GFLOP", y="pass_rate", colour="what", panel="run", mark="point", fitted="Hill",
+            ),
+        ),
+        fitted={row["run"]: {k: v for k, v in row.items() if k != "run"} for row in whole},
+        limits=(
+            "Two seeds a domain: a parameter's spread over seeds is itself uncertain by a factor of two.",
+            f"Scores above {CEILING:.0%} are left out, which hides how the last points are gained.",
+        ),
+    )  # fmt: skip
+
+
+def curve(found: Observations, name: str) -> pd.DataFrame:
+    """A run's points of its own domain below the ceiling, by FLOPs."""
+    rows = found.stage(name)
+    rows = rows[(rows.domain == found.factor(name, "domain")) & (rows.pass_rate <= CEILING)]
+    return rows.sort_values("flops")[["flops", "pass_rate", "se"]]
+
+
+def _tail_errors(name: str, domain: str, points: pd.DataFrame) -> list[dict[str, Any]]:
+    """One row a run: mean absolute error of each form, and of the last point seen, beyond the fitted share."""
+    limit = FITTED_SHARE * points.flops.max() if len(points) else 0.0
+    head, tail = points[points.flops <= limit], points[points.flops > limit]
+    if len(head) < 4 or tail.empty:
+        return []
+    row: dict[str, Any] = {
+        "run": name,
+        "domain": domain,
+        "points_fitted": len(head),
+        "points_judged": len(tail),
+    }
+    for form in FORMS:
+        predicted = fit(form, head.flops, head.pass_rate, head.se)(tail.flops)
+        row[form] = float(np.abs(predicted - tail.pass_rate).mean())
+    row["last_checkpoint"] = float(np.abs(head.pass_rate.iloc[-1] - tail.pass_rate).mean())
+    return [row]
+
+
+def _parameters(full: Fit, points: pd.DataFrame) -> dict[str, Any]:
+    length = float(points.flops.max() / full.midpoint)
+    return {
+        "start": full.parameters[0],
+        "asymptote": full.asymptote,
+        "midpoint_flops": full.midpoint,
+        "steepness": full.parameters[3],
+        "length_in_midpoints": length,
+        "identified": length >= LEAST_LENGTH,
+    }
+
+
+def _drawn(name: str, points: pd.DataFrame, full: Fit | None) -> pd.DataFrame:
+    """A run's points and its fitted curve, for the chart."""
+    rows = pd.DataFrame({"GFLOP": points.flops / 1e9, "pass_rate": points.pass_rate, "what": "measured"})
+    if full is not None:
+        grid = np.linspace(0, points.flops.max(), 40)
+        rows = pd.concat([rows, pd.DataFrame({"GFLOP": grid / 1e9, "pass_rate": full(grid), "what": "Hill"})])
+    return rows.assign(run=name)
+
+
+def _quantities(errors: pd.DataFrame, parameters: pd.DataFrame) -> dict[str, Quantity]:
+    """Means over runs, the fourth domain's apart."""
+    if errors.empty:
+        return {}
+    held = errors[errors.domain == FOURTH]
+    spread = parameters.groupby("domain").asymptote.std() if len(parameters) else pd.Series(dtype=float)
+    return kept(
+        hill_tail_error=mean_quantity(errors.hill),
+        hill_minus_exponential=mean_quantity(errors.hill - errors.exponential),
+        hill_minus_power=mean_quantity(errors.hill - errors.power),
+        last_checkpoint_minus_hill=mean_quantity(errors.last_checkpoint - errors.hill),
+        hill_tail_error_fourth_domain=mean_quantity(held.hill),
+        asymptote_seed_sd=mean_quantity(spread),
+        length_in_midpoints=mean_quantity(parameters.length_in_midpoints),
+    )
+
+
+def _findings(errors: pd.DataFrame, parameters: pd.DataFrame) -> tuple[str, ...]:
+    if errors.empty:
+        return ("No run is long enough to be cut in two.",)
+    means = errors[[*FORMS, "last_checkpoint"]].mean().sort_values()
+    shown = ", ".join(f"{name} {100 * value:.1f} points" for name, value in means.items())
+    unidentified: Sequence[str] = (
+        sorted(set(parameters[~parameters.identified].run)) if len(parameters) else []
+    )
+    ends = (
+        f"Shorter than {LEAST_LENGTH:g} C_mid, so with an unidentified asymptote: {', '.join(unidentified)}."
+    )
+    return (f"Mean error on held-out tails: {shown}.", ends if unidentified else "Every run reached 3 C_mid.")
+
+
+STUDY = Study(
+    name="gain",
+    question="Which curve does a domain follow under RL alone, and does its first half predict its second?",
+    prediction=Prediction(
+        text=(
+            "Hill predicts tails about as well as exponential saturation, both better than the last checkpoint; the "
+            "power law is worse where runs saturate. Asymptotes of two seeds agree within five points."
+        ),
+        claims=(
+            Claim(quantity="hill_tail_error", text="Hill's mean error on tails", at_most=0.05),
+            Claim(quantity="hill_minus_exponential", text="Hill's error less exponential's", at_most=0.01),
+            Claim(
+                quantity="last_checkpoint_minus_hill",
+                text="last checkpoint's error less Hill's",
+                at_least=0.0,
+            ),
+            Claim(quantity="asymptote_seed_sd", text="spread of the asymptote over seeds", at_most=0.05),
+            Claim(quantity="length_in_midpoints", text="length of runs in C_mid", at_least=3.0),
+        ),
+    ),
+    observed="pass rates every 6 steps on 200 prompts and at the end on 500, of all four domains; FLOPs",
+    held_out=f"the second half of every run; the domain {FOURTH}, whose error is reported apart",
+    design=design,
+    analyse=analyse,
+)

@@ -1,0 +1,1 @@
+"""Studies of which recipe wins under which condition."""

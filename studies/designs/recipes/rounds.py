@@ -1,0 +1,136 @@
+"""rounds: is it worth starting again from the student?
+
+One, two and three rounds of specialists and distillation. Arm "equal_round": every round has the same budget, so that
+more rounds cost more. Arm "equal_total": the budget of one round is divided among them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import BASE
+from studies.designs.builders import (
+    STUDENT,
+    TEACHER,
+    TRAINED,
+    WORLD,
+    kept,
+    mean_score,
+    over,
+    paired,
+    run,
+    spending,
+)
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Observations
+from studies.framework.run import Run
+from studies.framework.study import Claim, Prediction, Study
+
+ARMS = ("equal_round", "equal_total")
+ROUNDS = (1, 2, 3)
+UNSEEN_ROUNDS = 3
+SEEDS = (0, 1, 2)
+
+
+def design() -> list[Run]:
+    """Both arms; one round is the same run in both."""
+    return [_run(rounds, arm, seed) for seed in SEEDS for arm in ARMS for rounds in ROUNDS]
+
+
+def _run(rounds: int, arm: str, seed: int) -> Run:
+    share = 1.0 if arm == "equal_round" else 1 / rounds
+    recipe = spending(
+        catalogue.mopd(TRAINED, rounds=rounds), rl=TEACHER.scaled(share), distill=STUDENT.scaled(share)
+    )
+    return run(
+        f"{arm}/rounds{rounds}",
+        over(recipe, WORLD),
+        seed,
+        {"arm": arm, "rounds": rounds},
+        held_out=rounds == UNSEEN_ROUNDS,
+        cut=2 * int(rounds == UNSEEN_ROUNDS) + int(seed == SEEDS[-1]),
+    )
+
+
+def analyse(found: Observations) -> Analysis:
+    """Mean score of the trained domains and the untrained one, by number of rounds."""
+    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
+    if rows.empty:
+        return Analysis(quantities={})
+    means = rows.groupby(["arm", "rounds"], as_index=False)[
+        ["start", "trained", "untrained", "tflops"]
+    ].mean()
+    return Analysis(
+        quantities=_quantities(rows),
+        findings=tuple(
+            f"{row.arm}, {row.rounds} rounds: {row.trained:.3f} on trained domains, {row.untrained:.3f} on "
+            f"{WORLD[-1]}, {row.tflops:.3f} TFLOP."
+            for row in means.itertuples()
+        ),
+        tables=(Table(title="Mean of seeds", frame=means),),
+        charts=(
+            Chart(
+                name="rounds", title="Mean score of the trained domains by training FLOPs, mean of seeds; points are "
+                "numbers of rounds", frame=means, x="tflops", y="trained", colour="arm",
+            ),
+        ),
+        limits=("Early rounds end near the ceiling: what a second round adds is bounded by what the first left.",),
+    )  # fmt: skip
+
+
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    start = found.scores(name, BASE)
+    return {
+        "run": name,
+        "seed": found.seed(name),
+        **found.finished[name]["factors"],
+        "start": sum(start[d] for d in TRAINED) / len(TRAINED),
+        "trained": mean_score(found, name, TRAINED),
+        "untrained": mean_score(found, name, WORLD[len(TRAINED) :]),
+        "tflops": found.flops(name) / 1e12,
+    }
+
+
+def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
+    def step(arm: str, more: int, fewer: int, column: str = "trained") -> Quantity | None:
+        return paired(rows, column, {"arm": arm, "rounds": more}, {"arm": arm, "rounds": fewer})
+
+    return kept(
+        second_round=step("equal_round", 2, 1),
+        third_round=step("equal_round", 3, 2),
+        two_at_equal_total=step("equal_total", 2, 1),
+        three_at_equal_total=step("equal_total", 3, 1),
+        second_round_untrained=step("equal_round", 2, 1, "untrained"),
+    )
+
+
+STUDY = Study(
+    name="rounds",
+    question="Is it worth starting again from the student, at equal budgets of a round and of the whole?",
+    prediction=Prediction(
+        text=(
+            "A second round of the same budget adds a few points, a third about nothing. At equal total budget two "
+            "rounds are about as good as one and three are no better than two."
+        ),
+        claims=(
+            Claim(quantity="second_round", text="two rounds less one, equal round", at_least=0.01),
+            Claim(
+                quantity="third_round",
+                text="three rounds less two, equal round",
+                at_least=-0.01,
+                at_most=0.04,
+            ),
+            Claim(
+                quantity="two_at_equal_total", text="two less one, equal total", at_least=-0.03, at_most=0.05
+            ),
+            Claim(quantity="three_at_equal_total", text="three less one, equal total", at_most=0.03),
+        ),
+    ),
+    observed="test scores of every stage on 500 prompts of each of four domains; FLOPs of all stages",
+    held_out=f"{UNSEEN_ROUNDS} rounds, in both arms",
+    design=design,
+    analyse=analyse,
+)

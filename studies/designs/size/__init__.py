@@ -1,0 +1,1 @@
+"""Studies of model size, and the shapes and timings they need."""

@@ -1,0 +1,1 @@
+"""What every study shares: runs, ledger, predictions on record, observations, reports, workers."""

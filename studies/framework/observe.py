@@ -1,0 +1,246 @@
+"""Observations: what a study's runs left in the store, as flat tables that can be committed.
+
+    RESULTS/NAME/  observations.csv  a row for each stage, point of evaluation and domain
+                   diagnostics.csv   gradients, shares and signals of a stage's diagnosed steps, the start left out
+                   manifest.json     runs (condition, seed, stages' keys, what failed), stages (cost), versions, device
+A stage that several runs share is written once, under its key. Weights stay in the store. Leaves out: analysis
+(`studies.designs`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.recipes.recipe import ROOTS
+from mopdsim.recipes.recipe_file import to_document
+from studies.framework.executor import Outcome
+from studies.framework.planned import Planned
+from studies.framework.run import Factor, Run
+from trainer.batch.meter import PHASES
+from trainer.files.atomic import explained, write_json, write_text
+from trainer.runs.plan import Node
+from trainer.runs.store import Store
+
+POINTS = (
+    "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
+    "length", "flops", "gradient_tokens", "kl_start", "kl_parent",
+)  # fmt: skip
+DIAGNOSTICS = ("study", "run", "stage", "key", "step", "quantity", "domain", "other", "value")
+BY_DOMAIN = ("gradient_norm", "gradient_share", "update_inner")
+OF_DOMAIN = ("reward", "zero_signal", "token_share", "effective_share", "kl", "dispersion")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observations:
+    """points, diagnostics: the two tables. manifest: the JSON beside them."""
+
+    points: pd.DataFrame
+    diagnostics: pd.DataFrame
+    manifest: Mapping[str, Any]
+
+    @cached_property
+    def finished(self) -> dict[str, Mapping[str, Any]]:
+        """The runs that have a result, by name, as the manifest describes them."""
+        return {name: row for name, row in self.manifest["runs"].items() if row["failure"] is None}
+
+    def runs(self, **factors: Factor) -> list[str]:
+        """Names of the finished runs under this condition."""
+        wanted = factors.items()
+        return [name for name, row in self.finished.items() if wanted <= row["factors"].items()]
+
+    def factor(self, run: str, name: str) -> Any:
+        """One factor of a run."""
+        return self.manifest["runs"][run]["factors"][name]
+
+    def seed(self, run: str) -> int:
+        """Of a run."""
+        return int(self.manifest["runs"][run]["seed"])
+
+    def key(self, run: str, stage: str | None = None) -> str:
+        """Of a run's stage, or of its output."""
+        row = self.manifest["runs"][run]
+        return str(row["keys"][row["output"] if stage is None else stage])
+
+    def stage(self, run: str, stage: str | None = None) -> pd.DataFrame:
+        """The points of a run's stage (its output where absent)."""
+        return self._by_key[self.key(run, stage)]
+
+    def scores(self, run: str, stage: str | None = None) -> dict[str, float]:
+        """Test scores by domain after a stage."""
+        rows = self.stage(run, stage)
+        rows = rows[rows.split == "test"]
+        return dict(zip(rows.domain, rows.pass_rate, strict=True))
+
+    def flops(self, run: str) -> float:
+        """Training FLOPs of all the run's own stages, evaluation and the start left out."""
+        keys = {key for name, key in self.manifest["runs"][run]["keys"].items() if name not in ROOTS}
+        return float(sum(self.manifest["stages"][key]["flops"] for key in keys))
+
+    @cached_property
+    def _by_key(self) -> dict[str, pd.DataFrame]:
+        return {str(key): rows for key, rows in self.points.groupby("key")}
+
+
+def collect(
+    study: str,
+    runs: Mapping[str, Run],
+    found: Planned,
+    outcome: Outcome,
+    store: Store,
+    about: Mapping[str, Any],
+) -> Observations:
+    """Read the store. `about` goes into the manifest as it is (versions, scale, date)."""
+    points: list[dict[str, Any]] = []
+    diagnostics: list[dict[str, Any]] = []
+    seen: set[str] = set()
+    described = {}
+    for name, run in runs.items():
+        keys = dict(found.keys[name])
+        for stage, key in keys.items():
+            if key in seen or key not in outcome.summaries:
+                continue
+            seen.add(key)
+            common = {"study": study, "run": name, "stage": stage, "key": key}
+            node, summary = found.nodes[key], outcome.summaries[key]
+            rows = _rows(store.directory(key) / "metrics.jsonl")
+            more = {"recipe": run.recipe.name, "seed": run.settings.seed}
+            points += [common | more | row for row in _points(node, rows, summary)]
+            diagnostics += [] if stage in ROOTS else [common | row for row in _diagnostics(rows)]
+        described[name] = {
+            "recipe": run.recipe.name,
+            "document": to_document(run.recipe),
+            "model": run.model,
+            "seed": run.settings.seed,
+            "domains": list(run.recipe.domains),
+            "factors": run.factors,
+            "held_out": run.held_out,
+            "output": run.recipe.output,
+            "keys": keys,
+            "failure": outcome.failure_of(keys.values()),
+        }
+    stages = {key: _stage(found.nodes[key], outcome.summaries[key]) for key in sorted(seen)}
+    return Observations(
+        points=pd.DataFrame(points, columns=list(POINTS)),
+        diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),
+        manifest={**about, "study": study, "runs": described, "stages": stages},
+    )
+
+
+def write(found: Observations, folder: Path) -> list[Path]:
+    """The three files. Returns them."""
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, frame in (("observations", found.points), ("diagnostics", found.diagnostics)):
+        files.append(folder / f"{name}.csv")
+        write_text(files[-1], frame.to_csv(index=False, float_format="%.8g"))
+    files.append(folder / "manifest.json")
+    write_json(files[-1], found.manifest)
+    return files
+
+
+def read(folder: Path) -> Observations:
+    """The observations that a study left. NotFoundError where there are none."""
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
+        diagnostics = pd.read_csv(folder / "diagnostics.csv", dtype={"key": str})
+    except FileNotFoundError as error:
+        raise NotFoundError(
+            f"{error.filename}: no observations yet; run the study first: `mopd study run {folder.name}`"
+        ) from None
+    except ValueError as error:
+        raise UsageError(
+            f"{folder}: the observations cannot be read ({error}): restore or collect them"
+        ) from None
+    return Observations(points=points, diagnostics=diagnostics, manifest=manifest)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():  # a merge without an evaluation of its own
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _points(node: Node, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each evaluation and domain, with the FLOPs and the domain's gradient tokens spent before it.
+
+    The log gives sampled tokens by step; the summary how many of them were trained on: a point has the share of the
+    latter that it had of the former.
+    """
+    sampled: dict[str, float] = {}
+    whole = _sampled(rows)
+    trained = summary.get("tokens", {}).get("trained", {})
+    spent = 0.0
+    domains = getattr(node.job.stage, "domains", {})
+    for row in rows:
+        if row["kind"] == "step":
+            spent = row["flops"]
+            for domain, tokens in _tokens(row).items():
+                sampled[domain] = sampled.get(domain, 0.0) + tokens
+        elif row["kind"] == "evaluation":
+            for domain, score in row["domains"].items():
+                share = sampled.get(domain, 0.0) / whole[domain] if whole.get(domain) else float(spent > 0)
+                yield {
+                    "split": row["split"],
+                    "step": row["step"],
+                    "domain": domain,
+                    "trained": domain in domains,
+                    "flops": spent,
+                    "gradient_tokens": trained.get(domain, 0) * share,
+                    **{name: score.get(name) for name in ("pass_rate", "se", "n", "length")},
+                    **{name: score.get(name) for name in ("kl_start", "kl_parent")},
+                }
+
+
+def _sampled(rows: list[dict[str, Any]]) -> dict[str, float]:
+    whole: dict[str, float] = {}
+    for row in rows:
+        for domain, tokens in _tokens(row).items() if row["kind"] == "step" else ():
+            whole[domain] = whole.get(domain, 0.0) + tokens
+    return whole
+
+
+def _tokens(row: Mapping[str, Any]) -> dict[str, float]:
+    """Tokens of a step by domain, up to a factor that is the stage's."""
+    prompts, domains = row.get("prompts", {}), row.get("domains", {})
+    return {name: prompts[name] * domains[name].get("length", 1.0) for name in domains if name in prompts}
+
+
+def _diagnostics(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Of the steps whose gradients were taken domain by domain."""
+    for row in rows:
+        if row["kind"] != "step" or "gradient_norm" not in row:
+            continue
+        step = {"step": row["step"], "other": ""}
+        for pair, value in row["gradient_cosine"].items():
+            first, second = pair.split("|")
+            yield step | {"quantity": "gradient_cosine", "domain": first, "other": second, "value": value}
+        for quantity in BY_DOMAIN:
+            for domain, value in row[quantity].items():
+                yield step | {"quantity": quantity, "domain": domain, "value": value}
+        for domain, found in row.get("domains", {}).items():
+            for quantity in OF_DOMAIN:
+                if quantity in found:
+                    yield step | {"quantity": quantity, "domain": domain, "value": found[quantity]}
+
+
+def _stage(node: Node, summary: Mapping[str, Any]) -> dict[str, Any]:
+    """What a stage cost."""
+    flops, seconds = summary["flops"], summary["seconds"]
+    return {
+        "kind": "base" if node.job.stage is None else node.job.stage.kind,
+        "steps": summary["steps"],
+        "flops": sum(flops.get(phase, 0.0) for phase in PHASES if phase != "evaluation"),
+        "seconds": sum(seconds.get(phase, 0.0) for phase in PHASES if phase != "evaluation"),
+        "wall_seconds": summary["wall_seconds"],
+        "trained_tokens": summary.get("tokens", {}).get("trained", {}),
+    }

@@ -1,0 +1,99 @@
+"""A study: a question, a prediction written beforehand, the runs that answer it, and how they are judged.
+
+One file of `studies/designs` holds one `Study`. Leaves out: which studies there are (`studies.framework.registry`),
+what they cost (`studies.framework.ledger`), running them (`studies.framework.executor`), reading what they left
+(`studies.framework.observe`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from mopdsim.base.errors import UsageError
+from mopdsim.recipes.amounts import Value
+from studies.framework.run import Run
+
+if TYPE_CHECKING:
+    from studies.framework.analysis import Analysis
+    from studies.framework.observe import Observations
+
+Verdict = Literal["held", "refuted", "undecided", "not measured"]
+
+
+class Claim(Value):
+    """A figure that the prediction commits to: a quantity of the analysis lies within these bounds."""
+
+    quantity: str
+    text: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Claim:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"claim on {self.quantity!r} has no bound: give at_least, at_most or both")
+        return self
+
+    def judge(self, low: float, high: float) -> Verdict:
+        """Of an interval: held where all of it is within the bounds, refuted where all of it is outside."""
+        least = -math.inf if self.at_least is None else self.at_least
+        most = math.inf if self.at_most is None else self.at_most
+        if least <= low and high <= most:
+            return "held"
+        return "refuted" if high < least or low > most else "undecided"
+
+    @property
+    def bounds(self) -> str:
+        """In words: "at least 0.1 and at most 0.3"."""
+        parts = [(self.at_least, "at least"), (self.at_most, "at most")]
+        return " and ".join(f"{word} {value:g}" for value, word in parts if value is not None)
+
+
+class Prediction(Value):
+    """What is expected, in words and in figures that can be checked."""
+
+    text: str
+    claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
+    analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
+    nothing but the generator that it makes from its own fixed seed. of_skills: whether its scores are of skills, which
+    the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
+    why runs that were held out were given to the fit, having been judged once; they are judged no more."""
+
+    name: str
+    question: str
+    prediction: Prediction
+    observed: str
+    held_out: str
+    design: Callable[[], Sequence[Run]]
+    analyse: Callable[[Observations], Analysis]
+    of_skills: bool = True
+    released: str = ""
+
+    def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:
+        """The runs by name; quick: of the lowest seed alone. UsageError: two have one name, the scale is none."""
+        if not (math.isfinite(scale) and scale > 0):
+            raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
+        found: dict[str, Run] = {}
+        design = self.design()
+        if quick:
+            first = min(run.settings.seed for run in design)
+            design = [run for run in design if run.settings.seed == first]
+        for run in design:
+            if run.name in found:
+                raise UsageError(
+                    f"study {self.name!r}: two runs are called {run.name!r}: give each its own name"
+                )
+            chosen = run if scale == 1 else run.scaled(scale)
+            settings = chosen.settings.model_copy(update={"device": device})
+            found[run.name] = chosen.model_copy(update={"settings": settings})
+        return found

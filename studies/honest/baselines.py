@@ -1,0 +1,110 @@
+"""Simple rules that a forecast of scores has to beat, each from what was measured before the forecast run.
+
+A rule that does not speak of a cell says None; `said` then asks a simpler one, so that every rule can be judged on all
+cells. Where a rule wins, it is shipped instead, and the log says so. Leaves out: scoring them
+(`studies.honest.held_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+RECOVERY = {"mixed_rl": 0.47, "merge": 0.65, "mopd": 0.70}  # of the specialists' headroom, published means
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """A score to forecast: of `domain` after `strategy` (a catalogue name) on the domains `trained`.
+
+    start: scores before. specialist: scores of each domain's own specialist, on all domains. merge_scale: lambda.
+    last: the score of the model that the run's last stage starts from.
+    """
+
+    strategy: str
+    domain: str
+    trained: tuple[str, ...]
+    start: Mapping[str, float]
+    specialist: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    merge_scale: float | None = None
+    last: float | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether a specialist of every trained domain was measured."""
+        return all(domain in self.specialist for domain in self.trained)
+
+    def transfer(self, source: str) -> float:
+        """T_jd: change of this domain when `source` alone was trained."""
+        return self.specialist[source][self.domain] - self.start[self.domain]
+
+
+Rule = Callable[[Cell], float | None]
+
+
+def no_change(cell: Cell) -> float:
+    """The score stays what it was."""
+    return cell.start[cell.domain]
+
+
+def own_expert(cell: Cell) -> float | None:
+    """The own expert's score in the trained set, the start outside it."""
+    if cell.domain not in cell.trained:
+        return cell.start[cell.domain]
+    return cell.specialist[cell.domain][cell.domain] if cell.domain in cell.specialist else None
+
+
+def mopd_equals_teacher(cell: Cell) -> float | None:
+    """A distilled student scores what its teacher scores; of nothing else does this speak."""
+    return own_expert(cell) if cell.strategy == "mopd" and cell.domain in cell.trained else None
+
+
+def constant_recovery(cell: Cell) -> float | None:
+    """Start plus a published share of the specialist's headroom, one for each strategy."""
+    expert = own_expert(cell)
+    if expert is None or cell.strategy not in RECOVERY:
+        return None
+    start = cell.start[cell.domain]
+    return start + RECOVERY[cell.strategy] * (expert - start)
+
+
+def additive_transfer(cell: Cell) -> float | None:
+    """q0 + sum over the trained domains j of T_jd, within [0, 1]."""
+    if not cell.known:
+        return None
+    return _clipped(cell.start[cell.domain] + sum(map(cell.transfer, cell.trained)))
+
+
+def additive_merge(cell: Cell) -> float | None:
+    """Of a merge: q0 + lambda sum of T_jd, within [0, 1]."""
+    if cell.strategy != "merge" or cell.merge_scale is None or not cell.known:
+        return None
+    return _clipped(cell.start[cell.domain] + cell.merge_scale * sum(map(cell.transfer, cell.trained)))
+
+
+def last_checkpoint(cell: Cell) -> float | None:
+    """The last stage changes nothing: a round or a cascade ends where the stage before it ended."""
+    return cell.last
+
+
+BASELINES: Mapping[str, Rule] = {
+    "no change": no_change,
+    "own expert in set, base otherwise": own_expert,
+    "MOPD equals teacher": mopd_equals_teacher,
+    "constant recovery per strategy": constant_recovery,
+    "additive merge": additive_merge,
+    "last checkpoint": last_checkpoint,
+    "additive transfer": additive_transfer,
+}
+
+
+def said(name: str, cell: Cell) -> float:
+    """What a rule says of a cell; where it does not speak, the own expert; where none was measured, the start."""
+    for rule in (BASELINES[name], own_expert):
+        if (value := rule(cell)) is not None:
+            return value
+    return no_change(cell)
+
+
+def _clipped(value: float) -> float:
+    return min(max(value, 0.0), 1.0)

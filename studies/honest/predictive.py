@@ -1,0 +1,61 @@
+"""What a calibration says a run will score on a finite test: the ensemble that an honest test judges.
+
+A forecast is of true pass rates and takes the form of the model for granted. A measured score differs from it by the
+error of that form (Student's t with four degrees of freedom, in logits, of the scale `model_error` that the fit found)
+and by the draw of the test's prompts (binomial). Leaves out: prompts that a run shares with its start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.belief.calibration import Calibration, uniform
+from mopdsim.belief.form_error import MODEL_ERROR
+from mopdsim.forecast import scenario
+from mopdsim.forecast.forecast import forecast
+
+DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
+
+
+def ensemble(
+    recipe: Mapping[str, Any],
+    start: Mapping[str, float],
+    items: Mapping[str, int],
+    calibration: Calibration,
+    *,
+    key: str,
+    model: str = "tiny",
+    form_error: bool = True,
+    known: Mapping[str, Mapping[str, float]] | None = None,
+) -> dict[str, Array]:
+    """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
+    domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of errors;
+    form_error: whether the form's error is among them; known: scores measured after its stages."""
+    asked = scenario.from_document(
+        {
+            "recipe": recipe,
+            "model": model,
+            "domain": {domain: {"start": score} for domain, score in start.items()},
+        }
+    )
+    if not form_error:
+        rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}
+        calibration = replace(calibration, parameters=rows)
+    found = forecast(asked, calibration, known=known)
+    drawn = {}
+    for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
+        drawn[domain] = measured(score_N, items[domain], key=f"{key}:{domain}")
+    return drawn
+
+
+def measured(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:
+    """Shares of `items` prompts passed at these pass rates, (N,)."""
+    from scipy import stats
+
+    luck_N = uniform(f"measured:{key}", seed, len(score_N))
+    return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)

@@ -1,0 +1,156 @@
+"""The calibration of all committed studies, and of all but some: which runs enter a fit, and from which prior.
+
+A run enters where it finished, was not held out, ran a model of the table, and holds no stage that is the last word of
+a run left out. The prior is the shipped calibration without what earlier fits put into it, so that a rebuilt
+calibration is the same each time. Leaves out: the method (`mopdsim.fit.quality`), judging it (`studies.honest.honest`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import UsageError
+from mopdsim.belief.calibration import SCHEMA_VERSION, Calibration, from_document
+from mopdsim.facts.model import models
+from mopdsim.fit.quality import STARTS, fitted
+from studies.framework.observe import Observations, read
+from studies.framework.registry import NAMES
+from studies.framework.registry import study as study_of
+from trainer.files.atomic import write_json
+
+Leave = Callable[[str, Mapping[str, Any]], bool]  # of a study's name and a run as the manifest has it
+SAME = 5e-6  # relative: six significant digits
+_ADDED = ("model_error",)  # rows that a fit adds to a prior without them, beside pairs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refit:
+    """A fitted calibration. runs: names of what entered, by study; seconds: of the fit alone."""
+
+    document: Mapping[str, Any]
+    calibration: Calibration
+    runs: Mapping[str, tuple[str, ...]]
+    seconds: float
+
+
+def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
+    """The observations of those folders that hold any, by study. Studies that are not of skills are left out; runs that
+    were held out until their study was released are so no more."""
+    found = {
+        name: read(folder) for name, folder in folders.items() if (folder / "observations.csv").is_file()
+    }
+    own = {name: study_of(name) for name in found if name in NAMES}
+    return {
+        name: _released(seen) if name in own and own[name].released else seen
+        for name, seen in found.items()
+        if name not in own or own[name].of_skills
+    }
+
+
+def _released(found: Observations) -> Observations:
+    runs = {name: {**row, "held_out": False} for name, row in found.manifest["runs"].items()}
+    return replace(found, manifest={**found.manifest, "runs": runs})
+
+
+def entering(studies: Mapping[str, Observations], leave: Leave | None = None) -> dict[str, tuple[str, ...]]:
+    """Names of the runs that enter a fit, by study; studies without any are left out."""
+    left = {
+        found.key(name)
+        for study, found in studies.items()
+        for name, row in found.manifest["runs"].items()
+        if row["held_out"] or (leave is not None and leave(study, row))
+    }
+    chosen = {
+        study: tuple(
+            name
+            for name, row in found.finished.items()
+            if not row["held_out"] and row["model"] in models() and not left & set(row["keys"].values())
+        )
+        for study, found in studies.items()
+    }
+    return {study: names for study, names in chosen.items() if names}
+
+
+def refit(
+    folders: Mapping[str, Path],
+    studies: Mapping[str, Observations],
+    *,
+    leave: Leave | None = None,
+    starts: int = STARTS,
+) -> Refit:
+    """Fit what enters. UsageError where nothing does."""
+    chosen = entering(studies, leave)
+    if not chosen:
+        raise UsageError("no finished run enters the fit: run a study first, as in `mopd study run gain`")
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        write_json(place / "prior.json", prior_of(shipped()))
+        data = [_narrowed(place, folders[study], studies[study], names) for study, names in chosen.items()]
+        began = time.perf_counter()
+        document = fitted(data, base=place / "prior.json", starts=starts)
+        seconds = time.perf_counter() - began
+    return Refit(
+        document=document,
+        calibration=from_document(document, source="the calibration fitted to committed studies"),
+        runs=chosen,
+        seconds=seconds,
+    )
+
+
+def shipped() -> dict[str, Any]:
+    """The calibration that ships, as a document."""
+    return dict(json.loads(shipped_path().read_text(encoding="utf-8")))
+
+
+def shipped_path() -> Path:
+    """Where it lies."""
+    return Path(str(files("mopdsim").joinpath("data", "calibration.json")))
+
+
+def prior_of(document: Mapping[str, Any]) -> dict[str, Any]:
+    """A calibration without what a fit put into it: its pairs, its facts of domains, its correlations."""
+    rows = {
+        name: {k: v for k, v in row.items() if k != "studies"} for name, row in document["parameters"].items()
+    }
+    added = {
+        name
+        for name, row in document["parameters"].items()
+        if "studies" in row
+        and (name in _ADDED or (":" in name and rows[name] == rows.get(name.partition(":")[0])))
+    }
+    provenance = list(document.get("provenance", ()))
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": "prior",
+        "provenance": provenance[:-1] if "fit" in document else provenance,
+        "parameters": {name: row for name, row in rows.items() if name not in added},
+    }
+
+
+def same(one: Any, other: Any) -> bool:
+    """Whether two documents agree, numbers to six significant digits."""
+    if isinstance(one, Mapping) and isinstance(other, Mapping):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, float) and isinstance(other, int | float):
+        return math.isclose(one, other, rel_tol=SAME, abs_tol=1e-12)
+    return bool(one == other)
+
+
+def _narrowed(place: Path, folder: Path, found: Observations, names: tuple[str, ...]) -> Path:
+    """A study's files in a place of their own, all other runs marked as held out. Returns its observations."""
+    own = place / folder.name
+    own.mkdir()
+    runs = {name: row | {"held_out": name not in names} for name, row in found.manifest["runs"].items()}
+    write_json(own / "manifest.json", {**found.manifest, "runs": runs})
+    (own / "observations.csv").symlink_to((folder / "observations.csv").resolve())
+    return own / "observations.csv"

@@ -1,0 +1,231 @@
+"""What an honest test judges: the forecast of every run left out of a fit, beside what it measured.
+
+A forecast knows the recipe and the start scores of the run's base; an informed one also the run's own specialists,
+which the simple rules know wherever one was measured; nothing else of the run. Conditions in which several recipes were
+run side by side carry a factor `contest`; there the forecast has to choose. Leaves out: the fit
+(`studies.honest.refit`), scoring (`studies.honest.held_out`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.belief.calibration import Calibration
+from mopdsim.facts.model import models
+from mopdsim.recipes.recipe import BASE, AnyStage, Merge, Recipe, Rl
+from mopdsim.recipes.recipe_file import from_document
+from studies.framework.observe import Observations
+from studies.honest.baselines import Cell
+from studies.honest.held_out import Contest, Trial
+from studies.honest.predictive import ensemble
+from studies.honest.refit import Leave
+from studies.honest.strategies import strategy_of, trained
+
+Studies = Mapping[str, Observations]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Forecaster:
+    """Ensembles of measured scores by one calibration, each made once. form_error: whether they carry the error of the
+    model form. informed: whether they know the scores of the run's own specialists, as the simple rules do."""
+
+    studies: Studies
+    calibration: Calibration
+    form_error: bool = True
+    informed: bool = False
+    made: dict[tuple[str, str], dict[str, Array]] = field(default_factory=dict)
+
+    def of(self, study: str, name: str) -> dict[str, Array]:
+        """Draws of a run's final scores by domain, (N,)."""
+        found = self.studies[study]
+        if (study, name) not in self.made:
+            row = found.manifest["runs"][name]
+            start = found.scores(name, BASE)
+            self.made[study, name] = ensemble(
+                row["document"],
+                {domain: start[domain] for domain in row["domains"]},
+                items_of(found, name),
+                self.calibration,
+                key=f"{study}/{name}",
+                model=row["model"],
+                form_error=self.form_error,
+                known=_specialists(found, name) if self.informed else None,
+            )
+        return self.made[study, name]
+
+
+def _specialists(found: Observations, name: str) -> dict[str, dict[str, float]]:
+    """Scores after each of a run's specialists that is not its last word: what is known before the rest is run."""
+    recipe = recipe_of(found, name)
+    stages = [stage for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
+    return {
+        stage.name: {d: score for d, score in found.scores(name, stage.name).items() if d in recipe.domains}
+        for stage in stages
+    }
+
+
+def is_specialist(stage: AnyStage) -> bool:
+    """Whether a stage is RL on one domain from the base."""
+    return isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE
+
+
+def held_out(study: str, row: Mapping[str, Any]) -> bool:
+    """Whether a design declared the run held out."""
+    return bool(row["held_out"])
+
+
+def trials(forecaster: Forecaster, wanted: Leave = held_out) -> list[Trial]:
+    """One for each domain of every finished run that is wanted and whose model the simulator knows."""
+    experts = _Experts(forecaster.studies)
+    return [
+        trial
+        for study, found in forecaster.studies.items()
+        for name, row in found.finished.items()
+        if wanted(study, row) and row["model"] in models()
+        for trial in _trials_of(forecaster, experts, study, name)
+    ]
+
+
+def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str) -> Iterator[Trial]:
+    found = forecaster.studies[study]
+    recipe = recipe_of(found, name)
+    output = recipe.stage[recipe.output]
+    start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
+    specialists = experts.of(study, name)
+    drawn, items = forecaster.of(study, name), items_of(found, name)
+    for domain in recipe.domains:
+        yield Trial(
+            study=study,
+            run=name,
+            condition=condition_of(study, found.manifest["runs"][name]),
+            seed=found.seed(name),
+            cell=Cell(
+                strategy=strategy_of(recipe),
+                domain=domain,
+                trained=trained(recipe),
+                start=start,
+                specialist=specialists,
+                merge_scale=output.scale if isinstance(output, Merge) else None,
+                last=last[domain],
+            ),
+            ensemble=tuple(drawn[domain].tolist()),
+            truth=final[domain],
+            items=items[domain],
+        )
+
+
+def contests(forecaster: Forecaster) -> list[Contest]:
+    """Conditions in which at least two recipes were run, by the factor `contest`: means over the seeds in which every
+    recipe finished. The factor `recipe` names a run's, else its strategy does."""
+    made = []
+    for study, found in forecaster.studies.items():
+        groups: dict[str, dict[str, dict[int, str]]] = {}
+        for name, row in found.finished.items():
+            if "contest" in row["factors"] and row["model"] in models():
+                label = str(row["factors"].get("recipe", strategy_of(recipe_of(found, name))))
+                part = " (held out)" if row["held_out"] else ""
+                own = groups.setdefault(f"{row['factors']['contest']}{part}", {})
+                own.setdefault(label, {})[found.seed(name)] = name
+        for condition, recipes in groups.items():
+            seeds = sorted(set.intersection(*(set(runs) for runs in recipes.values())))
+            if len(recipes) > 1 and seeds:
+                chosen = {label: [runs[seed] for seed in seeds] for label, runs in recipes.items()}
+                made.append(_contest(forecaster, study, condition, chosen, tuple(seeds)))
+    return made
+
+
+def _contest(
+    forecaster: Forecaster, study: str, condition: str, runs: Mapping[str, list[str]], seeds: tuple[int, ...]
+) -> Contest:
+    found = forecaster.studies[study]
+    predicted, measured = {}, {}
+    for label, names in runs.items():
+        domains = {name: trained(recipe_of(found, name)) for name in names}
+        predicted[label] = _mean(
+            float(np.median(forecaster.of(study, n)[domain])) for n in names for domain in domains[n]
+        )
+        measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
+    first = found.manifest["runs"][next(iter(runs.values()))[0]]
+    return Contest(
+        study=study,
+        condition=condition,
+        seeds=seeds,
+        held_out=bool(first["held_out"]),
+        predicted=predicted,
+        measured=measured,
+    )
+
+
+def condition_of(study: str, row: Mapping[str, Any]) -> str:
+    """What runs that differ by their seed alone have in common, in words."""
+    factors = (f"{key} {value}" for key, value in row["factors"].items() if key != "contest")
+    return f"{study}: {', '.join(factors)}"
+
+
+def seed_variances(studies: Studies) -> dict[str, list[float]]:
+    """Variances of a score between seeds, of each trained domain, by condition: of those with a held-out run and two
+    seeds or more."""
+    found: dict[str, list[float]] = {}
+    for study, own in studies.items():
+        groups: dict[str, list[str]] = {}
+        for name, row in own.finished.items():
+            groups.setdefault(condition_of(study, row), []).append(name)
+        for condition, names in groups.items():
+            if len(names) > 1 and any(own.finished[name]["held_out"] for name in names):
+                finals = [own.scores(name) for name in names]
+                domains = trained(recipe_of(own, names[0]))
+                found[condition] = [float(np.var([one[d] for one in finals], ddof=1)) for d in domains]
+    return found
+
+
+def recipe_of(found: Observations, name: str) -> Recipe:
+    """A run's recipe, as it was run."""
+    return from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
+
+
+class _Experts:
+    """The specialists that all studies measured, by base."""
+
+    def __init__(self, studies: Studies) -> None:
+        self.studies = studies
+        self.by_base: dict[str, list[tuple[str, str, str, str]]] = {}
+        for study, found in studies.items():
+            for name in found.finished:
+                for stage in recipe_of(found, name).stages:
+                    if is_specialist(stage):
+                        (domain,) = stage.domains  # type: ignore[union-attr]
+                        entry = (study, name, stage.name, domain)
+                        self.by_base.setdefault(found.key(name, BASE), []).append(entry)
+
+    def of(self, study: str, name: str) -> dict[str, Mapping[str, float]]:
+        """Scores of each domain's specialist on this run's base: the run's own first, then those of its study, the most
+        alike first, then any other. Never the run's own last word."""
+        found = self.studies[study]
+        factors, own_key = found.finished[name]["factors"].items(), found.key(name)
+
+        def apart(entry: tuple[str, str, str, str]) -> tuple[bool, bool, int]:
+            other = self.studies[entry[0]].finished[entry[1]]["factors"].items()
+            return entry[:2] != (study, name), entry[0] != study, -len(factors & other)
+
+        chosen: dict[str, Mapping[str, float]] = {}
+        for other, run, stage, domain in sorted(self.by_base.get(found.key(name, BASE), ()), key=apart):
+            scores = self.studies[other].scores(run, stage)
+            if self.studies[other].key(run, stage) != own_key and scores.keys() >= found.scores(name).keys():
+                chosen.setdefault(domain, scores)
+        return chosen
+
+
+def items_of(found: Observations, name: str) -> dict[str, int]:
+    """Prompts of the final test by domain."""
+    rows = found.stage(name)
+    rows = rows[rows.split == "test"]
+    return dict(zip(rows.domain, rows.n.astype(int), strict=True))
+
+
+def _mean(values: Iterator[float]) -> float:
+    return float(np.mean(list(values)))

@@ -1,0 +1,467 @@
+"""The app's pages without a browser: every page and state draws, numbers are those of the command line."""
+
+from __future__ import annotations
+
+import gc
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mopdsim.app.answers import answer
+from mopdsim.app.choice import Choice, rl_behind, split
+from mopdsim.app.link import SIDE_BY_SIDE, View, from_token, to_token
+from mopdsim.app.presets import PRESETS
+from mopdsim.forecast import scenario as scenarios
+from mopdsim.forecast.forecast import forecast
+from mopdsim.plan.plan import plan as planned
+from mopdsim.plan.question import loads
+
+APP = Path(__file__).parents[3] / "app.py"
+TIMEOUT = 120
+
+
+def drawn(script: Callable[[], None], **state: Any) -> AppTest:
+    """A page drawn once with this session state."""
+    at = AppTest.from_function(script, default_timeout=TIMEOUT)
+    for key, value in state.items():
+        at.session_state[key] = value
+    at.run()
+    assert not at.exception, at.exception
+    return at
+
+
+def what_if() -> None:
+    from mopdsim.app import state
+    from mopdsim.app.pages import what_if
+
+    state.restore()
+    what_if.page()
+
+
+def interference() -> None:
+    from mopdsim.app.pages import interference
+
+    interference.page()
+
+
+def recipes() -> None:
+    from mopdsim.app.pages import recipes
+
+    recipes.page()
+
+
+def calibration() -> None:
+    from mopdsim.app.pages import calibration
+
+    calibration.page()
+
+
+def runs() -> None:
+    from mopdsim.app.pages import runs
+
+    runs.page()
+
+
+def plan() -> None:
+    from mopdsim.app.pages import plan
+
+    plan.page()
+
+
+def text_of(at: AppTest) -> str:
+    """All words of a page."""
+    return " ".join(str(element.value) for kind in (at.markdown, at.caption, at.info) for element in kind)
+
+
+def moved(at: AppTest, slider: str, value: Any) -> None:
+    """A dial moved, and the redraw after it."""
+    at.select_slider(key=slider).set_value(value).run()
+    assert not at.exception
+
+
+def charts_of(at: AppTest) -> list[Any]:
+    return list(at.get("vega_lite_chart"))
+
+
+def test_the_app_opens_on_a_preset_with_a_finding() -> None:
+    at = AppTest.from_file(str(APP), default_timeout=TIMEOUT).run()
+    assert not at.exception
+    assert "in mean score" in text_of(at)
+    titles = [metric.label.partition(" :")[0] for metric in at.metric]
+    assert titles[:3] == ["Cost", "Calendar", "Mean score"]
+    assert not at.error
+    assert gc.get_freeze_count() > 10_000  # the collection after every run passes over what is loaded
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, "deepseek_r1_zero"])
+def test_every_preset_draws(preset: str) -> None:
+    at = drawn(what_if, view=View(choice=Choice(preset=preset)))
+    assert len(charts_of(at)) == 4
+    assert not at.error
+    for chart in charts_of(at):
+        assert len(chart.proto.alt) > 20
+
+
+def test_numbers_are_those_of_the_downloaded_file_on_the_command_line() -> None:
+    choice = Choice(teachers=3, conflict=-0.2, quality=1.5, gpus=256, teams=4, pools="by_kind")
+    found = answer(choice)
+    again = forecast(scenarios.loads(found.toml().decode())).to_document()
+    assert json.dumps(again, sort_keys=True) == json.dumps(found.document, sort_keys=True)
+
+
+def test_a_slider_changes_the_numbers_and_says_what_changed() -> None:
+    at = drawn(what_if, changed_inputs=True)
+    before = at.metric[0].value
+    moved(at, "w_teachers", 2)
+    assert at.session_state["view"].choice == Choice(teachers=2)
+    assert at.metric[0].value != before
+    changed = next(table.value for table in at.dataframe if "input" in table.value.columns)
+    assert "steps of student" not in set(changed["input"])
+    assert "stage teacher_3" in set(changed["input"])
+    next(button for button in at.button if button.label == "Reset").click().run()
+    assert at.metric[0].value == before
+    assert "Nothing is changed" in text_of(at)
+
+
+def test_a_link_restores_the_view_and_a_slider_writes_it() -> None:
+    view = View(choice=Choice(preset="three_specialists", teachers=2, conflict=-0.25), pinned=(Choice(),))
+    at = AppTest.from_function(what_if, default_timeout=TIMEOUT)
+    at.query_params["view"] = to_token(view)
+    at.run()
+    assert not at.exception
+    assert at.session_state["view"] == view
+    assert at.select_slider(key="w_teachers").value == 2
+    moved(at, "w_teams", 1)
+    (token,) = (
+        [at.query_params["view"]] if isinstance(at.query_params["view"], str) else at.query_params["view"]
+    )
+    assert from_token(token) == view.model_copy(update={"choice": view.choice.changed(teams=1)})
+
+
+def test_a_damaged_link_is_one_sentence_above_a_page_that_works() -> None:
+    at = AppTest.from_function(what_if, default_timeout=TIMEOUT)
+    at.query_params["view"] = "not-a-view"
+    at.run()
+    assert not at.exception
+    assert [error.value for error in at.error] == ["link: its view is damaged: copy the whole link again"]
+    assert len(charts_of(at)) == 4
+
+
+def test_four_scenarios_stand_side_by_side_and_no_more() -> None:
+    at = drawn(what_if)
+    for teachers in (1, 2, 4):
+        moved(at, "w_teachers", teachers)
+        next(button for button in at.button if button.label == "Pin beside").click().run()
+    assert not at.exception
+    assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 1
+    assert next(button for button in at.button if button.label == "Pin beside").disabled
+    beside = next(table.value for table in at.table if "A" in table.value.columns)
+    assert list(beside.columns) == ["now", "A", "B", "C"]
+    assert list(beside.loc["changed"]) == [f"teachers {count}" for count in (4, 1, 2, 4)]
+    at.button(key="unpin_0").click().run()
+    assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 2
+
+
+def test_what_does_not_fit_is_one_sentence_and_the_sliders_stay() -> None:
+    at = drawn(what_if, view=View(choice=Choice(model="DeepSeek-V3", gpus=1)))
+    assert len(at.error) == 1
+    assert "does not fit" in at.error[0].value
+    moved(at, "w_gpus", 2048)
+    assert not at.error
+    assert len(charts_of(at)) == 4
+
+
+def test_an_own_file_takes_the_presets_place_and_a_bad_one_does_not() -> None:
+    at = drawn(what_if, what_if_own=True)
+    good = b"recipe = 'mixed_rl'\ndomains = ['math', 'chat']\ngpus = 8\n"
+    at.file_uploader(key="what_if_upload").upload("x.toml", good)
+    at.run()
+    assert not at.exception
+    assert at.session_state["view"].choice.scenario().recipe.name == "mixed_rl"
+    at = drawn(what_if, what_if_own=True)
+    at.file_uploader(key="what_if_upload").upload("y.toml", b"recipe = 'mixd_rl'\ndomains = ['math']\n")
+    at.run()
+    assert not at.exception
+    assert "did you mean 'mixed_rl'?" in at.error[0].value
+    assert at.session_state["view"] == View()
+
+
+def test_teacher_quality_scales_what_the_student_learns_from() -> None:
+    before, after = Choice().scenario().recipe, Choice(quality=2.0).scenario().recipe
+    taught = set(rl_behind(before))
+    for name, amounts in before.amounts.items():
+        assert after.amounts[name].steps == amounts.steps * (2 if name in taught else 1)
+    assert "student" not in taught
+
+
+@pytest.mark.parametrize("teachers", range(1, 9))
+def test_a_split_keeps_every_domain_once_and_sizes_even(teachers: int) -> None:
+    names = list("abcdefgh")
+    groups = split(names, teachers)
+    assert [name for group in groups for name in group] == names
+    assert len(groups) == teachers
+    sizes = [len(group) for group in groups]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_a_shift_of_conflict_moves_every_pair_by_it() -> None:
+    before, after = answer(Choice()).forecast.world, answer(Choice(conflict=-0.4)).forecast.world
+    difference = (after.conflict_DDN - before.conflict_DDN).mean(axis=2)
+    for source, row in enumerate(difference):
+        for target, value in enumerate(row):
+            assert math.isclose(value, 0.0 if source == target else -0.4, abs_tol=0.02)
+
+
+def test_interference_draws_k_and_regroups() -> None:
+    at = drawn(interference)
+    assert len(charts_of(at)) == 2
+    at.selectbox(key="group_code").select(1).run()
+    assert not at.exception
+    assert at.session_state["view"].choice.groups is not None
+    assert ("math", "code") in at.session_state["view"].choice.groups
+
+
+def test_an_edited_k_goes_into_the_choice_and_can_be_forgotten() -> None:
+    at = drawn(interference)
+    key = at.session_state["k_base"][0]
+    at.session_state[key] = {"edited_rows": {0: {"chat": -0.5}}, "added_rows": [], "deleted_rows": []}
+    at.run()
+    _edit(at, key)
+    assert at.session_state["view"].choice.pairs == (("math", "chat", -0.6, -0.4),)
+    next(button for button in at.button if button.label == "Forget own K").click().run()
+    assert at.session_state["view"].choice.pairs == ()
+
+
+def _edit(at: AppTest, key: str) -> None:
+    """The callback of the table, which AppTest cannot fire, by the function the page gives it."""
+
+    def script(key, base, edits):  # type: ignore[no-untyped-def]
+        import streamlit as st
+
+        from mopdsim.app.pages import interference
+
+        st.session_state.k_base = (key, base)
+        st.session_state[key] = edits
+        interference._edited(key, tuple(base.scenario().recipe.domains), 0.1)
+
+    other = AppTest.from_function(
+        script, default_timeout=TIMEOUT, args=(key, at.session_state["k_base"][1], at.session_state[key])
+    )
+    other.run()
+    assert not other.exception
+    at.session_state["view"] = other.session_state["view"]
+    at.run()
+
+
+@pytest.mark.parametrize("tab", ["One recipe", "All at one budget"])
+def test_recipes_draws(tab: str) -> None:
+    at = drawn(recipes, recipes_tab=tab)
+    assert not at.error
+    assert len(charts_of(at)) == (2 if tab == "One recipe" else 1)
+
+
+def test_recipes_at_published_scale_and_on_pools_of_their_own() -> None:
+    at = drawn(recipes, recipe="deepseek_r1_zero", scale="published")
+    assert not at.error
+    assert len(at.dataframe[0].value) == 1
+    at = drawn(recipes, recipe="mopd", pools="by_kind")
+    assert not at.error
+    assert set(answer(Choice(pools="by_kind")).document["pools"]) == {"rl", "distill"}
+
+
+def test_pools_that_no_model_fits_are_one_sentence() -> None:
+    at = drawn(recipes, recipe="instructgpt", scale="published", pools="by_stage")
+    assert len(at.error) == 1
+    assert "does not fit" in at.error[0].value
+
+
+@pytest.mark.parametrize("kind", ["rl_steps", "project_totals"])
+def test_calibration_shows_predictions_against_measurements(kind: str) -> None:
+    at = drawn(calibration, validation=kind)
+    assert not at.error
+    assert len(charts_of(at)) == 2
+    assert at.metric[0].label == "Measurements"
+
+
+def test_calibration_names_parameters_with_grades_and_takes_a_table() -> None:
+    at = drawn(calibration, calibration_tab="Parameters and studies")
+    table = at.dataframe[0].value
+    assert {"P10", "P50", "P90", "grade"} <= set(table.columns)
+    assert set(table["grade"]) <= {"measured", "published", "fitted", "prior"}
+    assert (table["P10"] <= table["P50"]).all() and (table["P50"] <= table["P90"]).all()
+    at = drawn(calibration, calibration_tab="Own observations")
+    at.file_uploader(key="refit_upload").upload("x.csv", b"a,b\n1,2\n")
+    at.run()
+    assert not at.exception
+    assert len(at.error) == 1
+
+
+@pytest.fixture
+def a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A run directory under way, as the trainer writes it."""
+    place = tmp_path / "first"
+    stage = place / "store" / "abc"
+    stage.mkdir(parents=True)
+    (place / "STATUS").write_text("running\n")
+    (place / "config.toml").write_text('name = "mopd"\n')
+    (stage / "made_from.json").write_text('{"stage": {"kind": "rl", "domains": {"sort": 1.0}}}')
+    rows = [
+        {"kind": "evaluation", "step": 0, "split": "validation", "domains": {"sort": {"pass_rate": 0.25, "se": 0.1}}},
+        {"kind": "step", "step": 0, "loss": 0.5, "reward": 0.25, "grad_norm": 1.0, "seconds": {"training": 0.5},
+         "gradient_cosine": {"math|code": 0.75}},
+    ]  # fmt: skip
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (stage / "metrics.jsonl").write_text(lines + '{"kind": "step", "st')
+    monkeypatch.setenv("MOPD_RUNS", str(tmp_path))
+    yield place
+
+
+def test_runs_shows_a_run_under_way_and_skips_a_line_half_written(a_run: Path) -> None:
+    at = drawn(runs)
+    assert not at.error
+    assert "mopd: running, 1 steps logged" in text_of(at)
+    assert len(charts_of(at)) == 3
+    assert next(button for button in at.button if button.label == "Start").disabled
+
+
+def test_runs_says_what_a_damaged_summary_is(a_run: Path) -> None:
+    (a_run / "STATUS").write_text("done\n")
+    (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": 1.0}\n')
+    (a_run / "summary.json").write_text("{")
+    at = drawn(runs)
+    assert len(at.error) == 1
+    assert "damaged" in at.error[0].value
+
+
+def test_runs_tables_the_scores_of_a_finished_run(a_run: Path) -> None:
+    (a_run / "STATUS").write_text("done\n")
+    (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": 1.0}\n')
+    (a_run / "summary.json").write_text('{"scores": {"sort": {"start": 0.25, "final": 0.75, "se": 0.02}}}')
+    at = drawn(runs)
+    assert not at.error
+    table = next(table.value for table in at.dataframe if "final" in table.value.columns)
+    assert table.to_dict("records") == [
+        {"domain": "sort", "start": 0.25, "final": 0.75, "standard error": 0.02}
+    ]
+
+
+@pytest.fixture
+def a_run_with_samples(a_run: Path) -> Path:
+    """A student that learns from two teachers, under way, and one of its teachers."""
+    places = {"teach1": ("rl", "sort", {}), "teach2": ("rl", "swap", {})}
+    places["student"] = ("distill", "sort", {"teachers": [{"stage": "teach1"}, {"stage": "teach2"}]})
+    for key, (kind, domain, more) in places.items():
+        (a_run / "store" / key).mkdir()
+        stage = {"kind": kind, "domains": {domain: 1.0}, **more}
+        (a_run / "store" / key / "made_from.json").write_text(json.dumps({"stage": stage}))
+    common = {
+        "kind": "sample",
+        "domain": "sort",
+        "prompt": "s:ba",
+        "answer": "a<b",
+        "length": 3,
+        "reward": 1.0,
+    }
+    tokens = {"tokens": ["a", "<", "b"], "student": [-0.5, None, -2.0]}
+    taught = {"teachers": [[-0.25, None, -2.5], [-1.5, None, -1.0]], "own": [0]}
+    logs = {
+        "teach1": [{**common, **tokens, "step": 0, "advantage": [0.5, None, 0.5], "judged_reward": 0.25}],
+        "student": [{**common, **tokens, **taught, "step": step} for step in (0, 1, 1)],
+    }
+    for key, rows in logs.items():
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (a_run / "store" / key / "samples.jsonl").write_text(text + '{"kind": "sample", "ste')
+    return a_run
+
+
+def test_samples_of_a_run_under_way_show_each_teachers_score(a_run_with_samples: Path) -> None:
+    at = drawn(runs, samples_table=True, sample_stage="distill sort")
+    assert not at.error
+    assert at.selectbox(key="sample_step").value == 1 and at.selectbox(key="sample_number").options == [
+        "1",
+        "2",
+    ]
+    assert at.selectbox(key="sample_teacher").options == ["its own", "rl sort (teac)", "rl swap"]
+    assert "1 of 2 tokens more log-probability" in text_of(at) and "at token 3, 'b': -0.50" in text_of(at)
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table["rl sort (teac) less student"].dropna()) == [0.25, -0.5]
+    at.selectbox(key="sample_teacher").select("rl swap").run()
+    assert not at.exception
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table["log p rl swap"].dropna()) == [-1.5, -1.0]
+    assert list(table["rl swap less student"].dropna()) == [-1.0, 1.0]
+    assert "it learns from rl sort" in text_of(at)
+
+
+def test_samples_of_reinforcement_learning_show_advantages(a_run_with_samples: Path) -> None:
+    at = drawn(runs, sample_stage="rl sort (teac)", samples_table=True)
+    assert not at.error
+    assert "the reward model gives 0.25; mean advantage +0.50" in text_of(at)
+    table = next(frame.value for frame in at.dataframe if "text" in frame.value.columns)
+    assert list(table.columns) == ["token", "text", "log p", "advantage"]
+
+
+def test_samples_of_a_finished_run_have_its_own_names(a_run: Path) -> None:
+    (a_run / "STATUS").write_text("done\n")
+    row = {"stage": "student", "kind": "sample", "step": 4, "domain": "sort", "prompt": "s:ba", "answer": "a",
+           "length": 1, "reward": 0.0, "tokens": ["a"], "student": [-0.5], "teachers": {"teacher_1": [-0.5]},
+           "own": ["teacher_1"]}  # fmt: skip
+    (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": 1.0}\n')
+    (a_run / "samples.jsonl").write_text(json.dumps(row) + "\n")
+    at = drawn(runs)
+    assert at.selectbox(key="sample_teacher").options == ["its own", "teacher_1"]
+    assert "teacher\\_1 gives 0 of 1 tokens" in text_of(at)
+
+
+def test_tokens_are_text_and_never_markup() -> None:
+    from mopdsim.app.pages.samples import tokens_html
+
+    shown = tokens_html(["<script>", '"', "x\n", ""], [-3.0, 0.5, None, 0.0], says='a "b" <c>')
+    assert "<script>" not in shown and "&lt;script&gt;" in shown and "\u21b5\n" in shown and "\u2205" in shown
+    assert 'aria-label="a &quot;b&quot; &lt;c&gt;"' in shown
+    assert shown.count("dashed") == 1 and shown.count("solid") == 2 and "not sampled" in shown
+
+
+def test_interference_puts_gradients_of_runs_beside_k(a_run: Path) -> None:
+    at = drawn(interference)
+    table = next(table.value for table in at.dataframe if "gradient cosine" in table.value.columns)
+    assert list(table["gradient cosine"]) == [0.75]
+
+
+def test_runs_without_any_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOPD_RUNS", str(tmp_path / "none"))
+    at = drawn(runs)
+    assert "No runs in" in text_of(at)
+
+
+def test_plan_asks_and_shows_an_answer() -> None:
+    at = drawn(plan)
+    assert "how many teachers" in text_of(at)
+    question = (
+        'domains = ["sort", "reverse"]\ndeadline_days = 0.02\nfamilies = ["mixed_rl", "mopd"]\ndraws = 50\n'
+    )
+    document = planned(loads(question)).to_document()
+    at = drawn(plan, planned=(question, json.loads(json.dumps(document))))
+    assert not at.error
+    assert len(charts_of(at)) == 3
+    assert document["headline"].split()[0].rstrip(":") in text_of(at)
+
+
+def test_the_planners_frontier_becomes_a_scenario() -> None:
+    from mopdsim.app import questions
+
+    question = (
+        'domains = ["sort", "reverse"]\ndeadline_days = 0.02\nfamilies = ["mixed_rl", "mopd"]\ndraws = 50\n'
+    )
+    document = planned(loads(question)).to_document()
+    for row in (document["frontier"][0], document["frontier"][-1]):
+        scenario = scenarios.loads(questions.scenario_text(question, row["plan"]))
+        assert scenario.recipe.domains == ("sort", "reverse")
+        assert forecast(scenario).usd_N.mean() > 0
+    chosen = scenarios.loads(questions.scenario_text(question, document["recommended"]))
+    assert chosen.recipe == scenarios.loads(document["recommended"]["scenario"]).recipe

@@ -1,0 +1,50 @@
+"""Settings of a domain's dials that nobody studied lie between those that were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from mopdsim.belief.calibration import default_calibration
+from mopdsim.belief.dials import between, nearest
+from mopdsim.facts.domains import Estimate, domain
+
+STUDIED = ("sort", "sort?ambiguity=0.5", "sort?ambiguity=1", "reverse")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "weights"),
+    [
+        ("sort?ambiguity=1", {"sort?ambiguity=1": 1.0}),
+        ("sort?ambiguity=0.75", {"sort?ambiguity=0.5": 0.5, "sort?ambiguity=1": 0.5}),
+        ("sort?ambiguity=0.6", {"sort?ambiguity=0.5": 0.8, "sort?ambiguity=1": 0.2}),
+        ("rotate", {}),
+    ],
+)
+def test_weights_go_with_the_inverse_of_the_distance(wanted: str, weights: dict[str, float]) -> None:
+    assert nearest(wanted, STUDIED) == pytest.approx(weights)
+
+
+def test_a_pair_is_near_where_both_its_domains_are() -> None:
+    studied = ("sort>sort_down", "sort?ambiguity=1>sort_down?ambiguity=1", "sort>reverse")
+    found = nearest("sort?ambiguity=0.9>sort_down?ambiguity=0.9", studied)
+    assert found == pytest.approx({studied[1]: 0.9, studied[0]: 0.1})
+
+
+def test_means_are_of_logarithms_where_a_quantity_is_positive() -> None:
+    drawn = {"a": np.array([1.0]), "b": np.array([100.0])}
+    assert between({"a": 0.5, "b": 0.5}, drawn, positive=True) == pytest.approx(10.0)
+    assert between({"a": 0.5, "b": 0.5}, drawn) == pytest.approx(50.5)
+
+
+def test_a_world_meets_an_unseen_setting_between_its_neighbours() -> None:
+    def found(value: float) -> dict[str, Estimate]:
+        return {"midpoint": Estimate(value=value, sd=0.0, grade="fitted", source="here")}
+
+    facts = {"tiny": {"sort?ambiguity=0.5": found(1e4), "sort?ambiguity=1": found(4e4)}}
+    calibration = replace(default_calibration(), facts=facts, correlations={})
+    unseen = domain("sort?ambiguity=0.75")
+    assert calibration.draw_fact(unseen, "midpoint", "tiny", seed=0, draws=3) == pytest.approx(2e4)
+    assert calibration.draw_fact(domain("reverse"), "midpoint", "tiny", seed=0, draws=3) is None

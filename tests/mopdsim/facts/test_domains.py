@@ -1,0 +1,85 @@
+"""The table of domains is sourced, sound and complete for the trainer's tasks; users' facts replace its
+numbers.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.facts.domains import FACTS, GRADES, SCOPES, Estimate, domain, domains, scope_of
+from trainer.tasks import FAMILIES
+
+
+@pytest.mark.parametrize("name", domains())
+def test_every_row_is_sound_and_sourced(name: str) -> None:
+    row = domains()[name]
+    assert row.scope in SCOPES
+    assert 0 < row.start.value < row.asymptote.value < 1
+    for key in FACTS:
+        estimate = getattr(row, key)
+        if isinstance(estimate, Estimate):
+            assert (
+                estimate.grade in GRADES
+                and len(estimate.source) > 5
+                and estimate.sd >= 0
+                and estimate.value > 0
+            )
+
+
+def test_the_trainers_tasks_are_all_in_the_table() -> None:
+    assert {family: domain(family).scope for family in FAMILIES} == dict.fromkeys(FAMILIES, "tiny")
+    assert domain("reasoning_gym:leg_counting").scope == "small"
+    assert domain("jsonl:prompts.jsonl?verifier=exact").scope == "small"
+
+
+def test_published_numbers_are_the_published_ones() -> None:
+    assert domain("math").start.value == pytest.approx(0.4542)  # 2606.30406, AIME25
+    assert domain("if").start.value == pytest.approx(0.4269)  # 2606.30406, IFBench
+    assert domain("code").start.value == pytest.approx(0.775)  # 2601.02780 table 7
+
+
+def test_a_spec_keeps_its_name_and_finds_its_row() -> None:
+    row = domain("sort?length=4-7&ambiguity=0.5")
+    assert (row.name, row.row) == ("sort?length=4-7&ambiguity=0.5", "sort")
+    assert domain("swe_verified").row == "swe"
+
+
+def test_an_unknown_domain_names_the_nearest() -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'math'"):
+        domain("maths")
+
+
+def test_one_frontier_domain_makes_a_frontier_forecast() -> None:
+    assert scope_of({name: domain(name) for name in ("sort", "math")}) == "frontier"
+    assert scope_of({name: domain(name) for name in ("sort", "shift")}) == "tiny"
+
+
+def test_facts_replace_numbers_and_carry_their_grade() -> None:
+    row = domain("math").with_facts({"start": [0.3, 0.4], "response_tokens": 5000, "turns": 2})
+    assert row.start.value == pytest.approx(0.35) and row.start.sd == pytest.approx(0.05 / 1.2816, rel=1e-4)
+    assert (row.response_tokens.value, row.response_tokens.sd, row.response_tokens.grade) == (
+        5000,
+        0,
+        "measured",
+    )
+    assert row.turns == 2
+    assert row.demonstrated.value == pytest.approx(0.35 + (row.asymptote.value - 0.35) / 4)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"start": 1.2}, "pass rate from 0 to 1"),
+        ({"start": float("nan")}, "must be a number or"),
+        ({"start": True}, "must be a number or"),
+        ({"start": 0.9}, "asymptote 0.565 is below start 0.9"),
+        ({"strat": 0.3}, "did you mean 'start'"),
+        ({"response_tokens": 0}, "must be above 0"),
+        ({"response_tokens": [9, 3]}, "P10 is above P90"),
+        ({"turns": 1.5}, "whole number"),
+    ],
+)
+def test_bad_facts_are_one_clear_sentence(facts: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        domain("math").with_facts(facts)

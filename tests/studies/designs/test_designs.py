@@ -1,0 +1,190 @@
+"""The shipped studies: every design is sound, and every analysis finds what was put into simulated observations."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import diagnosed, noise, simulated
+from typer.testing import CliRunner
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.belief.calibration import default_calibration
+from mopdsim.recipes.recipe import BASE, ROOTS, Distill, Rl, Teacher
+from studies.designs.effects import cascade, gain
+from studies.framework import report
+from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
+from studies.framework.registry import NAMES, study
+from studies.framework.resample import bootstrap
+from studies.framework.run import Run
+from studies.framework.study import Study
+from studies.honest.trials import Forecaster, contests, trials
+from trainer.tasks import PROBES, task
+
+JUDGING = ("choice", "choice_again", "size", "size_again", "size_fresh")  # no run of these is fitted
+FITTED = ("stability",)  # all of these are: `choice_again` judges
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_designs_are_sound(name: str) -> None:
+    chosen = study(name)
+    assert chosen.name == name and Path(f"studies/designs/{name}.py").name == f"{name}.py"
+    runs = chosen.runs()
+    held_out = [run.held_out for run in runs.values()]
+    assert any(held_out) == (name not in FITTED) and all(held_out) == (name in JUDGING)
+    for run in runs.values():
+        assert len(run.recipe.domains) >= 3
+        for domain in run.recipe.domains:
+            task(domain)
+        names = {domain.partition("?")[0] for domain in run.recipe.domains}
+        assert not [probe for probe, skills in PROBES.items() if set(skills) <= names]
+        assert type(run).model_validate(run.model_dump()) == run  # recipes in a wider world stay valid
+    assert {claim.quantity for claim in chosen.prediction.claims}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_claim_is_measured_and_reported(name: str, tmp_path: Path) -> None:
+    """From observations of a world in which every stage adds a little, in which each quantity exists."""
+    chosen = study(name)
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        depth = 0 if stage in ROOTS else 1 + len(run.recipe.ancestors(stage))
+        return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
+
+    found = _curved(chosen) if name == "gain" else simulated(chosen.runs(), score, diagnose=diagnosed)
+    analysis = chosen.analyse(found)
+    assert {claim.quantity for claim in chosen.prediction.claims} <= set(analysis.quantities)
+    record = {"written": "2026-01-01", "first_run": "2026-01-02", "sha256": "0" * 64}
+    files = report.write(chosen, found, analysis, record, tmp_path)
+    text = (tmp_path / "report.md").read_text()
+    assert "not measured" not in text and all(path.stat().st_size > 0 for path in files) and len(files) > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_analysis_of_nothing_says_nothing(name: str) -> None:
+    chosen = study(name)
+    assert not chosen.analyse(simulated({}, lambda run, stage, domain: 0.5)).quantities
+
+
+def test_unknown_studies_are_refused() -> None:
+    with pytest.raises(NotFoundError, match="did you mean 'gain'"):
+        study("gian")
+
+
+@pytest.mark.parametrize("verb", ["list", "plan", "run", "status", "fit", "report", "gate", "validation"])
+def test_help_of_every_verb_has_an_example(verb: str) -> None:
+    from studies.cli.main import app
+
+    shown = CliRunner().invoke(app, [verb, "--help"]).output
+    assert f"mopd study {verb}" in " ".join(shown.split())
+
+
+def _curved(chosen: Study) -> Observations:
+    """Hill curves with binomial noise, as long as the design's runs."""
+    rng = np.random.default_rng(8)
+    points, described, stages = [], {}, {}
+    for name, run in chosen.runs().items():
+        domain, key = str(run.factors["domain"]), f"{name}:specialist"
+        steps = np.arange(0, gain.STEPS[domain] + 1, run.settings.evaluate_every)
+        flops = steps * 7e8
+        truth = 0.4 + 0.5 / (1 + (np.maximum(flops[-1] / 4, 1) / np.maximum(flops, 1)) ** 1.5)
+        for step, c, q in zip(steps, flops, truth, strict=True):
+            row = {"run": name, "stage": "specialist", "key": key, "step": step, "domain": domain, "flops": c}
+            row |= {
+                "pass_rate": rng.binomial(2000, q) / 2000,
+                "se": 0.011,
+                "split": "validation",
+                "trained": True,
+            }
+            points.append(row)
+        described[name] = {
+            **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
+            **{
+                "output": "specialist",
+                "keys": {"specialist": key},
+                "failure": None,
+                "held_out": run.held_out,
+            },
+            "model": "tiny",
+        }
+        stages[key] = {"flops": flops[-1], "wall_seconds": 1.0}
+    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
+    return Observations(
+        points=pd.DataFrame(points, columns=list(POINTS)),
+        diagnostics=pd.DataFrame(columns=list(DIAGNOSTICS)),
+        manifest={**about, "runs": described, "stages": stages},
+    )
+
+
+def test_gain_recovers_the_curve_and_prefers_its_form() -> None:
+    analysis = gain.analyse(_curved(study("gain")))
+    found = analysis.quantities
+    assert found["length_in_midpoints"].value == pytest.approx(4.0, rel=0.25)
+    assert found["hill_tail_error"].value < 0.05
+    assert found["last_checkpoint_minus_hill"].value > 0
+    fitted = analysis.fitted["reverse/seed0"]
+    assert fitted["asymptote"] == pytest.approx(0.9, abs=0.05) and fitted["identified"]
+
+
+def test_forgetting_that_grows_with_kl_squared_is_seen_as_such() -> None:
+    rng = np.random.default_rng(9)
+    runs = []
+    for _ in range(8):
+        kl = rng.uniform(0.02, 0.4, 3)
+        runs.append(np.stack([kl, 0.8 * kl**2 + rng.normal(0, 0.002, 3)], axis=1))
+    squared = bootstrap(runs, cascade.r_squared, rng)
+    unrelated = cascade.r_squared([np.stack([own[:, 0], rng.normal(0, 0.1, 3)], axis=1) for own in runs])
+    assert squared is not None and squared.low > 0.9 and unrelated < 0.5
+
+
+def test_cascades_share_their_first_stages() -> None:
+    """The first stage of an order does not depend on replay: the store runs it once."""
+    runs = study("cascade").runs()
+    first = [runs[f"forward/replay{r:g}/rate0.001/seed0"].recipe for r in cascade.REPLAYS]
+    assert first[0].stage["step_1"] == first[1].stage["step_1"]
+    assert all(a.stage["step_2"] != b.stage["step_2"] for a, b in pairwise(first))
+
+
+def test_the_planted_wrong_teacher_teaches_what_it_was_not_trained_on() -> None:
+    recipe = study("cap").runs()["wrong/plain/seed0"].recipe
+    teacher, student = recipe.stage["teacher"], recipe.stage["student"]
+    assert isinstance(teacher, Rl) and isinstance(student, Distill)
+    assert student.teachers[0] == Teacher(stage="teacher", domains=("sort?ambiguity=1",))
+    assert list(teacher.domains) == ["sort_down?ambiguity=1"]
+
+
+def test_held_out_runs_become_trials_with_their_baselines() -> None:
+    """A student as good as its teachers: the rule 'MOPD equals teacher' is then exact, and 'no change' is not."""
+    runs = {
+        name: run
+        for name, run in study("balance").runs().items()
+        if run.recipe.amounts["student"].steps == 18
+    }
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        return 0.4 if stage == BASE else 0.8
+
+    found = simulated(runs, score)
+    forecaster = Forecaster(studies={"balance": found}, calibration=default_calibration())
+    name = next(name for name, run in runs.items() if run.held_out)
+    own = [trial for trial in trials(forecaster) if trial.run == name]
+    assert [trial.cell.domain for trial in own] == list(runs[name].recipe.domains)
+    assert {trial.truth for trial in own} == {0.8} and len(own[0].ensemble) > 100
+    assert own[0].cell.specialist[own[0].cell.domain][own[0].cell.domain] == 0.8
+    assert own[0].cell.start[own[0].cell.domain] == 0.4
+    assert contests(forecaster) == []
+
+
+def test_the_list_names_every_study_and_fit_wants_one_or_all() -> None:
+    from studies.cli.main import app
+
+    shown = CliRunner().invoke(app, ["list", "--json"])
+    assert [row["name"] for row in json.loads(shown.output)] == list(NAMES)
+    for arguments in (["fit"], ["fit", "gain", "--all"]):
+        assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
+    missing = CliRunner().invoke(app, ["report", "gain", "--scale", "0.015", "--out", "nowhere"])
+    assert isinstance(missing.exception, NotFoundError) and "mopd study run gain" in str(missing.exception)

@@ -1,0 +1,160 @@
+"""Comparisons of systems: cost at equal score by hand, best-of-n by enumeration, fits of known curves, a micro run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mopdsim.base.errors import UsageError
+from mopdsim.recipes.amounts import Amounts
+from studies.cli.main import app
+from studies.designs.systems import colossal, report
+from studies.designs.systems.compare import comparable, disagreement, run_compare
+from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
+from studies.designs.systems.text import compare_text
+from trainer.files.settings import Settings
+from trainer.runs.execute import Progress
+from trainer.runs.store import Store
+
+
+def row(recipe: str, label: str, worst: float, flops: float, change: float) -> dict[str, Any]:
+    return {"recipe": recipe, "label": label, "worst": worst, "flops": flops, "flops_of_a_change": change}
+
+
+def test_cost_at_equal_score_by_hand() -> None:
+    """MOPD: .5 at 100, .9 at 400; .7 lies half way in log FLOPs: 200. A sweep doubles; a change costs a tenth."""
+    rows = [
+        row("mopd", "mopd x1 at 1", 0.5, 100, 10),
+        row("mopd", "mopd x2 at 1", 0.9, 400, 40),
+        row("mixed_rl", "mixed_rl x1 at 1", 0.8, 100, 100),
+    ]
+    table = {(found["worst_score"], found["changes"]): found for found in colossal.cost_table(rows)}
+    assert table[0.7, 0]["flops"]["mopd"] == pytest.approx(2 * 200)
+    assert table[0.7, 3]["flops"]["mopd"] == pytest.approx(2 * 200 + 3 * 25)
+    assert table[0.7, 3]["flops"]["mixed_rl"] == pytest.approx(2 * 100 + 3 * 100)
+    assert table[0.7, 3]["least"] == {"mopd": False, "mixed_rl": True}
+    assert table[0.7, 3]["ratio"] == pytest.approx(475 / 500)
+    assert table[0.9, 0]["flops"]["mixed_rl"] is None and table[0.9, 0]["ratio"] is None
+
+
+def test_each_budget_counts_its_best_rate_and_more_budget_never_costs_score() -> None:
+    rows = [
+        row("mopd", "mopd x1 at 1", 0.6, 100, 10),
+        row("mopd", "mopd x1 at 2", 0.2, 100, 10),
+        row("mopd", "mopd x2 at 1", 0.1, 200, 20),
+        row("mixed_rl", "mixed_rl x1 at 1", 0.1, 100, 100),
+    ]
+    table = {(found["worst_score"], found["changes"]): found for found in colossal.cost_table(rows)}
+    assert table[0.6, 0]["flops"]["mopd"] == pytest.approx(2 * 100)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_best_of_n_is_the_mean_over_all_subsets(n: int) -> None:
+    rng = np.random.default_rng(0)
+    value_UN, proxy_UN = rng.random((2, 3, 5))
+    wanted = np.mean(
+        [
+            value_UN[u, max(subset, key=lambda place: proxy_UN[u, place])]
+            for u in range(3)
+            for subset in itertools.combinations(range(5), n)
+        ]
+    )
+    assert expected_best(value_UN, proxy_UN, n) == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("method", ["ppo", "best_of_n"])
+def test_the_fit_recovers_a_known_curve_and_its_peak(method: str) -> None:
+    alpha, beta = 0.5, 0.2
+    d_N = np.linspace(0, 8 if method == "ppo" else 3, 12)
+
+    def gain(d: float) -> float:
+        return d * (alpha - beta * (math.log(d) if method == "ppo" else d)) if d else 0.0
+
+    points = [{"d": d, "gold": 0.3 + gain(d)} for d in d_N.tolist()]
+    found = fit(points, method)
+    peak = math.exp(alpha / beta - 1) if method == "ppo" else alpha / (2 * beta)
+    assert found["alpha"] == pytest.approx(alpha)
+    assert found["beta"] == pytest.approx(beta)
+    assert found["peak"] == pytest.approx(peak)
+    assert fit(points[:4], method)["peak"] is None  # beyond the data
+
+
+def test_a_runs_curve_is_read_from_its_log(tmp_path: Path) -> None:
+    row = {"kl_start": 0.2, "length": 5.0, "pass_rate": 0.6}
+    domains = dict.fromkeys(DOMAINS, row) | {"probe": {**row, "pass_rate": 0.0}}
+    rows = [
+        {"kind": "evaluation", "split": "validation", "step": 0, "domains": domains},
+        {"kind": "step", "step": 0, "judged_reward": 1.5},
+        {"kind": "evaluation", "split": "test", "step": 1, "domains": domains},
+    ]
+    log = tmp_path / "metrics.jsonl"
+    log.write_text("\n".join(map(json.dumps, rows)))
+    (point,) = ppo_curve(log)
+    assert point == pytest.approx({"d": 1.0, "gold": 0.6, "judged": 1.5, "step": 0})
+
+
+def test_disagreement_counts_cells_and_names_the_largest() -> None:
+    told = {"p10": 0.4, "p50": 0.5, "p90": 0.6}
+    rows = {
+        "first": {"mean": 0.55, "scores": {"a": 0.55}, "forecast": {"scores": {"a": told}, "mean": told}},
+        "second": {"mean": 0.9, "scores": {"a": 0.9}, "forecast": {"scores": {"a": told}, "mean": told}},
+    }
+    found = disagreement(rows)
+    assert found["inside_80"] == 0.5 and found["cells"] == 2
+    assert found["mean_error"] == pytest.approx((0.05 + 0.4) / 2)
+    assert found["largest"]["recipe"] == "second" and found["ranking_measured"] == ["second", "first"]
+
+
+def test_recipes_are_scaled_to_one_budget() -> None:
+    made = comparable(["mixed_rl", "mopd"], ["sort", "reverse"], model="tiny", scale=0.5, own=False)
+    whole = comparable(["mixed_rl", "mopd"], ["sort", "reverse"], model="tiny", scale=1.0, own=True)
+    assert made["mopd"].amounts["student"].steps == whole["mopd"].amounts["student"].steps / 2
+    assert made["mixed_rl"].amounts["mixed"].steps > whole["mixed_rl"].amounts["mixed"].steps
+    with pytest.raises(UsageError, match="scale nan"):
+        comparable(["mopd"], ["sort"], model="tiny", scale=math.nan, own=False)
+
+
+def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path: Path) -> None:
+    made = comparable(["single_domain", "mixed_rl"], ["sort", "reverse"], model="tiny", scale=0.03, own=True)
+    document = run_compare(
+        made,
+        model="tiny",
+        settings=Settings(validation_items=8, test_items=16, evaluate_every=1000),
+        store=Store(root=tmp_path),
+        workers=1,
+        progress=Progress(quiet=True),
+        start_amounts=Amounts(steps=20, prompts_per_step=32, learning_rate=4e-3),
+    )
+    assert json.loads(json.dumps(document)) == document and set(document["recipes"]) == set(made)
+    mixed = document["recipes"]["mixed_rl"]
+    assert mixed["flops"] == pytest.approx(sum(row["flops"] for row in mixed["stages"].values()))
+    assert (
+        0.2 < mixed["flops"] / mixed["forecast"]["flops"] < 5
+    )  # an untrained start answers at other lengths
+    assert mixed["worst"] == min(mixed["scores"].values()) and mixed["cap"] is None
+    assert "mixed_rl" in compare_text(document)
+
+
+@pytest.mark.parametrize("arguments", [[], ["mopd", "--all"]])
+def test_compare_wants_names_or_all(arguments: list[str]) -> None:
+    found = CliRunner().invoke(app, ["compare", *arguments])
+    assert isinstance(found.exception, UsageError) and "--all" in str(found.exception)
+
+
+def test_committed_reports_are_those_of_the_committed_results(tmp_path: Path) -> None:
+    shutil.copytree(report.RESULTS, tmp_path / "results")
+    report.main(tmp_path / "results")
+    for folder in report.FILES:
+        committed = report.RESULTS / folder / "report.md"
+        written = tmp_path / "results" / folder / "report.md"
+        assert written.is_file() == committed.is_file()
+        if committed.is_file():
+            assert written.read_text() == committed.read_text()

@@ -1,0 +1,75 @@
+"""Observations of a study simulated with known effects."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.recipes.recipe_file import to_document
+from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
+from studies.framework.run import Run
+
+Score = Callable[[Run, str, str], float]  # run, stage, domain
+
+
+def simulated(
+    runs: Mapping[str, Run], score: Score, *, diagnose: Callable[[Run], list[dict[str, Any]]] | None = None
+) -> Observations:
+    """Observations as if every stage of every run had ended with the scores of a function; nothing is shared."""
+    points: list[dict[str, Any]] = []
+    diagnostics: list[dict[str, Any]] = []
+    described, stages = {}, {}
+    for name, run in runs.items():
+        keys = {stage: f"{name}:{stage}" for stage in (*run.recipe.roots, *run.recipe.stage)}
+        for stage, key in keys.items():
+            domains = getattr(run.recipe.stage.get(stage), "domains", {})
+            for domain in run.recipe.domains:
+                row = {"run": name, "stage": stage, "key": key, "split": "test", "step": 9, "domain": domain}
+                row |= {"trained": domain in domains, "pass_rate": score(run, stage, domain), "se": 0.01}
+                points.append(row | {"n": 500, "flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
+            stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
+        for row in diagnose(run) if diagnose else []:
+            diagnostics.append(row | {"run": name, "key": keys[run.recipe.output]})
+        described[name] = {
+            **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
+            **{
+                "output": run.recipe.output,
+                "keys": keys,
+                "failure": None,
+                "held_out": run.held_out,
+                "model": run.model,
+                "document": to_document(run.recipe),
+            },
+        }
+    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
+    return Observations(
+        points=pd.DataFrame(points, columns=list(POINTS)),
+        diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),
+        manifest={**about, "runs": described, "stages": stages},
+    )
+
+
+def noise(run: Run, *parts: object) -> float:
+    """A little, the same for the same run."""
+    return 0.002 * math.sin(sum(map(ord, f"{run.name}{parts}")))
+
+
+def diagnosed(run: Run, conflict: float = 0.0) -> list[dict[str, Any]]:
+    """Shares and gradients of a joint update, as if conflict turned the gradients apart."""
+    rows: list[dict[str, Any]] = []
+    stage = run.recipe.stage[run.recipe.output]
+    domains = list(getattr(stage, "domains", {}))
+    for place, domain in enumerate(domains):
+        for quantity in ("token_share", "effective_share", "gradient_share"):
+            rows.append(
+                {"quantity": quantity, "domain": domain, "value": 1 / len(domains) + noise(run, domain)}
+            )
+        inner = -1.0 if len(domains) == 1 else -math.exp(-conflict) + noise(run, domain, "inner")
+        rows.append({"quantity": "update_inner", "domain": domain, "value": inner})
+        for other in domains[place + 1 :]:
+            value = 0.5 - conflict + noise(run, domain, other)
+            rows.append({"quantity": "gradient_cosine", "domain": domain, "other": other, "value": value})
+    return [{"step": 10, "other": ""} | row for row in rows]

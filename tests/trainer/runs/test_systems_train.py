@@ -1,0 +1,141 @@
+"""Every published system for two steps a stage on a small random model: it runs to its end, and every stage leaves what
+its kind makes. The recipes share one store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_world import SETTINGS, rows_of, shrunk, write_model
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import ROOTS, Merge, Recipe, RejectionSampling
+from mopdsim.recipes.systems import SYSTEMS
+from trainer.batch.dataset import SAMPLES
+from trainer.batch.meter import PHASES
+from trainer.model.loading import tensors_sha256
+from trainer.runs.execute import Progress
+from trainer.runs.plan import plan
+from trainer.runs.run import run_recipe
+from trainer.runs.show import FIGURES, figure_of, mean_figure, summary_text, write_table
+from trainer.runs.store import Store
+from trainer.tasks.jsonl import JsonlTask
+
+DEMONSTRATIONS = ("AbCd", "xyzw", "12")  # what the verifiers pass and fail, in place of demonstrations
+CASES: list[tuple[str, int, dict[str, Any]]] = [
+    *((name, 3, {}) for name in SYSTEMS),
+    ("deepseek_r1", 3, {"smaller": True}),
+    ("mimo_v2_flash", 6, {}),  # enough domains for a teacher of each sort
+    ("deepseek_v4", 10, {}),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def demonstrations() -> Iterator[None]:
+    """Demonstrators for the small world's verifiers, and one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JsonlTask, "demonstrate", lambda self, item, rng: (rng.choice(DEMONSTRATIONS),))
+        yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("smaller"), seed=8)
+
+
+def domains_of(specs: dict[str, str], count: int) -> list[str]:
+    """As many domains; beyond three they differ in the environment's declared time alone."""
+    known = list(specs.values())
+    return [f"{known[n % 3]}&environment_seconds={n // 3}" for n in range(count)]
+
+
+@pytest.mark.parametrize(("name", "count", "options"), CASES, ids=[f"{n}-{c}-{len(o)}" for n, c, o in CASES])
+def test_a_system_runs_to_its_end(
+    name: str,
+    count: int,
+    options: dict[str, Any],
+    small: dict[str, str],
+    model: Path,
+    smaller: Path,
+    shared_store: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    recipe = shrunk(catalogue.recipe(name, domains_of(small, count), **options))
+    second = str(smaller) if "smaller" in recipe.roots else None
+    summary = run_recipe(
+        recipe,
+        model=str(model),
+        smaller=second,
+        settings=SETTINGS,
+        out=tmp_path / "run",
+        store_root=shared_store,
+        workers=1,
+        progress=Progress(),
+    )
+    store = Store(root=shared_store)
+    made = plan({name: recipe}, model=str(model), smaller=second, settings=SETTINGS, store=store)
+    check_stages(recipe, made.keys[name], store, {"base": model, "smaller": smaller})
+    check_shown(recipe, summary, tmp_path / "run", capsys.readouterr().err)
+    assert set(summary["side_outputs"]) == set(recipe.side_outputs)
+    for side, row in summary["side_outputs"].items():
+        assert row["weights_sha256"] == tensors_sha256(tmp_path / "run" / "side_outputs" / side)
+    if "smaller" in options:
+        assert list(summary["side_outputs"]) == ["distilled"]
+
+
+def check_stages(recipe: Recipe, keys: Any, store: Store, roots: dict[str, Path]) -> None:
+    """Every stage logged its steps and changed its weights, or kept samples."""
+    for stage in recipe.stages:
+        place = store.directory(keys[stage.name])
+        rows = rows_of(place)
+        steps = [row for row in rows if row["kind"] == "step"]
+        assert len(steps) == (0 if isinstance(stage, Merge) else 2)
+        for row in steps:
+            assert (row.get("domains") or row["pairs"] == 0) and row["flops"] > 0
+        if isinstance(stage, RejectionSampling):
+            lines = (store.data(keys[stage.name]) / SAMPLES).read_text().splitlines()
+            assert {json.loads(line)["domain"] for line in lines} == set(stage.domains)
+            continue
+        assert any(row["kind"] == "evaluation" and row["split"] == "test" for row in rows)
+        before = roots[stage.init] if stage.init in ROOTS else store.weights(keys[stage.init])
+        assert tensors_sha256(store.weights(keys[stage.name])) != tensors_sha256(before), stage.name
+
+
+def check_shown(recipe: Recipe, summary: dict[str, Any], run: Path, heard: str) -> None:
+    """Every stage has a line of its own figure while it runs, in the table and in the file."""
+    text, (table,) = summary_text(summary), write_table(run, summary)
+    kinds = {"reward_model": "accuracy", "rejection_sampling": "best_score"}
+    for name, row in summary["stages"].items():
+        key = figure_of(row["domains"])
+        assert key == kinds.get(row["kind"], "pass_rate")
+        line = next(line for line in text.splitlines() if line.startswith(f"{name:<18} "))
+        assert line.split()[1] == FIGURES[key].split()[0]
+        assert name in ROOTS or any(
+            f"{recipe.name}/{name} " in line and mean_figure(row["domains"]) in line
+            for line in heard.splitlines()
+        )
+        assert all(f"{name},{row['kind']},{domain}," in table.read_text() for domain in row["domains"])
+
+
+def test_a_figure_that_could_not_be_measured_is_a_dash(tmp_path: Path) -> None:
+    """A reward model without a comparison in a domain has no accuracy there."""
+    rows = {
+        "a": {"accuracy": None, "se": None, "n": 0, "correlation": None},
+        "b": {"accuracy": 0.75, "se": 0.1, "n": 9, "correlation": 0.4},
+    }
+    assert mean_figure(rows) == "mean accuracy 0.750"
+    assert mean_figure({"a": rows["a"]}) == "mean accuracy -"
+    spent = {"flops": dict.fromkeys(PHASES, 0.0), "wall_seconds": 1.0, "kind": "reward_model"}
+    stages = {"judge": {"domains": rows, **spent}}
+    text = summary_text({"stages": stages, "run": "r", "seconds": 1.0, "weights_sha256": "0" * 64})
+    assert text.splitlines()[1].split()[1:5] == ["accuracy", "-", "0.750", "±0.100"]
+    (table,) = write_table(tmp_path, {"stages": stages})
+    assert table.read_text().splitlines()[1].startswith("judge,reward_model,a,,,,,0,")

@@ -1,0 +1,1 @@
+"""Tools for developers: speed, screenshots, generated docs, the record of forecasts."""

@@ -1,0 +1,262 @@
+"""`python -m tools.docs`: rewrites docs/recipes.md and one page and picture per published system from the code.
+
+A page shows the system's graph, its stages with their amounts, what is published with its source, what we assume and
+why, its forecast at published scale, and on the tiny model the forecast beside what was measured (the file that
+`mopd study compare --all --own` leaves, where present). Leaves out: text written by hand; there is none to keep.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mopdsim.forecast import published_scale, scenario
+from mopdsim.forecast.compare_all import DOMAINS, compare_all
+from mopdsim.forecast.forecast import forecast
+from mopdsim.recipes import draw, published, recipe_file
+from mopdsim.recipes.published import Figure
+from mopdsim.recipes.recipe import Recipe, parents
+from mopdsim.recipes.systems import SYSTEMS
+from mopdsim.validate.totals import validate
+
+ROOT = Path(__file__).parents[1]
+MEASURED = ROOT / "studies" / "results" / "compare" / "own_amounts.json"
+_QUANTILES = ("p10", "p50", "p90")
+_STAGE_COLUMNS = (
+    "stage", "kind", "starts from", "domains", "steps", "prompts a step", "rollouts", "learning rate", "length",
+)  # fmt: skip
+_AMOUNTS = ("steps", "prompts_per_step", "rollouts_per_prompt", "learning_rate", "response_tokens")
+
+
+def main() -> None:
+    """Writes every page."""
+    folder = ROOT / "docs" / "recipes"
+    folder.mkdir(parents=True, exist_ok=True)
+    totals = validate()["predictions"]
+    tiny = {row["recipe"]: row for row in compare_all()["rows"]}
+    measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else None
+    rows = []
+    for name in SYSTEMS:
+        found = forecast(scenario.from_document(published_scale.document(name), source=name)).to_document()
+        (folder / f"{name}.svg").write_text(draw.svg(recipe_of(name)), encoding="utf-8")
+        own = [row for row in totals if row["system"] == name]
+        parts = [*static_parts(name), *_forecast_parts(name, found, own), *_tiny_parts(name, tiny, measured)]
+        _write(folder / f"{name}.md", parts)
+        rows.append((name, found))
+        print(f"docs/recipes/{name}.md")
+    _write(ROOT / "docs" / "recipes.md", _index(rows, totals, measured))
+    print("docs/recipes.md")
+
+
+def recipe_of(name: str) -> Recipe:
+    """A system's recipe at its published scale."""
+    return recipe_file.from_document(published_scale.document(name)["recipe"], source=name)
+
+
+def static_parts(name: str) -> list[str]:
+    """What of a page follows from the recipe and the figures alone, without a forecast."""
+    own = published.system(name)
+    figures = own.figures.values()
+    added = own.added_after_first_comparison
+    parts = [
+        f"# {own.title} ({own.date})",
+        (inspect.getdoc(SYSTEMS[name]) or "").partition("\n")[0],
+        f"Report: {own.report}. Written by `python -m tools.docs`; do not edit.",
+        f"![{draw.described(recipe_of(name))}]({name}.svg)",
+        "## Stages at published scale",
+        stage_table(name),
+        "Two numbers are P10 and P90 of what is not stated; the forecast's central value is their geometric middle.",
+        "## What is published",
+        figure_table([row for row in figures if row.grade == "published"]),
+        "## What we assume",
+        figure_table([row for row in figures if row.grade == "assumed"]),
+        "## How we read the structure",
+        _listed(own.reading),
+    ]
+    if added:
+        parts += [
+            "The total of this system had been compared with an earlier set of presets before; these facts were added "
+            "after that, and lengths and overhead were not touched:",
+            _listed(added),
+        ]
+    return parts
+
+
+def stage_table(name: str) -> str:
+    """The stages of a system with their amounts, as Markdown."""
+    own = published.system(name)
+    rows = []
+    for stage in recipe_of(name).stages:
+        facts = own.of_stage("stages", stage.name)
+        reads = ", ".join(parent for parent in parents(stage) if parent != stage.init)
+        rows.append(
+            [
+                stage.name,
+                stage.kind.replace("_", " "),
+                stage.init + (f"; reads {reads}" if reads else ""),
+                ", ".join(getattr(stage, "domains", ())),
+                *(_value(facts[key]) if key in facts else "" for key in _AMOUNTS),
+            ]
+        )
+    return _table(_STAGE_COLUMNS, rows)
+
+
+def figure_table(figures: Sequence[Figure]) -> str:
+    """Figures with what they rest on, as Markdown."""
+    return _table(
+        ("figure", "value", "source"), [[f"`{row.path}`", _value(row), row.source] for row in figures]
+    )
+
+
+def _forecast_parts(name: str, found: Mapping[str, Any], totals: Sequence[Mapping[str, Any]]) -> list[str]:
+    stages = [
+        [row["name"], *(_number(row["gpu_hours"][q]) for q in _QUANTILES), row["layout"] or ""]
+        for row in found["stages"]
+    ]
+    scores = [[domain, *(f"{row[q]:.3f}" for q in _QUANTILES)] for domain, row in found["scores"].items()]
+    parts = [
+        "## Forecast at published scale",
+        f"`mopd forecast {name}`: {found['model']} on {sum(found['pools'].values())} x {found['gpu']}.",
+        _table(
+            ("", "P10", "P50", "P90"),
+            [
+                [label, *(_number(found[key][q]) for q in _QUANTILES)]
+                for key, label in (("gpu_hours", "GPU-hours"), ("usd", "dollars"), ("days", "days"))
+            ],
+        ),
+        _table(("stage", "P10", "P50", "P90", "layout"), stages),
+        _table(("score", "P10", "P50", "P90"), scores),
+    ]
+    if totals:
+        parts += ["The published total beside it (no constant is fitted on it):", _totals_table(totals)]
+    return parts
+
+
+def _totals_table(totals: Sequence[Mapping[str, Any]]) -> str:
+    rows = [
+        [
+            row["system"],
+            ", ".join(row["stages"]),
+            row["unit"].replace("_", "-"),
+            *(_number(row[key]) for key in (*_QUANTILES, "measured")),
+            "yes" if row["inside_80"] else "no",
+            f"{row['error'] + 1:.2f}",
+        ]
+        for row in totals
+    ]
+    names = ("system", "stages", "unit", "P10", "P50", "P90", "published", "inside", "median off by a factor")
+    return _table(names, rows)
+
+
+def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[str]:
+    row = tiny[name]
+    parts = [
+        "## On the tiny model",
+        f"At one budget of training FLOPs for all recipes, over {', '.join(DOMAINS)} (`mopd compare --all`), forecast: "
+        f"mean score {_three(row['mean'])}, worst domain {_three(row['worst'])}, {row['stages']} stages, "
+        f"{row['teachers']} teachers.",
+    ]
+    run = (measured or {}).get("recipes", {}).get(name)
+    if run is None:
+        return [*parts, "Not measured yet: `mopd study compare --all --own` runs it."]
+    told = run["forecast"]["scores"]
+    rows = [
+        [
+            domain,
+            f"{run['start'][domain]:.3f}",
+            f"{score:.3f}",
+            _three(told[domain]) if domain in told else "",
+        ]
+        for domain, score in run["scores"].items()
+    ]
+    return [
+        *parts,
+        f"Run for real with its own tiny amounts (`mopd study compare --all --own`): {run['flops']:.3g} "
+        f"training FLOPs, {run['seconds']:.0f} s.",
+        _table(("domain", "start", "measured", "forecast P50 (P10 to P90)"), rows),
+    ]
+
+
+def _index(
+    rows: Sequence[tuple[str, Mapping[str, Any]]],
+    totals: Sequence[Mapping[str, Any]],
+    measured: Mapping[str, Any] | None,
+) -> list[str]:
+    runs = (measured or {}).get("recipes", {})
+    systems = []
+    for name, found in rows:
+        own = published.system(name)
+        seen = [row.grade == "published" for row in own.figures.values()]
+        systems.append(
+            [
+                f"[{own.title}](recipes/{name}.md)",
+                own.date,
+                str(len(found["stages"])),
+                f"{sum(found['pools'].values())} x {found['gpu']}",
+                _three(found["gpu_hours"], _number),
+                f"{sum(seen)} of {len(seen)}",
+                _three(runs[name]["forecast"]["mean"]) if name in runs else "",
+                f"{_mean(runs[name]['scores'].values()):.3f}" if name in runs else "",
+            ]
+        )
+    names = (
+        "system", "date", "stages", "GPUs", "GPU-hours P50 (P10 to P90)", "figures published",
+        "tiny mean score, own amounts: forecast", "measured",
+    )  # fmt: skip
+    return [
+        "# Published systems as recipes",
+        "One page each: its graph, its stages, what is published and what we assume, its forecast and its tiny run. "
+        "Written by `python -m tools.docs`; do not edit.",
+        _table(names, systems),
+        "## Published totals against the forecast",
+        "The figures were written down before these forecasts, and no constant is fitted on the totals "
+        "(`mopd validate published`).",
+        _totals_table(totals),
+    ]
+
+
+def _write(path: Path, parts: Sequence[str]) -> None:
+    path.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+
+
+def _value(row: Figure) -> str:
+    """A value or a range in words."""
+    if row.ends is not None:
+        low, high = row.ends
+        return f"{_number(low)} to {_number(high)}"
+    if isinstance(row.value, list):
+        return "; ".join(", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in row.value)
+    numeric = isinstance(row.value, int | float) and not isinstance(row.value, bool)
+    return _number(row.value) if numeric else str(row.value)
+
+
+def _number(value: float) -> str:
+    if value == int(value) and abs(value) < 1e6:
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
+
+
+def _three(row: Mapping[str, float], shown: Any = "{:.3f}".format) -> str:
+    return f"{shown(row['p50'])} ({shown(row['p10'])} to {shown(row['p90'])})"
+
+
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _listed(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [f"| {' | '.join(row)} |" for row in ([list(names), ["---"] * len(names), *cells])]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

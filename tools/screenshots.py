@@ -1,0 +1,120 @@
+"""Draws docs/app.md's pictures: `python -m tools.screenshots`, into docs/app/.
+
+Starts the app with a run directory and a planner's answer of its own, and photographs each page in chromium at 1280
+pixels in light and at 390 pixels in dark. Needs playwright and chromium. Leaves out: the words of docs/app.md.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CHROMIUM = "/usr/bin/chromium"
+ROOT = Path(__file__).parents[1]
+OUT = ROOT / "docs" / "app"
+SHOTS = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
+HIGHEST = {"wide": 2000, "narrow": 2600}  # pixels of a picture at most
+TALLER = {"runs": 800}  # pixels more, for what stands below
+PAGES = {
+    "what_if": ("", "in mean score"),
+    "plan": ("plan", "how many teachers"),
+    "interference": ("interference", "The strongest pull"),
+    "recipes": ("recipes?recipe=DeepSeek-V4", "specialists by SFT then GRPO"),
+    "calibration": ("calibration", "Predicted against measured"),
+    "runs": ("runs", "steps logged"),
+}
+
+
+@contextmanager
+def app(runs: Path) -> Iterator[str]:
+    """The app's address; it ends with the block."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
+         f"--server.port={port}"],
+        cwd=ROOT, env={**os.environ, "MOPD_RUNS": str(runs)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        for _ in range(300):
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def tiny_run(runs: Path) -> None:
+    """A run of seconds for the page Runs to show."""
+    code = "from mopdsim.cli.main import main; main()"
+    words = [
+        "train",
+        "run",
+        "mopd",
+        "--domains",
+        "sort,reverse",
+        "--scale",
+        "0.05",
+        "--out",
+        str(runs / "tiny-1"),
+    ]
+    subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
+    """One page at one width and theme, as high as it is."""
+    path, words = PAGES[name]
+    width, height, scheme = SHOTS[shot]
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(address + path)
+    page.get_by_text(words).first.wait_for(timeout=60_000)
+    page.wait_for_timeout(2500)
+    if name == "plan":
+        _answered(page)
+    tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+    page.set_viewport_size({"width": width, "height": min(tall, HIGHEST[shot] + TALLER.get(name, 0))})
+    page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
+    page.wait_for_timeout(1500)
+    target = OUT / f"{name}_{shot}.png"
+    page.screenshot(path=target)
+    context.close()
+    return target
+
+
+def _answered(page: Any) -> None:
+    """Ask the form's question and wait for the planner."""
+    page.get_by_role("button", name="Recommend a plan").click()
+    page.get_by_text("plans forecast in").wait_for(timeout=600_000)
+    page.wait_for_timeout(1500)
+
+
+def main() -> None:
+    """All pages at both widths; prints what was written."""
+    from playwright.sync_api import sync_playwright
+
+    OUT.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
+        tiny_run(Path(place))
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        with app(Path(place)) as address:
+            for name in PAGES:
+                for shot in SHOTS:
+                    print(shoot(browser, address, name, shot).relative_to(ROOT))
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()

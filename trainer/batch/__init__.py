@@ -1,0 +1,1 @@
+"""One batch on its way: prompts, rollouts, scores, gradients, evaluation, what it cost."""

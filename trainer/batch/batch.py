@@ -1,0 +1,275 @@
+"""A batch of prompts of several domains with their rollouts and rewards.
+
+Rows are ordered by domain, so that a domain is a slice. Leaves out: answers that the policy did not sample
+(`trainer.batch.written`), what is learnt from a batch.
+Axes: B rows (prompt u has rows u * group ... u * group + group - 1), T response length.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
+from trainer.batch.rollout import Rollouts, converse, generate, left_pad, turns
+from trainer.batch.routing import Route
+from trainer.model.chat import observation_ids, prompt_ids
+from trainer.model.policy import Policy
+from trainer.tasks import Item, Split, Task
+
+Grader = Callable[[Task, Item, list[str]], float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """Prompts, rows and rewards. `spans` maps a domain to its slice of rows."""
+
+    items: tuple[Item, ...]
+    rollouts: Rollouts
+    reward_B: Tensor  # float32, on the rollouts' device
+    spans: Mapping[str, slice]
+
+    @property
+    def group(self) -> int:
+        return self.rollouts.group
+
+    def domain_ids(self) -> Tensor:
+        """domain_B: the place of each row's domain in `spans`."""
+        return spread(self.spans, range(len(self.spans))).long()
+
+    def of(self, domain: str) -> Batch:
+        """One domain's part."""
+        span = self.spans[domain]
+        return Batch(
+            items=self.items[span.start // self.group : span.stop // self.group],
+            rollouts=self.rollouts.rows(span),
+            reward_B=self.reward_B[span],
+            spans={domain: slice(0, span.stop - span.start)},
+        )
+
+
+def spread(spans: Mapping[str, slice], values: Sequence[float]) -> Tensor:
+    """value_B: a value per domain, repeated over the domain's rows."""
+    value_B = torch.zeros(max(span.stop for span in spans.values()))
+    for span, value in zip(spans.values(), values, strict=True):
+        value_B[span] = value
+    return value_B
+
+
+def allocate(
+    shares: Mapping[str, float], count: int, *, owed: dict[str, float], cursors: dict[str, int]
+) -> tuple[dict[str, int], dict[str, int]]:
+    """(counts, cursors before): split `count` prompts by shares, what was rounded off before first.
+
+    Updates `owed`, what rounding left to each, and moves `cursors` on.
+    """
+    whole = sum(shares.values())
+    exact = {name: share / whole * count + owed.get(name, 0.0) for name, share in shares.items()}
+    counts = {name: max(0, math.floor(value)) for name, value in exact.items()}
+    by_rest = sorted(shares, key=lambda name: counts[name] - exact[name])
+    for name in by_rest[: max(0, count - sum(counts.values()))]:
+        counts[name] += 1
+    owed.update({name: exact[name] - counts[name] for name in shares})
+    start = {name: cursors.get(name, 0) for name in shares}
+    cursors.update({name: start[name] + counts[name] for name in shares})
+    return counts, start
+
+
+def draw(
+    tasks: Mapping[str, Task],
+    counts: Mapping[str, int],
+    cursors: Mapping[str, int],
+    *,
+    split: Split,
+    seed: int,
+) -> list[Item]:
+    """The next `counts` items of each domain's stream, ordered by domain."""
+    return [
+        item
+        for name, count in counts.items()
+        if count
+        for item in tasks[name].stream(split, cursors[name], count, seed=seed)
+    ]
+
+
+def sample(
+    policy: Policy,
+    tasks: Mapping[str, Task],
+    items: Sequence[Item],
+    *,
+    domains: Sequence[str],
+    rollouts_per_prompt: int,
+    temperature: float,
+    seed: int,
+    grader: Grader = lambda task, item, said: task.reward(item, said),
+) -> Batch:
+    """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items.
+
+    Raises MopdError with the prompt and completion when a verifier fails, DivergenceError on a non-finite reward.
+    """
+    used = [tasks[name] for name in dict.fromkeys(domains)]
+    prompts = prompt_ids(policy.tokenizer, [item.prompt for item in items])
+    common = {
+        "rollouts_per_prompt": rollouts_per_prompt,
+        "max_new_tokens": max(task.max_new_tokens for task in used),
+        "temperature": temperature,
+        "seed": seed,
+    }
+    most_turns = max(task.max_turns for task in used)
+    if most_turns == 1:
+        rollouts = generate(policy, prompts, **common)  # type: ignore[arg-type]
+    else:
+
+        def observe(row: int, said: list[str]) -> list[int] | None:
+            place = row // rollouts_per_prompt
+            with _shown(tasks[domains[place]], items[place], said):
+                reply = tasks[domains[place]].observe(items[place], said)
+            return None if reply is None else observation_ids(policy.tokenizer, reply)
+
+        rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **common)  # type: ignore[arg-type]
+    said = turns(policy, rollouts)
+    rewards = [
+        _graded(grader, tasks[domains[b // rollouts_per_prompt]], items[b // rollouts_per_prompt], said[b])
+        for b in range(len(said))
+    ]
+    return Batch(
+        items=tuple(items),
+        rollouts=rollouts,
+        reward_B=torch.tensor(rewards, dtype=torch.float32, device=policy.device),
+        spans=spans_of(domains, rollouts_per_prompt),
+    )
+
+
+def select(batch: Batch, kept_B: Tensor) -> Batch:
+    """The kept rows of a one-domain batch, each as a prompt of its own."""
+    (domain,) = batch.spans
+    row_M = kept_B.nonzero().squeeze(1)
+    rollouts = batch.rollouts.rows(row_M)
+    return Batch(
+        items=tuple(batch.items[row // batch.group] for row in row_M.tolist()),
+        rollouts=Rollouts(**{**vars(rollouts), "group": 1}),
+        reward_B=batch.reward_B[row_M],
+        spans={domain: slice(0, len(row_M))},
+    )
+
+
+def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, list[Route]]:
+    """One-domain batches, one after the other, every row a prompt of its own; and their routes in the new batch."""
+    items = [item for _, part in parts for item in part.items for _ in range(part.group)]
+    domains = [route.domain for route, part in parts for _ in range(len(part.items) * part.group)]
+    moved, first = [], 0
+    for route, part in parts:
+        count = len(part.items) * part.group
+        moved.append(Route(domain=route.domain, prompts=slice(first, first + count), teachers=route.teachers))
+        first += count
+    pieces = [part.rollouts for _, part in parts]
+    left = max((p.prompt_BP.shape[1] for p in pieces), default=0)
+    right = max((p.response_BT.shape[1] for p in pieces), default=0)
+
+    def stacked(name: str, fill: float) -> Tensor:
+        tensors = []
+        for piece in pieces:
+            tensor = getattr(piece, name)
+            lack = (left if name.startswith("prompt") else right) - tensor.shape[1]
+            tensors.append(
+                torch.nn.functional.pad(
+                    tensor, (lack, 0) if name.startswith("prompt") else (0, lack), value=fill
+                )
+            )
+        return torch.cat(tensors)
+
+    rollouts = Rollouts(
+        prompt_BP=stacked("prompt_BP", policy.pad_id),
+        prompt_mask_BP=stacked("prompt_mask_BP", False),
+        response_BT=stacked("response_BT", policy.pad_id),
+        present_BT=stacked("present_BT", False),
+        trained_BT=stacked("trained_BT", False),
+        logprob_BT=stacked("logprob_BT", 0.0),
+        truncated_B=torch.cat([piece.truncated_B for piece in pieces]),
+        group=1,
+    )
+    reward_B = torch.cat([part.reward_B for _, part in parts])
+    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1)), moved
+
+
+def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:
+    """The same responses to prompts rendered by another model's chat template."""
+    prompt_UP, mask_UP = left_pad(prompt_ids(reader.tokenizer, [item.prompt for item in items]), reader)
+    rows = {
+        "prompt_BP": prompt_UP.repeat_interleave(rollouts.group, 0),
+        "prompt_mask_BP": mask_UP.repeat_interleave(rollouts.group, 0),
+    }
+    return Rollouts(**{**vars(rollouts), **rows})
+
+
+def rows_for(reader: Policy, writer: Policy, batch: Batch, row_M: Tensor) -> Rollouts:
+    """Some rows, their prompts in the reader's chat template where that is not the writer's."""
+    part = batch.rollouts.rows(row_M)
+    if reader.tokenizer.chat_template == writer.tokenizer.chat_template:
+        return part
+    return with_prompts_of(
+        part, reader, [batch.items[row // batch.group] for row in row_M[:: part.group].tolist()]
+    )
+
+
+def spans_of(domains: Sequence[str], group: int) -> dict[str, slice]:
+    """The rows of each domain, given each item's domain; its items must be consecutive."""
+    spans: dict[str, slice] = {}
+    for name in dict.fromkeys(domains):
+        places = [place for place, domain in enumerate(domains) if domain == name]
+        if places[-1] - places[0] + 1 != len(places):
+            raise ValueError(f"items of {name!r} are not consecutive")
+        spans[name] = slice(places[0] * group, (places[-1] + 1) * group)
+    return spans
+
+
+def _graded(grader: Grader, task: Task, item: Item, said: list[str]) -> float:
+    with _shown(task, item, said):
+        reward = float(grader(task, item, said))
+    if not math.isfinite(reward):
+        raise DivergenceError(
+            f"the verifier of {task.spec!r} gave reward {reward} for {item.prompt!r} -> {said!r}"
+        )
+    return reward
+
+
+@contextmanager
+def _shown(task: Task, item: Item, said: Sequence[str]) -> Iterator[None]:
+    """A task's own exception, with what it failed on."""
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        raise MopdError(
+            f"the verifier of {task.spec!r} failed with {type(error).__name__}: {error}; "
+            f"prompt {item.prompt!r}, completion {list(said)!r}"
+        ) from error
+
+
+def minibatches(batch: Batch, kept_U: Tensor, count: int) -> list[tuple[Batch, Tensor]]:
+    """The kept prompts in `count` parts, each ordered by domain, with their row_M; empty parts are left out."""
+    prompt_U = kept_U.nonzero().squeeze(1)
+    parts = []
+    for number in range(count):
+        chosen = prompt_U[number::count]
+        if not len(chosen):
+            continue
+        row_M = (chosen[:, None] * batch.group + torch.arange(batch.group, device=chosen.device)).flatten()
+        edges = {
+            name: (int((row_M < span.start).sum()), int((row_M < span.stop).sum()))
+            for name, span in batch.spans.items()
+        }
+        part = Batch(
+            items=tuple(batch.items[u] for u in chosen.tolist()),
+            rollouts=batch.rollouts.rows(row_M),
+            reward_B=batch.reward_B[row_M],
+            spans={name: slice(a, b) for name, (a, b) in edges.items() if b > a},
+        )
+        parts.append((part, row_M))
+    return parts

@@ -1,0 +1,207 @@
+"""Rollouts of a policy: single turns (`generate`) and conversations with an environment (`converse`).
+
+Deterministic for (policy, prompts, seed, thread count). Leaves out: how tokens are drawn (`trainer.batch.decode`), chat
+templates and grading (the loops).
+
+Axes: B rows, P left-padded prompt length, T right-padded response length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import UsageError
+from trainer.batch.decode import decode, end_ids, left_pad, uniform
+from trainer.model.policy import Policy
+
+__all__ = ["Rollouts", "converse", "generate", "left_pad", "turns"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rollouts:
+    """Sampled responses to prompts, on the policy's device. Row b answers prompt b // group."""
+
+    prompt_BP: Tensor  # long, left padded; rows of a group are identical
+    prompt_mask_BP: Tensor  # bool
+    response_BT: Tensor  # long, right padded
+    present_BT: Tensor  # bool: the token exists, sampled or observed
+    trained_BT: Tensor  # bool: sampled by the policy, its end-of-sequence included
+    logprob_BT: Tensor  # float32 behaviour log-prob at the sampling temperature; 0 where not trained
+    truncated_B: Tensor  # bool: the last turn was cut off before an end-of-sequence
+    group: int
+
+    def rows(self, index: Tensor | slice) -> Rollouts:
+        """Some rows. Slices and indices that keep whole groups keep `group`, others set it to 1."""
+        picked = torch.arange(len(self.prompt_BP), device=self.prompt_BP.device)[index]
+        whole = len(picked) % self.group == 0 and bool(
+            (
+                picked.view(-1, self.group)
+                == picked[:: self.group, None] // self.group * self.group
+                + torch.arange(self.group, device=picked.device)
+            ).all()
+        )
+        return Rollouts(
+            prompt_BP=self.prompt_BP[index],
+            prompt_mask_BP=self.prompt_mask_BP[index],
+            response_BT=self.response_BT[index],
+            present_BT=self.present_BT[index],
+            trained_BT=self.trained_BT[index],
+            logprob_BT=self.logprob_BT[index],
+            truncated_B=self.truncated_B[index],
+            group=self.group if whole else 1,
+        )
+
+
+def generate(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    rollouts_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+    min_new_tokens: int = 0,
+) -> Rollouts:
+    """One turn for every prompt (token ids), `rollouts_per_prompt` consecutive rows each.
+
+    `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). Before
+    `min_new_tokens` no end-of-sequence is drawn; the log-prob stays the policy's own.
+    Raises UsageError on an empty prompt, or a row that could outgrow the model.
+    """
+    _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
+    uniform_BT = uniform(seed, 0, len(prompts) * rollouts_per_prompt, max_new_tokens)
+    prompt_UP, mask_UP = left_pad(prompts, policy)
+    response_BT, logprob_BT, length_B = decode(
+        policy, prompts, uniform_BT, temperature=temperature, min_new_tokens=min_new_tokens
+    )
+    present_BT = torch.arange(response_BT.shape[1], device=policy.device) < length_B[:, None]
+    last_B = response_BT.gather(1, length_B[:, None] - 1).squeeze(1)
+    return Rollouts(
+        prompt_BP=prompt_UP.repeat_interleave(rollouts_per_prompt, 0),
+        prompt_mask_BP=mask_UP.repeat_interleave(rollouts_per_prompt, 0),
+        response_BT=response_BT.masked_fill(~present_BT, policy.pad_id),
+        present_BT=present_BT,
+        trained_BT=present_BT.clone(),
+        logprob_BT=logprob_BT.masked_fill(~present_BT, 0.0),
+        truncated_B=~torch.isin(last_B, end_ids(policy)),
+        group=rollouts_per_prompt,
+    )
+
+
+def converse(
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    *,
+    observe: Callable[[int, list[str]], list[int] | None],
+    max_turns: int,
+    rollouts_per_prompt: int,
+    max_new_tokens: int,
+    temperature: float,
+    seed: int,
+) -> Rollouts:
+    """Up to `max_turns` turns of at most `max_new_tokens` each; later turns read the conversation anew.
+
+    `observe(row, turns so far)` gives the environment's reply as token ids (its template and the opening of the next
+    turn included), or None when the episode is over; it is not asked after a truncated or the last turn. Its
+    tokens are present but not trained.
+    """
+    _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
+    starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]
+    rows = [_Row() for _ in starts]
+    active = list(range(len(rows)))
+    for turn in range(max_turns):
+        uniform_BT = uniform(seed, turn, len(rows), max_new_tokens)[active]
+        contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
+        responses = decode(policy, contexts, uniform_BT, temperature=temperature)
+        for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
+            rows[b].add(tokens[:length], logprobs[:length], trained=True)
+            rows[b].turns.append(policy.tokenizer.decode(tokens[:length], skip_special_tokens=True))
+        if turn + 1 < max_turns:
+            active = [b for b in active if _answered(rows[b], observe, b, policy)]
+        if not active:
+            break
+    return _collect(policy, prompts, rollouts_per_prompt, rows)
+
+
+@dataclass
+class _Row:
+    """One conversation while it grows."""
+
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    trained: list[bool] = field(default_factory=list)
+    turns: list[str] = field(default_factory=list)
+
+    def add(self, tokens: list[int], logprobs: list[float], *, trained: bool) -> None:
+        self.tokens += tokens
+        self.logprobs += logprobs
+        self.trained += [trained] * len(tokens)
+
+
+def _answered(
+    row: _Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy
+) -> bool:
+    """Append the environment's reply, if the conversation goes on."""
+    if row.tokens[-1] not in policy.eos_ids:
+        return False
+    reply = observe(b, list(row.turns))
+    if reply is None:
+        return False
+    row.add(reply, [0.0] * len(reply), trained=False)
+    return True
+
+
+def _collect(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows: list[_Row]) -> Rollouts:
+    prompt_UP, mask_UP = left_pad(prompts, policy)
+
+    def padded(values: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
+        width = max(map(len, values))
+        return torch.tensor(
+            [v + [fill] * (width - len(v)) for v in values], dtype=dtype, device=policy.device
+        )
+
+    return Rollouts(
+        prompt_BP=prompt_UP.repeat_interleave(group, 0),
+        prompt_mask_BP=mask_UP.repeat_interleave(group, 0),
+        response_BT=padded([row.tokens for row in rows], policy.pad_id, torch.long),
+        present_BT=padded([[True] * len(row.tokens) for row in rows], False, torch.bool),
+        trained_BT=padded([row.trained for row in rows], False, torch.bool),
+        logprob_BT=padded([row.logprobs for row in rows], 0.0, torch.float32),
+        truncated_B=torch.tensor(
+            [row.tokens[-1] not in policy.eos_ids for row in rows], device=policy.device
+        ),
+        group=group,
+    )
+
+
+def _check(
+    prompts: Sequence[Sequence[int]], max_new_tokens: int, per_prompt: int, temperature: float
+) -> None:
+    if not prompts or not all(prompts):
+        raise UsageError("prompts: every prompt needs at least one token; check the chat template")
+    if max_new_tokens < 1 or per_prompt < 1 or temperature < 0:
+        raise UsageError(
+            f"max_new_tokens {max_new_tokens}, rollouts_per_prompt {per_prompt}, temperature {temperature}: "
+            "the first two must be at least 1 and the temperature at least 0"
+        )
+
+
+def turns(policy: Policy, rollouts: Rollouts) -> list[list[str]]:
+    """The sampled turns of every row as text, without special tokens; observations are not among them."""
+    texts = []
+    for response_T, trained_T in zip(
+        rollouts.response_BT.tolist(), rollouts.trained_BT.tolist(), strict=True
+    ):
+        row: list[list[int]] = [[]]
+        for token, trained in zip(response_T, trained_T, strict=True):
+            if trained:
+                row[-1].append(token)
+                if token in policy.eos_ids:
+                    row.append([])
+        texts.append([policy.tokenizer.decode(turn, skip_special_tokens=True) for turn in row if turn])
+    return texts

@@ -1,0 +1,152 @@
+"""Gradients of a loss over rollouts, in pieces that never hold all logits at once.
+
+A loss sees the logits (or the states themselves) of some trained positions and their flat indices, and returns a sum
+whose weights are normalised over the whole update; so cutting the batch into micro-batches, chunks or threads never
+changes the gradient. Leaves out: which loss (`trainer.losses.losses`), the optimiser, sampling.
+
+Axes: B rows, T response length, N trained positions (flat index b * T + t), D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from trainer.batch.rollout import Rollouts
+from trainer.model.parallel import parts_for, row_spans, side_by_side
+from trainer.model.policy import Policy
+
+LossOf = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+CHUNK_LOGITS = 1 << 21  # logits held at once, times a few for the loss's own intermediates
+CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
+PIECE = 1 << 14  # the same on an accelerator
+LOSS = ""  # the loss among the metrics, under a name no metric has
+
+
+def accumulate_gradients(
+    policy: Policy,
+    rollouts: Rollouts,
+    loss_of: LossOf,
+    *,
+    temperature: float = 1.0,
+    of_states: bool = False,
+    micro_batch_rows: int | None = None,
+    chunk_positions: int | None = None,
+) -> tuple[float, dict[str, float]]:
+    """Add the gradient of the summed `loss_of(logits_NV / temperature, index_N)` to `param.grad`.
+
+    index_N ascends. Returns the loss and the metrics, each summed over all positions. `of_states`: the loss reads
+    hidden_ND in place of logits, and the temperature is its own affair. `micro_batch_rows` bounds the rows whose
+    activations are held (a group's stay together), `chunk_positions` the positions whose logits are. On a CPU
+    `loss_of` is called from several threads.
+    """
+    chunk = chunk_positions or max(1, CHUNK_LOGITS // policy.vocab_size)
+    parameters = list(policy.parameters())
+
+    def of_logits(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        return loss_of(policy.logits(hidden_ND, temperature=temperature), index_N)
+
+    reading = loss_of if of_states else of_logits
+
+    def work(part: slice) -> _Sums:
+        sums = _Sums(gradients=[None] * len(parameters))
+        for piece in _pieces(policy, rollouts, part, micro_batch_rows):
+            _add_piece(policy, rollouts, piece, reading, chunk, parameters, sums)
+        return sums
+
+    first, *others = side_by_side(work, _parts(policy, rollouts))
+    for other in others:
+        first.add(other.metrics, other.gradients)
+    for parameter, gradient in zip(parameters, first.gradients, strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+    metrics = {name: float(value) for name, value in first.metrics.items()}
+    return metrics.pop(LOSS, 0.0), metrics
+
+
+@torch.no_grad()
+def hidden_states(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Tensor:
+    """hidden_BTD of the trained positions, 0 elsewhere, without gradients: the form in which teachers are cached."""
+
+    def work(part: slice) -> list[Tensor]:
+        return [
+            _hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)
+        ]
+
+    found = [hidden_ND for part in side_by_side(work, _parts(policy, rollouts)) for hidden_ND in part]
+    hidden_BTD = found[0].new_zeros(*rollouts.response_BT.shape, found[0].shape[-1])
+    hidden_BTD[rollouts.trained_BT] = torch.cat(found)
+    return hidden_BTD
+
+
+@dataclass
+class _Sums:
+    """What one thread adds up: gradients, and the loss and metrics."""
+
+    gradients: list[Tensor | None]
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, metrics: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> None:
+        for name, value in metrics.items():
+            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
+        for slot, gradient in enumerate(gradients):
+            held = self.gradients[slot]
+            if gradient is not None:
+                self.gradients[slot] = gradient if held is None else held.add_(gradient)
+
+
+def _add_piece(
+    policy: Policy,
+    rollouts: Rollouts,
+    piece: slice,
+    loss_of: LossOf,
+    chunk: int,
+    parameters: list[nn.Parameter],
+    sums: _Sums,
+) -> None:
+    """Forward and backward of some rows: the body once, and in between the head and the loss chunk by chunk."""
+    trained_N = rollouts.trained_BT[piece].flatten().nonzero().squeeze(1)
+    if not len(trained_N):
+        return
+    index_N = trained_N + piece.start * rollouts.response_BT.shape[1]
+    hidden_ND = _hidden(policy, rollouts, piece)
+    body_ND = hidden_ND.detach().requires_grad_()
+    upstream = []
+    for some in range(0, len(index_N), chunk):
+        part_ND = body_ND[some : some + chunk]
+        loss, metrics = loss_of(part_ND, index_N[some : some + chunk])
+        into_part, *into_head = torch.autograd.grad(loss, [part_ND, *parameters], allow_unused=True)
+        upstream.append(into_part)
+        sums.add(
+            {LOSS: loss.detach(), **{name: value.detach() for name, value in metrics.items()}}, into_head
+        )
+    sums.add({}, torch.autograd.grad(hidden_ND, parameters, torch.cat(upstream), allow_unused=True))
+
+
+def _hidden(policy: Policy, rollouts: Rollouts, piece: slice) -> Tensor:
+    return policy.hidden_at(
+        rollouts.prompt_BP[piece],
+        rollouts.prompt_mask_BP[piece],
+        rollouts.response_BT[piece],
+        rollouts.trained_BT[piece],
+        group=rollouts.group,
+    )
+
+
+def _parts(policy: Policy, rollouts: Rollouts) -> list[slice]:
+    """Rows for each thread."""
+    return row_spans(
+        len(rollouts.prompt_BP), group=rollouts.group, parts=parts_for(policy.device, policy.weight_bytes)
+    )
+
+
+def _pieces(policy: Policy, rollouts: Rollouts, part: slice, rows: int | None) -> list[slice]:
+    """Rows whose activations are held together: `rows`, or as many as a fixed number of tokens allows."""
+    if rows is None:
+        width = rollouts.prompt_BP.shape[1] // rollouts.group + rollouts.response_BT.shape[1]
+        rows = (CPU_PIECE if policy.device.type == "cpu" else PIECE) // width
+    spans = row_spans(part.stop - part.start, group=rollouts.group, at_most=max(1, rows))
+    return [slice(part.start + span.start, part.start + span.stop) for span in spans]

@@ -1,0 +1,1 @@
+"""How fast and how large a step is, against peers and against the arithmetic alone."""

@@ -1,0 +1,212 @@
+"""How fast and how large a step is: distillation and GRPO, against TRL and against the arithmetic alone.
+
+Both trainers get the same weights, prompts and settings, and take turns step by step, so that whatever else the
+machine does hits both. A step is: tokenise, sample exactly 16 tokens, score, forward, backward, clip, AdamW.
+The limit is the step's FLOPs over the matrix-product rate measured in the same run at the step's own shape.
+Leaves out: how TRL is driven (`trainer.bench.trl`), memory (`trainer.bench.memory`), environments, logging.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import NotFoundError, did_you_mean
+from trainer.batch.bank import Scored
+from trainer.batch.rollout import Rollouts, generate
+from trainer.batch.update import CPU_PIECE, LossOf, accumulate_gradients, hidden_states
+from trainer.losses import losses
+from trainer.model import kernels
+from trainer.model.parallel import row_spans, side_by_side
+from trainer.model.policy import Policy
+from trainer.model.tiny import byte_tokenizer
+
+NEW_TOKENS = 16
+LEARNING_RATE = 1e-4
+WARM_UP, REPEATS = 2, 5
+STUDENT, TEACHER = 0, 1  # seeds of the weights
+Against = Literal["trl"] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """A Qwen3 shape and its batch. prompts: of a distillation step; GRPO draws prompts / group of them."""
+
+    hidden: int
+    feed_forward: int
+    layers: int
+    heads: int
+    key_heads: int
+    prompts: int
+    group: int = 8
+
+    def model(self, seed: int) -> Any:
+        """Random weights."""
+        from transformers import Qwen3Config, Qwen3ForCausalLM
+
+        tokenizer = byte_tokenizer()
+        torch.manual_seed(seed)
+        return Qwen3ForCausalLM(
+            Qwen3Config(
+                vocab_size=len(tokenizer),
+                hidden_size=self.hidden,
+                intermediate_size=self.feed_forward,
+                num_hidden_layers=self.layers,
+                num_attention_heads=self.heads,
+                num_key_value_heads=self.key_heads,
+                head_dim=self.hidden // self.heads,
+                max_position_embeddings=512,
+                tie_word_embeddings=True,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                bos_token_id=None,
+            )
+        )
+
+    def policy(self, seed: int) -> Policy:
+        return Policy(self.model(seed), byte_tokenizer())
+
+    def texts(self, count: int) -> list[str]:
+        """Prompts of 8 to 16 tokens."""
+        draw = random.Random(0)
+        return ["".join(draw.choices("abcdefgh", k=draw.randint(8, 16))) for _ in range(count)]
+
+
+SIZES = {
+    "0.36M": Size(hidden=96, feed_forward=288, layers=3, heads=4, key_heads=2, prompts=256),
+    "100M": Size(hidden=768, feed_forward=2432, layers=14, heads=12, key_heads=4, prompts=16),
+}
+
+
+def size_of(name: str) -> Size:
+    """NotFoundError for an unknown name."""
+    if name not in SIZES:
+        raise NotFoundError(f"size {name!r} is not one of the benchmark's{did_you_mean(name, SIZES)}")
+    return SIZES[name]
+
+
+class Step:
+    """One optimiser step at a time on the same prompts, each with other samples."""
+
+    forward_passes: int  # that its FLOPs amount to: sampling, scoring, and training as three
+
+    def __init__(self, policy: Policy, texts: Sequence[str], group: int) -> None:
+        self.policy, self.texts, self.group, self.count = policy, texts, group, 0
+        self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, fused=True)
+
+    def __call__(self) -> None:
+        rollouts = self.sample()
+        accumulate_gradients(self.policy, rollouts, self.loss_of(rollouts))
+        torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def sample(self) -> Rollouts:
+        self.count += 1
+        prompts = self.policy.tokenizer(list(self.texts))["input_ids"]
+        return generate(
+            self.policy,
+            prompts,
+            rollouts_per_prompt=self.group,
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            temperature=1.0,
+            seed=self.count,
+        )
+
+    def loss_of(self, rollouts: Rollouts) -> LossOf:
+        raise NotImplementedError
+
+
+class DistillStep(Step):
+    """Full-vocabulary reverse KL to one teacher in memory."""
+
+    forward_passes = 5
+
+    def __init__(self, size: Size) -> None:
+        super().__init__(size.policy(STUDENT), size.texts(size.prompts), 1)
+        self.teacher = size.policy(TEACHER)
+
+    def loss_of(self, rollouts: Rollouts) -> LossOf:
+        hidden_MD = hidden_states(self.teacher, rollouts).flatten(0, 1)
+        return reverse_kl(rollouts, [Scored(hidden_MD=hidden_MD, logits=self.teacher.logits)])
+
+
+class GrpoStep(Step):
+    """GRPO with token-mean loss; the reward counts distinct tokens."""
+
+    forward_passes = 4
+
+    def __init__(self, size: Size) -> None:
+        super().__init__(size.policy(STUDENT), size.texts(size.prompts // size.group), size.group)
+
+    def loss_of(self, rollouts: Rollouts) -> LossOf:
+        rewards = torch.tensor([distinct(tokens) for tokens in rollouts.response_BT.tolist()])
+        advantage_B, _ = losses.group_advantages(rewards, rollouts.group)
+        weight_M = losses.token_weights(rollouts.trained_BT).flatten()
+        token_M, behaviour_M = rollouts.response_BT.flatten(), rollouts.logprob_BT.flatten()
+        width = rollouts.response_BT.shape[1]
+
+        def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
+            return losses.policy_gradient(
+                logprob_N,
+                behaviour_M[index_N],
+                advantage_B[index_N // width],
+                weight_M[index_N],
+                clip_low=0.2,
+                clip_high=0.28,
+            )
+
+        return loss_of
+
+
+def distinct(tokens: Sequence[int]) -> float:
+    """A reward that costs next to nothing."""
+    return float(len(set(tokens)))
+
+
+def reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
+    """Each teacher scored an equal run of consecutive rows."""
+    weight_M = losses.token_weights(rollouts.trained_BT).flatten()
+    places = rollouts.trained_BT.numel() // len(scored)
+
+    def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            own = [
+                (index_N[index_N // places == k] - k * places, teacher) for k, teacher in enumerate(scored)
+            ]
+            teacher_NV = torch.cat([one.logits(one.hidden_MD[at_N]) for at_N, one in own if len(at_N)])
+        return losses.reverse_kl(logits_NV, teacher_NV, weight_M[index_N])
+
+    return loss_of
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Wall-clock seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def matmul_rate(size: Size) -> float:
+    """FLOP/s of float32 products of a step's shape on all threads: the best of PyTorch's way and ours."""
+    threads = torch.get_num_threads()
+    rows = min(CPU_PIECE, size.prompts * 2 * NEW_TOKENS // threads)
+    noise = torch.Generator().manual_seed(0)
+    x_NI = torch.randn(rows * threads, size.hidden, generator=noise)
+    weight_OI = torch.randn(size.feed_forward, size.hidden, generator=noise)
+    flops = 2.0 * x_NI.numel() * len(weight_OI)
+    spans = row_spans(len(x_NI), parts=threads)
+    ways: list[Callable[[], object]] = [
+        lambda: x_NI @ weight_OI.t(),
+        lambda: side_by_side(lambda span: kernels.matmul_nt(x_NI[span], weight_OI), spans),
+    ]
+    with torch.no_grad():
+        return flops / min(timed(way) for way in ways for _ in range(20))

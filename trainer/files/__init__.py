@@ -1,0 +1,1 @@
+"""Files of a run: complete or absent directories, checkpoints, metrics, settings."""

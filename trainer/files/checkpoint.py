@@ -1,0 +1,66 @@
+"""Checkpoints of a training loop: model, optimizer and a small JSON state, atomic and verified.
+
+All randomness of a loop is derived from (stage key, step), so no generator state has to be saved: the step, the data
+cursors and the loop's own memory are the whole of it. `load_latest` takes the newest checkpoint that verifies.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from trainer.files.atomic import atomic_directory, sweep, verified
+
+KEEP = 2
+
+
+def save(
+    directory: Path, *, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    """Write checkpoint `step` below `directory` and drop all but the newest two."""
+    with atomic_directory(directory / f"step_{step:08d}") as partial:
+        save_file(_tensors(model), partial / "model.safetensors")
+        _save(optimizer.state_dict(), partial / "optimizer.pt")
+        (partial / "state.json").write_text(json.dumps({**state, "step": step}, sort_keys=True))
+    for old in _newest_first(directory)[KEEP:]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def load_latest(
+    directory: Path, *, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> dict[str, Any] | None:
+    """Put the newest sound checkpoint into model and optimizer and return its state; None where there is none."""
+    sweep(directory)
+    for checkpoint in _newest_first(directory):
+        if verified(checkpoint):
+            model.load_state_dict(load_file(checkpoint / "model.safetensors"), strict=False)
+            optimizer.load_state_dict(torch.load(checkpoint / "optimizer.pt", weights_only=True))
+            state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text())
+            return state
+    return None
+
+
+def _save(state: dict[str, Any], path: Path) -> None:
+    try:
+        torch.save(state, path)
+    except RuntimeError as error:  # how its file writer says that the disk is full
+        raise OSError(str(error)) from error
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("step_*"), reverse=True)
+
+
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The parameters, tied ones once (a loaded model has them tied again), and the buffers that are saved."""
+    named = {
+        id(tensor): (name, tensor)
+        for name, tensor in reversed(list(model.state_dict(keep_vars=True).items()))
+    }
+    return {name: tensor.detach().contiguous().cpu() for name, tensor in named.values()}

@@ -1,0 +1,1 @@
+"""Causal language models: loading, forward passes, decoding, merging of weights."""

@@ -1,0 +1,105 @@
+"""Models from disk or a hub into a `Policy`, and back into a directory in Hugging Face layout.
+
+One path for every causal LM that transformers knows: `AutoModelForCausalLM` and `AutoTokenizer`, code from the hub
+never trusted, safetensors only. Weights are kept in float32 (the optimiser's copy); bfloat16 is a compute type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from trainer.files.atomic import MANIFEST, atomic_directory
+from trainer.model.policy import Policy
+
+_FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
+
+
+def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Policy:
+    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    place = check_device(device)
+    if isinstance(source, Path) and not (source / "config.json").is_file():
+        raise NotFoundError(
+            f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one"
+        )
+    try:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            source,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotFoundError(
+            f"model {str(source)!r} cannot be loaded: {reason}; give a directory in Hugging Face layout with "
+            "safetensors weights, or a hub id that this machine can reach"
+        ) from error
+    if missing := sorted(found["missing_keys"]):
+        raise UsageError(
+            f"model {str(source)!r}: its weights lack {missing[0]!r} ({len(missing)} in all), which would be "
+            "left random: complete the safetensors files"
+        )
+    if tokenizer.eos_token_id is None:
+        raise UsageError(f"model {str(source)!r}: its tokenizer has no end-of-sequence token; set eos_token")
+    if len(tokenizer) > model.config.vocab_size:
+        raise UsageError(
+            f"model {str(source)!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary "
+            f"{model.config.vocab_size}: use the tokenizer that belongs to the model"
+        )
+    return Policy(model.to(place), tokenizer, dtype=getattr(torch, dtype))
+
+
+def save_policy(policy: Policy, directory: Path) -> None:
+    """Weights, configuration and tokenizer in Hugging Face layout, complete or not at all."""
+    with atomic_directory(directory) as partial:
+        policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
+        policy.tokenizer.save_pretrained(partial)
+
+
+def check_device(device: str) -> torch.device:
+    """The device, or a sentence that says why it cannot be had."""
+    if device == "cpu":
+        return torch.device("cpu")
+    if device.partition(":")[0] != "cuda":
+        raise UsageError(f"device {device!r}: must be cpu or cuda")
+    if not torch.cuda.is_available():
+        raise UsageError(f"device {device!r}: no CUDA device is available to this PyTorch; use --device cpu")
+    return torch.device(device)
+
+
+def fingerprint(directory: Path) -> str:
+    """sha256 over a model directory's weights, configuration and tokenizer files."""
+    digest = hashlib.sha256()
+    for path in sorted({path for pattern in _FILES for path in directory.glob(pattern)}):
+        if path.name != MANIFEST:
+            digest.update(path.name.encode())
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def tensors_sha256(directory: Path) -> str:
+    """sha256 over the names, shapes and bytes of all tensors of a model directory, whatever its file layout."""
+    digest = hashlib.sha256()
+    tensors: dict[str, Any] = {}
+    for path in sorted(directory.glob("*.safetensors")):
+        tensors.update(load_file(path))
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

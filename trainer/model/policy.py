@@ -1,0 +1,189 @@
+"""A causal language model seen by the training loops: hidden states, logits, and step-by-step decoding.
+
+`Policy` hides two ways of computing the same numbers behind three methods. The generic path runs the Hugging
+Face module itself and works for any `AutoModelForCausalLM`; the lean path (`trainer.model.lean`) is a functional
+forward of the same parameters for dense Qwen3. A policy compares both with the module's own logits when it is made
+and refuses what disagrees. Leaves out: sampling (`trainer.batch.rollout`), gradients (`trainer.batch.update`),
+loading weights.
+
+Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length,
+D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from mopdsim.base.errors import UsageError
+from trainer.model.generic import GenericBackbone, GenericDecoder
+from trainer.model.kernels import linears
+from trainer.model.lean import LeanQwen3, supports
+from trainer.model.lean_decoder import LeanDecoder
+from trainer.model.parallel import keep_freed_memory
+
+AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
+
+
+class Decoder(Protocol):
+    """A key-value cache over B rows, extended one token at a time (no gradients)."""
+
+    hidden_BD: Tensor  # state that predicts each row's next token
+
+    def step(self, token_B: Tensor) -> None:
+        """Append one token to every row; `hidden_BD` then predicts the one after it."""
+
+    def keep(self, index_K: Tensor) -> None:
+        """Drop all rows but these, in this order."""
+
+
+class Policy:
+    """A causal LM with its tokenizer; dropout is switched off, since the scored policy must be the sampled one.
+
+    `dtype` bfloat16 computes under autocast and keeps the weights as they are; logits are always float32.
+    Raises UsageError when the head does more to its input than a linear map, soft cap or scale.
+    """
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, dtype: torch.dtype = torch.float32) -> None:
+        self.model, self.tokenizer, self.dtype = model.eval(), tokenizer, dtype
+        config: Any = model.config
+        self.vocab_size: int = config.vocab_size
+        self.head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
+        self.eos_ids = _eos_ids(model, tokenizer)
+        self.pad_id: int = _first_given(
+            getattr(tokenizer, "pad_token_id", None), config.pad_token_id, min(self.eos_ids, default=None), 0
+        )
+        self.max_positions: int = getattr(config, "max_position_embeddings", None) or sys.maxsize
+        self.weight_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+        self._soft_cap: float | None = getattr(config, "final_logit_softcapping", None)
+        self._scale = float(getattr(model, "logit_scale", 1.0) or 1.0) / float(
+            getattr(config, "logits_scaling", 1.0) or 1.0
+        )
+        if self.device.type == "cpu":
+            keep_freed_memory()
+        self.backbone: LeanQwen3 | GenericBackbone = GenericBackbone(model)
+        self._verify()
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """The trainable parameters, tied ones once."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def hidden(
+        self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1
+    ) -> Tensor:
+        """hidden_BTD: the final state that predicts response token t (so the last prompt token's comes first).
+
+        `group` consecutive rows share a prompt, which is then computed once. Differentiable.
+        """
+        wanted_BT = torch.ones_like(response_BT, dtype=torch.bool)
+        return self.hidden_at(prompt_BP, prompt_mask_BP, response_BT, wanted_BT, group=group).unflatten(
+            0, response_BT.shape
+        )
+
+    def hidden_at(
+        self,
+        prompt_BP: Tensor,
+        prompt_mask_BP: Tensor,
+        response_BT: Tensor,
+        wanted_BT: Tensor,
+        *,
+        group: int = 1,
+    ) -> Tensor:
+        """hidden_ND: only the states that predict the wanted tokens, in row-major order; the cheaper call."""
+        used = slice(0, int(wanted_BT.any(0).nonzero().max()) + 1) if wanted_BT.any() else slice(0, 1)
+        prompt_UP, mask_UP = _trimmed(prompt_BP[::group], prompt_mask_BP[::group])
+        with self.autocast():
+            return self.backbone.hidden_at(prompt_UP, mask_UP, response_BT[:, used], wanted_BT[:, used])
+
+    def logits(self, hidden: Tensor, *, temperature: float = 1.0) -> Tensor:
+        """(..., D) to float32 (..., V), divided by the temperature."""
+        with self.autocast():
+            if type(self.head) is nn.Linear and self.head.bias is None:
+                flat_NV = linears(hidden.flatten(0, -2), self.head.weight)[0]
+                logits = flat_NV.unflatten(0, hidden.shape[:-1]).float()
+            else:
+                logits = self.head(hidden).float()
+        logits = logits if self._scale == 1 else logits * self._scale
+        logits = torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
+        return logits if temperature == 1 else logits / temperature
+
+    @torch.no_grad()
+    def decoder(
+        self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int
+    ) -> Decoder:
+        """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
+        prompts = _trimmed(prompt_UP, prompt_mask_UP)
+        with self.autocast():
+            if isinstance(self.backbone, LeanQwen3):
+                return LeanDecoder(self.backbone, *prompts, group, max_new_tokens)
+            return GenericDecoder(self.backbone, *prompts, group)
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The compute type, for work that spans several calls: weights are then converted once."""
+        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+
+    @torch.no_grad()
+    def _verify(self) -> None:
+        """Use the lean path if it reproduces the module's logits on random ragged tokens, else the generic one."""
+        noise = torch.Generator().manual_seed(0)
+        token_BL = torch.randint(self.vocab_size, (4, 9), generator=noise).to(self.device)
+        mask_BP = (torch.arange(5) >= torch.tensor([0, 0, 3, 3])[:, None]).to(self.device)
+        prompt_BP, response_BT = token_BL[[0, 0, 1, 1], :5], token_BL[:, 5:]
+        truth = torch.cat(
+            [
+                self.model(input_ids=torch.cat([p[m], r[:-1]])[None]).logits[:, -4:].float()
+                for p, m, r in zip(prompt_BP, mask_BP, response_BT, strict=True)
+            ]
+        )
+        tolerance = (
+            AGREEMENT
+            * (1 if self.head.weight.dtype == torch.float32 else 500)
+            * max(1.0, float(truth.abs().max()))
+        )
+        generic, self.dtype, dtype = self.backbone, torch.float32, self.dtype
+        for backbone in ([LeanQwen3(self.model)] if supports(self.model) else []) + [generic]:
+            self.backbone = backbone
+            worst = float(
+                (self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2)) - truth).abs().max()
+            )
+            if worst <= tolerance:
+                self.dtype = dtype
+                return
+        raise UsageError(
+            f"model {type(self.model).__name__}: logits rebuilt from its hidden states differ from its own by "
+            f"{worst:.2g} (limit {tolerance:.2g}); use an architecture with a plain linear head and a key-value cache"
+        )
+
+
+def _trimmed(prompt_UP: Tensor, mask_UP: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the columns in which every prompt is padding."""
+    first = int(mask_UP.any(0).long().argmax())
+    return prompt_UP[:, first:], mask_UP[:, first:]
+
+
+def _first_given(*values: int | None) -> int:
+    return next(value for value in values if value is not None)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The model's end-of-sequence ids, or the tokenizer's where the model names none; UsageError if they disagree."""
+    generation = getattr(model, "generation_config", None)
+    named = getattr(generation, "eos_token_id", None)
+    named = model.config.eos_token_id if named is None else named
+    ids = frozenset(named if isinstance(named, list | tuple) else [] if named is None else [named])
+    own = getattr(tokenizer, "eos_token_id", None)
+    if own is not None and ids and own not in ids:
+        raise UsageError(
+            f"the tokenizer ends a turn with token {own}, but the model's end-of-sequence ids are {sorted(ids)}: "
+            "they must agree; set eos_token_id in the model's generation_config.json"
+        )
+    return ids or frozenset([] if own is None else [own])

@@ -1,0 +1,275 @@
+"""From recipes and a model to the stages to run: keys, directories, who waits for whom.
+
+Several recipes planned together share whatever has the same key. `tiny` is made on the spot: random weights, then a
+start trained by SFT on the recipe's own domains; so is a smaller one for the students that a recipe wants smaller.
+Leaves out: running (`trainer.runs.execute`), and what computes: planning alone does not load it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.recipes.amounts import Amounts, default_amounts
+from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft, parents
+from trainer.files.atomic import atomic_directory, verified
+from trainer.files.settings import Settings
+from trainer.model.tiny import init_tiny, tiny_tokenizer
+from trainer.runs.store import Store, key_of, stage_keys
+from trainer.stages.job import Job
+from trainer.tasks import PROBES, task
+
+TINY = "tiny"
+START = "start"
+START_RATE = 4e-3  # from random weights; what has learnt before is fine-tuned at the named set's
+LEAST_START = 0.25
+SMALL_TINY = "tiny-small"
+BUILT_IN: Mapping[str, Mapping[str, int]] = {  # models that the trainer makes itself: sizes for `init_tiny`
+    TINY: {},
+    SMALL_TINY: {"hidden": 32, "layers": 2},
+    "tiny-large": {"hidden": 128},
+    "tiny-xlarge": {"hidden": 256},
+    "tiny-10M": {"hidden": 512},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A stage to run once: its job, what its key is made from, and the keys it waits for."""
+
+    job: Job
+    made_from: Mapping[str, Any]
+    needs: tuple[str, ...]
+    label: str
+
+    @property
+    def key(self) -> str:
+        return self.job.key
+
+    @property
+    def effort(self) -> float:
+        """A rough size, to start long chains first."""
+        amounts = self.job.amounts
+        if amounts is None:
+            return 1.0
+        return (
+            amounts.max_flops or 1e8 * amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Everything to run, parents first. keys: recipe name -> stage name (and root) -> key."""
+
+    nodes: tuple[Node, ...]
+    keys: Mapping[str, Mapping[str, str]]
+
+
+def plan(
+    recipes: Mapping[str, Recipe],
+    *,
+    model: str,
+    settings: Settings,
+    store: Store,
+    smaller: str | None = None,
+    start_amounts: Amounts | None = None,
+) -> Plan:
+    """The stages of all recipes, by recipe label, on `model` and, where one starts from it, the `smaller` one.
+
+    `start_amounts` replaces the default of `tiny`'s start. UsageError where a smaller model is wanted and none given.
+    """
+    from trainer.runs.worker import ALGORITHM_VERSIONS
+
+    nodes: dict[str, Node] = {}
+    keys: dict[str, dict[str, str]] = {}
+    for label, recipe in recipes.items():
+        chosen = (
+            settings
+            if settings.probes or model not in BUILT_IN
+            else settings.model_copy(update={"probes": _probes(recipe)})
+        )
+        given = models(recipe, model, smaller)
+        roots = {name: _root(name, recipe, given[name], chosen, store, start_amounts) for name in given}
+        nodes |= {root.key: root for root in roots.values() if root.key not in nodes}
+        root_keys = {name: root.key for name, root in roots.items()}
+        made_from = stage_keys(recipe, chosen, root_keys, ALGORITHM_VERSIONS)
+        own = root_keys | {name: key_of(made) for name, made in made_from.items()}
+        weights = {name: _root_weights(root, store) for name, root in roots.items()}
+        for stage in recipe.stages:
+            root = recipe.root_of(stage.name)
+            names = dict.fromkeys([root, *parents(stage)])
+            data = [name for name in names if isinstance(recipe.stage.get(name), RejectionSampling)]
+            key = own[stage.name]
+            weights[stage.name] = store.weights(key)
+            job = Job(
+                key=key,
+                stage=stage,
+                amounts=recipe.amounts.get(stage.name),
+                settings=chosen,
+                domains=recipe.domains,
+                weights={name: weights[name] for name in names if name not in data},
+                data={name: store.data(own[name]) for name in data},
+                root=root,
+                directory=store.directory(key),
+            )
+            needs = tuple(dict.fromkeys(own[name] for name in names))
+            node = Node(job=job, made_from=made_from[stage.name], needs=needs, label=f"{label}/{stage.name}")
+            nodes.setdefault(key, node)
+        keys[label] = own
+    return Plan(nodes=tuple(nodes.values()), keys=keys)
+
+
+def _probes(recipe: Recipe) -> tuple[str, ...]:
+    """The probes of `tiny` whose skills all are among the recipe's domains."""
+    names = {domain.partition("?")[0] for domain in recipe.domains}
+    return tuple(probe for probe, skills in PROBES.items() if set(skills) <= names)
+
+
+def models(recipe: Recipe, model: str, smaller: str | None) -> dict[str, str]:
+    """The model of each of the recipe's roots. UsageError where a smaller one is wanted and none given."""
+    if SMALLER not in recipe.roots:
+        return {BASE: model}
+    if smaller is None and model not in BUILT_IN.keys() - {SMALL_TINY}:
+        needing = next(stage.name for stage in recipe.stages if SMALLER in parents(stage))
+        raise UsageError(
+            f"recipe {recipe.name!r}: stage {needing!r} starts from a smaller model than {model!r}, and none is given: "
+            "add --smaller with a model of the same tokenizer"
+        )
+    return {BASE: model, SMALLER: smaller or SMALL_TINY}
+
+
+def check_tokens(given: Mapping[str, str]) -> None:
+    """UsageError where the models of a recipe's roots (by root) do not read the same tokens."""
+    if len(set(given.values())) < 2:
+        return
+    base, smaller = (_vocabulary(given[root]) for root in (BASE, SMALLER))
+    if differing := {token for token in {*base, *smaller} if base.get(token) != smaller.get(token)}:
+        raise UsageError(
+            f"smaller = {given[SMALLER]!r}: {len(differing)} tokens have other ids than in {given[BASE]!r}, whose "
+            "answers it learns from: use models of one tokenizer"
+        )
+
+
+def _vocabulary(model: str) -> dict[str, int]:
+    from transformers import AutoTokenizer
+
+    if model in BUILT_IN:
+        return tiny_tokenizer().get_vocab()
+    found: dict[str, int] = AutoTokenizer.from_pretrained(
+        model_directory(model), trust_remote_code=False
+    ).get_vocab()
+    return found
+
+
+def _root_weights(root: Node, store: Store) -> Path:
+    return store.weights(root.key) if root.job.stage else root.job.weights[BASE]
+
+
+def _root(
+    name: str, recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
+) -> Node:
+    """A model that a recipe starts from: a scored directory, or a built-in one with its start."""
+    from trainer.model.loading import fingerprint
+
+    if model not in BUILT_IN:
+        directory = model_directory(model)
+        return _node(
+            None, None, fingerprint(directory), directory, recipe.domains, settings, store, label=name
+        )
+    seed = settings.seed
+    directory = store.root / f"{model}-{seed}"
+    if not verified(directory):
+        with atomic_directory(directory) as partial:
+            init_tiny(partial, seed=seed, **BUILT_IN[model])
+    start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
+    amounts = start_amounts or default_start(len(recipe.domains))
+    label = START if name == BASE else f"{name} {START}"
+    return _node(
+        start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=label
+    )
+
+
+def default_start(domains: int, *, scale: float = 1.0) -> Amounts:
+    """The amounts of a built-in model's start: the named set's steps for each domain, for three at least.
+
+    A run at a small scale shortens it too, but never below a quarter: a model that is right nowhere gives
+    reinforcement, reward models and rejection sampling nothing to work on.
+    """
+    own = default_amounts("tiny", "sft").model_copy(update={"learning_rate": START_RATE})
+    return own.scaled(max(3, domains) * min(1.0, max(scale, LEAST_START)))
+
+
+def _node(
+    stage: Sft | None,
+    amounts: Amounts | None,
+    model_key: str,
+    directory: Path,
+    domains: Sequence[str],
+    settings: Settings,
+    store: Store,
+    *,
+    label: str,
+) -> Node:
+    """A node that depends on a model directory alone."""
+    from trainer.runs.worker import ALGORITHM_VERSIONS
+
+    if stage is not None and amounts is not None:
+        alone = Recipe(
+            name=START,
+            domains=tuple(domains),
+            amounts_name="tiny",
+            stages=(stage,),
+            amounts={START: amounts},
+            output=START,
+        )
+        made_from = stage_keys(alone, settings, {BASE: model_key}, ALGORITHM_VERSIONS)[START]
+    else:
+        made_from = {
+            "stage": None,
+            "base": model_key,
+            "domains": [task(spec).fingerprint for spec in (*domains, *settings.probes)],
+            "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        }
+    key = key_of(made_from)
+    job = Job(
+        key=key,
+        stage=stage,
+        amounts=amounts,
+        settings=settings,
+        domains=tuple(domains),
+        weights={BASE: directory},
+        directory=store.directory(key),
+    )
+    return Node(job=job, made_from=made_from, needs=(), label=label)
+
+
+def model_directory(model: str) -> Path:
+    """A local directory as it is; a hub id's snapshot, downloaded where the hub can be reached."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise NotFoundError(
+                f"model {model!r}: no model directory (config.json is missing); `mopd train init-model` makes one"
+            )
+        return path.resolve()
+    if model.startswith((".", "/", "~")):
+        raise NotFoundError(
+            f"model {model!r}: no such directory; `mopd train init-model --out {model}` makes one"
+        )
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = snapshot_download(
+            model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+        )
+    except (OSError, ValueError, HFValidationError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise NotFoundError(
+            f"model {model!r}: no such directory, and the hub gave none ({type(error).__name__}: {reason}); "
+            f"give {', '.join(map(repr, BUILT_IN))}, a directory in Hugging Face layout, or a hub id"
+        ) from error
+    return Path(found)

@@ -1,0 +1,105 @@
+"""From what was typed to values: a recipe by name or file with `--set` changes, the run's settings.
+
+Precedence: default < file < flags. Domains are checked here, before anything runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.recipes import catalogue, recipe_file
+from mopdsim.recipes.amounts import AmountsName
+from mopdsim.recipes.recipe import Recipe
+from trainer.files.settings import Settings
+from trainer.tasks import task
+
+
+def resolve_recipe(
+    name: str, domains: Sequence[str], amounts: AmountsName | None, changes: Sequence[str]
+) -> Recipe:
+    """A catalogue recipe over `domains`, or a file's; then the changes.
+
+    A change `key=value` is an option of the catalogue's function, or a dotted path into the document:
+    `amounts_of.STAGE.key`, `stages.STAGE.key`.
+    """
+    pairs = [_pair(change) for change in changes]
+    if name.endswith(".toml"):
+        if domains:
+            raise UsageError(
+                f"domains = {','.join(domains)}: a recipe file names its own; edit {name} instead"
+            )
+        document = {"amounts_of": {}} | recipe_file.read_toml(Path(name))
+        if amounts:
+            document["amounts"] = amounts
+        paths = pairs
+    else:
+        if name not in catalogue.CATALOGUE:
+            raise NotFoundError(
+                f"no recipe {name!r}{did_you_mean(name, catalogue.CATALOGUE)}; a file ends in .toml"
+            )
+        chosen = {key: value for key, value in pairs if "." not in key}
+        if amounts:
+            chosen["amounts"] = amounts
+        made = catalogue.recipe(name, domains or catalogue.DEFAULT_DOMAINS, **chosen)
+        document = recipe_file.to_document(made)
+        paths = [(key, value) for key, value in pairs if "." in key]
+    for path, value in paths:
+        _set(document, path, value)
+    resolved = recipe_file.from_document(document, source=name)
+    for spec in resolved.domains:
+        task(spec)
+    return resolved
+
+
+def resolve_settings(changes: Sequence[str], **flags: Any) -> Settings:
+    """The run's settings; `changes` are key=value."""
+    values = dict(_pair(change) for change in changes)
+    for key in values:
+        if key not in Settings.model_fields:
+            raise UsageError(f"--setting {key}: no such setting{did_you_mean(key, Settings.model_fields)}")
+    try:
+        settings = Settings.model_validate({**flags, **values})
+    except ValidationError as error:
+        raise UsageError(recipe_file.in_words(error)) from None
+    for spec in settings.probes:
+        task(spec)
+    return settings
+
+
+def _pair(change: str) -> tuple[str, Any]:
+    """key=value with the value read as TOML, or as a string where it is none."""
+    key, found, text = change.partition("=")
+    if not found or not key.strip():
+        raise UsageError(f"{change!r}: must be KEY=VALUE, for example amounts_of.student.steps=50")
+    try:
+        return key.strip(), recipe_file.parse_toml(f"value = {text}", source=change)["value"]
+    except UsageError:
+        return key.strip(), text.strip()
+
+
+def _set(document: dict[str, Any], path: str, value: Any) -> None:
+    """Put a value at a dotted path; stages are found by name."""
+    *steps, last = path.split(".")
+    place: Any = document
+    for depth, step in enumerate(steps):
+        if isinstance(place, list):
+            named = {item.get("name"): item for item in place if isinstance(item, dict)}
+            if step not in named:
+                raise UsageError(
+                    f"--set {path}: no stage {step!r}{did_you_mean(step, [str(name) for name in named])}"
+                )
+            place = named[step]
+        elif isinstance(place, dict):
+            if step not in place and depth == 0:
+                raise UsageError(f"--set {path}: no {step!r}{did_you_mean(step, place)}")
+            place = place.setdefault(step, {})
+        else:
+            raise UsageError(f"--set {path}: {step!r} is no table; give the path of a key")
+    if not isinstance(place, dict):
+        raise UsageError(f"--set {path}: {last!r} is not in a table; give the path of a key")
+    place[last] = value

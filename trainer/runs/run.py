@@ -1,0 +1,278 @@
+"""A run: one recipe carried out into a directory of plain files, and read back.
+
+config.toml     the recipe          resolved.json  model, settings, workers, store
+manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
+metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
+samples.jsonl   some of their samples, token by token (`trainer.stages.samples`)
+weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
+side_outputs/   other models that the recipe delivers, by stage name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import Interrupted, UsageError
+from mopdsim.recipes import recipe_file
+from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, AnyStage, Distill, Recipe
+from trainer.batch.meter import PHASES
+from trainer.batch.routing import teacher_names
+from trainer.files.atomic import explained, read_json, verified, write_json, write_text
+from trainer.files.settings import Settings
+from trainer.model.loading import check_device, tensors_sha256
+from trainer.runs.execute import Progress, execute
+from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, model_directory, models, plan
+from trainer.runs.store import Store
+from trainer.stages import samples
+from trainer.tasks import task
+
+SCHEMA_VERSION = 1
+_FIELDS = ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes", "wall_seconds")
+
+
+def run_recipe(
+    recipe: Recipe,
+    *,
+    model: str,
+    smaller: str | None = None,
+    settings: Settings,
+    out: Path,
+    store_root: Path | None = None,
+    workers: int,
+    progress: Progress,
+    scale: float = 1.0,
+) -> dict[str, Any]:
+    """Carry the recipe out; returns the run's summary (also in summary.json).
+
+    scale: of `tiny`'s start (`trainer.runs.plan.default_start`); the recipe's own amounts are scaled already.
+    """
+    check(recipe, model=model, smaller=smaller, settings=settings)
+    model, smaller = _absolute(model), smaller and _absolute(smaller)
+    store = Store(root=store_root.resolve() if store_root else out / "store")
+    asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
+    _open(out, recipe, asked, store, workers)
+    start = time.perf_counter()
+    try:
+        planned = plan(
+            {recipe.name: recipe},
+            model=model,
+            smaller=smaller,
+            settings=settings,
+            store=store,
+            start_amounts=default_start(len(recipe.domains), scale=scale),
+        )
+        summaries = execute(planned, store, workers=workers, progress=progress)
+        summary = _summary(recipe, planned, summaries, store, out)
+        summary["seconds"] = time.perf_counter() - start
+        _publish(recipe, planned, store, out, summary)
+    except (Interrupted, KeyboardInterrupt):
+        write_text(out / "STATUS", "interrupted\n")
+        raise
+    except Exception:
+        write_text(out / "STATUS", "failed\n")
+        raise
+    write_text(out / "STATUS", "done\n")
+    return summary
+
+
+def _absolute(model: str) -> str:
+    """A model as it can be given from any directory."""
+    path = Path(model).expanduser()
+    return str(path.resolve()) if model not in BUILT_IN and path.is_dir() else model
+
+
+def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
+    """What would otherwise fail only hours later: the device, the models' directories, too few prompts to score."""
+    check_device(settings.device)
+    if smaller is not None and SMALLER not in recipe.roots:
+        raise UsageError(
+            f"smaller = {smaller!r}: no stage of recipe {recipe.name!r} starts from a smaller model: leave it out"
+        )
+    given = models(recipe, model, smaller)
+    for name in given.values():
+        if name not in BUILT_IN:
+            model_directory(name)
+    check_tokens(given)
+    for spec in (*recipe.domains, *settings.probes):
+        task(spec).fixed("validation", settings.validation_items)
+        task(spec).fixed("test", settings.test_items)
+
+
+def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
+    """Go on with a run where it stopped; a finished one is read back."""
+    resolved = read_json(out / "resolved.json")
+    status = out / "STATUS"
+    if status.is_file() and status.read_text().strip() == "done" and verified(out / "weights"):
+        return read_json(out / "summary.json")
+    return run_recipe(
+        recipe_file.load(out / "config.toml"),
+        model=resolved["model"],
+        smaller=resolved["smaller"],
+        settings=Settings.model_validate(resolved["settings"]),
+        out=out,
+        store_root=Path(resolved["store"]) if resolved["store"] else None,
+        workers=resolved["workers"],
+        progress=progress,
+        scale=resolved["scale"],
+    )
+
+
+def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, workers: int) -> None:
+    """Make the run directory, or refuse one that holds another run than is `asked`."""
+    resolved = {
+        "schema_version": SCHEMA_VERSION,
+        **asked,
+        "store": None if store.root == out / "store" else str(store.root),
+        "workers": workers,
+    }
+    config, text = out / "config.toml", recipe_file.dump(recipe)
+    with explained(out):
+        out.mkdir(parents=True, exist_ok=True)
+        before = read_json(out / "resolved.json") if config.exists() else resolved
+        other = config.exists() and config.read_text(encoding="utf-8") != text
+    if other or any(before.get(key) != value for key, value in asked.items()):
+        raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
+    write_json(out / "resolved.json", resolved)
+    write_text(config, text)
+    about = {
+        "schema_version": SCHEMA_VERSION,
+        "seed": asked["settings"]["seed"],
+        "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+    }
+    write_json(out / "manifest.json", about | manifest(asked["settings"]["device"]))
+    write_text(out / "STATUS", "running\n")
+
+
+def manifest(device: str) -> dict[str, Any]:
+    """Versions, hardware and where the code stood."""
+    import torch
+
+    return {
+        "argv": sys.argv[1:],
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("mopd", "torch", "transformers", "tokenizers", "numpy")
+        },
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "device": torch.cuda.get_device_name()
+        if device != "cpu"
+        else platform.processor() or platform.machine(),
+        "git": _git(),
+    }
+
+
+def _git() -> dict[str, Any] | None:
+    """Revision, and a hash of what the tree changes of it (None: nothing); None outside a checkout."""
+
+    def output(*arguments: str) -> str:
+        command = ["git", *arguments]
+        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        return found.stdout.strip()
+
+    try:
+        revision, changes = output("rev-parse", "HEAD"), output("diff", "HEAD")
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
+        return None
+    return {
+        "revision": revision,
+        "dirty_sha256": hashlib.sha256(changes.encode()).hexdigest() if changes else None,
+    }
+
+
+def _summary(
+    recipe: Recipe, planned: Plan, summaries: Mapping[str, Mapping[str, Any]], store: Store, out: Path
+) -> dict[str, Any]:
+    keys = planned.keys[recipe.name]
+    stages = {}
+    for name in [*recipe.roots, *recipe.stage]:
+        found = summaries[keys[name]]
+        stages[name] = {
+            "key": keys[name],
+            "kind": name if name in ROOTS else recipe.stage[name].kind,
+            **{field: found[field] for field in _FIELDS},
+        }
+    own = [row for name, row in stages.items() if name not in ROOTS]
+    flops = {phase: sum(row["flops"][phase] for row in own) for phase in PHASES}
+    return {
+        "run": str(out),
+        "recipe": recipe.name,
+        "amounts": recipe.amounts_name,
+        "stages": stages,
+        "scores": _scores(stages[BASE], stages[recipe.output]),
+        "side_outputs": {
+            name: {
+                "scores": _scores(stages[recipe.root_of(name)], stages[name]),
+                "weights_sha256": tensors_sha256(store.weights(keys[name])),
+            }
+            for name in recipe.side_outputs
+        },
+        "flops": sum(value for phase, value in flops.items() if phase != "evaluation"),
+        "flops_by_phase": flops,
+        "weights_sha256": tensors_sha256(store.weights(keys[recipe.output])),
+    }
+
+
+def _scores(start: Mapping[str, Any], final: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """By domain what a model scores, and the one that it grew from."""
+    return {
+        domain: {
+            "start": start["domains"][domain]["pass_rate"],
+            "final": row["pass_rate"],
+            "se": row["se"],
+        }
+        for domain, row in final["domains"].items()
+    }
+
+
+def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Mapping[str, Any]) -> None:
+    """Metrics, summary, final weights and side outputs into the run directory."""
+    keys = planned.keys[recipe.name]
+    with explained(out):
+        for log in ("metrics.jsonl", samples.FILE):
+            with (out / log).open("w") as file:
+                for name in [*recipe.roots, *recipe.stage]:
+                    source = store.directory(keys[name]) / log
+                    for line in source.read_text().splitlines() if source.exists() else []:
+                        row = _named(json.loads(line), None if name in ROOTS else recipe.stage[name])
+                        file.write(json.dumps({"stage": name, **row}) + "\n")
+        places = {recipe.output: out / "weights"}
+        places |= {name: out / "side_outputs" / name for name in recipe.side_outputs}
+        for name, place in places.items():
+            shutil.rmtree(place, ignore_errors=True)
+            shutil.copytree(store.weights(keys[name]), place, copy_function=_link)
+    write_json(out / "manifest.json", read_json(out / "manifest.json") | {"wall_seconds": summary["seconds"]})
+    write_json(out / "summary.json", summary)
+
+
+def _named(row: dict[str, Any], stage: AnyStage | None) -> dict[str, Any]:
+    """A row with what it says of teachers by the names that this recipe gives them; None of one: nothing of it."""
+    if not isinstance(stage, Distill):
+        return row
+    names = teacher_names(stage)
+    for key in {"teacher_kl", "teachers"} & row.keys():
+        named = zip(names, row[key], strict=True)
+        row[key] = {name: value for name, value in named if value is not None}
+    return row | ({"own": [names[place] for place in row["own"]]} if "own" in row else {})
+
+
+def _link(source: str, target: str) -> str:
+    """A hard link where the file system allows, else a copy."""
+    try:
+        os.link(source, target)
+        return target
+    except OSError:
+        return str(shutil.copy2(source, target))

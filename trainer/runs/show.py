@@ -1,0 +1,161 @@
+"""A run's results for people: a table (text and CSV), curves as PNG, scores of any model directory."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from trainer.batch.meter import PHASES
+
+FORMULA = ("=", "+", "-", "@")
+FIGURES = {
+    "pass_rate": "score",
+    "accuracy": "accuracy",
+    "best_score": "best score",
+}  # a model, a judge, a dataset
+
+
+def figure_of(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """The key of what a stage's rows by domain stand for."""
+    return next(key for key in FIGURES if any(key in row for row in domains.values()))
+
+
+def mean_figure(domains: Mapping[str, Mapping[str, Any]]) -> str:
+    """Its mean over the domains that have one, in words."""
+    key = figure_of(domains)
+    values = [row[key] for row in domains.values() if row[key] is not None]
+    return f"mean {FIGURES[key]} " + (f"{sum(values) / len(values):.3f}" if values else "-")
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """Each stage's figure by domain with what it cost: a model's score, a reward model's accuracy, or the score of a
+    dataset's best answers."""
+    stages = summary["stages"]
+    domains = list(next(iter(stages.values()))["domains"])
+    heads = [f"{'stage':<18} {'figure':<10}", *(f"{domain[:15]:>15}" for domain in domains)]
+    lines = [" ".join([*heads, f"{'TFLOP':>9} {'seconds':>8}"])]
+    for name, row in stages.items():
+        key = figure_of(row["domains"])
+        cells = [f"{_cell(row['domains'].get(domain, {}), key):>15}" for domain in domains]
+        spent = sum(value for phase, value in row["flops"].items() if phase != "evaluation") / 1e12
+        cost = f"{spent:9.3f} {row['wall_seconds']:8.1f}"
+        lines.append(" ".join([f"{name:<18} {FIGURES[key]:<10}", *cells, cost]))
+    lines.append(
+        f"run {summary['run']}: {summary['seconds']:.1f} s, weights sha256 {summary['weights_sha256'][:16]}"
+    )
+    return "\n".join(lines)
+
+
+def _cell(row: Mapping[str, Any], key: str) -> str:
+    value = row.get(key)
+    return "-" if value is None else f"{value:.3f} ±{row['se']:.3f}"
+
+
+def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """One model's scores by domain."""
+    return "\n".join(
+        f"{domain:<24} {row['pass_rate']:.3f} ±{row['se']:.3f}  n {row['n']}  length {row['length']:.1f}  "
+        f"truncated {row['truncated']:.1%}"
+        for domain, row in scores.items()
+    )
+
+
+def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
+    """tables/scores.csv: a row per stage and domain; cells of what its kind does not measure are empty.
+
+    Cells that a spreadsheet would run as formulas are escaped.
+    """
+    path = directory / "tables" / "scores.csv"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        fields = ("pass_rate", "accuracy", "best_score", "se", "n", "length", "truncated", "entropy")
+        writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in PHASES)])
+        for name, row in summary["stages"].items():
+            for domain, score in row["domains"].items():
+                cells = [
+                    name,
+                    row["kind"],
+                    domain,
+                    *(score.get(f) for f in fields),
+                    *(row["flops"][p] for p in PHASES),
+                ]
+                writer.writerow(
+                    [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells]
+                )
+    return [path]
+
+
+def draw_curves(directory: Path) -> list[Path]:
+    """plots/scores.png: scores by stage (validation prompts, at the end the test prompts); plots/training.png: loss,
+    reward and gradient norm by step."""
+    import altair as alt
+    import pandas as pd
+
+    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+    scores = pd.DataFrame(
+        {"stage": row["stage"], "step": row["step"], "domain": domain, "pass rate": score["pass_rate"]}
+        for row in rows
+        if row["kind"] == "evaluation"
+        for domain, score in row["domains"].items()
+        if "pass_rate" in score
+    )
+    training = pd.DataFrame(
+        {"stage": row["stage"], "step": row["step"], "quantity": name, "value": row[name]}
+        for row in rows
+        if row["kind"] == "step"
+        for name in ("loss", "reward", "grad_norm")
+        if name in row
+    )
+    folder = directory / "plots"
+    folder.mkdir(exist_ok=True)
+    files = []
+    for name, frame, y, facet in (
+        ("scores", scores, "pass rate", "stage"),
+        ("training", training, "value", "quantity"),
+    ):
+        if frame.empty:
+            continue
+        color = "domain" if name == "scores" else "stage"
+        chart = (
+            alt.Chart(frame)
+            .mark_line(point=name == "scores")
+            .encode(x=alt.X("step:Q"), y=alt.Y(f"{y}:Q"), color=alt.Color(f"{color}:N"))
+            .properties(width=240, height=160)
+            .facet(facet=alt.Facet(f"{facet}:N", title=None, sort=list(frame[facet].unique())), columns=3)
+            .resolve_scale(x="independent", y="shared" if name == "scores" else "independent")
+        )
+        files.append(folder / f"{name}.png")
+        chart.save(files[-1], scale_factor=2)
+    return files
+
+
+def evaluate_directory(
+    directory: Path, *, domains: Sequence[str], items: int, temperature: float, device: str, dtype: str
+) -> dict[str, dict[str, float]]:
+    """Scores of a run's final model, or of any model directory on the domains named."""
+    from trainer.batch.evaluate import evaluate
+    from trainer.batch.meter import Meter
+    from trainer.files.atomic import read_json
+    from trainer.model.loading import load_policy
+    from trainer.tasks import task
+
+    weights = directory
+    if (directory / "resolved.json").is_file():
+        weights = directory / "weights"
+        if not weights.is_dir():
+            raise NotFoundError(
+                f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
+            )
+        domains = domains or list(read_json(directory / "summary.json")["scores"])
+    if not domains:
+        raise UsageError("domains: none given, and a model directory names none; add --domains a,b,c")
+    tasks = {spec: task(spec) for spec in domains}
+    policy = load_policy(weights, device=device, dtype=dtype)
+    return evaluate(
+        policy, tasks, split="test", items=items, temperature=temperature, references={}, meter=Meter()
+    )

@@ -1,0 +1,167 @@
+"""The store: what a stage made, under a key that says what it was made from.
+
+key = hash(stage, amounts, its parents' keys, settings, domains scored, the loop's ALGORITHM_VERSION). A stage's name is
+not part of it, so recipes share what they have in common; a changed teacher changes the keys of what depends on it and
+nothing else. A given model's key is the fingerprint of its weights.
+
+    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from mopdsim.base.errors import MopdError
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
+from trainer.files.atomic import explained, sweep, verified, write_json, write_text
+from trainer.files.settings import Settings
+from trainer.tasks import task
+
+DONE = "done"
+WEIGHTS, DATA = "weights", "data"
+LOCK_SECONDS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Store:
+    """A directory of stage outputs."""
+
+    root: Path
+
+    def directory(self, key: str) -> Path:
+        return self.root / key
+
+    def finished(self, key: str) -> bool:
+        """Whether the stage is complete and what it made is what was written."""
+        place = self.directory(key)
+        try:
+            done = (place / "STATUS").read_text().strip() == DONE and bool(self.summary(key))
+            stage = self._made_from(key)["stage"]
+        except (OSError, ValueError, KeyError):
+            return False
+        return done and (stage is None or verified(place / product(stage["kind"])))
+
+    @contextmanager
+    def held(self, key: str) -> Iterator[Path]:
+        """The stage's directory, this process alone at work in it. MopdError where another is."""
+        place = self.directory(key)
+        with explained(place):
+            place.mkdir(parents=True, exist_ok=True)
+            lock = (place / ".lock").open("w")
+        with lock:
+            if not _locked(lock):
+                raise MopdError(
+                    f"{place}: another process is working on this stage; wait for it or choose another --out"
+                )
+            sweep(place)
+            yield place
+
+    def open(self, key: str, made_from: Mapping[str, Any]) -> None:
+        """Mark a stage as about to run."""
+        write_json(self.directory(key) / "made_from.json", made_from)
+        self.mark(key, "running")
+
+    def close(self, key: str, summary: Mapping[str, Any]) -> None:
+        """Mark a stage complete; its checkpoints are no longer needed."""
+        place = self.directory(key)
+        write_json(place / "summary.json", summary)
+        self.mark(key, DONE)
+        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+
+    def mark(self, key: str, status: str) -> None:
+        write_text(self.directory(key) / "STATUS", status + "\n")
+
+    def _made_from(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory(key) / "made_from.json").read_text())
+        return found
+
+    def summary(self, key: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.directory(key) / "summary.json").read_text())
+        return found
+
+    def weights(self, key: str) -> Path:
+        return self.directory(key) / WEIGHTS
+
+    def data(self, key: str) -> Path:
+        return self.directory(key) / DATA
+
+
+def product(kind: str) -> str:
+    """The directory of what a stage of this kind makes: samples, or weights."""
+    return DATA if kind == RejectionSampling.model_fields["kind"].default else WEIGHTS
+
+
+def _locked(file: IO[str]) -> bool:
+    """Whether the lock could be had within a few seconds (workers of a killed run take a moment to end)."""
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.05)
+
+
+def key_of(made_from: Mapping[str, Any]) -> str:
+    """20 hexadecimal digits of the canonical JSON."""
+    text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def stage_keys(
+    recipe: Recipe, settings: Settings, root_keys: Mapping[str, str], versions: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """For each stage what it is made from; its key is `key_of` that. root_keys: of the recipe's roots."""
+    keys = dict(root_keys)
+    made: dict[str, dict[str, Any]] = {}
+    for stage in recipe.stages:
+        made[stage.name] = _made_from(stage, recipe.amounts.get(stage.name), recipe, settings, keys, versions)
+        keys[stage.name] = key_of(made[stage.name])
+    return made
+
+
+def _made_from(
+    stage: AnyStage,
+    amounts: Amounts | None,
+    recipe: Recipe,
+    settings: Settings,
+    keys: Mapping[str, str],
+    versions: Mapping[str, int],
+) -> dict[str, Any]:
+    structure = _renamed(stage.model_dump(mode="json", exclude={"name"}), keys)
+    return {
+        "stage": structure,
+        "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
+        "parents": [keys[name] for name in parents(stage)],
+        "base": keys[recipe.root_of(stage.name)],
+        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
+        "algorithm_version": versions[stage.kind],
+    }
+
+
+def _renamed(structure: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
+    """The stage with the keys of other stages in place of their names."""
+    renamed = {**structure, "init": keys[structure["init"]]}
+    if "teachers" in structure:
+        renamed["teachers"] = [
+            {**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]
+        ]
+    for listing in ("inputs", "data"):
+        if listing in structure:
+            renamed[listing] = [keys[name] for name in structure[listing]]
+    if "reward_models" in structure:
+        renamed["reward_models"] = {domain: keys[name] for domain, name in structure["reward_models"].items()}
+    return renamed

@@ -1,0 +1,87 @@
+"""One stage from job to summary, whatever its kind: the function that a worker process runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, assert_never
+
+import torch
+
+from mopdsim.base.errors import DivergenceError, Interrupted
+from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
+from trainer.batch.meter import Meter
+from trainer.files.log import Log
+from trainer.runs.store import Store
+from trainer.stages import distill, merge, preference, rejection, reward_model, sft
+from trainer.stages.job import Job
+from trainer.stages.loop import Metrics, Report, score, spent_summary
+from trainer.stages.reinforcement import rl
+
+ALGORITHM_VERSIONS: Mapping[str, int] = {
+    "sft": sft.ALGORITHM_VERSION,
+    "rl": rl.ALGORITHM_VERSION,
+    "distill": distill.ALGORITHM_VERSION,
+    "merge": merge.ALGORITHM_VERSION,
+    "reward_model": reward_model.ALGORITHM_VERSION,
+    "rejection_sampling": rejection.ALGORITHM_VERSION,
+    "preference": preference.ALGORITHM_VERSION,
+}
+
+
+def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Report) -> Metrics:
+    """Run a stage into the store and return its summary. What it did before a kill is taken up again."""
+    store = Store(root=store_root)
+    torch.set_num_threads(job.settings.threads)
+    with store.held(job.key):
+        if store.finished(job.key):  # by another run, since this one was planned
+            return store.summary(job.key)
+        store.open(job.key, made_from)
+        try:
+            summary = run_stage(job, report)
+        except Exception as error:
+            store.mark(job.key, _status_of(error))
+            raise
+        store.close(job.key, summary)
+    return summary
+
+
+def _status_of(error: Exception) -> str:
+    match error:
+        case Interrupted():
+            return "interrupted"
+        case DivergenceError():
+            return "diverged"
+        case _:
+            return "failed"
+
+
+def run_stage(job: Job, report: Report) -> Metrics:
+    """The loop of the stage's kind, in the job's directory; its summary."""
+    match job.stage:
+        case None:
+            return _score_base(job)
+        case Sft():
+            return sft.run(job, job.stage, report)
+        case Rl():
+            return rl.run(job, job.stage, report)
+        case Distill():
+            return distill.run(job, job.stage, report)
+        case Merge():
+            return merge.run(job, job.stage, report)
+        case RewardModel():
+            return reward_model.run(job, job.stage, report)
+        case RejectionSampling():
+            return rejection.run(job, job.stage, report)
+        case Preference():
+            return preference.run(job, job.stage, report)
+        case _:
+            assert_never(job.stage)
+
+
+def _score_base(job: Job) -> Metrics:
+    """The scores of a given model that a recipe starts from."""
+    meter = Meter()
+    with Log(job.directory / "metrics.jsonl") as log:
+        scores = score(job, job.load(BASE), job.tasks(), "test", step=0, against={}, meter=meter, log=log)
+    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

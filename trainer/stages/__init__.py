@@ -1,0 +1,1 @@
+"""The training loop and one file for each kind of stage."""

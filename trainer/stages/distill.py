@@ -1,0 +1,281 @@
+"""Distillation from one or many teachers: the student (or its teachers) samples, each prompt's own teachers score.
+
+One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.batch.bank`),
+step on the weighted sum of divergences (`trainer.stages.targets`). Leaves out: the divergences themselves.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import UsageError
+from mopdsim.recipes.recipe import Distill
+from trainer.batch.bank import Bank
+from trainer.batch.batch import Batch, draw, join, rows_for, sample, select, spread, with_prompts_of
+from trainer.batch.diagnose import accumulate
+from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.routing import Route, by_teacher, routes, sampling_routes, teacher_names
+from trainer.losses import balance
+from trainer.losses.losses import group_advantages, token_weights
+from trainer.model.loading import tensors_sha256
+from trainer.stages import samples
+from trainer.stages.loop import Job, Metrics, Report, StepOf, Trainee, train
+from trainer.stages.preflight import preflight, shared_ids
+from trainer.stages.targets import Scores, Target, loss_function, teacher_loss
+
+ALGORITHM_VERSION = 1
+PREFLIGHT_PROMPTS = 2  # of each domain
+LEAST_DISPERSION = 1e-6
+Valid = Mapping[str, Tensor | None]
+
+
+def run(job: Job, stage: Distill, report: Report) -> Metrics:
+    """Multi-teacher distillation, on-policy or off-policy."""
+
+    def make_step(trainee: Trainee) -> StepOf:
+        names = teacher_names(stage)
+        needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
+        bank = Bank({name: job.weights[name] for name in needed}, job.load)
+        valid = _check_teachers(trainee, stage, names, bank)
+        return lambda trainee: _step(trainee, stage, bank, valid)
+
+    return train(job, make_step, report)
+
+
+def _check_teachers(
+    trainee: Trainee, stage: Distill, names: Sequence[str], bank: Bank
+) -> dict[str, Tensor | None]:
+    """Preflight with the stage's own loss before the first step; returns each teacher's mask of shared ids.
+
+    A teacher whose weights equal the student's or another teacher's cannot give another gradient: it is said on
+    stderr (its own training changed nothing, or it is meant so) and left out of that comparison.
+    """
+    if trainee.step == 0:
+        texts = [
+            item.prompt
+            for task in trainee.tasks.values()
+            for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=trainee.job.settings.seed)
+        ]
+        weights = {tensors_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
+        distinct = []
+        for name in names:
+            twin = weights.setdefault(tensors_sha256(trainee.job.weights[name]), name)
+            if twin == name:
+                distinct.append(name)
+            else:
+                print(
+                    f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
+                    file=sys.stderr,
+                )
+        findings = preflight(trainee.policy, bank.mapping(distinct), texts, loss=teacher_loss(stage))
+        trainee.memory["preflight"] = [asdict(finding) for finding in findings]
+    valid = {}
+    for name in names:
+        with bank.open(name) as teacher:
+            valid[name] = shared_ids(trainee.policy, name, teacher)
+        if valid[name] is not None and stage.extrapolation != 1:
+            raise UsageError(
+                f"stage {stage.name!r}: extrapolation = {stage.extrapolation} needs heads of one width, and teacher "
+                f"{name!r} has another than the student: set extrapolation = 1 or use teachers of the student's size"
+            )
+    return valid
+
+
+def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
+    settings, policy, meter = trainee.job.settings, trainee.policy, trainee.meter
+    batch, routed = (
+        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank)
+    )
+    if batch is None:
+        return {"skipped": "no teacher sample passed the verifier"}
+    if samples.due(trainee):
+        samples.keep_taught(trainee, stage, bank, batch, routed, valid)
+    scores = _score(trainee, stage, bank, batch, routed, valid)
+    target = Target(
+        stage=stage,
+        rollouts=batch.rollouts,
+        weight_BT=_weights(trainee, stage, batch),
+        advantage_B=group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None,
+        temperature=settings.temperature,
+        scores=scores,
+    )
+    loss_of = loss_function(target)
+    with meter.phase("training", policy.device):
+        loss, sums, report = accumulate(
+            policy,
+            batch.rollouts,
+            batch.spans,
+            loss_of,
+            by_domain=trainee.step % settings.diagnose_every == 0,
+            temperature=settings.temperature,
+            micro_batch_rows=settings.micro_batch_rows,
+        )
+        applied = trainee.apply(loss, batch)
+    meter.count("training", policy, batch.rollouts, passes=TRAINING_PASSES)
+    prompts = {name: (span.stop - span.start) // batch.group for name, span in batch.spans.items()}
+    return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums), **report()}
+
+
+def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Route]]:
+    """On-policy: the student answers; every route's teachers will score."""
+    job, amounts = trainee.job, trainee.amounts
+    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
+    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    with trainee.meter.phase("generation", trainee.policy.device):
+        batch = sample(
+            trainee.policy,
+            trainee.tasks,
+            items,
+            domains=[name for name, count in counts.items() for _ in range(count)],
+            rollouts_per_prompt=amounts.rollouts_per_prompt,
+            temperature=job.settings.temperature,
+            seed=job.seed(trainee.step),
+        )
+    trainee.meter.count("generation", trainee.policy, batch.rollouts)
+    trainee.check_truncation(batch)
+    return batch, routes(
+        stage, {name: count for name, count in counts.items() if count}, seed=job.seed("route", trainee.step)
+    )
+
+
+def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batch | None, list[Route]]:
+    """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
+    `correct_only` what the verifier fails is dropped."""
+    job, amounts = trainee.job, trainee.amounts
+    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
+    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    parts: list[tuple[Route, Batch]] = []
+    for number, route in enumerate(sampling_routes(stage, counts, seed=job.seed("route", trainee.step))):
+        (name,) = route.teachers
+        chosen = items[route.prompts]
+        with bank.open(name) as teacher, trainee.meter.phase("generation", teacher.device):
+            part = sample(
+                teacher,
+                trainee.tasks,
+                chosen,
+                domains=[route.domain] * len(chosen),
+                rollouts_per_prompt=amounts.rollouts_per_prompt,
+                temperature=job.settings.temperature,
+                seed=job.seed(trainee.step, number),
+                grader=lambda task, item, said: task.grade(item, said),
+            )
+            trainee.meter.count("generation", teacher, part.rollouts)
+        trainee.meter.count_tokens("generated", route.domain, int(part.rollouts.trained_BT.sum()))
+        part = replace(part, rollouts=with_prompts_of(part.rollouts, trainee.policy, part.items))
+        if stage.correct_only:
+            part = select(part, part.reward_B >= 1.0)
+        if part.items:
+            parts.append((route, part))
+    return join(trainee.policy, parts) if parts else (None, [])
+
+
+def _score(
+    trainee: Trainee, stage: Distill, bank: Bank, batch: Batch, routed: Sequence[Route], valid: Valid
+) -> list[Scores]:
+    """Every teacher's last hidden states on its own rows, and the extrapolation reference's on all."""
+    if stage.loss == "sample_nll":
+        return []
+    found = []
+    wanted = by_teacher(routed)
+    reference = {stage.init: list(routed)} if stage.extrapolation != 1 else {}
+    for role, by_name in (("teacher", wanted), ("reference", reference)):
+        for name, own in by_name.items():
+            rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
+            rows = rows.to(trainee.policy.device)
+            with bank.open(name) as scorer, trainee.meter.phase("scoring", scorer.device):
+                part = rows_for(scorer, trainee.policy, batch, rows)
+                scored = bank.score(name, part, micro_batch_rows=trainee.job.settings.micro_batch_rows)
+                trainee.meter.count("scoring", scorer, part)
+            if role == "teacher":
+                for route in own:
+                    tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
+                    trainee.meter.count_tokens("scored", route.domain, tokens)
+            found.append(
+                Scores(
+                    name=name, role=role, rows=rows, routes=tuple(own), scored=scored, valid_V=valid.get(name)
+                )
+            )
+    return found
+
+
+def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
+    """weight_BT: the normaliser times the balance of the domains."""
+    trained_BT = batch.rollouts.trained_BT
+    names = list(batch.spans)
+    means = trainee.memory.get("means", {})
+    tokens = {
+        name: trainee.average(f"tokens/{name}", float(trained_BT[batch.spans[name]].sum())) for name in names
+    }
+    if stage.balance == "token_share":
+        weight_D = balance.token_share([max(tokens[name], 1.0) for name in names])
+    elif stage.balance == "remaining_gap":
+        weight_D = balance.remaining_gap([means.get(f"kl/{name}", 1.0) for name in names])
+    elif stage.balance == "dispersion":
+        weight_D = balance.dispersion([means.get(f"dispersion/{name}", 1.0) for name in names])
+    else:
+        weight_D = balance.none(len(names))
+    row_weight_B = spread(batch.spans, weight_D.tolist())
+    return token_weights(trained_BT, stage.normalizer, row_weight_B.to(trained_BT.device))
+
+
+def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, float]) -> Metrics:
+    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion).
+
+    teacher_kl is in the order of the stage's teachers (None: no row in this batch): a stage that several recipes share
+    does not know their names.
+    """
+    trained_B, on_policy = batch.rollouts.trained_BT.sum(1), target.stage.on_policy
+    whole = max(float(trained_B.sum()), 1.0)
+    domains: dict[str, dict[str, float]] = {}
+    for name, span in batch.spans.items():
+        tokens = int(trained_B[span].sum())
+        if on_policy:
+            trainee.meter.count_tokens("generated", name, tokens)
+        trainee.meter.count_tokens("trained", name, tokens)
+        row = {
+            "reward": float(batch.reward_B[span].mean()),
+            "length": tokens / (span.stop - span.start),
+            "token_share": tokens / whole,
+            **{
+                key.removesuffix("_sum"): value / max(tokens, 1)
+                for key, value in _of(sums, f"{name}|domain:")
+            },
+        }
+        if "kl" in row:
+            variance = max(row["log_ratio_square"] - row["kl"] ** 2, 0.0)
+            row["dispersion"] = max(variance**0.5, LEAST_DISPERSION)
+            trainee.average(f"kl/{name}", row["kl"])
+            trainee.average(f"dispersion/{name}", row["dispersion"])
+        domains[name] = row
+    shares_D = balance.effective_share(
+        [float(target.weight_BT[span].sum()) for span in batch.spans.values()],  # n L^a, times the balance
+        [1.0 for _ in domains],
+        [row.get("dispersion", 1.0) for row in domains.values()],
+        a=0.0,
+        b=1.0,
+    )
+    for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
+        row["effective_share"] = share
+    scored = {name: dict(_of(sums, f"{name}|teacher:")) for name in teacher_names(target.stage)}
+    found = {
+        "domains": domains,
+        "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored.values()],
+        "reward": float(batch.reward_B.mean()),
+        "truncated": float(batch.rollouts.truncated_B.float().mean()),
+        **{
+            key.removesuffix("_sum").removesuffix("_count"): value / whole for key, value in _of(sums, "all|")
+        },
+    }
+    if target.stage.reward_mix:
+        found["zero_signal"] = float(group_advantages(batch.reward_B, batch.group)[1].float().mean())
+    return found
+
+
+def _of(sums: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
+    """The metrics under a prefix, without it."""
+    return [(key.removeprefix(prefix), value) for key, value in sums.items() if key.startswith(prefix)]

@@ -1,0 +1,61 @@
+"""One stage to run, as the loops see it. Leaves out: keys and directories (`trainer.runs.plan`)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import BASE, AnyStage
+from trainer.files.settings import Settings
+from trainer.tasks import Task, task
+
+if TYPE_CHECKING:
+    from trainer.model.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage to run.
+
+    weights: directories in Hugging Face layout by stage name, that of its root among them. data: directories of
+    samples by stage name. root: the model that its weights grew from.
+    """
+
+    key: str
+    stage: AnyStage | None
+    amounts: Amounts | None
+    settings: Settings
+    domains: tuple[str, ...]
+    weights: Mapping[str, Path]
+    directory: Path
+    data: Mapping[str, Path] = field(default_factory=dict)
+    root: str = BASE
+
+    @property
+    def name(self) -> str:
+        """The stage's name, for messages."""
+        return BASE if self.stage is None else self.stage.name
+
+    @property
+    def init(self) -> str:
+        """The stage whose weights this one starts from."""
+        return BASE if self.stage is None else self.stage.init
+
+    def seed(self, *parts: object) -> int:
+        """A seed that depends on the stage's key and `parts` alone."""
+        text = "/".join(map(str, (self.key, *parts)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+    def tasks(self) -> dict[str, Task]:
+        """The domains and probes by their specification."""
+        return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes))}
+
+    def load(self, name: str) -> Policy:
+        """The weights of a stage, or the base."""
+        from trainer.model.loading import load_policy
+
+        return load_policy(self.weights[name], device=self.settings.device, dtype=self.settings.dtype)

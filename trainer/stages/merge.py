@@ -1,0 +1,37 @@
+"""Merging stages: weights combined, then scored like any other stage's."""
+
+from __future__ import annotations
+
+from mopdsim.recipes.recipe import Merge
+from trainer.batch.meter import Meter
+from trainer.files.atomic import atomic_directory
+from trainer.files.log import Log
+from trainer.model import merging
+from trainer.model.loading import load_policy
+from trainer.stages.loop import Job, Metrics, Report, references, score, spent_summary
+
+ALGORITHM_VERSION = 1
+
+
+def run(job: Job, stage: Merge, report: Report) -> Metrics:
+    """Write the merged weights and score them on the test prompts."""
+    meter = Meter()
+    weights = stage.weights or (1.0,) * len(stage.inputs)
+    match stage.method:
+        case "average":
+            combine = merging.average(weights)
+        case "task_arithmetic":
+            combine = merging.task_arithmetic(stage.scale, weights)
+        case "ties":
+            combine = merging.ties(stage.scale, stage.density, weights)
+    with atomic_directory(job.directory / "weights") as partial:
+        merging.merge_directories(
+            combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
+        )
+    report(0.5)
+    policy = load_policy(job.directory / "weights", device=job.settings.device, dtype=job.settings.dtype)
+    with Log(job.directory / "metrics.jsonl") as log:
+        scores = score(
+            job, policy, job.tasks(), "test", step=0, against=references(job), meter=meter, log=log
+        )
+    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

@@ -1,0 +1,278 @@
+"""Checks before any distillation step: what would otherwise fail silently fails here, with a remedy.
+
+Each check is a function that returns a `Finding` or raises UsageError; `preflight` runs them all. Prompts are
+rendered by each model's own chat template, the student's completion ids are kept. Leaves out: quality of
+teachers (`trainer.batch.evaluate`) and lengths during training (`trainer.stages.loop` watches truncation).
+
+Axes: B rows, T response length, N trained positions, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import UsageError
+from trainer.batch.batch import with_prompts_of
+from trainer.batch.rollout import Rollouts, generate
+from trainer.batch.update import hidden_states
+from trainer.losses.losses import Loss, reverse_kl, token_logprob
+from trainer.model.chat import prompt_ids
+from trainer.model.policy import Policy
+from trainer.tasks import Item
+
+SELF_KL_NATS = {torch.float32: 1e-5, torch.bfloat16: 1e-3}  # limit of a mean per token, by compute type
+SAME_GRADIENT = 1e-6  # relative distance at or below which two gradients count as one
+GREEDY_FLOOR = -2.0  # nats a token: a probability of 0.14 for the teacher's own first choice
+GREEDY_SLACK = 1.0  # nats a token
+NEW_TOKENS = 32
+STUDENT = "the student itself"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """A check that passed: what was looked at and what was seen."""
+
+    check: str
+    teacher: str
+    message: str
+    value: float | None = None
+
+
+class TeacherLoss(Protocol):
+    """The loss a stage will train with, for one teacher."""
+
+    def __call__(
+        self,
+        student_logits_NV: Tensor,
+        teacher_logits_NV: Tensor,
+        token_N: Tensor,
+        weights_N: Tensor,
+        valid_V: Tensor | None,
+    ) -> Loss: ...
+
+
+def full_reverse_kl(
+    student_logits_NV: Tensor,
+    teacher_logits_NV: Tensor,
+    token_N: Tensor,
+    weights_N: Tensor,
+    valid_V: Tensor | None,
+) -> Loss:
+    """Reverse KL as a `TeacherLoss`."""
+    return reverse_kl(student_logits_NV, teacher_logits_NV, weights_N, valid_V=valid_V)
+
+
+def preflight(
+    student: Policy,
+    teachers: Mapping[str, Policy],
+    prompts: Sequence[str],
+    *,
+    loss: TeacherLoss = full_reverse_kl,
+    seed: int = 0,
+) -> list[Finding]:
+    """All findings, in the order of the checks. `prompts`: a few user texts of the stage's domains.
+
+    Each teacher is looked up once and dropped before the next, so `teachers` may load them on demand.
+    Raises UsageError at the first check that fails.
+    """
+    items = [Item(domain="", prompt=prompt, answer="") for prompt in prompts]
+    opened = prompt_ids(student.tokenizer, prompts)
+    rollouts = generate(
+        student, opened, rollouts_per_prompt=2, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=seed
+    )
+    findings = [self_distillation(student, rollouts)]
+    gradients = {STUDENT: teacher_gradient(student, student, rollouts, rollouts, loss, None)}
+    for name in teachers:
+        teacher = teachers[name]
+        findings += [vocabulary(student, name, teacher, rollouts), end_of_sequence(student, name, teacher)]
+        findings += [chat_template(student, name, teacher)]
+        read = with_prompts_of(rollouts, teacher, items)
+        findings += [
+            deterministic(name, teacher, read),
+            own_greedy_output(name, student, teacher, prompts),
+        ]
+        gradients[name] = teacher_gradient(
+            student, teacher, rollouts, read, loss, shared_ids(student, name, teacher)
+        )
+        del teacher
+    return [*findings, *different_gradients(gradients)]
+
+
+def shared_ids(student: Policy, name: str, teacher: Policy) -> Tensor | None:
+    """valid_V for the losses: None where both heads are equally wide, else the ids the tokenizers share.
+
+    UsageError where a token has another id in the teacher, or an id has no place in one of the heads.
+    """
+    own, other = student.tokenizer.get_vocab(), teacher.tokenizer.get_vocab()
+    differing = sorted(token for token in {*own, *other} if own.get(token) != other.get(token))
+    if differing:
+        token = differing[0]
+        raise UsageError(
+            f"token {token!r} has id {own.get(token)} in the student and {other.get(token)} in teacher "
+            f"{name!r} ({len(differing)} differ), but distillation compares ids: use models of one tokenizer"
+        )
+    if max(own.values()) >= min(student.vocab_size, teacher.vocab_size):
+        raise UsageError(
+            f"the tokenizers reach id {max(own.values())}, but the heads of the student and of teacher "
+            f"{name!r} have {student.vocab_size} and {teacher.vocab_size} outputs: resize the embeddings"
+        )
+    if student.vocab_size == teacher.vocab_size:
+        return None
+    valid_V = torch.zeros(student.vocab_size, dtype=torch.bool, device=student.device)
+    valid_V[list(own.values())] = True
+    return valid_V
+
+
+def vocabulary(student: Policy, name: str, teacher: Policy, rollouts: Rollouts) -> Finding:
+    """Token-to-id maps are equal; padding of unequal heads is masked (`shared_ids`) and never sampled."""
+    valid_V = shared_ids(student, name, teacher)
+    if valid_V is None:
+        return Finding(check="vocabulary", teacher=name, message="the same tokens have the same ids")
+    token_N = rollouts.response_BT[rollouts.trained_BT]
+    padding_N = token_N[~valid_V[token_N]]
+    if len(padding_N):
+        raise UsageError(
+            f"the student samples id {int(padding_N[0])}, which no token has, but teacher {name!r} cannot "
+            "score padding: cut the student's embeddings to its tokenizer, or train it before it is distilled"
+        )
+    return Finding(
+        check="vocabulary",
+        teacher=name,
+        message=f"the same ids; heads of {student.vocab_size} and {teacher.vocab_size}, padding is masked",
+        value=float(valid_V.sum()),
+    )
+
+
+def end_of_sequence(student: Policy, name: str, teacher: Policy) -> Finding:
+    """Both end a turn with the same ids; otherwise the student learns never to stop."""
+    own, other = sorted(student.eos_ids), sorted(teacher.eos_ids)
+    if own != other or not own:
+        raise UsageError(
+            f"end-of-sequence ids are {own} in the student and {other} in teacher {name!r}, but both must "
+            "end a turn alike: set eos_token_id of config and tokenizer to the id that the template ends with"
+        )
+    return Finding(check="end of sequence", teacher=name, message=f"ids {own} end a turn")
+
+
+def chat_template(student: Policy, name: str, teacher: Policy) -> Finding:
+    """Templates may differ: each model then renders its own prompt. (Without one `prompt_ids` raises.)"""
+    same = student.tokenizer.chat_template == teacher.tokenizer.chat_template
+    message = "the same" if same else "differs from the student's: the teacher renders its own prompts"
+    return Finding(check="chat template", teacher=name, message=message)
+
+
+def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> Finding:
+    """The same batch scored twice gives the same numbers, bit for bit."""
+    first_BTD, second_BTD = hidden_states(teacher, rollouts), hidden_states(teacher, rollouts)
+    if not torch.equal(first_BTD, second_BTD):
+        raise UsageError(
+            f"teacher {name!r} scores one batch differently twice (by up to "
+            f"{float((first_BTD - second_BTD).abs().max()):.2g}), but its target must not move: switch off "
+            "dropout and any sampling inside the model"
+        )
+    return Finding(check="deterministic", teacher=name, message="two passes agree bit for bit")
+
+
+@torch.no_grad()
+def self_distillation(student: Policy, rollouts: Rollouts) -> Finding:
+    """KL between the student scored in a padded, grouped batch and row by row without padding, per token."""
+    limit = SELF_KL_NATS[student.dtype]
+    total = 0.0
+    together_BTD = hidden_states(student, rollouts)
+    for b, trained_T in enumerate(rollouts.trained_BT):
+        length = int(rollouts.present_BT[b].sum())
+        alone_1TD = student.hidden(
+            rollouts.prompt_BP[b : b + 1, rollouts.prompt_mask_BP[b]],
+            rollouts.prompt_mask_BP[b : b + 1, rollouts.prompt_mask_BP[b]],
+            rollouts.response_BT[b : b + 1, :length],
+        )
+        mask_T = trained_T[:length]
+        together_NV, alone_NV = (student.logits(x[:length][mask_T]) for x in (together_BTD[b], alone_1TD[0]))
+        total += float(reverse_kl(together_NV, alone_NV, mask_T[mask_T].float())[0])
+    kl = total / int(rollouts.trained_BT.sum())
+    if not abs(kl) <= limit:
+        raise UsageError(
+            f"the student's KL to itself is {kl:.2g} nats a token, but the same weights must agree within "
+            f"{limit:g}: check left padding, positions and dropout, or compute in float32"
+        )
+    return Finding(check="self-distillation", teacher=STUDENT, message="KL to itself, nats a token", value=kl)
+
+
+@torch.no_grad()
+def own_greedy_output(name: str, student: Policy, teacher: Policy, prompts: Sequence[str]) -> Finding:
+    """Mean log-prob, as scored in training, of what the teacher itself would say: low if misread.
+
+    Low means below GREEDY_FLOOR and below the student's own by more than GREEDY_SLACK, so that untrained models, which
+    are unsure of everything alike, may be tried out.
+    """
+    mean, own = greedy_logprob(teacher, prompts), greedy_logprob(student, prompts)
+    if not mean >= min(GREEDY_FLOOR, own - GREEDY_SLACK):
+        raise UsageError(
+            f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at "
+            f"least {GREEDY_FLOOR} is expected: check its chat template, and that its weights are trained ones"
+        )
+    return Finding(check="own greedy output", teacher=name, message="mean log-prob, nats a token", value=mean)
+
+
+@torch.no_grad()
+def greedy_logprob(policy: Policy, prompts: Sequence[str]) -> float:
+    """Mean log-prob a token of the policy's own greedy answers."""
+    opened = prompt_ids(policy.tokenizer, prompts)
+    rollouts = generate(
+        policy, opened, rollouts_per_prompt=1, max_new_tokens=NEW_TOKENS, temperature=0, seed=0
+    )
+    logits_NV = policy.logits(hidden_states(policy, rollouts)[rollouts.trained_BT])
+    return float(token_logprob(logits_NV, rollouts.response_BT[rollouts.trained_BT])[0].mean())
+
+
+def teacher_gradient(
+    student: Policy,
+    teacher: Policy,
+    rollouts: Rollouts,
+    read: Rollouts,
+    loss: TeacherLoss,
+    valid_V: Tensor | None,
+) -> Tensor:
+    """Gradient (N, D) of the stage's loss on the student's final hidden states.
+
+    `read` are the rollouts as the teacher reads them: the same responses after its own prompts.
+    """
+    hidden_ND = hidden_states(student, rollouts)[rollouts.trained_BT].requires_grad_()
+    with torch.no_grad():
+        teacher_logits_NV = teacher.logits(hidden_states(teacher, read)[read.trained_BT])
+    token_N = rollouts.response_BT[rollouts.trained_BT]
+    weights_N = torch.full(token_N.shape, 1 / len(token_N), device=student.device)
+    value, _ = loss(student.logits(hidden_ND), teacher_logits_NV, token_N, weights_N, valid_V)
+    return torch.autograd.grad(value, hidden_ND)[0]
+
+
+def different_gradients(gradients: Mapping[str, Tensor]) -> list[Finding]:
+    """Every pair of teachers, the student among them, pulls the student differently.
+
+    Equal gradients mean equal weights, or a loss that ignores the teacher (as when a reward drowns it).
+    """
+    findings = []
+    for one, other in combinations(gradients, 2):
+        a_ND, b_ND = gradients[one], gradients[other]
+        distance = float((a_ND - b_ND).norm())
+        scale = max(float(a_ND.norm()), float(b_ND.norm()))
+        if distance <= SAME_GRADIENT * scale:
+            raise UsageError(
+                f"teachers {one!r} and {other!r} give the same gradient, but a different teacher must give "
+                "another: check that their weights differ and that the loss uses the teacher's scores"
+            )
+        findings.append(
+            Finding(
+                check="different gradient",
+                teacher=f"{one} | {other}",
+                message="relative distance of gradients",
+                value=distance / scale,
+            )
+        )
+    return findings

@@ -1,0 +1,272 @@
+"""Reward models: a scalar head and its trunk, trained on comparisons of one model's answers (2203.02155, section 3.5).
+
+The model that the stage starts from answers each prompt several times, and stays as it was; the verifier compares, with
+label noise; all comparisons of a prompt are one element of the batch. In the end scores are shifted and scaled so that
+fresh answers have mean 0 and standard deviation 1. Leaves out: the loss (`trainer.losses.feedback`), who asks a reward
+model (`trainer.stages.judge`).
+
+Axes: U prompts, B rows, P pairs, N rows of a piece, D hidden width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import torch
+from torch import Tensor
+
+from mopdsim.base.errors import MopdError
+from mopdsim.recipes.recipe import RewardModel
+from trainer.batch.bank import Bank
+from trainer.batch.batch import Batch, draw, minibatches, sample
+from trainer.batch.diagnose import accumulate
+from trainer.batch.evaluate import sampled
+from trainer.batch.heads import add_head, endings, head_of, scalars, scores, without_head
+from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.rollout import turns
+from trainer.batch.update import LossOf
+from trainer.losses.feedback import bradley_terry
+from trainer.losses.losses import Loss
+from trainer.stages.judge import reversed_label
+from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, StepOf, Trainee, train
+from trainer.tasks import Split
+
+ALGORITHM_VERSION = 1
+PATIENCE = 10  # steps in a row without a pair
+TEST_ANSWERS = 4  # of each prompt that accuracy is measured on
+NORMALISING_ROWS = 1024
+LEAST_SPREAD = 1e-6  # of scores that can be normalised
+
+
+def run(job: Job, stage: RewardModel, report: Report) -> Metrics:
+    """Train on fresh comparisons every step; the summary's domains have accuracy, se, n and correlation."""
+    bank = Bank({stage.init: job.weights[stage.init]}, job.load)
+
+    def make_step(trainee: Trainee) -> StepOf:
+        return lambda trainee: _step(trainee, stage, bank)
+
+    hooks = Hooks(
+        prepare=add_head,
+        finish=lambda trainee: _normalise(trainee, stage, bank),
+        score=lambda trainee, split: _score(trainee, stage, bank, split),
+    )
+    return train(job, make_step, report, hooks=hooks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pairs:
+    """Rows of a batch that are compared, the one labelled better first. Weights: every prompt alike, 1 in all."""
+
+    better_P: Tensor
+    worse_P: Tensor
+    weight_P: Tensor
+
+
+def pairs_of(batch: Batch, said: Sequence[Sequence[str]], *, noise: float) -> Pairs:
+    """All comparisons of answers to one prompt whose rewards differ; every prompt of the batch has one at least."""
+    better, worse, weight = [], [], []
+    reward, group = batch.reward_B.tolist(), batch.group
+    for place, item in enumerate(batch.items):
+        rows = range(place * group, (place + 1) * group)
+        found = [
+            (a, b) if reward[a] > reward[b] else (b, a)
+            for a, b in combinations(rows, 2)
+            if reward[a] != reward[b]
+        ]
+        for high, low in found:
+            turned = reversed_label(noise, item, said[high], said[low])
+            better.append(low if turned else high)
+            worse.append(high if turned else low)
+            weight.append(1 / (len(found) * len(batch.items)))
+    device = batch.reward_B.device
+    return Pairs(
+        better_P=torch.tensor(better, device=device),
+        worse_P=torch.tensor(worse, device=device),
+        weight_P=torch.tensor(weight, device=device),
+    )
+
+
+def _step(trainee: Trainee, stage: RewardModel, bank: Bank) -> Metrics:
+    job, policy, meter = trainee.job, trainee.policy, trainee.meter
+    counts, batch = _answers(trainee, stage, bank, trainee.amounts.prompts_per_step, trainee.step)
+    reward_UK = batch.reward_B.view(-1, batch.group)
+    compared_U = reward_UK.amax(1) > reward_UK.amin(1)
+    found: Metrics = {
+        "prompts": counts,
+        "skipped": int((~compared_U).sum()),
+        "reward": float(reward_UK.mean()),
+    }
+    parts = minibatches(batch, compared_U, 1)
+    check_patience(trainee, found=bool(parts))
+    if not parts:
+        return {**found, "pairs": 0}
+    ((part, _),) = parts
+    pairs = pairs_of(part, turns(policy, part.rollouts), noise=stage.noise)
+    with meter.phase("training", policy.device):
+        loss, sums, report = accumulate(
+            policy,
+            endings(part.rollouts),
+            part.spans,
+            _loss_of(trainee, part, pairs),
+            by_domain=trainee.step % job.settings.diagnose_every == 0,
+            of_states=True,
+            micro_batch_rows=job.settings.micro_batch_rows,
+            chunk_positions=len(part.reward_B),  # a prompt's answers are never parted
+        )
+        applied = trainee.apply(loss, part)
+    meter.count("training", policy, without_head(part.rollouts), passes=TRAINING_PASSES)
+    for name, span in part.spans.items():
+        meter.count_tokens("trained", name, int(part.rollouts.trained_BT[span].sum()))
+    return {**applied, **found, **_describe(batch, part, sums), **report()}
+
+
+def _answers(
+    trainee: Trainee, stage: RewardModel, bank: Bank, prompts: int, seed: object
+) -> tuple[dict[str, int], Batch]:
+    """(prompts by domain, graded answers of the model that the stage starts from)."""
+    job, meter = trainee.job, trainee.meter
+    counts, start = trainee.allocate(stage.domains, prompts)
+    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    with bank.open(stage.init) as sampler, meter.phase("generation", sampler.device):
+        batch = sample(
+            sampler,
+            trainee.tasks,
+            items,
+            domains=[name for name, count in counts.items() for _ in range(count)],
+            rollouts_per_prompt=trainee.amounts.rollouts_per_prompt,
+            temperature=job.settings.temperature,
+            seed=job.seed(seed),
+        )
+        meter.count("generation", sampler, batch.rollouts)
+    for name, span in batch.spans.items():
+        meter.count_tokens("generated", name, int(batch.rollouts.trained_BT[span].sum()))
+    return counts, batch
+
+
+def check_patience(trainee: Trainee, *, found: bool) -> None:
+    """MopdError when no prompt of `PATIENCE` steps in a row had answers of different rewards."""
+    idle = 0 if found else trainee.memory.get("without_pairs", 0) + 1
+    trainee.memory["without_pairs"] = idle
+    if idle == PATIENCE:
+        raise MopdError(
+            f"stage {trainee.job.name!r}: no prompt of {PATIENCE} steps in a row had answers of different rewards: "
+            "raise rollouts_per_prompt, or start from a model that is right more (or less) often"
+        )
+
+
+def _loss_of(trainee: Trainee, batch: Batch, pairs: Pairs) -> LossOf:
+    """The loss of states that have read a row; metrics by domain, as NAME|quantity."""
+    width = batch.rollouts.response_BT.shape[1] + 1
+
+    def loss_of(hidden_ND: Tensor, index_N: Tensor) -> Loss:
+        score_N = scalars(trainee.policy, hidden_ND)
+        row_N = index_N // width
+        total = score_N.sum() * 0
+        metrics: dict[str, Tensor] = {}
+        for name, span in batch.spans.items():
+            first, last = max(span.start, int(row_N[0])), min(span.stop, int(row_N[-1]) + 1)
+            own = ((pairs.better_P >= first) & (pairs.better_P < last)).nonzero().squeeze(1)
+            if not len(own):
+                continue
+            better_P, worse_P = (score_N[rows[own] - row_N[0]] for rows in (pairs.better_P, pairs.worse_P))
+            loss, sums = bradley_terry(better_P, worse_P, pairs.weight_P[own])
+            total = total + loss
+            counted = {**sums, "pairs": torch.tensor(float(len(own)))}
+            metrics |= {f"{name}|{key}": value for key, value in counted.items()}
+        return total, metrics
+
+    return loss_of
+
+
+def _describe(batch: Batch, part: Batch, sums: Mapping[str, float]) -> Metrics:
+    """Accuracy on the pairs as labelled, their number and the gap of their scores, by domain and in all."""
+    domains = {}
+    for name, span in batch.spans.items():
+        pairs = sums.get(f"{name}|pairs", 0.0)
+        kept = part.spans.get(name, slice(0, 0))
+        row = {
+            "reward": float(batch.reward_B[span].mean()),
+            "pairs": int(pairs),
+            "skipped": ((span.stop - span.start) - (kept.stop - kept.start)) // batch.group,
+        }
+        if pairs:
+            row["accuracy"] = sums[f"{name}|correct_count"] / pairs
+            row["gap"] = sums[f"{name}|gap_sum"] / pairs
+        domains[name] = row
+    whole = {
+        key: sum(sums.get(f"{name}|{key}", 0.0) for name in domains)
+        for key in ("pairs", "correct_count", "gap_sum")
+    }
+    return {
+        "domains": domains,
+        "pairs": int(whole["pairs"]),
+        "accuracy": whole["correct_count"] / whole["pairs"],
+        "gap": whole["gap_sum"] / whole["pairs"],
+    }
+
+
+def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
+    """Fold into the head what gives fresh answers scores of mean 0 and standard deviation 1."""
+    prompts = max(1, NORMALISING_ROWS // trainee.amounts.rollouts_per_prompt)
+    _, batch = _answers(trainee, stage, bank, prompts, "normalise")
+    with trainee.meter.phase("scoring", trainee.policy.device):
+        score_B = scores(
+            trainee.policy, batch.rollouts, micro_batch_rows=trainee.job.settings.micro_batch_rows
+        )
+    trainee.meter.count("scoring", trainee.policy, without_head(batch.rollouts))
+    mean, spread = float(score_B.mean()), float(score_B.std(correction=0))
+    if not spread > LEAST_SPREAD:
+        raise MopdError(
+            f"stage {stage.name!r}: the reward model scores all answers alike (standard deviation {spread:.1g}): "
+            f"raise its steps ({trainee.amounts.steps}) or learning_rate ({trainee.amounts.learning_rate})"
+        )
+    head = head_of(trainee.policy)
+    with torch.no_grad():
+        head.bias.sub_(mean).div_(spread)
+        head.weight.div_(spread)
+
+
+def _score(trainee: Trainee, stage: RewardModel, bank: Bank, split: Split) -> Rows:
+    """Against the true verifier, on the split's fixed prompts: `accuracy` of comparisons (each prompt alike), its se, n
+    (prompts with a comparison), and the `correlation` of score and grade over all answers; None where there is none."""
+    job, policy, meter = trainee.job, trainee.policy, trainee.meter
+    settings, rows = job.settings, {}
+    for name in stage.domains:
+        with bank.open(stage.init) as sampler, meter.phase("evaluation", policy.device):
+            batches = sampled(
+                sampler,
+                name,
+                trainee.tasks[name],
+                split,
+                settings.test_items if split == "test" else settings.validation_items,
+                temperature=settings.temperature,
+                meter=meter,
+                rollouts_per_prompt=TEST_ANSWERS,
+            )
+            found = [
+                scores(policy, own.rollouts, micro_batch_rows=settings.micro_batch_rows) for own in batches
+            ]
+            for own in batches:
+                meter.count("evaluation", policy, without_head(own.rollouts))
+        rows[name] = agreement(torch.cat(found), torch.cat([own.reward_B for own in batches]), TEST_ANSWERS)
+    return rows
+
+
+def agreement(score_B: Tensor, grade_B: Tensor, group: int) -> dict[str, float | None]:
+    """How scores agree with grades; rows of a prompt are consecutive. Ties of scores count half."""
+    score_UK, grade_UK = score_B.double().view(-1, group), grade_B.double().view(-1, group)
+    score_UKK = score_UK[:, :, None] - score_UK[:, None]
+    above_UKK = grade_UK[:, :, None] > grade_UK[:, None]
+    right_UKK = (score_UKK > 0).double() + 0.5 * (score_UKK == 0)
+    count_U = above_UKK.sum((1, 2))
+    share_U = ((right_UKK * above_UKK).sum((1, 2)) / count_U)[count_U > 0]
+    n = len(share_U)
+    varied = float(score_B.std(correction=0)) > 0 and float(grade_B.std(correction=0)) > 0
+    return {
+        "accuracy": float(share_U.mean()) if n else None,
+        "se": float(share_U.std(correction=0)) / n**0.5 if n else None,
+        "n": n,
+        "correlation": float(torch.corrcoef(torch.stack([score_B, grade_B]))[0, 1]) if varied else None,
+    }

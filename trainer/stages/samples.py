@@ -1,0 +1,160 @@
+"""samples.jsonl: a few of a stage's samples, token by token, with what the student and every teacher give them.
+
+A row is a sample of the batch that a step trains on, scored before the update. A stage keeps them at its start and at
+each further tenth of its progress: TIMES steps, ROWS samples of a domain, TOKENS tokens of a sample at most. Nothing
+here draws a random number, counts on the meter or touches a gradient: a stage's results are the same without it.
+
+  step, domain, prompt, answer, length (tokens in all), reward (the verifier's)
+  tokens    texts of the first tokens; observed ones have null for every number
+  student   log-prob of each token under the student, or under the policy that sampled it (reinforcement learning)
+  teachers  the same of every teacher, in the order of the stage's teachers; own: the places of those it learns from
+  advantage of each token, and judged_reward where a reward model judges (reinforcement learning)
+
+Log-probs are at the sampling temperature. Leaves out: what is done with a sample (`trainer.stages.distill`,
+`trainer.stages.reinforcement.rl`).
+
+Axes: B rows of the batch, M rows kept, T response tokens, N trained tokens, C of them at a time, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mopdsim.recipes.recipe import Distill, Rl
+from trainer.batch.bank import Bank
+from trainer.batch.batch import Batch, rows_for
+from trainer.batch.rollout import Rollouts
+from trainer.batch.routing import Route, teacher_names
+from trainer.batch.update import CHUNK_LOGITS, hidden_states
+from trainer.files.log import Log
+from trainer.losses.losses import token_logprob
+from trainer.model.policy import Policy
+from trainer.stages.loop import Trainee
+
+FILE = "samples.jsonl"
+TIMES = 10
+ROWS = 4
+TOKENS = 256
+LETTERS = 4000  # of a prompt
+DIGITS = 4
+
+
+def due(trainee: Trainee) -> bool:
+    """Whether this step's samples are to be kept: at the start, and when a further tenth is done."""
+    return trainee.progress() * TIMES >= trainee.memory.get("samples", {}).get("taken", 0)
+
+
+def keep_taught(
+    trainee: Trainee,
+    stage: Distill,
+    bank: Bank,
+    batch: Batch,
+    routed: Sequence[Route],
+    valid: Mapping[str, Tensor | None],
+) -> None:
+    """Samples of a distillation step, scored by the student and by every teacher, whoever it is that teaches them."""
+    policy, names = trainee.policy, teacher_names(stage)
+    places = _places(batch)
+    row_M = torch.tensor([row for _, row in places], device=policy.device)
+    student_MT = _logprobs(trainee, policy, batch.rollouts.rows(row_M))
+    teachers_MT = []
+    for name in names:
+        with bank.open(name) as teacher:
+            read = rows_for(teacher, policy, batch, row_M)
+            teachers_MT.append(_logprobs(trainee, teacher, read, valid_V=valid[name]))
+    rows = []
+    for m, (domain, place) in enumerate(places):
+        trained_T = batch.rollouts.trained_BT[place]
+        own = next(r for r in routed if r.rows(batch.group).start <= place < r.rows(batch.group).stop)
+        rows.append(
+            {
+                **_described(trainee, batch, domain, place),
+                "student": _numbers(batch, place, student_MT[m], trained_T),
+                "teachers": [_numbers(batch, place, score_MT[m], trained_T) for score_MT in teachers_MT],
+                "own": [names.index(name) for name in own.teachers],
+            }
+        )
+    _write(trainee, rows)
+
+
+def keep_rewarded(trainee: Trainee, stage: Rl, batch: Batch, judged: Batch, advantage_BT: Tensor) -> None:
+    """Samples of a reinforcement step with what the policy gave their tokens and what they were worth."""
+    rollouts = batch.rollouts
+    rows = []
+    for domain, place in _places(batch):
+        row = {
+            **_described(trainee, batch, domain, place),
+            "student": _numbers(batch, place, rollouts.logprob_BT[place], rollouts.trained_BT[place]),
+            "advantage": _numbers(batch, place, advantage_BT[place], rollouts.trained_BT[place]),
+        }
+        if domain in stage.reward_models:
+            row["judged_reward"] = float(judged.reward_B[place])
+        rows.append(row)
+    _write(trainee, rows)
+
+
+def _places(batch: Batch) -> list[tuple[str, int]]:
+    """The first rows of each domain."""
+    return [(name, row) for name, span in batch.spans.items() for row in range(span.start, span.stop)[:ROWS]]
+
+
+def _described(trainee: Trainee, batch: Batch, domain: str, place: int) -> dict[str, Any]:
+    rollouts, tokenizer = batch.rollouts, trainee.policy.tokenizer
+    ids = rollouts.response_BT[place][rollouts.present_BT[place]].tolist()
+    return {
+        "kind": "sample",
+        "step": trainee.step,
+        "domain": domain,
+        "prompt": batch.items[place // batch.group].prompt[:LETTERS],
+        "answer": tokenizer.decode(ids[:TOKENS]),
+        "length": len(ids),
+        "reward": float(batch.reward_B[place]),
+        "tokens": tokenizer.batch_decode([[token] for token in ids[:TOKENS]]),
+    }
+
+
+def _numbers(batch: Batch, place: int, value_T: Tensor, trained_T: Tensor) -> list[float | None]:
+    """A number for each token that is shown; None for what the policy did not sample."""
+    count = min(TOKENS, int(batch.rollouts.present_BT[place].sum()))
+    pairs = zip(value_T[:count].tolist(), trained_T[:count].tolist(), strict=True)
+    return [round(value, DIGITS) if trained and math.isfinite(value) else None for value, trained in pairs]
+
+
+@torch.no_grad()
+def _logprobs(
+    trainee: Trainee, model: Policy, rollouts: Rollouts, *, valid_V: Tensor | None = None
+) -> Tensor:
+    """logprob_MT of the first tokens, over the ids that student and teacher share; 0 where not trained."""
+    settings = trainee.job.settings
+    axes_MT = ("response_BT", "present_BT", "trained_BT", "logprob_BT")
+    part = replace(rollouts, **{name: getattr(rollouts, name)[:, :TOKENS] for name in axes_MT})
+    hidden_MTD = hidden_states(model, part, micro_batch_rows=settings.micro_batch_rows)
+    hidden_ND, token_N = hidden_MTD[part.trained_BT], part.response_BT[part.trained_BT]
+    if valid_V is not None:
+        token_N = (valid_V.cumsum(0) - 1)[token_N]
+    chunk = max(1, CHUNK_LOGITS // model.vocab_size)
+    found = []
+    for hidden_CD, token_C in zip(hidden_ND.split(chunk), token_N.split(chunk), strict=True):
+        logits_CV = model.logits(hidden_CD, temperature=settings.temperature)
+        if valid_V is not None:
+            logits_CV = logits_CV[:, valid_V.nonzero().squeeze(1)]
+        found.append(token_logprob(logits_CV, token_C)[0])
+    logprob_MT = torch.zeros_like(part.logprob_BT)
+    logprob_MT[part.trained_BT] = torch.cat(found)
+    return logprob_MT
+
+
+def _write(trainee: Trainee, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Append; what an attempt that was killed wrote after its checkpoint goes."""
+    kept = trainee.memory.setdefault("samples", {"taken": 0, "bytes": 0})
+    with Log(trainee.job.directory / FILE, keep=kept["bytes"]) as log:
+        for row in rows:
+            log.write(row)
+        kept["bytes"] = log.size()
+    kept["taken"] += 1

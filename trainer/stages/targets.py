@@ -1,0 +1,218 @@
+"""What a distillation step minimises: each row's divergences from the teachers that scored it.
+
+Turns a stage's choice of loss, the teachers' cached hidden states and the routing into one function of the student's
+logits at some positions (`trainer.batch.update.LossOf`). Leaves out: the divergences (`trainer.losses.losses`),
+scoring, sampling.
+
+Axes: B rows, T response tokens, N positions (flat index b * T + t), M positions of a teacher's own rows, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mopdsim.recipes.recipe import Distill
+from trainer.batch.bank import Scored
+from trainer.batch.rollout import Rollouts
+from trainer.batch.routing import Route
+from trainer.batch.update import LossOf
+from trainer.losses import losses
+from trainer.losses.losses import Loss
+from trainer.stages.preflight import TeacherLoss, full_reverse_kl
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """One model's scores of some rows. rows: their places in the batch, route after route."""
+
+    name: str
+    role: str  # "teacher" or "reference"
+    rows: Tensor
+    routes: tuple[Route, ...]
+    scored: Scored
+    valid_V: Tensor | None  # ids that student and teacher share; None: all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """All that a step's loss is made of."""
+
+    stage: Distill
+    rollouts: Rollouts
+    weight_BT: Tensor
+    advantage_B: Tensor | None
+    temperature: float
+    scores: Sequence[Scores]
+
+
+def loss_function(target: Target) -> LossOf:
+    """The loss of the student's logits. Metrics, sums over positions: NAME|domain:QUANTITY, NAME|teacher:QUANTITY."""
+    stage, rollouts = target.stage, target.rollouts
+    group, width = rollouts.group, rollouts.response_BT.shape[1]
+    token_M, weight_M, behaviour_M = (
+        x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
+    )
+    pieces = [
+        _Piece(score, route, group, width)
+        for score in target.scores
+        if score.role == "teacher"
+        for route in score.routes
+    ]
+    reference = next((score for score in target.scores if score.role == "reference"), None)
+
+    def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
+        if stage.loss == "sample_nll":
+            loss, metrics = losses.cross_entropy(logits_NV, token_M[index_N], weight_M[index_N])
+            return loss, {f"all|{name}": value for name, value in metrics.items()}
+        total = logits_NV.sum() * 0
+        sums: dict[str, Tensor] = {}
+        for piece in pieces:
+            part = piece.part(index_N)
+            if part.start == part.stop:
+                continue
+            at_N = index_N[part]
+            teacher_NV = piece.logits(at_N) / target.temperature
+            if stage.extrapolation != 1 and reference is not None:
+                own = _Piece(reference, piece.route, group, width)
+                teacher_NV = losses.extrapolate(
+                    teacher_NV, own.logits(at_N) / target.temperature, stage.extrapolation
+                )
+            share = piece.route.teachers[piece.name]
+            advantage_N = None if target.advantage_B is None else target.advantage_B[at_N // width]
+            loss, metrics = divergence(
+                stage,
+                logits_NV[part],
+                teacher_NV,
+                weight_M[at_N] * share,
+                token_N=token_M[at_N],
+                behaviour_N=behaviour_M[at_N],
+                advantage_N=advantage_N,
+                valid_V=piece.valid_V,
+            )
+            total = total + loss
+            for name, value in metrics.items():
+                _add(sums, f"{piece.route.domain}|domain:{name}", value * share)
+            _add(sums, f"{piece.name}|teacher:kl_sum", metrics["kl_sum"])
+            _add(sums, f"{piece.name}|teacher:tokens", torch.tensor(float(len(at_N))))
+        if target.advantage_B is not None and stage.loss != "sampled_token":
+            total = total + stage.reward_mix * _reward_loss(
+                target, logits_NV, index_N, token_M, behaviour_M, weight_M
+            )
+        return total, sums
+
+    return loss_of
+
+
+def divergence(
+    stage: Distill,
+    logits_NV: Tensor,
+    teacher_NV: Tensor,
+    weight_N: Tensor,
+    *,
+    token_N: Tensor,
+    behaviour_N: Tensor,
+    advantage_N: Tensor | None,
+    valid_V: Tensor | None,
+) -> Loss:
+    """The stage's loss against one teacher's logits. `advantage_N` is the reward's, for the sampled-token form."""
+    match stage.loss:
+        case "reverse_kl":
+            return losses.reverse_kl(logits_NV, teacher_NV, weight_N, valid_V=valid_V)
+        case "forward_kl":
+            return losses.forward_kl(logits_NV, teacher_NV, weight_N, valid_V=valid_V)
+        case "jensen_shannon":
+            return losses.jensen_shannon(
+                logits_NV, teacher_NV, weight_N, beta=stage.jensen_shannon_beta, valid_V=valid_V
+            )
+        case "top_k_reverse_kl":
+            return losses.top_k_reverse_kl(logits_NV, teacher_NV, weight_N, k=stage.top_k, valid_V=valid_V)
+        case "sampled_token":
+            if valid_V is not None:
+                ids, place_V = valid_V.nonzero().squeeze(1), valid_V.cumsum(0) - 1
+                logits_NV, teacher_NV, token_N = logits_NV[:, ids], teacher_NV[:, ids], place_V[token_N]
+            student_N, _ = losses.token_logprob(logits_NV, token_N)
+            teacher_N, _ = losses.token_logprob(teacher_NV, token_N)
+            return losses.sampled_token(
+                student_N,
+                teacher_N,
+                behaviour_N,
+                weight_N,
+                max_ratio=stage.max_importance_ratio,
+                reward_advantage_N=advantage_N,
+                alpha=stage.reward_mix,
+            )
+        case "sample_nll":
+            raise AssertionError("the likelihood of samples needs no teacher scores")
+
+
+def teacher_loss(stage: Distill) -> TeacherLoss:
+    """The stage's loss against one teacher, for preflight; the likelihood of samples, which needs no scores, as
+    reverse KL."""
+
+    def loss(
+        student_logits_NV: Tensor,
+        teacher_logits_NV: Tensor,
+        token_N: Tensor,
+        weights_N: Tensor,
+        valid_V: Tensor | None,
+    ) -> Loss:
+        behaviour_N = losses.token_logprob(student_logits_NV, token_N)[0].detach()
+        return divergence(
+            stage,
+            student_logits_NV,
+            teacher_logits_NV,
+            weights_N,
+            token_N=token_N,
+            behaviour_N=behaviour_N,
+            advantage_N=None,
+            valid_V=valid_V,
+        )
+
+    return full_reverse_kl if stage.loss == "sample_nll" else loss
+
+
+def _reward_loss(
+    target: Target, logits_NV: Tensor, index_N: Tensor, token_M: Tensor, behaviour_M: Tensor, weight_M: Tensor
+) -> Tensor:
+    """The policy gradient of the verifiable reward, beside a full-vocabulary divergence."""
+    assert target.advantage_B is not None
+    logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
+    advantage_N = target.advantage_B[index_N // target.rollouts.response_BT.shape[1]]
+    loss, _ = losses.policy_gradient(
+        logprob_N, behaviour_M[index_N], advantage_N, weight_M[index_N], clip_low=0.2, clip_high=0.28
+    )
+    return loss
+
+
+class _Piece:
+    """One route's positions in the batch and in the hidden states of a model that scored it."""
+
+    def __init__(self, score: Scores, route: Route, group: int, width: int) -> None:
+        self.name, self.route, self.valid_V, self.scored = score.name, route, score.valid_V, score.scored
+        rows = route.rows(group)
+        self.first, self.last = rows.start * width, rows.stop * width
+        before = 0
+        for other in score.routes:
+            if other is route:
+                break
+            before += other.rows(group).stop - other.rows(group).start
+        self.shift = before * width - self.first
+
+    def part(self, index_N: Tensor) -> slice:
+        """Where this route's positions lie in the ascending index_N."""
+        edges = torch.tensor([self.first, self.last], device=index_N.device)
+        start, stop = torch.searchsorted(index_N, edges).tolist()
+        return slice(start, stop)
+
+    def logits(self, at_N: Tensor) -> Tensor:
+        """The model's logits at positions of this route, rebuilt from its hidden states, without gradient."""
+        with torch.no_grad():
+            return self.scored.logits(self.scored.hidden_MD[at_N + self.shift])
+
+
+def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
+    sums[name] = sums[name] + value if name in sums else value

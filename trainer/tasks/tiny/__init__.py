@@ -1,0 +1,1 @@
+"""The built-in tiny domains, one file for each family."""

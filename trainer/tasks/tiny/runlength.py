@@ -1,0 +1,75 @@
+"""Run-length coding: `rle_decode` (a3b2 -> aaabb) and `rle_encode` (aaabb -> a3b2). Length counts runs."""
+
+from __future__ import annotations
+
+import random
+import re
+from itertools import groupby
+from typing import Final
+
+from trainer.tasks.tiny.text import LETTERS, Skill, text_family
+
+MOST_REPEATS: Final = 3
+
+
+def encode(content: str) -> str:
+    return "".join(f"{letter}{len(list(run))}" for letter, run in groupby(content))
+
+
+def decode(content: str) -> str:
+    return "".join(letter * int(count) for letter, count in re.findall(r"(\D)(\d)", content))
+
+
+def decodes_to(content: str, response: str) -> bool:
+    """Is `content` the code of `response`?"""
+    return encode(response) == content
+
+
+def encodes(content: str, response: str) -> bool:
+    """Is `response` the shortest code of `content`, so that neighbouring letters differ?"""
+    well_formed = re.fullmatch(r"(?:([a-z])[1-9](?!\1))+", response) is not None
+    return well_formed and decode(response) == content
+
+
+def draw_runs(rng: random.Random, runs: int) -> str:
+    """A text of `runs` runs of one to MOST_REPEATS equal letters, neighbouring runs different."""
+    text = ""
+    for _ in range(runs):
+        letter = rng.choice([letter for letter in LETTERS if letter != text[-1:]])
+        text += letter * rng.randint(1, MOST_REPEATS)
+    return text
+
+
+def draw_code(rng: random.Random, runs: int) -> str:
+    return encode(draw_runs(rng, runs))
+
+
+def _decoded_length(runs: int) -> int:
+    return MOST_REPEATS * runs
+
+
+def _encoded_length(runs: int) -> int:
+    return 2 * runs
+
+
+RLE_DECODE = Skill(
+    marker="x",
+    draw=draw_code,
+    solve=decode,
+    check=decodes_to,
+    length=(2, 3),
+    lengths=(1, 6),
+    longest=_decoded_length,
+)
+RLE_ENCODE = Skill(
+    marker="e",
+    draw=draw_runs,
+    solve=encode,
+    check=encodes,
+    symbols=LETTERS + "123",
+    length=(2, 3),
+    lengths=(1, 6),
+    longest=_encoded_length,
+    corruption=0.4,
+)
+FAMILIES = {"rle_decode": text_family(RLE_DECODE), "rle_encode": text_family(RLE_ENCODE)}
