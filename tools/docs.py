@@ -68,7 +68,8 @@ def static_parts(name: str) -> list[str]:
         f"![{draw.described(recipe_of(name))}]({name}.svg)",
         "## Stages at published scale",
         stage_table(name),
-        "Two numbers are P10 and P90 of what is not stated; the forecast's central value is their geometric middle.",
+        "Where the report states no value, two numbers are our P10 and P90. The forecast's central value is their "
+        "geometric mean.",
         "## What is published",
         figure_table([row for row in figures if row.grade == "published"]),
         "## What we assume",
@@ -78,8 +79,8 @@ def static_parts(name: str) -> list[str]:
     ]
     if added:
         parts += [
-            "The total of this system had been compared with an earlier set of presets before; these facts were added "
-            "after that, and lengths and overhead were not touched:",
+            "We had compared this system's published total with an earlier set of amounts. These facts were added "
+            "after that. Lengths and overhead stayed as they were.",
             _listed(added),
         ]
     return parts
@@ -131,7 +132,10 @@ def _forecast_parts(name: str, found: Mapping[str, Any], totals: Sequence[Mappin
         _table(("score", "P10", "P50", "P90"), scores),
     ]
     if totals:
-        parts += ["The published total beside it (no constant is fitted on it):", _totals_table(totals)]
+        parts += [
+            "The published total beside the forecast. No constant was fitted on it.",
+            _totals_table(totals),
+        ]
     return parts
 
 
@@ -155,9 +159,9 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     row = tiny[name]
     parts = [
         "## On the tiny model",
-        f"At one budget of training FLOPs for all recipes, over {', '.join(DOMAINS)} (`mopd compare --all`), forecast: "
-        f"mean score {_three(row['mean'])}, worst domain {_three(row['worst'])}, {row['stages']} stages, "
-        f"{row['teachers']} teachers.",
+        f"Forecast at one budget of training FLOPs for all recipes (`mopd compare --all`), over "
+        f"{', '.join(DOMAINS)}: mean score {_three(row['mean'])}, worst domain {_three(row['worst'])}, "
+        f"{row['stages']} stages, {row['teachers']} teachers.",
     ]
     run = (measured or {}).get("recipes", {}).get(name)
     if run is None:
@@ -174,8 +178,8 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     ]
     return [
         *parts,
-        f"Run for real with its own tiny amounts (`mopd study compare --all --own`): {run['flops']:.3g} "
-        f"training FLOPs, {run['seconds']:.0f} s.",
+        f"Run for real with its own tiny amounts (`mopd study compare --all --own`; 0.17 M parameters, seed 0, sampled "
+        f"at temperature 1): {run['flops']:.3g} training FLOPs, {run['seconds']:.0f} s on two CPU cores.",
         _table(("domain", "start", "measured", "forecast P50 (P10 to P90)"), rows),
     ]
 
@@ -204,16 +208,16 @@ def _index(
         )
     names = (
         "system", "date", "stages", "GPUs", "GPU-hours P50 (P10 to P90)", "figures published",
-        "tiny mean score, own amounts: forecast", "measured",
+        "mean score of the tiny model (one seed, temperature 1): forecast P50 (P10 to P90)", "measured",
     )  # fmt: skip
     return [
         "# Published systems as recipes",
-        "One page each: its graph, its stages, what is published and what we assume, its forecast and its tiny run. "
-        "Written by `python -m tools.docs`; do not edit.",
+        "Each system has a page: its graph, its stages, what is published, what we assume, its forecast, and its run "
+        "on the tiny model. Written by `python -m tools.docs`; do not edit.",
         _table(names, systems),
         "## Published totals against the forecast",
-        "The figures were written down before these forecasts, and no constant is fitted on the totals "
-        "(`mopd validate published`).",
+        "The figures were written down before these forecasts. No constant is fitted on the totals. "
+        "`mopd validate published` prints this table.",
         _totals_table(totals),
     ]
 
