@@ -178,8 +178,8 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     ]
     return [
         *parts,
-        f"Run for real with its own tiny amounts (`mopd study compare --all --own`; 0.17 M parameters, seed 0, sampled "
-        f"at temperature 1): {run['flops']:.3g} training FLOPs, {run['seconds']:.0f} s on two CPU cores.",
+        "Run for real with its own tiny amounts (`mopd study compare --all --own`; 0.17 M parameters, one seed, "
+        f"sampled at temperature 1): {run['flops']:.3g} training FLOPs, {run['seconds']:.0f} s on two CPU cores.",
         _table(("domain", "start", "measured", "forecast P50 (P10 to P90)"), rows),
     ]
 
