@@ -1,4 +1,5 @@
-"""Two halves of a piece of work side by side in two processes, where that is safe; the result is the same.
+"""Do the two halves of a piece of work side by side in two processes, where forking is safe. The result is
+the same.
 
 The second process is a fork: it starts at once and knows all that this one knows, but must not be made beside running
 threads, nor on systems whose libraries do not bear it. Only its result is carried over. Leaves out: more than two, and
@@ -22,7 +23,8 @@ Result = TypeVar("Result")
 
 
 def both(work: Callable[[Half], Result], here: Half, aside: Half) -> tuple[Result, Result]:
-    """`work` of both halves, of the second in a process of its own where that may be; an error there is raised here."""
+    """The result of `work` for each half. The second half runs in its own process where that is safe; its
+    errors are raised here."""
     if not _may_fork():
         return work(here), work(aside)
     context = get_context("fork")

@@ -130,8 +130,8 @@ class Calibration:
         return transformed(estimate, parameter.distribution, noise_N, stream, seed)
 
     def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
-        """What studies of this scope found of a domain's field, None where they found nothing. A setting of its dials
-        that was not studied takes the nearest one's."""
+        """The value that studies of this scope found for a domain's field, or None. A dial setting that was
+        not studied takes the value of the nearest one."""
         near = self._near(domain, key, scope)
         return self.facts[scope][max(near, key=near.__getitem__)][key] if near else None
 
@@ -153,8 +153,8 @@ class Calibration:
     def draw_pair(
         self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
     ) -> Array:
-        """Draws of what two domains do to each other ("conflict", "spill"), (N,): between the nearest settings that
-        were studied, else the general prior on the pair's own stream."""
+        """Draws of a pair's "conflict" or "spill", (N,). They are interpolated between the nearest studied
+        dial settings; a pair without any takes the general prior, on a random stream of its own."""
         own = f"{source.name}>{target.name}"
         known = [name.partition(":")[2] for name in self.parameters if name.startswith(f"{kind}:")]
         near = nearest(own, known) or nearest(f"{source.row}>{target.row}", known)

@@ -1,4 +1,4 @@
-"""Domains that differ from each other in their dials alone: which of those that were studied are nearest to one.
+"""For a domain spec with dials: the studied specs of the same domain whose dials are nearest to it.
 
 A dial is an option of a spec ("sort?ambiguity=0.5"); one that a spec leaves out is at 0. Between two studied settings
 what is known is taken in proportion to the inverse of the distance. Leaves out: domains of another name.

@@ -1,4 +1,4 @@
-"""The error of the model form: how far scores of runs that a fit has not seen lie from what the form says of them.
+"""The error of the model form: how far the model's forecasts miss scores of runs that its fit has not seen.
 
 Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for the scope
 it was fitted in; elsewhere nobody has measured it, and a forecast carries none. Leaves out: finding the scale.

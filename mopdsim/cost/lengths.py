@@ -95,7 +95,8 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """Mean length of the last step over that of the first, grown exponentially; the run's mean stays what it is."""
+    """Ratio of the last step's mean length to the first's. The length grows exponentially, and the mean over
+    the run is unchanged."""
 
     growth: float = 1.0
 

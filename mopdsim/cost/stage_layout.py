@@ -24,8 +24,9 @@ _MOST_REPLICA_GPUS = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Formats:
-    """How numbers are held and tokens drafted. precision: of weights and products, and of the cache where it can be so
-    narrow. speculative_factor: tokens that a decode step yields (1: no speculation); as few are drafted as give it.
+    """Number formats and speculative decoding. precision: of weights and matrix products, and of the cache if
+    it supports that width. speculative_factor: tokens that a decode step yields (1: no speculation); the
+    fewest drafted tokens that reach it are assumed.
     """
 
     precision: str = "bf16"

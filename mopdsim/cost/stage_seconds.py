@@ -136,8 +136,8 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
 
 
 def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, int]:
-    """Seconds to sample a step's sequences at the rate of full replicas, and the GPUs of one: samples take the place of
-    those that end, and environments are waited for on the side.
+    """Seconds to sample a step's sequences at the rate of full replicas, and the GPUs of one replica. New
+    samples replace those that end, and waiting for environments costs nothing.
     """
     model, gpu, lengths = machine.sampler(batch), machine.gpu, _lengths(batch)
     decode, _, _ = central_constants(batch.log_spread)

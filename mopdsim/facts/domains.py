@@ -28,7 +28,8 @@ SCOPES: tuple[Scope, ...] = get_args(Scope)
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A number, its standard deviation, and what it rests on. Which scale the sd is on, its owner says."""
+    """A number, its standard deviation, and its evidence. The owner documents the scale of the sd
+    (probability or ln)."""
 
     value: float
     sd: float
@@ -150,8 +151,8 @@ def _from_row(name: str, row: Mapping[str, Any]) -> Domain:
 
 
 def _demonstrated(start: Estimate, asymptote: Estimate) -> Estimate:
-    """Where nobody measured imitation: a quarter of the way from start to asymptote, as unsure as that is
-    long.
+    """The score after imitation where nobody measured it: a quarter of the way from start to asymptote, with
+    an sd of the same length.
     """
     gap = asymptote.value - start.value
     return Estimate(

@@ -22,9 +22,9 @@ _WIDTHS = np.linspace(-3.0, 3.0, 61)  # of every prior, around its middle
 
 
 def breaking(posterior: Posterior, trees: Sequence[Tree]) -> Mapping[str, tuple[float, float]]:
-    """Value and sd of `breaking_rate`, `breaking_power` and, where sizes differ, `breaking_size`; nothing where no RL
-    of the trees ended with a test. They may be more trees than those of the posterior, of which only constants are
-    taken."""
+    """Value and sd of `breaking_rate`, `breaking_power` and, if sizes differ, `breaking_size`; empty if no RL
+    stage of the trees ended with a test. The trees may include runs that the posterior did not use; of the
+    posterior only constants are read."""
     calibration = posterior.latents.calibration
     rate, power, size = (
         calibration.parameters[name].prior for name in ("breaking_rate", "breaking_power", "breaking_size")

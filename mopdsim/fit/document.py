@@ -91,8 +91,8 @@ class _Row:
 
 
 def _learned(posterior: Posterior) -> list[_Row]:
-    """Constants and facts that were narrowed, every pair that was seen; a mean of pairs stands for those not seen, and
-    takes the spread between pairs in."""
+    """The constants and facts that the fit narrowed, and every pair that was seen. The mean over pairs stands
+    for unseen pairs; its sd includes the spread between pairs."""
     rows = []
     for latent, share in zip(posterior.latents.entries, posterior.learned_L, strict=True):
         if latent.tree is not None:
@@ -105,8 +105,8 @@ def _learned(posterior: Posterior) -> list[_Row]:
 
 
 def _correlations(learned: Sequence[_Row]) -> dict[str, Any]:
-    """Of all but the means of pairs (which stand for pairs of their own streams): names, and
-    the lower triangle, a row a text."""
+    """Names, and the lower triangle of the correlation matrix as one text for each row. Means of pairs are
+    left out: they stand for pairs drawn from streams of their own."""
     rows = [row for row in learned if not row.alone]
     if not rows:
         return {"names": [], "rows": []}

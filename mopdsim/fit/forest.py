@@ -68,7 +68,8 @@ class Tree:
 def forest_recipe(
     domains: tuple[str, ...], stages: tuple[AnyStage, ...], amounts: Mapping[str, Any]
 ) -> Recipe:
-    """Stages without a common output: what a walk reads of a recipe, so that it is built without a recipe's checks."""
+    """The stages as a recipe that has no common output. A walk needs only the stages, so the checks of a
+    recipe are skipped."""
     return Recipe.model_construct(
         name="forest",
         domains=domains,

@@ -44,8 +44,9 @@ START_SD = 3.0  # logits: a base's score is measured, so that its prior does not
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """One unknown. mean, sd: its prior on its own scale; with a group, sd is only where the group's spread starts.
-    domains: it enters trees that have them all; tree: or only this one (its place)."""
+    """One unknown. mean, sd: its prior on its own scale; in a group, sd is the starting value of the group's
+    spread. domains: it enters the trees that have all of them. tree: if given, it enters only the tree at
+    this index."""
 
     name: str
     mean: float

@@ -148,7 +148,8 @@ def _widened(covariance_LL: Array, prior_sd_L: Array) -> Array:
 
 
 def _aimed_at(seen: Observed, fitted_M: Array) -> tuple[Array, Array]:
-    """What each observation says is there, and one over its variance; a ceiling as Tobit's likelihood bends there."""
+    """For each observation the target of the linearised fit, and one over its variance. A censored one (at
+    the ceiling) is linearised from the Tobit likelihood."""
     distance_M = (fitted_M - seen.y_M) / np.sqrt(seen.variance_M)
     mills_M = np.exp(_log_density(distance_M) - log_ndtr(distance_M))
     bent_M = np.maximum(mills_M + distance_M, 1e-6)

@@ -93,7 +93,8 @@ class Forecast:
 
     @property
     def likely_DN(self) -> Array:
-        """The same with the error of the model form, where that is known: what a run may be expected to score."""
+        """The scores with the error of the model form added, if it is known: the range in which a real run's
+        score is expected."""
         return moved(self.scores_DN, self.error_DN)
 
     @property

@@ -1,4 +1,5 @@
-"""Distillation: what the teachers know, the cap, the routing, the budget, and what comes along unasked.
+"""Distillation: what the teachers know, the cap, the routing, the budget, and the side effects on other
+domains.
 
 Leaves out: how a cap is made (`mopdsim.quality.caps`).
 """
@@ -165,8 +166,9 @@ def companions(pulls: Sequence[Array], constants: Mapping[str, Array]) -> Array:
 
 
 def pull(before_N: Array, after_N: Array, mistaken_N: Array, constants: Mapping[str, Array]) -> Array:
-    """One teacher's pull on a domain that it does not teach, in logits: of what it gained there a share lifts the
-    student, of what it lost a share drags it, as far as its prompts are mistaken for the domain's. (N,)"""
+    """One teacher's pull on a domain that it does not teach, in logits, (N,). A share of what the teacher
+    gained there lifts the student. A share of what it lost drags the student down, as far as its prompts are
+    mistaken for the domain's."""
     moved_N = _moved(before_N, after_N)
     gained_N, lost_N = np.maximum(moved_N, 0.0), np.minimum(moved_N, 0.0)
     return np.asarray(
@@ -180,8 +182,9 @@ def _moved(before: Array, after: Array) -> Array:
 
 
 def mistaken(spill_SN: Array) -> Array:
-    """How far a student takes a teacher's prompts for a domain's: 1 - exp(s) of what RL on them does to the domain, s
-    logits below 0, else 0: what it cannot tell apart it answers alike. spill: of the teacher's domains on it. (N,)"""
+    """How far a student mistakes a teacher's prompts for a domain's, from 0 to 1, (N,): 1 - exp(s) where RL
+    on those prompts changes the domain by s < 0 logits, else 0. The reason: a student answers alike what it
+    cannot tell apart. spill: effect of the teacher's domains on this one."""
     return np.asarray(-np.expm1(np.minimum(np.mean(spill_SN, axis=0), 0.0)))
 
 
@@ -232,7 +235,8 @@ def _distill_shares(stage: Distill, step: Step, taught_SN: Array) -> Array:
 def _inherit(
     stage: Distill, step: Step, states: Mapping[str, State], closed_SN: Array, shares_SN: Array
 ) -> None:
-    """Domains without a teacher take over part of what the teachers became on them: iota sum of w_j T_jo, in logits."""
+    """Domains without a teacher inherit part of the teachers' change on them: iota times the sum of w_j T_jo,
+    in logits."""
     others = step.untrained
     if len(others) == 0:
         return

@@ -94,8 +94,8 @@ def _spill(step: Step, progress_SN: Array) -> None:
 
 
 def break_down(step: Step, hazard_N: Array | None) -> None:
-    """Of every domain of which the world has drawn its luck, trained or not: with probability 1 - exp(-hazard) only a
-    share of its score is left."""
+    """Breaks domains: with probability 1 - exp(-hazard) only a share of a domain's score is left. It concerns
+    every domain for which the world has drawn a chance of breaking, trained or not."""
     if hazard_N is None:
         return
     world, breaks_N = step.world, -np.expm1(-hazard_N)
@@ -153,7 +153,8 @@ def _examples(stage: Sft, step: Step, datasets: Mapping[str, Dataset]) -> tuple[
 
 
 def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, Array]:
-    """What a dataset's answers lead to in one domain, before and after the bias of another model's samples. (N,)"""
+    """The score that training on a dataset's answers tends to in one domain, before and after the exposure
+    bias of another model's samples, (N,)."""
     constants, sampled_N = step.world.constants, data.sampler_DN[index]
     reached_N = sampled_N + constants["imitated_choice"] * (data.kept_DN[index] - sampled_N)
     if data.sampler == stage.init:

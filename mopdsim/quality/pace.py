@@ -1,4 +1,5 @@
-"""How far an optimiser gets with what it spends, by learning rate and batch relative to the usual ones; when it breaks.
+"""How far training gets with its compute, by learning rate and batch relative to the usual ones, and when RL
+breaks.
 
 Progress goes with FLOPs times rate^a times batch^-b. Adam's steps have the length of the rate whatever the gradient, so
 that at equal FLOPs a higher rate and a smaller batch go farther: a = b = 1 where the length of steps is what limits
@@ -42,8 +43,9 @@ def _rows(amounts: Amounts) -> int:
 def breakdown_hazard(
     effort: Effort, amounts: Amounts, usual: AmountsName, constants: Mapping[str, Array]
 ) -> Array | None:
-    """How often RL at this rate loses a domain over the stage: (rate / r0)^m sqrt(C / C0) of its (paced) compute, as
-    far as a random walk gets. None outside the set that was measured. (N,)"""
+    """The hazard that RL at this rate loses a domain during the stage, (N,): (rate / r0)^m sqrt(C / C0), with
+    C the paced compute. The square root is the distance of a random walk. None for amounts that were never
+    measured."""
     if usual != "tiny":
         return None
     relative_N = amounts.learning_rate / constants["breaking_rate"]

@@ -79,8 +79,8 @@ class Step:
         self.move(cause, after_DN)
 
     def forget(self, kl_SN: Array, factor_N: Array | float = 1.0, *, demonstrations: float = 0.0) -> None:
-        """Gains over the root decay with what the other domains' training moved; a domain's share of the prompts slows
-        it as replay, and with it the weight of `demonstrations` trained on beside them.
+        """Gains over the root decay as training on other domains moves the model. A domain's own share of the
+        prompts, and the weight of its `demonstrations` trained beside them, slow the decay as replay does.
         """
         if self.from_root:
             return

@@ -148,7 +148,8 @@ def sized(world: World, ratio: float) -> World:
 
 
 def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], slope_N: Array) -> Array:
-    """C_mid as a model meets it that starts elsewhere than the table's: C_mid exp(-slope (logit q0 - logit table)).
+    """C_mid for a model whose start differs from the table's: C_mid exp(-slope (logit q0 - logit of the
+    table's start)).
 
     A model that rarely succeeds gets little to learn from; one that starts higher is faster."""
     usual_D = logit(np.array([table.domain(row.row).start.value for row in domains]))
@@ -157,8 +158,8 @@ def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], s
 
 
 def shrunk(world: World, starts: Mapping[str, Array]) -> World:
-    """The world as the smaller model meets it: every score lower by slope ln(N / N_smaller) in logits, or by what makes
-    its start the given one. `starts`: draws by domain, (N,).
+    """The world for the smaller model: every score is lower by slope ln(N / N_smaller) in logits, or by as
+    much as makes its start the given one. `starts`: draws by domain, (N,).
     """
     ratio = world.sizes_b[BASE] / world.sizes_b[SMALLER]
     lower_N = world.constants["size_slope"] * np.log(max(ratio, 1.0))
@@ -179,7 +180,8 @@ def shrunk(world: World, starts: Mapping[str, Array]) -> World:
 
 
 def _luck(stages: tuple[str, ...], breaking: tuple[str, ...], *, seed: int, draws: int) -> dict[str, Array]:
-    """By stage whether a distillation collapses; by stage and domain, where that was measured, whether RL breaks."""
+    """The chance draws of each stage: whether a distillation collapses, and, where breaking was measured,
+    whether RL breaks each domain."""
     kinds = {stage: f"collapse:{stage}" for stage in stages}
     kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in breaking}
     return {name: uniform(stream, seed, draws) for name, stream in kinds.items()}

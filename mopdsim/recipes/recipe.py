@@ -63,7 +63,7 @@ __all__ = [
 
 
 class Recipe(Value):
-    """Stages over domains, in an order in which each comes after its parents; the last word is `output`'s.
+    """Stages over domains, each after its parents. The stage `output` is the recipe's result.
 
     domains: specifications of the prompts and verifiers, as the trainer's tasks or the simulator's table read them.
     amounts: by stage name, one for each stage but merges. amounts_name: the named set they started from.

@@ -47,7 +47,8 @@ def topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
 
 
 def check_roles(stages: tuple[AnyStage, ...], outputs: tuple[str, ...]) -> None:
-    """Weights are started from, taught by and merged; a reward model only judges; a dataset is only read."""
+    """Checks roles: only weights can be started from, teach or be merged; a reward model only judges; a
+    dataset is only read."""
     by_name = {stage.name: stage for stage in stages}
     for stage in stages:
         _check_role(stage.name, "init", stage.init, by_name)
@@ -126,7 +127,8 @@ def _check_rollouts(name: str, stage: AnyStage, rollouts: int) -> None:
 
 
 def check_domains(stage: AnyStage, domains: tuple[str, ...]) -> None:
-    """Every domain a stage names is the recipe's and, where it qualifies a trained domain, one of those."""
+    """Checks that every domain a stage names is one of the recipe's, and that settings of a domain concern
+    one that it trains."""
     if isinstance(stage, Merge):
         return
     named = list(stage.domains)

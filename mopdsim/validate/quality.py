@@ -113,8 +113,9 @@ def validate(path: Path | None = None, calibration: Calibration | None = None) -
 
 
 def recovery_elsewhere(row: Score, rows: Sequence[Score]) -> float:
-    """The share of the specialists' headroom that the row's method recovered in the other studies; that of all methods
-    where they have none of it. In-set rows alone; 1 where there are none."""
+    """The share of the specialists' headroom that the row's method recovered in the other studies, on domains
+    it was trained on. Where no other study has the method, the share of all methods; 1 where there are no
+    such rows."""
     others = [other for other in rows if other.study != row.study and other.in_set]
     alike = [other for other in others if _family(other) == _family(row)] or others
     headroom = sum(other.teacher - other.start for other in alike)

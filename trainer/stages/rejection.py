@@ -96,7 +96,7 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
 
 
 def _resumed(folder: Path, meter: Meter) -> tuple[list[Path], Harvest]:
-    """The sound parts of an earlier attempt, in order, and the state that the last of them left."""
+    """The complete parts that an earlier attempt wrote, in order, and the state stored with the last one."""
     sweep(folder)
     parts = sorted(folder.glob("step_*"))
     sound: list[Path] = []

@@ -151,7 +151,7 @@ def _logprobs(
 
 
 def _write(trainee: Trainee, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Append; what an attempt that was killed wrote after its checkpoint goes."""
+    """Append the samples. Lines that a killed attempt wrote after its last checkpoint are removed first."""
     kept = trainee.memory.setdefault("samples", {"taken": 0, "bytes": 0})
     with Log(trainee.job.directory / FILE, keep=kept["bytes"]) as log:
         for row in rows:

@@ -150,8 +150,8 @@ def divergence(
 
 
 def teacher_loss(stage: Distill) -> TeacherLoss:
-    """The stage's loss against one teacher, for preflight; the likelihood of samples, which needs no scores, as
-    reverse KL."""
+    """The stage's loss against one teacher, for preflight. The likelihood of samples needs no teacher scores,
+    so reverse KL stands in for it."""
 
     def loss(
         student_logits_NV: Tensor,

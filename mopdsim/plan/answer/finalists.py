@@ -82,7 +82,8 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
 
 
 def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:
-    """Of a structure's outcomes, best first: those as good as the best, the cheapest first, then the others."""
+    """A structure's outcomes (given best first) in the order to try them: those that tie with the best,
+    cheapest first, then the rest."""
     alike = [outcome for outcome in outcomes if outcome.value >= outcomes[0].value - NOTHING]
     alike.sort(key=lambda outcome: outcome.median["usd"])
     return [outcome.plan for outcome in [*alike[:_TRIES], *outcomes[:_TRIES]]]

@@ -1,4 +1,5 @@
-"""What knowing more would be worth: by parameter and by pilot, and whether the recommendation hangs on it.
+"""The worth of knowing more, for each parameter and each pilot study, and whether the recommendation depends
+on it.
 
 The value of a pilot is the expected rise of the objective if its parameters were known before choosing among the
 finalists: E[max_f E(u_f | theta)] - max_f E[u_f], the inner expectation fitted by regression over the draws (Strong,

@@ -149,8 +149,9 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
 def _choice(
     left: Callable[[float], Sequence[Outcome]], recommended: Plan, now: float
 ) -> Callable[[float], str]:
-    """What is best at a value, in words: "the same" where a plan of the recommended structure is behind the best by no
-    more than it is now, or than what counts. left: the outcomes that keep the limits at a value, best first."""
+    """The best plan at a value, in words. "the same": a plan of the recommended structure is behind the best
+    by no more than it is now, or by less than the difference that counts. left: outcomes that keep the limits
+    at this value, best first."""
 
     def behind(ranked: Sequence[Outcome]) -> float:
         own = [outcome.value for outcome in ranked if outcome.plan.structure == recommended.structure]
