@@ -56,26 +56,36 @@ def gpus(json_: Json = False) -> None:
         )
 
 
-def models(json_: Json = False) -> None:
-    """List the models with their sizes. Example: mopd models --json"""
+def models(
+    model: Annotated[
+        str | None, typer.Option(help="Only this one: a name, a config.json or its directory.")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """List the models with their sizes. Example: mopd models --model path/to/config.json --json"""
+    from mopdsim.facts.model import model as found
     from mopdsim.facts.model import models as known
 
+    rows = known() if model is None else {(one := found(model)).name: one}
     if json_:
         return emit(
             {
                 name: {
-                    "total_parameters": model.total_parameters,
-                    "active_parameters": model.active_parameters,
-                    "forward_flops_per_token": model.forward_flops_per_token,
-                    "kv_bytes_per_token": model.kv_bytes_per_token(),
-                    "source": model.source,
+                    "total_parameters": row.total_parameters,
+                    "active_parameters": row.active_parameters,
+                    "forward_flops_per_token": row.forward_flops_per_token,
+                    "kv_bytes_per_token": row.kv_bytes_per_token(),
+                    "source": row.source,
+                    **({"assumed": list(row.assumed)} if model is not None else {}),
                 }
-                for name, model in known().items()
+                for name, row in rows.items()
             }
         )
-    for name, model in known().items():
-        total, active = model.total_parameters / 1e9, model.active_parameters / 1e9
+    for name, row in rows.items():
+        total, active = row.total_parameters / 1e9, row.active_parameters / 1e9
         print(f"{name:<44} {total:9.3f} B  {active:8.3f} B active")
+        if row.assumed:
+            print(f"  filled by the family's config class: {', '.join(row.assumed)}")
 
 
 def forecast(

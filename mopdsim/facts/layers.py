@@ -84,16 +84,24 @@ class LatentAttention:
     rope_dim: int
     v_head_dim: int
     top_k: int | None = None
+    index_heads: int = 0
+    index_dim: int = 0
 
     def matmul_parameters(self, hidden: int) -> int:
         query_out = self.heads * (self.nope_dim + self.rope_dim)
         query = hidden * query_out if self.q_rank is None else self.q_rank * (hidden + query_out)
         key_value = hidden * (self.kv_rank + self.rope_dim)
         key_value += self.kv_rank * self.heads * (self.nope_dim + self.v_head_dim)
-        return query + key_value + self.heads * self.v_head_dim * hidden
+        return query + key_value + self.heads * self.v_head_dim * hidden + self._index_parameters(hidden)
+
+    def _index_parameters(self, hidden: int) -> int:
+        """The indexer: its queries from the queries' latent, its keys and its heads' weights from the hidden state."""
+        return (self.q_rank or hidden) * self.index_heads * self.index_dim + hidden * (
+            self.index_dim + self.index_heads
+        )
 
     def other_parameters(self, hidden: int) -> int:
-        return (self.q_rank or 0) + self.kv_rank
+        return (self.q_rank or 0) + self.kv_rank + 2 * self.index_dim
 
     def score_flops(self, keys: ArrayLike) -> Array:
         return (
@@ -125,8 +133,8 @@ class CompressedAttention:
     """DeepSeek-V4 attention: one key-value head shared by all queries, low-rank queries, grouped low-rank
     output.
 
-    A query sees a sliding window and, with `ratio`, one entry per `ratio` older tokens, at most `top_k` of
-    them.
+    A query sees a sliding window and, with `ratio`, one entry per `ratio` older tokens, at most `top_k` of them. Where
+    an indexer picks them (`top_k`), each entry is made from two windows of tokens, for the entries and for the indexer.
     """
 
     heads: int
@@ -137,11 +145,16 @@ class CompressedAttention:
     window: int
     ratio: int = 0
     top_k: int | None = None
+    index_heads: int = 0
+    index_dim: int = 0
 
     def matmul_parameters(self, hidden: int) -> int:
         wide = self.heads * self.head_dim
         output = self.output_rank * wide + self.output_groups * self.output_rank * hidden
         compressor = 2 * hidden * self.head_dim if self.ratio else 0
+        if self.top_k is not None:
+            compressor += 2 * hidden * self.head_dim + 4 * hidden * self.index_dim
+            compressor += (self.q_rank * self.index_dim + hidden) * self.index_heads
         return self.q_rank * (hidden + wide) + hidden * self.head_dim + compressor + output
 
     def other_parameters(self, hidden: int) -> int:
@@ -178,16 +191,18 @@ class Recurrent:
     """Linear attention (gated delta rule) or Mamba-2: a fixed state per sequence instead of a growing cache.
 
     `inner` is heads times head width of the values, `state` the key or state width per head, `projection` the
-    width of everything the input projection makes. One token updates and reads the state: 6 FLOPs an element.
+    width of everything the input projection makes, `inner_projection` that of what is projected from the values and
+    back (Mamba-1). One token updates and reads the state: 6 FLOPs an element.
     """
 
     inner: int
     state: int
     projection: int
     convolution: int
+    inner_projection: int = 0
 
     def matmul_parameters(self, hidden: int) -> int:
-        return hidden * (self.projection + self.inner)
+        return hidden * (self.projection + self.inner) + self.inner * self.inner_projection
 
     def other_parameters(self, hidden: int) -> int:
         return self.convolution

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.facts.families import filled, traits
 from mopdsim.facts.hardware import data_rows
 from mopdsim.facts.layers import Array, Experts, LayerGroup
-from mopdsim.facts.model_config import layer_groups, row_to_config, shape
+from mopdsim.facts.model_config import extra_parameters, layer_groups, row_to_config, shape
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Model:
     published_total_b: float | None = None
     published_active_b: float | None = None
     max_position: int | None = None
+    extra_parameters: int = 0
+    assumed: tuple[str, ...] = ()
     source: str = ""
 
     @cached_property
@@ -61,7 +64,7 @@ class Model:
             g.count * g.feed_forward.parameters(self.hidden) for g in self.groups if g.feed_forward
         )
         tables = self.embedding_parameters * (1 if self.tied else 2)
-        return sum(self._mixer_parameters) + feed_forward + tables
+        return sum(self._mixer_parameters) + feed_forward + tables + self.extra_parameters
 
     @cached_property
     def active_parameters(self) -> int:
@@ -166,10 +169,14 @@ class Model:
 
         A missing or nonsensical field raises UsageError; an absent file NotFoundError.
         """
-        if not isinstance(config, Mapping):
+        assumed: tuple[str, ...] = ()
+        if isinstance(config, Mapping):
+            text = config.get("text_config") or config
+        else:
             name = name or (Path(config) if Path(config).is_dir() else Path(config).parent).name
             config = _read_config(Path(config))
-        text = config.get("text_config") or config
+            text, assumed = filled(config)
+        traits(text)  # refuses a family that is not counted before any of its keys is missed
         sizes = shape(text)
         groups = Counter(layer_groups(text, sizes))
         return cls(
@@ -182,8 +189,15 @@ class Model:
                 for (mixer, feed_forward), count in groups.items()
             ),
             max_position=text.get("max_position_embeddings"),
+            extra_parameters=extra_parameters(text),
+            assumed=assumed,
             **facts,
         )
+
+
+def _plain_numbers(row: dict[str, Any]) -> Any:
+    """transformers writes an infinite number as {"__float__": "Infinity"}."""
+    return float(row["__float__"]) if row.keys() == {"__float__"} else row
 
 
 def _read_config(path: Path) -> Mapping[str, Any]:
@@ -193,7 +207,7 @@ def _read_config(path: Path) -> Mapping[str, Any]:
             f"model config {str(path)!r} does not exist; give a config.json or its directory."
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_plain_numbers)
     except ValueError as error:
         raise UsageError(f"model config {str(path)!r} is not JSON ({error}); give a config.json.") from error
     if not isinstance(config, Mapping):

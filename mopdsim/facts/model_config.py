@@ -1,6 +1,7 @@
 """From the keys of a Hugging Face config.json to layer kinds; rows of the catalogue take the same path.
 
-Every family spells the same idea its own way; this file holds the synonyms and nothing else does.
+Every family spells the same idea its own way; this file holds the synonyms, and `mopdsim.facts.families` what a family
+does that its config.json does not say.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mopdsim.base.errors import UsageError
+from mopdsim.facts.families import family_of, traits
 from mopdsim.facts.layers import (
     Attention,
     CompressedAttention,
@@ -29,14 +31,24 @@ _SIZES = {
     "vocab_size": ("vocab_size",),
 }
 _COUNTS = {
-    "experts": ("num_experts", "num_local_experts", "n_routed_experts"),
-    "per_token": ("num_experts_per_tok", "experts_per_token", "moe_topk"),
-    "shared_width": ("shared_expert_intermediate_size", "moe_shared_expert_intermediate_size"),
-    "shared": ("n_shared_experts", "num_shared_experts"),
+    "experts": ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"),
+    "per_token": ("num_experts_per_tok", "experts_per_token", "moe_topk", "moe_k"),
+    "shared_width": (
+        "shared_expert_intermediate_size",
+        "moe_shared_expert_intermediate_size",
+        "shared_intermediate_size",
+    ),
+    "shared": ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts"),
+    "width": ("intermediate_size", "ffn_hidden_size", "ffn_dim", "n_inner", "dff"),
+    "mamba_heads": ("mamba_num_heads", "mamba_n_heads", "num_heads"),
+    "mamba_head_dim": ("mamba_head_dim", "mamba_d_head", "head_dim"),
+    "mamba_state": ("ssm_state_size", "mamba_d_state", "state_size"),
+    "mamba_groups": ("n_groups", "mamba_n_groups"),
+    "mamba_convolution": ("conv_kernel", "mamba_d_conv"),
 }
 _KINDS = {"M": "mamba", "E": "moe", "*": "attention", "-": "mlp"}
-_QK_NORM = ("qwen3", "minimax_m2")
-_PLAIN = ("gpt3", "gpt2", "mpt", "nemotron_h")
+_SPARSE = ("sparse", "moe", "hash_moe")
+_ATTENTION_FREE = ("mamba", "falcon_mamba", "mamba2")
 
 
 def _first(config: Config, names: tuple[str, ...], default: Any = None) -> Any:
@@ -44,10 +56,15 @@ def _first(config: Config, names: tuple[str, ...], default: Any = None) -> Any:
 
 
 def shape(config: Config) -> dict[str, int]:
-    """The four sizes every decoder has, checked to be positive whole numbers."""
+    """The four sizes every decoder has, checked to be positive whole numbers. A model without attention has 1 head."""
     found = {}
+    given = dict(config)
+    if config.get("layers_block_type"):
+        given.setdefault("num_hidden_layers", len(config["layers_block_type"]))
+    if family_of(config) in _ATTENTION_FREE:
+        given["num_attention_heads"] = 1
     for field, names in _SIZES.items():
-        value = _first(config, names)
+        value = _first(given, names)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**8:
             raise UsageError(
                 f"model config field {field} is {value!r}; it must be a positive whole number: "
@@ -59,7 +76,13 @@ def shape(config: Config) -> dict[str, int]:
 
 def _layer_kinds(config: Config, layers: int) -> list[str]:
     """What each layer mixes with, as names: the families' patterns made one."""
-    if "hybrid_override_pattern" in config:
+    if family_of(config) in _ATTENTION_FREE:
+        kinds = ["mamba"] * layers
+    elif family_of(config) == "bamba":
+        kinds = [
+            "attention" if i in (config.get("attn_layer_indices") or ()) else "mamba" for i in range(layers)
+        ]
+    elif "hybrid_override_pattern" in config:
         kinds = [_KINDS[letter] for letter in config["hybrid_override_pattern"]]
     elif "hybrid_layer_pattern" in config:
         kinds = ["sliding_attention" if flag else "full_attention" for flag in config["hybrid_layer_pattern"]]
@@ -67,13 +90,24 @@ def _layer_kinds(config: Config, layers: int) -> list[str]:
         kinds = [
             f"compressed_{ratio}" if ratio else "sliding_attention" for ratio in config["compress_ratios"]
         ]
+    elif config.get("compress_rates"):
+        rates = config["compress_rates"]
+        kinds = [
+            f"compressed_{rates[kind]}" if kind in rates else "sliding_attention"
+            for kind in config["layer_types"]
+        ]
     elif config.get("layer_types") or config.get("layers_block_type"):
         kinds = list(config.get("layer_types") or config["layers_block_type"])
+        if _first(config, _COUNTS["mamba_state"]):
+            kinds = ["mamba" if kind == "linear_attention" else kind for kind in kinds]
     elif config.get("full_attention_interval"):
         every = config["full_attention_interval"]
         kinds = ["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)]
     elif config.get("sliding_window") and config.get("use_sliding_window", True):
-        kinds = ["sliding_attention"] * layers
+        every = config.get("sliding_window_pattern") or traits(config).full_attention_every
+        kinds = [
+            "full_attention" if every and (i + 1) % every == 0 else "sliding_attention" for i in range(layers)
+        ]
     else:
         kinds = ["full_attention"] * layers
     if len(kinds) < layers:
@@ -84,14 +118,25 @@ def _layer_kinds(config: Config, layers: int) -> list[str]:
 
 
 def _mamba(config: Config, hidden: int) -> Recurrent:
-    inner = config["mamba_num_heads"] * config["mamba_head_dim"]
-    state, groups = config["ssm_state_size"], config["n_groups"]
-    convolved = inner + 2 * groups * state
+    state, kernel = (
+        _first(config, _COUNTS["mamba_state"]),
+        _first(config, _COUNTS["mamba_convolution"], 4),
+    )
+    heads = _first(config, _COUNTS["mamba_heads"])
+    if heads is None:  # Mamba-1 (2312.00752): steps of its own for each channel, from a low-rank projection
+        inner = config.get("intermediate_size") or config.get("expand", 2) * hidden
+        rank = config.get("time_step_rank") or -(-hidden // 16)
+        return Recurrent(
+            inner=inner,
+            state=state,
+            projection=2 * inner,
+            convolution=inner * (kernel + state + 3),
+            inner_projection=2 * rank + 2 * state,
+        )
+    inner = heads * _first(config, _COUNTS["mamba_head_dim"])
+    convolved = inner + 2 * _first(config, _COUNTS["mamba_groups"]) * state
     return Recurrent(
-        inner=inner,
-        state=state,
-        projection=inner + convolved + config["mamba_num_heads"],
-        convolution=convolved * config.get("conv_kernel", 4),
+        inner=inner, state=state, projection=inner + convolved + heads, convolution=convolved * kernel
     )
 
 
@@ -108,13 +153,13 @@ def _linear(config: Config) -> Recurrent:
 
 def _mixer(config: Config, sizes: dict[str, int], kind: str) -> Mixer | None:
     heads = sizes["num_attention_heads"]
-    family = str(config.get("model_type", ""))
     if kind in ("moe", "mlp"):
         return None
     if kind == "mamba":
         return _mamba(config, sizes["hidden_size"])
     if kind == "linear_attention":
         return _linear(config)
+    known = traits(config)
     head_dim = config.get("head_dim") or sizes["hidden_size"] // heads
     if config.get("o_lora_rank"):
         ratio = int(kind.removeprefix("compressed_")) if kind.startswith("compressed_") else 0
@@ -127,6 +172,8 @@ def _mixer(config: Config, sizes: dict[str, int], kind: str) -> Mixer | None:
             window=config["sliding_window"],
             ratio=ratio,
             top_k=config.get("index_topk") if 0 < ratio < 16 else None,
+            index_heads=config.get("index_n_heads") or 0,
+            index_dim=config.get("index_head_dim") or 0,
         )
     if config.get("kv_lora_rank"):
         return LatentAttention(
@@ -137,52 +184,82 @@ def _mixer(config: Config, sizes: dict[str, int], kind: str) -> Mixer | None:
             rope_dim=config["qk_rope_head_dim"],
             v_head_dim=config["v_head_dim"],
             top_k=config.get("index_topk"),
+            index_heads=config.get("index_n_heads") or 0,
+            index_dim=config.get("index_head_dim") or 0,
         )
-    sliding = kind == "sliding_attention"
-    kv_heads = config.get("num_key_value_heads") or heads
+    sliding = kind in ("sliding_attention", "chunked_attention")
+    kv_heads = _kv_heads(config, heads)
     return Attention(
         heads=heads,
-        kv_heads=(config.get("swa_num_key_value_heads") or kv_heads) if sliding else kv_heads,
+        kv_heads=(config.get("swa_num_key_value_heads") or known.window_kv_heads or kv_heads)
+        if sliding
+        else kv_heads,
         head_dim=head_dim,
         v_head_dim=config.get("v_head_dim") or head_dim,
-        window=config.get("sliding_window") if sliding else None,
-        qkv_bias=bool(config.get("attention_bias")) or family == "qwen2",
-        qk_norm=family.startswith(_QK_NORM),
-        output_gate=family.startswith(("qwen3_5", "qwen3_next")),
+        window=_first(config, ("sliding_window", "attention_chunk_size")) if sliding else None,
+        qkv_bias=bool(config.get("attention_bias")) or known.qkv_bias,
+        qk_norm=known.qk_norm,
+        output_gate=known.output_gate,
     )
 
 
+def _kv_heads(config: Config, heads: int) -> int:
+    """Key heads: one where the family says so of old, as many as query heads where nothing is said."""
+    if config.get("multi_query") and not config.get("new_decoder_architecture"):
+        return 1
+    return int(config.get("num_key_value_heads") or config.get("num_kv_heads") or heads)
+
+
 def _is_sparse(config: Config, layer: int) -> bool:
+    if config.get("mlp_layer_types"):
+        return config["mlp_layer_types"][layer] in _SPARSE
+    if config.get("moe_layers"):
+        return layer in config["moe_layers"]
+    if config.get("moe_layer_interval"):
+        start, interval = config.get("moe_layer_start_index", 0), config["moe_layer_interval"]
+        end = config.get("moe_layer_end_index", -1)
+        return (end < 0 or start <= layer <= end) and layer >= start and (layer + 1) % interval == 0
+    dense = _first(config, ("first_k_dense_replace", "num_dense_layers"), 0)
+    if layer < dense or layer in (config.get("mlp_only_layers") or ()):
+        return False
     frequency = config.get("moe_layer_freq", 1)
     if isinstance(frequency, (list, tuple)):
         return bool(frequency[layer])
-    if layer < (config.get("first_k_dense_replace") or 0) or layer in (config.get("mlp_only_layers") or ()):
-        return False
-    return (layer + 1) % (config.get("decoder_sparse_step") or frequency or 1) == 0
+    every = _first(config, ("decoder_sparse_step", "interleave_moe_layer_step")) or frequency or 1
+    return (layer + 1) % every == 0
 
 
 def _feed_forward(config: Config, sizes: dict[str, int], kind: str, layer: int) -> FeedForward | None:
-    family = str(config.get("model_type", ""))
-    if family == "nemotron_h" and kind not in ("moe", "mlp"):
+    family, known = family_of(config), traits(config)
+    if family in _ATTENTION_FREE or (family == "nemotron_h" and kind not in ("moe", "mlp")):
         return None
-    matrices = 2 if family in _PLAIN else 3
-    hidden = sizes["hidden_size"]
-    width = _first(config, ("intermediate_size", "ffn_hidden_size", "n_inner"))
-    width = width or int(hidden * config.get("expansion_ratio", 4))
+    width = _first(config, _COUNTS["width"])
+    width = width or int(sizes["hidden_size"] * config.get("expansion_ratio", 4))
     experts = _first(config, _COUNTS["experts"], 0)
     if not experts or kind == "mlp" or (kind != "moe" and not _is_sparse(config, layer)):
-        return Dense(width=width, matrices=matrices)
+        if config.get("shared_intermediate_size") and not experts:
+            width = config["shared_intermediate_size"]
+        return Dense(width=config.get("intermediate_size_mlp") or width, matrices=known.matrices)
     expert_width = config.get("moe_intermediate_size") or width
-    shared = _first(config, _COUNTS["shared_width"]) or _first(config, _COUNTS["shared"], 0) * expert_width
+    shared = _first(config, _COUNTS["shared_width"])
+    if shared is None:
+        shared = _first(config, _COUNTS["shared"], known.shared_experts) * expert_width
     return Experts(
         experts=experts,
         per_token=_first(config, _COUNTS["per_token"], 1),
         width=expert_width,
         shared_width=shared,
-        matrices=matrices,
+        matrices=known.matrices,
         latent=config.get("moe_latent_size"),
-        shared_gate=family.startswith(("qwen3_5", "qwen3_next", "qwen2_moe")),
+        shared_gate=known.shared_gate,
     )
+
+
+def extra_parameters(config: Config) -> int:
+    """Numbers of tables that no product reads: learned positions, and a second embedding where there is one."""
+    rows = _first(config, ("n_positions", "max_position_embeddings"), 0) + traits(config).more_positions
+    width = config.get("word_embed_proj_dim") or _first(config, _SIZES["hidden_size"])
+    return rows * width if traits(config).learned_positions else 0
 
 
 def layer_groups(config: Config, sizes: dict[str, int]) -> Iterator[tuple[Mixer | None, FeedForward | None]]:
