@@ -105,7 +105,9 @@ def test_imports_point_down(module: str) -> None:
     forbidden = FORBIDDEN[module.partition(".")[0]]
     if _folder(module) == "mopdsim/app":
         forbidden = forbidden - {"streamlit"}
-    if module == "mopdsim.facts.families":  # its config classes, inside the function that fills a user's config.json
+    if (
+        module == "mopdsim.facts.families"
+    ):  # its config classes, inside the function that fills a user's config.json
         forbidden = forbidden - {"transformers"}
     assert not {name.partition(".")[0] for name in names} & forbidden
     folders = {_folder(found) for name in names if (found := _module(name))}
