@@ -1,4 +1,4 @@
-"""`python -m tools.docs`: rewrites docs/recipes.md and one page and picture per published system from the code.
+"""`python -m tools.docs`: rewrites docs/recipes.md and one page per published system from the code.
 
 A page shows the system's graph, its stages with their amounts, what is published with its source, what we assume and
 why, its forecast at published scale, and on the tiny model the forecast beside what was measured (the file that
@@ -16,7 +16,7 @@ from typing import Any
 from mopdsim.forecast import published_scale, scenario
 from mopdsim.forecast.compare_all import DOMAINS, compare_all
 from mopdsim.forecast.forecast import forecast
-from mopdsim.recipes import draw, published, recipe_file
+from mopdsim.recipes import graph, published, recipe_file
 from mopdsim.recipes.published import Figure
 from mopdsim.recipes.recipe import Recipe, parents
 from mopdsim.recipes.systems import SYSTEMS
@@ -41,7 +41,6 @@ def main() -> None:
     rows = []
     for name in SYSTEMS:
         found = forecast(scenario.from_document(published_scale.document(name), source=name)).to_document()
-        (folder / f"{name}.svg").write_text(draw.svg(recipe_of(name)), encoding="utf-8")
         own = [row for row in totals if row["system"] == name]
         parts = [*static_parts(name), *_forecast_parts(name, found, own), *_tiny_parts(name, tiny, measured)]
         _write(folder / f"{name}.md", parts)
@@ -65,7 +64,7 @@ def static_parts(name: str) -> list[str]:
         f"# {own.title} ({own.date})",
         (inspect.getdoc(SYSTEMS[name]) or "").partition("\n")[0],
         f"Report: {own.report}. Written by `python -m tools.docs`; do not edit.",
-        f"![{draw.described(recipe_of(name))}]({name}.svg)",
+        f"```mermaid\n{graph.mermaid(recipe_of(name))}```",
         "## Stages at published scale",
         stage_table(name),
         "Where the report states no value, two numbers are our P10 and P90. The forecast's central value is their "

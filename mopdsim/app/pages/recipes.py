@@ -1,6 +1,6 @@
 """Page Recipes: one recipe's graph, stages, calendar and cost; all of them at one budget.
 
-Leaves out: the pictures (`mopdsim.recipes.draw`), the comparison (`mopdsim.forecast.compare_all`).
+Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsim.forecast.compare_all`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from mopdsim.app.choice import POOLS, Choice, Pools
 from mopdsim.app.tables import frames
 from mopdsim.app.words import days, interval, recipe_title, usd
 from mopdsim.forecast.compare_all import RIVALS, compare_all
-from mopdsim.recipes import draw
+from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, entries
 from mopdsim.recipes.recipe import BASE, Recipe, read
 from mopdsim.recipes.systems import SYSTEMS
@@ -112,13 +112,10 @@ def _show(found: Answer) -> None:
 
 
 def _graph(recipe: Recipe) -> None:
-    """The picture in the page's own light or dark, whatever the machine prefers."""
-    dark = st.context.theme.type == "dark"
-    picture = draw.svg(recipe).replace("(prefers-color-scheme: dark)", "all" if dark else "not all")
-    picture = picture.replace('<rect class="mopd-page"', '<rect fill="none"')  # the page is behind it
-    st.image(picture, alt=draw.described(recipe))
+    """The graph in the page's own light or dark, and in words."""
+    st.mermaid_chart(graph.mermaid(recipe))
     with st.expander("The graph in words"):
-        st.markdown(views.plain(draw.described(recipe)))
+        st.markdown(views.plain(graph.described(recipe)))
 
 
 def stage_plan(recipe: Recipe) -> pd.DataFrame:
@@ -129,7 +126,7 @@ def stage_plan(recipe: Recipe) -> pd.DataFrame:
         reads = {role: names for role, names in read(stage).items() if role != "init"}
         rows.append({
             "stage": stage.name,
-            "kind": frames.KIND_TITLES[stage.kind],
+            "kind": graph.KINDS[stage.kind],
             "starts from": stage.init or BASE,
             "reads": "; ".join(f"{role} {', '.join(names)}" for role, names in reads.items() if names),
             "domains": ", ".join(getattr(stage, "domains", ()) or recipe.domains),

@@ -15,6 +15,7 @@ import pandas as pd
 from mopdsim.app.choice import pair_estimates
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.quality.walk import CAUSES, Cause
+from mopdsim.recipes.graph import KINDS
 
 Documents = Mapping[str, Mapping[str, Any]]  # forecast documents by the scenario's label
 CAUSE_TITLES: Mapping[Cause, str] = {
@@ -27,15 +28,6 @@ CAUSE_TITLES: Mapping[Cause, str] = {
     "reward": "reward mixed in",
     "judge": "reward model's errors",
     "collapse": "collapse",
-}
-KIND_TITLES = {
-    "sft": "SFT",
-    "rl": "RL",
-    "distill": "distillation",
-    "reward_model": "reward model",
-    "rejection_sampling": "rejection sampling",
-    "preference": "DPO",
-    "merge": "merging",
 }
 FEW = 6  # pairs of K that are listed one by one
 SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
@@ -85,7 +77,7 @@ def stages(documents: Documents) -> pd.DataFrame:
             {
                 "scenario": label,
                 "stage": row["name"],
-                "kind": KIND_TITLES[row["kind"]],
+                "kind": KINDS[row["kind"]],
                 "pool": row["pool"],
                 "GPUs": row["gpus"],
                 "steps": row["steps"],

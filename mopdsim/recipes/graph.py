@@ -1,0 +1,79 @@
+"""A recipe's graph as text: a Mermaid flowchart, which GitHub and Streamlit draw, and the same in words.
+
+The chart names each stage and its kind. A plain arrow leads from the weights that a stage starts from; a dotted arrow
+says what else it reads. Leaves out: amounts (`mopd check`), colours (they are the viewer's, light or dark).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mopdsim.recipes.recipe import Recipe
+
+KINDS: Mapping[str, str] = {
+    "sft": "SFT",
+    "rl": "RL",
+    "distill": "distillation",
+    "reward_model": "reward model",
+    "rejection_sampling": "rejection sampling",
+    "preference": "DPO",
+    "merge": "merging",
+}
+ROLES: Mapping[
+    str, tuple[str, str]
+] = {  # what the reader says of the stage it reads, and what the arrow says
+    "init": ("starts from", ""),
+    "teacher": ("is taught by", "teaches"),
+    "data": ("trains on answers of", "gives answers"),
+    "reward": ("is judged by", "judges"),
+    "input": ("takes in the weights of", "gives weights"),
+}
+_WIDE = 5  # stages in a row: a longer graph runs from top to bottom
+
+
+def mermaid(recipe: Recipe) -> str:
+    """The graph as a Mermaid flowchart: roots are round, datasets are drums, the output has a double frame.
+
+    The description in words is for those who hear the page.
+    """
+    graph = recipe.graph()
+    number = {
+        name: f"s{place}" for place, name in enumerate(graph)
+    }  # a name such as "end" is a word of Mermaid
+    lines = [f"flowchart {'LR' if _depth(recipe) <= _WIDE else 'TD'}"]
+    lines.append(f"  accTitle: The stages of {recipe.name}")
+    lines.append(f"  accDescr: {described(recipe)}")
+    for name in recipe.roots:
+        lines.append(f'  {number[name]}(["{name}"])')
+    for stage in recipe.stages:
+        before, after = "[", "]"
+        if stage.kind == "rejection_sampling":
+            before, after = "[(", ")]"
+        elif stage.name == recipe.output:
+            before, after = "[[", "]]"
+        lines.append(f'  {number[stage.name]}{before}"{stage.name}<br>{KINDS[stage.kind]}"{after}')
+    for source, target, role in graph.edges(data="role"):
+        said = ROLES[role][1]
+        arrow = f"-. {said} .->" if said else "-->"
+        lines.append(f"  {number[source]} {arrow} {number[target]}")
+    return "\n".join(lines) + "\n"
+
+
+def described(recipe: Recipe) -> str:
+    """The graph in words, one sentence a stage."""
+    graph = recipe.graph()
+    sentences = []
+    for stage in recipe.stages:
+        by_role: dict[str, list[str]] = {}
+        for source, _, role in graph.in_edges(stage.name, data="role"):
+            by_role.setdefault(role, []).append(source)
+        links = ", ".join(f"{ROLES[role][0]} {', '.join(by_role[role])}" for role in ROLES if role in by_role)
+        sentences.append(f"{stage.name} ({KINDS[stage.kind]}) {links}")
+    return ". ".join(sentences) + f". The result is {recipe.output}."
+
+
+def _depth(recipe: Recipe) -> int:
+    """Stages on the longest path, the root included."""
+    import networkx as nx
+
+    return len(nx.dag_longest_path(recipe.graph()))
