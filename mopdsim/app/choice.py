@@ -138,8 +138,7 @@ class Choice(Value):
             if getattr(self, key) is not None:
                 document[key] = getattr(self, key)
         if self.gpus is not None:
-            document.pop("pools", None)
-            document["gpus"] = self.gpus
+            document = scenarios.on_one_pool(document, self.gpus)
         for key in ("teams", "budget_usd", "deadline_days"):
             value = getattr(self, key)
             if value == NO_LIMIT:

@@ -97,7 +97,7 @@ def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
     if "stages" in document:
         document = {"recipe": document}
     if "gpus" in keys:
-        document.pop("pools", None)
+        document = scenario.on_one_pool(document, keys["gpus"])
     return scenario.from_document({**document, **keys}, source=recipe)
 
 

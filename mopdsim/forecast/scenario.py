@@ -237,6 +237,12 @@ def of_recipe(name: str, *, source: str = "scenario", **settings: Any) -> Scenar
     return from_document({"recipe": name, **given}, source=source)
 
 
+def on_one_pool(document: Mapping[str, Any], gpus: int) -> dict[str, Any]:
+    """A scenario's document with one pool of so many GPUs; what it said of several pools goes."""
+    of_pools = ("pools", "pool_of", "gpus_of") if "pools" in document else ()
+    return {**{key: value for key, value in document.items() if key not in of_pools}, "gpus": gpus}
+
+
 def dump(scenario: Scenario) -> str:
     """The resolved scenario as TOML text."""
     import tomli_w

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, standard_normal
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.cost.stage_layout import Formats
@@ -69,15 +70,22 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
 
 
 def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
-    """A stage's central costs on so many GPUs."""
-    return bill(
-        stage,
-        scenario.recipe.amounts.get(stage.name),
-        scenario.domains,
-        machine_of(scenario, stage),
-        gpus=gpus,
-        response_tokens=ranges.central_length(scenario, stage.name),
-    )
+    """A stage's central costs on so many GPUs. InfeasibleError, with the pool's size too, where the model fits no
+    layout on them."""
+    try:
+        return bill(
+            stage,
+            scenario.recipe.amounts.get(stage.name),
+            scenario.domains,
+            machine_of(scenario, stage),
+            gpus=gpus,
+            response_tokens=ranges.central_length(scenario, stage.name),
+        )
+    except InfeasibleError as error:
+        whole = scenario.pools[scenario.pool(stage.name)]
+        raise InfeasibleError(
+            f"stage {stage.name!r} has {gpus} of its pool's {whole} GPUs: {error}"
+        ) from None
 
 
 def length_of(scenario: Scenario, found: Bill, world: World) -> Array:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -159,6 +159,14 @@ class Recipe(Value):
         if not (math.isfinite(factor) and factor > 0):
             raise UsageError(f"scale {factor}: must be a positive number, for example 0.1")
         return self.with_amounts({name: amounts.scaled(factor) for name, amounts in self.amounts.items()})
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
+        """The same recipe with some fields replaced, unchecked. Tables of its stages are made anew."""
+        copied = super().model_copy(update=update, deep=deep)
+        if update and "stages" in update:
+            for table in ("stage", "roots"):
+                copied.__dict__.pop(table, None)
+        return copied
 
     def with_amounts(self, amounts: Mapping[str, Amounts]) -> Recipe:
         """The same recipe with some stages' amounts replaced. UsageError where they do not suit the stages."""

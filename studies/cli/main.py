@@ -162,7 +162,8 @@ def fit(
 ) -> None:
     """Analyse committed observations and write calibration.json. Example: mopd study fit --all --json
 
-    --all also fits one calibration to all runs that were not held out and judges it on those that were.
+    --all also fits one calibration to all runs that were not held out and judges it on those that were. It writes the
+    studies' calibration.json only with --ship.
     """
     from mopdsim.base.errors import UsageError
     from mopdsim.cli.commands import emit
@@ -175,7 +176,11 @@ def fit(
         raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
     names = NAMES if name is None else (name,)
     works = [conduct.named(each, out=out, scale=scale, quick=quick) for each in names]
-    fitted = {w.study.name: conduct.fit(w) for w in works if name or conduct.files(w)["observations.csv"]}
+    fitted = {
+        work.study.name: conduct.fit(work, write=ship or not all_)
+        for work in works
+        if name or conduct.files(work)["observations.csv"]
+    }
     document: dict[str, Any] = {"studies": fitted}
     if all_:
         from studies.honest.report import fit_all

@@ -119,8 +119,8 @@ def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) ->
     return outcome
 
 
-def fit(work: Work) -> dict[str, Any]:
-    """Analyse the observations; writes and returns calibration.json."""
+def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
+    """Analyse the observations; returns calibration.json, and writes it where asked to."""
     found = observe.read(work.folder)
     record = work.record()
     analysis = work.study.analyse(found)
@@ -136,7 +136,8 @@ def fit(work: Work) -> dict[str, Any]:
             for claim, verdict in report.verdicts(work.study.prediction.claims, analysis)
         },
     }
-    write_json(work.folder / "calibration.json", document)
+    if write:
+        write_json(work.folder / "calibration.json", document)
     return document
 
 

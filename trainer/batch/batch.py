@@ -107,8 +107,10 @@ def sample(
     temperature: float,
     seed: int,
     grader: Grader = lambda task, item, said: task.reward(item, said),
+    forbidden_F: Tensor | None = None,
 ) -> Batch:
-    """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items.
+    """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items; the ids
+    `forbidden_F` are never drawn.
 
     Raises MopdError with the prompt and completion when a verifier fails, DivergenceError on a non-finite reward.
     """
@@ -119,6 +121,7 @@ def sample(
         "max_new_tokens": max(task.max_new_tokens for task in used),
         "temperature": temperature,
         "seed": seed,
+        "forbidden_F": forbidden_F,
     }
     most_turns = max(task.max_turns for task in used)
     if most_turns == 1:

@@ -4,7 +4,7 @@ A token is the first whose cumulative probability reaches a number that was draw
 it does not depend on neighbours, padding, or rows that finished early. No top-k or top-p: the distribution
 sampled is the policy that is scored. Leaves out: rollouts as loops see them (`trainer.batch.rollout`).
 
-Axes: U prompts, B = U * group rows, K rows still going, T tokens, V vocabulary, E end-of-sequence ids.
+Axes: U prompts, B = U * group rows, K rows still going, T tokens, V vocabulary, E end-of-sequence ids, F forbidden ids.
 """
 
 from __future__ import annotations
@@ -55,14 +55,18 @@ def decode(
     *,
     temperature: float,
     min_new_tokens: int = 0,
+    forbidden_F: Tensor | None = None,
 ) -> Turn:
     """One turn of at most T tokens for every row, B / U rows a prompt, trimmed to the longest.
 
     Temperature 0 takes the likeliest token, with log-probs at temperature 1. Before `min_new_tokens` no end is
-    drawn; the log-prob stays the policy's own. UsageError where a row could outgrow the model's positions.
+    drawn, and the ids `forbidden_F` never are; the log-prob stays the policy's own. UsageError where a row could
+    outgrow the model's positions.
     """
     prompt_UP, mask_UP = left_pad(prompts, policy)
     uniform_BT, group = uniform_BT.to(policy.device), len(uniform_BT) // len(prompts)
+    if forbidden_F is None:
+        forbidden_F = torch.empty(0, device=policy.device, dtype=torch.long)
     longest, room = prompt_UP.shape[1] + uniform_BT.shape[1], policy.max_positions
     if longest > room:
         raise UsageError(
@@ -74,7 +78,13 @@ def decode(
         unique = slice(part.start // group, part.stop // group)
         with policy.autocast():
             return _rows(
-                policy, prompt_UP[unique], mask_UP[unique], uniform_BT[part], temperature, min_new_tokens
+                policy,
+                prompt_UP[unique],
+                mask_UP[unique],
+                uniform_BT[part],
+                temperature,
+                min_new_tokens,
+                forbidden_F,
             )
 
     pieces = side_by_side(
@@ -86,7 +96,13 @@ def decode(
 
 
 def _rows(
-    policy: Policy, prompt_UP: Tensor, mask_UP: Tensor, uniform_BT: Tensor, temperature: float, least: int
+    policy: Policy,
+    prompt_UP: Tensor,
+    mask_UP: Tensor,
+    uniform_BT: Tensor,
+    temperature: float,
+    least: int,
+    forbidden_F: Tensor,
 ) -> Turn:
     rows, steps = uniform_BT.shape
     eos_E, look_every = end_ids(policy), 1 if policy.device.type == "cpu" else LOOK_EVERY
@@ -97,8 +113,8 @@ def _rows(
     alive_K = torch.arange(rows, device=policy.device)
     for t in range(steps):
         logits_KV = policy.logits(decoder.hidden_BD, temperature=temperature or 1.0)
-        forbidden_E = eos_E if t < least else eos_E[:0]
-        token_K, logprob_K = _draw(logits_KV, uniform_BT[alive_K, t], temperature == 0, forbidden_E)
+        not_now_F = torch.cat([forbidden_F, eos_E]) if t < least else forbidden_F
+        token_K, logprob_K = _draw(logits_KV, uniform_BT[alive_K, t], temperature == 0, not_now_F)
         response_BT[alive_K, t], logprob_BT[alive_K, t] = token_K, logprob_K
         ended_K = torch.isin(token_K, eos_E)
         length_B[alive_K] = torch.where(ended_K, length_B[alive_K].clamp_max(t + 1), length_B[alive_K])
@@ -115,10 +131,10 @@ def _rows(
     return response_BT, logprob_BT, length_B
 
 
-def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_E: Tensor) -> tuple[Tensor, Tensor]:
+def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_F: Tensor) -> tuple[Tensor, Tensor]:
     """A token per row and its log-prob. The threshold lies in (0, total], so no token of probability 0 is drawn."""
     probability_KV = torch.softmax(logits_KV, 1)
-    allowed_KV = probability_KV.index_fill(1, forbidden_E, 0.0) if len(forbidden_E) else probability_KV
+    allowed_KV = probability_KV.index_fill(1, forbidden_F, 0.0) if len(forbidden_F) else probability_KV
     if greedy:
         token_K1 = allowed_KV.argmax(1, keepdim=True)
     else:

@@ -66,18 +66,25 @@ def generate(
     temperature: float,
     seed: int,
     min_new_tokens: int = 0,
+    forbidden_F: Tensor | None = None,
 ) -> Rollouts:
     """One turn for every prompt (token ids), `rollouts_per_prompt` consecutive rows each.
 
     `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). Before
-    `min_new_tokens` no end-of-sequence is drawn; the log-prob stays the policy's own.
+    `min_new_tokens` no end-of-sequence is drawn, and the ids `forbidden_F` never are; the log-prob stays the
+    policy's own.
     Raises UsageError on an empty prompt, or a row that could outgrow the model.
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
     uniform_BT = uniform(seed, 0, len(prompts) * rollouts_per_prompt, max_new_tokens)
     prompt_UP, mask_UP = left_pad(prompts, policy)
     response_BT, logprob_BT, length_B = decode(
-        policy, prompts, uniform_BT, temperature=temperature, min_new_tokens=min_new_tokens
+        policy,
+        prompts,
+        uniform_BT,
+        temperature=temperature,
+        min_new_tokens=min_new_tokens,
+        forbidden_F=forbidden_F,
     )
     present_BT = torch.arange(response_BT.shape[1], device=policy.device) < length_B[:, None]
     last_B = response_BT.gather(1, length_B[:, None] - 1).squeeze(1)
@@ -103,12 +110,13 @@ def converse(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    forbidden_F: Tensor | None = None,
 ) -> Rollouts:
     """Up to `max_turns` turns of at most `max_new_tokens` each; later turns read the conversation anew.
 
     `observe(row, turns so far)` gives the environment's reply as token ids (its template and the opening of the next
     turn included), or None when the episode is over; it is not asked after a truncated or the last turn. Its
-    tokens are present but not trained.
+    tokens are present but not trained. The ids `forbidden_F` are never drawn.
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
     starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]
@@ -117,7 +125,7 @@ def converse(
     for turn in range(max_turns):
         uniform_BT = uniform(seed, turn, len(rows), max_new_tokens)[active]
         contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
-        responses = decode(policy, contexts, uniform_BT, temperature=temperature)
+        responses = decode(policy, contexts, uniform_BT, temperature=temperature, forbidden_F=forbidden_F)
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
             rows[b].add(tokens[:length], logprobs[:length], trained=True)
             rows[b].turns.append(policy.tokenizer.decode(tokens[:length], skip_special_tokens=True))

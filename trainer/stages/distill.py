@@ -23,6 +23,7 @@ from trainer.batch.routing import Route, by_teacher, routes, sampling_routes, te
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
 from trainer.model.loading import tensors_sha256
+from trainer.model.policy import Policy
 from trainer.stages import samples
 from trainer.stages.loop import Job, Metrics, Report, StepOf, Trainee, train
 from trainer.stages.preflight import preflight, shared_ids
@@ -89,7 +90,7 @@ def _check_teachers(
 def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
     settings, policy, meter = trainee.job.settings, trainee.policy, trainee.meter
     batch, routed = (
-        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank)
+        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank, valid)
     )
     if batch is None:
         return {"skipped": "no teacher sample passed the verifier"}
@@ -143,9 +144,12 @@ def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Rout
     )
 
 
-def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batch | None, list[Route]]:
+def _teacher_samples(
+    trainee: Trainee, stage: Distill, bank: Bank, valid: Valid
+) -> tuple[Batch | None, list[Route]]:
     """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
-    `correct_only` what the verifier fails is dropped."""
+    `correct_only` what the verifier fails is dropped. Ids that are padding of a teacher's head are not drawn, for the
+    student may have no place for them."""
     job, amounts = trainee.job, trainee.amounts
     counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
     items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
@@ -163,6 +167,7 @@ def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batc
                 temperature=job.settings.temperature,
                 seed=job.seed(trainee.step, number),
                 grader=lambda task, item, said: task.grade(item, said),
+                forbidden_F=_padding(valid[name], teacher),
             )
             trainee.meter.count("generation", teacher, part.rollouts)
         trainee.meter.count_tokens("generated", route.domain, int(part.rollouts.trained_BT.sum()))
@@ -172,6 +177,15 @@ def _teacher_samples(trainee: Trainee, stage: Distill, bank: Bank) -> tuple[Batc
         if part.items:
             parts.append((route, part))
     return join(trainee.policy, parts) if parts else (None, [])
+
+
+def _padding(valid_V: Tensor | None, teacher: Policy) -> Tensor | None:
+    """The ids of the teacher's head that no token has; None where its head is as wide as the student's."""
+    if valid_V is None:
+        return None
+    shared = set(valid_V.nonzero().squeeze(1).tolist())
+    unused = [number for number in range(teacher.vocab_size) if number not in shared]
+    return torch.tensor(unused, device=teacher.device, dtype=torch.long)
 
 
 def _score(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,21 @@ def test_forecast_document_and_flags() -> None:
     assert set(document["scores"]) == {"math", "code"}
     for total in ("gpu_hours", "usd", "days"):
         assert 0 < document[total]["p10"] <= document[total]["p50"] <= document[total]["p90"]
+
+
+def test_gpus_as_a_flag_make_one_pool_of_a_files_pools() -> None:
+    path = "studies/scenarios/two_rounds_twelve_teachers.toml"
+    found = json.loads(output("forecast", path, "--gpus", "256", "--draws", "20", "--json"))
+    assert list(found["pools"].values()) == [256]
+    assert {row["gpus"] for row in found["stages"]} == {256}
+
+
+def test_the_package_runs_as_the_command() -> None:
+    command = [sys.executable, "-m", "mopdsim.cli"]
+    listed = subprocess.run([*command, "gpus", "--json"], capture_output=True, text=True, check=True)
+    assert json.loads(listed.stdout) == json.loads(output("gpus", "--json"))
+    wrong = subprocess.run([*command, "forecast", "mopt"], capture_output=True, text=True)
+    assert wrong.returncode == 3 and "did you mean 'mopd'?" in wrong.stderr
 
 
 def test_a_written_scenario_gives_the_same_forecast(tmp_path: Path) -> None:

@@ -201,6 +201,15 @@ def test_a_model_that_does_not_fit_is_refused_with_the_amount_it_lacks() -> None
         forecast(_scenario(model="DeepSeek-V3", gpus=2))
 
 
+def test_a_part_of_the_pool_that_is_too_small_is_named_beside_the_pool() -> None:
+    """As where teams share it: what the user gave is the pool."""
+    asked = _scenario(model="GLM-5", gpu="GB300", gpus=512, gpus_per_stage=64, domains=["swe", "math"])
+    with pytest.raises(
+        InfeasibleError, match=r"'teacher_1' has 64 of its pool's 512 GPUs: .* 64 x GB300 for"
+    ):
+        forecast(asked)
+
+
 def test_extrapolation_is_said() -> None:
     warnings = " ".join(forecast(_scenario(model="MiMo-V2-Flash", gpus=256)).warnings)
     assert "never fitted on model" in warnings and "another model's or a prior" in warnings

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.amounts import Amounts, default_amounts
-from mopdsim.recipes.recipe import BASE, Distill, Merge, Recipe, Rl, Sft, Teacher, parents
+from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Merge, Recipe, Rl, Sft, Teacher, parents
 
 DOMAINS = ("sort", "reverse", "shift", "reasoning_gym:leg_counting", "jsonl:/data/a b.jsonl?verifier=regex")
 LOSSES = ("reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token")
@@ -409,6 +409,15 @@ def test_the_catalogue_describes_itself() -> None:
     for entry in catalogue.entries():
         assert entry.summary.endswith(".") and len(entry.summary) < 120
         assert "amounts" in entry.options and "domains" not in entry.options
+
+
+def test_a_copy_with_other_stages_knows_them() -> None:
+    recipe = catalogue.recipe("deepseek_r1", ["sort", "reverse"], smaller=True)
+    assert recipe.stage["distilled"].init == SMALLER and recipe.roots == (BASE, SMALLER)  # tables are made
+    fewer = recipe.model_copy(update={"stages": recipe.stages[:1]})
+    assert list(fewer.stage) == [recipe.stages[0].name] and fewer.roots == (BASE,)
+    renamed = recipe.model_copy(update={"name": "other"})
+    assert renamed.stage == recipe.stage
 
 
 def test_values_are_frozen() -> None:

@@ -343,6 +343,18 @@ def test_the_padded_tail_of_a_teachers_vocabulary_is_masked(
     assert steps[0].loss == pytest.approx(steps[1].loss, rel=1e-5)
 
 
+@pytest.mark.parametrize("loss", ["sample_nll", "reverse_kl"])
+def test_an_off_policy_teacher_never_samples_the_padding_of_its_wider_head(
+    small: dict[str, str], weights: dict[str, Path], tmp_path: Path, loss: str
+) -> None:
+    """Its padding rows are likely, and the student has no place for their ids."""
+    padded = {**weights, "a": widened(weights["a"], tmp_path / "padded", 6)}
+    found, _ = run(one_each(small, on_policy=False, loss=loss), padded, tmp_path / "run", prompts_per_step=20)
+    width = plain_model(weights[BASE]).config.vocab_size
+    assert int(found.batch.rollouts.response_BT.max()) < width
+    assert len(found.batch.reward_B) == 20 and found.loss > 0
+
+
 def test_extrapolation_refuses_heads_of_unequal_width(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path
 ) -> None:
