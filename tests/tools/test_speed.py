@@ -1,11 +1,14 @@
-"""The benchmark runs and reports every figure; how fast is not tested."""
+"""The benchmark of the simulator asks what its docstring says; how fast it is, is not tested."""
 
 from __future__ import annotations
+
+import pytest
 
 from tools.simulator_speed import measure
 
 
-def test_every_figure_is_measured() -> None:
+@pytest.mark.slow
+def test_the_search_is_over_ten_stages_on_eight_domains_and_a_new_process_costs_more() -> None:
     found = measure(repeats=1, candidates=32)
-    assert all(value > 0 for value in found.values())
     assert (found["search_stages"], found["search_domains"], found["draws"]) == (10, 8, 1000)
+    assert found["cold_forecast_s"] > found["warm_forecast_s"]

@@ -1,10 +1,11 @@
 """The app as a person meets it, in chromium: main paths, the shared link, upload, download, page switches, offline.
 
-Skipped where chromium is absent. One server and one browser for all tests.
+Skipped where chromium is absent, but where CI=true: there they fail. One server and one browser for all tests.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 import subprocess
@@ -25,7 +26,7 @@ from mopdsim.forecast.forecast import forecast
 
 CHROMIUM = Path("/usr/bin/chromium")
 ROOT = Path(__file__).parents[3]
-pytestmark = pytest.mark.skipif(not CHROMIUM.exists(), reason=f"{CHROMIUM} is absent")
+pytestmark = pytest.mark.browser
 PAGES = {
     "Plan": "how many teachers",
     "Interference": "The strongest pull",
@@ -37,7 +38,20 @@ FOREIGN = "() => performance.getEntriesByType('resource').map(e => e.name).filte
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def chromium() -> Any:
+    """What starts a browser. Where it is absent, a person's tests are skipped and CI's fail."""
+    lacks = None if CHROMIUM.exists() else f"{CHROMIUM} is absent: apt-get install chromium"
+    if importlib.util.find_spec("playwright") is None:
+        lacks = "playwright is absent: pip install playwright"
+    if lacks is not None:
+        (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(lacks)
+    from playwright.sync_api import sync_playwright
+
+    return sync_playwright
+
+
+@pytest.fixture(scope="module")
+def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the app, with no runs."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
@@ -62,8 +76,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    playwright = pytest.importorskip("playwright.sync_api").sync_playwright().start()
+def browser(chromium: Any) -> Iterator[Any]:
+    playwright = chromium().start()
     found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
     yield found
     found.close()
@@ -214,6 +228,15 @@ def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> N
 
 def teacher(page: Any, domain: str) -> str:
     return str(page.locator(f".st-key-group_{domain} input").input_value())
+
+
+def test_a_recipes_graph_is_drawn_without_a_network_and_speaks(page: Any) -> None:
+    page.get_by_role("link", name="Recipes").first.click()
+    picture = page.locator("[data-testid=stMermaidChart] img").first
+    picture.wait_for()
+    words = "The stages of mopd: teacher_1 (RL) starts from base."
+    assert str(picture.get_attribute("alt")).startswith(words)
+    assert picture.evaluate("image => image.naturalWidth") > 300
 
 
 def test_recipes_stand_side_by_side_at_one_budget(page: Any) -> None:

@@ -148,6 +148,7 @@ def test_what_was_asked_outlives_a_switch_of_pages_and_another_choice_begins_ane
     assert at.session_state["plan_form"]["values"]["portfolio"] == []
 
 
+@pytest.mark.slow
 def test_the_form_and_the_command_give_the_same_answer(begun: Begun, tmp_path: Path) -> None:
     """The form's question and one written by hand as the documentation shows it, each through the verb."""
     at = drawn()

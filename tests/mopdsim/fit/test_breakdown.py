@@ -51,7 +51,7 @@ def _point(stage: str, score: float) -> Point:
     return Point(stage=stage, effort=None, scores=(Score(domain="sort", passed=score * 500, n=500),))
 
 
-@pytest.mark.parametrize("sizes", [(1.0,), (1.0, LARGER)])
+@pytest.mark.parametrize("sizes", [(1.0,), pytest.param((1.0, LARGER), marks=pytest.mark.slow)])
 def test_rate_power_and_size_are_found_again(sizes: tuple[float, ...]) -> None:
     own = default_calibration().unfitted()
     flat = {"rate_exponent": 0.0, "batch_exponent": 0.0}  # so that all runs get equally far

@@ -133,6 +133,7 @@ def _fallen(tree: Tree, one: Point) -> Point:
     return replace(one, scores=tuple(replace(score, passed=share * score.n) for score in one.scores))
 
 
+@pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     found = recover(minimal_experiment(), repeats=4)
     assert 0.78 <= found["coverage"] <= 0.98  # of some 150 intervals at 90%

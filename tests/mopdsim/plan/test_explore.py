@@ -133,6 +133,7 @@ def test_the_same_seed_gives_the_same_plan_and_another_other_numbers() -> None:
     assert first == again and first != other
 
 
+@pytest.mark.slow
 def test_two_processes_find_what_one_finds() -> None:
     """In a process of its own: forking beside a test runner's threads is not safe."""
     code = (

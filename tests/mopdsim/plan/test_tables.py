@@ -60,9 +60,9 @@ def _as_scenario(table: Table, steps_J: np.ndarray, option_J: np.ndarray) -> Sce
         ("mixed_rl", {"overlap": "one_step_off", "model": "Qwen3-8B"}),
     ],
 )
-def test_two_hundred_random_candidates_equal_their_forecasts(name: str, settings: dict[str, Any]) -> None:
+def test_random_candidates_equal_their_forecasts(name: str, settings: dict[str, Any]) -> None:
     table = tabulate(_scenario(name, **settings), OPTIONS)
-    steps_CJ, option_CJ = _candidates(table, 25, seed=len(name))
+    steps_CJ, option_CJ = _candidates(table, 8, seed=len(name))
     found = table.evaluate(steps_CJ, option_CJ)
     for place in range(len(steps_CJ)):
         alone = forecast(_as_scenario(table, steps_CJ[place], option_CJ[place]))

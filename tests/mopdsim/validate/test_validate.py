@@ -210,6 +210,7 @@ def test_nonsense_in_a_cell_refuses_the_row(tmp_path: Path, old: str, new: str, 
     assert reason in report["refused"][0]["reason"] and report["refused"][0]["line"] == 4
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     kind=st.sampled_from(["train_throughput", "rl_steps"]),

@@ -350,6 +350,7 @@ def test_a_rung_that_does_not_exist_is_refused() -> None:
         ladder.study_of("6M")
 
 
+@pytest.mark.slow
 def test_the_smallest_rung_is_made_and_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every stage of every recipe, two steps of a model of one layer, from the command."""
     domains = ("sort", "reverse", "rotate")

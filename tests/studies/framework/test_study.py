@@ -250,6 +250,7 @@ def test_one_failing_run_is_reported_and_the_rest_finish(make: Make) -> None:
     assert "3 of 4 runs finished" in report and "`broken` failed: stage 'teacher_2'" in report
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_taken_up_again(make: Make, tmp_path: Path) -> None:
     work = make()
     expected = run_here(replace(work, out=tmp_path / "other"))
@@ -294,6 +295,7 @@ def _run_in_a_process(store: Path, domains: list[str], model: Path) -> None:
     run_here(work)
 
 
+@pytest.mark.slow
 def test_a_killed_study_takes_its_workers_with_it_and_resumes(
     make: Make, small: dict[str, str], model: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ from studies.honest.refit import committed, entering, prior_of, refit, same
 from studies.honest.scoring import coverage
 from studies.honest.strategies import strategy_of
 
+RESULTS = Path(__file__).parents[3] / "studies" / "results"
 DOMAINS = ("sort", "reverse")
 ITEMS = 500
 Change = Callable[[str, Mapping[str, float]], Mapping[str, float]]  # a run's final scores, changed
@@ -226,6 +228,7 @@ def test_the_scale_of_the_forms_error_is_recovered(scale: float) -> None:
     assert most_probable(found) == pytest.approx(scale, rel=0.25)
 
 
+@pytest.mark.slow
 def test_one_command_fits_judges_ships_and_reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folders = {"s": planted(tmp_path / "s", design()), "later": tmp_path / "later"}
     ships = tmp_path / "calibration.json"
@@ -259,6 +262,24 @@ def test_shipping_and_reporting_want_all_studies() -> None:
 
     for arguments in (["gain", "--ship"], ["gain", "--report"], ["--all", "--leave-out"]):
         assert isinstance(CliRunner().invoke(app, ["fit", *arguments]).exception, UsageError)
+
+
+def test_studies_are_fitted_anew_on_disk_only_to_ship(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The fit over all studies, which is tested above, takes minutes on real results: it is left out."""
+    from studies.cli.main import app
+
+    monkeypatch.setattr(report, "fit_all", lambda folders, **options: {})
+    written = tmp_path / "scale-0.5" / "gain" / "calibration.json"
+    shutil.copytree(RESULTS / "gain", written.parent)
+    written.write_text("{}")
+    command = ["fit", "--all", "--json", "--scale", "0.5", "--out", str(tmp_path)]
+    done = CliRunner().invoke(app, command)
+    assert done.exit_code == 0 and list(json.loads(done.stdout)["studies"]) == ["gain"]
+    assert written.read_text() == "{}"
+    done = CliRunner().invoke(app, [*command, "--ship"])
+    assert done.exit_code == 0 and json.loads(written.read_text())["study"] == "gain"
 
 
 def test_without_held_out_runs_there_is_nothing_to_judge(tmp_path: Path) -> None:

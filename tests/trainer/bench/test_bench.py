@@ -26,13 +26,12 @@ def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(("measure", "rows"), [(bench.bench_distill, 8), (bench.bench_grpo, 8)])
-def test_every_figure_is_reported(measure: Callable[..., Any], rows: int) -> None:
+def test_warm_up_and_repeats_are_kept_apart(measure: Callable[..., Any], rows: int) -> None:
     found = measure("small", repeats=2)
     assert found["rows"] == rows
     assert len(found["ours_all_s"]) == 2
     assert len(found["warm_up_s"]) == 1
-    assert found["limit_s"] == pytest.approx(found["step_gflop"] / found["matmul_gflop_per_s"])
-    assert found["ratio_to_limit"] == pytest.approx(found["ours_s"] / found["limit_s"])
+    assert min(found["ours_all_s"]) <= found["ours_s"] <= max(found["ours_all_s"])
     assert "trl_s" not in found
 
 
@@ -43,7 +42,6 @@ def test_trl_computes_the_same_loss_on_its_batch() -> None:
     found = bench.bench_distill("small", against="trl", repeats=1)
     assert found["our_loss_on_its_batch"] == pytest.approx(found["trl_first_loss"], rel=1e-4)
     assert found["trl_first_loss"] > 1e-5
-    assert found["ratio_to_trl"] == pytest.approx(found["ours_s"] / found["trl_s"])
 
 
 def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

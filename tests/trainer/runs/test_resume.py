@@ -66,6 +66,7 @@ def left_by(out: Path) -> tuple[Any, Any, bytes]:
     return timeless(rows_of(out)), timeless(summary), (out / "weights" / "model.safetensors").read_bytes()
 
 
+@pytest.mark.slow
 def test_killed_at_random_and_in_the_middle_of_saves_it_ends_as_if_unbroken(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
@@ -91,6 +92,7 @@ def test_killed_at_random_and_in_the_middle_of_saves_it_ends_as_if_unbroken(
         assert left_by(Path(out)) == left_by(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_killed_run_takes_its_workers_with_it_and_resumes(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +167,9 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
 }
 
 
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.slow] if kind == "off-policy" else []) for kind in STAGES]
+)
 def test_a_split_stage_equals_a_straight_one(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
@@ -188,6 +192,7 @@ def test_a_split_stage_equals_a_straight_one(
     assert finish(node, root) == straight
 
 
+@pytest.mark.slow
 def test_the_wall_clock_counts_what_earlier_attempts_spent(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +213,7 @@ def test_the_wall_clock_counts_what_earlier_attempts_spent(
     assert last < summary["wall_seconds"] and summary["wall_seconds"] > last + 0.4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
@@ -224,6 +230,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     assert finish(node, root) == straight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [3_000, 30_000])  # too little for the log; too little for a checkpoint
 def test_a_full_disk_is_said_and_the_run_goes_on_later(
     small: dict[str, str], model: Path, tmp_path: Path, size: int
@@ -255,6 +262,7 @@ def test_a_shortened_log_is_refused_rather_than_padded(
 # What stops a run on purpose.
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_resumes(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -216,6 +216,7 @@ def test_a_run_leaves_plain_files(
     assert again == summary  # read back, not run again
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_run_in_one_process_and_in_two(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("mimo_v2_flash", 6, {}),  # enough domains for a teacher of each sort
     ("deepseek_v4", 10, {}),
 ]
+LONG = ("llama3", "nemotron3_ultra", "mai_thinking_1")  # many stages: seconds each
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +57,19 @@ def domains_of(specs: dict[str, str], count: int) -> list[str]:
     return [f"{known[n % 3]}&environment_seconds={n // 3}" for n in range(count)]
 
 
-@pytest.mark.parametrize(("name", "count", "options"), CASES, ids=[f"{n}-{c}-{len(o)}" for n, c, o in CASES])
+@pytest.mark.parametrize(
+    ("name", "count", "options"),
+    [
+        pytest.param(
+            name,
+            count,
+            options,
+            id=f"{name}-{count}-{len(options)}",
+            marks=[pytest.mark.slow] if count > 3 or name in LONG else [],
+        )
+        for name, count, options in CASES
+    ],
+)
 def test_a_system_runs_to_its_end(
     name: str,
     count: int,

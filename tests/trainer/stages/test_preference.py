@@ -210,6 +210,7 @@ def test_a_stage_without_pairs_is_stopped(model: Path, tmp_path: Path) -> None:
 # The closed form.
 
 
+@pytest.mark.slow
 def test_the_minimum_is_the_reference_reweighted_by_the_exponential_reward(tmp_path: Path) -> None:
     """Four one-token answers whose pairs carry labels in the shares that Bradley-Terry gives them: the policy among
     them becomes pi_ref exp(r / beta) / Z (2305.18290, eq. 4), within 2% of each probability."""

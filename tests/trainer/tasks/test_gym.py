@@ -180,6 +180,7 @@ def test_what_passes_is_cheap_to_evaluate(text: str) -> None:
         assert isinstance(value, complex | float) or abs(value) < 10 ** (9 * 100 * 20)
 
 
+@pytest.mark.slow
 def test_families_in_hash_order_need_a_fixed_hash_seed() -> None:
     code = (
         "from mopdsim.base.errors import UsageError\n"
