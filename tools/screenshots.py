@@ -23,6 +23,8 @@ OUT = ROOT / "docs" / "app"
 SHOTS = {"wide": (1280, 900, "light"), "narrow": (390, 844, "dark")}
 HIGHEST = {"wide": 2000, "narrow": 2600}  # pixels of a picture at most
 TALLER = {"runs": 800}  # pixels more, for what stands below
+DRAWN = """() => document.querySelectorAll(
+    "[data-testid=stSkeleton], [data-testid=stMermaidChart]:not(:has(img))").length === 0"""  # grey bars, empty places
 PAGES = {
     "what_if": ("", "in mean score"),
     "plan": ("plan", "how many teachers"),
@@ -82,12 +84,14 @@ def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
     page.goto(address + path)
     page.get_by_text(words).first.wait_for(timeout=60_000)
     page.wait_for_timeout(2500)
+    page.wait_for_function(DRAWN, timeout=120_000)
     if name == "plan":
         _answered(page)
     tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(tall, HIGHEST[shot] + TALLER.get(name, 0))})
     page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
     page.wait_for_timeout(1500)
+    page.wait_for_function(DRAWN, timeout=120_000)
     target = OUT / f"{name}_{shot}.png"
     page.screenshot(path=target)
     context.close()

@@ -21,15 +21,15 @@ LARGER = 8.0
 RATES = (1e-3, 2e-3, 3e-3, 4e-3, 6e-3)
 
 
-def _trees(sizes: tuple[float, ...], seed: int = 0) -> tuple[Tree, ...]:
-    """Many runs at every rate, those of one size on one base; all spend the same, and a broken one ends at a tenth."""
+def _trees(sizes: tuple[float, ...], seed: int = 0, runs_a_rate: int = 60) -> tuple[Tree, ...]:
+    """Runs at every rate, those of one size on one base; all spend the same, and a broken one ends at a tenth."""
     rng = np.random.default_rng(seed)
     trees: list[Tree] = []
     for size in sizes:
         runs, efforts = [], {}
         base = f"base{size:g}"
         points = {base: (_point(BASE, 0.5),)}
-        for number, rate in enumerate(np.repeat(RATES, 60)):
+        for number, rate in enumerate(np.repeat(RATES, runs_a_rate)):
             recipe = catalogue.single_domain(["sort"])
             own = recipe.amounts["specialist"].model_copy(update={"learning_rate": float(rate)})
             key = f"{size:g}/{number}"
@@ -72,6 +72,6 @@ def test_rate_power_and_size_are_found_again(sizes: tuple[float, ...]) -> None:
 
 
 def test_without_tested_rl_nothing_is_said() -> None:
-    (tree,) = _trees((1.0,))
+    (tree,) = _trees((1.0,), runs_a_rate=4)
     bare = replace(tree, points=tree.points[:1])
     assert breaking(fit(latents_of((tree,), default_calibration().unfitted())), (bare,)) == {}

@@ -336,6 +336,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "weights"
 
 
+@pytest.mark.slow
 def test_it_learns_a_built_in_verifier_and_noise_harms_it(started: Path, tmp_path: Path) -> None:
     """Accuracy of comparisons against the true verifier, on prompts that were not trained on; chance is .5."""
     found = {}
