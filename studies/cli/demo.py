@@ -28,13 +28,12 @@ def demo(
     matched compute. Interrupt it at any time: the same command goes on. Example: mopd demo --seed 1
     """
     from mopdsim.cli.commands import emit
+    from studies.cli.systems import engine
     from studies.designs.systems.demo import run_demo
-    from trainer.runs.execute import Progress, default_workers
 
-    place = out or Path("runs") / f"demo-{seed}"
-    print(f"demo (seed {seed}) into {place}; stages as they finish:", file=sys.stderr)
+    print(f"demo (seed {seed})", file=sys.stderr)
     result = run_demo(
-        seed=seed, out=place, workers=workers or default_workers("cpu"), threads=threads, progress=Progress()
+        seed=seed, threads=threads, engine=engine(out or Path("runs") / f"demo-{seed}", workers)
     )
     emit(result) if json_ else _print(result)
 

@@ -1,7 +1,6 @@
-"""`mopd study ...`: questions with predictions, answered by real runs; the world gate; the frozen validation.
+"""`mopd study ...`: questions with predictions, answered by real runs; the frozen validation; and what stands apart.
 
-Leaves out: what the verbs do (`studies.framework.conduct`, `studies.designs.systems.gate`,
-`studies.honest.validation`).
+Leaves out: what the verbs do (`studies.framework.conduct`, `studies.honest.validation`).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import typer
 
 from studies.cli.measure import MEASURING
 from studies.cli.systems import COMMANDS
-from studies.cli.text import fit_text, gate_text, ledger_text, run_text, status_text
+from studies.cli.text import fit_text, ledger_text, run_text, status_text
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
@@ -201,35 +200,6 @@ def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False,
         str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale, quick=quick))
     ]
     emit({"files": files}) if json_ else print("\n".join(files))
-
-
-@app.command()
-def gate(
-    seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
-    out: Annotated[Path, typer.Option(help="Where stages are kept.")] = Path("runs/gate"),
-    workers: Workers = None,
-    json_: Json = False,
-) -> None:
-    """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
-
-    Writes OUT/gate.json; exits 1 where a check fails.
-    """
-    from mopdsim.cli.commands import emit
-    from studies.designs.systems.gate import run_gate
-    from trainer.files.atomic import write_json
-    from trainer.runs.execute import Progress
-    from trainer.runs.store import Store
-
-    print(f"gate on {seeds} seeds into {out}; stages as they finish:", file=sys.stderr)
-    result = run_gate(
-        seeds=range(seeds),
-        store=Store(root=out / "store"),
-        workers=_workers(workers, "cpu"),
-        progress=Progress(),
-    )
-    write_json(out / "gate.json", result)
-    emit(result) if json_ else print(gate_text(result))
-    raise typer.Exit(0 if result["passed"] else 1)
 
 
 @app.command()

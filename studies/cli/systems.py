@@ -1,25 +1,44 @@
-"""`mopd study compare | colossal | overoptimisation`: recipes side by side, and two questions about cost and reward.
-
-Leaves out: what they do (`studies.designs.systems.compare`, `studies.designs.systems.colossal`,
-`studies.designs.systems.overoptimisation`).
+"""`mopd study gate | compare | colossal | overoptimisation`: the world gate, recipes side by side, and two questions
+about cost and reward. Leaves out: what they do (`studies.designs.systems`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from mopdsim.base.errors import UsageError
-from studies.designs.systems.text import colossal_text, compare_text, overoptimisation_text
+from studies.designs.systems.text import colossal_text, compare_text, gate_text, overoptimisation_text
+
+if TYPE_CHECKING:
+    from studies.designs.systems.side_by_side import Engine
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Out = Annotated[Path, typer.Option(help="Where stages are kept.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
+Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
 Scale = Annotated[float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")]
+
+
+def gate(
+    seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
+    out: Out = Path("runs/gate"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
+
+    Writes OUT/gate.json; exits 1 where a check fails.
+    """
+    from studies.designs.systems.gate import run_gate
+
+    result = run_gate(seeds=range(seeds), engine=engine(out, workers))
+    _told(result, out / "gate.json", gate_text, json_)
+    raise typer.Exit(0 if result["passed"] else 1)
 
 
 def compare(
@@ -44,7 +63,6 @@ def compare(
 
     Resumes. Writes OUT/compare.json. Example: mopd study compare --all --model tiny --scale 0.1
     """
-    from mopdsim.cli.commands import emit
     from mopdsim.forecast.compare_all import DOMAINS, RECIPES
     from studies.designs.systems.compare import comparable, run_compare
     from trainer.files.settings import Settings
@@ -54,13 +72,12 @@ def compare(
     chosen = tuple(name.strip() for name in domains.split(",")) if domains else DOMAINS
     made = comparable(RECIPES if all_ else tuple(names or ()), chosen, model=model, scale=scale, own=own)
     settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
-    result = run_compare(made, model=model, settings=settings, **_engine(out, workers))
-    _keep(out / "compare.json", result)
-    emit(result) if json_ else print(compare_text(result))
+    result = run_compare(made, model=model, settings=settings, engine=engine(out, workers))
+    _told(result, out / "compare.json", compare_text, json_)
 
 
 def colossal(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    seeds: Seeds = 1,
     scale: Scale = 1.0,
     out: Out = Path("runs/colossal"),
     workers: Workers = None,
@@ -70,17 +87,15 @@ def colossal(
 
     Writes OUT/colossal.json. Example: mopd study colossal --seeds 2
     """
-    from mopdsim.cli.commands import emit
     from studies.designs.systems.colossal import BUDGETS, run_colossal
 
     budgets = [budget * scale for budget in BUDGETS]
-    result = run_colossal(seeds=range(seeds), budgets=budgets, **_engine(out, workers))
-    _keep(out / "colossal.json", result)
-    emit(result) if json_ else print(colossal_text(result))
+    result = run_colossal(seeds=range(seeds), budgets=budgets, engine=engine(out, workers))
+    _told(result, out / "colossal.json", colossal_text, json_)
 
 
 def overoptimisation(
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    seeds: Seeds = 1,
     scale: Annotated[float, typer.Option(help="Factor on PPO's steps.")] = 1.0,
     out: Out = Path("runs/overoptimisation"),
     workers: Workers = None,
@@ -90,31 +105,30 @@ def overoptimisation(
 
     Writes OUT/overoptimisation.json. Example: mopd study overoptimisation
     """
-    from mopdsim.cli.commands import emit
     from studies.designs.systems.overoptimisation import PPO, run_overoptimisation
 
-    result = run_overoptimisation(seeds=range(seeds), ppo=PPO.scaled(scale), **_engine(out, workers))
-    _keep(out / "overoptimisation.json", result)
-    emit(result) if json_ else print(overoptimisation_text(result))
+    result = run_overoptimisation(seeds=range(seeds), ppo=PPO.scaled(scale), engine=engine(out, workers))
+    _told(result, out / "overoptimisation.json", overoptimisation_text, json_)
 
 
-def _engine(out: Path, workers: int | None) -> dict[str, Any]:
-    """The arguments that every study hands to the trainer."""
+def engine(out: Path, workers: int | None) -> Engine:
+    """Runs stages into OUT/store; a line for each as it finishes."""
+    from studies.designs.systems.side_by_side import Engine
     from trainer.runs.execute import Progress, default_workers
     from trainer.runs.store import Store
 
     print(f"into {out}; stages as they finish:", file=sys.stderr)
-    return {
-        "store": Store(root=out / "store"),
-        "workers": workers or default_workers("cpu"),
-        "progress": Progress(),
-    }
+    count = workers or default_workers("cpu")
+    return Engine(store=Store(root=out / "store"), workers=count, progress=Progress())
 
 
-def _keep(path: Path, document: Mapping[str, Any]) -> None:
+def _told(result: dict[str, Any], path: Path, text: Callable[[Mapping[str, Any]], str], json_: bool) -> None:
+    """Keep the document and print it, or its text."""
+    from mopdsim.cli.commands import emit
     from trainer.files.atomic import write_json
 
-    write_json(path, document)
+    write_json(path, result)
+    emit(result) if json_ else print(text(result))
 
 
-COMMANDS = (compare, colossal, overoptimisation)
+COMMANDS = (gate, compare, colossal, overoptimisation)

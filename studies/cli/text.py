@@ -94,19 +94,3 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return " to ".join(map(_short, value))
     return str(value)
-
-
-def gate_text(result: Mapping[str, Any]) -> str:
-    """The world gate's checks."""
-    lines = []
-    for domain, row in result["suite"].items():
-        verdict = "ok" if row["passed"] else "MISSED"
-        lines.append(f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {verdict}")
-    for name, row in result["interference"].items():
-        lines.append(f"{name:<12} K {row['mean']:+.2f} ±{row['se']:.2f}")
-    for factor, row in result["mean_score_by_budget"].items():
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-        lines.append(f"budget x{factor:<5} {shown}  spread {result['spread'][factor]:.3f}")
-    for name, passed in result["checks"].items():
-        lines.append(f"{name:<20} {'passed' if passed else 'FAILED'}")
-    return "\n".join(lines)

@@ -16,17 +16,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mopdsim.forecast import scenario
-from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.schedule import affected_by
-from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe, Rl
-from studies.designs.systems.compare import measured
 from studies.designs.systems.demo import demo_recipes
+from studies.designs.systems.side_by_side import Engine, told
+from studies.framework.run import Run
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import plan
-from trainer.runs.store import Store
 
 DOMAINS = (
     "sort", "sort_down", "sort_long", "reverse", "rotate", "shift", "shift_back", "brackets", "rle_decode", "swap",
@@ -45,64 +40,65 @@ def run_colossal(
     budgets: Sequence[float] = BUDGETS,
     rates: Sequence[float] = RATES,
     domains: Sequence[str] = DOMAINS,
-    store: Store,
-    workers: int,
-    progress: Progress,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Run what the store does not hold; the document of `mopd study colossal --json`."""
     made = {
-        f"{name} x{factor:g} at {rate:g}": _at_rate(recipe, rate)
+        (name, factor, rate): _at_rate(recipe, rate)
         for factor, rate in itertools.product(budgets, rates)
         for name, recipe in demo_recipes(domains, factor=factor).items()
         if name in RECIPES
     }
+    runs = [
+        Run(
+            name=f"{name}/x{factor:g}/rate{rate:g}/seed{seed}",
+            recipe=recipe,
+            settings=Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000),
+            factors={"recipe": name, "label": f"{name} x{factor:g} at {rate:g}"},
+        )
+        for seed in seeds
+        for (name, factor, rate), recipe in made.items()
+    ]
+    found = engine.carry_out(runs)
     rows = []
-    for seed in seeds:
-        settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
-        planned = plan(made, model="tiny", settings=settings, store=store)
-        summaries = execute(planned, store, workers=workers, progress=progress)
-        for label, recipe in made.items():
-            found = measured(recipe, planned.keys[label], summaries)
-            spent = {name: row["flops"] for name, row in found["stages"].items()}
-            rows.append(_row(recipe, label, seed, found["worst"], found["mean"], spent))
-    told = [_forecast_row(recipe, label) for label, recipe in made.items()]
+    for run in runs:
+        scores = [found[run.name].scores()[domain] for domain in run.recipe.domains]
+        rows.append(_row(run, run.settings.seed, scores, found[run.name].flops))
+    forecasts = []
+    for run in runs[: len(made)]:
+        medians, flops = _forecast(run.recipe)
+        forecasts.append(_row(run, None, medians, flops))
     return {
         "domains": list(domains),
         "seeds": list(seeds),
         "sweep": {"runs": SWEEP_RUNS, "fraction": SWEEP_FRACTION},
         "measured": {"rows": rows, "cost_of_score": cost_table(rows)},
-        "forecast": {"rows": told, "cost_of_score": cost_table(told)},
+        "forecast": {"rows": forecasts, "cost_of_score": cost_table(forecasts)},
     }
 
 
 def _at_rate(recipe: Recipe, rate: float) -> Recipe:
     """The recipe with this learning rate in every RL stage."""
-    changed = {
-        stage.name: recipe.amounts[stage.name].model_copy(update={"learning_rate": rate})
-        for stage in recipe.stages
-        if isinstance(stage, Rl)
-    }
-    return recipe.with_amounts(changed)
+    own = {stage.name: recipe.amounts[stage.name] for stage in recipe.stages if isinstance(stage, Rl)}
+    return recipe.with_amounts(
+        {name: amounts.model_copy(update={"learning_rate": rate}) for name, amounts in own.items()}
+    )
 
 
-def _forecast_row(recipe: Recipe, label: str) -> dict[str, Any]:
-    """The same numbers from the simulator, medians over its draws."""
-    found = forecast(scenario.from_document({"recipe": recipe_file.to_document(recipe), "model": "tiny"}))
-    middle = [statistics.median(row_N.tolist()) for row_N in found.scores_DN]
-    spent = {name: bill.training_run_flops for name, bill in found.bills.items()}
-    return _row(recipe, label, None, min(middle), statistics.mean(middle), spent)
+def _forecast(recipe: Recipe) -> tuple[list[float], dict[str, float]]:
+    """The simulator's median score of each domain and FLOPs of each stage."""
+    found = told(recipe)
+    medians = [statistics.median(row_N.tolist()) for row_N in found.scores_DN]
+    return medians, {name: bill.training_run_flops for name, bill in found.bills.items()}
 
 
-def _row(
-    recipe: Recipe, label: str, seed: int | None, worst: float, mean: float, spent: Mapping[str, float]
-) -> dict[str, Any]:
-    changes = [sum(spent[name] for name in affected_by(recipe, domain)) for domain in recipe.domains]
+def _row(run: Run, seed: int | None, scores: Sequence[float], spent: Mapping[str, float]) -> dict[str, Any]:
+    changes = [sum(spent[name] for name in affected_by(run.recipe, domain)) for domain in run.recipe.domains]
     return {
-        "recipe": label.partition(" ")[0],
-        "label": label,
+        **run.factors,
         "seed": seed,
-        "worst": worst,
-        "mean": mean,
+        "worst": min(scores),
+        "mean": statistics.mean(scores),
         "flops": sum(spent.values()),
         "flops_of_a_change": statistics.mean(changes),
     }

@@ -1,8 +1,7 @@
 """Recipes side by side, run for real on one model, and the simulator's forecast of the same runs beside it.
 
-All start from the same base and are scored on the same prompts. FLOPs and seconds are those of a recipe's own stages,
-teachers and data included, the common start and evaluation not; stages that two recipes share are run once and count
-in both. Leaves out: why one is better (the studies), one seed's noise (`se` is of the test prompts alone).
+All start from the same base and are scored on the same prompts. Leaves out: why one is better (the studies), one
+seed's noise (`se` is of the test prompts alone).
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from mopdsim.base.errors import UsageError
 from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
 from mopdsim.forecast.compare_all import BUDGET_OF
-from mopdsim.forecast.forecast import Forecast, forecast, quantiles
-from mopdsim.recipes import catalogue, recipe_file
+from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill, Recipe
+from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
+from studies.framework.run import Run
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import BUILT_IN, plan
-from trainer.runs.run import manifest
-from trainer.runs.store import Store
+from trainer.runs.plan import BUILT_IN
 
 BELOW = 2.0  # standard errors under its start at which a domain counts as lost
 
@@ -53,23 +50,22 @@ def run_compare(
     *,
     model: str,
     settings: Settings,
-    store: Store,
-    workers: int,
-    progress: Progress,
+    engine: Engine,
     start_amounts: Amounts | None = None,
 ) -> dict[str, Any]:
     """Run what the store does not hold; the document of `mopd study compare --json`. Recipes share their domains.
 
     start_amounts: of tiny's start, in place of the default.
     """
-    begin = time.perf_counter()
-    planned = plan(made, model=model, settings=settings, store=store, start_amounts=start_amounts)
-    summaries = execute(planned, store, workers=workers, progress=progress)
-    rows = {
-        name: {**measured(recipe, planned.keys[name], summaries), "forecast": forecast_row(recipe, model)}
+    begun = time.perf_counter()
+    runs = [
+        Run(name=name, recipe=recipe, settings=settings, model=model, start=start_amounts)
         for name, recipe in made.items()
+    ]
+    rows = {
+        name: {**measured(found), "forecast": forecast_row(made[name], model)}
+        for name, found in engine.carry_out(runs).items()
     }
-    about = manifest(settings.device)
     return {
         "model": model,
         "domains": list(next(iter(made.values())).domains),
@@ -77,77 +73,50 @@ def run_compare(
         "test_items": settings.test_items,
         "recipes": rows,
         "disagreement": disagreement(rows),
-        "device": about["device"],
-        "versions": about["versions"],
-        "seconds": time.perf_counter() - begin,
+        **about(settings.device, begun),
     }
 
 
-def measured(
-    recipe: Recipe, keys: Mapping[str, str], summaries: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Any]:
+def measured(found: Finished) -> dict[str, Any]:
     """One recipe's row: scores of its output, cost of all its stages, what its teachers knew, what was lost."""
-    stages = {stage.name: summaries[keys[stage.name]] for stage in recipe.stages}
-    start, output = summaries[keys[BASE]]["domains"], stages[recipe.output]["domains"]
+    recipe = found.run.recipe
+    start, output = found.scores(BASE), found.domains()
     scores = {domain: output[domain]["pass_rate"] for domain in recipe.domains}
-    flops = {name: _spent(summary) for name, summary in stages.items()}
+    se = {domain: output[domain]["se"] for domain in recipe.domains}
     return {
-        "start": {domain: start[domain]["pass_rate"] for domain in recipe.domains},
+        "start": {domain: start[domain] for domain in recipe.domains},
         "scores": scores,
-        "se": {domain: output[domain]["se"] for domain in recipe.domains},
+        "se": se,
         "mean": statistics.mean(scores.values()),
         "worst": min(scores.values()),
-        "cap": _cap(recipe, stages),
-        "lost": [
-            domain
-            for domain in recipe.domains
-            if scores[domain] < start[domain]["pass_rate"] - BELOW * output[domain]["se"]
-        ],
-        "flops": sum(flops.values()),
-        "seconds": sum(summary["wall_seconds"] for summary in stages.values()),
+        "cap": _cap(found),
+        "lost": [d for d in recipe.domains if scores[d] < start[d] - BELOW * se[d]],
+        "flops": sum(found.flops.values()),
+        "seconds": found.seconds,
         "stages": {
-            name: {
-                "kind": recipe.stage[name].kind,
-                "flops": flops[name],
-                "seconds": summary["wall_seconds"],
-                "steps": summary["steps"],
-                "scores": {
-                    d: row["pass_rate"] for d, row in summary.get("domains", {}).items() if "pass_rate" in row
-                },
+            stage.name: {
+                "kind": stage.kind,
+                "flops": found.flops[stage.name],
+                "seconds": found.summaries[stage.name]["wall_seconds"],
+                "steps": found.summaries[stage.name]["steps"],
+                "scores": found.scores(stage.name),
             }
-            for name, summary in stages.items()
+            for stage in recipe.stages
         },
     }
 
 
-def _spent(summary: Mapping[str, Any]) -> float:
-    return float(sum(value for phase, value in summary["flops"].items() if phase != "evaluation"))
-
-
-def _cap(recipe: Recipe, stages: Mapping[str, Mapping[str, Any]]) -> float | None:
+def _cap(found: Finished) -> float | None:
     """Mean over domains of the best own teacher's score, of the output's own distillation; None without one."""
+    recipe = found.run.recipe
     output = recipe.stage[recipe.output]
     if not isinstance(output, Distill):
         return None
     best = []
     for domain in output.domains:
-        own = [t.stage for t in output.teachers if domain in t.domains and t.stage in stages]
-        best += [max(stages[name]["domains"][domain]["pass_rate"] for name in own)] if own else []
+        own = [t.stage for t in output.teachers if domain in t.domains and t.stage in recipe.stage]
+        best += [max(found.scores(name)[domain] for name in own)] if own else []
     return statistics.mean(best) if best else None
-
-
-def forecast_row(recipe: Recipe, model: str) -> dict[str, Any]:
-    """What the simulator says of the same recipe, knowing nothing of the run."""
-    document = {"recipe": recipe_file.to_document(recipe), "model": model}
-    found: Forecast = forecast(scenario.from_document(document))
-    scores = zip(found.world.names, found.scores_DN, strict=True)
-    return {
-        "scores": {name: quantiles(row_N) for name, row_N in scores},
-        "mean": quantiles(found.scores_DN.mean(axis=0)),
-        "worst": quantiles(found.scores_DN.min(axis=0)),
-        "flops": sum(bill.training_run_flops for bill in found.bills.values()),
-        "seconds": quantiles(found.gpu_hours_N * 3600),
-    }
 
 
 def disagreement(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -158,18 +127,15 @@ def disagreement(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for domain in row["scores"]
     }
     inside = [told["p10"] <= seen <= told["p90"] for seen, told in cells.values()]
-    worst = max(cells, key=lambda cell: abs(cells[cell][0] - cells[cell][1]["p50"]))
+    errors = {cell: seen - told["p50"] for cell, (seen, told) in cells.items()}
+    recipe, domain = max(errors, key=lambda cell: abs(errors[cell]))
+    seen, told = cells[recipe, domain]
     return {
         "cells": len(cells),
         "inside_80": sum(inside) / len(inside),
-        "mean_error": statistics.mean(seen - told["p50"] for seen, told in cells.values()),
-        "mean_absolute_error": statistics.mean(abs(seen - told["p50"]) for seen, told in cells.values()),
-        "largest": {
-            "recipe": worst[0],
-            "domain": worst[1],
-            "measured": cells[worst][0],
-            "forecast": cells[worst][1],
-        },
+        "mean_error": statistics.mean(errors.values()),
+        "mean_absolute_error": statistics.mean(map(abs, errors.values())),
+        "largest": {"recipe": recipe, "domain": domain, "measured": seen, "forecast": told},
         "ranking_measured": sorted(rows, key=lambda name: -rows[name]["mean"]),
         "ranking_forecast": sorted(rows, key=lambda name: -rows[name]["forecast"]["mean"]["p50"]),
     }

@@ -10,68 +10,47 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from mopdsim.forecast import scenario
-from mopdsim.forecast.forecast import forecast
-from mopdsim.recipes import catalogue, recipe_file
+from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import BASE, Distill, Recipe, Rl
+from mopdsim.recipes.recipe import BASE, Recipe, Rl
+from studies.designs.builders import spending
+from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
+from studies.framework.run import Run
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import plan
-from trainer.runs.run import manifest
-from trainer.runs.store import Store
 
+Scored = Mapping[str, Mapping[str, float]]  # pass rate and its standard error, by domain
 DOMAINS = ("sort", "sort_down", "reverse")
-STUDENT_OF = {"mopd": "student", "mixed_rl": "mixed", "off_policy": "student", "merge": "merged"}
 LABELS = {
-    "mopd": "MOPD",
-    "mixed_rl": "mixed RL",
-    "off_policy": "off-policy fine-tuning",
-    "merge": "merged specialists",
-}
+    "mopd": "MOPD", "mixed_rl": "mixed RL", "off_policy": "off-policy fine-tuning", "merge": "merged specialists",
+}  # fmt: skip
 
 # Amounts, chosen by a sweep of rate and batch of the same size for every recipe (studies/LOG.md).
 TEACHER_FLOPS = 0.06e12
 DISTILL_FLOPS = 0.08e12
-TEACHER = Amounts(
-    steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=TEACHER_FLOPS
-)
-MIXED = Amounts(steps=2400, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3, max_flops=1.0)
-STUDENT = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3, max_flops=DISTILL_FLOPS)
-OFF_POLICY = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3, max_flops=DISTILL_FLOPS)
+TEACHER = Amounts(steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3)
+MIXED = TEACHER.model_copy(update={"steps": 2400})
+STUDENT = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3)
 MERGE_SCALE = 0.5
 
 
 def demo_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:
     """The four recipes at matched FLOPs, `factor` times the demo's."""
-    count = len(domains)
-    teacher, student, off_policy = (
-        amounts.model_copy(update={"max_flops": factor * (amounts.max_flops or 0.0)})
-        for amounts in (TEACHER, STUDENT, OFF_POLICY)
-    )
-    budget = factor * (count * TEACHER_FLOPS + DISTILL_FLOPS)
-    longer = teacher.model_copy(update={"max_flops": budget / count})
-    made = {
-        "mopd": catalogue.mopd(domains),
-        "mixed_rl": catalogue.mixed_rl(domains),
-        "off_policy": catalogue.off_policy(domains),
-        "merge": catalogue.merge(domains, scale=MERGE_SCALE),
+
+    def capped(amounts: Amounts, flops: float) -> Amounts:
+        return amounts.model_copy(update={"max_flops": flops})
+
+    budget = factor * (len(domains) * TEACHER_FLOPS + DISTILL_FLOPS)
+    teacher, longer = capped(TEACHER, factor * TEACHER_FLOPS), capped(TEACHER, budget / len(domains))
+    student = capped(STUDENT, factor * DISTILL_FLOPS)
+    merged = catalogue.merge(domains, scale=MERGE_SCALE)
+    return {
+        "mopd": spending(catalogue.mopd(domains), rl=teacher, distill=student),
+        "mixed_rl": spending(catalogue.mixed_rl(domains), rl=capped(MIXED, budget), distill=student),
+        "off_policy": spending(catalogue.off_policy(domains), rl=teacher, distill=student),
+        "merge": spending(merged, rl=longer, distill=student),
     }
-    chosen: dict[str, Recipe] = {}
-    for name, recipe in made.items():
-        amounts = {}
-        for stage in recipe.stages:
-            if isinstance(stage, Rl):
-                amounts[stage.name] = longer if name == "merge" else teacher
-            elif isinstance(stage, Distill):
-                amounts[stage.name] = student if stage.on_policy else off_policy
-        if name == "mixed_rl":
-            amounts["mixed"] = MIXED.model_copy(update={"max_flops": budget})
-        chosen[name] = recipe.with_amounts(amounts)
-    return chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,65 +80,45 @@ def recovery(
     return Recovery(value=value, se=variance**0.5 / abs(headroom))
 
 
-def run_demo(*, seed: int, out: Path, workers: int, threads: int, progress: Progress) -> dict[str, Any]:
-    """Run everything that `out` does not hold yet; returns the document of `mopd demo --json`."""
-    begin = time.perf_counter()
-    made = demo_recipes(DOMAINS)
+def run_demo(*, seed: int, threads: int, engine: Engine) -> dict[str, Any]:
+    """Run everything that the store does not hold yet; returns the document of `mopd demo --json`."""
+    begun = time.perf_counter()
     settings = Settings(seed=seed, threads=threads, validation_items=100, test_items=500, evaluate_every=100)
-    store = Store(root=out / "store")
-    planned = plan(made, model="tiny", settings=settings, store=store)
-    summaries = execute(planned, store, workers=workers, progress=progress)
-    keys = planned.keys["mopd"]
-    start = summaries[keys[BASE]]["domains"]
+    made = demo_recipes(DOMAINS)
+    found = engine.carry_out(Run(name=name, recipe=made[name], settings=settings) for name in made)
+    mopd = found["mopd"]
+    start = mopd.domains(BASE)
     own = {stage.name: next(iter(stage.domains)) for stage in made["mopd"].stages if isinstance(stage, Rl)}
-    teacher = {domain: summaries[keys[name]]["domains"][domain] for name, domain in own.items()}
-    table = {}
-    for name, recipe in made.items():
-        stages = {stage.name: summaries[planned.keys[name][stage.name]] for stage in recipe.stages}
-        student = stages[recipe.output]["domains"]
-        gained = recovery(*([side[d] for d in DOMAINS] for side in (start, teacher, student)))
-        spent = {stage: _spent(summary) for stage, summary in stages.items()}
-        table[name] = {
-            "scores": {
-                d: {
-                    "start": start[d]["pass_rate"],
-                    "teacher": teacher[d]["pass_rate"],
-                    "student": student[d]["pass_rate"],
-                }
-                for d in DOMAINS
-            },
-            "probes": {
-                d: {"start": start[d]["pass_rate"], "student": student[d]["pass_rate"]}
-                for d in settings.probes
-            },
-            "recovery": gained.value,
-            "recovery_se": gained.se,
-            "flops": sum(spent.values()),
-            "flops_student_alone": spent[recipe.output],
-            "seconds": sum(summary["wall_seconds"] for summary in stages.values()),
-            "forecast": forecast_of(recipe),
-        }
-    about = manifest("cpu")
+    teacher = {domain: mopd.domains(name)[domain] for name, domain in own.items()}
+    table = {name: _row(run, start, teacher) for name, run in found.items()}
     return {
         "domains": list(DOMAINS),
         "recipes": table,
         "finding": finding(table),
         "test_items": settings.test_items,
         "seed": seed,
-        "workers": workers,
+        "workers": engine.workers,
         "threads": threads,
-        "device": about["device"],
-        "versions": about["versions"],
-        "seconds": time.perf_counter() - begin,
+        **about("cpu", begun),
     }
 
 
-def forecast_of(recipe: Recipe) -> dict[str, Any]:
-    """What the simulator says of a recipe on the tiny model, knowing nothing of this run: scores and seconds of one
-    process after the other, each as p10, p50, p90."""
-    document = forecast(scenario.from_document({"recipe": recipe_file.to_document(recipe)})).to_document()
-    seconds = {name: hours * 3600 for name, hours in document["gpu_hours"].items()}
-    return {"scores": document["scores"], "seconds": seconds}
+def _row(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
+    """One recipe's row of the document."""
+    student = found.domains()
+    gained = recovery(*([side[d] for d in DOMAINS] for side in (start, teacher, student)))
+    sides = {"start": start, "teacher": teacher, "student": student}
+    told, probed = forecast_row(found.run.recipe), found.run.settings.probes
+    return {
+        "scores": {d: {name: side[d]["pass_rate"] for name, side in sides.items()} for d in DOMAINS},
+        "probes": {d: {name: sides[name][d]["pass_rate"] for name in ("start", "student")} for d in probed},
+        "recovery": gained.value,
+        "recovery_se": gained.se,
+        "flops": sum(found.flops.values()),
+        "flops_student_alone": found.flops[found.run.recipe.output],
+        "seconds": found.seconds,
+        "forecast": {"scores": told["scores"], "seconds": told["seconds"]},
+    }
 
 
 def finding(table: Mapping[str, Mapping[str, Any]]) -> str:
@@ -175,7 +134,3 @@ def finding(table: Mapping[str, Mapping[str, Any]]) -> str:
         else f"{LABELS[best]} leads {LABELS[second]} by {gap:.0%} of the headroom (se {noise:.0%}) on this one seed"
     )
     return f"At equal training FLOPs, teachers counted, the specialists' headroom is recovered as: {shown}; {verdict}."
-
-
-def _spent(summary: Mapping[str, Any]) -> float:
-    return sum(value for phase, value in summary["flops"].items() if phase != "evaluation")

@@ -14,37 +14,29 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts, default_amounts
-from mopdsim.recipes.recipe import Recipe
-from studies.designs.systems.demo import demo_recipes
+from mopdsim.recipes.recipe import BASE, Recipe
+from studies.designs.builders import CEILING, alone, over
+from studies.designs.systems.demo import DOMAINS, demo_recipes
+from studies.designs.systems.side_by_side import Engine, Finished
+from studies.framework.run import Run
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import plan
-from trainer.runs.store import Store
 from trainer.tasks import COMPETING, SYNERGY
 
 SUITE = (
-    "sort",
-    "sort_down",
-    "sort_long",
-    "reverse",
-    "rotate",
-    "shift",
-    "shift_back",
-    "brackets",
-    "rle_decode",
-    "swap",
-    "guess",
-    "program",
-)
+    "sort", "sort_down", "sort_long", "reverse", "rotate", "shift", "shift_back", "brackets", "rle_decode", "swap",
+    "guess", "program",
+)  # fmt: skip
+_RIVALS = (f"{COMPETING[0]}?ambiguity=1", f"{COMPETING[1]}?ambiguity=1")
+PAIRS = {"dial_0": COMPETING, "dial_1": _RIVALS, "synergy": SYNERGY}
 START_RANGE = (0.15, 0.65)
 GAIN, REACH = 0.25, 0.85
 SPREAD = 0.08
-CEILING = 0.97
 
 SUITE_TEACHER = default_amounts("tiny", "rl")
 SLOW = {domain: SUITE_TEACHER.model_copy(update={"steps": 260}) for domain in ("guess", "program")}
@@ -53,34 +45,20 @@ PAIR_ITEMS = 2000  # an interference of 0.1 on a gain of 15 points wants errors 
 BUDGETS = (0.15, 0.4, 1.0)
 
 
-def run_gate(*, seeds: Sequence[int], store: Store, workers: int, progress: Progress) -> dict[str, Any]:
+def run_gate(*, seeds: Sequence[int], engine: Engine) -> dict[str, Any]:
     """Run what the store does not hold and judge; the document of `mopd study gate --json`."""
-    runs = {seed: _one_seed(seed, store, workers, progress) for seed in seeds}
-    suite = {
-        domain: {
-            "start": _mean(run["suite"]["base"][domain] for run in runs.values()),
-            "teacher": _mean(run["suite"][domain][domain] for run in runs.values()),
-        }
-        for domain in SUITE
-    }
-    for row in suite.values():
-        row["passed"] = (
-            START_RANGE[0] <= row["start"] <= START_RANGE[1]
-            and row["teacher"] >= row["start"] + GAIN
-            and row["teacher"] >= REACH
-        )
-    pairs = {
-        name: _interference([run[name] for run in runs.values()]) for name in ("dial_0", "dial_1", "synergy")
-    }
+    found = engine.carry_out(run for seed in seeds for run in _runs(seed))
+    scores = [_Scores(seed=seed, found=found) for seed in seeds]
+    suite = {domain: _judged(domain, scores) for domain in SUITE}
+    pairs = {name: _interference(pair, scores, name) for name, pair in PAIRS.items()}
     budgets = {
         str(factor): {
-            name: _mean(run["budgets"][factor][name] for run in runs.values())
-            for name in runs[seeds[0]]["budgets"][factor]
+            name: statistics.mean(own.mean(f"x{factor:g}/{name}") for own in scores)
+            for name in demo_recipes(DOMAINS, factor=factor)
         }
         for factor in BUDGETS
     }
     spreads = {factor: max(row.values()) - min(row.values()) for factor, row in budgets.items()}
-    saturated = sorted({cell for run in runs.values() for cell in run["saturated"]})
     checks = {
         "suite": all(row["passed"] for row in suite.values()),
         "conflict at dial 1": pairs["dial_1"]["mean"] <= -2 * pairs["dial_1"]["se"],
@@ -88,6 +66,7 @@ def run_gate(*, seeds: Sequence[int], store: Store, workers: int, progress: Prog
         "synergy": pairs["synergy"]["mean"] >= 2 * pairs["synergy"]["se"],
         "spread": max(spreads.values()) >= SPREAD,
     }
+    above = {d for own in scores for d in SUITE if own.after(f"suite/{d}")[d] > CEILING}
     return {
         "seeds": list(seeds),
         "passed": all(checks.values()),
@@ -96,80 +75,68 @@ def run_gate(*, seeds: Sequence[int], store: Store, workers: int, progress: Prog
         "interference": pairs,
         "mean_score_by_budget": budgets,
         "spread": spreads,
-        "cells_above_ceiling": saturated,
+        "cells_above_ceiling": sorted(f"suite/{domain}" for domain in above),
     }
 
 
-def _one_seed(seed: int, store: Store, workers: int, progress: Progress) -> dict[str, Any]:
-    settings = Settings(seed=seed, validation_items=100, evaluate_every=1000)
-
-    def run(made: Mapping[str, Recipe], items: int = 400) -> dict[str, dict[str, float]]:
-        chosen = settings.model_copy(update={"test_items": items})
-        planned = plan(made, model="tiny", settings=chosen, store=store)
-        summaries = execute(planned, store, workers=workers, progress=progress)
-        scores = {}
-        for label, recipe in made.items():
-            for stage in ("base", recipe.output):
-                found = summaries[planned.keys[label][stage]]["domains"]
-                scores["base" if stage == "base" else label] = {
-                    d: row["pass_rate"] for d, row in found.items()
-                }
-        return scores
-
-    specialists = {
-        domain: catalogue.single_domain([domain, *(d for d in SUITE if d != domain)]).with_amounts(
-            {"specialist": SLOW.get(domain, SUITE_TEACHER)}
-        )
-        for domain in SUITE
-    }
-    suite = run(_over(specialists, SUITE))
-    result: dict[str, Any] = {"suite": suite}
-    for name, pair in _pairs().items():
-        result[name] = {"pair": pair, **run(_pair_recipes(pair), PAIR_ITEMS)}
-    result["budgets"] = {}
+def _runs(seed: int) -> Iterator[Run]:
+    """Every specialist of the suite, the pairs apart and together, the demo's recipes at every budget."""
+    made = {f"suite/{domain}": _specialist(domain) for domain in SUITE}
+    for name, pair in PAIRS.items():
+        made |= {f"{name}/{label}": recipe for label, recipe in _pair_recipes(pair).items()}
     for factor in BUDGETS:
-        made = demo_recipes(("sort", "sort_down", "reverse"), factor=factor)
-        scores = run(made)
-        result["budgets"][factor] = {
-            name: _mean(scores[name][d] for d in made[name].domains) for name in made
-        }
-    result["saturated"] = [f"suite/{d}" for d in SUITE if suite[d][d] > CEILING]
-    return result
+        made |= {f"x{factor:g}/{n}": recipe for n, recipe in demo_recipes(DOMAINS, factor=factor).items()}
+    for name, recipe in made.items():
+        items = PAIR_ITEMS if name.partition("/")[0] in PAIRS else 400
+        settings = Settings(seed=seed, validation_items=100, evaluate_every=1000, test_items=items)
+        yield Run(name=f"seed{seed}/{name}", recipe=recipe, settings=settings)
 
 
-def _over(made: Mapping[str, Recipe], domains: Sequence[str]) -> dict[str, Recipe]:
-    """The recipes with their domains in one common order, so that they share a start."""
-    return {name: recipe.model_copy(update={"domains": tuple(domains)}) for name, recipe in made.items()}
+@dataclass(frozen=True, kw_only=True)
+class _Scores:
+    """The scores of one seed's runs."""
+
+    seed: int
+    found: Mapping[str, Finished]
+
+    def after(self, run: str, stage: str | None = None) -> Mapping[str, float]:
+        """By domain, after a run's stage (its output where absent)."""
+        return self.found[f"seed{self.seed}/{run}"].scores(stage)
+
+    def mean(self, run: str) -> float:
+        """Over the demo's domains."""
+        return statistics.mean(self.after(run)[d] for d in DOMAINS)
 
 
-def _pairs() -> dict[str, tuple[str, str]]:
-    a, b = COMPETING
-    return {"dial_0": (a, b), "dial_1": (f"{a}?ambiguity=1", f"{b}?ambiguity=1"), "synergy": SYNERGY}
+def _judged(domain: str, runs: Sequence[_Scores]) -> dict[str, Any]:
+    """A domain's start and specialist, means of seeds, and whether they pass."""
+    start = statistics.mean(own.after(f"suite/{domain}", BASE)[domain] for own in runs)
+    teacher = statistics.mean(own.after(f"suite/{domain}")[domain] for own in runs)
+    passed = START_RANGE[0] <= start <= START_RANGE[1] and teacher >= max(start + GAIN, REACH)
+    return {"start": start, "teacher": teacher, "passed": passed}
+
+
+def _specialist(domain: str) -> Recipe:
+    recipe = catalogue.single_domain([domain])
+    return over(recipe.with_amounts({"specialist": SLOW.get(domain, SUITE_TEACHER)}), SUITE)
 
 
 def _pair_recipes(pair: tuple[str, str]) -> dict[str, Recipe]:
     """Each alone and both together, after the same updates with the same prompts of each domain."""
-    alone = {
-        name: catalogue.single_domain([domain, other]).with_amounts({"specialist": PAIR_RL})
-        for name, domain, other in (("first", *pair), ("second", *reversed(pair)))
-    }
     double = PAIR_RL.model_copy(update={"prompts_per_step": 2 * PAIR_RL.prompts_per_step})
-    return _over({**alone, "both": catalogue.mixed_rl(pair).with_amounts({"mixed": double})}, pair)
+    both = catalogue.mixed_rl(pair).with_amounts({"mixed": double})
+    return {"first": alone(pair[0], pair, PAIR_RL), "second": alone(pair[1], pair, PAIR_RL), "both": both}
 
 
-def _interference(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _interference(pair: tuple[str, str], runs: Sequence[_Scores], name: str) -> dict[str, Any]:
     """K of a pair, averaged over its two directions, by seed; mean and standard error over seeds."""
     by_seed = []
-    for run in runs:
+    for own in runs:
+        start, both = own.after(f"{name}/both", BASE), own.after(f"{name}/both")
         ks = []
-        for name, domain in zip(("first", "second"), run["pair"], strict=True):
-            alone = run[name][domain] - run["base"][domain]
-            both = run["both"][domain] - run["base"][domain]
-            ks.append(math.log(max(both, 0.005) / max(alone, 0.005)))
+        for label, domain in zip(("first", "second"), pair, strict=True):
+            single = own.after(f"{name}/{label}")[domain] - start[domain]
+            ks.append(math.log(max(both[domain] - start[domain], 0.005) / max(single, 0.005)))
         by_seed.append(statistics.mean(ks))
     se = statistics.stdev(by_seed) / math.sqrt(len(by_seed)) if len(by_seed) > 1 else math.inf
-    return {"pair": list(runs[0]["pair"]), "by_seed": by_seed, "mean": statistics.mean(by_seed), "se": se}
-
-
-def _mean(values: Any) -> float:
-    return statistics.mean(values)
+    return {"pair": list(pair), "by_seed": by_seed, "mean": statistics.mean(by_seed), "se": se}

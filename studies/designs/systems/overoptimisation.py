@@ -13,7 +13,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,12 @@ from numpy.typing import NDArray
 
 from mopdsim.recipes.amounts import Amounts, default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe, RewardModel, Rl
+from studies.designs.systems.side_by_side import Engine
+from studies.framework.run import Run
 from trainer.batch.batch import sample
 from trainer.batch.heads import load_reward_model, scores
 from trainer.files.settings import Settings
 from trainer.model.loading import load_policy
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import Plan, plan
-from trainer.runs.store import Store
 from trainer.stages.loop import Job
 
 DOMAINS = ("sort", "reverse", "shift")
@@ -48,62 +48,46 @@ def run_overoptimisation(
     ppo: Amounts = PPO,
     prompts: int = PROMPTS,
     samples: int = SAMPLES,
-    store: Store,
-    workers: int,
-    progress: Progress,
+    engine: Engine,
 ) -> dict[str, Any]:
     """Run what the store does not hold; the document of `mopd study overoptimisation --json`."""
-    made = {
-        (noise, steps): _recipe(noise, steps, ppo)
+    runs = [
+        Run(
+            name=f"noise{noise:g}/steps{steps}/seed{seed}",
+            recipe=_recipe(noise, steps, ppo),
+            settings=Settings(
+                seed=seed, validation_items=200, test_items=400, evaluate_every=8, max_truncation=1.0
+            ),
+            factors={"noise": noise, "labelling_steps": steps},
+        )
+        for seed in seeds
         for noise, steps in itertools.product(noises, labelling_steps)
-    }
+    ]
     curves = []
-    for seed in seeds:
-        settings = Settings(
-            seed=seed, validation_items=200, test_items=400, evaluate_every=8, max_truncation=1.0
-        )
-        planned = plan(
-            {_label(key): r for key, r in made.items()}, model="tiny", settings=settings, store=store
-        )
-        summaries = execute(planned, store, workers=workers, progress=progress)
-        for (noise, steps), recipe in made.items():
-            keys = planned.keys[_label((noise, steps))]
-            about = {"seed": seed, "noise": noise, "labelling_steps": steps}
-            judged = summaries[keys["judge"]]["domains"]
-            about["accuracy"] = sum(row["accuracy"] for row in judged.values()) / len(judged)
-            climbed = ppo_curve(store.directory(keys[recipe.output]) / "metrics.jsonl")
-            chosen = best_of_n(_job(planned, keys["judge"]), prompts=prompts, samples=samples)
-            curves += [
-                {**about, "method": "ppo", "points": climbed, "fit": fit(climbed, "ppo")},
-                {**about, "method": "best_of_n", "points": chosen, "fit": fit(chosen, "best_of_n")},
-            ]
+    for found in engine.carry_out(runs).values():
+        judged = found.domains("judge").values()
+        about = {"seed": found.run.settings.seed, **found.run.factors}
+        about["accuracy"] = sum(row["accuracy"] for row in judged) / len(judged)
+        climbed = ppo_curve(found.nodes["ppo"].job.directory / "metrics.jsonl")
+        chosen = best_of_n(found.nodes["judge"].job, prompts=prompts, samples=samples)
+        for method, points in (("ppo", climbed), ("best_of_n", chosen)):
+            curves.append({**about, "method": method, "points": points, "fit": fit(points, method)})
     return {"domains": list(DOMAINS), "seeds": list(seeds), "curves": curves}
-
-
-def _label(key: tuple[float, int]) -> str:
-    return f"noise {key[0]:g}, {key[1]} steps"
 
 
 def _recipe(noise: float, steps: int, ppo: Amounts) -> Recipe:
     """A reward model of the start's samples, and PPO against it with nothing to hold it back."""
     equal = dict.fromkeys(DOMAINS, 1.0)
     judge = RewardModel(name="judge", domains=equal, noise=noise)
-    climb = Rl(
-        name="ppo",
-        domains=equal,
-        algorithm="ppo",
-        clip_high=0.2,
-        reward_models=dict.fromkeys(DOMAINS, "judge"),
-    )
+    rewarded = dict.fromkeys(DOMAINS, "judge")
+    climb = Rl(name="ppo", domains=equal, algorithm="ppo", clip_high=0.2, reward_models=rewarded)
+    labelling = default_amounts("tiny", "reward_model").model_copy(update={"steps": steps})
     return Recipe(
         name="overoptimisation",
         domains=DOMAINS,
         amounts_name="tiny",
         stages=(judge, climb),
-        amounts={
-            "judge": default_amounts("tiny", "reward_model").model_copy(update={"steps": steps}),
-            "ppo": ppo,
-        },
+        amounts={"judge": labelling, "ppo": ppo},
         output="ppo",
     )
 
@@ -118,14 +102,10 @@ def ppo_curve(log: Path) -> list[dict[str, float]]:
         if row["kind"] != "evaluation" or row["split"] != "validation":
             continue
         domains = [row["domains"][name] for name in DOMAINS]  # probes are scored beside them
-        kl = _mean(max(d["kl_start"], 0.0) * d["length"] for d in domains)
-        gold = _mean(d["pass_rate"] for d in domains)
+        kl = statistics.mean(max(d["kl_start"], 0.0) * d["length"] for d in domains)
+        gold = statistics.mean(d["pass_rate"] for d in domains)
         points.append({"d": math.sqrt(kl), "gold": gold, "judged": judged[row["step"]], "step": row["step"]})
     return points
-
-
-def _job(planned: Plan, key: str) -> Job:
-    return next(node.job for node in planned.nodes if node.key == key)
 
 
 def best_of_n(judge: Job, *, prompts: int, samples: int) -> list[dict[str, float]]:
@@ -200,8 +180,3 @@ def fit(points: Sequence[Mapping[str, float]], method: str) -> dict[str, float |
         "peak": None if peak is None or peak > d_N.max() else float(peak),
         "residual_sd": float(residual.std()),
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return sum(found) / len(found)

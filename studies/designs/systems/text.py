@@ -1,4 +1,4 @@
-"""The tables of `mopd study compare | colossal | overoptimisation` for people. Leaves out: the numbers."""
+"""The tables of `mopd study gate | compare | colossal | overoptimisation` for people. Leaves out: the numbers."""
 
 from __future__ import annotations
 
@@ -67,4 +67,20 @@ def overoptimisation_text(result: Mapping[str, Any]) -> str:
             f"{judge:<34}{curve['accuracy']:>9.2f}  {curve['method']:<10}{points[0]['gold']:>7.2f}{best['gold']:>7.2f}"
             f"{best['d']:>6.2f}{last['gold']:>7.2f}{last['d']:>6.2f}"
         )
+    return "\n".join(lines)
+
+
+def gate_text(result: Mapping[str, Any]) -> str:
+    """The world gate's checks."""
+    lines = []
+    for domain, row in result["suite"].items():
+        verdict = "ok" if row["passed"] else "MISSED"
+        lines.append(f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {verdict}")
+    for name, row in result["interference"].items():
+        lines.append(f"{name:<12} K {row['mean']:+.2f} ±{row['se']:.2f}")
+    for factor, row in result["mean_score_by_budget"].items():
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
+        lines.append(f"budget x{factor:<5} {shown}  spread {result['spread'][factor]:.3f}")
+    for name, passed in result["checks"].items():
+        lines.append(f"{name:<20} {'passed' if passed else 'FAILED'}")
     return "\n".join(lines)

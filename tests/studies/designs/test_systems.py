@@ -19,6 +19,7 @@ from studies.cli.main import app
 from studies.designs.systems import colossal, report
 from studies.designs.systems.compare import comparable, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
+from studies.designs.systems.side_by_side import Engine
 from studies.designs.systems.text import compare_text
 from trainer.files.settings import Settings
 from trainer.runs.execute import Progress
@@ -128,9 +129,7 @@ def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path:
         made,
         model="tiny",
         settings=Settings(validation_items=8, test_items=16, evaluate_every=1000),
-        store=Store(root=tmp_path),
-        workers=1,
-        progress=Progress(quiet=True),
+        engine=Engine(store=Store(root=tmp_path), workers=1, progress=Progress(quiet=True)),
         start_amounts=Amounts(steps=20, prompts_per_step=32, learning_rate=4e-3),
     )
     assert json.loads(json.dumps(document)) == document and set(document["recipes"]) == set(made)
