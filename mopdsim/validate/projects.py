@@ -2,9 +2,10 @@
 states.
 
 The amounts of the presets (`data/project_presets.toml`) were written before the comparison and carry a source each;
-documented mechanisms (precision, speculation, packing, sharding) were added after it. Every unknown is a lognormal
-through its P10 and P90; the time model's own error and one overhead for all runs are drawn as well. `widened` adds
-one log spread for all runs, estimated without the run that is judged.
+documented mechanisms (packing, sharding) were added after it. Every unknown is a lognormal through its P10 and P90; the
+time model's own error and one overhead for all runs are drawn as well. Totals of the published systems are those of
+their forecasts (`mopdsim.validate.totals`). `widened` adds one log spread for all runs, estimated without the run that
+is judged.
 Leaves out: rows of the table without a measured total or without a preset (listed as incomplete); evaluation, which
 is inside the overhead.
 """
@@ -26,7 +27,6 @@ from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal
 from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, shipped
 from mopdsim.cost.counting import forward_flops
-from mopdsim.cost.decode import Speculation
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.rlstep import RlStep, rl_step_s
 from mopdsim.cost.stage_layout import Formats, central_constants, fastest_replica, training_layout
@@ -34,6 +34,9 @@ from mopdsim.cost.training import TrainLayout, train_step_s, train_work, unpacke
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
+from mopdsim.forecast.forecast import QUANTILES
+from mopdsim.recipes.published import system
+from mopdsim.validate import totals
 from mopdsim.validate.cost import published
 from mopdsim.validate.tables import read_rows
 
@@ -46,13 +49,19 @@ LENGTH_SIGMA = 0.6  # prior: as of the domains
 def validate(path: Path | None = None) -> dict[str, Any]:
     """The report: P10 to P90 of every run with a preset, coverage, and the median width P90 / P10."""
     known, overhead = presets()
+    systems = {
+        (system(row["system"]).title, row["stages"][-1]): row for row in totals.validate()["predictions"]
+    }
     predictions, incomplete = [], []
     for line, row in read_rows(path or published("project_totals"), COLUMNS):
         label = {"line": line, "model": row["model"], "stage": row["stage"]}
         measured = _measured(row)
-        preset = known.get((row["model"], row["stage"]))
+        key = row["model"], row["stage"]
+        preset, of_system = known.get(key), systems.get(key)
         if measured is None:
             incomplete.append({**label, "reason": "no total is published"})
+        elif of_system is not None:
+            predictions.append({**label, **_as_project(of_system)})
         elif preset is None:
             incomplete.append({**label, "reason": "steps or lengths are not published: no preset"})
         else:
@@ -71,6 +80,13 @@ def validate(path: Path | None = None) -> dict[str, Any]:
         "widened": _widened(predictions),
         "predictions": predictions,
     }
+
+
+def _as_project(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A published system's row as one of this report: what it assumes is named figure by figure."""
+    figures = system(row["system"]).figures.values()
+    kept = {key: row[key] for key in ("unit", *QUANTILES, "measured", "inside_80", "error", "source")}
+    return {**kept, "assumed": [figure.path for figure in figures if figure.grade == "assumed"]}
 
 
 def _judge(preset: Mapping[str, Any], overhead: Any, measured: float) -> dict[str, Any]:
@@ -113,14 +129,9 @@ def _widened(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _flops(preset: Mapping[str, Any]) -> Array:
-    """Forward passes over the sequences, `passes` each, and training on the examples mixed in. (N,)"""
-    shape = model(preset["shape"])
-    tokens_N = _draw(preset, "tokens")
-    per_token = forward_flops(shape, [1000.0]) / 1000.0
-    total_N = preset["sequences"] * tokens_N * preset["passes"] * per_token
-    if "mixed_sequences" in preset:
-        total_N = total_N + preset["mixed_sequences"] * _draw(preset, "mixed_tokens") * 3.0 * per_token
-    return total_N
+    """Forward passes over the sequences, `passes` each. (N,)"""
+    per_token = forward_flops(model(preset["shape"]), [1000.0]) / 1000.0
+    return preset["sequences"] * _draw(preset, "tokens") * preset["passes"] * per_token
 
 
 def _gpu_hours(preset: Mapping[str, Any], overhead: Any) -> Array:
@@ -156,7 +167,7 @@ def _step_seconds(preset: Mapping[str, Any], relative_length: float) -> float:
     step = RlStep(
         model=shape,
         gpu=card,
-        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, _formats(preset)),
+        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, Formats()),
         generation_gpus=gpus,
         layout=layout,
         samples=sequences,
@@ -171,16 +182,7 @@ def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) 
     """Fully sharded where the source says so, the smallest that trains otherwise."""
     if preset.get("fully_sharded"):
         return TrainLayout(gpus=preset["gpus"], fully_sharded=True, recompute=preset.get("recompute", False))
-    return training_layout(shape, card, preset["gpus"], longest, _formats(preset).precision)
-
-
-def _formats(preset: Mapping[str, Any]) -> Formats:
-    """Of weights and products, and the tokens that a decode step yields."""
-    drafts = preset.get("speculation")
-    return Formats(
-        precision=preset.get("precision", "bf16"),
-        speculative_factor=Speculation.accepting(**drafts).tokens_per_step if drafts else 1.0,
-    )
+    return training_layout(shape, card, preset["gpus"], longest)
 
 
 def _middle(value: Any) -> float:
