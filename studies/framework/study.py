@@ -61,6 +61,26 @@ class Prediction(Value):
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
 
 
+def at_least(bound: float, quantity: str, text: str) -> Claim:
+    """A claim with a lower bound."""
+    return Claim(quantity=quantity, text=text, at_least=bound)
+
+
+def at_most(bound: float, quantity: str, text: str) -> Claim:
+    """A claim with an upper bound."""
+    return Claim(quantity=quantity, text=text, at_most=bound)
+
+
+def within(low: float, high: float, quantity: str, text: str) -> Claim:
+    """A claim with both."""
+    return Claim(quantity=quantity, text=text, at_least=low, at_most=high)
+
+
+def predicted(text: str, *claims: Claim) -> Prediction:
+    """A prediction in words, and its claims."""
+    return Prediction(text=text, claims=claims)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.

@@ -16,7 +16,7 @@ from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, over, p
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 SHORT = "reverse?length=4"
 WORLD = (SHORT, "rotate", "sort_long")
@@ -138,37 +138,16 @@ def _findings(best: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="balance",
     question="Does evening out the domains' share of the gradient help a student of several teachers?",
-    prediction=Prediction(
-        text=(
-            "Left alone, the short domain gets well under a third of the gradient; equal token share brings it near a "
-            "third. At a small budget that lifts the worst domain without changing the mean much; at a large budget "
-            "all four ways are within three points of recovery."
-        ),
-        claims=(
-            Claim(quantity="naive_short_share", text="short domain's effective share, naive", at_most=0.3),
-            Claim(
-                quantity="token_share_short_share",
-                text="the same with equal token share",
-                at_least=0.2,
-                at_most=0.45,
-            ),
-            Claim(
-                quantity="token_share_worst_domain", text="worst domain, token share less none", at_least=0.0
-            ),
-            Claim(quantity="token_share_minus_none_small", text="recovery, small budget", at_least=-0.03),
-            Claim(
-                quantity="token_share_minus_none_large",
-                text="recovery, large budget",
-                at_least=-0.03,
-                at_most=0.03,
-            ),
-            Claim(
-                quantity="dispersion_minus_none_large",
-                text="dispersion, large budget",
-                at_least=-0.03,
-                at_most=0.03,
-            ),
-        ),
+    prediction=predicted(
+        "Left alone, the short domain gets well under a third of the gradient; equal token share brings it near a "
+        "third. At a small budget that lifts the worst domain without changing the mean much; at a large budget "
+        "all four ways are within three points of recovery.",
+        at_most(0.3, "naive_short_share", "short domain's effective share, naive"),
+        within(0.2, 0.45, "token_share_short_share", "the same with equal token share"),
+        at_least(0.0, "token_share_worst_domain", "worst domain, token share less none"),
+        at_least(-0.03, "token_share_minus_none_small", "recovery, small budget"),
+        within(-0.03, 0.03, "token_share_minus_none_large", "recovery, large budget"),
+        within(-0.03, 0.03, "dispersion_minus_none_large", "dispersion, large budget"),
     ),
     observed="test scores on 500 prompts of each domain; shares of tokens and of the gradient every 12 steps",
     held_out=f"seed {HELD_OUT_SEED}: the other seeds choose each way's learning rate",

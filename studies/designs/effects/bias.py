@@ -26,7 +26,7 @@ from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 OWN, OTHER = "reverse", "rotate"
 HOST, HABIT = "sort?ambiguity=1&corruption=0", "sort_down?ambiguity=1&corruption=0"
@@ -199,41 +199,25 @@ def _quantities(rows: pd.DataFrame, arrivals: pd.DataFrame) -> dict[str, Quantit
 STUDY = Study(
     name="bias",
     question="How much of a habit planted in one teacher reaches the student, and by which way of passing it on?",
-    prediction=Prediction(
-        text=(
-            "Reverse KL takes up nothing of a habit that the student never samples, rightly routed or not; forward KL "
-            "and off-policy samples take up about the share that is misrouted to the planted teacher. A merge inherits "
-            "a good part whatever the distance. With right routing a habit on prompts of nobody's leaks little through "
-            "the weights in any distillation, well below the published .74."
-        ),
-        claims=(
-            Claim(quantity="start_habit_mild", text="habit of the mild start", at_least=0.25, at_most=0.65),
-            Claim(quantity="start_habit_far", text="habit of the far start", at_most=0.1),
-            Claim(quantity="planted_mild", text="habit planted in the teacher, mild", at_least=0.1),
-            Claim(quantity="planted_far", text="habit planted in the teacher, far", at_least=0.3),
-            Claim(
-                quantity="far_reverse_kl_owned_misrouted", text="arrived: far, reverse KL, misrouted", at_most=0.05
-            ),
-            Claim(
-                quantity="far_off_policy_owned_misrouted",
-                text="arrived: far, off-policy, misrouted",
-                at_least=0.03,
-                at_most=0.3,
-            ),
-            Claim(
-                quantity="mild_reverse_kl_unowned_right", text="arrived: mild, reverse KL, on nobody's prompts",
-                at_most=0.5,
-            ),
-            Claim(
-                quantity="mild_reverse_kl_owned_right", text="arrived: mild, reverse KL, right routing", at_most=0.05
-            ),
-            Claim(quantity="far_merge_unowned_right", text="arrived: far, merge, nobody's prompts", at_least=0.2),
-            Claim(quantity="mild_merge_unowned_right", text="arrived: mild, merge, nobody's prompts", at_least=0.2),
-        ),
+    prediction=predicted(
+        "Reverse KL takes up nothing of a habit that the student never samples, rightly routed or not; forward KL "
+        "and off-policy samples take up about the share that is misrouted to the planted teacher. A merge inherits "
+        "a good part whatever the distance. With right routing a habit on prompts of nobody's leaks little through "
+        "the weights in any distillation, well below the published .74.",
+        within(0.25, 0.65, "start_habit_mild", "habit of the mild start"),
+        at_most(0.1, "start_habit_far", "habit of the far start"),
+        at_least(0.1, "planted_mild", "habit planted in the teacher, mild"),
+        at_least(0.3, "planted_far", "habit planted in the teacher, far"),
+        at_most(0.05, "far_reverse_kl_owned_misrouted", "arrived: far, reverse KL, misrouted"),
+        within(0.03, 0.3, "far_off_policy_owned_misrouted", "arrived: far, off-policy, misrouted"),
+        at_most(0.5, "mild_reverse_kl_unowned_right", "arrived: mild, reverse KL, on nobody's prompts"),
+        at_most(0.05, "mild_reverse_kl_owned_right", "arrived: mild, reverse KL, right routing"),
+        at_least(0.2, "far_merge_unowned_right", "arrived: far, merge, nobody's prompts"),
+        at_least(0.2, "mild_merge_unowned_right", "arrived: mild, merge, nobody's prompts"),
     ),
     observed="the rate of the habit on 500 prompts without a marker, of start, planted teacher and student",
     held_out=f"the clean runs of the mild distance under seed {HELD_OUT_SEED}",
     design=design,
     analyse=analyse,
     of_skills=False,
-)  # fmt: skip
+)

@@ -16,7 +16,7 @@ from studies.designs.builders import STUDENT, TEACHER, TRAINED, ambiguous, kept,
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 WORLD = ambiguous(TRAINED, 1.0)
 TAUGHT, RIVAL, CONTROL = WORLD
@@ -146,34 +146,17 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
 STUDY = Study(
     name="cap",
     question="How far does a student follow its teacher, and do reward or extrapolation carry it past?",
-    prediction=Prediction(
-        text=(
-            "A plain student ends within a few points of its teacher, full or early-stopped, and below its own start "
-            "under a wrong one. Reward in the mix and extrapolation both pass an early-stopped teacher, reward by "
-            "more; against a wrong teacher reward wins back part of the loss. A full teacher is hardly passed."
-        ),
-        claims=(
-            Claim(
-                quantity="full_plain", text="student less full teacher, plain", at_least=-0.05, at_most=0.03
-            ),
-            Claim(
-                quantity="early_plain", text="student less early teacher, plain", at_least=-0.05, at_most=0.05
-            ),
-            Claim(quantity="early_reward", text="student less early teacher, reward mixed in", at_least=0.03),
-            Claim(
-                quantity="early_extrapolated", text="student less early teacher, extrapolated", at_least=0.0
-            ),
-            Claim(quantity="wrong_plain_change", text="change under a wrong teacher, plain", at_most=-0.1),
-            Claim(
-                quantity="wrong_reward_gain", text="what reward wins back under a wrong teacher", at_least=0.0
-            ),
-            Claim(
-                quantity="extrapolation_gain_full",
-                text="extrapolating a full teacher",
-                at_least=-0.03,
-                at_most=0.03,
-            ),
-        ),
+    prediction=predicted(
+        "A plain student ends within a few points of its teacher, full or early-stopped, and below its own start "
+        "under a wrong one. Reward in the mix and extrapolation both pass an early-stopped teacher, reward by "
+        "more; against a wrong teacher reward wins back part of the loss. A full teacher is hardly passed.",
+        within(-0.05, 0.03, "full_plain", "student less full teacher, plain"),
+        within(-0.05, 0.05, "early_plain", "student less early teacher, plain"),
+        at_least(0.03, "early_reward", "student less early teacher, reward mixed in"),
+        at_least(0.0, "early_extrapolated", "student less early teacher, extrapolated"),
+        at_most(-0.1, "wrong_plain_change", "change under a wrong teacher, plain"),
+        at_least(0.0, "wrong_reward_gain", "what reward wins back under a wrong teacher"),
+        within(-0.03, 0.03, "extrapolation_gain_full", "extrapolating a full teacher"),
     ),
     observed="test scores of start, teachers and student on 500 prompts of each domain",
     held_out=f"the early-stopped teacher under seed {HELD_OUT_SEED}, all three modes",

@@ -18,7 +18,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, predicted, within
 
 ORDERS = {
     "forward": ("sort", "reverse", FOURTH),
@@ -176,25 +176,14 @@ def _findings(lost: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="cascade",
     question="What does RL on one domain after the other forget, and does the distance travelled say how much?",
-    prediction=Prediction(
-        text=(
-            "A later stage takes more from earlier domains at the higher learning rate; a quarter of replay saves part "
-            "of it. What is lost grows with the stage's KL on the domain; the order matters little at the end."
-        ),
-        claims=(
-            Claim(
-                quantity="fast_minus_slow", text="lost at the high rate less at the low one", at_least=0.02
-            ),
-            Claim(quantity="replay_saves", text="lost without less with replay", at_least=0.0),
-            Claim(quantity="r_squared_of_kl_squared", text="R2 of what is lost on KL squared", at_least=0.3),
-            Claim(quantity="order_effect", text="forward less rotated order", at_least=-0.05, at_most=0.05),
-            Claim(
-                quantity="unseen_order_error",
-                text="unseen order less the mean of the seen",
-                at_least=-0.05,
-                at_most=0.05,
-            ),
-        ),
+    prediction=predicted(
+        "A later stage takes more from earlier domains at the higher learning rate; a quarter of replay saves part "
+        "of it. What is lost grows with the stage's KL on the domain; the order matters little at the end.",
+        at_least(0.02, "fast_minus_slow", "lost at the high rate less at the low one"),
+        at_least(0.0, "replay_saves", "lost without less with replay"),
+        at_least(0.3, "r_squared_of_kl_squared", "R2 of what is lost on KL squared"),
+        within(-0.05, 0.05, "order_effect", "forward less rotated order"),
+        within(-0.05, 0.05, "unseen_order_error", "unseen order less the mean of the seen"),
     ),
     observed="test scores and KL to the parent stage on 500 prompts of each of four domains, after every stage",
     held_out=f"the order {UNSEEN_ORDER}",

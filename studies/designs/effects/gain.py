@@ -15,7 +15,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted
 from trainer.files.settings import Settings
 
 STEPS = {"sort": 60, "sort_down": 60, "reverse": 144, "rotate": 60}  # about 3 C_mid each
@@ -167,22 +167,14 @@ def _findings(errors: pd.DataFrame, parameters: pd.DataFrame) -> tuple[str, ...]
 STUDY = Study(
     name="gain",
     question="Which curve does a domain follow under RL alone, and does its first half predict its second?",
-    prediction=Prediction(
-        text=(
-            "Hill predicts tails about as well as exponential saturation, both better than the last checkpoint; the "
-            "power law is worse where runs saturate. Asymptotes of two seeds agree within five points."
-        ),
-        claims=(
-            Claim(quantity="hill_tail_error", text="Hill's mean error on tails", at_most=0.05),
-            Claim(quantity="hill_minus_exponential", text="Hill's error less exponential's", at_most=0.01),
-            Claim(
-                quantity="last_checkpoint_minus_hill",
-                text="last checkpoint's error less Hill's",
-                at_least=0.0,
-            ),
-            Claim(quantity="asymptote_seed_sd", text="spread of the asymptote over seeds", at_most=0.05),
-            Claim(quantity="length_in_midpoints", text="length of runs in C_mid", at_least=3.0),
-        ),
+    prediction=predicted(
+        "Hill predicts tails about as well as exponential saturation, both better than the last checkpoint; the "
+        "power law is worse where runs saturate. Asymptotes of two seeds agree within five points.",
+        at_most(0.05, "hill_tail_error", "Hill's mean error on tails"),
+        at_most(0.01, "hill_minus_exponential", "Hill's error less exponential's"),
+        at_least(0.0, "last_checkpoint_minus_hill", "last checkpoint's error less Hill's"),
+        at_most(0.05, "asymptote_seed_sd", "spread of the asymptote over seeds"),
+        at_least(3.0, "length_in_midpoints", "length of runs in C_mid"),
     ),
     observed="pass rates every 6 steps on 200 prompts and at the end on 500, of all four domains; FLOPs",
     held_out=f"the second half of every run; the domain {FOURTH}, whose error is reported apart",

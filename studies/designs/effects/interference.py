@@ -26,7 +26,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap, mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 from trainer.files.settings import Settings
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -206,42 +206,22 @@ def _findings(worlds: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="interference",
     question="How do domains trained together change each other's gain, and does an early gradient foretell it?",
-    prediction=Prediction(
-        text=(
-            "Without ambiguity the competing pair hardly interferes; with full ambiguity it loses over half of "
-            "its gain, and a dial in between lies between. Three domains interfere no more than pairs do on average. "
-            "A companion of rare success and a noisy verifier takes little from its neighbour in short runs, and a "
-            "model of half the width shows no more conflict than the whole one: of the three kinds only ambiguity is "
-            "conflict at this size. The update inner product at step 10 ranks pairs better than the cosine does."
-        ),
-        claims=(
-            Claim(quantity="K_dial_0", text="K at ambiguity 0", at_least=-0.2, at_most=0.2),
-            Claim(quantity="K_dial_1", text="K at ambiguity 1", at_most=-0.7),
-            Claim(quantity="K_synergy", text="K of sort and longer sort", at_least=0.0),
-            Claim(
-                quantity="unlike_minus_alike", text="K beside an unlike domain less beside an alike one",
-                at_least=-0.25, at_most=0.25,
-            ),
-            Claim(
-                quantity="K_beside_unlike", text="K of the ordinary domain beside an unlike one",
-                at_least=-0.2, at_most=0.2,
-            ),
-            Claim(
-                quantity="narrow_minus_wide", text="K on the narrow model less on the wide one",
-                at_least=-0.25, at_most=0.25,
-            ),
-            Claim(
-                quantity="unseen_dial_error", text="K at the unseen dial less the mean of its neighbours",
-                at_least=-0.25, at_most=0.25,
-            ),
-            Claim(
-                quantity="triple_minus_pairs", text="K of the triple less that of pairs", at_least=-0.15, at_most=0.15
-            ),
-            Claim(quantity="cosine_rank_correlation", text="rank correlation of cosine and K", at_least=0.5),
-            Claim(
-                quantity="update_rank_correlation", text="the same of the update inner product", at_least=0.5
-            ),
-        ),
+    prediction=predicted(
+        "Without ambiguity the competing pair hardly interferes; with full ambiguity it loses over half of "
+        "its gain, and a dial in between lies between. Three domains interfere no more than pairs do on average. "
+        "A companion of rare success and a noisy verifier takes little from its neighbour in short runs, and a "
+        "model of half the width shows no more conflict than the whole one: of the three kinds only ambiguity is "
+        "conflict at this size. The update inner product at step 10 ranks pairs better than the cosine does.",
+        within(-0.2, 0.2, "K_dial_0", "K at ambiguity 0"),
+        at_most(-0.7, "K_dial_1", "K at ambiguity 1"),
+        at_least(0.0, "K_synergy", "K of sort and longer sort"),
+        within(-0.25, 0.25, "unlike_minus_alike", "K beside an unlike domain less beside an alike one"),
+        within(-0.2, 0.2, "K_beside_unlike", "K of the ordinary domain beside an unlike one"),
+        within(-0.25, 0.25, "narrow_minus_wide", "K on the narrow model less on the wide one"),
+        within(-0.25, 0.25, "unseen_dial_error", "K at the unseen dial less the mean of its neighbours"),
+        within(-0.15, 0.15, "triple_minus_pairs", "K of the triple less that of pairs"),
+        at_least(0.5, "cosine_rank_correlation", "rank correlation of cosine and K"),
+        at_least(0.5, "update_rank_correlation", "the same of the update inner product"),
     ),
     observed=(
         "test scores on 1,000 prompts after 12 updates (48 of the two sizes); gradients by domain at steps 0 and 10"
@@ -249,4 +229,4 @@ STUDY = Study(
     held_out=f"ambiguity {UNSEEN_DIAL:g}, predicted from its neighbours",
     design=design,
     analyse=analyse,
-)  # fmt: skip
+)

@@ -19,7 +19,7 @@ from studies.designs.builders import alone, kept, mean_where, paired
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted
 from trainer.files.settings import Settings
 
 DOMAINS = ("sort", "reverse", "rotate")
@@ -181,37 +181,21 @@ def _findings(means: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="stability",
     question="At which learning rate does RL break, how soon, and does a mixed run break sooner than a teacher?",
-    prediction=Prediction(
-        text=(
-            "Nothing breaks at 1.6e-3, and there the mixed run leads, since each domain lifts the others. From 4e-3 on "
-            "reverse breaks first, the domain that starts lowest. A mixed run, three times as long, breaks more often "
-            "than the runs on one domain of the same FLOPs, and at 4e-3 ends below them. At 5.6e-3 a third or more of "
-            "the trained domains end below their start; short runs are spared in part."
-        ),
-        claims=(
-            Claim(
-                quantity="broken_highest", text="broken share, highest rate, long", at_least=0.33
-            ),
-            Claim(
-                quantity="broken_highest_mixed", text="broken share, highest rate, long, mixed", at_least=0.4
-            ),
-            Claim(quantity="broken_lowest", text="broken share, lowest rate, long", at_most=0.02),
-            Claim(
-                quantity="mixed_minus_alone_fast", text="mixed less alone at 4e-3, long", at_most=0.0
-            ),
-            Claim(
-                quantity="mixed_minus_alone_lowest", text="mixed less alone, lowest rate, long", at_least=0.0
-            ),
-            Claim(
-                quantity="broken_mixed_minus_alone", text="broken share, long, mixed less alone", at_least=0.0
-            ),
-            Claim(
-                quantity="broken_short_minus_long", text="broken share, fast rates, short less long", at_most=0.0
-            ),
-        ),
+    prediction=predicted(
+        "Nothing breaks at 1.6e-3, and there the mixed run leads, since each domain lifts the others. From 4e-3 on "
+        "reverse breaks first, the domain that starts lowest. A mixed run, three times as long, breaks more often "
+        "than the runs on one domain of the same FLOPs, and at 4e-3 ends below them. At 5.6e-3 a third or more of "
+        "the trained domains end below their start; short runs are spared in part.",
+        at_least(0.33, "broken_highest", "broken share, highest rate, long"),
+        at_least(0.4, "broken_highest_mixed", "broken share, highest rate, long, mixed"),
+        at_most(0.02, "broken_lowest", "broken share, lowest rate, long"),
+        at_most(0.0, "mixed_minus_alone_fast", "mixed less alone at 4e-3, long"),
+        at_least(0.0, "mixed_minus_alone_lowest", "mixed less alone, lowest rate, long"),
+        at_least(0.0, "broken_mixed_minus_alone", "broken share, long, mixed less alone"),
+        at_most(0.0, "broken_short_minus_long", "broken share, fast rates, short less long"),
     ),
     observed="test scores on 300 prompts of each domain, of start and end; validations on 40 every 20 steps; FLOPs",
     held_out="nothing: `choice_again` judges",
     design=design,
     analyse=analyse,
-)  # fmt: skip
+)

@@ -17,7 +17,7 @@ from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, mean_wher
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted
 
 SORT = "sort_long?length=4-6"  # the skill of `sort`, under a name that does not call up a probe of its own
 TRAINED = (SORT, "shift", "rotate")
@@ -144,24 +144,16 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
 STUDY = Study(
     name="synergy",
     question="Does joint RL learn what no committee of specialists has?",
-    prediction=Prediction(
-        text=(
-            "At the slow rate joint RL lifts the composed domain above every specialist, since it sharpens both parts "
-            "in one set of weights; a student of the specialists rises above them too, but less than joint RL, and "
-            "joint RL after distillation makes up the difference. At the fast rate forgetting takes the gain away."
-        ),
-        claims=(
-            Claim(
-                quantity="mixed_rl_over_committee_slow",
-                text="mixed RL less best specialist, slow",
-                at_least=0.02,
-            ),
-            Claim(quantity="mopd_over_committee_slow", text="MOPD less best specialist, slow", at_least=0.0),
-            Claim(quantity="mixed_rl_minus_mopd_slow", text="mixed RL less MOPD, slow", at_least=0.0),
-            Claim(quantity="mopd_then_rl_minus_mopd_slow", text="MOPD then RL less MOPD, slow", at_least=0.0),
-            Claim(quantity="merge_over_committee_slow", text="merge less best specialist, slow", at_most=0.0),
-            Claim(quantity="slow_minus_fast_mixed_rl", text="mixed RL's gain, slow less fast", at_least=0.0),
-        ),
+    prediction=predicted(
+        "At the slow rate joint RL lifts the composed domain above every specialist, since it sharpens both parts "
+        "in one set of weights; a student of the specialists rises above them too, but less than joint RL, and "
+        "joint RL after distillation makes up the difference. At the fast rate forgetting takes the gain away.",
+        at_least(0.02, "mixed_rl_over_committee_slow", "mixed RL less best specialist, slow"),
+        at_least(0.0, "mopd_over_committee_slow", "MOPD less best specialist, slow"),
+        at_least(0.0, "mixed_rl_minus_mopd_slow", "mixed RL less MOPD, slow"),
+        at_least(0.0, "mopd_then_rl_minus_mopd_slow", "MOPD then RL less MOPD, slow"),
+        at_most(0.0, "merge_over_committee_slow", "merge less best specialist, slow"),
+        at_least(0.0, "slow_minus_fast_mixed_rl", "mixed RL's gain, slow less fast"),
     ),
     observed="test scores on 500 prompts of the composed and the trained domains, of start, specialists and outputs",
     held_out=f"seed {HELD_OUT_SEED}, all recipes at both rates",

@@ -16,7 +16,7 @@ from studies.designs.builders import TRAINED, ambiguous
 from studies.designs.recipes.comparison import Condition, Setup, compared, lead, mixed_best
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted
 from trainer.runs.plan import default_start
 from trainer.tasks import HETEROGENEOUS
 
@@ -69,50 +69,27 @@ def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
 STUDY = Study(
     name="choice",
     question="Which recipe should be taken under which condition, and does the simulator choose it?",
-    prediction=Prediction(
-        text=(
-            "Written after trials of other amounts with another seed. Below the fast pace mixed RL is best in almost "
-            "every condition, whatever the world, and merging passes MOPD where teachers are cut too early. At the "
-            "fast pace mixed RL collapses in part: merging leads at a small budget, since short specialists stay near "
-            "the start, MOPD at a larger one, since its student takes from each teacher only its own domain. No "
-            "constant rule is safe: the best of them loses two points or more on average."
-        ),
-        claims=(
-            Claim(
-                quantity="conditions_that_spread",
-                text="conditions whose best and worst differ by 5 points",
-                at_least=8,
-            ),
-            Claim(
-                quantity="mixed_best_below_fast", text="share of slow and brisk conditions won by mixed RL",
-                at_least=0.75,
-            ),
-            Claim(
-                quantity="mixed_best_fast", text="share of fast conditions won by mixed RL", at_most=0.4
-            ),
-            Claim(
-                quantity="merge_minus_mopd_early", text="merge less MOPD, teachers cut early", at_least=0.0
-            ),
-            Claim(
-                quantity="merge_minus_mixed_fast_short", text="merge less mixed RL, fast and short", at_least=0.0
-            ),
-            Claim(
-                quantity="mopd_minus_mixed_fast_long", text="MOPD less mixed RL, fast and long", at_least=0.0
-            ),
-            Claim(
-                quantity="mopd_minus_merge_fast_long", text="MOPD less merge, fast and long", at_least=0.0
-            ),
-            Claim(quantity="loss_of_always_mixed_rl", text="lost by always mixed RL", at_least=0.02),
-            Claim(quantity="loss_of_always_mopd", text="lost by always MOPD", at_least=0.05),
-            Claim(quantity="loss_of_always_merge", text="lost by always merging", at_least=0.04),
-            Claim(
-                quantity="most_over_least_flops", text="most over least FLOPs of a condition", at_most=1.25
-            ),
-        ),
+    prediction=predicted(
+        "Written after trials of other amounts with another seed. Below the fast pace mixed RL is best in almost "
+        "every condition, whatever the world, and merging passes MOPD where teachers are cut too early. At the "
+        "fast pace mixed RL collapses in part: merging leads at a small budget, since short specialists stay near "
+        "the start, MOPD at a larger one, since its student takes from each teacher only its own domain. No "
+        "constant rule is safe: the best of them loses two points or more on average.",
+        at_least(8, "conditions_that_spread", "conditions whose best and worst differ by 5 points"),
+        at_least(0.75, "mixed_best_below_fast", "share of slow and brisk conditions won by mixed RL"),
+        at_most(0.4, "mixed_best_fast", "share of fast conditions won by mixed RL"),
+        at_least(0.0, "merge_minus_mopd_early", "merge less MOPD, teachers cut early"),
+        at_least(0.0, "merge_minus_mixed_fast_short", "merge less mixed RL, fast and short"),
+        at_least(0.0, "mopd_minus_mixed_fast_long", "MOPD less mixed RL, fast and long"),
+        at_least(0.0, "mopd_minus_merge_fast_long", "MOPD less merge, fast and long"),
+        at_least(0.02, "loss_of_always_mixed_rl", "lost by always mixed RL"),
+        at_least(0.05, "loss_of_always_mopd", "lost by always MOPD"),
+        at_least(0.04, "loss_of_always_merge", "lost by always merging"),
+        at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
     ),
     observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
     held_out="all runs: the calibration is fitted on other studies, and these are touched once",
     design=SETUP.runs,
     analyse=analyse,
     released="2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
-)  # fmt: skip
+)

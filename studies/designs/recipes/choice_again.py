@@ -15,7 +15,7 @@ from studies.designs.recipes.choice import KNOWN, WORLDS
 from studies.designs.recipes.comparison import Condition, Setup, compared, lead, mixed_best
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted
 from trainer.runs.plan import default_start
 
 EARLY = Condition(world="known", gflops=6, pace="crawl")
@@ -78,50 +78,26 @@ def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
 STUDY = Study(
     name="choice_again",
     question="Under conditions never looked at, which recipe wins, and does the simulator choose it?",
-    prediction=Prediction(
-        text=(
-            "At the two slow paces mixed RL wins in every world, and merging passes MOPD where teachers are cut early. "
-            "At 2.8e-3 mixed RL still leads MOPD, even in a long run. At 4e-3 and beyond it breaks in part: merging "
-            "leads it at a small budget, and at 5e-3 MOPD leads both. Mixed RL is the best constant rule and still "
-            "loses a point or more on average; the others lose five."
-        ),
-        claims=(
-            Claim(
-                quantity="conditions_that_spread",
-                text="conditions of ten whose best and worst differ by 5 points",
-                at_least=7,
-            ),
-            Claim(
-                quantity="mixed_best_slow", text="share of slow conditions won by mixed RL", at_least=0.75
-            ),
-            Claim(
-                quantity="mixed_best_fast", text="share of fast conditions won by mixed RL", at_most=0.5
-            ),
-            Claim(
-                quantity="merge_minus_mopd_early", text="merge less MOPD, teachers cut early", at_least=0.0
-            ),
-            Claim(
-                quantity="merge_minus_mixed_fast_short", text="merge less mixed RL, fast and short", at_least=0.0
-            ),
-            Claim(
-                quantity="mixed_minus_mopd_between_long", text="mixed RL less MOPD, 2.8e-3 and long", at_least=0.0
-            ),
-            Claim(
-                quantity="mopd_minus_mixed_rash", text="MOPD less mixed RL at 5e-3", at_least=0.0
-            ),
-            Claim(
-                quantity="mopd_minus_merge_rash", text="MOPD less merge at 5e-3", at_least=0.0
-            ),
-            Claim(quantity="loss_of_always_mixed_rl", text="lost by always mixed RL", at_least=0.01),
-            Claim(quantity="loss_of_always_mopd", text="lost by always MOPD", at_least=0.05),
-            Claim(quantity="loss_of_always_merge", text="lost by always merging", at_least=0.05),
-            Claim(
-                quantity="most_over_least_flops", text="most over least FLOPs of a condition", at_most=1.25
-            ),
-        ),
+    prediction=predicted(
+        "At the two slow paces mixed RL wins in every world, and merging passes MOPD where teachers are cut early. "
+        "At 2.8e-3 mixed RL still leads MOPD, even in a long run. At 4e-3 and beyond it breaks in part: merging "
+        "leads it at a small budget, and at 5e-3 MOPD leads both. Mixed RL is the best constant rule and still "
+        "loses a point or more on average; the others lose five.",
+        at_least(7, "conditions_that_spread", "conditions of ten whose best and worst differ by 5 points"),
+        at_least(0.75, "mixed_best_slow", "share of slow conditions won by mixed RL"),
+        at_most(0.5, "mixed_best_fast", "share of fast conditions won by mixed RL"),
+        at_least(0.0, "merge_minus_mopd_early", "merge less MOPD, teachers cut early"),
+        at_least(0.0, "merge_minus_mixed_fast_short", "merge less mixed RL, fast and short"),
+        at_least(0.0, "mixed_minus_mopd_between_long", "mixed RL less MOPD, 2.8e-3 and long"),
+        at_least(0.0, "mopd_minus_mixed_rash", "MOPD less mixed RL at 5e-3"),
+        at_least(0.0, "mopd_minus_merge_rash", "MOPD less merge at 5e-3"),
+        at_least(0.01, "loss_of_always_mixed_rl", "lost by always mixed RL"),
+        at_least(0.05, "loss_of_always_mopd", "lost by always MOPD"),
+        at_least(0.05, "loss_of_always_merge", "lost by always merging"),
+        at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
     ),
     observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
     held_out="all runs: the calibration is fitted on other studies, and the forecast is made before these are run",
     design=SETUP.runs,
     analyse=analyse,
-)  # fmt: skip
+)

@@ -27,7 +27,7 @@ from studies.designs.builders import (
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 ARMS = ("equal_round", "equal_total")
 ROUNDS = (1, 2, 3)
@@ -110,24 +110,13 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
 STUDY = Study(
     name="rounds",
     question="Is it worth starting again from the student, at equal budgets of a round and of the whole?",
-    prediction=Prediction(
-        text=(
-            "A second round of the same budget adds a few points, a third about nothing. At equal total budget two "
-            "rounds are about as good as one and three are no better than two."
-        ),
-        claims=(
-            Claim(quantity="second_round", text="two rounds less one, equal round", at_least=0.01),
-            Claim(
-                quantity="third_round",
-                text="three rounds less two, equal round",
-                at_least=-0.01,
-                at_most=0.04,
-            ),
-            Claim(
-                quantity="two_at_equal_total", text="two less one, equal total", at_least=-0.03, at_most=0.05
-            ),
-            Claim(quantity="three_at_equal_total", text="three less one, equal total", at_most=0.03),
-        ),
+    prediction=predicted(
+        "A second round of the same budget adds a few points, a third about nothing. At equal total budget two "
+        "rounds are about as good as one and three are no better than two.",
+        at_least(0.01, "second_round", "two rounds less one, equal round"),
+        within(-0.01, 0.04, "third_round", "three rounds less two, equal round"),
+        within(-0.03, 0.05, "two_at_equal_total", "two less one, equal total"),
+        at_most(0.03, "three_at_equal_total", "three less one, equal total"),
     ),
     observed="test scores of every stage on 500 prompts of each of four domains; FLOPs of all stages",
     held_out=f"{UNSEEN_ROUNDS} rounds, in both arms",

@@ -27,7 +27,7 @@ from studies.designs.builders import (
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 GROUPINGS: dict[str, tuple[tuple[int, ...], ...]] = {  # places in the world, by name
     "1": ((0, 1, 2, 3),),
@@ -151,25 +151,14 @@ def _findings(means: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="teacher_count",
     question="Into how many teachers should four domains be grouped, and does conflict move the best number?",
-    prediction=Prediction(
-        text=(
-            "At equal total compute one long mixed teacher is as good as four short ones or better without conflict, "
-            "because skills transfer; at equal steps a teacher it is worse. Ambiguity hurts the single teacher no more "
-            "than the four, since their student averages two answers. Keeping rivals apart changes little."
-        ),
-        claims=(
-            Claim(
-                quantity="one_minus_four_total", text="one less four teachers, equal total", at_least=-0.02
-            ),
-            Claim(quantity="one_minus_four_student", text="one less four, equal student budget", at_most=0.0),
-            Claim(
-                quantity="apart_minus_together",
-                text="two teachers, rivals apart less rivals together",
-                at_least=-0.03,
-                at_most=0.03,
-            ),
-            Claim(quantity="conflict_moves_one", text="conflict's effect on one less four", at_least=-0.02),
-        ),
+    prediction=predicted(
+        "At equal total compute one long mixed teacher is as good as four short ones or better without conflict, "
+        "because skills transfer; at equal steps a teacher it is worse. Ambiguity hurts the single teacher no more "
+        "than the four, since their student averages two answers. Keeping rivals apart changes little.",
+        at_least(-0.02, "one_minus_four_total", "one less four teachers, equal total"),
+        at_most(0.0, "one_minus_four_student", "one less four, equal student budget"),
+        within(-0.03, 0.03, "apart_minus_together", "two teachers, rivals apart less rivals together"),
+        at_least(-0.02, "conflict_moves_one", "conflict's effect on one less four"),
     ),
     observed="test scores of start, teachers and student on 500 prompts of each of four domains; FLOPs of all stages",
     held_out=f"the grouping {UNSEEN}, in both arms",

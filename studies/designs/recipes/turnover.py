@@ -31,7 +31,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Study, at_least, at_most, predicted, within
 from trainer.tasks import HETEROGENEOUS
 
 EASY, HARD = HETEROGENEOUS
@@ -259,40 +259,23 @@ def _findings(means: pd.DataFrame) -> tuple[str, ...]:
 STUDY = Study(
     name="turnover",
     question="Where does MOPD begin to win against mixed RL: in FLOPs, in wall-clock, in quality?",
-    prediction=Prediction(
-        text=(
-            "At equal FLOPs tuned mixed RL leads where domains are alike, and with six of them too. Unlike domains "
-            "narrow its lead or turn it, above all in the worst domain. What turns it surely is the clock: with an "
-            "environment ten times slower than the compute of a step MOPD leads at equal wall-clock. Three reruns of "
-            "one domain do not suffice. MOPD's score hangs less on rate and batch than mixed RL's."
+    prediction=predicted(
+        "At equal FLOPs tuned mixed RL leads where domains are alike, and with six of them too. Unlike domains "
+        "narrow its lead or turn it, above all in the worst domain. What turns it surely is the clock: with an "
+        "environment ten times slower than the compute of a step MOPD leads at equal wall-clock. Three reruns of "
+        "one domain do not suffice. MOPD's score hangs less on rate and batch than mixed RL's.",
+        at_most(0.0, "lead_alike", "MOPD less mixed RL, alike"),
+        at_most(0.0, "lead_many", "MOPD less mixed RL, six domains"),
+        at_least(0.0, "unlike_minus_alike", "lead, unlike less alike"),
+        at_least(0.0, "worst_lead_unlike", "worst domain's lead, unlike"),
+        at_least(
+            0.0, "lead_alike_slow_environment", "lead at equal wall-clock, environment of ten steps, alike"
         ),
-        claims=(
-            Claim(quantity="lead_alike", text="MOPD less mixed RL, alike", at_most=0.0),
-            Claim(quantity="lead_many", text="MOPD less mixed RL, six domains", at_most=0.0),
-            Claim(quantity="unlike_minus_alike", text="lead, unlike less alike", at_least=0.0),
-            Claim(quantity="worst_lead_unlike", text="worst domain's lead, unlike", at_least=0.0),
-            Claim(
-                quantity="lead_alike_slow_environment",
-                text="lead at equal wall-clock, environment of ten steps, alike",
-                at_least=0.0,
-            ),
-            Claim(
-                quantity="lead_alike_three_reruns",
-                text="lead after three reruns of a domain, alike",
-                at_most=0.0,
-            ),
-            Claim(
-                quantity="sensitivity_mixed_minus_mopd",
-                text="spread of the score over the sweep, mixed RL less MOPD",
-                at_least=0.0,
-            ),
-            Claim(
-                quantity="tuned_tflops_ratio",
-                text="MOPD's FLOPs over mixed RL's",
-                at_least=0.95,
-                at_most=1.05,
-            ),
+        at_most(0.0, "lead_alike_three_reruns", "lead after three reruns of a domain, alike"),
+        at_least(
+            0.0, "sensitivity_mixed_minus_mopd", "spread of the score over the sweep, mixed RL less MOPD"
         ),
+        within(0.95, 1.05, "tuned_tflops_ratio", "MOPD's FLOPs over mixed RL's"),
     ),
     observed="test scores on 500 prompts of each domain, steps and FLOPs of every stage",
     held_out="the world of six domains, both recipes at every setting",

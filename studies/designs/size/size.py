@@ -18,7 +18,7 @@ from studies.designs.recipes.comparison import Condition, Setup, compared, lead,
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
-from studies.framework.study import Claim, Prediction, Study
+from studies.framework.study import Claim, Study, at_least, at_most, predicted
 
 
 def setup(study: str, model: str, seeds: tuple[int, ...], *, times: float = 1.0) -> Setup:
@@ -51,27 +51,23 @@ def analysis_of(own: Setup) -> Callable[[Observations], Analysis]:
 def claims(*, mixed_rl: float, mopd: float, quick: Sequence[Claim]) -> tuple[Claim, ...]:
     """What every size claims, with least gains in the long condition and what happens at the bold rate."""
     return (
-        Claim(quantity="mixed_best_easy", text="share of easy conditions won by mixed RL", at_least=0.75),
-        Claim(
-            quantity="gain_of_long_mixed_rl",
-            text="gain of mixed RL in the long condition",
-            at_least=mixed_rl,
-        ),
-        Claim(quantity="gain_of_long_mopd", text="gain of MOPD in the long condition", at_least=mopd),
+        at_least(0.75, "mixed_best_easy", "share of easy conditions won by mixed RL"),
+        at_least(mixed_rl, "gain_of_long_mixed_rl", "gain of mixed RL in the long condition"),
+        at_least(mopd, "gain_of_long_mopd", "gain of MOPD in the long condition"),
         *quick,
-        Claim(quantity="merge_minus_mopd_early", text="merge less MOPD, teachers cut early", at_least=0.0),
-        Claim(quantity="most_over_least_flops", text="most over least FLOPs of a condition", at_most=1.25),
+        at_least(0.0, "merge_minus_mopd_early", "merge less MOPD, teachers cut early"),
+        at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
     )
 
 
 def mixed_behind_mopd() -> Claim:
     """That mixed RL no longer leads at the bold rate."""
-    return Claim(quantity="mixed_minus_mopd_quick", text="mixed RL less MOPD at 2.8e-3", at_most=0.0)
+    return at_most(0.0, "mixed_minus_mopd_quick", "mixed RL less MOPD at 2.8e-3")
 
 
 def merge_ahead() -> Claim:
     """That merging leads mixed RL at the bold rate."""
-    return Claim(quantity="merge_minus_mixed_quick", text="merge less mixed RL at 2.8e-3", at_least=0.05)
+    return at_least(0.05, "merge_minus_mixed_quick", "merge less mixed RL at 2.8e-3")
 
 
 def quantities(
@@ -97,14 +93,12 @@ OBSERVED = "test scores on 300 prompts of each domain, of start, specialists and
 STUDY = Study(
     name="size",
     question="Does what was fitted on 0.17 M parameters forecast a model of 0.65 M?",
-    prediction=Prediction(
-        text=(
-            "At equal FLOPs for each parameter the larger model does what the smaller one did: mixed RL wins at the "
-            "easy pace, merging passes MOPD where teachers are cut early, both long recipes gain well over their "
-            "start. Twice the width makes a given rate bolder, so that at 2.8e-3, where the smaller model never "
-            "broke, mixed RL begins to lose domains and no longer leads MOPD."
-        ),
-        claims=claims(mixed_rl=0.15, mopd=0.1, quick=[mixed_behind_mopd()]),
+    prediction=predicted(
+        "At equal FLOPs for each parameter the larger model does what the smaller one did: mixed RL wins at the "
+        "easy pace, merging passes MOPD where teachers are cut early, both long recipes gain well over their "
+        "start. Twice the width makes a given rate bolder, so that at 2.8e-3, where the smaller model never "
+        "broke, mixed RL begins to lose domains and no longer leads MOPD.",
+        *claims(mixed_rl=0.15, mopd=0.1, quick=[mixed_behind_mopd()]),
     ),
     observed=OBSERVED,
     held_out="all runs: the calibration is fitted on the smaller model, and the forecast is made before these are run",
