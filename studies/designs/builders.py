@@ -8,14 +8,16 @@ amounts are run once for all studies. Leaves out: any study's question.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any
 
 import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import Distill, Recipe, Rl
-from studies.framework.analysis import Quantity
+from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Factor, Run
@@ -45,6 +47,11 @@ def ambiguous(domains: Sequence[str], dial: float) -> tuple[str, ...]:
 def over(recipe: Recipe, domains: Sequence[str]) -> Recipe:
     """The recipe in a world of these domains: all are demonstrated and scored, whatever is trained."""
     return recipe.model_copy(update={"domains": tuple(domains)})
+
+
+def rebuilt(recipe: Recipe, **changes: Any) -> Recipe:
+    """The recipe with other stages, amounts, name or output, checked anew."""
+    return Recipe.model_validate({**{name: getattr(recipe, name) for name in Recipe.model_fields}, **changes})
 
 
 def alone(domain: str, world: Sequence[str], amounts: Amounts) -> Recipe:
@@ -82,20 +89,41 @@ def run(
     cut: int = 0,
 ) -> Run:
     """A run of the comparing studies; the seed is part of its name."""
-    return Run(
-        name=f"{name}/seed{seed}",
-        recipe=recipe,
-        settings=settings(seed),
-        factors=dict(factors),
-        held_out=held_out,
-        cut=cut,
-    )
+    named = f"{name}/seed{seed}"
+    chosen = settings(seed)
+    return Run(name=named, recipe=recipe, settings=chosen, factors=dict(factors), held_out=held_out, cut=cut)
 
 
-def mean_score(found: Observations, name: str, domains: Sequence[str]) -> float:
-    """Mean test score of the output over some domains."""
-    scores = found.scores(name)
-    return sum(scores[domain] for domain in domains) / len(domains)
+Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, Any]]]
+
+
+def of_runs(row: Row) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
+    """An analysis of a table, made one of observations: `row` gives what a run adds to its name, seed and factors, in
+    one row or in several. Nothing is found where no run is finished."""
+
+    def decorated(analyse: Callable[[pd.DataFrame], Analysis]) -> Callable[[Observations], Analysis]:
+        @wraps(analyse)
+        def of(found: Observations) -> Analysis:
+            rows = table(found, row)
+            return Analysis(quantities={}) if rows.empty else analyse(rows)
+
+        return of
+
+    return decorated
+
+
+def table(found: Observations, row: Row) -> pd.DataFrame:
+    """The rows of all finished runs."""
+    rows: list[dict[str, Any]] = []
+    for name in found.runs():
+        own = row(found, name)
+        rows += [found.about(name) | dict(each) for each in ([own] if isinstance(own, Mapping) else own)]
+    return pd.DataFrame(rows)
+
+
+def means(rows: pd.DataFrame, by: str, columns: str) -> pd.DataFrame:
+    """Mean of some columns by others, both named in one string with spaces between."""
+    return rows.groupby(by.split(), as_index=False)[columns.split()].mean()
 
 
 def kept(**quantities: Quantity | None) -> dict[str, Quantity]:
@@ -110,22 +138,24 @@ def paired(
     less: Mapping[str, Factor],
     *,
     by: Sequence[str] = ("seed",),
+    **both: Factor,
 ) -> Quantity | None:
-    """Mean difference of a column between the rows of two conditions, paired by some columns (means within a pair)."""
-    sides = []
-    for condition in (these, less):
-        own = rows
-        for name, value in condition.items():
-            own = own[own[name] == value]
-        sides.append(own.groupby(list(by))[column].mean())
+    """Mean difference of a column between the rows of two conditions, paired by some columns (means within a pair).
+    both: a condition that the two share."""
+    sides = [where(rows, **condition, **both).groupby(list(by))[column].mean() for condition in (these, less)]
     return mean_quantity((sides[0] - sides[1]).dropna())
+
+
+def where(rows: pd.DataFrame, **condition: Factor) -> pd.DataFrame:
+    """The rows under a condition."""
+    for name, value in condition.items():
+        rows = rows[rows[name] == value]
+    return rows
 
 
 def mean_where(rows: pd.DataFrame, column: str, **condition: Factor) -> Quantity | None:
     """Mean over seeds of a column under a condition."""
-    for name, value in condition.items():
-        rows = rows[rows[name] == value]
-    return mean_quantity(rows.groupby("seed")[column].mean())
+    return mean_quantity(where(rows, **condition).groupby("seed")[column].mean())
 
 
 def at_best(rows: pd.DataFrame, *, of: Sequence[str], setting: str, score: str) -> pd.DataFrame:

@@ -10,7 +10,7 @@ A stage that several runs share is written once, under its key. Weights stay in 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -78,6 +78,15 @@ class Observations:
         rows = self.stage(run, stage)
         rows = rows[rows.split == "test"]
         return dict(zip(rows.domain, rows.pass_rate, strict=True))
+
+    def mean(self, run: str, domains: Collection[str], stage: str | None = None) -> float:
+        """Mean test score over some domains after a stage."""
+        scores = self.scores(run, stage)
+        return sum(scores[domain] for domain in domains) / len(domains)
+
+    def about(self, run: str) -> dict[str, Any]:
+        """A run's name, seed and factors: the head of its row in a table."""
+        return {"run": run, "seed": self.seed(run), **self.finished[run]["factors"]}
 
     def flops(self, run: str) -> float:
         """Training FLOPs of all the run's own stages, evaluation and the start left out."""

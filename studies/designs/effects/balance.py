@@ -6,13 +6,26 @@ Every way of balancing is run at the same two learning rates and two budgets.
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, get_args
 
 import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Balance
-from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, over, paired, run, spending
+from studies.designs.builders import (
+    STUDENT,
+    TEACHER,
+    at_best,
+    kept,
+    mean_where,
+    means,
+    of_runs,
+    over,
+    paired,
+    run,
+    spending,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -31,48 +44,16 @@ def design() -> list[Run]:
     """Every way at every rate and budget, on the same teachers."""
     return [
         _run(way, rate, budget, seed)
-        for seed in SEEDS
-        for budget in BUDGETS
-        for rate in RATES
-        for way in WAYS
+        for seed, budget, rate, way in itertools.product(SEEDS, BUDGETS, RATES, WAYS)
     ]
 
 
 def _run(way: Balance, rate: float, budget: str, seed: int) -> Run:
     student = STUDENT.scaled(BUDGETS[budget]).model_copy(update={"learning_rate": rate})
-    recipe = spending(catalogue.mopd(WORLD, balance=way), rl=TEACHER, distill=student)
-    return run(
-        f"{budget}/rate{rate:g}/{way}",
-        over(recipe, WORLD),
-        seed,
-        {"balance": way, "learning_rate": rate, "budget": budget},
-        held_out=seed == HELD_OUT_SEED,
-        cut=int(seed == HELD_OUT_SEED),
-    )
-
-
-def analyse(found: Observations) -> Analysis:
-    """Recovery of the teachers' headroom, each way at the learning rate that was best on the other seeds."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
-    best = _at_best_rate(rows)
-    means = rows.groupby(["budget", "balance", "learning_rate"], as_index=False)[
-        ["recovery", "worst_recovery", "short_token_share", "short_effective_share", "short_gradient_share"]
-    ].mean()
-    return Analysis(
-        quantities=_quantities(rows, best),
-        findings=_findings(best),
-        tables=(Table(title="Recovery of the teachers' mean headroom, mean of seeds", frame=means),),
-        charts=(
-            Chart(
-                name="recovery", title="Recovery by way of balancing and learning rate, mean of seeds",
-                frame=means.assign(rate=means.learning_rate.map("{:g}".format)),
-                x="balance", y="recovery", colour="rate", panel="budget", mark="point",
-            ),
-        ),
-        limits=("Answers differ in length by a factor of about three; published sets differ by ten and more.",),
-    )  # fmt: skip
+    recipe = over(spending(catalogue.mopd(WORLD, balance=way), rl=TEACHER, distill=student), WORLD)
+    factors = {"balance": way, "learning_rate": rate, "budget": budget}
+    unseen = seed == HELD_OUT_SEED
+    return run(f"{budget}/rate{rate:g}/{way}", recipe, seed, factors, held_out=unseen, cut=int(unseen))
 
 
 def _row(found: Observations, name: str) -> dict[str, Any]:
@@ -83,53 +64,55 @@ def _row(found: Observations, name: str) -> dict[str, Any]:
     rows = found.diagnostics
     short = rows[(rows.key == found.key(name)) & (rows.domain == SHORT)].groupby("quantity").value.mean()
     return {
-        "run": name,
-        "seed": found.seed(name),
-        **found.finished[name]["factors"],
         "recovery": sum(gains.values()) / sum(headroom.values()),
         "worst_recovery": min(gains[d] / headroom[d] for d in WORLD),
-        "short_token_share": short.get("token_share"),
-        "short_effective_share": short.get("effective_share"),
-        "short_gradient_share": short.get("gradient_share"),
+        **{
+            f"short_{share}": short.get(share)
+            for share in ("token_share", "effective_share", "gradient_share")
+        },
     }
 
 
-def _at_best_rate(rows: pd.DataFrame) -> pd.DataFrame:
-    """For each budget, way and seed the recovery at the rate that was best on the mean of the other seeds."""
-    chosen = []
-    for (_, _, seed), own in rows.groupby(["budget", "balance", "seed"]):
-        first = own.iloc[0]
-        others = rows[(rows.budget == first.budget) & (rows.balance == first.balance) & (rows.seed != seed)]
-        if others.empty:
-            continue
-        rate = others.groupby("learning_rate").recovery.mean().idxmax()
-        chosen.append(own[own.learning_rate == rate])
-    return pd.concat(chosen) if chosen else rows.iloc[:0]
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
+    """Recovery of the teachers' headroom, each way at the learning rate that was best on the other seeds."""
+    best = at_best(rows, of=("budget", "balance"), setting="learning_rate", score="recovery")
+    shares = "short_token_share short_effective_share short_gradient_share"
+    shown = means(rows, "budget balance learning_rate", f"recovery worst_recovery {shares}")
+    return Analysis(
+        quantities=_quantities(rows, best),
+        findings=_findings(best),
+        tables=(Table(title="Recovery of the teachers' mean headroom, mean of seeds", frame=shown),),
+        charts=(
+            Chart(
+                name="recovery", title="Recovery by way of balancing and learning rate, mean of seeds",
+                frame=shown.assign(rate=shown.learning_rate.map("{:g}".format)),
+                x="balance", y="recovery", colour="rate", panel="budget", mark="point",
+            ),
+        ),
+        limits=("Answers differ in length by a factor of about three; published sets differ by ten and more.",),
+    )  # fmt: skip
 
 
 def _quantities(rows: pd.DataFrame, best: pd.DataFrame) -> dict[str, Quantity]:
     def against_none(way: str, budget: str, column: str = "recovery") -> Quantity | None:
-        return paired(best, column, {"balance": way, "budget": budget}, {"balance": "none", "budget": budget})
+        return paired(best, column, {"balance": way}, {"balance": "none"}, budget=budget)
 
+    others = [way for way in WAYS if way != "none"]
     return kept(
         naive_short_share=mean_where(rows, "short_effective_share", balance="none"),
         token_share_short_share=mean_where(rows, "short_effective_share", balance="token_share"),
-        **{
-            f"{way}_minus_none_{budget}": against_none(way, budget)
-            for way in WAYS
-            if way != "none"
-            for budget in BUDGETS
-        },
+        **{f"{way}_minus_none_{budget}": against_none(way, budget) for way in others for budget in BUDGETS},
         token_share_worst_domain=against_none("token_share", "small", "worst_recovery"),
     )
 
 
 def _findings(best: pd.DataFrame) -> tuple[str, ...]:
-    means = best.groupby(["budget", "balance"]).recovery.mean()
+    found = best.groupby(["budget", "balance"]).recovery.mean()
     sentences = []
     for budget in BUDGETS:
-        if budget in means.index:
-            own = means.loc[budget].sort_values(ascending=False)
+        if budget in found.index:
+            own = found.loc[budget].sort_values(ascending=False)
             shown = ", ".join(f"{way} {value:.0%}" for way, value in own.items())
             sentences.append(f"Recovery at each way's best rate, {budget} budget: {shown}.")
     return tuple(sentences)

@@ -14,6 +14,7 @@ habit over the difference in the teacher's.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,7 @@ import pandas as pd
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.parts import as_teachers, specialist
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Merge, Recipe, Rl, Sft
-from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, run
+from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, means, of_runs, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -72,18 +73,21 @@ CONDITIONS = tuple(
 def design() -> list[Run]:
     """Every condition with the planted and with the clean teacher."""
     return [
-        run(
-            f"{condition.name}/{'planted' if planted else 'clean'}",
-            recipe_of(condition, planted=planted),
-            seed,
-            {**vars(condition), "planted": planted},
-            held_out=seed == HELD_OUT_SEED and condition.distance == "mild" and not planted,
-            cut=int(seed == HELD_OUT_SEED),
-        )
-        for seed in SEEDS
-        for condition in CONDITIONS
-        for planted in (True, False)
+        _run(condition, planted, seed)
+        for seed, condition, planted in itertools.product(SEEDS, CONDITIONS, (True, False))
     ]
+
+
+def _run(condition: Condition, planted: bool, seed: int) -> Run:
+    last = seed == HELD_OUT_SEED
+    return run(
+        f"{condition.name}/{'planted' if planted else 'clean'}",
+        recipe_of(condition, planted=planted),
+        seed,
+        {**vars(condition), "planted": planted},
+        held_out=last and condition.distance == "mild" and not planted,
+        cut=int(last),
+    )
 
 
 def recipe_of(condition: Condition, *, planted: bool) -> Recipe:
@@ -122,35 +126,40 @@ def _last(condition: Condition, teachers: list[Rl], init: str) -> Distill | Merg
     )
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    factors = found.finished[name]["factors"]
+    start = "settled" if factors["distance"] == "far" else BASE
+    rate = {stage: found.scores(name, stage)[HABIT] for stage in (start, "teacher_1", "student")}
+    return {
+        "condition": name.split("/")[0],
+        "start": rate[start],
+        "teacher": rate["teacher_1"],
+        "student": rate["student"],
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """What arrived in the student, by condition and seed."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
     keys = ["condition", "distance", "way", "host", "routing", "seed"]
     wide = rows.pivot_table(index=keys, columns="planted", values=["teacher", "student", "start"]).dropna()
     teacher = wide["teacher", True] - wide["teacher", False]
     student = wide["student", True] - wide["student", False]
-    arrivals = pd.DataFrame(
-        {
-            "planted": teacher,
-            "in_student": student,
-            "arrived": (student / teacher).where(teacher > LEAST_HABIT),
-        }
-    ).reset_index()
+    share = (student / teacher).where(teacher > LEAST_HABIT)
+    found = {"planted": teacher, "in_student": student, "arrived": share}
+    arrivals = pd.DataFrame(found).reset_index()
     shown = arrivals.assign(prompts=arrivals.host + ", " + arrivals.routing)
-    means = shown.groupby(["distance", "way", "prompts"], as_index=False)[
-        ["planted", "in_student", "arrived"]
-    ].mean()
-    levels = rows.groupby(["distance", "planted"], as_index=False)[["start", "teacher"]].mean()
+    arrived = means(shown, "distance way prompts", "planted in_student arrived")
+    levels = means(rows, "distance planted", "start teacher")
+    by_condition = arrivals.groupby("condition").arrived.mean().dropna()
     return Analysis(
         quantities=_quantities(rows, arrivals),
         findings=tuple(
             f"{row.distance} habit, {row.way}, host {row.prompts}: {row.arrived:.0%} of it arrives."
-            for row in means.dropna().itertuples()
+            for row in arrived.dropna().itertuples()
         ),
         tables=(
-            Table(title="Habit planted in the teacher and found in the student, mean of seeds", frame=means),
+            Table(title="Habit planted in the teacher and found in the student, mean of seeds", frame=arrived),
             Table(title="Rate of the habit, mean of seeds", frame=levels),
         ),
         charts=(
@@ -159,8 +168,7 @@ def analyse(found: Observations) -> Analysis:
                 x="way", y="arrived", colour="prompts", panel="distance", mark="point",
             ),
         ),
-        fitted={"arrived": {row.condition: row.arrived for row in arrivals.groupby("condition", as_index=False)
-                            .arrived.mean().dropna().itertuples()}},
+        fitted={"arrived": {str(name): value for name, value in by_condition.items()}},
         limits=(
             "One habit, on prompts of one kind: what is far is measured against this student alone.",
             "Demonstrations plant more than the habit; the clean teacher has not read them.",
@@ -168,31 +176,13 @@ def analyse(found: Observations) -> Analysis:
     )  # fmt: skip
 
 
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    factors = found.finished[name]["factors"]
-    start = "settled" if factors["distance"] == "far" else BASE
-    rate = {stage: found.scores(name, stage)[HABIT] for stage in (start, "teacher_1", "student")}
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **factors,
-        "condition": name.split("/")[0],
-        "start": rate[start],
-        "teacher": rate["teacher_1"],
-        "student": rate["student"],
-    }
-
-
 def _quantities(rows: pd.DataFrame, arrivals: pd.DataFrame) -> dict[str, Quantity]:
-    def arrived(condition: Condition) -> Quantity | None:
-        return mean_where(arrivals, "arrived", condition=condition.name)
-
     return kept(
         start_habit_mild=mean_where(rows, "start", distance="mild"),
         start_habit_far=mean_where(rows, "start", distance="far"),
         planted_mild=mean_where(arrivals, "planted", distance="mild"),
         planted_far=mean_where(arrivals, "planted", distance="far"),
-        **{condition.name: arrived(condition) for condition in CONDITIONS},
+        **{c.name: mean_where(arrivals, "arrived", condition=c.name) for c in CONDITIONS},
     )
 
 

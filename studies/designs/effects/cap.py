@@ -6,13 +6,24 @@ at ambiguity 1 look the same and want the opposite answer), a second always by i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill, Recipe, Rl, Teacher
-from studies.designs.builders import STUDENT, TEACHER, TRAINED, ambiguous, kept, mean_where, paired, run
+from studies.designs.builders import (
+    STUDENT,
+    TEACHER,
+    TRAINED,
+    ambiguous,
+    kept,
+    mean_where,
+    means,
+    of_runs,
+    paired,
+    run,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -21,18 +32,11 @@ from studies.framework.study import Study, at_least, at_most, predicted, within
 WORLD = ambiguous(TRAINED, 1.0)
 TAUGHT, RIVAL, CONTROL = WORLD
 EARLY = TEACHER.scaled(0.25)
-TEACHERS: dict[
-    str, tuple[str, Amounts]
-] = {  # the domain that the teacher of TAUGHT is trained on, and how long
-    "full": (TAUGHT, TEACHER),
-    "early": (TAUGHT, EARLY),
-    "wrong": (RIVAL, TEACHER),
-}
+# the domain that the teacher of TAUGHT is trained on, and how long
+TEACHERS = {"full": (TAUGHT, TEACHER), "early": (TAUGHT, EARLY), "wrong": (RIVAL, TEACHER)}
 MODES: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "reward": {"reward_mix": 0.5},
-    "extrapolated": {"extrapolation": 1.25},
-}
+    "plain": {}, "reward": {"reward_mix": 0.5}, "extrapolated": {"extrapolation": 1.25}
+}  # fmt: skip
 GROUP = 4  # samples of a prompt where a reward is mixed in
 SEEDS = (0, 1, 2)
 HELD_OUT_SEED = 2
@@ -49,45 +53,48 @@ def _run(teacher: str, mode: str, seed: int) -> Run:
     if mode == "reward":
         prompts = STUDENT.prompts_per_step // GROUP
         student = STUDENT.model_copy(update={"prompts_per_step": prompts, "rollouts_per_prompt": GROUP})
+    teachers = {"teacher": TAUGHT, "control": CONTROL}
+    distilled = Distill(
+        name="student",
+        domains={TAUGHT: 1.0, CONTROL: 1.0},
+        teachers=tuple(Teacher(stage=stage, domains=(own,)) for stage, own in teachers.items()),
+        **MODES[mode],
+    )
+    trained = (Rl(name="teacher", domains={domain: 1.0}), Rl(name="control", domains={CONTROL: 1.0}))
     recipe = Recipe(
         name=f"cap_{teacher}_{mode}",
         domains=WORLD,
         amounts_name="tiny",
-        stages=(
-            Rl(name="teacher", domains={domain: 1.0}),
-            Rl(name="control", domains={CONTROL: 1.0}),
-            Distill(
-                name="student",
-                domains={TAUGHT: 1.0, CONTROL: 1.0},
-                teachers=(
-                    Teacher(stage="teacher", domains=(TAUGHT,)),
-                    Teacher(stage="control", domains=(CONTROL,)),
-                ),
-                **MODES[mode],
-            ),
-        ),
+        stages=(*trained, distilled),
         amounts={"teacher": amounts, "control": TEACHER, "student": student},
         output="student",
     )
+    last, unseen = seed == HELD_OUT_SEED, teacher == "early"
+    factors = {"teacher": teacher, "mode": mode}
     return run(
-        f"{teacher}/{mode}",
-        recipe,
-        seed,
-        {"teacher": teacher, "mode": mode},
-        held_out=teacher == "early" and seed == HELD_OUT_SEED,
-        cut=1 if seed == HELD_OUT_SEED and teacher != "early" else 0,
+        f"{teacher}/{mode}", recipe, seed, factors, held_out=unseen and last, cut=int(last and not unseen)
     )
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    start, teacher, control, student = (
+        found.scores(name, s) for s in (BASE, "teacher", "control", "student")
+    )
+    return {
+        "start": start[TAUGHT],
+        "teacher_score": teacher[TAUGHT],
+        "student_score": student[TAUGHT],
+        "change": student[TAUGHT] - start[TAUGHT],
+        "over_teacher": student[TAUGHT] - teacher[TAUGHT],
+        "control_over_teacher": student[CONTROL] - control[CONTROL],
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Student less teacher on the taught domain, by teacher and mode."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
-    means = rows.groupby(["teacher", "mode"], as_index=False)[
-        ["start", "teacher_score", "student_score", "over_teacher", "control_over_teacher"]
-    ].mean()
-    passed = means[means.over_teacher > 0]
+    shown = means(rows, "teacher mode", "start teacher_score student_score over_teacher control_over_teacher")
+    passed = shown[shown.over_teacher > 0]
     return Analysis(
         quantities=_quantities(rows),
         findings=(
@@ -95,7 +102,7 @@ def analyse(found: Observations) -> Analysis:
             + (", ".join(f"{r.teacher}/{r.mode} ({r.over_teacher:+.3f})" for r in passed.itertuples()) or "none")
             + ".",
         ),
-        tables=(Table(title="Taught domain, mean of seeds", frame=means),),
+        tables=(Table(title="Taught domain, mean of seeds", frame=shown),),
         charts=(
             Chart(
                 name="cap", title="Student against teacher on the taught domain; dashed: equal", frame=rows,
@@ -106,37 +113,16 @@ def analyse(found: Observations) -> Analysis:
     )  # fmt: skip
 
 
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    start, teacher, control, student = (
-        found.scores(name, s) for s in (BASE, "teacher", "control", "student")
-    )
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **found.finished[name]["factors"],
-        "start": start[TAUGHT],
-        "teacher_score": teacher[TAUGHT],
-        "student_score": student[TAUGHT],
-        "change": student[TAUGHT] - start[TAUGHT],
-        "over_teacher": student[TAUGHT] - teacher[TAUGHT],
-        "control_over_teacher": student[CONTROL] - control[CONTROL],
-    }
-
-
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    def over(teacher: str, mode: str) -> Quantity | None:
-        return mean_where(rows, "over_teacher", teacher=teacher, mode=mode)
-
     def against_plain(teacher: str, mode: str) -> Quantity | None:
-        return paired(
-            rows, "student_score", {"teacher": teacher, "mode": mode}, {"teacher": teacher, "mode": "plain"}
-        )
+        return paired(rows, "student_score", {"mode": mode}, {"mode": "plain"}, teacher=teacher)
 
+    over = partial(mean_where, rows, "over_teacher")
     return kept(
-        full_plain=over("full", "plain"),
-        early_plain=over("early", "plain"),
-        early_reward=over("early", "reward"),
-        early_extrapolated=over("early", "extrapolated"),
+        full_plain=over(teacher="full", mode="plain"),
+        early_plain=over(teacher="early", mode="plain"),
+        early_reward=over(teacher="early", mode="reward"),
+        early_extrapolated=over(teacher="early", mode="extrapolated"),
         wrong_plain_change=mean_where(rows, "change", teacher="wrong", mode="plain"),
         wrong_reward_gain=against_plain("wrong", "reward"),
         extrapolation_gain_full=against_plain("full", "extrapolated"),

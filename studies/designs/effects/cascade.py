@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -12,8 +13,19 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import Rl
-from studies.designs.builders import FOURTH, TEACHER, WORLD, kept, mean_score, over, paired, run
+from studies.designs.builders import (
+    FOURTH,
+    STUDENT,
+    TEACHER,
+    WORLD,
+    kept,
+    means,
+    over,
+    paired,
+    run,
+    spending,
+    table,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap
@@ -36,10 +48,7 @@ def design() -> list[Run]:
     """Two orders with and without replay, and the unseen order without, at two rates."""
     return [
         _run(order, replay, rate, seed)
-        for seed in SEEDS
-        for rate in RATES
-        for order in ORDERS
-        for replay in REPLAYS
+        for seed, rate, order, replay in itertools.product(SEEDS, RATES, ORDERS, REPLAYS)
         if not (order == UNSEEN_ORDER and replay)
     ]
 
@@ -47,50 +56,40 @@ def design() -> list[Run]:
 def _run(order: str, replay: float, rate: float, seed: int) -> Run:
     amounts = TEACHER.model_copy(update={"learning_rate": rate})
     recipe = catalogue.cascade_rl(ORDERS[order], order=ORDERS[order], replay=replay)
-    recipe = recipe.with_amounts({stage.name: amounts for stage in recipe.stages if isinstance(stage, Rl)})
-    return run(
-        f"{order}/replay{replay:g}/rate{rate:g}",
-        over(recipe, WORLD),
-        seed,
-        {"order": order, "replay": replay, "learning_rate": rate},
-        held_out=order == UNSEEN_ORDER,
-        cut=2 * int(order == UNSEEN_ORDER) + seed,
-    )
+    recipe = over(spending(recipe, rl=amounts, distill=STUDENT), WORLD)
+    factors, unseen = {"order": order, "replay": replay, "learning_rate": rate}, order == UNSEEN_ORDER
+    name = f"{order}/replay{replay:g}/rate{rate:g}"
+    return run(name, recipe, seed, factors, held_out=unseen, cut=2 * int(unseen) + seed)
+
+
+def _forgetting(found: Observations, name: str) -> list[dict[str, Any]]:
+    """A row for each later stage and each domain trained before it."""
+    order = ORDERS[found.factor(name, "order")]
+    stages = [f"step_{number}" for number in range(1, len(order) + 1)]
+    rows = []
+    for number, (before, after) in enumerate(pairwise(stages), start=1):
+        points = found.stage(name, after)
+        kl = points[points.split == "test"].set_index("domain").kl_parent
+        for d in order[:number]:
+            old, new = found.scores(name, before)[d], found.scores(name, after)[d]
+            row = {"step": number + 1, "domain": d, "before": old, "after": new, "lost": old - new}
+            rows.append(row | {"kl": float(kl[d])})
+    return rows
 
 
 def analyse(found: Observations) -> Analysis:
     """Each later stage: what the domains trained before lost, against the stage's KL to its parent on them."""
-    steps = pd.DataFrame(
-        [row for name in found.runs() for row in _forgetting(found, name)],
-        columns=[
-            "run",
-            "seed",
-            "order",
-            "replay",
-            "learning_rate",
-            "step",
-            "domain",
-            "before",
-            "after",
-            "lost",
-            "kl",
-        ],
-    )
-    ends = pd.DataFrame(
-        [
-            {"run": n, "seed": found.seed(n), **found.finished[n]["factors"], "mean": _mean(found, n)}
-            for n in found.runs()
-        ]
-    )
+    steps = table(found, _forgetting)
+    ends = table(found, lambda found, name: {"mean": found.mean(name, ORDERS["forward"])})
     if ends.empty:
         return Analysis(quantities={})
-    means = ends.groupby(["order", "replay", "learning_rate"], as_index=False)[["mean"]].mean()
-    lost = steps.groupby(["replay", "learning_rate"], as_index=False)[["lost", "kl"]].mean()
+    lost = means(steps, "replay learning_rate", "lost kl")
+    scores = means(ends, "order replay learning_rate", "mean")
     return Analysis(
         quantities=_quantities(steps, ends),
         findings=_findings(lost),
         tables=(
-            Table(title="Mean score of the three domains at the end, mean of seeds", frame=means),
+            Table(title="Mean score of the three domains at the end, mean of seeds", frame=scores),
             Table(title="Lost by a domain in one later stage, and the stage's KL on it", frame=lost),
         ),
         charts=(
@@ -105,44 +104,20 @@ def analyse(found: Observations) -> Analysis:
     )  # fmt: skip
 
 
-def _mean(found: Observations, name: str) -> float:
-    return mean_score(found, name, ORDERS["forward"])
-
-
-def _forgetting(found: Observations, name: str) -> list[dict[str, Any]]:
-    order = ORDERS[found.factor(name, "order")]
-    stages = [f"step_{number}" for number in range(1, len(order) + 1)]
-    rows = []
-    for number, (before, after) in enumerate(pairwise(stages), start=1):
-        points = found.stage(name, after)
-        kl = points[points.split == "test"].set_index("domain").kl_parent
-        for domain in order[:number]:
-            old, new = found.scores(name, before)[domain], found.scores(name, after)[domain]
-            rows.append(
-                {
-                    "run": name, "seed": found.seed(name), **found.finished[name]["factors"], "step": number + 1,
-                    "domain": domain, "before": old, "after": new, "lost": old - new, "kl": float(kl[domain]),
-                }
-            )  # fmt: skip
-    return rows
-
-
 def _quantities(steps: pd.DataFrame, ends: pd.DataFrame) -> dict[str, Quantity]:
     rng = np.random.default_rng(BOOTSTRAP_SEED)
     by_run = [own[["kl", "lost"]].to_numpy(dtype=float) for _, own in steps[steps.replay == 0].groupby("run")]
     slow, fast = ({"learning_rate": rate} for rate in RATES)
     without, replayed = ({"replay": replay} for replay in REPLAYS)
-    seen = ends.assign(unseen=ends.order == UNSEEN_ORDER)
+    told = ends.assign(unseen=ends.order == UNSEEN_ORDER)
+    seen, unseen = {"unseen": False}, {"unseen": True}
+    forward, rotated = {"order": "forward"}, {"order": "rotated"}
     return kept(
         fast_minus_slow=paired(steps, "lost", fast, slow, by=("order", "replay", "seed")),
         replay_saves=paired(steps, "lost", without, replayed, by=("order", "learning_rate", "seed")),
         r_squared_of_kl_squared=bootstrap(by_run, r_squared, rng),
-        order_effect=paired(
-            ends, "mean", {"order": "forward"}, {"order": "rotated"}, by=("replay", "learning_rate", "seed")
-        ),
-        unseen_order_error=paired(
-            seen[seen.replay == 0], "mean", {"unseen": True}, {"unseen": False}, by=("learning_rate", "seed")
-        ),
+        order_effect=paired(ends, "mean", forward, rotated, by=("replay", "learning_rate", "seed")),
+        unseen_order_error=paired(told, "mean", unseen, seen, by=("learning_rate", "seed"), replay=0.0),
     )
 
 
@@ -151,11 +126,9 @@ def r_squared(runs: Sequence[NDArray[np.float64]]) -> float:
     2509.04259: .71 on language models)."""
     both = np.concatenate(runs)
     both[:, 0] **= 2
-    return (
-        float(np.asarray(np.corrcoef(both.T))[0, 1] ** 2)
-        if len(both) > 2 and both.std(axis=0).all()
-        else math.nan
-    )
+    if len(both) < 3 or not both.std(axis=0).all():
+        return math.nan
+    return float(np.asarray(np.corrcoef(both.T))[0, 1] ** 2)
 
 
 def _fitted(steps: pd.DataFrame) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,9 @@ from studies.framework.study import Study, at_least, at_most, predicted
 from trainer.files.settings import Settings
 
 STEPS = {"sort": 60, "sort_down": 60, "reverse": 144, "rotate": 60}  # about 3 C_mid each
+RL = Amounts(
+    steps=60, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=5e-4, final_learning_rate_fraction=1.0
+)
 SEEDS = (0, 1)
 FITTED_SHARE = 0.5  # of a run's compute, from its start
 LEAST_LENGTH = 3.0  # of a run, in C_mid, for its asymptote to be identified
@@ -26,30 +28,20 @@ LEAST_LENGTH = 3.0  # of a run, in C_mid, for its asymptote to be identified
 
 def design() -> list[Run]:
     """Each domain alone, at a constant learning rate: a decaying one would bend the curve by itself."""
-    runs = []
-    for seed in SEEDS:
-        chosen = Settings(
+    return [_run(domain, seed) for seed in SEEDS for domain in WORLD]
+
+
+def _run(domain: str, seed: int) -> Run:
+    return Run(
+        name=f"{domain}/seed{seed}",
+        recipe=alone(domain, WORLD, RL.model_copy(update={"steps": STEPS[domain]})),
+        settings=Settings(
             seed=seed, validation_items=200, test_items=500, evaluate_every=6, diagnose_every=1000
-        )
-        for domain in WORLD:
-            amounts = Amounts(
-                steps=STEPS[domain],
-                prompts_per_step=16,
-                rollouts_per_prompt=8,
-                learning_rate=5e-4,
-                final_learning_rate_fraction=1.0,
-            )
-            runs.append(
-                Run(
-                    name=f"{domain}/seed{seed}",
-                    recipe=alone(domain, WORLD, amounts),
-                    settings=chosen,
-                    factors={"domain": domain},
-                    held_out=domain == FOURTH,
-                    cut=seed,
-                )
-            )
-    return runs
+        ),
+        factors={"domain": domain},
+        held_out=domain == FOURTH,
+        cut=seed,
+    )
 
 
 def analyse(found: Observations) -> Analysis:
@@ -99,12 +91,8 @@ def _tail_errors(name: str, domain: str, points: pd.DataFrame) -> list[dict[str,
     head, tail = points[points.flops <= limit], points[points.flops > limit]
     if len(head) < 4 or tail.empty:
         return []
-    row: dict[str, Any] = {
-        "run": name,
-        "domain": domain,
-        "points_fitted": len(head),
-        "points_judged": len(tail),
-    }
+    row: dict[str, Any] = {"run": name, "domain": domain}
+    row |= {"points_fitted": len(head), "points_judged": len(tail)}
     for form in FORMS:
         predicted = fit(form, head.flops, head.pass_rate, head.se)(tail.flops)
         row[form] = float(np.abs(predicted - tail.pass_rate).mean())
@@ -155,13 +143,9 @@ def _findings(errors: pd.DataFrame, parameters: pd.DataFrame) -> tuple[str, ...]
         return ("No run is long enough to be cut in two.",)
     means = errors[[*FORMS, "last_checkpoint"]].mean().sort_values()
     shown = ", ".join(f"{name} {100 * value:.1f} points" for name, value in means.items())
-    unidentified: Sequence[str] = (
-        sorted(set(parameters[~parameters.identified].run)) if len(parameters) else []
-    )
-    ends = (
-        f"Shorter than {LEAST_LENGTH:g} C_mid, so with an unidentified asymptote: {', '.join(unidentified)}."
-    )
-    return (f"Mean error on held-out tails: {shown}.", ends if unidentified else "Every run reached 3 C_mid.")
+    short = ", ".join(sorted(set(parameters[~parameters.identified].run))) if len(parameters) else ""
+    ends = f"Shorter than {LEAST_LENGTH:g} C_mid, so with an unidentified asymptote: {short}."
+    return (f"Mean error on held-out tails: {shown}.", ends if short else "Every run reached 3 C_mid.")
 
 
 STUDY = Study(

@@ -20,7 +20,7 @@ import pandas as pd
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe
-from studies.designs.builders import TEACHER, TRAINED, alone, ambiguous, kept, over, paired
+from studies.designs.builders import TEACHER, TRAINED, alone, ambiguous, kept, over, paired, rebuilt
 from studies.designs.effects.coupling import EARLY_STEP, by_world, directions, rank_correlation, sorting
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
@@ -45,18 +45,17 @@ def design() -> list[Run]:
     """At dial 0 every subset of three domains; of every other world its pair, each alone and both together."""
     runs = []
     for dial in DIALS:
-        world = ambiguous(TRAINED, dial)
-        sets = subsets(world) if dial == 0 else subsets(world[:2])
-        seeds = FEWER if dial else SEEDS
-        runs += [
-            _run(f"dial{dial:g}", world, s, seed, kind="ambiguity", dial=dial) for seed in seeds for s in sets
-        ]
+        world, seeds = ambiguous(TRAINED, dial), FEWER if dial else SEEDS
+        sets = subsets(world[:2] if dial else world)
+        runs += _runs(f"dial{dial:g}", world, seeds, sets, kind="ambiguity", dial=dial)
     for dial in UNLIKE_DIALS:
         world = (unlike("sort", dial), *TRAINED[1:])
-        runs += _pair(f"unlike{dial:g}", world, FEWER, kind="heterogeneity", dial=dial)
-    runs += _pair("synergy", SYNERGY_WORLD, FEWER, kind="synergy")
+        runs += _runs(f"unlike{dial:g}", world, FEWER, subsets(world[:2]), kind="heterogeneity", dial=dial)
+    pair = subsets(SYNERGY_WORLD[:2])
+    runs += _runs("synergy", SYNERGY_WORLD, FEWER, pair, kind="synergy")
     for size, root in SIZES.items():
-        runs += _pair(size, TRAINED, SEEDS, kind="capacity", root=root, amounts=TEACHER)
+        pair = subsets(TRAINED[:2])
+        runs += _runs(size, TRAINED, SEEDS, pair, kind="capacity", root=root, amounts=TEACHER)
     return runs
 
 
@@ -70,45 +69,32 @@ def unlike(domain: str, dial: float) -> str:
     return f"{domain}?corruption={0.5 + 0.4 * dial:g}&reward_scale={1 - 0.9 * dial:g}&reward_noise={0.05 * dial:g}"
 
 
-def _pair(
+def _runs(
     name: str,
     world: Sequence[str],
     seeds: Sequence[int],
+    sets: Sequence[tuple[str, ...]],
     *,
     kind: str,
     dial: float = 0.0,
     root: str = BASE,
     amounts: Amounts = RL,
 ) -> list[Run]:
+    """One world's runs: each set of its domains on every seed."""
     return [
-        _run(name, world, chosen, seed, kind=kind, dial=dial, root=root, amounts=amounts)
+        Run(
+            name=f"{name}/{'-'.join(domain.partition('?')[0] for domain in chosen)}/seed{seed}",
+            recipe=_grown_from(root, _recipe(world, chosen, amounts)),
+            settings=Settings(
+                seed=seed, validation_items=50, test_items=1000, evaluate_every=1000, diagnose_every=EARLY_STEP
+            ),
+            factors={"world": name, "kind": kind, "dial": dial, "trained": " ".join(chosen)},
+            held_out=kind == "ambiguity" and dial == UNSEEN_DIAL,
+            cut=seed,
+        )
         for seed in seeds
-        for chosen in subsets(world[:2])
-    ]
-
-
-def _run(
-    name: str,
-    world: Sequence[str],
-    chosen: tuple[str, ...],
-    seed: int,
-    *,
-    kind: str,
-    dial: float,
-    root: str = BASE,
-    amounts: Amounts = RL,
-) -> Run:
-    label = "-".join(domain.partition("?")[0] for domain in chosen)
-    return Run(
-        name=f"{name}/{label}/seed{seed}",
-        recipe=_grown_from(root, _recipe(world, chosen, amounts)),
-        settings=Settings(
-            seed=seed, validation_items=50, test_items=1000, evaluate_every=1000, diagnose_every=EARLY_STEP
-        ),
-        factors={"world": name, "kind": kind, "dial": dial, "trained": " ".join(chosen)},
-        held_out=kind == "ambiguity" and dial == UNSEEN_DIAL,
-        cut=seed,
-    )
+        for chosen in sets
+    ]  # fmt: skip
 
 
 def _recipe(world: Sequence[str], chosen: tuple[str, ...], amounts: Amounts) -> Recipe:
@@ -121,7 +107,7 @@ def _recipe(world: Sequence[str], chosen: tuple[str, ...], amounts: Amounts) -> 
 
 def _grown_from(root: str, recipe: Recipe) -> Recipe:
     stages = tuple(stage.model_copy(update={"init": root}) for stage in recipe.stages)
-    return Recipe.model_validate(recipe.model_dump() | {"stages": stages})
+    return rebuilt(recipe, stages=stages)
 
 
 def analyse(found: Observations) -> Analysis:

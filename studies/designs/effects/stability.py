@@ -15,7 +15,7 @@ import pandas as pd
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe
-from studies.designs.builders import alone, kept, mean_where, paired
+from studies.designs.builders import alone, kept, mean_where, means, paired, table, where
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -70,20 +70,20 @@ def _recipe(arm: str, rate: float, steps: int) -> Recipe:
 
 def analyse(found: Observations) -> Analysis:
     """Scores and broken shares by rate, length and arm, and the step by which a domain has collapsed."""
-    rows = pd.DataFrame([row for name in found.runs() for row in _ends(found, name)])
+    rows = table(found, _ends)
     if rows.empty:
         return Analysis(quantities={})
     points = pd.concat([_path(found, name) for name in found.runs()])
     rows = rows.merge(_collapses(points), how="left", on=["run", "domain"])
-    by = ["length", "learning_rate", "arm"]
-    means = rows.groupby(by, as_index=False)[["start", "score", "broken"]].mean()
-    domains = rows.pivot_table(index=by, columns="domain", values="score").reset_index()
-    paths = points.groupby(["learning_rate", "arm", "step"], as_index=False)[["pass_rate"]].mean()
+    by = "length learning_rate arm"
+    shown = means(rows, by, "start score broken")
+    domains = rows.pivot_table(index=by.split(), columns="domain", values="score").reset_index()
+    paths = means(points, "learning_rate arm step", "pass_rate")
     return Analysis(
         quantities=_quantities(rows),
-        findings=_findings(means),
+        findings=_findings(shown),
         tables=(
-            Table(title="Mean score of the trained domains and the share that ends below its start", frame=means),
+            Table(title="Mean score of the trained domains and the share that ends below its start", frame=shown),
             Table(title="Score of each trained domain, mean of seeds", frame=domains),
             Table(
                 title=f"Broken domains; the first validation below {COLLAPSED:.0%} of the start, if any",
@@ -92,7 +92,7 @@ def analyse(found: Observations) -> Analysis:
         ),
         charts=(
             Chart(
-                name="scores", title="Mean score of the trained domains by learning rate", frame=means,
+                name="scores", title="Mean score of the trained domains by learning rate", frame=shown,
                 x="learning_rate", y="score", colour="arm", panel="length",
             ),
             *(_drawn(paths) if len(paths) else ()),
@@ -110,10 +110,8 @@ def _ends(found: Observations, name: str) -> list[dict[str, Any]]:
     start, final = found.scores(name, BASE), found.scores(name)
     points = found.stage(name)
     trained = points[points.trained & (points.split == "test")].domain
-    common = {"run": name, "seed": found.seed(name), **found.finished[name]["factors"]}
     return [
-        common | {"domain": d, "start": start[d], "score": final[d], "broken": final[d] < start[d]}
-        for d in trained
+        {"domain": d, "start": start[d], "score": final[d], "broken": final[d] < start[d]} for d in trained
     ]
 
 
@@ -145,31 +143,27 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
     rows = rows.assign(broken=rows.broken.astype(float), early=early)
     long = rows[rows.length == "long"]
 
-    def mixed_minus_alone(own: pd.DataFrame, column: str) -> Quantity | None:
-        return paired(own, column, {"arm": MIXED}, {"arm": "alone"})
+    def mixed_minus_alone(column: str, **condition: float) -> Quantity | None:
+        return paired(long, column, {"arm": MIXED}, {"arm": "alone"}, **condition)
 
-    fast, slow = (long[long.learning_rate == rate] for rate in (FAST, LOWEST))
+    fast_ones = rows[rows.learning_rate >= SHORT_FROM]
     return kept(
         broken_highest=mean_where(long, "broken", learning_rate=HIGHEST),
         broken_highest_mixed=mean_where(long, "broken", learning_rate=HIGHEST, arm=MIXED),
         broken_lowest=mean_where(long, "broken", learning_rate=LOWEST),
-        mixed_minus_alone_fast=mixed_minus_alone(fast, "score"),
-        mixed_minus_alone_lowest=mixed_minus_alone(slow, "score"),
-        broken_mixed_minus_alone=mixed_minus_alone(long, "broken"),
-        broken_short_minus_long=paired(
-            rows[rows.learning_rate >= SHORT_FROM], "broken", {"length": "short"}, {"length": "long"}
-        ),
-        collapsed_mixed_minus_alone_equal_steps=mixed_minus_alone(long, "early"),
+        mixed_minus_alone_fast=mixed_minus_alone("score", learning_rate=FAST),
+        mixed_minus_alone_lowest=mixed_minus_alone("score", learning_rate=LOWEST),
+        broken_mixed_minus_alone=mixed_minus_alone("broken"),
+        broken_short_minus_long=paired(fast_ones, "broken", {"length": "short"}, {"length": "long"}),
+        collapsed_mixed_minus_alone_equal_steps=mixed_minus_alone("early"),
     )
 
 
-def _findings(means: pd.DataFrame) -> tuple[str, ...]:
-    long = means[means.length == "long"]
+def _findings(shown: pd.DataFrame) -> tuple[str, ...]:
     sentences = []
-    for arm, own in long.groupby("arm"):
-        shares = ", ".join(
-            f"{share:.0%} at {rate:g}" for rate, share in zip(own.learning_rate, own.broken, strict=True)
-        )
+    for arm, own in where(shown, length="long").groupby("arm"):
+        pairs = zip(own.learning_rate, own.broken, strict=True)
+        shares = ", ".join(f"{share:.0%} at {rate:g}" for rate, share in pairs)
         best, rate = max(zip(own.score, own.learning_rate, strict=True))
         sentences.append(
             f"Long, {arm}: trained domains that end below their start: {shares}; "

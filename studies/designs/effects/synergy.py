@@ -7,13 +7,26 @@ the same FLOPs, at two learning rates. The committee's score is that of its best
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
-from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, mean_where, over, paired, run
+from studies.designs.builders import (
+    STUDENT,
+    TEACHER,
+    at_flops,
+    kept,
+    mean_where,
+    means,
+    of_runs,
+    over,
+    paired,
+    rebuilt,
+    run,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -37,23 +50,14 @@ def design() -> list[Run]:
 
 def recipe_of(arm: str) -> Recipe:
     """The recipe of an arm, with its default amounts."""
-    match arm:
-        case "mixed_rl":
-            return catalogue.mixed_rl(TRAINED)
-        case "merge":
-            return catalogue.merge(TRAINED)
+    if arm in ("mixed_rl", "merge"):
+        return {"mixed_rl": catalogue.mixed_rl, "merge": catalogue.merge}[arm](TRAINED)
     distilled = catalogue.mopd(TRAINED)
     if arm == "mopd":
         return distilled
     joint = Rl(name="joint", init=distilled.output, domains=dict.fromkeys(TRAINED, 1.0))
-    return Recipe(
-        name=arm,
-        domains=TRAINED,
-        amounts_name="tiny",
-        stages=(*distilled.stages, joint),
-        amounts={**distilled.amounts, joint.name: TEACHER},
-        output=joint.name,
-    )
+    amounts = {**distilled.amounts, joint.name: TEACHER}
+    return rebuilt(distilled, name=arm, stages=(*distilled.stages, joint), amounts=amounts, output=joint.name)
 
 
 def _run(arm: str, pace: str, seed: int) -> Run:
@@ -61,35 +65,40 @@ def _run(arm: str, pace: str, seed: int) -> Run:
     rl = TEACHER.model_copy(update={"learning_rate": rate})
     student = STUDENT.learning_rate * rate / TEACHER.learning_rate
     distill = STUDENT.model_copy(update={"learning_rate": student})
-    return run(
-        f"{pace}/{arm}",
-        over(at_flops(recipe_of(arm), FLOPS, rl=rl, distill=distill), WORLD),
-        seed,
-        {"arm": arm, "pace": pace, "contest": f"synergy/{pace}", "recipe": arm},
-        held_out=seed == HELD_OUT_SEED,
-        cut=int(seed == HELD_OUT_SEED),
-    )
+    recipe = over(at_flops(recipe_of(arm), FLOPS, rl=rl, distill=distill), WORLD)
+    factors = {"arm": arm, "pace": pace, "contest": f"synergy/{pace}", "recipe": arm}
+    unseen = seed == HELD_OUT_SEED
+    return run(f"{pace}/{arm}", recipe, seed, factors, held_out=unseen, cut=int(unseen))
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    start, final = found.scores(name, BASE), found.scores(name)
+    specialists = [s for s in found.finished[name]["keys"] if s.startswith("teacher_")]
+    return {
+        "composed_start": start[COMPOSED],
+        "composed": final[COMPOSED],
+        "gain": final[COMPOSED] - start[COMPOSED],
+        "best_specialist": max((found.scores(name, s)[COMPOSED] for s in specialists), default=None),
+        "trained": found.mean(name, TRAINED),
+        "tflops": found.flops(name) / 1e12,
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Gain on the composed domain, of each recipe and of the best specialist of MOPD at the same rate and seed."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
     committee = rows[rows.arm == "mopd"].set_index(["pace", "seed"]).best_specialist
     rows = rows.join(committee.rename("committee"), on=["pace", "seed"])
     rows["over_committee"] = rows.composed - rows.committee
-    means = rows.groupby(["pace", "arm"], as_index=False)[
-        ["composed_start", "committee", "composed", "trained", "tflops"]
-    ].mean()
+    shown = means(rows, "pace arm", "composed_start committee composed trained tflops")
     return Analysis(
         quantities=_quantities(rows),
         findings=tuple(
             f"{row.pace}, {row.arm}: {COMPOSED} {row.composed_start:.3f} to {row.composed:.3f} (best specialist "
             f"{row.committee:.3f}), trained domains {row.trained:.3f}."
-            for row in means.itertuples()
+            for row in shown.itertuples()
         ),
-        tables=(Table(title="Composed and trained domains, mean of seeds", frame=means),),
+        tables=(Table(title="Composed and trained domains, mean of seeds", frame=shown),),
         charts=(
             Chart(
                 name="composed", title="Composed domain, never rewarded, less the best specialist, by recipe and seed",
@@ -103,40 +112,18 @@ def analyse(found: Observations) -> Analysis:
     )  # fmt: skip
 
 
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    start, final = found.scores(name, BASE), found.scores(name)
-    specialists = [s for s in found.finished[name]["keys"] if s.startswith("teacher_")]
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **found.finished[name]["factors"],
-        "composed_start": start[COMPOSED],
-        "composed": final[COMPOSED],
-        "gain": final[COMPOSED] - start[COMPOSED],
-        "best_specialist": max((found.scores(name, s)[COMPOSED] for s in specialists), default=None),
-        "trained": sum(final[d] for d in TRAINED) / len(TRAINED),
-        "tflops": found.flops(name) / 1e12,
-    }
-
-
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    def against_mopd(arm: str, pace: str) -> Quantity | None:
-        return paired(rows, "composed", {"arm": arm, "pace": pace}, {"arm": "mopd", "pace": pace})
-
+    fast, slow = {"pace": "fast"}, {"pace": "slow"}
     return kept(
-        slow_minus_fast_mixed_rl=paired(
-            rows, "gain", {"arm": "mixed_rl", "pace": "slow"}, {"arm": "mixed_rl", "pace": "fast"}
-        ),
+        slow_minus_fast_mixed_rl=paired(rows, "gain", slow, fast, arm="mixed_rl"),
         **{
             f"{arm}_over_committee_{pace}": mean_where(rows, "over_committee", arm=arm, pace=pace)
-            for arm in ARMS
-            for pace in RATES
+            for arm, pace in itertools.product(ARMS, RATES)
         },
         **{
-            f"{arm}_minus_mopd_{pace}": against_mopd(arm, pace)
-            for arm in ARMS
+            f"{arm}_minus_mopd_{pace}": paired(rows, "composed", {"arm": arm}, {"arm": "mopd"}, pace=pace)
+            for arm, pace in itertools.product(ARMS, RATES)
             if arm != "mopd"
-            for pace in RATES
         },
     )
 

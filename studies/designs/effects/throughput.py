@@ -15,7 +15,7 @@ import pandas as pd
 
 from mopdsim.recipes.parts import as_teachers, assemble, specialists_of
 from mopdsim.recipes.recipe import BASE, Distill
-from studies.designs.builders import STUDENT, TEACHER, kept, paired, spending
+from studies.designs.builders import STUDENT, TEACHER, kept, means, of_runs, paired, spending
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -56,11 +56,27 @@ def _run(length: int, prompts: int, seed: int) -> Run:
     )
 
 
-def analyse(found: Observations) -> Analysis:
+def _rows(found: Observations, name: str) -> list[dict[str, Any]]:
+    """A row for each stage that trains."""
+    rows = []
+    for stage, key in found.finished[name]["keys"].items():
+        if stage != BASE:
+            spent = found.manifest["stages"][key]
+            row = {
+                "stage": stage,
+                "kind": "distill" if stage == "student" else "rl",
+                "held_out": found.finished[name]["held_out"],
+                "steps": float(found.stage(name, stage).step.max()),
+                "flops": spent["flops"],
+                "seconds": spent["wall_seconds"],
+            }
+            rows.append(row | {"gflop_per_s": row["flops"] / row["seconds"] / 1e9})
+    return rows
+
+
+@of_runs(_rows)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Errors on the unseen cells, and speed against batch and length."""
-    rows = pd.DataFrame([row for name in found.runs() for row in _rows(found, name)])
-    if rows.empty:
-        return Analysis(quantities={})
     coefficients: dict[str, dict[str, float]] = {}
     judged = []
     for kind, own in rows.groupby("kind"):
@@ -72,7 +88,7 @@ def analyse(found: Observations) -> Analysis:
         fitted = predict(coefficients[str(kind)], unseen)
         judged.append(unseen.assign(fitted=fitted, one_rate=rate * unseen.flops))
     predictions = pd.concat(judged) if judged else rows.iloc[:0].assign(fitted=0.0, one_rate=0.0)
-    speed = rows.groupby(["kind", "length", "prompts"], as_index=False)[["seconds", "gflop_per_s"]].mean()
+    speed = means(rows, "kind length prompts", "seconds gflop_per_s")
     return Analysis(
         quantities=_quantities(rows, predictions),
         findings=tuple(
@@ -95,30 +111,6 @@ def analyse(found: Observations) -> Analysis:
         fitted=coefficients,
         limits=("One model shape, one machine, workers side by side: another machine wants its own coefficients.",),
     )  # fmt: skip
-
-
-def _rows(found: Observations, name: str) -> list[dict[str, Any]]:
-    """A row for each stage that trains."""
-    rows = []
-    for stage, key in found.finished[name]["keys"].items():
-        if stage == BASE:
-            continue
-        spent = found.manifest["stages"][key]
-        rows.append(
-            {
-                "run": name,
-                "stage": stage,
-                "kind": "distill" if stage == "student" else "rl",
-                "seed": found.seed(name),
-                "held_out": found.finished[name]["held_out"],
-                **found.finished[name]["factors"],
-                "steps": float(found.stage(name, stage).step.max()),
-                "flops": spent["flops"],
-                "seconds": spent["wall_seconds"],
-                "gflop_per_s": spent["flops"] / spent["wall_seconds"] / 1e9,
-            }
-        )
-    return rows
 
 
 def _features(rows: pd.DataFrame) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -146,15 +138,13 @@ def _quantities(rows: pd.DataFrame, predictions: pd.DataFrame) -> dict[str, Quan
     by_run = pd.DataFrame({"run": predictions.run, **errors}).groupby("run").median()
     students = rows[rows.stage == "student"].assign(log_speed=lambda own: np.log2(own.gflop_per_s))
     least, most = min(STEPS), max(STEPS)
+    by_batch = {"prompts": most}, {"prompts": least}
+    by_length = {"length": LENGTHS[-1]}, {"length": LENGTHS[0]}
     return kept(
         held_out_error=mean_quantity(by_run.fitted),
         one_rate_minus_fitted=mean_quantity(by_run.one_rate - by_run.fitted),
-        doublings_by_batch=paired(
-            students, "log_speed", {"prompts": most}, {"prompts": least}, by=("length", "seed")
-        ),
-        doublings_by_length=paired(
-            students, "log_speed", {"length": LENGTHS[-1]}, {"length": LENGTHS[0]}, by=("prompts", "seed")
-        ),
+        doublings_by_batch=paired(students, "log_speed", *by_batch, by=("length", "seed")),
+        doublings_by_length=paired(students, "log_speed", *by_length, by=("prompts", "seed")),
     )
 
 

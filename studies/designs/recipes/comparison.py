@@ -15,7 +15,7 @@ import pandas as pd
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe
-from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, paired
+from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, paired, table
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -91,7 +91,7 @@ class Setup:
 def compared(found: Observations, own: Callable[[pd.DataFrame], Mapping[str, Quantity | None]]) -> Analysis:
     """Scores by condition and recipe, who wins and by how much, what the constant rules lose; and the study's own
     quantities, of a row for each run."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
+    rows = table(found, _row)
     if rows.empty:
         return Analysis(quantities={})
     scores = rows.groupby(["condition", "recipe"], as_index=False, sort=False)[
@@ -122,16 +122,12 @@ def compared(found: Observations, own: Callable[[pd.DataFrame], Mapping[str, Qua
 
 
 def _row(found: Observations, name: str) -> dict[str, Any]:
-    factors, domains = found.finished[name]["factors"], found.finished[name]["domains"]
-    start, final = found.scores(name, BASE), found.scores(name)
+    domains = found.finished[name]["domains"]
     return {
-        "run": name,
-        "seed": found.seed(name),
-        **factors,
-        "condition": str(factors["contest"]).partition("/")[2],
-        "start": sum(start[d] for d in domains) / len(domains),
-        "mean": sum(final[d] for d in domains) / len(domains),
-        "worst": min(final[d] for d in domains),
+        "condition": str(found.factor(name, "contest")).partition("/")[2],
+        "start": found.mean(name, domains, BASE),
+        "mean": found.mean(name, domains),
+        "worst": min(found.scores(name)[d] for d in domains),
         "tflops": found.flops(name) / 1e12,
     }
 
@@ -141,16 +137,16 @@ def _winner(own: pd.DataFrame) -> dict[str, Any]:
     means = own.groupby("recipe")["mean"].mean().sort_values(ascending=False)
     best, second = [*means.index, *means.index][:2]
     lead = paired(own, "mean", {"recipe": best}, {"recipe": second})
-    return {
+    interval = dict.fromkeys(("lead", "low", "high"))
+    if lead is not None:
+        interval = {"lead": lead.value, "low": lead.low, "high": lead.high}
+    found = {
         "condition": own.condition.iloc[0],
         "best": best,
         "score": float(means.iloc[0]),
         "second": second,
-        "lead": None if lead is None else lead.value,
-        "low": None if lead is None else lead.low,
-        "high": None if lead is None else lead.high,
-        "spread": float(means.iloc[0] - means.iloc[-1]),
     }
+    return {**found, **interval, "spread": float(means.iloc[0] - means.iloc[-1])}
 
 
 def _complete(rows: pd.DataFrame) -> pd.DataFrame:
@@ -164,7 +160,7 @@ def _by_seed(values: pd.Series[float]) -> Quantity | None:
 
 def lead(rows: pd.DataFrame, condition: Condition, recipe: str, other: str) -> Quantity | None:
     """Of one recipe's mean score over another's under a condition, paired by seed."""
-    return paired(rows[rows.condition == condition.name], "mean", {"recipe": recipe}, {"recipe": other})
+    return paired(rows, "mean", {"recipe": recipe}, {"recipe": other}, condition=condition.name)
 
 
 def mixed_best(rows: pd.DataFrame) -> Quantity | None:

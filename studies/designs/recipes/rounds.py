@@ -18,7 +18,8 @@ from studies.designs.builders import (
     TRAINED,
     WORLD,
     kept,
-    mean_score,
+    means,
+    of_runs,
     over,
     paired,
     run,
@@ -42,61 +43,47 @@ def design() -> list[Run]:
 
 def _run(rounds: int, arm: str, seed: int) -> Run:
     share = 1.0 if arm == "equal_round" else 1 / rounds
-    recipe = spending(
-        catalogue.mopd(TRAINED, rounds=rounds), rl=TEACHER.scaled(share), distill=STUDENT.scaled(share)
-    )
-    return run(
-        f"{arm}/rounds{rounds}",
-        over(recipe, WORLD),
-        seed,
-        {"arm": arm, "rounds": rounds},
-        held_out=rounds == UNSEEN_ROUNDS,
-        cut=2 * int(rounds == UNSEEN_ROUNDS) + int(seed == SEEDS[-1]),
-    )
+    rl, distill = TEACHER.scaled(share), STUDENT.scaled(share)
+    recipe = over(spending(catalogue.mopd(TRAINED, rounds=rounds), rl=rl, distill=distill), WORLD)
+    factors, unseen = {"arm": arm, "rounds": rounds}, rounds == UNSEEN_ROUNDS
+    cut = 2 * int(unseen) + int(seed == SEEDS[-1])
+    return run(f"{arm}/rounds{rounds}", recipe, seed, factors, held_out=unseen, cut=cut)
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    return {
+        "start": found.mean(name, TRAINED, BASE),
+        "trained": found.mean(name, TRAINED),
+        "untrained": found.mean(name, WORLD[len(TRAINED) :]),
+        "tflops": found.flops(name) / 1e12,
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Mean score of the trained domains and the untrained one, by number of rounds."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
-    means = rows.groupby(["arm", "rounds"], as_index=False)[
-        ["start", "trained", "untrained", "tflops"]
-    ].mean()
+    shown = means(rows, "arm rounds", "start trained untrained tflops")
     return Analysis(
         quantities=_quantities(rows),
         findings=tuple(
             f"{row.arm}, {row.rounds} rounds: {row.trained:.3f} on trained domains, {row.untrained:.3f} on "
             f"{WORLD[-1]}, {row.tflops:.3f} TFLOP."
-            for row in means.itertuples()
+            for row in shown.itertuples()
         ),
-        tables=(Table(title="Mean of seeds", frame=means),),
+        tables=(Table(title="Mean of seeds", frame=shown),),
         charts=(
             Chart(
                 name="rounds", title="Mean score of the trained domains by training FLOPs, mean of seeds; points are "
-                "numbers of rounds", frame=means, x="tflops", y="trained", colour="arm",
+                "numbers of rounds", frame=shown, x="tflops", y="trained", colour="arm",
             ),
         ),
         limits=("Early rounds end near the ceiling: what a second round adds is bounded by what the first left.",),
     )  # fmt: skip
 
 
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    start = found.scores(name, BASE)
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **found.finished[name]["factors"],
-        "start": sum(start[d] for d in TRAINED) / len(TRAINED),
-        "trained": mean_score(found, name, TRAINED),
-        "untrained": mean_score(found, name, WORLD[len(TRAINED) :]),
-        "tflops": found.flops(name) / 1e12,
-    }
-
-
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
     def step(arm: str, more: int, fewer: int, column: str = "trained") -> Quantity | None:
-        return paired(rows, column, {"arm": arm, "rounds": more}, {"arm": arm, "rounds": fewer})
+        return paired(rows, column, {"rounds": more}, {"rounds": fewer}, arm=arm)
 
     return kept(
         second_round=step("equal_round", 2, 1),

@@ -7,6 +7,7 @@ student's budget is the same throughout. With one teacher a domain the arms are 
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,8 @@ from studies.designs.builders import (
     WORLD,
     ambiguous,
     kept,
-    mean_score,
+    means,
+    of_runs,
     paired,
     run,
     spending,
@@ -46,10 +48,7 @@ def design() -> list[Run]:
     """Every grouping in both arms, without conflict and with some."""
     return [
         _run(grouping, arm, dial, seed)
-        for seed in SEEDS
-        for dial in DIALS
-        for arm in ARMS
-        for grouping in GROUPINGS
+        for seed, dial, arm, grouping in itertools.product(SEEDS, DIALS, ARMS, GROUPINGS)
     ]
 
 
@@ -60,43 +59,14 @@ def _run(grouping: str, arm: str, dial: float, seed: int) -> Run:
     if arm == "equal_total":
         longer = {s.name: TEACHER.scaled(len(s.domains)) for s in recipe.stages if isinstance(s, Rl)}
         recipe = recipe.with_amounts(longer)
-    return run(
-        f"dial{dial:g}/{arm}/{grouping}",
-        recipe,
-        seed,
-        {"grouping": grouping, "teachers": len(groups), "arm": arm, "dial": dial},
-        held_out=grouping == UNSEEN,
-        cut=seed + (arm == "equal_student"),
-    )
-
-
-def analyse(found: Observations) -> Analysis:
-    """Mean score of the student by grouping, paired by seed and dial against one teacher a domain."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
-    means = rows.groupby(["arm", "dial", "grouping"], as_index=False)[
-        ["start", "teachers_mean", "student", "tflops"]
-    ].mean()
-    return Analysis(
-        quantities=_quantities(rows),
-        findings=_findings(means),
-        tables=(Table(title="Mean score over the four domains, mean of seeds", frame=means),),
-        charts=(
-            Chart(
-                name="teachers", title="Student's mean score by number of teachers, one line an arm, mean of seeds",
-                frame=rows.groupby(["dial", "arm", "teachers"], as_index=False)[["student"]].mean(),
-                x="teachers", y="student", colour="arm", panel="dial",
-            ),
-        ),
-        limits=("Four domains of one kind of skill: a base that is far from one of them may want other groups.",),
-    )  # fmt: skip
+    name = f"dial{dial:g}/{arm}/{grouping}"
+    factors = {"grouping": grouping, "teachers": len(groups), "arm": arm, "dial": dial}
+    cut = seed + (arm == "equal_student")
+    return run(name, recipe, seed, factors, held_out=grouping == UNSEEN, cut=cut)
 
 
 def _row(found: Observations, name: str) -> dict[str, Any]:
-    factors = found.finished[name]["factors"]
     domains = found.finished[name]["domains"]
-    start = found.scores(name, BASE)
     best: dict[str, float] = {}
     for stage in found.finished[name]["keys"]:
         if stage.startswith("teacher_"):
@@ -104,41 +74,56 @@ def _row(found: Observations, name: str) -> dict[str, Any]:
             own = rows[(rows.split == "test") & rows.trained]
             best |= dict(zip(own.domain, own.pass_rate, strict=True))
     return {
-        "run": name,
-        "seed": found.seed(name),
-        **factors,
-        "start": sum(start[d] for d in domains) / len(domains),
+        "start": found.mean(name, domains, BASE),
         "teachers_mean": sum(best[d] for d in domains) / len(domains),
-        "student": mean_score(found, name, domains),
+        "student": found.mean(name, domains),
         "tflops": found.flops(name) / 1e12,
     }
 
 
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
+    """Mean score of the student by grouping, paired by seed and dial against one teacher a domain."""
+    shown = means(rows, "arm dial grouping", "start teachers_mean student tflops")
+    return Analysis(
+        quantities=_quantities(rows),
+        findings=_findings(shown),
+        tables=(Table(title="Mean score over the four domains, mean of seeds", frame=shown),),
+        charts=(
+            Chart(
+                name="teachers", title="Student's mean score by number of teachers, one line an arm, mean of seeds",
+                frame=means(rows, "dial arm teachers", "student"),
+                x="teachers", y="student", colour="arm", panel="dial",
+            ),
+        ),
+        limits=("Four domains of one kind of skill: a base that is far from one of them may want other groups.",),
+    )  # fmt: skip
+
+
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    pairs = ("dial", "seed")
-    one, four, together, apart = (
-        {"arm": "equal_total", "grouping": name} for name in ("1", "4", "2_rivals_together", "2_rivals_apart")
-    )
+    groupings = ("1", "4", "2_rivals_together", "2_rivals_apart")
+    one, four, together, apart = ({"grouping": name} for name in groupings)
+
+    def less(these: dict[str, str], others: dict[str, str], arm: str = "equal_total") -> Quantity | None:
+        return paired(rows, "student", these, others, by=("dial", "seed"), arm=arm)
+
     own = rows[rows.arm == "equal_total"].pivot_table(
         index=["seed", "dial"], columns="grouping", values="student"
     )
     lead = (own["1"] - own["4"]).rename("lead").reset_index() if {"1", "4"} <= set(own) else None
+    moved = None if lead is None else paired(lead, "lead", {"dial": DIALS[1]}, {"dial": DIALS[0]})
     return kept(
-        one_minus_four_total=paired(rows, "student", one, four, by=pairs),
-        two_minus_four_total=paired(rows, "student", together, four, by=pairs),
-        one_minus_four_student=paired(
-            rows, "student", one | {"arm": "equal_student"}, four | {"arm": "equal_student"}, by=pairs
-        ),
-        apart_minus_together=paired(rows, "student", apart, together, by=pairs),
-        conflict_moves_one=None
-        if lead is None
-        else paired(lead, "lead", {"dial": DIALS[1]}, {"dial": DIALS[0]}),
+        one_minus_four_total=less(one, four),
+        two_minus_four_total=less(together, four),
+        one_minus_four_student=less(one, four, "equal_student"),
+        apart_minus_together=less(apart, together),
+        conflict_moves_one=moved,
     )
 
 
-def _findings(means: pd.DataFrame) -> tuple[str, ...]:
+def _findings(shown: pd.DataFrame) -> tuple[str, ...]:
     sentences = []
-    for (arm, dial), own in means.groupby(["arm", "dial"]):
+    for (arm, dial), own in shown.groupby(["arm", "dial"]):
         ranked = own.sort_values("student")
         best, spread = ranked.iloc[-1], own.student.max() - own.student.min()
         sentences.append(

@@ -26,7 +26,19 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
-from studies.designs.builders import DISTILLED, STUDENT, TEACHER, at_best, at_flops, kept, paired, run
+from studies.designs.builders import (
+    DISTILLED,
+    STUDENT,
+    TEACHER,
+    at_best,
+    at_flops,
+    kept,
+    means,
+    of_runs,
+    paired,
+    run,
+    where,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -71,41 +83,23 @@ def design() -> list[Run]:
 def _run(world: str, budget: float, arm: str, setting: tuple[float, int] | None, seed: int) -> Run:
     domains = WORLDS[world]
     rate, batch = setting or (RATES[1], BATCHES[1])
-    rl = TEACHER.model_copy(
-        update={"learning_rate": rate, "prompts_per_step": batch, "warmup_steps": WARM_UP}
-    )
-    student = {
-        "learning_rate": DISTILL_RATE * rate,
-        "prompts_per_step": DISTILL_BATCH * batch,
-        "warmup_steps": WARM_UP,
-    }
-    flops = budget * len(domains) * FLOPS_A_DOMAIN
+    common = {"warmup_steps": WARM_UP}
+    rl = TEACHER.model_copy(update={"learning_rate": rate, "prompts_per_step": batch, **common})
+    student = {"learning_rate": DISTILL_RATE * rate, "prompts_per_step": DISTILL_BATCH * batch, **common}
     distill = STUDENT.model_copy(update=student)
+    flops = budget * len(domains) * FLOPS_A_DOMAIN
     recipe = at_flops(_recipe(arm, domains, tailored=setting is None), flops, rl=rl, distill=distill)
     if setting is None and arm == "mopd":
+        own = {f"teacher_{place}": OWN_RATES[domain] for place, domain in enumerate(domains, start=1)}
         recipe = recipe.with_amounts(
-            {
-                f"teacher_{place}": recipe.amounts[f"teacher_{place}"].model_copy(
-                    update={"learning_rate": OWN_RATES[domain]}
-                )
-                for place, domain in enumerate(domains, start=1)
-            }
+            {n: recipe.amounts[n].model_copy(update={"learning_rate": r}) for n, r in own.items()}
         )
     label = TAILORED if setting is None else f"rate{rate:g}x{batch}"
-    return run(
-        f"{world}/budget{budget:g}/{label}/{arm}",
-        recipe,
-        seed,
-        {
-            "world": world,
-            "budget": budget,
-            "setting": label,
-            "recipe": arm,
-            "contest": f"turnover/{world}/budget{budget:g}/{label}",
-        },
-        held_out=world == UNSEEN,
-        cut=int(world == UNSEEN),
-    )
+    contest = f"turnover/{world}/budget{budget:g}/{label}"
+    factors = {"world": world, "budget": budget, "setting": label, "recipe": arm, "contest": contest}
+    unseen = world == UNSEEN
+    name = f"{world}/budget{budget:g}/{label}/{arm}"
+    return run(name, recipe, seed, factors, held_out=unseen, cut=int(unseen))
 
 
 def _recipe(arm: str, domains: Sequence[str], *, tailored: bool) -> Recipe:
@@ -116,22 +110,37 @@ def _recipe(arm: str, domains: Sequence[str], *, tailored: bool) -> Recipe:
     return catalogue.mixed_rl(domains)
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    """waits: steps of the stage that samples the world's first domain, the slow one of the environment axis."""
+    factors, domains = found.finished[name]["factors"], found.finished[name]["domains"]
+    scores = found.scores(name)
+    waiting = found.stage(name, "mixed" if factors["recipe"] == "mixed_rl" else "teacher_1")
+    stages = found.manifest["stages"]
+    clock = sum(row["wall_seconds"] for row in stages.values()) / sum(row["flops"] for row in stages.values())
+    return {
+        "domains": len(domains),
+        "mean": sum(scores.values()) / len(scores),
+        "worst": min(scores.values()),
+        "tflops": found.flops(name) / 1e12,
+        "busy": found.flops(name) * clock,
+        "waits": int(waiting.step.max()),
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """MOPD's lead over mixed RL, both at their tuned settings, along every axis."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
     tuned = at_best(rows, of=("world", "budget", "recipe"), setting="setting", score="mean")
     leads = _leads(tuned)
-    means = leads.groupby(["axis", "world", "x"], as_index=False)[["lead", "worst_lead"]].mean()
-    scores = tuned.groupby(["world", "budget", "recipe"], as_index=False)[["mean", "worst", "tflops"]].mean()
-    sweep = rows.groupby(["world", "budget", "recipe", "setting"], as_index=False)[["mean", "worst"]].mean()
+    along = means(leads, "axis world x", "lead worst_lead")
+    scores = means(tuned, "world budget recipe", "mean worst tflops")
+    sweep = means(rows, "world budget recipe setting", "mean worst")
     return Analysis(
         quantities=_quantities(rows, tuned, leads),
-        findings=_findings(means),
+        findings=_findings(along),
         tables=(
             Table(title="Tuned on the other seeds: mean and worst domain, mean of seeds", frame=scores),
-            Table(title="MOPD's lead over mixed RL, mean of seeds", frame=means),
+            Table(title="MOPD's lead over mixed RL, mean of seeds", frame=along),
             Table(title="The sweep, mean of seeds", frame=sweep),
         ),
         charts=tuple(
@@ -144,7 +153,7 @@ def analyse(found: Observations) -> Analysis:
                 ("reruns", "reruns of one domain at equal FLOPs"),
                 ("budget", "budget (share of the larger) at equal FLOPs"),
             )
-            if not (own := means[means.axis == axis]).empty
+            if not (own := along[along.axis == axis]).empty
         ),
         limits=(
             "The clock is simulated: waits are counted, not slept through, and other overlaps are left out.",
@@ -152,26 +161,6 @@ def analyse(found: Observations) -> Analysis:
             "A synchronous mixed run: one that overlaps sampling and training would wait less.",
         ),
     )  # fmt: skip
-
-
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    """waits: steps of the stage that samples the world's first domain, the slow one of the environment axis."""
-    factors, domains = found.finished[name]["factors"], found.finished[name]["domains"]
-    scores = found.scores(name)
-    waiting = found.stage(name, "mixed" if factors["recipe"] == "mixed_rl" else "teacher_1")
-    stages = found.manifest["stages"]
-    clock = sum(row["wall_seconds"] for row in stages.values()) / sum(row["flops"] for row in stages.values())
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **factors,
-        "domains": len(domains),
-        "mean": sum(scores.values()) / len(scores),
-        "worst": min(scores.values()),
-        "tflops": found.flops(name) / 1e12,
-        "busy": found.flops(name) * clock,
-        "waits": int(waiting.step.max()),
-    }
 
 
 def _leads(tuned: pd.DataFrame) -> pd.DataFrame:
@@ -213,12 +202,10 @@ def interpolated(runs: pd.DataFrame, column: str, budget: float) -> float:
 
 def _quantities(rows: pd.DataFrame, tuned: pd.DataFrame, leads: pd.DataFrame) -> dict[str, Quantity]:
     def lead(axis: str, x: float, world: str, column: str = "lead") -> Quantity | None:
-        own = leads[(leads.axis == axis) & (leads.x == x) & (leads.world == world)]
-        return mean_quantity(own[column])
+        return mean_quantity(where(leads, axis=axis, x=x, world=world)[column])
 
-    def between(world: str, other: str) -> Quantity | None:
-        own = leads[(leads.axis == "budget") & (leads.x == 1.0)]
-        return paired(own, "lead", {"world": world}, {"world": other})
+    def beside_alike(world: str) -> Quantity | None:
+        return paired(leads, "lead", {"world": world}, {"world": "alike"}, axis="budget", x=1.0)
 
     full = rows[(rows.budget == 1.0) & (rows.setting != TAILORED)]
     by_setting = full.groupby(["world", "seed", "recipe"])["mean"]
@@ -229,8 +216,8 @@ def _quantities(rows: pd.DataFrame, tuned: pd.DataFrame, leads: pd.DataFrame) ->
         lead_many=lead("budget", 1.0, "many"),
         worst_lead_unlike=lead("budget", 1.0, "unlike", "worst_lead"),
         worst_lead_many=lead("budget", 1.0, "many", "worst_lead"),
-        unlike_minus_alike=between("unlike", "alike"),
-        many_minus_alike=between("many", "alike"),
+        unlike_minus_alike=beside_alike("unlike"),
+        many_minus_alike=beside_alike("many"),
         lead_alike_slow_environment=lead("environment", 10.0, "alike"),
         lead_alike_three_reruns=lead("reruns", 3.0, "alike"),
         sensitivity_mixed_minus_mopd=paired(
@@ -246,9 +233,9 @@ def _spent_ratio(tuned: pd.DataFrame) -> Quantity | None:
     return mean_quantity(spent["mopd"] / spent["mixed_rl"]) if set(ARMS) <= set(spent) else None
 
 
-def _findings(means: pd.DataFrame) -> tuple[str, ...]:
+def _findings(along: pd.DataFrame) -> tuple[str, ...]:
     sentences = []
-    for (axis, world), own in means.groupby(["axis", "world"]):
+    for (axis, world), own in along.groupby(["axis", "world"]):
         ahead = own[own.lead > 0].x
         ends = f"{own.lead.iloc[0]:+.3f} at {own.x.iloc[0]:g}, {own.lead.iloc[-1]:+.3f} at {own.x.iloc[-1]:g}"
         where = f"first ahead at {ahead.min():g}" if len(ahead) else "nowhere ahead"

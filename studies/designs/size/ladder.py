@@ -20,7 +20,7 @@ from mopdsim.base.errors import NotFoundError, did_you_mean
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Sft
-from studies.designs.builders import at_flops, kept, over, paired
+from studies.designs.builders import at_flops, kept, means, of_runs, over, paired, rebuilt
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -93,14 +93,7 @@ def pretrained(recipe: Recipe, amounts: Amounts) -> Recipe:
     """The recipe on a base that it first trains itself, on all domains of its world."""
     first = Sft(name=PRETRAINED, domains=dict.fromkeys(recipe.domains, 1.0))
     later = (s.model_copy(update={"init": PRETRAINED}) if s.init == BASE else s for s in recipe.stages)
-    return Recipe(
-        name=recipe.name,
-        domains=recipe.domains,
-        amounts_name=recipe.amounts_name,
-        stages=(first, *later),
-        amounts={PRETRAINED: amounts, **recipe.amounts},
-        output=recipe.output,
-    )
+    return rebuilt(recipe, stages=(first, *later), amounts={PRETRAINED: amounts, **recipe.amounts})
 
 
 def _recipe(arm: str, rung: Rung) -> Recipe:
@@ -136,22 +129,31 @@ def _run(name: str, rung: Rung, arm: str, seed: int) -> Run:
     )
 
 
-def analyse(found: Observations) -> Analysis:
+def _row(found: Observations, name: str) -> dict[str, Any]:
+    start, final = found.scores(name, PRETRAINED), found.scores(name)
+    own = [found.scores(name, f"teacher_{n}")[d] for n, d in enumerate(TRAINED, 1) if _teaches(found, name)]
+    spent = found.manifest["stages"][found.key(name, PRETRAINED)]["flops"]
+    return {
+        "start": found.mean(name, TRAINED, PRETRAINED),
+        "specialists": sum(own) / len(own) if own else float("nan"),
+        "trained": found.mean(name, TRAINED),
+        "others": sum(final[d] - start[d] for d in OTHERS) / len(OTHERS),
+        "tflops": (found.flops(name) - spent) / 1e12,
+    }
+
+
+@of_runs(_row)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Mean scores on the trained and the other domains, by recipe, against the specialists."""
-    rows = pd.DataFrame([_row(found, name) for name in found.runs()])
-    if rows.empty:
-        return Analysis(quantities={})
-    means = rows.groupby("arm", as_index=False)[
-        ["start", "specialists", "trained", "others", "tflops"]
-    ].mean()
+    shown = means(rows, "arm", "start specialists trained others tflops")
     return Analysis(
         quantities=_quantities(rows),
         findings=tuple(
             f"{row.arm}: trained domains {row.start:.3f} to {row.trained:.3f}, its specialists {row.specialists:.3f}, "
             f"the others {row.others:+.3f}."
-            for row in means.itertuples()
+            for row in shown.itertuples()
         ),
-        tables=(Table(title="Mean of seeds; others: change on the domains that RL does not train", frame=means),),
+        tables=(Table(title="Mean of seeds; others: change on the domains that RL does not train", frame=shown),),
         charts=(
             Chart(
                 name="recipes", title="Mean score of the trained domains by recipe and seed", frame=rows, x="arm",
@@ -160,22 +162,6 @@ def analyse(found: Observations) -> Analysis:
         ),
         limits=("Learning rates follow from the size by rule; they were not swept at this one.",),
     )  # fmt: skip
-
-
-def _row(found: Observations, name: str) -> dict[str, Any]:
-    start, final = found.scores(name, PRETRAINED), found.scores(name)
-    own = [found.scores(name, f"teacher_{n}")[d] for n, d in enumerate(TRAINED, 1) if _teaches(found, name)]
-    spent = found.manifest["stages"][found.key(name, PRETRAINED)]["flops"]
-    return {
-        "run": name,
-        "seed": found.seed(name),
-        **found.finished[name]["factors"],
-        "start": sum(start[d] for d in TRAINED) / len(TRAINED),
-        "specialists": sum(own) / len(own) if own else float("nan"),
-        "trained": sum(final[d] for d in TRAINED) / len(TRAINED),
-        "others": sum(final[d] - start[d] for d in OTHERS) / len(OTHERS),
-        "tflops": (found.flops(name) - spent) / 1e12,
-    }
 
 
 def _teaches(found: Observations, name: str) -> bool:
