@@ -126,6 +126,11 @@ def means(rows: pd.DataFrame, by: str, columns: str) -> pd.DataFrame:
     return rows.groupby(by.split(), as_index=False)[columns.split()].mean()
 
 
+def told(rows: pd.DataFrame, sentence: str) -> tuple[str, ...]:
+    """A sentence for each row, its columns put in by name."""
+    return tuple(sentence.format_map(row) for row in rows.to_dict("records"))
+
+
 def kept(**quantities: Quantity | None) -> dict[str, Quantity]:
     """The quantities that could be measured."""
     return {name: quantity for name, quantity in quantities.items() if quantity is not None}

@@ -1,4 +1,4 @@
-"""Which studies there are. Leaves out: what they ask (`studies.designs`, one file each)."""
+"""Which studies there are. Leaves out: what they ask (`studies.designs`)."""
 
 from __future__ import annotations
 
@@ -7,41 +7,35 @@ from importlib import import_module
 from mopdsim.base.errors import NotFoundError, did_you_mean
 from studies.framework.study import Study
 
-_FOLDERS = {
-    "recipes": ("teacher_count", "rounds", "turnover", "choice", "choice_again"),
-    "size": ("size", "size_again", "size_fresh", "ladder"),
+_FILES = {  # of `studies.designs`, by the study's name
+    "gain": "effects.gain",
+    "interference": "effects.interference",
+    "teacher_count": "recipes.teacher_count",
+    "cap": "effects.cap",
+    "balance": "effects.balance",
+    "cascade": "effects.cascade",
+    "rounds": "recipes.rounds",
+    "bias": "effects.bias",
+    "synergy": "effects.synergy",
+    "throughput": "effects.throughput",
+    "turnover": "recipes.turnover",
+    "choice": "recipes.choice",
+    "stability": "effects.stability",
+    "choice_again": "recipes.choice",
+    "size": "size.size",
+    "size_again": "size.size",
+    "size_fresh": "size.size",
+    "ladder-5M": "size.ladder",
+    "ladder-25M": "size.ladder",
+    "ladder-100M": "size.ladder",
 }
-NAMES = (
-    "gain",
-    "interference",
-    "teacher_count",
-    "cap",
-    "balance",
-    "cascade",
-    "rounds",
-    "bias",
-    "synergy",
-    "throughput",
-    "turnover",
-    "choice",
-    "stability",
-    "choice_again",
-    "size",
-    "size_again",
-    "size_fresh",
-    "ladder-5M",
-    "ladder-25M",
-    "ladder-100M",
-)
+NAMES = tuple(_FILES)
 
 
 def study(name: str) -> Study:
-    """The study of this name, from the file of the same name; `FILE-RUNG` is one rung of the file's studies.
-    NotFoundError where there is none."""
-    if name not in NAMES:
+    """The study of this name. NotFoundError where there is none."""
+    if name not in _FILES:
         raise NotFoundError(f"study {name!r} does not exist{did_you_mean(name, NAMES)}")
-    file, _, rung = name.partition("-")
-    folder = next((folder for folder, files in _FOLDERS.items() if file in files), "effects")
-    module = import_module(f"studies.designs.{folder}.{file}")
-    found: Study = module.study_of(rung) if rung else module.STUDY
-    return found
+    module = import_module(f"studies.designs.{_FILES[name]}")
+    studies: tuple[Study, ...] = getattr(module, "STUDIES", None) or (module.STUDY,)
+    return next(found for found in studies if found.name == name)

@@ -55,7 +55,7 @@ def write(
         "",
         *([f"- {sentence}" for sentence in analysis.findings] or ["None beyond the verdicts."]),
         "",
-        *(line for path, chart in zip(files, charts, strict=True) for line in _figure(path, chart.title)),
+        *(line for path, chart in zip(files, charts, strict=True) for line in figure(path, chart.title)),
         *(
             line
             for table in analysis.tables
@@ -116,7 +116,8 @@ def _about(found: Observations) -> str:
     )
 
 
-def _figure(path: Path, title: str) -> list[str]:
+def figure(path: Path, title: str) -> list[str]:
+    """A chart beside the report, and its title below it."""
     return [f"![{title}]({path.name})", "", f"*{title}*", ""]
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.parts import as_teachers, specialist
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Merge, Recipe, Rl, Sft
-from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, means, of_runs, run
+from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, means, of_runs, run, told
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -154,9 +154,8 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     by_condition = arrivals.groupby("condition").arrived.mean().dropna()
     return Analysis(
         quantities=_quantities(rows, arrivals),
-        findings=tuple(
-            f"{row.distance} habit, {row.way}, host {row.prompts}: {row.arrived:.0%} of it arrives."
-            for row in arrived.dropna().itertuples()
+        findings=told(
+            arrived.dropna(), "{distance} habit, {way}, host {prompts}: {arrived:.0%} of it arrives."
         ),
         tables=(
             Table(title="Habit planted in the teacher and found in the student, mean of seeds", frame=arrived),

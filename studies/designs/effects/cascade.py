@@ -25,11 +25,12 @@ from studies.designs.builders import (
     run,
     spending,
     table,
+    told,
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap
-from studies.framework.run import Run
+from studies.framework.run import Factor, Run
 from studies.framework.study import Study, at_least, predicted, within
 
 ORDERS = {
@@ -57,7 +58,8 @@ def _run(order: str, replay: float, rate: float, seed: int) -> Run:
     amounts = TEACHER.model_copy(update={"learning_rate": rate})
     recipe = catalogue.cascade_rl(ORDERS[order], order=ORDERS[order], replay=replay)
     recipe = over(spending(recipe, rl=amounts, distill=STUDENT), WORLD)
-    factors, unseen = {"order": order, "replay": replay, "learning_rate": rate}, order == UNSEEN_ORDER
+    unseen = order == UNSEEN_ORDER
+    factors: dict[str, Factor] = {"order": order, "replay": replay, "learning_rate": rate}
     name = f"{order}/replay{replay:g}/rate{rate:g}"
     return run(name, recipe, seed, factors, held_out=unseen, cut=2 * int(unseen) + seed)
 
@@ -87,7 +89,11 @@ def analyse(found: Observations) -> Analysis:
     scores = means(ends, "order replay learning_rate", "mean")
     return Analysis(
         quantities=_quantities(steps, ends),
-        findings=_findings(lost),
+        findings=told(
+            lost.assign(points=100 * lost.lost),
+            "Rate {learning_rate:g}, replay {replay:g}: a later stage takes {points:+.1f} points from a domain trained "
+            "before, at {kl:.3f} nats a token.",
+        ),
         tables=(
             Table(title="Mean score of the three domains at the end, mean of seeds", frame=scores),
             Table(title="Lost by a domain in one later stage, and the stage's KL on it", frame=lost),
@@ -136,14 +142,6 @@ def _fitted(steps: pd.DataFrame) -> dict[str, Any]:
     own = steps[steps.replay == 0]
     weight = float((own.before * own.kl).pow(2).sum())
     return {"psi_per_nat": float((own.lost * own.before * own.kl).sum() / weight)} if weight > 0 else {}
-
-
-def _findings(lost: pd.DataFrame) -> tuple[str, ...]:
-    return tuple(
-        f"Rate {row['learning_rate']:g}, replay {row['replay']:g}: a later stage takes {100 * row['lost']:+.1f} points "
-        f"from a domain trained before, at {row['kl']:.3f} nats a token."
-        for row in lost.to_dict("records")
-    )
 
 
 STUDY = Study(

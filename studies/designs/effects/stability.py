@@ -144,7 +144,7 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
     long = rows[rows.length == "long"]
 
     def mixed_minus_alone(column: str, **condition: float) -> Quantity | None:
-        return paired(long, column, {"arm": MIXED}, {"arm": "alone"}, **condition)
+        return paired(where(long, **condition), column, {"arm": MIXED}, {"arm": "alone"})
 
     fast_ones = rows[rows.learning_rate >= SHORT_FROM]
     return kept(

@@ -26,6 +26,7 @@ from studies.designs.builders import (
     paired,
     rebuilt,
     run,
+    told,
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
@@ -51,7 +52,7 @@ def design() -> list[Run]:
 def recipe_of(arm: str) -> Recipe:
     """The recipe of an arm, with its default amounts."""
     if arm in ("mixed_rl", "merge"):
-        return {"mixed_rl": catalogue.mixed_rl, "merge": catalogue.merge}[arm](TRAINED)
+        return catalogue.recipe(arm, TRAINED)
     distilled = catalogue.mopd(TRAINED)
     if arm == "mopd":
         return distilled
@@ -93,10 +94,10 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     shown = means(rows, "pace arm", "composed_start committee composed trained tflops")
     return Analysis(
         quantities=_quantities(rows),
-        findings=tuple(
-            f"{row.pace}, {row.arm}: {COMPOSED} {row.composed_start:.3f} to {row.composed:.3f} (best specialist "
-            f"{row.committee:.3f}), trained domains {row.trained:.3f}."
-            for row in shown.itertuples()
+        findings=told(
+            shown,
+            "{pace}, {arm}: " + COMPOSED + " {composed_start:.3f} to {composed:.3f} (best specialist {committee:.3f}), "
+            "trained domains {trained:.3f}.",
         ),
         tables=(Table(title="Composed and trained domains, mean of seeds", frame=shown),),
         charts=(

@@ -4,19 +4,17 @@ Every recipe is run under every condition at the same training FLOPs, teachers c
 a budget and a pace (the learning rates). `mopd study fit --all` forecast all of them with what the other studies had
 found, and what its choices would have lost beside the constant rules (always MOPD, always mixed RL, always merging);
 judged once, they were then given to the fit (`released`).
+
+`choice_again` judges what was learned of breaking from `choice` and `stability`, under conditions that nobody had
+looked at: other seeds, learning rates between and beyond those of `choice`, other budgets, worlds of which two are
+known.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import pandas as pd
-
 from studies.designs.builders import TRAINED, ambiguous
-from studies.designs.recipes.comparison import Condition, Setup, compared, lead, mixed_best
-from studies.framework.analysis import Analysis, Quantity
-from studies.framework.observe import Observations
-from studies.framework.study import Study, at_least, at_most, predicted
+from studies.designs.recipes.comparison import Condition, Measured, Setup, study_of
+from studies.framework.study import at_least, at_most, predicted
 from trainer.runs.plan import default_start
 from trainer.tasks import HETEROGENEOUS
 
@@ -48,26 +46,17 @@ CONDITIONS = (
     Condition(world="fourth", gflops=24, pace="fast"),
 )
 SETUP = Setup(study="choice", worlds=WORLDS, starts=STARTS, paces=PACES, conditions=CONDITIONS, seeds=SEEDS)
-
-
-def analyse(found: Observations) -> Analysis:
-    """The comparison, with what the prediction speaks of."""
-    return compared(found, _quantities)
-
-
-def _quantities(rows: pd.DataFrame) -> Mapping[str, Quantity | None]:
-    return {
-        "mixed_best_below_fast": mixed_best(rows[rows.pace != "fast"]),
-        "mixed_best_fast": mixed_best(rows[rows.pace == "fast"]),
-        "merge_minus_mopd_early": lead(rows, EARLY, "merge", "mopd"),
-        "merge_minus_mixed_fast_short": lead(rows, FAST_SHORT, "merge", "mixed_rl"),
-        "mopd_minus_mixed_fast_long": lead(rows, FAST_LONG, "mopd", "mixed_rl"),
-        "mopd_minus_merge_fast_long": lead(rows, FAST_LONG, "mopd", "merge"),
-    }
-
-
-STUDY = Study(
-    name="choice",
+STUDY = study_of(
+    SETUP,
+    Measured(
+        wins={"mixed_best_below_fast": ("slow", "brisk"), "mixed_best_fast": ("fast",)},
+        leads={
+            "merge_minus_mopd_early": (EARLY, "merge", "mopd"),
+            "merge_minus_mixed_fast_short": (FAST_SHORT, "merge", "mixed_rl"),
+            "mopd_minus_mixed_fast_long": (FAST_LONG, "mopd", "mixed_rl"),
+            "mopd_minus_merge_fast_long": (FAST_LONG, "mopd", "merge"),
+        },
+    ),
     question="Which recipe should be taken under which condition, and does the simulator choose it?",
     prediction=predicted(
         "Written after trials of other amounts with another seed. Below the fast pace mixed RL is best in almost "
@@ -87,9 +76,80 @@ STUDY = Study(
         at_least(0.04, "loss_of_always_merge", "lost by always merging"),
         at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
     ),
-    observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
-    held_out="all runs: the calibration is fitted on other studies, and these are touched once",
-    design=SETUP.runs,
-    analyse=analyse,
+    held_out="other studies, and these are touched once",
     released="2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
 )
+
+AGAIN_EARLY = Condition(world="known", gflops=6, pace="crawl")
+BETWEEN_LONG = Condition(world="known", gflops=40, pace="quick")
+AGAIN_FAST_SHORT = Condition(world="known", gflops=8, pace="fast")
+RASH = Condition(world="known", gflops=24, pace="rash")
+SLOW = ("crawl", "easy")  # paces at which nothing should break
+BOLD = ("fast", "rash")
+
+AGAIN = Setup(
+    study="choice_again",
+    worlds={
+        "known": KNOWN,
+        "strong": KNOWN,  # the same domains on another base
+        "competing": ambiguous(TRAINED, 0.4),
+        "swapped": (*KNOWN, "swap"),
+        "unlike": WORLDS["unlike"],
+    },
+    starts={"strong": default_start(len(KNOWN)).scaled(1.5)},
+    paces={
+        "crawl": (5e-4, 1.25e-3),
+        "easy": (1.2e-3, 2.7e-3),
+        "quick": (2.8e-3, 4.5e-3),
+        "fast": (4e-3, 5e-3),
+        "rash": (5e-3, 6e-3),
+    },
+    conditions=(
+        AGAIN_EARLY,
+        BETWEEN_LONG,
+        AGAIN_FAST_SHORT,
+        RASH,
+        Condition(world="strong", gflops=8, pace="easy"),
+        Condition(world="strong", gflops=24, pace="fast"),
+        Condition(world="competing", gflops=10, pace="easy"),
+        Condition(world="swapped", gflops=10, pace="easy"),
+        Condition(world="swapped", gflops=20, pace="quick"),
+        Condition(world="unlike", gflops=14, pace="quick"),
+    ),
+    seeds=(30, 31),  # of no other study, so that the bases are others too
+)
+
+STUDY_AGAIN = study_of(
+    AGAIN,
+    Measured(
+        wins={"mixed_best_slow": SLOW, "mixed_best_fast": BOLD},
+        leads={
+            "merge_minus_mopd_early": (AGAIN_EARLY, "merge", "mopd"),
+            "merge_minus_mixed_fast_short": (AGAIN_FAST_SHORT, "merge", "mixed_rl"),
+            "mixed_minus_mopd_between_long": (BETWEEN_LONG, "mixed_rl", "mopd"),
+            "mopd_minus_mixed_rash": (RASH, "mopd", "mixed_rl"),
+            "mopd_minus_merge_rash": (RASH, "mopd", "merge"),
+        },
+    ),
+    question="Under conditions never looked at, which recipe wins, and does the simulator choose it?",
+    prediction=predicted(
+        "At the two slow paces mixed RL wins in every world, and merging passes MOPD where teachers are cut early. "
+        "At 2.8e-3 mixed RL still leads MOPD, even in a long run. At 4e-3 and beyond it breaks in part: merging "
+        "leads it at a small budget, and at 5e-3 MOPD leads both. Mixed RL is the best constant rule and still "
+        "loses a point or more on average; the others lose five.",
+        at_least(7, "conditions_that_spread", "conditions of ten whose best and worst differ by 5 points"),
+        at_least(0.75, "mixed_best_slow", "share of slow conditions won by mixed RL"),
+        at_most(0.5, "mixed_best_fast", "share of fast conditions won by mixed RL"),
+        at_least(0.0, "merge_minus_mopd_early", "merge less MOPD, teachers cut early"),
+        at_least(0.0, "merge_minus_mixed_fast_short", "merge less mixed RL, fast and short"),
+        at_least(0.0, "mixed_minus_mopd_between_long", "mixed RL less MOPD, 2.8e-3 and long"),
+        at_least(0.0, "mopd_minus_mixed_rash", "MOPD less mixed RL at 5e-3"),
+        at_least(0.0, "mopd_minus_merge_rash", "MOPD less merge at 5e-3"),
+        at_least(0.01, "loss_of_always_mixed_rl", "lost by always mixed RL"),
+        at_least(0.05, "loss_of_always_mopd", "lost by always MOPD"),
+        at_least(0.05, "loss_of_always_merge", "lost by always merging"),
+        at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
+    ),
+    held_out="other studies, and the forecast is made before these are run",
+)
+STUDIES = (STUDY, STUDY_AGAIN)

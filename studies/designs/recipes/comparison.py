@@ -6,8 +6,8 @@ training FLOPs, teachers counted. Leaves out: which conditions, and what is pred
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
@@ -15,11 +15,12 @@ import pandas as pd
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe
-from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, paired, table
+from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, paired, table, where
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
+from studies.framework.study import Prediction, Study
 from trainer.files.settings import Settings
 
 WARM_UP = 3  # steps: the shortest stages have hardly more
@@ -88,9 +89,49 @@ class Setup:
         )  # fmt: skip
 
 
-def compared(found: Observations, own: Callable[[pd.DataFrame], Mapping[str, Quantity | None]]) -> Analysis:
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What a prediction speaks of, by the name of the quantity. wins: the share of conditions at these paces that mixed
+    RL wins. leads: of one recipe over another under a condition. gains: of a recipe over its start under one."""
+
+    wins: Mapping[str, Collection[str]]
+    leads: Mapping[str, tuple[Condition, str, str]]
+    gains: Mapping[str, tuple[Condition, str]] = field(default_factory=dict)
+
+    def quantities(self, rows: pd.DataFrame) -> dict[str, Quantity | None]:
+        """Of a row for each run."""
+        return {
+            **{name: mixed_best(rows[rows.pace.isin(paces)]) for name, paces in self.wins.items()},
+            **{name: lead(rows, *these) for name, these in self.leads.items()},
+            **{name: gain(rows, *these) for name, these in self.gains.items()},
+        }
+
+
+def study_of(
+    setup: Setup,
+    measured: Measured,
+    *,
+    question: str,
+    prediction: Prediction,
+    released: str = "",
+    held_out: str,
+) -> Study:
+    """The comparison of a setup as a study; held_out: why its runs judge."""
+    return Study(
+        name=setup.study,
+        question=question,
+        prediction=prediction,
+        observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
+        held_out=f"all runs: the calibration is fitted on {held_out}",
+        design=setup.runs,
+        analyse=lambda found: compared(found, measured),
+        released=released,
+    )
+
+
+def compared(found: Observations, own: Measured) -> Analysis:
     """Scores by condition and recipe, who wins and by how much, what the constant rules lose; and the study's own
-    quantities, of a row for each run."""
+    quantities."""
     rows = table(found, _row)
     if rows.empty:
         return Analysis(quantities={})
@@ -99,7 +140,7 @@ def compared(found: Observations, own: Callable[[pd.DataFrame], Mapping[str, Qua
     ].mean()
     winners = pd.DataFrame([_winner(group) for _, group in rows.groupby("condition", sort=False)])
     return Analysis(
-        quantities=kept(**_shared(rows), **own(rows)) if set(RECIPES) <= set(rows.recipe) else {},
+        quantities=kept(**_shared(rows), **own.quantities(rows)) if set(RECIPES) <= set(rows.recipe) else {},
         findings=_findings(winners),
         tables=(
             Table(title="Best recipe of each condition; lead over the second, 80% interval", frame=winners),
@@ -161,6 +202,12 @@ def _by_seed(values: pd.Series[float]) -> Quantity | None:
 def lead(rows: pd.DataFrame, condition: Condition, recipe: str, other: str) -> Quantity | None:
     """Of one recipe's mean score over another's under a condition, paired by seed."""
     return paired(rows, "mean", {"recipe": recipe}, {"recipe": other}, condition=condition.name)
+
+
+def gain(rows: pd.DataFrame, condition: Condition, recipe: str) -> Quantity | None:
+    """Of a recipe's mean score over its start under a condition."""
+    own = where(rows, condition=condition.name, recipe=recipe)
+    return mean_quantity(own["mean"] - own["start"])
 
 
 def mixed_best(rows: pd.DataFrame) -> Quantity | None:

@@ -24,10 +24,11 @@ from studies.designs.builders import (
     paired,
     run,
     spending,
+    told,
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
-from studies.framework.run import Run
+from studies.framework.run import Factor, Run
 from studies.framework.study import Study, at_least, at_most, predicted, within
 
 ARMS = ("equal_round", "equal_total")
@@ -45,7 +46,8 @@ def _run(rounds: int, arm: str, seed: int) -> Run:
     share = 1.0 if arm == "equal_round" else 1 / rounds
     rl, distill = TEACHER.scaled(share), STUDENT.scaled(share)
     recipe = over(spending(catalogue.mopd(TRAINED, rounds=rounds), rl=rl, distill=distill), WORLD)
-    factors, unseen = {"arm": arm, "rounds": rounds}, rounds == UNSEEN_ROUNDS
+    unseen = rounds == UNSEEN_ROUNDS
+    factors: dict[str, Factor] = {"arm": arm, "rounds": rounds}
     cut = 2 * int(unseen) + int(seed == SEEDS[-1])
     return run(f"{arm}/rounds{rounds}", recipe, seed, factors, held_out=unseen, cut=cut)
 
@@ -65,10 +67,10 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     shown = means(rows, "arm rounds", "start trained untrained tflops")
     return Analysis(
         quantities=_quantities(rows),
-        findings=tuple(
-            f"{row.arm}, {row.rounds} rounds: {row.trained:.3f} on trained domains, {row.untrained:.3f} on "
-            f"{WORLD[-1]}, {row.tflops:.3f} TFLOP."
-            for row in shown.itertuples()
+        findings=told(
+            shown,
+            "{arm}, {rounds} rounds: {trained:.3f} on trained domains, {untrained:.3f} on "
+            + WORLD[-1] + ", {tflops:.3f} TFLOP.",
         ),
         tables=(Table(title="Mean of seeds", frame=shown),),
         charts=(

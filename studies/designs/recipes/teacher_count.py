@@ -28,7 +28,7 @@ from studies.designs.builders import (
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
-from studies.framework.run import Run
+from studies.framework.run import Factor, Run
 from studies.framework.study import Study, at_least, at_most, predicted, within
 
 GROUPINGS: dict[str, tuple[tuple[int, ...], ...]] = {  # places in the world, by name
@@ -60,7 +60,7 @@ def _run(grouping: str, arm: str, dial: float, seed: int) -> Run:
         longer = {s.name: TEACHER.scaled(len(s.domains)) for s in recipe.stages if isinstance(s, Rl)}
         recipe = recipe.with_amounts(longer)
     name = f"dial{dial:g}/{arm}/{grouping}"
-    factors = {"grouping": grouping, "teachers": len(groups), "arm": arm, "dial": dial}
+    factors: dict[str, Factor] = {"grouping": grouping, "teachers": len(groups), "arm": arm, "dial": dial}
     cut = seed + (arm == "equal_student")
     return run(name, recipe, seed, factors, held_out=grouping == UNSEEN, cut=cut)
 

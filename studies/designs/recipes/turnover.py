@@ -42,7 +42,7 @@ from studies.designs.builders import (
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
-from studies.framework.run import Run
+from studies.framework.run import Factor, Run
 from studies.framework.study import Study, at_least, at_most, predicted, within
 from trainer.tasks import HETEROGENEOUS
 
@@ -96,7 +96,13 @@ def _run(world: str, budget: float, arm: str, setting: tuple[float, int] | None,
         )
     label = TAILORED if setting is None else f"rate{rate:g}x{batch}"
     contest = f"turnover/{world}/budget{budget:g}/{label}"
-    factors = {"world": world, "budget": budget, "setting": label, "recipe": arm, "contest": contest}
+    factors: dict[str, Factor] = {
+        "world": world,
+        "budget": budget,
+        "setting": label,
+        "recipe": arm,
+        "contest": contest,
+    }
     unseen = world == UNSEEN
     name = f"{world}/budget{budget:g}/{label}/{arm}"
     return run(name, recipe, seed, factors, held_out=unseen, cut=int(unseen))

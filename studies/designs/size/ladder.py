@@ -20,7 +20,7 @@ from mopdsim.base.errors import NotFoundError, did_you_mean
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Sft
-from studies.designs.builders import at_flops, kept, means, of_runs, over, paired, rebuilt
+from studies.designs.builders import at_flops, kept, means, of_runs, over, paired, rebuilt, told
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -148,10 +148,10 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     shown = means(rows, "arm", "start specialists trained others tflops")
     return Analysis(
         quantities=_quantities(rows),
-        findings=tuple(
-            f"{row.arm}: trained domains {row.start:.3f} to {row.trained:.3f}, its specialists {row.specialists:.3f}, "
-            f"the others {row.others:+.3f}."
-            for row in shown.itertuples()
+        findings=told(
+            shown,
+            "{arm}: trained domains {start:.3f} to {trained:.3f}, its specialists {specialists:.3f}, the others "
+            "{others:+.3f}.",
         ),
         tables=(Table(title="Mean of seeds; others: change on the domains that RL does not train", frame=shown),),
         charts=(
@@ -207,3 +207,6 @@ def study_of(rung: str) -> Study:
         design=lambda: [_run(rung, chosen, arm, seed) for seed in chosen.seeds for arm in ARMS],
         analyse=analyse,
     )
+
+
+STUDIES = tuple(study_of(rung) for rung, chosen in RUNGS.items() if chosen.flops is not None)

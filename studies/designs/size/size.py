@@ -1,23 +1,18 @@
-"""size: does what was fitted on a model of 0.17 M parameters forecast one of 0.65 M?
+"""size, size_again, size_fresh: does what was fitted on a model of 0.17 M parameters forecast larger ones?
 
-The comparison of `choice` on the larger built-in base (twice the width): three recipes at equal FLOPs, teachers
-counted, under four conditions. FLOPs are a little below four times those of the like conditions there, so that they
-are alike for each parameter. No run was fitted before all were judged. Leaves out: sizes that a language model has;
-two sizes are no law.
+The comparison of `choice` on larger built-in bases, of 0.65, 2.6 and 10 M parameters: three recipes at equal FLOPs,
+teachers counted, under four conditions, at FLOPs a little below those of the like conditions there for each parameter
+and the same learning rates, so that what a rate does to a wider model shows. No run of a study was fitted before all
+were judged; `size_again` had been seen before the exponent of size was added, of `size_fresh` the forecast was on
+record before any run. Leaves out: sizes that a language model has; what each recipe would reach at its own best rate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-
-import pandas as pd
+from collections.abc import Sequence
 
 from studies.designs.recipes.choice import KNOWN, WORLDS
-from studies.designs.recipes.comparison import Condition, Setup, compared, lead, mixed_best
-from studies.framework.analysis import Analysis, Quantity
-from studies.framework.observe import Observations
-from studies.framework.resample import mean_quantity
+from studies.designs.recipes.comparison import Condition, Measured, Setup, study_of
 from studies.framework.study import Claim, Study, at_least, at_most, predicted
 
 
@@ -39,18 +34,34 @@ def setup(study: str, model: str, seeds: tuple[int, ...], *, times: float = 1.0)
     )
 
 
-SETUP = setup("size", "tiny-large", seeds=(40, 41))  # of no other study, as those of the larger ones
+MIXED_BEHIND_MOPD = at_most(0.0, "mixed_minus_mopd_quick", "mixed RL less MOPD at 2.8e-3")
+MERGE_AHEAD = at_least(0.05, "merge_minus_mixed_quick", "merge less mixed RL at 2.8e-3")
 
 
-def analysis_of(own: Setup) -> Callable[[Observations], Analysis]:
-    """The comparison of `choice`, with what the predictions of these studies speak of."""
-    early, long, quick, _ = own.conditions
-    return lambda found: compared(found, partial(quantities, early=early, long=long, quick=quick))
-
-
-def claims(*, mixed_rl: float, mopd: float, quick: Sequence[Claim]) -> tuple[Claim, ...]:
-    """What every size claims, with least gains in the long condition and what happens at the bold rate."""
-    return (
+def _study(
+    own: Setup,
+    question: str,
+    text: str,
+    *,
+    mixed_rl: float,
+    mopd: float,
+    quick: Sequence[Claim],
+    fitted: str,
+    released: str = "",
+) -> Study:
+    """What every size asks and claims, with least gains in the long condition and what happens at the bold rate."""
+    early, long, bold, _ = own.conditions
+    measured = Measured(
+        wins={"mixed_best_easy": ("easy",)},
+        gains={"gain_of_long_mixed_rl": (long, "mixed_rl"), "gain_of_long_mopd": (long, "mopd")},
+        leads={
+            "mixed_minus_mopd_quick": (bold, "mixed_rl", "mopd"),
+            "merge_minus_mixed_quick": (bold, "merge", "mixed_rl"),
+            "merge_minus_mopd_early": (early, "merge", "mopd"),
+        },
+    )
+    prediction = predicted(
+        text,
         at_least(0.75, "mixed_best_easy", "share of easy conditions won by mixed RL"),
         at_least(mixed_rl, "gain_of_long_mixed_rl", "gain of mixed RL in the long condition"),
         at_least(mopd, "gain_of_long_mopd", "gain of MOPD in the long condition"),
@@ -58,51 +69,53 @@ def claims(*, mixed_rl: float, mopd: float, quick: Sequence[Claim]) -> tuple[Cla
         at_least(0.0, "merge_minus_mopd_early", "merge less MOPD, teachers cut early"),
         at_most(1.25, "most_over_least_flops", "most over least FLOPs of a condition"),
     )
+    held_out = f"{fitted}, and the forecast is made before these are run"
+    return study_of(
+        own, measured, question=question, prediction=prediction, held_out=held_out, released=released
+    )
 
 
-def mixed_behind_mopd() -> Claim:
-    """That mixed RL no longer leads at the bold rate."""
-    return at_most(0.0, "mixed_minus_mopd_quick", "mixed RL less MOPD at 2.8e-3")
-
-
-def merge_ahead() -> Claim:
-    """That merging leads mixed RL at the bold rate."""
-    return at_least(0.05, "merge_minus_mixed_quick", "merge less mixed RL at 2.8e-3")
-
-
-def quantities(
-    rows: pd.DataFrame, *, early: Condition, long: Condition, quick: Condition
-) -> Mapping[str, Quantity | None]:
-    """Who wins at the easy pace, what is gained in the long condition, what happens in the quick and early ones."""
-    return {
-        "mixed_best_easy": mixed_best(rows[rows.pace == "easy"]),
-        "gain_of_long_mixed_rl": _gain(rows, long, "mixed_rl"),
-        "gain_of_long_mopd": _gain(rows, long, "mopd"),
-        "mixed_minus_mopd_quick": lead(rows, quick, "mixed_rl", "mopd"),
-        "merge_minus_mixed_quick": lead(rows, quick, "merge", "mixed_rl"),
-        "merge_minus_mopd_early": lead(rows, early, "merge", "mopd"),
-    }
-
-
-def _gain(rows: pd.DataFrame, condition: Condition, recipe: str) -> Quantity | None:
-    own = rows[(rows.condition == condition.name) & (rows.recipe == recipe)]
-    return mean_quantity(own["mean"] - own["start"])
-
-
-OBSERVED = "test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages"
-STUDY = Study(
-    name="size",
-    question="Does what was fitted on 0.17 M parameters forecast a model of 0.65 M?",
-    prediction=predicted(
+# Seeds of no other study, so that the bases are others too.
+SETUPS = (
+    setup("size", "tiny-large", seeds=(40, 41)),
+    setup("size_again", "tiny-xlarge", seeds=(50, 51), times=4),
+    setup("size_fresh", "tiny-10M", seeds=(60, 61), times=16),
+)
+STUDIES = (
+    _study(
+        SETUPS[0],
+        "Does what was fitted on 0.17 M parameters forecast a model of 0.65 M?",
         "At equal FLOPs for each parameter the larger model does what the smaller one did: mixed RL wins at the "
         "easy pace, merging passes MOPD where teachers are cut early, both long recipes gain well over their "
         "start. Twice the width makes a given rate bolder, so that at 2.8e-3, where the smaller model never "
         "broke, mixed RL begins to lose domains and no longer leads MOPD.",
-        *claims(mixed_rl=0.15, mopd=0.1, quick=[mixed_behind_mopd()]),
+        mixed_rl=0.15,
+        mopd=0.1,
+        quick=[MIXED_BEHIND_MOPD],
+        fitted="the smaller model",
+        released="2026-11-24: judged once (studies/LOG.md); an exponent of size was then fitted to it; `size_again` "
+        "judges",
     ),
-    observed=OBSERVED,
-    held_out="all runs: the calibration is fitted on the smaller model, and the forecast is made before these are run",
-    design=SETUP.runs,
-    analyse=analysis_of(SETUP),
-    released="2026-11-24: judged once (studies/LOG.md); an exponent of size was then fitted to it; `size_again` judges",
+    _study(
+        SETUPS[1],
+        "Does what was fitted on 0.17 M parameters forecast a model of 2.6 M?",
+        "Written after `size`: at the easy pace mixed RL wins again and MOPD's student gains, merging passes MOPD "
+        "where teachers are cut early. At 2.8e-3 mixed RL, which merging passed by four points at 0.65 M, now "
+        "loses more: merging leads it by five points or more, and MOPD is no longer behind it.",
+        mixed_rl=0.15,
+        mopd=0.1,
+        quick=[MERGE_AHEAD, MIXED_BEHIND_MOPD],
+        fitted="the smallest model",
+    ),
+    _study(
+        SETUPS[2],
+        "Does what was fitted on 0.17 and 0.65 M parameters forecast a model of 10 M?",
+        "Written after `size` and `size_again`: the order of recipes at the easy pace stays, mixed RL, merging, "
+        "MOPD, and compute goes farther by size^0.2, so that long mixed RL gains 40 points or more and MOPD 25. "
+        "At 2.8e-3 mixed RL breaks more than at 2.6 M: merging leads it by five points or more.",
+        mixed_rl=0.4,
+        mopd=0.25,
+        quick=[MERGE_AHEAD],
+        fitted="smaller models",
+    ),
 )

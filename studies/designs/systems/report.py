@@ -18,6 +18,7 @@ import pandas as pd
 from studies.designs.systems.text import colossal_text, compare_text, overoptimisation_text
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
+from studies.framework.report import figure
 
 RESULTS = Path(__file__).parents[2] / "results"
 Document = Mapping[str, Any]
@@ -27,8 +28,8 @@ def main(results: Path = RESULTS) -> None:
     """Write the reports of all results found."""
     for folder, files in FILES.items():
         there = [
-            (title, json.loads((results / folder / name).read_text(encoding="utf-8")), charts, text)
-            for name, (title, charts, text) in files.items()
+            (title, json.loads((results / folder / name).read_text(encoding="utf-8")), chart, text)
+            for name, (title, chart, text) in files.items()
             if (results / folder / name).is_file()
         ]
         if there:
@@ -39,97 +40,59 @@ def main(results: Path = RESULTS) -> None:
 
 def _lines(folder: Path, there: list[tuple[str, Document, Any, Any]]) -> Iterator[str]:
     yield f"# {folder.name}\n\nWritten by `python -m studies.designs.systems.report`; do not edit.\n"
-    for title, document, charts, text in there:
+    for title, document, chart_of, text in there:
+        chart = chart_of(document)
         yield f"## {title}\n"
-        for chart in charts(document):
-            yield f"![{chart.title}]({draw(chart, folder).name})\n\n*{chart.title}*\n"
+        yield "\n".join(figure(draw(chart, folder), chart.title))
         yield f"```\n{text(document)}\n```\n"
 
 
-def _compared(document: Document) -> list[Chart]:
+def _compared(document: Document) -> Chart:
     rows = [
-        {
-            "recipe": name,
-            "measured": row["scores"][domain],
-            "forecast": told["p50"],
-            "p10": told["p10"],
-            "p90": told["p90"],
-        }
+        {"recipe": name, "measured": row["scores"][domain], "forecast": told["p50"], "p10": told["p10"],
+         "p90": told["p90"]}
         for name, row in document["recipes"].items()
         for domain, told in row["forecast"]["scores"].items()
-    ]
-    return [
-        Chart(
-            name=f"scores_{len(document['domains'])}_domains_{_budget(document)}",
-            title="Forecast P50 (line: P10 to P90) against measured score, each recipe and domain; dashed: equal",
-            frame=pd.DataFrame(rows),
-            x="measured",
-            y="forecast",
-            colour="recipe",
-            low="p10",
-            high="p90",
-            mark="point",
-            diagonal=True,
-        )
-    ]
-
-
-def _budget(document: Document) -> str:
-    """Whether all recipes spent about the same."""
+    ]  # fmt: skip
     flops = [row["flops"] for row in document["recipes"].values()]
-    return "one_budget" if max(flops) < 2 * min(flops) else "own_amounts"
+    budget = "one_budget" if max(flops) < 2 * min(flops) else "own_amounts"
+    return Chart(
+        name=f"scores_{len(document['domains'])}_domains_{budget}",
+        title="Forecast P50 (line: P10 to P90) against measured score, each recipe and domain; dashed: equal",
+        frame=pd.DataFrame(rows), x="measured", y="forecast", colour="recipe", low="p10", high="p90", mark="point",
+        diagonal=True,
+    )  # fmt: skip
 
 
-def _cost(document: Document) -> list[Chart]:
+def _cost(document: Document) -> Chart:
     rows = [
-        {
-            "recipe": row["recipe"],
-            "rate": row["label"].partition(" at ")[2],
-            "TFLOP": row["flops"] / 1e12,
-            "worst_domain_score": row["worst"],
-            "side": side if side == "forecast" else f"measured, RL rate {row['label'].partition(' at ')[2]}",
-        }
+        {"recipe": row["recipe"], "rate": rate, "TFLOP": row["flops"] / 1e12, "worst_domain_score": row["worst"],
+         "side": side if side == "forecast" else f"measured, RL rate {rate}"}
         for side in ("measured", "forecast")
         for row in document[side]["rows"]
-    ]
-    return [
-        Chart(
-            name="worst_score_by_budget",
-            title="Worst of ten domains against training FLOPs, teachers included",
-            frame=pd.DataFrame(rows),
-            x="TFLOP",
-            y="worst_domain_score",
-            colour="recipe",
-            panel="side",
-        )
-    ]
+        if (rate := row["label"].partition(" at ")[2])
+    ]  # fmt: skip
+    return Chart(
+        name="worst_score_by_budget", title="Worst of ten domains against training FLOPs, teachers included",
+        frame=pd.DataFrame(rows), x="TFLOP", y="worst_domain_score", colour="recipe", panel="side",
+    )  # fmt: skip
 
 
-def _hacked(document: Document) -> list[Chart]:
+def _hacked(document: Document) -> Chart:
     rows = [
-        {
-            "distance_d": point["d"],
-            "true_score": point["gold"],
-            "method": curve["method"],
-            "judge": f"noise {curve['noise']:g}, {curve['labelling_steps']} steps",
-        }
+        {"distance_d": point["d"], "true_score": point["gold"], "method": curve["method"],
+         "judge": f"noise {curve['noise']:g}, {curve['labelling_steps']} steps"}
         for curve in document["curves"]
         for point in curve["points"]
-    ]
-    return [
-        Chart(
-            name="true_score_by_distance",
-            title="True score against d = sqrt(KL) in sqrt(nats a response), by reward model",
-            frame=pd.DataFrame(rows),
-            x="distance_d",
-            y="true_score",
-            colour="method",
-            panel="judge",
-        )
-    ]
+    ]  # fmt: skip
+    return Chart(
+        name="true_score_by_distance",
+        title="True score against d = sqrt(KL) in sqrt(nats a response), by reward model",
+        frame=pd.DataFrame(rows), x="distance_d", y="true_score", colour="method", panel="judge",
+    )  # fmt: skip
 
 
-Writer = tuple[str, Callable[[Document], list[Chart]], Callable[[Document], str]]
+Writer = tuple[str, Callable[[Document], Chart], Callable[[Document], str]]
 FILES: Mapping[str, Mapping[str, Writer]] = {
     "compare": {
         "compare.json": ("One common budget of training FLOPs", _compared, compare_text),

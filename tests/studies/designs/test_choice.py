@@ -8,15 +8,15 @@ from simulated import noise, simulated
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.model import model
 from mopdsim.recipes.recipe import BASE
-from studies.designs.recipes import choice, choice_again, comparison
-from studies.designs.size import size, size_again, size_fresh
+from studies.designs.recipes import choice, comparison
+from studies.designs.size import size
 from studies.framework.registry import NAMES, study
 from studies.framework.run import Run
 from studies.honest.trials import Forecaster, contests
 from trainer.tasks import task
 
-STUDIES_OF_SIZE = {"size": size, "size_again": size_again, "size_fresh": size_fresh}
-SETUPS = {m.SETUP.study: m.SETUP for m in (choice, choice_again, *STUDIES_OF_SIZE.values())}
+STUDIES_OF_SIZE = {found.name: found for found in size.STUDIES}
+SETUPS = {setup.study: setup for setup in (choice.SETUP, choice.AGAIN, *size.SETUPS)}
 
 
 @pytest.mark.parametrize("name", SETUPS)
@@ -48,7 +48,7 @@ def test_its_conditions_are_of_no_other_study() -> None:
 def test_the_second_time_nothing_was_seen_before() -> None:
     """Other bases than of any other study, other rates than of any choice, a dial of conflict that no study has."""
     elsewhere = [run for name in NAMES if name != "choice_again" for run in study(name).runs().values()]
-    again = choice_again.SETUP
+    again = choice.AGAIN
     assert not {run.settings.seed for run in elsewhere} & set(again.seeds)
     trained = {domain for run in elsewhere for domain in run.recipe.domains}
     assert not set(again.worlds["competing"][:2]) & trained
@@ -60,9 +60,7 @@ def test_the_second_time_nothing_was_seen_before() -> None:
     assert all(task(domain) for world in again.worlds.values() for domain in world)
 
 
-@pytest.mark.parametrize(
-    "setup", [module.SETUP for module in STUDIES_OF_SIZE.values()], ids=lambda setup: setup.study
-)
+@pytest.mark.parametrize("setup", size.SETUPS, ids=lambda setup: setup.study)
 def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
     setup: comparison.Setup,
 ) -> None:
@@ -70,7 +68,7 @@ def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_ow
     assert not {run.settings.seed for run in elsewhere} & set(setup.seeds)
     ratio = model(setup.model).active_parameters / model("tiny").active_parameters
     assert ratio > 3
-    alike = {c.gflops for smaller in (choice.SETUP, choice_again.SETUP) for c in smaller.conditions}
+    alike = {c.gflops for smaller in (choice.SETUP, choice.AGAIN) for c in smaller.conditions}
     assert all(any(c.gflops / ratio == pytest.approx(g, rel=0.05) for g in alike) for c in setup.conditions)
 
 
@@ -78,7 +76,7 @@ def score(run: Run, stage: str, domain: str) -> float:
     """Mixed RL leads by .2 below the fast pace and is last by .1 at it, where MOPD leads merging by .05."""
     if stage == BASE:
         return 0.4
-    fast = run.factors["pace"] in choice_again.FAST
+    fast = run.factors["pace"] in choice.BOLD
     gains = (
         {"mopd": 0.25, "merge": 0.2, "mixed_rl": 0.1}
         if fast
@@ -88,7 +86,7 @@ def score(run: Run, stage: str, domain: str) -> float:
 
 
 def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
-    found = choice.analyse(simulated(study("choice").runs(), score))
+    found = choice.STUDY.analyse(simulated(study("choice").runs(), score))
     measured = found.quantities
     fast = sum(condition.pace == "fast" for condition in choice.CONDITIONS) / len(choice.CONDITIONS)
     assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * fast, abs=0.01)
@@ -102,8 +100,8 @@ def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
 
 
 def test_the_second_comparison_speaks_of_its_own_paces() -> None:
-    measured = choice_again.analyse(simulated(study("choice_again").runs(), score)).quantities
-    fast = [condition.pace in choice_again.FAST for condition in choice_again.SETUP.conditions]
+    measured = choice.STUDY_AGAIN.analyse(simulated(study("choice_again").runs(), score)).quantities
+    fast = [condition.pace in choice.BOLD for condition in choice.AGAIN.conditions]
     assert measured["mixed_best_slow"].value == 1 and measured["mixed_best_fast"].value == 0
     assert measured["mopd_minus_mixed_rash"].value == pytest.approx(0.15, abs=0.01)
     assert measured["mixed_minus_mopd_between_long"].value == pytest.approx(0.2, abs=0.01)
@@ -113,7 +111,7 @@ def test_the_second_comparison_speaks_of_its_own_paces() -> None:
 
 @pytest.mark.parametrize("name", STUDIES_OF_SIZE)
 def test_the_larger_models_gains_are_told_by_recipe(name: str) -> None:
-    measured = STUDIES_OF_SIZE[name].STUDY.analyse(simulated(study(name).runs(), score)).quantities
+    measured = STUDIES_OF_SIZE[name].analyse(simulated(study(name).runs(), score)).quantities
     assert measured["gain_of_long_mixed_rl"].value == pytest.approx(0.3, abs=0.01)
     assert measured["gain_of_long_mopd"].value == pytest.approx(0.1, abs=0.01)
     assert measured["mixed_minus_mopd_quick"].value == pytest.approx(0.2, abs=0.01)
@@ -133,10 +131,10 @@ def test_the_forecast_has_a_choice_under_every_condition() -> None:
 
 def test_the_forecast_is_of_the_runs_own_model() -> None:
     """FLOPs that take a small model far take a larger one less far."""
-    contest = f"size/{size.SETUP.conditions[1].name}"
+    contest = f"size/{size.SETUPS[0].conditions[1].name}"
     runs = {
         name: run for name, run in study("size").runs().items()
-        if run.factors["contest"] == contest and run.settings.seed == size.SETUP.seeds[0]
+        if run.factors["contest"] == contest and run.settings.seed == size.SETUPS[0].seeds[0]
     }  # fmt: skip
     found = simulated(runs, score)
     (own,) = contests(Forecaster(studies={"size": found}, calibration=default_calibration()))
@@ -149,7 +147,7 @@ def test_the_forecast_is_of_the_runs_own_model() -> None:
 def test_a_condition_that_lacks_a_recipe_counts_nowhere() -> None:
     runs = study("choice").runs()
     lacking = {name: run for name, run in runs.items() if run.factors["recipe"] != "merge"}
-    assert not choice.analyse(simulated(lacking, score)).quantities
+    assert not choice.STUDY.analyse(simulated(lacking, score)).quantities
     some = {name: run for name, run in runs.items() if name in lacking or run.factors["pace"] != "fast"}
-    measured = choice.analyse(simulated(some, score)).quantities
+    measured = choice.STUDY.analyse(simulated(some, score)).quantities
     assert "mixed_best_fast" not in measured and measured["mixed_best_below_fast"].value == 1
