@@ -37,22 +37,22 @@ PAGES = {
 
 @contextmanager
 def app(runs: Path) -> Iterator[str]:
-    """The app's address; it ends with the block."""
+    """The app's address; it ends with the block. runs: the folder that its page Runs shows."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
          f"--server.port={port}"],
-        cwd=ROOT, env={**os.environ, "MOPD_RUNS": str(runs)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env={**os.environ, "MOPD_RUNS": str(runs)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
-        for _ in range(300):
+        for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
             time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}/"
+        yield f"http://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=20)
@@ -61,18 +61,10 @@ def app(runs: Path) -> Iterator[str]:
 def tiny_run(runs: Path) -> None:
     """A run of seconds for the page Runs to show."""
     code = "from mopdsim.cli.main import main; main()"
-    words = [
-        "train",
-        "run",
-        "mopd",
-        "--domains",
-        "sort,reverse",
-        "--scale",
-        "0.05",
-        "--out",
-        str(runs / "tiny-1"),
-    ]
-    subprocess.run([sys.executable, "-c", code, *words], check=True, stdout=subprocess.DEVNULL)
+    words = ["train", "run", "mopd", "--domains", "sort,reverse", "--scale", "0.05", "--out"]
+    subprocess.run(
+        [sys.executable, "-c", code, *words, str(runs / "tiny-1")], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
@@ -81,7 +73,7 @@ def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
     width, height, scheme = SHOTS[shot]
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
-    page.goto(address + path)
+    page.goto(f"{address}/{path}")
     page.get_by_text(words).first.wait_for(timeout=60_000)
     page.wait_for_timeout(2500)
     page.wait_for_function(DRAWN, timeout=120_000)

@@ -7,10 +7,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import socket
-import subprocess
-import sys
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,8 +19,8 @@ from mopdsim.app.link import View, to_token
 from mopdsim.app.words import usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
+from tools.screenshots import CHROMIUM, app
 
-CHROMIUM = Path("/usr/bin/chromium")
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.browser
 PAGES = {
@@ -40,7 +36,7 @@ FOREIGN = "() => performance.getEntriesByType('resource').map(e => e.name).filte
 @pytest.fixture(scope="module")
 def chromium() -> Any:
     """What starts a browser. Where it is absent, a person's tests are skipped and CI's fail."""
-    lacks = None if CHROMIUM.exists() else f"{CHROMIUM} is absent: apt-get install chromium"
+    lacks = None if Path(CHROMIUM).exists() else f"{CHROMIUM} is absent: apt-get install chromium"
     if importlib.util.find_spec("playwright") is None:
         lacks = "playwright is absent: pip install playwright"
     if lacks is not None:
@@ -53,32 +49,14 @@ def chromium() -> Any:
 @pytest.fixture(scope="module")
 def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the app, with no runs."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    place = tmp_path_factory.mktemp("runs")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
-         f"--server.port={port}"],
-        cwd=place, env={**os.environ, "MOPD_RUNS": str(place / "runs")}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    with app(tmp_path_factory.mktemp("runs") / "runs") as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def browser(chromium: Any) -> Iterator[Any]:
     playwright = chromium().start()
-    found = playwright.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    found = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
     yield found
     found.close()
     playwright.stop()
