@@ -1,8 +1,8 @@
 """A study: a question, a prediction written beforehand, the runs that answer it, and how they are judged.
 
-One file of `studies/designs` holds one `Study`. Leaves out: which studies there are (`studies.framework.registry`),
-what they cost (`studies.framework.ledger`), running them (`studies.framework.executor`), reading what they left
-(`studies.framework.observe`).
+A file of `studies/designs` holds one `Study`, or several of one design. Leaves out: which studies there are
+(`studies.framework.registry`), what they cost (`studies.framework.ledger`), running them
+(`studies.framework.executor`), reading what they left (`studies.framework.observe`).
 """
 
 from __future__ import annotations
