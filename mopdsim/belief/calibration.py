@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.belief.dials import between, nearest
+from mopdsim.belief.dials import between, by_domains, nearest, undialled
 from mopdsim.belief.streams import (  # fmt: skip
     DISTRIBUTIONS,
     Correlation,
@@ -156,16 +156,36 @@ class Calibration:
         """Draws of a pair's "conflict" or "spill", (N,). They are interpolated between the nearest studied
         dial settings; a pair without any takes the general prior, on a random stream of its own."""
         own = f"{source.name}>{target.name}"
-        known = [name.partition(":")[2] for name in self.parameters if name.startswith(f"{kind}:")]
-        near = nearest(own, known) or nearest(f"{source.row}>{target.row}", known)
+        near = self._near_pairs(kind, own) or self._near_pairs(kind, f"{source.row}>{target.row}")
         if not near or set(near) == {own}:
             return self.draw(f"{kind}:{own}", scope, seed=seed, draws=draws)
         drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
         return between(near, drawn)
 
     def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
-        known = [name for name, row in self.facts.get(scope, {}).items() if key in row]
-        return nearest(domain.name, known) or nearest(domain.row, known)
+        for name in (domain.name, domain.row):
+            known = self._studied_domains.get(scope, {}).get(undialled(name), ())
+            if near := nearest(name, [spec for spec in known if key in self.facts[scope][spec]]):
+                return near
+        return {}
+
+    def _near_pairs(self, kind: str, pair: str) -> dict[str, float]:
+        return nearest(pair, self._studied_pairs.get(kind, {}).get(undialled(pair), ()))
+
+    @cached_property
+    def _studied_pairs(self) -> dict[str, dict[str, list[str]]]:
+        """Pairs with a parameter of their own, by kind and by their domains without dials."""
+        kinds: dict[str, list[str]] = {}
+        for name in self.parameters:
+            kind, colon, pair = name.partition(":")
+            if colon:
+                kinds.setdefault(kind, []).append(pair)
+        return {kind: by_domains(pairs) for kind, pairs in kinds.items()}
+
+    @cached_property
+    def _studied_domains(self) -> dict[Scope, dict[str, list[str]]]:
+        """Domains of which studies found something, by scope and without dials."""
+        return {scope: by_domains(rows) for scope, rows in self.facts.items()}
 
 
 @cache

@@ -27,6 +27,19 @@ def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
     return {spec: 1 / distance / whole for distance, spec in apart}
 
 
+def by_domains(specs: Iterable[str]) -> dict[str, list[str]]:
+    """The specs by their domains without dials: only those of one group can be near each other."""
+    found: dict[str, list[str]] = {}
+    for spec in specs:
+        found.setdefault(undialled(spec), []).append(spec)
+    return found
+
+
+def undialled(spec: str) -> str:
+    """A spec, or a pair "a>b", without its dials."""
+    return ">".join(_row(part) for part in spec.split(">"))
+
+
 def between(weights: Mapping[str, float], drawn: Mapping[str, Array], *, positive: bool = False) -> Array:
     """The weighted mean of draws, of their logarithms where they are positive by nature. (N,)"""
     if positive:

@@ -5,7 +5,7 @@ Leaves out: what the parameters mean (`mopdsim.quality.interference`, `mopdsim.q
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -98,6 +98,7 @@ def draw_world(
         ])  # fmt: skip
 
     names = tuple(domains)
+    spread, luck = chances(names, stages, scope, seed=seed, draws=draws)
     constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
     dispersion = [calibration.draw(f"dispersion:{name}", scope, seed=seed, draws=draws) for name in domains]
     world = World(
@@ -113,8 +114,8 @@ def draw_world(
         conflict_DDN=matrix("conflict", pairs or {}),
         spill_DDN=matrix("spill", {}),
         constants=constants,
-        spread={stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages},
-        luck=_luck(stages, names if scope == "tiny" else (), seed=seed, draws=draws),
+        spread=spread,
+        luck=luck,
         sizes_b=sizes_b or {},
     )
     base = world if relative_size is None else sized(world, relative_size)
@@ -179,12 +180,16 @@ def shrunk(world: World, starts: Mapping[str, Array]) -> World:
     )
 
 
-def _luck(stages: tuple[str, ...], breaking: tuple[str, ...], *, seed: int, draws: int) -> dict[str, Array]:
-    """The chance draws of each stage: whether a distillation collapses, and, where breaking was measured,
-    whether RL breaks each domain."""
+def chances(
+    names: tuple[str, ...], stages: Sequence[str], scope: Scope, *, seed: int, draws: int
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """The chance draws of each stage, `World.spread` and `World.luck`: how far its asymptotes lie from their means,
+    whether a distillation collapses, and, where breaking was measured, whether RL breaks each domain."""
+    spread = {stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages}
     kinds = {stage: f"collapse:{stage}" for stage in stages}
-    kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in breaking}
-    return {name: uniform(stream, seed, draws) for name, stream in kinds.items()}
+    if scope == "tiny":
+        kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in names}
+    return spread, {name: uniform(stream, seed, draws) for name, stream in kinds.items()}
 
 
 def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:
