@@ -35,7 +35,9 @@ from mopdsim.cli.texts import forecast_text, validation_text
 
 __all__ = ["VERBS", "Json", "emit"]
 
-Kind = Literal["decode", "train_throughput", "rl_steps", "quality", "project_totals", "published"]
+Kind = Literal[
+    "decode", "train_throughput", "rl_steps", "quality", "project_totals", "published", "scenarios"
+]
 CostKind = Literal["cost", "decode", "train_throughput", "rl_steps"]
 FitKind = Literal["cost", "decode", "train_throughput", "rl_steps", "quality"]
 
@@ -222,6 +224,10 @@ def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
                 f"data = {str(data)!r}: the published totals stand in the systems' files: leave it out"
             )
         return of_published()
+    if kind == "scenarios":
+        from mopdsim.validate.scenarios import validate as of_scenarios
+
+        return of_scenarios(data)
     if kind == "project_totals":
         from mopdsim.validate.projects import validate as of_projects
 

@@ -74,6 +74,11 @@ class Bill:
             sum(self.seconds.values()) * relative_length_N**self.length_power * np.exp(self.log_sd * noise_N)
         )
 
+    def step_seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
+        """Seconds of one step by draw, without evaluation."""
+        share = 1 - self.once_seconds / sum(self.seconds.values())
+        return self.seconds_at(relative_length_N, noise_N) * share / self.steps
+
 
 def bill(
     stage: AnyStage,

@@ -17,7 +17,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.calibration import Calibration, default_calibration, standard_normal
 from mopdsim.belief.form_error import form_error, moved
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
@@ -128,6 +128,12 @@ class Forecast:
             }
             for place, name in enumerate(self.world.names)
         }
+
+    def step_seconds_N(self, stage: str) -> Array:
+        """Seconds of one step of a stage: no evaluation, failures, reruns or overhead of a project. (N,)"""
+        bill = self.bills[stage]
+        noise_N = standard_normal("time_model", self.scenario.seed, self.scenario.draws)
+        return bill.step_seconds_at(length_of(self.scenario, bill, self.world), noise_N)
 
     def retraining(self, domain: str) -> tuple[tuple[str, ...], Array, Array]:
         """What a change of one domain costs after the project: the stages to rerun, GPU-hours and days,

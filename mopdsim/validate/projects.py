@@ -38,6 +38,7 @@ from mopdsim.forecast.forecast import QUANTILES
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
 from mopdsim.validate.cost import published
+from mopdsim.validate.intervals import summary
 from mopdsim.validate.tables import read_rows
 
 COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
@@ -74,7 +75,9 @@ def validate(path: Path | None = None) -> dict[str, Any]:
         "rows": len(predictions),
         "incomplete": incomplete,
         "coverage_80": float(np.mean([found["inside_80"] for found in predictions])),
+        "median_ratio": float(np.median([found["p50"] / found["measured"] for found in predictions])),
         "median_width": float(np.median([found["p90"] / found["p10"] for found in predictions])),
+        "interval_score": summary(predictions)["interval_score"],
         "median_error": float(np.median(errors)),
         "p90_error": float(np.quantile(errors, 0.9)),
         "widened": _widened(predictions),

@@ -14,6 +14,7 @@ import numpy as np
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut
 from mopdsim.facts.layers import Array
 from mopdsim.validate.effects import largest_errors
+from mopdsim.validate.intervals import summary
 from mopdsim.validate.tables import Row, Table
 
 # The scheme whose out-of-sample predictions are the headline of each kind.
@@ -197,12 +198,18 @@ def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
     naive = symmetric_error(loader.naive(loader.stacked(rows)), measured) if rows else np.array([])
     head = _summary(errors)
     incomplete = _incomplete(table, fitted, loader)
+    intervals = summary(
+        [
+            {"p10": p * np.exp(-w), "p50": p, "p90": p * np.exp(w), "measured": m, "inside_80": held}
+            for p, w, m, held in zip(predicted, widths, measured, inside, strict=True)
+        ]
+    )
     document = {
         "kind": table.kind,
         "rows": len(rows),
         "median_error": head["median_error"],
         "p90_error": head["p90_error"],
-        "coverage_80": round(float(inside.mean()), 4) if rows else None,
+        **intervals,
         "naive_median_error": _summary(naive)["median_error"],
         "basis": {name: basis.count(name) for name in sorted(set(basis))},
         "by_sort": _by(rows, errors, lambda row: "moe" if row.moe else "dense"),
