@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
 from trainer.tasks import gym, jsonl
+from trainer.tasks.ask import family as ask
 from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
 from trainer.tasks.spec import Factory, Options
 from trainer.tasks.tiny import (
@@ -33,7 +34,9 @@ _MODULES = (sort, reverse, shift, brackets, runlength, swap, program, guess, com
 FAMILIES: Mapping[str, Factory] = MappingProxyType(
     {name: factory for module in _MODULES for name, factory in module.FAMILIES.items()}
 )
-_SCHEMES: Mapping[str, Factory] = MappingProxyType({gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task})
+_SCHEMES: Mapping[str, Factory] = MappingProxyType(
+    {ask.SCHEME: ask.ask_task, gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task}
+)
 COMPETING = ("sort", "sort_down")
 SYNERGY = ("sort", "sort_long")
 HETEROGENEOUS = ("compare", "sort_long?corruption=0.9&reward_scale=0.1&reward_noise=0.05")

@@ -1,7 +1,7 @@
 """The grammar of task specs and the reader of their dials.
 
     spec = NAME ["?" key "=" value {"&" key "=" value}]
-    NAME = a tiny domain | "reasoning_gym:" family | "jsonl:" path
+    NAME = a tiny domain | "ask:" question | "reasoning_gym:" family | "jsonl:" path
 
 A family's factory asks an `Options` for each dial it knows; `close` then refuses every key nobody asked for.
 Leaves out: which names exist (`trainer.tasks`).

@@ -1,0 +1,1 @@
+"""Short questions in plain English with exact answers, generated."""

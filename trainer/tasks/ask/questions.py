@@ -1,0 +1,246 @@
+"""What the `ask` domains ask: how the content of a question is drawn, worded, answered and judged.
+
+A `Question` is pure functions of its content, a tuple of words or of numbers as text, and of its dials (whole numbers
+such as `count`). Some come in pairs of rivals, which want opposite answers to the same content: `bare` then words the
+question so that nobody can tell which of the two is meant. Leaves out: splits, streams, the ambiguity dial
+(`trainer.tasks.ask.family`).
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from trainer.tasks.ask.words import NOUNS
+
+Content = tuple[str, ...]
+Dials = Mapping[str, int]
+
+WORDS: Final = (*NOUNS, *(f"{noun}s" for noun in NOUNS))
+DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+PLACES: Final = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
+LEAST_WORDS: Final = 5  # of an answer that counts as a sentence
+
+
+def equal(answer: str, response: str) -> bool:
+    """Is the response the answer, character by character?"""
+    return response == answer
+
+
+def in_a_sentence(answer: str, response: str) -> bool:
+    """Has the response LEAST_WORDS words or more, and is its last number the answer?"""
+    numbers = re.findall(r"\d+", response)
+    return len(response.split()) >= LEAST_WORDS and bool(numbers) and numbers[-1] == answer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One kind of question.
+
+    draw    (rng, dials) -> content
+    word    content -> the question
+    solve   content -> the right answer
+    check   (answer, response) -> is it right? The response comes without outer white space
+    bare    content -> the question as its rival asks it too; None where it has no rival
+    dials   name -> (default, least, most)
+    say     how a demonstrator words the answer
+    tokens  most new tokens, the end of sequence included
+    """
+
+    draw: Callable[[random.Random, Dials], Content]
+    word: Callable[[Content], str]
+    solve: Callable[[Content], str]
+    check: Callable[[str, str], bool] = equal
+    bare: Callable[[Content], str] | None = None
+    dials: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    say: str = "{}"
+    tokens: int = 12
+
+
+def _numbers(rng: random.Random, digits: int, count: int) -> Content:
+    """Different numbers of so many digits."""
+    return tuple(map(str, rng.sample(range(10 ** (digits - 1), 10**digits), count)))
+
+
+def _words(rng: random.Random, count: int) -> Content:
+    """Different words."""
+    return tuple(rng.sample(WORDS, count))
+
+
+def _multiples(rng: random.Random, most: int) -> Content:
+    """Two numbers whose greatest common divisor is as likely to be any from 2 to `most`: no constant answer pays."""
+    divisor, left, right = rng.randint(2, most), 0, 0
+    while math.gcd(left, right) != 1 or left == right:
+        left, right = rng.randint(1, 9), rng.randint(1, 9)
+    return str(divisor * left), str(divisor * right)
+
+
+def _unequal(rng: random.Random) -> Content:
+    """Two words of different lengths."""
+    while True:
+        left, right = _words(rng, 2)
+        if len(left) != len(right):
+            return left, right
+
+
+def _reckon(function: Callable[[int, int], int], content: Content) -> str:
+    left, right = map(int, content)
+    return str(function(left, right))
+
+
+def _later(day: str, days: str) -> str:
+    return DAYS[(DAYS.index(day) + int(days)) % len(DAYS)]
+
+
+_COUNT: Final = {"count": (3, 2, 12)}
+_DIGITS: Final = {"digits": (2, 2, 6)}
+
+_SMALLEST = Question(
+    draw=lambda rng, dials: _numbers(rng, dials["digits"], dials["count"]),
+    word=lambda content: f"What is the smallest of these numbers: {', '.join(content)}?",
+    bare=lambda content: f"Choose one of these numbers: {', '.join(content)}.",
+    solve=lambda content: min(content, key=int),
+    dials={**_COUNT, **_DIGITS},
+)
+_LARGER = Question(
+    draw=lambda rng, dials: _numbers(rng, dials["digits"], 2),
+    word=lambda content: f"Which number is larger: {content[0]} or {content[1]}?",
+    bare=lambda content: f"Choose a number: {content[0]} or {content[1]}.",
+    solve=lambda content: max(content, key=int),
+    dials=_DIGITS,
+)
+_SUM = Question(
+    draw=lambda rng, dials: _numbers(rng, dials["digits"], 2),
+    word=lambda content: f"What is {content[0]} plus {content[1]}?",
+    solve=lambda content: _reckon(lambda left, right: left + right, content),
+    dials=_DIGITS,
+)
+_AFTER = Question(
+    draw=lambda rng, dials: _numbers(rng, dials["digits"], 1),
+    word=lambda content: f"What number comes after {content[0]}?",
+    solve=lambda content: str(int(content[0]) + 1),
+    dials={"digits": (4, 3, 6)},
+)
+_FIRST_LETTER = Question(
+    draw=lambda rng, dials: _words(rng, dials["count"]),
+    word=lambda content: f"What is the first letter of: {', '.join(content)}?",
+    solve=lambda content: " ".join(word[0] for word in content),
+    dials={"count": (1, 1, 6)},
+)
+_CAPITALS = Question(
+    draw=lambda rng, dials: _words(rng, dials["count"]),
+    word=lambda content: f"Write in capital letters: {' '.join(content)}",
+    bare=lambda content: f"Write again: {' '.join(content)}",
+    solve=lambda content: " ".join(content).upper(),
+    dials={"count": (2, 1, 4)},
+    tokens=24,
+)
+_SHORT = Question(
+    draw=_LARGER.draw,
+    word=lambda content: f"{_LARGER.word(content)} Answer with the number alone.",
+    bare=_LARGER.word,
+    solve=_LARGER.solve,
+    dials=_DIGITS,
+    tokens=32,
+)
+
+QUESTIONS: Final[Mapping[str, Question]] = {
+    "smallest": _SMALLEST,
+    "largest": replace(
+        _SMALLEST,
+        word=lambda content: f"What is the largest of these numbers: {', '.join(content)}?",
+        solve=lambda content: max(content, key=int),
+    ),
+    "larger": _LARGER,
+    "smaller": replace(
+        _LARGER,
+        word=lambda content: f"Which number is smaller: {content[0]} or {content[1]}?",
+        solve=lambda content: min(content, key=int),
+    ),
+    "gcd": Question(
+        draw=lambda rng, dials: _multiples(rng, dials["most"]),
+        word=lambda content: f"What is the greatest common divisor of {content[0]} and {content[1]}?",
+        solve=lambda content: _reckon(math.gcd, content),
+        dials={"most": (9, 6, 50)},
+    ),
+    "sum": _SUM,
+    "difference": replace(
+        _SUM,
+        word=lambda content: f"What is the difference between {content[0]} and {content[1]}?",
+        solve=lambda content: _reckon(lambda left, right: abs(left - right), content),
+    ),
+    "after": _AFTER,
+    "before": replace(
+        _AFTER,
+        word=lambda content: f"What number comes before {content[0]}?",
+        solve=lambda content: str(int(content[0]) - 1),
+    ),
+    "day": Question(
+        draw=lambda rng, dials: (rng.choice(DAYS), str(rng.randint(2, dials["days"]))),
+        word=lambda content: f"Today is {content[0]}. Which day is it in {content[1]} days?",
+        solve=lambda content: _later(*content),
+        dials={"days": (99, 50, 9999)},
+    ),
+    "swap": Question(
+        draw=lambda rng, dials: _words(rng, 2),
+        word=lambda content: f"Swap these two words: {' '.join(content)}",
+        solve=lambda content: " ".join(content[::-1]),
+        tokens=16,
+    ),
+    "backwards": Question(
+        draw=lambda rng, dials: _words(rng, dials["count"]),
+        word=lambda content: f"Write these words in reverse order: {' '.join(content)}",
+        solve=lambda content: " ".join(content[::-1]),
+        dials={"count": (3, 3, 6)},
+        tokens=32,
+    ),
+    "nth": Question(
+        draw=lambda rng, dials: (rng.choice(PLACES[: dials["count"]]), *_words(rng, dials["count"])),
+        word=lambda content: f"What is the {content[0]} word of this list: {', '.join(content[1:])}?",
+        solve=lambda content: content[1 + PLACES.index(content[0])],
+        dials={"count": (4, 2, 8)},
+    ),
+    "first_letter": _FIRST_LETTER,
+    "last_letter": replace(
+        _FIRST_LETTER,
+        draw=lambda rng, dials: tuple(rng.sample(NOUNS, dials["count"])),  # a plural would give it away
+        word=lambda content: f"What is the last letter of: {', '.join(content)}?",
+        solve=lambda content: " ".join(word[-1] for word in content),
+        dials={"count": (2, 2, 6)},
+    ),
+    "capitals": _CAPITALS,
+    "small_letters": replace(
+        _CAPITALS,
+        word=lambda content: f"Write in small letters: {' '.join(content)}",
+        solve=lambda content: " ".join(content),
+    ),
+    "longer": Question(
+        draw=lambda rng, dials: _unequal(rng),
+        word=lambda content: f"Which word is longer: {content[0]} or {content[1]}?",
+        solve=lambda content: max(content, key=len),
+    ),
+    "letters": Question(
+        draw=lambda rng, dials: _words(rng, 1),
+        word=lambda content: f"How many letters are in the word {content[0]}?",
+        solve=lambda content: str(len(content[0])),
+    ),
+    "short": _SHORT,
+    "explained": replace(
+        _SHORT,
+        word=lambda content: f"{_LARGER.word(content)} Answer in a sentence.",
+        check=in_a_sentence,
+        say="The larger number is {}.",
+    ),
+}
+
+RIVALS: Final = (
+    ("smallest", "largest"),
+    ("larger", "smaller"),
+    ("capitals", "small_letters"),
+    ("short", "explained"),
+)
+"""Pairs that want opposite answers to the same content: no response is right for both."""
