@@ -10,24 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from torch import Tensor
-
 from trainer.batch.rollout import Rollouts
-from trainer.batch.update import hidden_states
+from trainer.batch.score import Scored, score
 from trainer.model.policy import Policy
 
 RESIDENT_BYTES = 256 * 2**20  # all of a stage's other models together
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scored:
-    """What is kept of a model that scored rollouts: hidden_MD over all rows and tokens, and its head."""
-
-    hidden_MD: Tensor
-    logits: Callable[[Tensor], Tensor]
 
 
 class Bank:
@@ -61,14 +51,14 @@ class Bank:
     def score(self, name: str, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Scored:
         """The model's last hidden states on these rollouts (no gradient), and a head to rebuild logits with."""
         with self.open(name) as policy:
-            hidden_BTD = hidden_states(policy, rollouts, micro_batch_rows=micro_batch_rows)
+            scored = score(policy, rollouts, micro_batch_rows=micro_batch_rows)
             head = copy.copy(policy)
             if not self._resident:
                 # The loaded weight may be a view that keeps its whole file in memory.
                 head.head = copy.deepcopy(policy.head)
             head.model = head.head
             del head.backbone
-            return Scored(hidden_MD=hidden_BTD.flatten(0, 1), logits=head.logits)
+            return replace(scored, logits=head.logits)
 
 
 class _Lazy(Mapping[str, Policy]):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ from trainer.model.policy import Policy
 from trainer.tasks import Item, Split, Task
 
 Grader = Callable[[Task, Item, list[str]], float]
+
+
+def graded_by_reward(task: Task, item: Item, said: list[str]) -> float:
+    """What training learns from."""
+    return task.reward(item, said)
+
+
+def graded_by_score(task: Task, item: Item, said: list[str]) -> float:
+    """What evaluation counts."""
+    return task.grade(item, said)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +90,23 @@ def allocate(
     return counts, start
 
 
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What a step asks, ordered by domain. start: the place of each domain's first prompt in its stream."""
+
+    items: Sequence[Item]
+    domains: Sequence[str]  # of each item
+    start: Mapping[str, int]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Prompts of each domain that may be asked, those of which there is none here too."""
+        return {name: self.domains.count(name) for name in self.start}
+
+    def __getitem__(self, part: slice) -> Prompts:
+        return replace(self, items=self.items[part], domains=self.domains[part])
+
+
 def draw(
     tasks: Mapping[str, Task],
     counts: Mapping[str, int],
@@ -106,7 +133,7 @@ def sample(
     rollouts_per_prompt: int,
     temperature: float,
     seed: int,
-    grader: Grader = lambda task, item, said: task.reward(item, said),
+    grader: Grader = graded_by_reward,
     forbidden_F: Tensor | None = None,
 ) -> Batch:
     """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items; the ids

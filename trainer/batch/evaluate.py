@@ -8,13 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import torch
-
-from trainer.batch.batch import Batch, sample
+from trainer.batch.batch import Batch, graded_by_score, sample
 from trainer.batch.meter import Meter
-from trainer.batch.rollout import Rollouts
-from trainer.batch.update import CHUNK_LOGITS, hidden_states
-from trainer.losses.losses import reverse_kl
+from trainer.batch.score import kl_sum, score
 from trainer.model.policy import Policy
 from trainer.tasks import Split, Task
 
@@ -49,13 +45,11 @@ def evaluate(
             for name, own in batches.items():
                 total = 0.0
                 for batch in own:
-                    total += kl_sum(
-                        policy,
-                        scorer,
-                        batch.rollouts,
-                        temperature=temperature,
-                        micro_batch_rows=micro_batch_rows,
+                    own_scored, other = (
+                        score(reader, batch.rollouts, micro_batch_rows=micro_batch_rows)
+                        for reader in (policy, scorer)
                     )
+                    total += kl_sum(own_scored, other, batch.rollouts, temperature=temperature)
                     meter.count("evaluation", policy, batch.rollouts, passes=2)
                 rows[name][f"kl_{reference}"] = total / max(_tokens(own), 1)
             del scorer
@@ -87,7 +81,7 @@ def sampled(
             rollouts_per_prompt=rollouts_per_prompt,
             temperature=temperature,
             seed=SEED + start,
-            grader=lambda task, item, said: task.grade(item, said),
+            grader=graded_by_score,
         )
         meter.count("evaluation", policy, batch.rollouts)
         batches.append(batch)
@@ -110,25 +104,3 @@ def _described(batches: Sequence[Batch], items: int) -> dict[str, float]:
 
 def _tokens(batches: Sequence[Batch]) -> int:
     return sum(int(batch.rollouts.trained_BT.sum()) for batch in batches)
-
-
-@torch.no_grad()
-def kl_sum(
-    policy: Policy,
-    reference: Policy,
-    rollouts: Rollouts,
-    *,
-    temperature: float,
-    micro_batch_rows: int | None = None,
-) -> float:
-    """Sum over trained tokens of KL(policy || reference) over the full vocabulary."""
-    own_ND, other_ND = (
-        hidden_states(scorer, rollouts, micro_batch_rows=micro_batch_rows)[rollouts.trained_BT]
-        for scorer in (policy, reference)
-    )
-    chunk = max(1, CHUNK_LOGITS // policy.vocab_size)
-    total = 0.0
-    for own_CD, other_CD in zip(own_ND.split(chunk), other_ND.split(chunk), strict=True):
-        own_CV, other_CV = policy.logits(own_CD) / temperature, reference.logits(other_CD) / temperature
-        total += float(reverse_kl(own_CV, other_CV, own_CV.new_ones(len(own_CV)))[0])
-    return total

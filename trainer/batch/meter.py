@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from trainer.model.policy import Policy
 
 Phase = Literal["generation", "scoring", "training", "evaluation"]
+Use = Literal["generated", "scored", "trained"]
 PHASES: tuple[Phase, ...] = ("generation", "scoring", "training", "evaluation")
 TRAINING_PASSES = 3.0
 
@@ -73,7 +74,7 @@ class Meter:
         """Add `passes` forward passes of these rollouts."""
         self.flops[phase] += passes * forward_flops(policy, rollouts)
 
-    def count_tokens(self, use: Literal["generated", "scored", "trained"], domain: str, tokens: int) -> None:
+    def count_tokens(self, use: Use, domain: str, tokens: int) -> None:
         self.tokens[use][domain] = self.tokens[use].get(domain, 0) + tokens
 
     @property

@@ -1,29 +1,34 @@
-"""Gradients of a loss over rollouts, in pieces that never hold all logits at once.
+"""Gradients of a loss over rollouts, in pieces that never hold all logits at once; and whether domains agree on them.
 
 A loss sees the logits (or the states themselves) of some trained positions and their flat indices, and returns a sum
 whose weights are normalised over the whole update; so cutting the batch into micro-batches, chunks or threads never
-changes the gradient. Leaves out: which loss (`trainer.losses.losses`), the optimiser, sampling.
+changes the gradient. Domain by domain, two things are logged because they disagree: the cosine compares directions, the
+inner product g_d . dtheta is the first-order change of domain d's loss by the optimiser's actual step (negative: it
+helps d). Leaves out: which loss (`trainer.losses.losses`), the optimiser, sampling.
 
 Axes: B rows, T response length, N trained positions (flat index b * T + t), D hidden width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainer.batch.rollout import Rollouts
+from trainer.batch.sums import Sums
 from trainer.model.parallel import parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
 
-LossOf = Callable[[Tensor, Tensor], tuple[Tensor, dict[str, Tensor]]]
+Measured = Sums | Mapping[str, Tensor | float]  # plain quantities are of the whole
+LossOf = Callable[[Tensor, Tensor], tuple[Tensor, Measured]]
 CHUNK_LOGITS = 1 << 21  # logits held at once, times a few for the loss's own intermediates
 CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
 PIECE = 1 << 14  # the same on an accelerator
-LOSS = ""  # the loss among the metrics, under a name no metric has
 
 
 def accumulate_gradients(
@@ -35,10 +40,10 @@ def accumulate_gradients(
     of_states: bool = False,
     micro_batch_rows: int | None = None,
     chunk_positions: int | None = None,
-) -> tuple[float, dict[str, float]]:
+) -> tuple[float, Sums]:
     """Add the gradient of the summed `loss_of(logits_NV / temperature, index_N)` to `param.grad`.
 
-    index_N ascends. Returns the loss and the metrics, each summed over all positions. `of_states`: the loss reads
+    index_N ascends. Returns the loss and what it measured, summed over all positions. `of_states`: the loss reads
     hidden_ND in place of logits, and the temperature is its own affair. `micro_batch_rows` bounds the rows whose
     activations are held (a group's stay together), `chunk_positions` the positions whose logits are. On a CPU
     `loss_of` is called from several threads.
@@ -46,25 +51,70 @@ def accumulate_gradients(
     chunk = chunk_positions or max(1, CHUNK_LOGITS // policy.vocab_size)
     parameters = list(policy.parameters())
 
-    def of_logits(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def of_logits(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, Measured]:
         return loss_of(policy.logits(hidden_ND, temperature=temperature), index_N)
 
     reading = loss_of if of_states else of_logits
 
-    def work(part: slice) -> _Sums:
-        sums = _Sums(gradients=[None] * len(parameters))
+    def work(part: slice) -> _Total:
+        total = _Total(gradients=[None] * len(parameters))
         for piece in _pieces(policy, rollouts, part, micro_batch_rows):
-            _add_piece(policy, rollouts, piece, reading, chunk, parameters, sums)
-        return sums
+            _add_piece(policy, rollouts, piece, reading, chunk, parameters, total)
+        return total
 
     first, *others = side_by_side(work, _parts(policy, rollouts))
     for other in others:
-        first.add(other.metrics, other.gradients)
+        first.add(other.loss, other.sums, other.gradients)
     for parameter, gradient in zip(parameters, first.gradients, strict=True):
         if gradient is not None:
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
-    metrics = {name: float(value) for name, value in first.metrics.items()}
-    return metrics.pop(LOSS, 0.0), metrics
+    return float(first.loss), first.sums.floats()
+
+
+def accumulate_by_domain(
+    policy: Policy, rollouts: Rollouts, spans: Mapping[str, slice], loss_of: LossOf, **options: Any
+) -> tuple[float, Sums, Callable[[], dict[str, dict[str, float]]]]:
+    """As `accumulate_gradients`, one domain's rows at a time; after the optimiser's step the last of the three says how
+    domains met: gradient_cosine by "a|b"; gradient_norm, gradient_share and update_inner by domain."""
+    parameters, width = list(policy.parameters()), rollouts.response_BT.shape[1]
+    before = [parameter.detach().clone() for parameter in parameters]
+    gradient: dict[str, list[Tensor]] = {}
+    total, sums = 0.0, Sums()
+    for domain, span in spans.items():
+        held = [None if p.grad is None else p.grad.clone() for p in parameters]
+        own = shifted(loss_of, span.start * width)
+        loss, measured = accumulate_gradients(policy, rollouts.rows(span), own, **options)
+        gradient[domain] = [
+            torch.zeros_like(p) if p.grad is None else p.grad - (h if h is not None else 0)
+            for p, h in zip(parameters, held, strict=True)
+        ]
+        total += loss
+        sums.add(measured)
+
+    def report() -> dict[str, dict[str, float]]:
+        norm = {domain: _dot(g, g) ** 0.5 for domain, g in gradient.items()}
+        whole = sum(norm.values()) or 1.0
+        step = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
+        return {
+            "gradient_cosine": {
+                f"{a}|{b}": _dot(gradient[a], gradient[b]) / max(norm[a] * norm[b], 1e-30)
+                for a, b in combinations(gradient, 2)
+            },
+            "gradient_norm": norm,
+            "gradient_share": {domain: value / whole for domain, value in norm.items()},
+            "update_inner": {domain: _dot(g, step) for domain, g in gradient.items()},
+        }
+
+    return total, sums, report
+
+
+def shifted(loss_of: LossOf, first: int) -> LossOf:
+    """The loss of rows that start at flat index `first`."""
+    return lambda read_NX, index_N: loss_of(read_NX, index_N + first)
+
+
+def _dot(a: list[Tensor], b: list[Tensor]) -> float:
+    return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
 
 
 @torch.no_grad()
@@ -83,15 +133,16 @@ def hidden_states(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int |
 
 
 @dataclass
-class _Sums:
-    """What one thread adds up: gradients, and the loss and metrics."""
+class _Total:
+    """What one thread adds up."""
 
     gradients: list[Tensor | None]
-    metrics: dict[str, Tensor] = field(default_factory=dict)
+    loss: Tensor | float = 0.0
+    sums: Sums = field(default_factory=Sums)
 
-    def add(self, metrics: dict[str, Tensor], gradients: Sequence[Tensor | None]) -> None:
-        for name, value in metrics.items():
-            self.metrics[name] = self.metrics[name] + value if name in self.metrics else value
+    def add(self, loss: Tensor | float, sums: Sums, gradients: Sequence[Tensor | None]) -> None:
+        self.loss = self.loss + loss
+        self.sums.add(sums)
         for slot, gradient in enumerate(gradients):
             held = self.gradients[slot]
             if gradient is not None:
@@ -105,7 +156,7 @@ def _add_piece(
     loss_of: LossOf,
     chunk: int,
     parameters: list[nn.Parameter],
-    sums: _Sums,
+    total: _Total,
 ) -> None:
     """Forward and backward of some rows: the body once, and in between the head and the loss chunk by chunk."""
     trained_N = rollouts.trained_BT[piece].flatten().nonzero().squeeze(1)
@@ -117,13 +168,12 @@ def _add_piece(
     upstream = []
     for some in range(0, len(index_N), chunk):
         part_ND = body_ND[some : some + chunk]
-        loss, metrics = loss_of(part_ND, index_N[some : some + chunk])
+        loss, measured = loss_of(part_ND, index_N[some : some + chunk])
         into_part, *into_head = torch.autograd.grad(loss, [part_ND, *parameters], allow_unused=True)
         upstream.append(into_part)
-        sums.add(
-            {LOSS: loss.detach(), **{name: value.detach() for name, value in metrics.items()}}, into_head
-        )
-    sums.add({}, torch.autograd.grad(hidden_ND, parameters, torch.cat(upstream), allow_unused=True))
+        sums = measured if isinstance(measured, Sums) else Sums(whole=dict(measured))
+        total.add(loss.detach(), sums.detached(), into_head)
+    total.add(0.0, Sums(), torch.autograd.grad(hidden_ND, parameters, torch.cat(upstream), allow_unused=True))
 
 
 def _hidden(policy: Policy, rollouts: Rollouts, piece: slice) -> Tensor:

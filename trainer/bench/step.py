@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
-from trainer.batch.bank import Scored
 from trainer.batch.rollout import Rollouts, generate
-from trainer.batch.update import CPU_PIECE, LossOf, accumulate_gradients, hidden_states
+from trainer.batch.score import Scored, score
+from trainer.batch.update import CPU_PIECE, LossOf, accumulate_gradients
 from trainer.losses import losses
 from trainer.model import kernels
 from trainer.model.parallel import row_spans, side_by_side
@@ -134,8 +134,7 @@ class DistillStep(Step):
         self.teacher = size.policy(TEACHER)
 
     def loss_of(self, rollouts: Rollouts) -> LossOf:
-        hidden_MD = hidden_states(self.teacher, rollouts).flatten(0, 1)
-        return reverse_kl(rollouts, [Scored(hidden_MD=hidden_MD, logits=self.teacher.logits)])
+        return reverse_kl(rollouts, [score(self.teacher, rollouts)])
 
 
 class GrpoStep(Step):
@@ -178,11 +177,8 @@ def reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
     places = rollouts.trained_BT.numel() // len(scored)
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        with torch.no_grad():
-            own = [
-                (index_N[index_N // places == k] - k * places, teacher) for k, teacher in enumerate(scored)
-            ]
-            teacher_NV = torch.cat([one.logits(one.hidden_MD[at_N]) for at_N, one in own if len(at_N)])
+        own = [(index_N[index_N // places == k] - k * places, teacher) for k, teacher in enumerate(scored)]
+        teacher_NV = torch.cat([one.at(at_N) for at_N, one in own if len(at_N)])
         return losses.reverse_kl(logits_NV, teacher_NV, weight_M[index_N])
 
     return loss_of

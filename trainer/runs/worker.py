@@ -11,12 +11,10 @@ import torch
 from mopdsim.base.errors import DivergenceError, Interrupted
 from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 from trainer.batch.meter import Meter
-from trainer.files.log import Log
 from trainer.runs.store import Store
-from trainer.stages import distill, merge, preference, rejection, reward_model, sft
+from trainer.stages import distill, merge, preference, rejection, reward_model, rl, sft
 from trainer.stages.job import Job
-from trainer.stages.loop import Metrics, Report, score, spent_summary
-from trainer.stages.reinforcement import rl
+from trainer.stages.loop import Metrics, Report, scored_alone
 
 ALGORITHM_VERSIONS: Mapping[str, int] = {
     "sft": sft.ALGORITHM_VERSION,
@@ -60,7 +58,7 @@ def run_stage(job: Job, report: Report) -> Metrics:
     """The loop of the stage's kind, in the job's directory; its summary."""
     match job.stage:
         case None:
-            return _score_base(job)
+            return scored_alone(job, job.load(BASE), {}, Meter())
         case Sft():
             return sft.run(job, job.stage, report)
         case Rl():
@@ -77,11 +75,3 @@ def run_stage(job: Job, report: Report) -> Metrics:
             return preference.run(job, job.stage, report)
         case _:
             assert_never(job.stage)
-
-
-def _score_base(job: Job) -> Metrics:
-    """The scores of a given model that a recipe starts from."""
-    meter = Meter()
-    with Log(job.directory / "metrics.jsonl") as log:
-        scores = score(job, job.load(BASE), job.tasks(), "test", step=0, against={}, meter=meter, log=log)
-    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

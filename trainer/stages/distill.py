@@ -16,10 +16,9 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, draw, join, rows_for, sample, select, spread, with_prompts_of
-from trainer.batch.diagnose import accumulate
-from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
 from trainer.batch.routing import Route, by_teacher, routes, sampling_routes, teacher_names
+from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
 from trainer.model.loading import tensors_sha256
@@ -88,7 +87,6 @@ def _check_teachers(
 
 
 def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
-    settings, policy, meter = trainee.job.settings, trainee.policy, trainee.meter
     batch, routed = (
         _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank, valid)
     )
@@ -102,46 +100,21 @@ def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics
         rollouts=batch.rollouts,
         weight_BT=_weights(trainee, stage, batch),
         advantage_B=group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None,
-        temperature=settings.temperature,
+        temperature=trainee.job.settings.temperature,
         scores=scores,
     )
-    loss_of = loss_function(target)
-    with meter.phase("training", policy.device):
-        loss, sums, report = accumulate(
-            policy,
-            batch.rollouts,
-            batch.spans,
-            loss_of,
-            by_domain=trainee.step % settings.diagnose_every == 0,
-            temperature=settings.temperature,
-            micro_batch_rows=settings.micro_batch_rows,
-        )
-        applied = trainee.apply(loss, batch)
-    meter.count("training", policy, batch.rollouts, passes=TRAINING_PASSES)
+    applied, sums = trainee.update(batch, loss_function(target), temperature=target.temperature)
     prompts = {name: (span.stop - span.start) // batch.group for name, span in batch.spans.items()}
-    return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums), **report()}
+    return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums)}
 
 
 def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Route]]:
     """On-policy: the student answers; every route's teachers will score."""
-    job, amounts = trainee.job, trainee.amounts
-    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
-    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
-    with trainee.meter.phase("generation", trainee.policy.device):
-        batch = sample(
-            trainee.policy,
-            trainee.tasks,
-            items,
-            domains=[name for name, count in counts.items() for _ in range(count)],
-            rollouts_per_prompt=amounts.rollouts_per_prompt,
-            temperature=job.settings.temperature,
-            seed=job.seed(trainee.step),
-        )
-    trainee.meter.count("generation", trainee.policy, batch.rollouts)
+    asked = trainee.ask(stage.domains)
+    batch = trainee.sample(asked)
     trainee.check_truncation(batch)
-    return batch, routes(
-        stage, {name: count for name, count in counts.items() if count}, seed=job.seed("route", trainee.step)
-    )
+    counts = {name: count for name, count in asked.counts.items() if count}
+    return batch, routes(stage, counts, seed=trainee.job.seed("route", trainee.step))
 
 
 def _teacher_samples(
@@ -150,27 +123,18 @@ def _teacher_samples(
     """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
     `correct_only` what the verifier fails is dropped. Ids that are padding of a teacher's head are not drawn, for the
     student may have no place for them."""
-    job, amounts = trainee.job, trainee.amounts
-    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
-    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
+    asked, seed = trainee.ask(stage.domains), trainee.job.seed("route", trainee.step)
     parts: list[tuple[Route, Batch]] = []
-    for number, route in enumerate(sampling_routes(stage, counts, seed=job.seed("route", trainee.step))):
+    for number, route in enumerate(sampling_routes(stage, asked.counts, seed=seed)):
         (name,) = route.teachers
-        chosen = items[route.prompts]
-        with bank.open(name) as teacher, trainee.meter.phase("generation", teacher.device):
-            part = sample(
+        with bank.open(name) as teacher:
+            part = trainee.sample(
+                asked[route.prompts],
                 teacher,
-                trainee.tasks,
-                chosen,
-                domains=[route.domain] * len(chosen),
-                rollouts_per_prompt=amounts.rollouts_per_prompt,
-                temperature=job.settings.temperature,
-                seed=job.seed(trainee.step, number),
-                grader=lambda task, item, said: task.grade(item, said),
+                seed=(trainee.step, number),
+                grader=graded_by_score,
                 forbidden_F=_padding(valid[name], teacher),
             )
-            trainee.meter.count("generation", teacher, part.rollouts)
-        trainee.meter.count_tokens("generated", route.domain, int(part.rollouts.trained_BT.sum()))
         part = replace(part, rollouts=with_prompts_of(part.rollouts, trainee.policy, part.items))
         if stage.correct_only:
             part = select(part, part.reward_B >= 1.0)
@@ -201,10 +165,8 @@ def _score(
         for name, own in by_name.items():
             rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
             rows = rows.to(trainee.policy.device)
-            with bank.open(name) as scorer, trainee.meter.phase("scoring", scorer.device):
-                part = rows_for(scorer, trainee.policy, batch, rows)
-                scored = bank.score(name, part, micro_batch_rows=trainee.job.settings.micro_batch_rows)
-                trainee.meter.count("scoring", scorer, part)
+            with bank.open(name) as scorer:
+                scored = trainee.score(bank, name, rows_for(scorer, trainee.policy, batch, rows))
             if role == "teacher":
                 for route in own:
                     tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
@@ -237,27 +199,24 @@ def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
     return token_weights(trained_BT, stage.normalizer, row_weight_B.to(trained_BT.device))
 
 
-def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, float]) -> Metrics:
+def _describe(trainee: Trainee, target: Target, batch: Batch, sums: Sums) -> Metrics:
     """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion).
 
     teacher_kl is in the order of the stage's teachers (None: no row in this batch): a stage that several recipes share
     does not know their names.
     """
-    trained_B, on_policy = batch.rollouts.trained_BT.sum(1), target.stage.on_policy
+    trained_B = batch.rollouts.trained_BT.sum(1)
     whole = max(float(trained_B.sum()), 1.0)
     domains: dict[str, dict[str, float]] = {}
     for name, span in batch.spans.items():
         tokens = int(trained_B[span].sum())
-        if on_policy:
-            trainee.meter.count_tokens("generated", name, tokens)
-        trainee.meter.count_tokens("trained", name, tokens)
         row = {
             "reward": float(batch.reward_B[span].mean()),
             "length": tokens / (span.stop - span.start),
             "token_share": tokens / whole,
             **{
-                key.removesuffix("_sum"): value / max(tokens, 1)
-                for key, value in _of(sums, f"{name}|domain:")
+                key.removesuffix("_sum"): float(value) / max(tokens, 1)
+                for key, value in sums.domains.get(name, {}).items()
             },
         }
         if "kl" in row:
@@ -275,21 +234,14 @@ def _describe(trainee: Trainee, target: Target, batch: Batch, sums: dict[str, fl
     )
     for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
         row["effective_share"] = share
-    scored = {name: dict(_of(sums, f"{name}|teacher:")) for name in teacher_names(target.stage)}
+    scored = [sums.teachers.get(name) for name in teacher_names(target.stage)]
     found = {
         "domains": domains,
-        "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored.values()],
+        "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored],
         "reward": float(batch.reward_B.mean()),
         "truncated": float(batch.rollouts.truncated_B.float().mean()),
-        **{
-            key.removesuffix("_sum").removesuffix("_count"): value / whole for key, value in _of(sums, "all|")
-        },
+        **means(sums.whole, whole),
     }
     if target.stage.reward_mix:
         found["zero_signal"] = float(group_advantages(batch.reward_B, batch.group)[1].float().mean())
     return found
-
-
-def _of(sums: Mapping[str, float], prefix: str) -> list[tuple[str, float]]:
-    """The metrics under a prefix, without it."""
-    return [(key.removeprefix(prefix), value) for key, value in sums.items() if key.startswith(prefix)]

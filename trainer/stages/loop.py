@@ -1,9 +1,9 @@
 """What every training loop shares: start or resume, schedule, optimiser step, evaluation, metrics, checkpoints.
 
-A loop (`trainer.stages.sft`, `trainer.stages.reinforcement.rl`, `trainer.stages.distill`) is one function of a
-`Trainee` and a step number; `train` calls it until the amounts are spent. All randomness is derived from (stage key,
-step), so that a resumed run equals an unbroken one bit for bit. Leaves out: stage keys and who runs when
-(`trainer.runs.store`, `trainer.run`).
+A loop (`trainer.stages.sft`, `trainer.stages.rl`, `trainer.stages.distill` and the others) is one function of a
+`Trainee`, which asks, samples, scores and steps for it; `train` calls it until the amounts are spent. All randomness is
+derived from (stage key, step), so that a resumed run equals an unbroken one bit for bit. Leaves out: stage keys
+(`trainer.runs.store`) and who runs when (`trainer.runs.execute`).
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, MopdError
 from mopdsim.recipes.amounts import Amounts
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, allocate
+from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
 from trainer.batch.evaluate import evaluate
-from trainer.batch.meter import Meter, peak_memory_bytes
+from trainer.batch.heads import without_head
+from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
+from trainer.batch.rollout import Rollouts
+from trainer.batch.score import Scored
+from trainer.batch.sums import Sums
+from trainer.batch.update import LossOf, accumulate_by_domain, accumulate_gradients
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
@@ -43,16 +49,111 @@ class Trainee:
     job: Job
     amounts: Amounts
     policy: Policy
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None  # None: a stage that trains nothing
     meter: Meter
     tasks: dict[str, Task]
     step: int = 0
     cursors: dict[str, int] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
 
-    def allocate(self, shares: Mapping[str, float], count: int) -> tuple[dict[str, int], dict[str, int]]:
-        """`trainer.batch.batch.allocate` with what the checkpoint holds."""
+    def state(self, *, log_bytes: int) -> dict[str, Any]:
+        """What a checkpoint holds besides tensors."""
+        return {
+            "step": self.step,
+            "cursors": self.cursors,
+            "memory": {**self.memory, "log_bytes": log_bytes},
+            "meter": self.meter.state(),
+        }
+
+    def allocate(
+        self, shares: Mapping[str, float], count: int | None = None
+    ) -> tuple[dict[str, int], dict[str, int]]:
+        """`trainer.batch.batch.allocate` with what the checkpoint holds; count: the step's prompts if not given."""
+        count = self.amounts.prompts_per_step if count is None else count
         return allocate(shares, count, owed=self.memory.setdefault("owed", {}), cursors=self.cursors)
+
+    def ask(self, shares: Mapping[str, float], count: int | None = None) -> Prompts:
+        """The next prompts of the training streams, by shares."""
+        counts, start = self.allocate(shares, count)
+        items = draw(self.tasks, counts, start, split="train", seed=self.job.settings.seed)
+        domains = [name for name, count in counts.items() for _ in range(count)]
+        return Prompts(items=items, domains=domains, start=start)
+
+    def sample(
+        self,
+        asked: Prompts,
+        policy: Policy | None = None,
+        *,
+        seed: tuple[object, ...] | None = None,
+        grader: Grader = graded_by_reward,
+        forbidden_F: Tensor | None = None,
+    ) -> Batch:
+        """Graded answers of the policy in training, or of another; the ids `forbidden_F` are never drawn.
+
+        seed: what of the stage the random numbers depend on; the step, where not given.
+        """
+        sampler = policy or self.policy
+        with self.meter.phase("generation", sampler.device):
+            batch = sample(
+                sampler,
+                self.tasks,
+                asked.items,
+                domains=asked.domains,
+                rollouts_per_prompt=self.amounts.rollouts_per_prompt,
+                temperature=self.job.settings.temperature,
+                seed=self.job.seed(*(seed or (self.step,))),
+                grader=grader,
+                forbidden_F=forbidden_F,
+            )
+        self.meter.count("generation", sampler, batch.rollouts)
+        self.count_tokens("generated", batch)
+        return batch
+
+    def score(self, bank: Bank, name: str, rollouts: Rollouts) -> Scored:
+        """What a model of the bank makes of rollouts, at a cost that the meter sees."""
+        with bank.open(name) as scorer, self.meter.phase("scoring", scorer.device):
+            scored = bank.score(name, rollouts, micro_batch_rows=self.job.settings.micro_batch_rows)
+            self.meter.count("scoring", scorer, rollouts)
+        return scored
+
+    def count_tokens(self, use: Use, batch: Batch) -> None:
+        """The batch's trained tokens, to their domains."""
+        for name, span in batch.spans.items():
+            self.meter.count_tokens(use, name, int(batch.rollouts.trained_BT[span].sum()))
+
+    def update(
+        self,
+        batch: Batch,
+        loss_of: LossOf,
+        *,
+        rollouts: Rollouts | None = None,
+        head: bool = True,
+        loss: float | None = None,
+        diagnosed: bool = True,
+        also: Callable[[], float] = lambda: 0.0,
+        **options: Any,
+    ) -> tuple[Metrics, Sums]:
+        """One optimiser step; what it did, and what the loss measured.
+
+        rollouts: what the policy reads in place of the batch's own; head: whether through the language model's head.
+        loss: the number to report where it is not the sum of `loss_of`. diagnosed: whether the domains' gradients may
+        be taken apart, as is due every few steps. also: adds a gradient of another kind and returns its loss. options:
+        of `trainer.batch.update.accumulate_gradients`.
+        """
+        policy, settings = self.policy, self.job.settings
+        read = rollouts or batch.rollouts
+        options |= {"micro_batch_rows": settings.micro_batch_rows}
+        with self.meter.phase("training", policy.device):
+            report: Callable[[], Metrics] = dict
+            if diagnosed and self.step % settings.diagnose_every == 0:
+                found, sums, report = accumulate_by_domain(policy, read, batch.spans, loss_of, **options)
+            else:
+                found, sums = accumulate_gradients(policy, read, loss_of, **options)
+            found += also()
+            applied = self.apply(found if loss is None else loss, batch)
+        self.meter.count("training", policy, read if head else without_head(read), passes=TRAINING_PASSES)
+        self.count_tokens("trained", batch)
+        return {**applied, **report()}, sums
 
     def average(self, name: str, value: float, *, keep: float = 0.9) -> float:
         """A running mean kept in the checkpoint; the first value starts it."""
@@ -77,6 +178,7 @@ class Trainee:
 
     def apply(self, loss: float, batch: Batch) -> Metrics:
         """One optimiser step on param.grad. DivergenceError, the batch on disk, on a non-finite loss or gradient."""
+        assert self.optimizer is not None
         rate = self.learning_rate()
         parameters = list(self.policy.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.amounts.max_grad_norm))
@@ -173,17 +275,13 @@ def train(
             log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
             trainee.step += 1
             if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
-                state = {
-                    "cursors": trainee.cursors,
-                    "memory": {**trainee.memory, "log_bytes": log.size()},
-                    "meter": trainee.meter.state(),
-                }
+                assert trainee.optimizer is not None
                 checkpoint.save(
                     checkpoints,
                     step=trainee.step,
                     model=trainee.policy.model,
                     optimizer=trainee.optimizer,
-                    state=state,
+                    state=trainee.state(log_bytes=log.size()),
                 )
             report(trainee.progress())
         hooks.finish(trainee)
@@ -199,8 +297,8 @@ def spent_summary(meter: Meter, job: Job) -> Metrics:
 
 
 def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
-    if job.amounts is None:
-        raise ValueError(f"stage {job.name!r} has no amounts")
+    """The stage's start, or where its newest checkpoint left it."""
+    assert job.amounts is not None
     meter = Meter()
     policy = job.load(job.init)
     prepare(policy)
@@ -211,9 +309,20 @@ def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
         betas=BETAS,
         fused=True,
     )
-    state = (
-        checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer) or {}
-    )
+    state = checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer)
+    return trainee_of(job, policy, optimizer, meter, state or {})
+
+
+def trainee_of(
+    job: Job,
+    policy: Policy,
+    optimizer: torch.optim.Optimizer | None,
+    meter: Meter,
+    state: Mapping[str, Any],
+) -> Trainee:
+    """A stage at work, going on from `Trainee.state` (empty: there is none)."""
+    if job.amounts is None:
+        raise ValueError(f"stage {job.name!r} has no amounts")
     return Trainee(
         job=job,
         amounts=job.amounts,
@@ -263,3 +372,10 @@ def score(
     spent = {"seconds": meter.since(before)}
     log.write({"kind": "evaluation", "step": step, "split": split, "domains": domains, **spent})
     return domains
+
+
+def scored_alone(job: Job, policy: Policy, against: Mapping[str, Policy], meter: Meter) -> Metrics:
+    """The summary of a stage that only has weights to score."""
+    with Log(job.directory / "metrics.jsonl") as log:
+        scores = score(job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log)
+    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

@@ -5,10 +5,9 @@ from __future__ import annotations
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.meter import Meter
 from trainer.files.atomic import atomic_directory
-from trainer.files.log import Log
 from trainer.model import merging
 from trainer.model.loading import load_policy
-from trainer.stages.loop import Job, Metrics, Report, references, score, spent_summary
+from trainer.stages.loop import Job, Metrics, Report, references, scored_alone
 
 ALGORITHM_VERSION = 1
 
@@ -30,8 +29,4 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
         )
     report(0.5)
     policy = load_policy(job.directory / "weights", device=job.settings.device, dtype=job.settings.dtype)
-    with Log(job.directory / "metrics.jsonl") as log:
-        scores = score(
-            job, policy, job.tasks(), "test", step=0, against=references(job), meter=meter, log=log
-        )
-    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}
+    return scored_alone(job, policy, references(job), meter)

@@ -25,12 +25,10 @@ from torch.nn.functional import softplus
 
 from mopdsim.recipes.recipe import Preference
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, draw, sample
-from trainer.batch.diagnose import accumulate
-from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.batch import Batch, Prompts
 from trainer.batch.rollout import Rollouts, turns
-from trainer.batch.update import CHUNK_LOGITS, hidden_states
-from trainer.losses.losses import Loss, reverse_kl, token_logprob
+from trainer.batch.score import kl_sum, logprobs, score
+from trainer.losses.losses import Loss, token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.job import Job
 from trainer.stages.judge import Judges, reversed_label
@@ -117,21 +115,11 @@ def scores_of(
     micro_batch_rows: int | None = None,
 ) -> Scores:
     """Both models read the responses, at the temperature they were sampled at."""
-    scored = bank.score(reference, rollouts, micro_batch_rows=micro_batch_rows)
-    own_MD = hidden_states(policy, rollouts, micro_batch_rows=micro_batch_rows).flatten(0, 1)
-    token_M = rollouts.response_BT.flatten()
-    own_M, reference_M = rollouts.logprob_BT.new_zeros(2, len(token_M))
-    kl_sum = 0.0
-    for index_N in (
-        rollouts.trained_BT.flatten().nonzero().squeeze(1).split(max(1, CHUNK_LOGITS // policy.vocab_size))
-    ):
-        own_NV = policy.logits(own_MD[index_N], temperature=temperature)
-        reference_NV = scored.logits(scored.hidden_MD[index_N]) / temperature
-        own_M[index_N], _ = token_logprob(own_NV, token_M[index_N])
-        reference_M[index_N], _ = token_logprob(reference_NV, token_M[index_N])
-        kl_sum += float(reverse_kl(own_NV, reference_NV, own_NV.new_ones(len(index_N)))[0])
-    shape = rollouts.response_BT.shape
-    return Scores(own_B=own_M.view(shape).sum(1), reference_B=reference_M.view(shape).sum(1), kl_sum=kl_sum)
+    other = bank.score(reference, rollouts, micro_batch_rows=micro_batch_rows)
+    own = score(policy, rollouts, micro_batch_rows=micro_batch_rows)
+    own_B, reference_B = (logprobs(each, rollouts, temperature=temperature).sum(1) for each in (own, other))
+    kl = kl_sum(own, other, rollouts, temperature=temperature)
+    return Scores(own_B=own_B, reference_B=reference_B, kl_sum=kl)
 
 
 def weights_of(margin_P: Tensor, rollouts: Rollouts, *, beta: float, likelihood_weight: float) -> Tensor:
@@ -146,13 +134,13 @@ def weights_of(margin_P: Tensor, rollouts: Rollouts, *, beta: float, likelihood_
 
 def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Metrics:
     policy, settings, meter = trainee.policy, trainee.job.settings, trainee.meter
-    counts, batch = _answers(trainee, stage, bank)
+    asked, batch = _answers(trainee, stage, bank)
     truncated = trainee.check_truncation(batch)
     judged = judges.judged(batch, meter)
     pairs = pairs_of(batch, judged.reward_B, turns(policy, batch.rollouts), noise=stage.noise)
     ever = trainee.memory["paired"] = trainee.memory.get("paired", False) or pairs is not None
     check_patience(trainee, found=ever)  # a policy that has come to answer alike is no failure
-    answers = {"prompts": counts, "truncated": truncated, "reward": float(batch.reward_B.mean())}
+    answers = {"prompts": asked.counts, "truncated": truncated, "reward": float(batch.reward_B.mean())}
     if pairs is None:
         return {**answers, "pairs": 0, "domains": _of_answers(stage, batch, judged)}
     rollouts = pairs.batch.rollouts
@@ -170,20 +158,10 @@ def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Me
 
     nll = -float(scores.own_B[0::2].sum() / rollouts.trained_BT[0::2].sum())
     loss = float(softplus(-margin_P).mean()) + stage.likelihood_weight * nll
-    with meter.phase("training", policy.device):
-        _, sums, report = accumulate(
-            policy,
-            rollouts,
-            pairs.batch.spans,
-            loss_of,
-            by_domain=trainee.step % settings.diagnose_every == 0,
-            temperature=temperature,
-            micro_batch_rows=rows,
-        )
-        applied = trainee.apply(loss, pairs.batch)
-    meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
+    applied, sums = trainee.update(pairs.batch, loss_of, loss=loss, temperature=temperature)
+    trainee.count_tokens("scored", pairs.batch)
     domains = _of_answers(stage, batch, judged)
-    for name, row in _of_pairs(trainee, pairs.batch, margin_P, weight_BT).items():
+    for name, row in _of_pairs(pairs.batch, margin_P, weight_BT).items():
         domains[name] |= row
     tokens = int(rollouts.trained_BT.sum())
     return {
@@ -195,34 +173,20 @@ def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Me
         "reversed": float(pairs.reversed_P.float().mean()),
         "nll": nll,
         "kl": scores.kl_sum / tokens,
-        "entropy": sums["entropy_sum"] / tokens,
+        "entropy": sums.whole["entropy_sum"] / tokens,
         "chosen_logprob": float(scores.own_B[0::2].mean()),
         "rejected_logprob": float(scores.own_B[1::2].mean()),
         "domains": domains,
-        **report(),
     }
 
 
-def _answers(trainee: Trainee, stage: Preference, bank: Bank) -> tuple[dict[str, int], Batch]:
-    """(prompts by domain, graded answers): the reference's, or on-policy the policy's own."""
-    job, amounts, meter = trainee.job, trainee.amounts, trainee.meter
-    counts, start = trainee.allocate(stage.domains, amounts.prompts_per_step)
-    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
-    with bank.open(stage.init) as reference, meter.phase("generation", reference.device):
-        sampler = trainee.policy if stage.on_policy else reference
-        batch = sample(
-            sampler,
-            trainee.tasks,
-            items,
-            domains=[name for name, count in counts.items() for _ in range(count)],
-            rollouts_per_prompt=amounts.rollouts_per_prompt,
-            temperature=job.settings.temperature,
-            seed=job.seed(trainee.step),
-        )
-        meter.count("generation", sampler, batch.rollouts)
-    for name, span in batch.spans.items():
-        meter.count_tokens("generated", name, int(batch.rollouts.trained_BT[span].sum()))
-    return counts, batch
+def _answers(trainee: Trainee, stage: Preference, bank: Bank) -> tuple[Prompts, Batch]:
+    """Prompts and graded answers: the reference's, or on-policy the policy's own."""
+    asked = trainee.ask(stage.domains)
+    if stage.on_policy:
+        return asked, trainee.sample(asked)
+    with bank.open(stage.init) as reference:
+        return asked, trainee.sample(asked, reference)
 
 
 def _of_answers(stage: Preference, batch: Batch, judged: Batch) -> dict[str, Metrics]:
@@ -239,7 +203,7 @@ def _of_answers(stage: Preference, batch: Batch, judged: Batch) -> dict[str, Met
     return rows
 
 
-def _of_pairs(trainee: Trainee, batch: Batch, margin_P: Tensor, weight_BT: Tensor) -> Mapping[str, Metrics]:
+def _of_pairs(batch: Batch, margin_P: Tensor, weight_BT: Tensor) -> Mapping[str, Metrics]:
     """By domain: accuracy and mean of the margins, the verifier's mean reward of both sides, share of the tokens and of
     the gradient (its weights)."""
     trained_B, mass_B = batch.rollouts.trained_BT.sum(1), weight_BT.abs().sum(1)
@@ -247,8 +211,6 @@ def _of_pairs(trainee: Trainee, batch: Batch, margin_P: Tensor, weight_BT: Tenso
     for name, span in batch.spans.items():
         own_P = margin_P[span.start // 2 : span.stop // 2]
         reward_B, tokens = batch.reward_B[span], int(trained_B[span].sum())
-        trainee.meter.count_tokens("scored", name, tokens)
-        trainee.meter.count_tokens("trained", name, tokens)
         rows[name] = {
             "pairs": len(own_P),
             "accuracy": float((own_P > 0).float().mean()),

@@ -20,8 +20,9 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from trainer.batch.batch import with_prompts_of
 from trainer.batch.rollout import Rollouts, generate
+from trainer.batch.score import logprobs, score
 from trainer.batch.update import hidden_states
-from trainer.losses.losses import Loss, reverse_kl, token_logprob
+from trainer.losses.losses import Loss, reverse_kl
 from trainer.model.chat import prompt_ids
 from trainer.model.policy import Policy
 from trainer.tasks import Item
@@ -227,8 +228,8 @@ def greedy_logprob(policy: Policy, prompts: Sequence[str]) -> float:
     rollouts = generate(
         policy, opened, rollouts_per_prompt=1, max_new_tokens=NEW_TOKENS, temperature=0, seed=0
     )
-    logits_NV = policy.logits(hidden_states(policy, rollouts)[rollouts.trained_BT])
-    return float(token_logprob(logits_NV, rollouts.response_BT[rollouts.trained_BT])[0].mean())
+    logprob_BT = logprobs(score(policy, rollouts), rollouts, temperature=1.0)
+    return float(logprob_BT[rollouts.trained_BT].mean())
 
 
 def teacher_gradient(

@@ -10,7 +10,7 @@ Axes: U prompts, B rows, P pairs, N rows of a piece, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -20,15 +20,13 @@ from torch import Tensor
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import RewardModel
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, draw, minibatches, sample
-from trainer.batch.diagnose import accumulate
+from trainer.batch.batch import Batch, minibatches
 from trainer.batch.evaluate import sampled
 from trainer.batch.heads import add_head, endings, head_of, scalars, scores, without_head
-from trainer.batch.meter import TRAINING_PASSES
 from trainer.batch.rollout import turns
+from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import bradley_terry
-from trainer.losses.losses import Loss
 from trainer.stages.judge import reversed_label
 from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, StepOf, Trainee, train
 from trainer.tasks import Split
@@ -89,12 +87,13 @@ def pairs_of(batch: Batch, said: Sequence[Sequence[str]], *, noise: float) -> Pa
 
 
 def _step(trainee: Trainee, stage: RewardModel, bank: Bank) -> Metrics:
-    job, policy, meter = trainee.job, trainee.policy, trainee.meter
-    counts, batch = _answers(trainee, stage, bank, trainee.amounts.prompts_per_step, trainee.step)
+    asked = trainee.ask(stage.domains)
+    with bank.open(stage.init) as sampler:
+        batch = trainee.sample(asked, sampler)
     reward_UK = batch.reward_B.view(-1, batch.group)
     compared_U = reward_UK.amax(1) > reward_UK.amin(1)
     found: Metrics = {
-        "prompts": counts,
+        "prompts": asked.counts,
         "skipped": int((~compared_U).sum()),
         "reward": float(reward_UK.mean()),
     }
@@ -103,46 +102,16 @@ def _step(trainee: Trainee, stage: RewardModel, bank: Bank) -> Metrics:
     if not parts:
         return {**found, "pairs": 0}
     ((part, _),) = parts
-    pairs = pairs_of(part, turns(policy, part.rollouts), noise=stage.noise)
-    with meter.phase("training", policy.device):
-        loss, sums, report = accumulate(
-            policy,
-            endings(part.rollouts),
-            part.spans,
-            _loss_of(trainee, part, pairs),
-            by_domain=trainee.step % job.settings.diagnose_every == 0,
-            of_states=True,
-            micro_batch_rows=job.settings.micro_batch_rows,
-            chunk_positions=len(part.reward_B),  # a prompt's answers are never parted
-        )
-        applied = trainee.apply(loss, part)
-    meter.count("training", policy, without_head(part.rollouts), passes=TRAINING_PASSES)
-    for name, span in part.spans.items():
-        meter.count_tokens("trained", name, int(part.rollouts.trained_BT[span].sum()))
-    return {**applied, **found, **_describe(batch, part, sums), **report()}
-
-
-def _answers(
-    trainee: Trainee, stage: RewardModel, bank: Bank, prompts: int, seed: object
-) -> tuple[dict[str, int], Batch]:
-    """(prompts by domain, graded answers of the model that the stage starts from)."""
-    job, meter = trainee.job, trainee.meter
-    counts, start = trainee.allocate(stage.domains, prompts)
-    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
-    with bank.open(stage.init) as sampler, meter.phase("generation", sampler.device):
-        batch = sample(
-            sampler,
-            trainee.tasks,
-            items,
-            domains=[name for name, count in counts.items() for _ in range(count)],
-            rollouts_per_prompt=trainee.amounts.rollouts_per_prompt,
-            temperature=job.settings.temperature,
-            seed=job.seed(seed),
-        )
-        meter.count("generation", sampler, batch.rollouts)
-    for name, span in batch.spans.items():
-        meter.count_tokens("generated", name, int(batch.rollouts.trained_BT[span].sum()))
-    return counts, batch
+    pairs = pairs_of(part, turns(trainee.policy, part.rollouts), noise=stage.noise)
+    applied, sums = trainee.update(
+        part,
+        _loss_of(trainee, part, pairs),
+        rollouts=endings(part.rollouts),
+        head=False,
+        of_states=True,
+        chunk_positions=len(part.reward_B),  # a prompt's answers are never parted
+    )
+    return {**applied, **found, **_describe(batch, part, sums)}
 
 
 def check_patience(trainee: Trainee, *, found: bool) -> None:
@@ -157,14 +126,14 @@ def check_patience(trainee: Trainee, *, found: bool) -> None:
 
 
 def _loss_of(trainee: Trainee, batch: Batch, pairs: Pairs) -> LossOf:
-    """The loss of states that have read a row; metrics by domain, as NAME|quantity."""
+    """The loss of states that have read a row."""
     width = batch.rollouts.response_BT.shape[1] + 1
 
-    def loss_of(hidden_ND: Tensor, index_N: Tensor) -> Loss:
+    def loss_of(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
         score_N = scalars(trainee.policy, hidden_ND)
         row_N = index_N // width
         total = score_N.sum() * 0
-        metrics: dict[str, Tensor] = {}
+        found: dict[str, Named] = {}
         for name, span in batch.spans.items():
             first, last = max(span.start, int(row_N[0])), min(span.stop, int(row_N[-1]) + 1)
             own = ((pairs.better_P >= first) & (pairs.better_P < last)).nonzero().squeeze(1)
@@ -173,18 +142,18 @@ def _loss_of(trainee: Trainee, batch: Batch, pairs: Pairs) -> LossOf:
             better_P, worse_P = (score_N[rows[own] - row_N[0]] for rows in (pairs.better_P, pairs.worse_P))
             loss, sums = bradley_terry(better_P, worse_P, pairs.weight_P[own])
             total = total + loss
-            counted = {**sums, "pairs": torch.tensor(float(len(own)))}
-            metrics |= {f"{name}|{key}": value for key, value in counted.items()}
-        return total, metrics
+            found[name] = {**sums, "pairs": float(len(own))}
+        return total, Sums(domains=found)
 
     return loss_of
 
 
-def _describe(batch: Batch, part: Batch, sums: Mapping[str, float]) -> Metrics:
+def _describe(batch: Batch, part: Batch, sums: Sums) -> Metrics:
     """Accuracy on the pairs as labelled, their number and the gap of their scores, by domain and in all."""
     domains = {}
     for name, span in batch.spans.items():
-        pairs = sums.get(f"{name}|pairs", 0.0)
+        own = sums.domains.get(name, {})
+        pairs = own.get("pairs", 0.0)
         kept = part.spans.get(name, slice(0, 0))
         row = {
             "reward": float(batch.reward_B[span].mean()),
@@ -192,11 +161,11 @@ def _describe(batch: Batch, part: Batch, sums: Mapping[str, float]) -> Metrics:
             "skipped": ((span.stop - span.start) - (kept.stop - kept.start)) // batch.group,
         }
         if pairs:
-            row["accuracy"] = sums[f"{name}|correct_count"] / pairs
-            row["gap"] = sums[f"{name}|gap_sum"] / pairs
+            row["accuracy"] = own["correct_count"] / pairs
+            row["gap"] = own["gap_sum"] / pairs
         domains[name] = row
     whole = {
-        key: sum(sums.get(f"{name}|{key}", 0.0) for name in domains)
+        key: sum(sums.domains.get(name, {}).get(key, 0.0) for name in domains)
         for key in ("pairs", "correct_count", "gap_sum")
     }
     return {
@@ -210,7 +179,8 @@ def _describe(batch: Batch, part: Batch, sums: Mapping[str, float]) -> Metrics:
 def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
     """Fold into the head what gives fresh answers scores of mean 0 and standard deviation 1."""
     prompts = max(1, NORMALISING_ROWS // trainee.amounts.rollouts_per_prompt)
-    _, batch = _answers(trainee, stage, bank, prompts, "normalise")
+    with bank.open(stage.init) as sampler:
+        batch = trainee.sample(trainee.ask(stage.domains, prompts), sampler, seed=("normalise",))
     with trainee.meter.phase("scoring", trainee.policy.device):
         score_B = scores(
             trainee.policy, batch.rollouts, micro_batch_rows=trainee.job.settings.micro_batch_rows

@@ -11,9 +11,9 @@ here draws a random number, counts on the meter or touches a gradient: a stage's
   advantage of each token, and judged_reward where a reward model judges (reinforcement learning)
 
 Log-probs are at the sampling temperature. Leaves out: what is done with a sample (`trainer.stages.distill`,
-`trainer.stages.reinforcement.rl`).
+`trainer.stages.rl`).
 
-Axes: B rows of the batch, M rows kept, T response tokens, N trained tokens, C of them at a time, V vocabulary.
+Axes: B rows of the batch, M rows kept, T response tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,9 +31,8 @@ from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import Route, teacher_names
-from trainer.batch.update import CHUNK_LOGITS, hidden_states
+from trainer.batch.score import logprobs, score
 from trainer.files.log import Log
-from trainer.losses.losses import token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee
 
@@ -126,7 +125,6 @@ def _numbers(batch: Batch, place: int, value_T: Tensor, trained_T: Tensor) -> li
     return [round(value, DIGITS) if trained and math.isfinite(value) else None for value, trained in pairs]
 
 
-@torch.no_grad()
 def _logprobs(
     trainee: Trainee, model: Policy, rollouts: Rollouts, *, valid_V: Tensor | None = None
 ) -> Tensor:
@@ -134,20 +132,8 @@ def _logprobs(
     settings = trainee.job.settings
     axes_MT = ("response_BT", "present_BT", "trained_BT", "logprob_BT")
     part = replace(rollouts, **{name: getattr(rollouts, name)[:, :TOKENS] for name in axes_MT})
-    hidden_MTD = hidden_states(model, part, micro_batch_rows=settings.micro_batch_rows)
-    hidden_ND, token_N = hidden_MTD[part.trained_BT], part.response_BT[part.trained_BT]
-    if valid_V is not None:
-        token_N = (valid_V.cumsum(0) - 1)[token_N]
-    chunk = max(1, CHUNK_LOGITS // model.vocab_size)
-    found = []
-    for hidden_CD, token_C in zip(hidden_ND.split(chunk), token_N.split(chunk), strict=True):
-        logits_CV = model.logits(hidden_CD, temperature=settings.temperature)
-        if valid_V is not None:
-            logits_CV = logits_CV[:, valid_V.nonzero().squeeze(1)]
-        found.append(token_logprob(logits_CV, token_C)[0])
-    logprob_MT = torch.zeros_like(part.logprob_BT)
-    logprob_MT[part.trained_BT] = torch.cat(found)
-    return logprob_MT
+    scored = score(model, part, micro_batch_rows=settings.micro_batch_rows)
+    return logprobs(scored, part, temperature=settings.temperature, valid_V=valid_V)
 
 
 def _write(trainee: Trainee, rows: Sequence[Mapping[str, Any]]) -> None:

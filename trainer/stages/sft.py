@@ -10,8 +10,6 @@ from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import Sft
 from trainer.batch.batch import Batch, draw
 from trainer.batch.dataset import Kept
-from trainer.batch.diagnose import accumulate
-from trainer.batch.meter import TRAINING_PASSES
 from trainer.batch.written import demonstrations, replayed
 from trainer.losses.losses import Loss, cross_entropy, token_weights
 from trainer.stages.job import Job
@@ -54,8 +52,7 @@ def shares_of(stage: Sft, kept: Kept) -> dict[str, float]:
 
 
 def _step(trainee: Trainee, shares: Mapping[str, float], kept: Kept) -> Metrics:
-    job, policy = trainee.job, trainee.policy
-    counts, start = trainee.allocate(shares, trainee.amounts.prompts_per_step)
+    counts, start = trainee.allocate(shares)
     batch = _examples(trainee, counts, start, kept)
     rollouts = batch.rollouts
     target_N, weight_N = rollouts.response_BT.flatten(), token_weights(rollouts.trained_BT).flatten()
@@ -63,22 +60,11 @@ def _step(trainee: Trainee, shares: Mapping[str, float], kept: Kept) -> Metrics:
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
         return cross_entropy(logits_NV, target_N[index_N], weight_N[index_N])
 
-    with trainee.meter.phase("training", policy.device):
-        loss, sums, report = accumulate(
-            policy,
-            rollouts,
-            batch.spans,
-            loss_of,
-            by_domain=trainee.step % job.settings.diagnose_every == 0,
-            micro_batch_rows=job.settings.micro_batch_rows,
-        )
-        applied = trainee.apply(loss, batch)
-    trainee.meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
+    applied, sums = trainee.update(batch, loss_of)
     whole = int(rollouts.trained_BT.sum())
     described = {}
     for name, span in batch.spans.items():
         tokens = int(rollouts.trained_BT[span].sum())
-        trainee.meter.count_tokens("trained", name, tokens)
         share = tokens / whole  # of the gradient too: every token weighs alike
         length = tokens / (span.stop - span.start)
         described[name] = {"length": length, "token_share": share, "effective_share": share}
@@ -87,9 +73,8 @@ def _step(trainee: Trainee, shares: Mapping[str, float], kept: Kept) -> Metrics:
         "prompts": {name: span.stop - span.start for name, span in batch.spans.items()},
         **_from_data(counts),
         "domains": described,
-        "accuracy": sums["correct_count"] / whole,
-        "entropy": sums["entropy_sum"] / whole,
-        **report(),
+        "accuracy": sums.whole["correct_count"] / whole,
+        "entropy": sums.whole["entropy_sum"] / whole,
     }
 
 

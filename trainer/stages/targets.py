@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mopdsim.recipes.recipe import Distill
-from trainer.batch.bank import Scored
 from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import Route
+from trainer.batch.score import Scored
+from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses import losses
 from trainer.losses.losses import Loss
@@ -50,7 +51,7 @@ class Target:
 
 
 def loss_function(target: Target) -> LossOf:
-    """The loss of the student's logits. Metrics, sums over positions: NAME|domain:QUANTITY, NAME|teacher:QUANTITY."""
+    """The loss of the student's logits, and what it measures by domain and by teacher."""
     stage, rollouts = target.stage, target.rollouts
     group, width = rollouts.group, rollouts.response_BT.shape[1]
     token_M, weight_M, behaviour_M = (
@@ -64,23 +65,22 @@ def loss_function(target: Target) -> LossOf:
     ]
     reference = next((score for score in target.scores if score.role == "reference"), None)
 
-    def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
+    def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
         if stage.loss == "sample_nll":
             loss, metrics = losses.cross_entropy(logits_NV, token_M[index_N], weight_M[index_N])
-            return loss, {f"all|{name}": value for name, value in metrics.items()}
+            return loss, Sums(whole=dict(metrics))
         total = logits_NV.sum() * 0
-        sums: dict[str, Tensor] = {}
+        sums = Sums()
         for piece in pieces:
             part = piece.part(index_N)
             if part.start == part.stop:
                 continue
             at_N = index_N[part]
-            teacher_NV = piece.logits(at_N) / target.temperature
+            teacher_NV = piece.logits(at_N, target.temperature)
             if stage.extrapolation != 1 and reference is not None:
                 own = _Piece(reference, piece.route, group, width)
-                teacher_NV = losses.extrapolate(
-                    teacher_NV, own.logits(at_N) / target.temperature, stage.extrapolation
-                )
+                reference_NV = own.logits(at_N, target.temperature)
+                teacher_NV = losses.extrapolate(teacher_NV, reference_NV, stage.extrapolation)
             share = piece.route.teachers[piece.name]
             advantage_N = None if target.advantage_B is None else target.advantage_B[at_N // width]
             loss, metrics = divergence(
@@ -94,10 +94,9 @@ def loss_function(target: Target) -> LossOf:
                 valid_V=piece.valid_V,
             )
             total = total + loss
-            for name, value in metrics.items():
-                _add(sums, f"{piece.route.domain}|domain:{name}", value * share)
-            _add(sums, f"{piece.name}|teacher:kl_sum", metrics["kl_sum"])
-            _add(sums, f"{piece.name}|teacher:tokens", torch.tensor(float(len(at_N))))
+            of_domain: Named = {name: value * share for name, value in metrics.items()}
+            of_teacher: Named = {"kl_sum": metrics["kl_sum"], "tokens": float(len(at_N))}
+            sums.add(Sums(domains={piece.route.domain: of_domain}, teachers={piece.name: of_teacher}))
         if target.advantage_B is not None and stage.loss != "sampled_token":
             total = total + stage.reward_mix * _reward_loss(
                 target, logits_NV, index_N, token_M, behaviour_M, weight_M
@@ -208,11 +207,6 @@ class _Piece:
         start, stop = torch.searchsorted(index_N, edges).tolist()
         return slice(start, stop)
 
-    def logits(self, at_N: Tensor) -> Tensor:
-        """The model's logits at positions of this route, rebuilt from its hidden states, without gradient."""
-        with torch.no_grad():
-            return self.scored.logits(self.scored.hidden_MD[at_N + self.shift])
-
-
-def _add(sums: dict[str, Tensor], name: str, value: Tensor) -> None:
-    sums[name] = sums[name] + value if name in sums else value
+    def logits(self, at_N: Tensor, temperature: float) -> Tensor:
+        """The model's logits at positions of this route, without gradient."""
+        return self.scored.at(at_N + self.shift, temperature)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from trainer.batch import update
 from trainer.batch.rollout import Rollouts, generate
+from trainer.batch.sums import Sums
 from trainer.batch.update import LossOf, accumulate_gradients, hidden_states
 from trainer.model import parallel
 from trainer.model.policy import Policy
@@ -71,7 +72,7 @@ def test_any_cut_gives_the_gradient_of_the_whole(architecture: str, monkeypatch:
         for cut in cuts:
             loss, metrics = accumulate_gradients(of, rollouts, loss_of, temperature=TEMPERATURE, **cut)
             assert loss == pytest.approx(expected, rel=1e-5)
-            assert metrics == {"tokens": float(len(index_N))}
+            assert metrics.whole == {"tokens": float(len(index_N))}
             assert relative(gradient(of), truth) < 2e-6, (threads, cut)
 
 
@@ -101,7 +102,7 @@ def test_untrained_positions_carry_no_loss_and_no_gradient() -> None:
     accumulate_gradients(of, rollouts, loss_of)
     assert relative(gradient(of), truth) < 2e-6
     rollouts.trained_BT[:] = False
-    assert accumulate_gradients(of, rollouts, loss_of) == (0.0, {})
+    assert accumulate_gradients(of, rollouts, loss_of) == (0.0, Sums())
     assert all(p.grad is None for p in of.parameters())
 
 

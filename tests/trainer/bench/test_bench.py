@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from trainer.batch.bank import Scored
-from trainer.batch.update import accumulate_gradients, hidden_states
+from trainer.batch.score import score
+from trainer.batch.update import accumulate_gradients
 from trainer.bench import bench, step
 from trainer.bench.memory import bench_memory
 from trainer.bench.step import DistillStep, Size, reverse_kl
@@ -61,9 +61,6 @@ def test_a_reverse_kl_of_several_teachers_reads_each_ones_rows() -> None:
     rollouts = ours.sample()
     whole, _ = accumulate_gradients(ours.policy, rollouts, ours.loss_of(rollouts))
     halves = [rollouts.rows(slice(0, 4)), rollouts.rows(slice(4, 8))]
-    scored = [
-        Scored(hidden_MD=hidden_states(ours.teacher, half).flatten(0, 1), logits=ours.teacher.logits)
-        for half in halves
-    ]
+    scored = [score(ours.teacher, half) for half in halves]
     split, _ = accumulate_gradients(ours.policy, rollouts, reverse_kl(rollouts, scored))
     assert split == pytest.approx(whole, rel=1e-5)

@@ -36,10 +36,10 @@ from trainer.losses.feedback import adapted, advantages_over_time, clipped_value
 from trainer.model.chat import prompt_ids
 from trainer.model.loading import load_policy
 from trainer.model.policy import Policy
-from trainer.stages import reward_model
+from trainer.stages import ppo, reward_model, rl
 from trainer.stages.job import Job
-from trainer.stages.reinforcement import ppo, rl
-from trainer.stages.reinforcement.ppo import at_the_end
+from trainer.stages.loop import Trainee
+from trainer.stages.ppo import at_the_end
 from trainer.tasks.jsonl import JsonlTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -177,13 +177,13 @@ def test_the_gradient_is_that_of_the_surrogate_and_the_value_loss(
     )
     monkeypatch.setattr(ppo, "HOOKS", ppo.Hooks(prepare=with_random_head, finish=ppo.HOOKS.finish))
     caught: dict[str, Tensor] = {}
-    own = rl.accumulate
+    own = Trainee.update
 
-    def before(policy: Policy, *arguments: Any, **named: Any) -> Any:
-        caught.update({name: value.clone() for name, value in policy.model.state_dict().items()})
-        return own(policy, *arguments, **named)
+    def before(trainee: Trainee, *arguments: Any, **named: Any) -> Any:
+        caught.update({name: value.clone() for name, value in trainee.policy.model.state_dict().items()})
+        return own(trainee, *arguments, **named)
 
-    monkeypatch.setattr(rl, "accumulate", before)
+    monkeypatch.setattr(Trainee, "update", before)
     (_, step), rows = run_watched(job)
     start, now = plain_model(model), plain_model(model)
     now.add_module("value_head", torch.nn.Linear(16, 1))

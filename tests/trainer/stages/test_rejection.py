@@ -217,9 +217,9 @@ def test_a_stage_that_is_stopped_ends_as_an_unbroken_one(
 ) -> None:
     job = stopped_job(small, model, tmp_path / "stopped", monkeypatch, batches)
     calls: list[int] = []
-    own = rejection._batch
+    own = rejection._step
     monkeypatch.setattr(
-        rejection, "_batch", lambda at_work, harvest: calls.append(harvest.step) or own(at_work, harvest)
+        rejection, "_step", lambda trainee, *rest: calls.append(trainee.step) or own(trainee, *rest)
     )
     assert (timeless(run_stage(job, lambda done: None)), left_by(job)) == straight
     assert calls == list(range((batches - 1) // 2 * 2, 5))  # from the checkpoint on

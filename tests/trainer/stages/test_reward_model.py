@@ -240,9 +240,9 @@ def test_the_gradient_is_that_of_all_comparisons_of_each_prompt(
     micro_batch_rows: int | None,
 ) -> None:
     """Worked out row by row with the model's own forward: InstructGPT's equation 1, answers of a prompt together."""
-    own = reward_model.accumulate
+    own = Trainee.update
     monkeypatch.setattr(
-        reward_model, "accumulate", lambda *given, **named: own(*given, **{**named, "by_domain": by_domain})
+        Trainee, "update", lambda *given, **named: own(*given, **{**named, "diagnosed": by_domain})
     )
     job = rm_job(small, model, tmp_path, settings={"micro_batch_rows": micro_batch_rows})
     batch, gradient, row = watched(job)

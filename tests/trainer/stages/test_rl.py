@@ -29,8 +29,7 @@ from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageEr
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Rl
 from trainer.files.settings import Settings
-from trainer.stages.loop import Job
-from trainer.stages.reinforcement import rl
+from trainer.stages.loop import Job, Trainee
 from trainer.tasks.jsonl import JsonlTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,14 +173,14 @@ def test_the_kl_coefficient_pulls_towards_the_start(
         small, model, tmp_path, kl_coefficient=coefficient, steps=2, learning_rate=2e-2, zero_signal="keep"
     )
     caught: dict[str, Tensor] = {}
-    own = rl.accumulate
+    own = Trainee.update
 
-    def before_second(policy: Any, *arguments: Any, **named: Any) -> Any:
-        caught.update({name: value.clone() for name, value in policy.model.state_dict().items()})
-        return own(policy, *arguments, **named)
+    def before_second(trainee: Trainee, *arguments: Any, **named: Any) -> Any:
+        caught.update({name: value.clone() for name, value in trainee.policy.model.state_dict().items()})
+        return own(trainee, *arguments, **named)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rl, "accumulate", before_second)
+        patch.setattr(Trainee, "update", before_second)
         (_, step), rows = run_watched(job)
     now, start = plain_model(model), plain_model(model)
     now.load_state_dict(caught)

@@ -1,27 +1,29 @@
 """Reinforcement learning from verifiers or reward models, one turn or several: sample, judge, step on the advantages.
 
-Algorithms differ in what they make of a judged batch (`trainer.stages.reinforcement.grpo`,
-`trainer.stages.reinforcement.ppo`) and in nothing else.
+GRPO (2402.03300, with the choices of DAPO) and PPO (`trainer.stages.ppo`) differ in what they make of a judged batch
+and in nothing else. In GRPO the baseline of an answer is the mean of its prompt's other answers.
+
+Axes: U prompts, B rows, T response tokens, N positions, M rows of a part.
 """
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Rl
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, draw, minibatches, sample
-from trainer.batch.diagnose import accumulate
+from trainer.batch.batch import Batch, minibatches
 from trainer.batch.meter import TRAINING_PASSES
-from trainer.batch.update import accumulate_gradients
+from trainer.batch.sums import means
+from trainer.batch.update import LossOf, accumulate_gradients
 from trainer.batch.written import demonstrated
-from trainer.losses.losses import Loss, cross_entropy, token_weights
-from trainer.stages import samples
+from trainer.losses.losses import Loss, cross_entropy, group_advantages, token_weights
+from trainer.stages import ppo, samples
 from trainer.stages.judge import Judges
 from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
-from trainer.stages.reinforcement import grpo, ppo
-from trainer.stages.reinforcement.surrogate import Signal
+from trainer.stages.ppo import Signal, reward_weight, surrogate
 
 ALGORITHM_VERSION = 2
 LEAST_SIGNAL = 0.05  # of q (1 - q) in the curriculum, so that no domain is given up
@@ -44,64 +46,75 @@ def run(job: Job, stage: Rl, report: Report) -> Metrics:
 
 
 def _step(trainee: Trainee, stage: Rl, bank: Bank | None, judges: Judges) -> Metrics:
-    job, policy, amounts, meter = trainee.job, trainee.policy, trainee.amounts, trainee.meter
-    shares = _curriculum(trainee, stage)
-    counts, start = trainee.allocate(shares, amounts.prompts_per_step)
-    items = draw(trainee.tasks, counts, start, split="train", seed=job.settings.seed)
-    with meter.phase("generation", policy.device):
-        batch = sample(
-            policy,
-            trainee.tasks,
-            items,
-            domains=[name for name, count in counts.items() for _ in range(count)],
-            rollouts_per_prompt=amounts.rollouts_per_prompt,
-            temperature=job.settings.temperature,
-            seed=job.seed(trainee.step),
-        )
-    meter.count("generation", policy, batch.rollouts)
+    asked = trainee.ask(_curriculum(trainee, stage))
+    batch = trainee.sample(asked)
     truncated = trainee.check_truncation(batch)
-    judged = judges.judged(batch, meter)
-    signal_of = ppo.signal if stage.algorithm == "ppo" else grpo.signal
+    judged = judges.judged(batch, trainee.meter)
+    signal_of = ppo.signal if stage.algorithm == "ppo" else group_signal
     signal = signal_of(trainee, stage, bank, judged)
     metrics = _describe(trainee, stage, batch, judged, signal)
     if samples.due(trainee):
         samples.keep_rewarded(trainee, stage, batch, judged, signal.advantage_BT)
     parts = minibatches(judged, signal.kept_U, stage.updates_per_batch)
     for number, (part, row_M) in enumerate(parts):
-        diagnosed = number == 0 and trainee.step % job.settings.diagnose_every == 0
-        metrics |= _update(trainee, stage, signal, part, row_M, diagnosed=diagnosed)
-    if bank is not None:
-        _count_scored(trainee, [part for part, _ in parts])
-    return {**metrics, "prompts": counts, "truncated": truncated, "updates": len(parts)}
+        metrics |= _update(trainee, stage, signal, part, row_M, diagnosed=number == 0)
+        if bank is not None:
+            trainee.count_tokens("scored", part)
+    return {**metrics, "prompts": asked.counts, "truncated": truncated, "updates": len(parts)}
+
+
+def group_signal(trainee: Trainee, stage: Rl, bank: Bank | None, batch: Batch) -> Signal:
+    """Group advantages of the judged rewards; the KL is a term of the loss."""
+    advantage_B, zero_signal_U = group_advantages(
+        batch.reward_B,
+        batch.group,
+        stage.advantage_scale,
+        batch.domain_ids().to(batch.reward_B.device),
+    )
+    advantage_B = advantage_B * reward_weight(batch, stage)
+    advantage_BT = advantage_B[:, None].expand(batch.rollouts.response_BT.shape)
+
+    def loss_of(part: Batch, row_M: Tensor) -> LossOf:
+        reference = None if bank is None else trainee.score(bank, stage.init, part.rollouts)
+        temperature = trainee.job.settings.temperature
+        return surrogate(
+            stage, part.rollouts, advantage_BT[row_M], reference=reference, temperature=temperature
+        )
+
+    by_domain = {
+        name: {"zero_signal": float(zero_signal_U[prompts].float().mean())}
+        for name, span in batch.spans.items()
+        for prompts in [slice(span.start // batch.group, span.stop // batch.group)]
+    }
+    return Signal(
+        advantage_BT=advantage_BT,
+        kept_U=~zero_signal_U if stage.zero_signal == "drop" else torch.ones_like(zero_signal_U),
+        loss_of=loss_of,
+        metrics={"zero_signal": float(zero_signal_U.float().mean())},
+        by_domain=by_domain,
+    )
 
 
 def _update(
-    trainee: Trainee, stage: Rl, signal: Signal, batch: Batch, row_M: Tensor, *, diagnosed: bool
+    trainee: Trainee, stage: Rl, signal: Signal, part: Batch, row_M: Tensor, *, diagnosed: bool
 ) -> Metrics:
     """One optimiser step on some rows."""
-    policy, settings, rollouts, meter = trainee.policy, trainee.job.settings, batch.rollouts, trainee.meter
-    tokens = int(rollouts.trained_BT.sum())
-    loss_of = signal.loss_of(batch, row_M)
-    with meter.phase("training", policy.device):
-        loss, sums, report = accumulate(
-            policy,
-            rollouts,
-            batch.spans,
-            loss_of,
-            by_domain=diagnosed,
-            temperature=settings.temperature,
-            of_states=signal.of_states,
-            micro_batch_rows=settings.micro_batch_rows,
-        )
-        mixed, found = _mix(trainee, stage, batch, row_M) if stage.demonstration_mix else (0.0, {})
-        applied = trainee.apply(loss + mixed, batch)
-    meter.count("training", policy, rollouts, passes=TRAINING_PASSES)
-    for name, span in batch.spans.items():
-        meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
-    metrics = {
-        name.removesuffix("_sum").removesuffix("_count"): value / tokens for name, value in sums.items()
-    }
-    return {**applied, **metrics, **found, **report()}
+    found: Metrics = {}
+
+    def also() -> float:
+        mixed, more = _mix(trainee, stage, part, row_M) if stage.demonstration_mix else (0.0, {})
+        found.update(more)
+        return mixed
+
+    applied, sums = trainee.update(
+        part,
+        signal.loss_of(part, row_M),
+        diagnosed=diagnosed,
+        also=also,
+        temperature=trainee.job.settings.temperature,
+        of_states=signal.of_states,
+    )
+    return {**applied, **means(sums.whole, int(part.rollouts.trained_BT.sum())), **found}
 
 
 def _mix(trainee: Trainee, stage: Rl, batch: Batch, row_M: Tensor) -> tuple[float, Metrics]:
@@ -122,15 +135,8 @@ def _mix(trainee: Trainee, stage: Rl, batch: Batch, row_M: Tensor) -> tuple[floa
         trainee.policy, rollouts, loss_of, micro_batch_rows=trainee.job.settings.micro_batch_rows
     )
     trainee.meter.count("training", trainee.policy, rollouts, passes=TRAINING_PASSES)
-    for name, span in shown.spans.items():
-        trainee.meter.count_tokens("trained", name, int(rollouts.trained_BT[span].sum()))
-    return loss, {"demonstration_nll": sums["nll_sum"] / int(rollouts.trained_BT.sum())}
-
-
-def _count_scored(trainee: Trainee, parts: list[Batch]) -> None:
-    for part in parts:
-        for name, span in part.spans.items():
-            trainee.meter.count_tokens("scored", name, int(part.rollouts.trained_BT[span].sum()))
+    trainee.count_tokens("trained", shown)
+    return loss, {"demonstration_nll": sums.whole["nll_sum"] / int(rollouts.trained_BT.sum())}
 
 
 def _curriculum(trainee: Trainee, stage: Rl) -> dict[str, float]:
@@ -156,7 +162,6 @@ def _describe(trainee: Trainee, stage: Rl, batch: Batch, judged: Batch, signal: 
     domains = {}
     for name, span in batch.spans.items():
         tokens = int(trained_B[span].sum())
-        trainee.meter.count_tokens("generated", name, tokens)
         reward = float(batch.reward_B[span].mean())
         trainee.average(f"pass_rate/{name}", reward / trainee.tasks[name].reward_scale)
         row = {

@@ -1,0 +1,73 @@
+"""What a model gives to tokens that are there already: its states, and from them logits, log-probs and KL.
+
+The form in which a scored batch is kept is the last hidden states and the head (DeepSeek-V4); logits are rebuilt for
+the positions that are asked for, a block of them at a time. Leaves out: gradients (`trainer.batch.update`), which
+model scores what (`trainer.batch.bank`).
+
+Axes: B rows, T response length, M = B * T places, N trained positions (flat index b * T + t), D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.batch.rollout import Rollouts
+from trainer.batch.update import CHUNK_LOGITS, hidden_states
+from trainer.losses.losses import reverse_kl, token_logprob
+from trainer.model.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored:
+    """What is kept of a model that scored rollouts: hidden_MD over all rows and tokens, and its head."""
+
+    hidden_MD: Tensor
+    logits: Callable[[Tensor], Tensor]
+    vocab_size: int
+
+    @torch.no_grad()
+    def at(self, index_N: Tensor, temperature: float = 1.0) -> Tensor:
+        """logits_NV of trained positions, without gradient."""
+        return self.logits(self.hidden_MD[index_N]) / temperature
+
+    def blocks(self, rollouts: Rollouts) -> tuple[Tensor, ...]:
+        """The trained positions in pieces whose logits may be held at once."""
+        index_M = rollouts.trained_BT.flatten().nonzero().squeeze(1)
+        return index_M.split(max(1, CHUNK_LOGITS // self.vocab_size))
+
+
+def score(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Scored:
+    """The model reads the rollouts, without gradient."""
+    hidden_BTD = hidden_states(policy, rollouts, micro_batch_rows=micro_batch_rows)
+    return Scored(hidden_MD=hidden_BTD.flatten(0, 1), logits=policy.logits, vocab_size=policy.vocab_size)
+
+
+@torch.no_grad()
+def logprobs(
+    scored: Scored, rollouts: Rollouts, *, temperature: float, valid_V: Tensor | None = None
+) -> Tensor:
+    """logprob_BT of the tokens, 0 where not trained. valid_V: the ids that the distribution is over; None: all."""
+    token_M = rollouts.response_BT.flatten()
+    if valid_V is not None:
+        token_M = (valid_V.cumsum(0) - 1)[token_M]
+    logprob_M = torch.zeros_like(rollouts.logprob_BT).flatten()
+    for index_N in scored.blocks(rollouts):
+        logits_NV = scored.at(index_N, temperature)
+        if valid_V is not None:
+            logits_NV = logits_NV[:, valid_V.nonzero().squeeze(1)]
+        logprob_M[index_N] = token_logprob(logits_NV, token_M[index_N])[0]
+    return logprob_M.view_as(rollouts.logprob_BT)
+
+
+@torch.no_grad()
+def kl_sum(own: Scored, other: Scored, rollouts: Rollouts, *, temperature: float) -> float:
+    """Sum over trained tokens of KL(own || other) over the full vocabulary."""
+    total = 0.0
+    for index_N in own.blocks(rollouts):
+        own_NV, other_NV = own.at(index_N, temperature), other.at(index_N, temperature)
+        total += float(reverse_kl(own_NV, other_NV, own_NV.new_ones(len(index_N)))[0])
+    return total

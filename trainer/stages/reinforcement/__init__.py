@@ -1,1 +1,0 @@
-"""Reinforcement learning: the stage, and the two ways to turn rewards into advantages."""
