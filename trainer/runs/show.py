@@ -142,9 +142,9 @@ def evaluate_directory(
     from trainer.batch.meter import Meter
     from trainer.files.atomic import read_json
     from trainer.model.loading import load_policy
+    from trainer.model.sources import model_directory
     from trainer.tasks import task
 
-    weights = directory
     if (directory / "resolved.json").is_file():
         weights = directory / "weights"
         if not weights.is_dir():
@@ -152,6 +152,8 @@ def evaluate_directory(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
         domains = domains or list(read_json(directory / "summary.json")["scores"])
+    else:
+        weights = model_directory(str(directory))
     if not domains:
         raise UsageError("domains: none given, and a model directory names none; add --domains a,b,c")
     tasks = {spec: task(spec) for spec in domains}

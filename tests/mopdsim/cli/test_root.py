@@ -85,7 +85,9 @@ def test_every_command_explains_itself(mopd: Mopd, words: tuple[str, ...]) -> No
 
 
 def test_the_trainers_commands_are_there() -> None:
-    wanted = {("train", name) for name in ("init-model", "run", "resume", "eval", "show", "bench")}
+    wanted = {
+        ("train", name) for name in ("init-model", "get-model", "run", "resume", "eval", "show", "bench")
+    }
     assert wanted | {("recipes",), ("check",), ("demo",)} <= set(COMMANDS)
 
 
@@ -293,6 +295,7 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "eval without domains": (["train", "eval", "MODEL"], 2, "--domains"),
     "eval of nothing": (["train", "eval", "EMPTY", "--domains", "sort"], 3, "config.json is missing"),
     "eval of no items": (["train", "eval", "MODEL", "--domains", "sort", "--items", "0"], 2, "greater than"),
+    "a model nobody offers": (["train", "get-model", "smollm"], 3, "did you mean 'smollm2-135m'"),
     "a model over a file": (["train", "init-model", "--out", "FILE"], 2, "exists already"),
     "a model over a model": (["train", "init-model", "--out", "MODEL"], 2, "exists already"),
     "a model that does not divide": (["train", "init-model", "--out", "OUT", "--hidden", "7"], 2, "multiple"),
