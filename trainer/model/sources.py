@@ -164,7 +164,7 @@ def model_directory(model: str) -> Path:
         return _usable_file(path.resolve())
     if model.startswith((".", "/", "~")) or path.suffix in (".gguf", ".bin", ".safetensors"):
         raise NotFoundError(
-            f"model {model!r}: no such file or directory; `mopd train init-model --out DIRECTORY` makes one, and "
+            f"model {model!r}: no such directory or file; `mopd train init-model --out DIRECTORY` makes one, and "
             "`mopd train get-model` fetches one"
         )
     from huggingface_hub import snapshot_download

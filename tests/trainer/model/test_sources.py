@@ -214,8 +214,8 @@ def test_what_is_no_model_says_so(tmp_path: Path) -> None:
     for given, said in (
         (tmp_path / "notes.md", "no model; give a .gguf"),
         (tmp_path, r"config\.json is missing, and there is no \.gguf"),
-        (tmp_path / "absent", "no such file or directory"),
-        ("absent.gguf", "no such file or directory"),
+        (tmp_path / "absent", "no such directory or file"),
+        ("absent.gguf", "no such directory or file"),
         ("someone/absent", "the hub gave none"),
     ):
         with pytest.raises(MopdError, match=said):
