@@ -231,14 +231,13 @@ def test_own_observations_are_read_and_bad_ones_are_one_sentence(page: Any) -> N
     page.get_by_role("link", name="Calibration").first.click()
     page.get_by_role("tab", name="Own observations").click()
     table = (ROOT / "mopdsim" / "data" / "published" / "rl_steps.csv").read_bytes()
-    for name, data, words in (
-        ("bad.csv", b"a,b\n1,2\n", "column"),
-        ("good.csv", table, "rows can be fitted"),
-    ):
+    said = page.locator("[data-testid=stAlert]").filter(has_text="column")
+    fits = page.get_by_text("rows can be fitted").last
+    for name, data, answer in (("bad.csv", b"a,b\n1,2\n", said), ("good.csv", table, fits)):
         page.locator("input[type=file]").first.set_input_files(
             [{"name": name, "mimeType": "text/csv", "buffer": data}]
         )
-        page.get_by_text(words).last.wait_for()
+        answer.wait_for()
     assert page.locator("[data-testid=stException]").count() == 0
 
 
