@@ -1,10 +1,11 @@
 """How much of everything a stage spends: steps, batch, learning rate. A recipe's structure has no scale; this does.
 
-Named sets: `tiny` (a model under 0.5 M parameters on two CPU cores) and `small` (0.5 to 4 B parameters on one
-GPU). The sizes are ours, grade `prior`, chosen by sweeps on the tiny model; the `small` learning rates are the
-usual ones of published RL runs on such models. `published` is no set of its own: each of the seven systems has its
-own figures (`mopdsim.recipes.systems`). Leaves out: lengths (they belong to a domain) and what the amounts cost
-(`mopdsim.cost`).
+Named sets: `tiny` (a model under 0.5 M parameters on two CPU cores), `real` (a small open model of some 0.1 B
+parameters on two CPU cores or one GPU) and `small` (0.5 to 4 B parameters on one GPU). The sizes are ours, grade
+`prior`: those of `tiny` were chosen by sweeps on the tiny model, those of `real` by runs of SmolLM2-135M; the `small`
+learning rates are the usual ones of published RL runs on such models. `published` is no set of its own: each of the
+seven systems has its own figures (`mopdsim.recipes.systems`). Leaves out: lengths (they belong to a domain) and what
+the amounts cost (`mopdsim.cost`).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from mopdsim.base.errors import UsageError
 
-AmountsName = Literal["tiny", "small", "published"]
+AmountsName = Literal["tiny", "real", "small", "published"]
 AMOUNTS_NAMES: tuple[AmountsName, ...] = get_args(AmountsName)
 SpendingKind = Literal["sft", "rl", "distill", "reward_model", "preference", "rejection_sampling"]
 SPENDING_KINDS: tuple[SpendingKind, ...] = get_args(SpendingKind)
@@ -64,7 +65,7 @@ def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
     if name == "published":
         raise UsageError(
             "amounts = 'published': only the published systems have such amounts (`mopd recipes`), and a file must "
-            "give every stage its own in [amounts_of.STAGE]; use tiny or small"
+            "give every stage its own in [amounts_of.STAGE]; use tiny, real or small"
         )
     return _SETS[name][kind]
 
@@ -78,6 +79,20 @@ _SETS: dict[str, dict[SpendingKind, Amounts]] = {
         "preference": Amounts(steps=120, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
         "rejection_sampling": Amounts(
             steps=16, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
+        ),
+    },
+    "real": {
+        "sft": Amounts(steps=10, prompts_per_step=66, learning_rate=5e-5, warmup_steps=2),
+        "rl": Amounts(
+            steps=40, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=3e-5, warmup_steps=4
+        ),
+        "distill": Amounts(
+            steps=40, prompts_per_step=24, rollouts_per_prompt=4, learning_rate=1e-4, warmup_steps=4
+        ),
+        "reward_model": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=4, learning_rate=3e-5),
+        "preference": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=5e-6),
+        "rejection_sampling": Amounts(
+            steps=4, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
         ),
     },
     "small": {

@@ -1,11 +1,11 @@
 """How a run is carried out, apart from what its recipe says: seed, device, evaluation, checkpoints.
 
-Everything here that can change a number is part of a stage's key in the store.
+Everything here that can change a number is part of a stage's key in the store (`Settings.keyed`).
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -18,8 +18,11 @@ class Settings(Value):
     """One run's settings.
 
     probes: domains that are scored and never trained. test_items: fixed prompts of each domain scored at the end of a
-    stage; validation_items: at every checkpoint of it. temperature: of sampling, in training and evaluation.
-    evaluate_every, diagnose_every, checkpoint_every: in optimiser steps. threads: of one worker.
+    stage; validation_items: every so many steps of it. temperature: of sampling, in training and evaluation.
+    samples_per_prompt: answers to each test prompt; from 8 of them pass@8 is estimated. greedy_items: test prompts that
+    are also answered by the likeliest tokens. score_others: whether a stage also scores what it does not train on.
+    system_prompt: the one that the model's chat template puts in of itself, or none.
+    evaluate_every, diagnose_every (0: never), checkpoint_every: in optimiser steps. threads: of one worker.
     max_truncation: a reinforcement or on-policy stage stops when more samples than this are cut off
     (mean over the last ten steps).
     """
@@ -32,8 +35,20 @@ class Settings(Value):
     probes: tuple[str, ...] = ()
     test_items: Count = 400
     validation_items: Count = 100
+    samples_per_prompt: Annotated[int, Field(ge=1, le=256)] = 1
+    greedy_items: Annotated[int, Field(ge=0)] = 0
+    score_others: Literal["always", "at_end", "never"] = "always"
+    system_prompt: Literal["template", "none"] = "template"
     evaluate_every: Count = 25
-    diagnose_every: Count = 20
+    diagnose_every: Annotated[int, Field(ge=0)] = 20
     checkpoint_every: Count = 25
     micro_batch_rows: Count | None = None
     max_truncation: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    def keyed(self) -> dict[str, Any]:
+        """What a stage's key is made from. Fields that came later count where they are not at their defaults, so that
+        older stores stay valid."""
+        found = self.model_dump(mode="json", exclude={"checkpoint_every"})
+        later = ("samples_per_prompt", "greedy_items", "score_others", "system_prompt")
+        unset = {name for name in later if found[name] == type(self).model_fields[name].default}
+        return {name: value for name, value in found.items() if name not in unset}

@@ -17,13 +17,19 @@ from safetensors.torch import load_file
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST, atomic_directory
+from trainer.model.chat import leave_out_system_prompt
 from trainer.model.policy import Policy
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
-def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float32") -> Policy:
-    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be."""
+def load_policy(
+    source: str | Path, *, device: str = "cpu", dtype: str = "float32", system_prompt: str = "template"
+) -> Policy:
+    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be.
+
+    system_prompt: "template" for what the chat template puts in of itself, "none" to leave it out.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -60,6 +66,8 @@ def load_policy(source: str | Path, *, device: str = "cpu", dtype: str = "float3
             f"model {str(source)!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary "
             f"{model.config.vocab_size}: use the tokenizer that belongs to the model"
         )
+    if system_prompt == "none":
+        leave_out_system_prompt(tokenizer)
     return Policy(model.to(place), tokenizer, dtype=getattr(torch, dtype))
 
 

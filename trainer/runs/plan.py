@@ -1,7 +1,9 @@
 """From recipes and a model to the stages to run: keys, directories, who waits for whom.
 
 Several recipes planned together share whatever has the same key. `tiny` is made on the spot: random weights, then a
-start trained by SFT on the recipe's own domains; so is a smaller one for the students that a recipe wants smaller.
+start trained by SFT on the recipe's own domains; so is a smaller one for the students that a recipe wants smaller. With
+the amounts `real` a given model has a start too: a few steps of SFT on the form of short answers
+(`trainer.tasks.FORM`).
 Leaves out: running (`trainer.runs.execute`), and what computes: planning alone does not load it.
 """
 
@@ -21,7 +23,7 @@ from trainer.model.sources import model_directory
 from trainer.model.tiny import init_tiny, tiny_tokenizer
 from trainer.runs.store import Store, key_of, stage_keys
 from trainer.stages.job import Job
-from trainer.tasks import PROBES, task
+from trainer.tasks import FORM, PROBES, task
 
 TINY = "tiny"
 START = "start"
@@ -177,8 +179,16 @@ def _root(
 
     if model not in BUILT_IN:
         directory = model_directory(model)
+        formed = recipe.amounts_name == "real"
         return _node(
-            None, None, fingerprint(directory), directory, recipe.domains, settings, store, label=name
+            Sft(name=START, domains=dict.fromkeys(FORM, 1.0)) if formed else None,
+            (start_amounts or default_amounts("real", "sft")) if formed else None,
+            fingerprint(directory),
+            directory,
+            recipe.domains,
+            settings,
+            store,
+            label=START if formed and name == BASE else name,
         )
     seed = settings.seed
     directory = store.root / f"{model}-{seed}"
@@ -220,7 +230,7 @@ def _node(
     if stage is not None and amounts is not None:
         alone = Recipe(
             name=START,
-            domains=tuple(domains),
+            domains=tuple(dict.fromkeys((*domains, *stage.domains))),
             amounts_name="tiny",
             stages=(stage,),
             amounts={START: amounts},
@@ -232,7 +242,7 @@ def _node(
             "stage": None,
             "base": model_key,
             "domains": [task(spec).fingerprint for spec in (*domains, *settings.probes)],
-            "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+            "settings": settings.keyed(),
         }
     key = key_of(made_from)
     job = Job(

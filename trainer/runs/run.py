@@ -72,7 +72,7 @@ def run_recipe(
             smaller=smaller,
             settings=settings,
             store=store,
-            start_amounts=default_start(len(recipe.domains), scale=scale),
+            start_amounts=default_start(len(recipe.domains), scale=scale) if model in BUILT_IN else None,
         )
         summaries = execute(planned, store, workers=workers, progress=progress)
         summary = _summary(recipe, planned, summaries, store, out)

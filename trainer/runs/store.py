@@ -146,7 +146,7 @@ def _made_from(
         "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
         "parents": [keys[name] for name in parents(stage)],
         "base": keys[recipe.root_of(stage.name)],
-        "settings": settings.model_dump(mode="json", exclude={"checkpoint_every"}),
+        "settings": settings.keyed(),
         "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
         "algorithm_version": versions[stage.kind],
     }

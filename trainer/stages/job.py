@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage
 from trainer.files.settings import Settings
-from trainer.tasks import Task, task
+from trainer.tasks import Split, Task, task
 
 if TYPE_CHECKING:
     from trainer.model.policy import Policy
@@ -51,11 +51,26 @@ class Job:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
     def tasks(self) -> dict[str, Task]:
-        """The domains and probes by their specification."""
-        return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes))}
+        """The domains and probes by their specification, and what is trained on beside them."""
+        trained = getattr(self.stage, "domains", ())
+        return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes, *trained))}
+
+    def scored(self, split: Split) -> tuple[str, ...]:
+        """The domains and probes that a split's evaluation scores: `Settings.score_others` may leave some out."""
+        whole = tuple(dict.fromkeys((*self.domains, *self.settings.probes)))
+        own = tuple(getattr(self.stage, "domains", ()))
+        others = self.settings.score_others
+        without = others == "never" or (others == "at_end" and split != "test")
+        return own if without and own and set(own) <= set(whole) else whole
 
     def load(self, name: str) -> Policy:
         """The weights of a stage, or the base."""
         from trainer.model.loading import load_policy
 
-        return load_policy(self.weights[name], device=self.settings.device, dtype=self.settings.dtype)
+        settings = self.settings
+        return load_policy(
+            self.weights[name],
+            device=settings.device,
+            dtype=settings.dtype,
+            system_prompt=settings.system_prompt,
+        )

@@ -145,7 +145,7 @@ class Trainee:
         options |= {"micro_batch_rows": settings.micro_batch_rows}
         with self.meter.phase("training", policy.device):
             report: Callable[[], Metrics] = dict
-            if diagnosed and self.step % settings.diagnose_every == 0:
+            if diagnosed and settings.diagnose_every and self.step % settings.diagnose_every == 0:
                 found, sums, report = accumulate_by_domain(policy, read, batch.spans, loss_of, **options)
             else:
                 found, sums = accumulate_gradients(policy, read, loss_of, **options)
@@ -356,14 +356,17 @@ def score(
 ) -> dict[str, dict[str, float]]:
     """Scores of all domains and probes on a split's fixed prompts, also logged. A parent may be the start."""
     settings, before = job.settings, dict(meter.seconds)
+    last = split == "test"
     domains = evaluate(
         policy,
-        tasks,
+        {name: tasks[name] for name in job.scored(split)},
         split=split,
-        items=settings.test_items if split == "test" else settings.validation_items,
+        items=settings.test_items if last else settings.validation_items,
         temperature=settings.temperature,
-        references=against,
+        references=against if last or settings.score_others == "always" else {},
         meter=meter,
+        samples_per_prompt=settings.samples_per_prompt if last else 1,
+        greedy_items=settings.greedy_items if last else 0,
         micro_batch_rows=settings.micro_batch_rows,
     )
     for row in domains.values():

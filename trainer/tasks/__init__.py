@@ -5,6 +5,7 @@ Groups of specs with a known relation, for studies:
   SYNERGY        one skill at two lengths
   HETEROGENEOUS  an easy domain, and one with rare success, a noisy verifier and small rewards
   PROBES         name -> the domains whose skills it composes; never demonstrated or trained, only scored
+  FORM           many kinds of short answers: what the start of a real model is shown
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ FAMILIES: Mapping[str, Factory] = MappingProxyType(
 _SCHEMES: Mapping[str, Factory] = MappingProxyType(
     {ask.SCHEME: ask.ask_task, gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task}
 )
+FORM = ask.FORM
 COMPETING = ("sort", "sort_down")
 SYNERGY = ("sort", "sort_long")
 HETEROGENEOUS = ("compare", "sort_long?corruption=0.9&reward_scale=0.1&reward_noise=0.05")
@@ -64,6 +66,7 @@ __all__ = [
     "ALPHABET",
     "COMPETING",
     "FAMILIES",
+    "FORM",
     "HETEROGENEOUS",
     "PROBES",
     "SPLITS",

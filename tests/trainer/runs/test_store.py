@@ -16,12 +16,13 @@ from small_world import SETTINGS, Recorder, carry_out, shrunk, write_model
 
 from mopdsim.base.errors import MopdError, NotFoundError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Recipe
+from mopdsim.recipes.recipe import BASE, Recipe, Sft
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
 from trainer.runs.plan import Plan, default_start, plan
 from trainer.runs.store import Store
 from trainer.runs.worker import ALGORITHM_VERSIONS, run_job
+from trainer.tasks import FORM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -245,3 +246,41 @@ def test_the_longest_chain_starts_first(small: dict[str, str], model: Path, tmp_
     by_label = {node.label: rank[node.key] for node in whole.nodes}
     assert by_label["base"] == max(by_label.values())
     assert by_label["mopd/r1_teacher_1"] > by_label["mopd/r1_student"] > by_label["mopd/r2_teacher_1"]
+
+
+def test_amounts_real_give_a_model_a_start_that_recipes_share(model: Path, tmp_path: Path) -> None:
+    domains = ["ask:gcd", "ask:smallest?count=5"]
+    made = {name: catalogue.recipe(name, domains, amounts="real") for name in ("mopd", "mixed_rl")}
+    whole = plan(made, model=str(model), settings=SETTINGS, store=Store(root=tmp_path))
+    start = next(node for node in whole.nodes if node.key == whole.keys["mopd"][BASE])
+    assert whole.keys["mixed_rl"][BASE] == start.key and isinstance(start.job.stage, Sft)
+    assert tuple(start.job.stage.domains) == FORM and set(FORM) | set(domains) <= set(start.job.tasks())
+    assert start.job.scored("test") == (*domains, *SETTINGS.probes), "and not all that it trains on"
+    given = plan(
+        {"tiny": catalogue.recipe("mopd", domains)},
+        model=str(model),
+        settings=SETTINGS,
+        store=Store(root=tmp_path),
+    )
+    assert given.nodes[0].job.stage is None, "other amounts take the model as it is"
+
+
+def test_a_stage_scores_other_domains_always_at_its_end_or_never(model: Path, tmp_path: Path) -> None:
+    recipe = catalogue.recipe("mopd", ["ask:gcd", "ask:swap"])
+    expected = {
+        "always": {"validation": 3, "test": 3},
+        "at_end": {"validation": 1, "test": 3},
+        "never": {"validation": 1, "test": 1},
+    }
+    for others, counts in expected.items():
+        settings = SETTINGS.model_copy(update={"score_others": others})
+        whole = planned(recipe, model, tmp_path, settings)
+        job = next(node.job for node in whole.nodes if node.key == whole.keys["mopd"]["teacher_1"])
+        assert {split: len(job.scored(split)) for split in ("validation", "test")} == counts  # type: ignore[arg-type]
+
+
+def test_settings_that_came_later_leave_older_keys_as_they_were() -> None:
+    later = {"samples_per_prompt": 8, "greedy_items": 100, "score_others": "never", "system_prompt": "none"}
+    assert not set(later) & set(Settings().keyed())
+    for name, value in later.items():
+        assert Settings.model_validate({name: value}).keyed()[name] == value
