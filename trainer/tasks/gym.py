@@ -5,6 +5,10 @@ Keys are the shared dials, the family's own configuration (`reasoning_gym:chain_
 Splits follow a hash of the question; grading is the library's own, which gives partial credit in places. The
 library is imported when a task is made.
 
+`extract` says which part of a response is graded: `tags` (within the last <answer> and </answer>), `number` (the last
+number), `line` (the last line) or `whole`. By default `auto`: what the question itself asks for, tags where it names
+them, a number where it asks for the final answer alone and that is a number, else the whole response.
+
 Facts below about single families were measured on reasoning-gym 0.1.25.
 """
 
@@ -15,6 +19,7 @@ import dataclasses
 import math
 import os
 import random
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -45,6 +50,12 @@ EVALUATES_ARITHMETIC: Final = frozenset(
     ["countdown", "intermediate_integration", "polynomial_multiplication", "puzzle24", "simple_integration"]
 )
 """Families whose graders call SymPy's `parse_expr`: what is not plain arithmetic is graded as empty."""
+EXTRACTIONS: Final = ("auto", "tags", "number", "line", "whole")
+_TAGS: Final = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_NUMBER: Final = re.compile(r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)")
+_ANSWER_ALONE: Final = re.compile(
+    r"final (?:answer|value)|only the (?:result|number|angle)|single number|as your answer", re.IGNORECASE
+)
 _WRONG_SHAPE: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
 REJECTS_BY_RAISING: Final[Mapping[str, tuple[type[Exception], ...]]] = {
     "boxnet": _WRONG_SHAPE,
@@ -60,6 +71,7 @@ class GymTask(Procedural):
 
     family: str
     config: tuple[tuple[str, Any], ...]
+    extract: str
 
     def draw(self, rng: random.Random) -> dict[str, Any]:
         """An item of the pool. Rare places where the family's generator gives up are passed over."""
@@ -100,7 +112,7 @@ class GymTask(Procedural):
 
     def grade(self, item: Item, turns: Sequence[str]) -> float:
         (response,) = turns
-        response = response.strip()
+        response = extracted(response, self._part(item)).strip()
         trusted = response == item.answer or self.family not in EVALUATES_ARITHMETIC
         if not trusted and not is_arithmetic(response):
             response = ""
@@ -110,6 +122,27 @@ class GymTask(Procedural):
                 return float(dataset.score_answer(response, item.data["entry"]))
         except REJECTS_BY_RAISING.get(self.family, ()):
             return 0.0
+
+    def _part(self, item: Item) -> str:
+        """The extraction in use: for `auto` the one that the question asks for."""
+        if self.extract != "auto":
+            return self.extract
+        if "<answer>" in item.prompt:
+            return "tags"
+        asked = _ANSWER_ALONE.search(item.prompt) and _NUMBER.fullmatch(item.answer)
+        return "number" if asked else "whole"
+
+
+def extracted(response: str, part: str) -> str:
+    """The part of a response that is graded (see the module); empty where it has none."""
+    match part:
+        case "tags":
+            return next(reversed(_TAGS.findall(response)), "")
+        case "number":
+            return next(reversed(_NUMBER.findall(response)), "")
+        case "line":
+            return next(reversed(response.strip().splitlines()), "")
+    return response
 
 
 def gym_task(options: Options) -> GymTask:
@@ -130,8 +163,9 @@ def gym_task(options: Options) -> GymTask:
             "environment"
         )
     dials = shared_dials(options, corruption=0.0, max_new_tokens=128)
+    extract = options.choice("extract", "auto", EXTRACTIONS)
     given = {"seed": 0, "size": POOL} | _configuration(options, DATASETS[family][1])
-    task = GymTask(family=family, config=tuple(sorted(given.items())), **dials)
+    task = GymTask(family=family, config=tuple(sorted(given.items())), extract=extract, **dials)
     try:
         _dataset(task.family, task.config)
     except (AssertionError, ValueError) as error:

@@ -4,8 +4,9 @@ Each line is an object with `prompt`, `answer` and, optionally, `split` (train, 
 `split` option the field is used where the first line has it, a hash of the prompt otherwise.
 
 verifier  exact    the response equals the answer, outer white space aside
-          numeric  the last number in the response equals the answer, thousands separators aside
-          regex    the answer is a regular expression that matches the whole response
+          numeric  the last number in the response is the answer, exactly; how it is written does not count
+                   (`trainer.tasks.numbers`)
+          regex    the answer is a regular expression that matches the whole response, within SECONDS
 
 Items are finite: a stream visits them in a seeded permutation per epoch and drops none.
 """
@@ -14,22 +15,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import random
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+import regex
+
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.tasks.base import SPLITS, Item, Split, Task, check_split, split_of
+from trainer.tasks.numbers import NUMBER, numbers_in
 from trainer.tasks.spec import Options, shared_dials
 
 SCHEME: Final = "jsonl"
 VERIFIERS: Final = ("exact", "numeric", "regex")
 _KEYS: Final = ("prompt", "answer", "split")
-_NUMBER: Final = re.compile(r"(?<!\d)[-+]?(?:(?:\d{1,3}(?:,\d{3})+|\d+)\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+SECONDS: Final = 2.0  # that one response may take a regular expression
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,10 +81,9 @@ class JsonlTask(Task):
             case "exact":
                 return float(response == item.answer.strip())
             case "regex":
-                return float(re.fullmatch(item.answer, response) is not None)
+                return float(_matches(item.answer, response))
             case _:
-                found = [_number(text) for text in _NUMBER.findall(response)]
-                return float(bool(found) and math.isclose(found[-1], _number(item.answer), rel_tol=1e-9))
+                return float(numbers_in(response)[-1:] == numbers_in(item.answer))
 
     def _of(self, split: Split, count: int) -> tuple[Item, ...]:
         check_split(split)
@@ -155,12 +156,12 @@ def _is_text(value: str) -> bool:
 
 
 def _check_answer(answer: str, verifier: str, where: str) -> None:
-    if verifier == "numeric" and not _NUMBER.fullmatch(answer.strip()):
+    if verifier == "numeric" and not (NUMBER.fullmatch(answer.strip()) and len(numbers_in(answer)) == 1):
         raise UsageError(f"{where}: answer={answer!r} must be a number; correct it or use verifier=exact")
     if verifier == "regex":
         try:
-            re.compile(answer)
-        except re.error as error:
+            regex.compile(answer)
+        except regex.error as error:
             rule = f"must be a regular expression ({error}); correct it or use verifier=exact"
             raise UsageError(f"{where}: answer={answer!r} {rule}") from None
 
@@ -175,8 +176,15 @@ def _split(record: Mapping[str, str], split_by: str, where: str) -> Split:
     raise UsageError(f"{where}: split={record.get('split')!r} {rule}")
 
 
-def _number(text: str) -> float:
-    return float(text.strip().replace(",", ""))
+def _matches(pattern: str, response: str) -> bool:
+    """UsageError where the pattern backtracks without end."""
+    try:
+        return regex.fullmatch(pattern, response, timeout=SECONDS) is not None
+    except TimeoutError:
+        raise UsageError(
+            f"the pattern {pattern!r} took longer than {SECONDS:g} s on one response: write it without nested repeats, "
+            "such as (a+)+"
+        ) from None
 
 
 def _order(count: int, key: str) -> list[int]:

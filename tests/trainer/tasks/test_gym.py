@@ -16,7 +16,13 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import UsageError
 from trainer.tasks import SPLITS, task
-from trainer.tasks.gym import EVALUATES_ARITHMETIC, EVALUATES_LITERALS, HASH_ORDERED, REJECTS_BY_RAISING
+from trainer.tasks.gym import (
+    EVALUATES_ARITHMETIC,
+    EVALUATES_LITERALS,
+    HASH_ORDERED,
+    REJECTS_BY_RAISING,
+    extracted,
+)
 from trainer.tasks.harmless import is_arithmetic
 
 SPECS = ["spell_backward", "chain_sum?min_terms=2&max_terms=3&max_digits=2", "number_sorting", "maze"]
@@ -75,6 +81,43 @@ def test_configuration_reaches_the_family() -> None:
         assert int(item.answer) == int(left) + int(right) * (1 if sign == "+" else -1)
     prompts = [task(f"reasoning_gym:spell_backward?seed={seed}").fixed("test", 5) for seed in (0, 1)]
     assert prompts[0] != prompts[1]
+
+
+@pytest.mark.parametrize(
+    ("part", "response", "graded"),
+    [
+        ("tags", "I think <answer>3</answer>, no: <answer> 41\n</answer> it is", " 41\n"),
+        ("tags", "41", ""),
+        ("number", "It is 7 and not 12; so -3.5.", "-3.5"),
+        ("number", "The answer is 2.", "2"),
+        ("number", "none", ""),
+        ("line", "Let me see.\n41\n\n", "41"),
+        ("line", "", ""),
+        ("whole", "a\nb", "a\nb"),
+    ],
+)
+def test_parts_of_a_response(part: str, response: str, graded: str) -> None:
+    assert extracted(response, part) == graded
+
+
+def test_a_question_that_asks_for_its_number_is_paid_for_the_number() -> None:
+    """`chain_sum` says 'State the final answer'; its grader pays by the share of a response that is the answer."""
+    domain = task("reasoning_gym:chain_sum?min_terms=2&max_terms=2")
+    whole = task("reasoning_gym:chain_sum?min_terms=2&max_terms=2&extract=whole")
+    for item in domain.fixed("test", 20):
+        said = f"The answer is {item.answer}."
+        assert domain.grade(item, [said]) == domain.grade(item, [item.answer]) == 1.0
+        assert whole.grade(item, [said]) < 0.5
+        assert domain.grade(item, [f"{item.answer} or {int(item.answer) + 1}"]) < 0.2
+
+
+def test_a_question_for_words_is_graded_whole_unless_told() -> None:
+    plain, tagged = (task(f"reasoning_gym:spell_backward{dials}") for dials in ("", "?extract=tags"))
+    (item,) = plain.stream("train", 0, 1, seed=0)
+    assert plain.grade(item, [f"<answer>{item.answer}</answer>"]) < 1.0
+    assert tagged.grade(item, [f"So: <answer>{item.answer}</answer>"]) == 1.0
+    with pytest.raises(UsageError, match="extract=tag must be one of auto, tags, number, line, whole"):
+        task("reasoning_gym:spell_backward?extract=tag")
 
 
 def test_a_family_without_reference_answers_cannot_be_demonstrated() -> None:

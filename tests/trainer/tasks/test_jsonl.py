@@ -91,6 +91,18 @@ def test_split_field(tmp_path: Path) -> None:
         ),
         ("numeric", "-3", ["-3", "x = -3."], ["3", "5-3"]),
         ("numeric", 7, ["7", "7.0", "so 7."], ["77", "1,7,8"]),
+        ("numeric", "30000000001", ["30000000001", "30,000,000,001"], ["30000000002", "3e10"]),
+        ("numeric", "876543219876", ["876 543 219 876"], ["876543219000"]),
+        ("numeric", "6", ["6"], ["\u22126", "- 6", "10^300", "1e9999999"]),
+        ("numeric", "-6", ["\u22126", "x=-6"], ["6"]),
+        ("numeric", "1" + "0" * 350, ["1" + "0" * 350], ["9" * 350, "1e351"]),
+        ("numeric", "8200", ["\\boxed{8{,}200}", "8\\,200", "8 200", "$8,200"], ["8,20", "8.2", "820"]),
+        (
+            "numeric",
+            ".25",
+            ["25%", "25\\%", "1/4", "\\frac{1}{4}", "\\dfrac{1}{4}", "0.250"],
+            ["25", "1/0", "4"],
+        ),
         ("regex", "(yes|no)+", ["yes", "noyes", " no "], ["y", "", "yes!"]),
     ],
 )
@@ -100,6 +112,20 @@ def test_verifiers(tmp_path: Path, verifier: str, answer: Any, right: list[str],
     (item,) = domain.fixed("train", 1)
     assert [domain.grade(item, [said]) for said in right] == [1.0] * len(right)
     assert [domain.grade(item, [said]) for said in wrong] == [0.0] * len(wrong)
+
+
+def test_a_pattern_that_backtracks_without_end_is_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.tasks.jsonl.SECONDS", 0.05)
+    path = write(tmp_path / "endless.jsonl", {"prompt": "p", "answer": "((7|7a?)+)+y", "split": "train"})
+    domain = task(f"jsonl:{path}?verifier=regex")
+    (item,) = domain.fixed("train", 1)
+    assert domain.grade(item, ["7y"]) == 1.0
+    with pytest.raises(
+        UsageError, match=r"took longer than 0\.05 s on one response: write it without nested"
+    ):
+        domain.grade(item, ["7" * 60])
 
 
 def test_repeated_lines_stay_in_one_split(tmp_path: Path) -> None:
