@@ -18,6 +18,10 @@ def demo(
     out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
     workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option(help="A real model in tiny's place: smollm2-135m, a directory, or a hub id."),
+    ] = None,
     json_: Annotated[
         bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
     ] = False,
@@ -25,17 +29,63 @@ def demo(
     """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
 
     Trains a base, one RL specialist a domain, a student distilled from them on its own samples, and three rivals at
-    matched compute. Interrupt it at any time: the same command goes on. Example: mopd demo --seed 1
+    matched compute. Interrupt it at any time: the same command goes on. Examples: mopd demo --seed 1
+    mopd demo --model smollm2-135m
     """
     from mopdsim.cli.commands import emit
     from studies.cli.systems import engine
     from studies.designs.systems.demo import run_demo
+    from studies.designs.systems.real_demo import run_real_demo
 
     print(f"demo (seed {seed})", file=sys.stderr)
-    result = run_demo(
-        seed=seed, threads=threads, engine=engine(out or Path("runs") / f"demo-{seed}", workers)
+    name = f"demo-{seed}" if model is None else f"demo-{Path(model).name}-{seed}"
+    where = engine(out or Path("runs") / name, workers)
+    if model is None:
+        result = run_demo(seed=seed, threads=threads, engine=where)
+    else:
+        result = run_real_demo(model=model, seed=seed, threads=threads, engine=where)
+    if json_:
+        emit(result)
+    elif model is None:
+        _print(result)
+    else:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 140).print(real_table(result))
+        _print_end(result)
+
+
+def real_table(result: dict[str, Any]) -> Table:
+    """A real model's start, specialists and students: each cell temperature 1 / greedy / pass@8."""
+    from studies.designs.systems.demo import LABELS
+
+    prompts, samples = result["prompts"], result["samples_per_prompt"]
+    table = Table(
+        title=f"{result['model']}, seed {result['seed']}: temperature {result['temperature']:g} / greedy / pass@8 "
+        f"({prompts['t1']} x {samples}, {prompts['greedy']}, {prompts['t1']} x {samples} answers to test prompts)"
     )
-    emit(result) if json_ else _print(result)
+    table.add_column("")
+    for domain in result["domains"]:
+        table.add_column(domain, justify="right")
+    for heading in ("greedy gains recovered", "TFLOP in all", "student alone", "seconds"):
+        table.add_column(heading, justify="right")
+
+    def cells(scores: dict[str, Any], side: str) -> list[str]:
+        return ["{t1:.2f} / {greedy:.2f} / {pass8:.2f}".format(**row[side]) for row in scores.values()]
+
+    scores = result["recipes"]["mopd"]["scores"]
+    table.add_row("start", *cells(scores, "start"), "", "", "", f"{result['start_seconds']:.0f}")
+    table.add_row("own specialist", *cells(scores, "teacher"))
+    for name, row in result["recipes"].items():
+        table.add_row(
+            LABELS[name],
+            *cells(row["scores"], "student"),
+            f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}",
+            f"{row['flops'] / 1e12:.1f}",
+            f"{row['flops_student_alone'] / 1e12:.1f}",
+            f"{row['seconds']:.0f}",
+        )
+    return table
 
 
 def _forecasts(result: dict[str, Any]) -> Table:
@@ -85,5 +135,9 @@ def _print(result: dict[str, Any]) -> None:
     console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(table)
     console.print(_forecasts(result))
+    _print_end(result)
+
+
+def _print_end(result: dict[str, Any]) -> None:
     print(result["finding"])
     print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")

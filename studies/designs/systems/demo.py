@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
@@ -65,17 +65,18 @@ def recovery(
     start: Sequence[Mapping[str, float]],
     teacher: Sequence[Mapping[str, float]],
     student: Sequence[Mapping[str, float]],
+    *,
+    figure: Literal["pass_rate", "greedy"] = "pass_rate",
 ) -> Recovery:
-    """sum (student - start) / sum (teacher - start) over domains; the three samples are taken as independent, which
-    overstates the error, since all are scored on the same prompts."""
-    gain = sum(after["pass_rate"] - before["pass_rate"] for before, after in zip(start, student, strict=True))
-    headroom = sum(
-        after["pass_rate"] - before["pass_rate"] for before, after in zip(start, teacher, strict=True)
-    )
+    """sum (student - start) / sum (teacher - start) of a figure over domains; the three samples are taken as
+    independent, which overstates the error, since all are scored on the same prompts."""
+    error = {"pass_rate": "se", "greedy": "greedy_se"}[figure]
+    gain = sum(after[figure] - before[figure] for before, after in zip(start, student, strict=True))
+    headroom = sum(after[figure] - before[figure] for before, after in zip(start, teacher, strict=True))
     value = gain / headroom
-    variance = sum(row["se"] ** 2 for row in student)
-    variance += value**2 * sum(row["se"] ** 2 for row in teacher) + (1 - value) ** 2 * sum(
-        row["se"] ** 2 for row in start
+    variance = sum(row[error] ** 2 for row in student)
+    variance += value**2 * sum(row[error] ** 2 for row in teacher) + (1 - value) ** 2 * sum(
+        row[error] ** 2 for row in start
     )
     return Recovery(value=value, se=variance**0.5 / abs(headroom))
 

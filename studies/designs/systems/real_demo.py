@@ -1,0 +1,134 @@
+"""The demonstration on a real open model: four kinds of short questions, their specialists, one student, the rivals.
+
+As in `studies.designs.systems.demo` every recipe spends the same training FLOPs, teachers counted, the common start and
+evaluation not. Merging has nothing to spend a distillation's share on but its specialists, so each of them trains on
+for a part of it. Scores are of fixed test prompts: at temperature 1 and pass@8 from the same samples, and greedy;
+recovery is of greedy gains, which no sharpening of the distribution alone brings about. Leaves out: which recipe is
+better in general.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import Amounts, default_amounts
+from mopdsim.recipes.parts import assemble, specialists_of
+from mopdsim.recipes.recipe import BASE, AnyStage, Merge, Recipe, Rl
+from studies.designs.builders import spending
+from studies.designs.systems.demo import MERGE_SCALE, finding, recovery
+from studies.designs.systems.side_by_side import Engine, Finished, about
+from studies.framework.run import Run
+from trainer.files.settings import Settings
+
+DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")
+FIGURES = {
+    "t1": "pass_rate",
+    "greedy": "greedy",
+    "pass8": "pass_8",
+}  # in the document, and in a stage's scores
+TEACHER_FLOPS = 20e12
+DISTILL_FLOPS = 40e12
+UNBOUNDED = 10_000  # steps, where FLOPs end a stage
+
+
+def settings_of(seed: int, threads: int) -> Settings:
+    """Few prompts: evaluation would else cost as much as training."""
+    return Settings(
+        seed=seed,
+        threads=threads,
+        test_items=40,
+        samples_per_prompt=8,
+        greedy_items=100,
+        validation_items=20,
+        evaluate_every=UNBOUNDED,
+        diagnose_every=0,
+        score_others="never",
+        system_prompt="none",
+    )
+
+
+def real_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:
+    """The four recipes at matched FLOPs, `factor` times the demo's."""
+
+    def capped(kind: str, flops: float) -> Amounts:
+        own = default_amounts("real", kind)  # type: ignore[arg-type]
+        return own.model_copy(update={"steps": UNBOUNDED, "max_flops": factor * flops})
+
+    teacher, student = capped("rl", TEACHER_FLOPS), capped("distill", DISTILL_FLOPS)
+    whole = capped("rl", len(domains) * TEACHER_FLOPS + DISTILL_FLOPS)
+    return {
+        "mopd": spending(catalogue.mopd(domains, amounts="real"), rl=teacher, distill=student),
+        "mixed_rl": spending(catalogue.mixed_rl(domains, amounts="real"), rl=whole, distill=student),
+        "off_policy": spending(catalogue.off_policy(domains, amounts="real"), rl=teacher, distill=student),
+        "merge": merged(domains, teacher, capped("rl", DISTILL_FLOPS / len(domains))),
+    }
+
+
+def merged(domains: Sequence[str], teacher: Amounts, longer: Amounts) -> Recipe:
+    """The specialists of the other recipes, each trained on by `longer`, then merged."""
+    first = specialists_of(domains, None)
+    second = [Rl(name=f"{stage.name}_longer", init=stage.name, domains=stage.domains) for stage in first]
+    merge = Merge(
+        name="merged", inputs=tuple(s.name for s in second), method="task_arithmetic", scale=MERGE_SCALE
+    )
+    stages: list[AnyStage] = [*first, *second, merge]
+    made = assemble("merge", domains, "real", stages)
+    amounts = {stage.name: teacher for stage in first} | {stage.name: longer for stage in second}
+    return made.with_amounts(amounts)
+
+
+def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dict[str, Any]:
+    """Run what the store does not hold yet; returns the document of `mopd demo --model MODEL --json`."""
+    begun = time.perf_counter()
+    settings = settings_of(seed, threads)
+    made = real_recipes(DOMAINS)
+    found = engine.carry_out(
+        Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()
+    )
+    mopd = found["mopd"]
+    own = {stage.name: next(iter(stage.domains)) for stage in made["mopd"].stages if isinstance(stage, Rl)}
+    start = mopd.domains(BASE)
+    teacher = {domain: mopd.domains(name)[domain] for name, domain in own.items()}
+    table = {name: row_of(run, start, teacher) for name, run in found.items()}
+    return {
+        "model": model,
+        "domains": list(DOMAINS),
+        "recipes": table,
+        "finding": finding(table),
+        "seed": seed,
+        "prompts": {"t1": settings.test_items, "greedy": settings.greedy_items},
+        "samples_per_prompt": settings.samples_per_prompt,
+        "temperature": settings.temperature,
+        "settings": settings.model_dump(mode="json"),
+        "start_seconds": float(mopd.summaries[BASE]["wall_seconds"]),
+        "workers": engine.workers,
+        "threads": threads,
+        **about("cpu", begun),
+    }
+
+
+def row_of(
+    found: Finished, start: Mapping[str, Mapping[str, float]], teacher: Mapping[str, Mapping[str, float]]
+) -> dict[str, Any]:
+    """One recipe's row of the document."""
+    student = found.domains()
+    sides = {"start": start, "teacher": teacher, "student": student}
+    gained = recovery(*([side[d] for d in DOMAINS] for side in sides.values()), figure="greedy")
+    return {
+        "scores": {
+            domain: {
+                name: {shown: side[domain][key] for shown, key in FIGURES.items()}
+                for name, side in sides.items()
+            }
+            for domain in DOMAINS
+        },
+        "recovery": gained.value,
+        "recovery_se": gained.se,
+        "flops": sum(found.flops.values()),
+        "flops_student_alone": found.flops[found.run.recipe.output],
+        "seconds": found.seconds,
+        "steps": {stage.name: found.summaries[stage.name]["steps"] for stage in found.run.recipe.stages},
+    }

@@ -1,0 +1,117 @@
+"""The demonstration on a real model: equal budgets, the document's figures, and what people are shown."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from mopdsim.recipes.recipe import Merge, Recipe
+from studies.cli import demo as command
+from studies.designs.systems.real_demo import DOMAINS, FIGURES, real_recipes, row_of, settings_of
+from studies.designs.systems.side_by_side import Finished
+from studies.framework.run import Run
+
+
+def ceilings(recipe: Recipe) -> list[float]:
+    return [amounts.max_flops or 0 for amounts in recipe.amounts.values()]
+
+
+def test_every_recipe_may_spend_the_same_and_specialists_are_shared() -> None:
+    made = real_recipes(DOMAINS)
+    budgets = {name: sum(ceilings(recipe)) for name, recipe in made.items()}
+    assert len(budgets) == 4 and max(budgets.values()) == pytest.approx(min(budgets.values()))
+    for name in ("mopd", "off_policy", "merge"):
+        for number in range(1, 5):
+            stage = f"teacher_{number}"
+            assert made[name].stage[stage] == made["mopd"].stage[stage]
+            assert made[name].amounts[stage] == made["mopd"].amounts[stage]
+    merge = made["merge"].stage["merged"]
+    assert isinstance(merge, Merge) and [made["merge"].stage[name].init for name in merge.inputs] == [
+        f"teacher_{number}" for number in range(1, 5)
+    ]
+    half = real_recipes(DOMAINS, factor=0.5)["mixed_rl"]
+    assert sum(ceilings(half)) == pytest.approx(0.5 * budgets["mixed_rl"])
+
+
+def scored(pass_rate: float, greedy: float) -> dict[str, float]:
+    return {"pass_rate": pass_rate, "se": 0.02, "greedy": greedy, "greedy_se": 0.04, "pass_8": 0.9}
+
+
+def finished(student: dict[str, dict[str, float]]) -> Finished:
+    recipe = real_recipes(DOMAINS)["mixed_rl"]
+    flops = {"training": 6e12, "generation": 2e12, "evaluation": 5e12}
+    summary = {"domains": student, "flops": flops, "wall_seconds": 30.0, "steps": 7}
+    run = Run(name="mixed", recipe=recipe, settings=settings_of(0, 1), model="m")
+    return Finished(run=run, nodes={}, summaries={"mixed": summary})
+
+
+def test_recovery_is_the_ratio_of_sums_of_greedy_gains() -> None:
+    start = {domain: scored(0.1, 0.3) for domain in DOMAINS}
+    teacher = {
+        domain: scored(0.8, greedy) for domain, greedy in zip(DOMAINS, (0.9, 0.7, 0.5, 1.0), strict=True)
+    }
+    student = {
+        domain: scored(0.9, greedy) for domain, greedy in zip(DOMAINS, (0.9, 0.3, 0.5, 0.9), strict=True)
+    }
+    row = row_of(finished(student), start, teacher)
+    assert row["recovery"] == pytest.approx((0.6 + 0.0 + 0.2 + 0.6) / (0.6 + 0.4 + 0.2 + 0.7))
+    assert row["flops"] == 8e12 and row["steps"] == {"mixed": 7}
+    assert row["scores"]["ask:gcd"]["student"] == {"t1": 0.9, "greedy": 0.5, "pass8": 0.9}
+    assert set(row["scores"]["ask:gcd"]) == {"start", "teacher", "student"}
+    assert set(FIGURES) == {"t1", "greedy", "pass8"}
+
+
+def document() -> dict[str, Any]:
+    start = {domain: scored(0.1, 0.3) for domain in DOMAINS}
+    teacher = {domain: scored(0.8, 0.9) for domain in DOMAINS}
+    row = row_of(finished({domain: scored(0.7, 0.85) for domain in DOMAINS}), start, teacher)
+    return {
+        "model": "smollm2-135m",
+        "domains": list(DOMAINS),
+        "recipes": {"mopd": row, "mixed_rl": row},
+        "finding": "a tie",
+        "seed": 3,
+        "prompts": {"t1": 40, "greedy": 100},
+        "samples_per_prompt": 8,
+        "temperature": 1.0,
+        "start_seconds": 20.0,
+        "seconds": 400.0,
+        "workers": 2,
+        "threads": 1,
+    }
+
+
+def test_the_table_names_model_seed_temperature_and_prompts() -> None:
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(command.real_table(document()))
+    text = console.export_text()
+    for words in (
+        "smollm2-135m, seed 3",
+        "temperature 1 / greedy / pass@8",
+        "0.70 / 0.85 / 0.90",
+        "92%",
+        "8.0",
+    ):
+        assert words in text, text
+
+
+@pytest.mark.parametrize("model", [None, "smollm2-135m"])
+def test_the_command_runs_the_demo_asked_for(model: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+    monkeypatch.setattr(
+        "studies.designs.systems.real_demo.run_real_demo", lambda **given: asked.update(given) or document()
+    )
+    monkeypatch.setattr(
+        "studies.designs.systems.demo.run_demo", lambda **given: asked.update(given) or {"tiny": 1}
+    )
+    arguments = ["--seed", "3", "--json"] + ([] if model is None else ["--model", model])
+    done = CliRunner().invoke(command.app, arguments)
+    assert done.exit_code == 0, done.output
+    assert asked.get("model") == model and asked["seed"] == 3
+    assert asked["engine"].store.root.parent.name == ("demo-3" if model is None else "demo-smollm2-135m-3")
+    assert json.loads(done.stdout) == ({"tiny": 1} if model is None else document())
