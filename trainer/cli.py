@@ -137,7 +137,8 @@ def run(
     mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
     """
     from mopdsim.cli.commands import emit
-    from trainer.runs.execute import Progress, default_workers
+    from trainer.runs.execute import default_workers
+    from trainer.runs.progress import Progress
     from trainer.runs.resolve import resolve_recipe, resolve_settings
     from trainer.runs.run import check, run_recipe
 
@@ -171,7 +172,7 @@ def resume(
 ) -> None:
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
     from mopdsim.cli.commands import emit
-    from trainer.runs.execute import Progress
+    from trainer.runs.progress import Progress
     from trainer.runs.run import resume as go_on
 
     summary = go_on(directory, progress=Progress())
@@ -192,11 +193,19 @@ def evaluate(
 ) -> None:
     """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""
     from mopdsim.cli.commands import emit
+    from trainer.runs.progress import Progress
     from trainer.runs.show import evaluate_directory, score_table
 
-    scores = evaluate_directory(
-        directory, domains=_split(domains), items=items, temperature=temperature, device=device, dtype=dtype
-    )
+    with Progress().watching() as progress:
+        scores = evaluate_directory(
+            directory,
+            domains=_split(domains),
+            items=items,
+            temperature=temperature,
+            device=device,
+            dtype=dtype,
+            report=lambda where: progress.doing(f"scores {directory}", where),
+        )
     emit({"directory": str(directory), "scores": scores}) if json_ else print(score_table(scores))
 
 
@@ -233,15 +242,19 @@ def bench(
     from mopdsim.cli.commands import emit
     from trainer.bench.bench import bench_distill, bench_grpo
     from trainer.bench.memory import bench_memory
+    from trainer.runs.progress import Progress
 
-    result: dict[str, Any] = {
-        "distill": bench_distill(against=against),
-        "grpo": bench_grpo(against=against),
-    }
-    if not quick:
+    result: dict[str, Any] = {}
+    with Progress().watching() as progress:
         for name, measure in (("distill", bench_distill), ("grpo", bench_grpo)):
+            progress.doing(f"times {name}", "0.36 M parameters")
+            result[name] = measure(against=against)
+        for name, measure in () if quick else (("distill", bench_distill), ("grpo", bench_grpo)):
+            progress.doing(f"times {name}", "100 M parameters")
             result[name]["at_100M"] = measure("100M", against=against)
-        result["memory"] = bench_memory()
+        if not quick:
+            progress.doing("measures memory", "of one and of four teachers")
+            result["memory"] = bench_memory()
     if json_:
         return emit(result)
     for name, row in result.items():

@@ -114,7 +114,8 @@ def overoptimisation(
 def engine(out: Path, workers: int | None) -> Engine:
     """Runs stages into OUT/store; a line for each as it finishes."""
     from studies.designs.systems.side_by_side import Engine
-    from trainer.runs.execute import Progress, default_workers
+    from trainer.runs.execute import default_workers
+    from trainer.runs.progress import Progress
     from trainer.runs.store import Store
 
     print(f"into {out}; stages as they finish:", file=sys.stderr)

@@ -7,27 +7,26 @@ computes is loaded by `run` alone, so that a list of studies is there at once.
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from mopdsim.base.errors import Interrupted, UsageError
+from mopdsim.base.errors import UsageError
 from studies.framework import observe, prediction, report
-from studies.framework.executor import Outcome, Pool, Watch, carry_out
 from studies.framework.ledger import Ledger, ledger
 from studies.framework.observe import Observations
-from studies.framework.planned import Planned, planned
 from studies.framework.registry import study as study_of
-from studies.framework.run import Run
+from studies.framework.run import Run, planned
 from studies.framework.study import Study
 from trainer.files.atomic import write_json
+from trainer.runs.plan import Plan
 from trainer.runs.store import Store
+
+if TYPE_CHECKING:
+    from trainer.runs.execute import Outcome
 
 QUICK_SCALE = 0.01
 RESULTS = Path(__file__).parents[1] / "results"
@@ -68,7 +67,7 @@ class Work:
         return self.study.runs(scale=self.factor, device=self.device, quick=self.quick)
 
     @cached_property
-    def planned(self) -> Planned:
+    def planned(self) -> Plan:
         return planned(self.runs, self.store, scale=self.factor)
 
     @cached_property
@@ -92,21 +91,24 @@ def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu", quic
 
 def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) -> Outcome:
     """Run what is missing and write the observations. Interrupted where it was stopped: the same call goes on."""
-    from studies.framework.local_pool import LocalPool
-    from studies.framework.ray_pool import RayPool
     from trainer.model.loading import check_device
+    from trainer.runs.execute import run_on
+    from trainer.runs.progress import Progress
     from trainer.runs.run import manifest
 
     check_device(work.device)
     record = work.record()
-    watch = Watch(seconds_of=work.ledger.seconds_of, quiet=quiet)
-    with _stoppable(work.study.name):
-        prediction.begin(work.folder, today=today())
-        pool: Pool = (LocalPool if executor == "local" else RayPool)(workers, work.store.root)
-        try:
-            outcome = carry_out(work.planned, work.store, pool, watch)
-        finally:
-            pool.close()
+    prediction.begin(work.folder, today=today())
+    outcome = run_on(
+        executor,
+        workers,
+        work.planned,
+        work.store,
+        Progress(quiet=quiet),
+        raising=False,
+        resume=f"mopd study run {work.study.name}",
+        seconds_of=work.ledger.seconds_of,
+    )
     about = {key: value for key, value in manifest(work.device).items() if key != "argv"}
     about |= {
         "date": today(),
@@ -150,7 +152,7 @@ def write_report(work: Work) -> list[Path]:
 
 def status(work: Work) -> dict[str, Any]:
     """Which runs are finished, and what is on record."""
-    done = {key for key in work.planned.nodes if work.store.finished(key)}
+    done = {key for key in work.planned.node if work.store.finished(key)}
     runs = {
         name: (len(work.planned.needed(name) & done), len(work.planned.needed(name))) for name in work.runs
     }
@@ -186,25 +188,6 @@ def _same(found: Observations, record: Mapping[str, Any]) -> None:
 def today() -> str:
     """The date, in UTC."""
     return datetime.now(UTC).date().isoformat()
-
-
-@contextmanager
-def _stoppable(name: str) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a study as resumable."""
-    message = f"study {name!r} was interrupted; what is finished is kept: the same command goes on"
-
-    def stop(signum: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, stop) if main else None
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(message) from None
-    finally:
-        if main:
-            signal.signal(signal.SIGTERM, before)
 
 
 def failures(work: Work, outcome: Outcome) -> Mapping[str, str]:

@@ -13,10 +13,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from studies.framework.planned import Planned
 from studies.framework.run import Run
 from trainer.batch.meter import PHASES
-from trainer.runs.plan import Node
+from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
 
 SECONDS_A_SAMPLE = {"sft": 5e-4, "rl": 5e-4, "distill": 1e-3, "reward_model": 5e-4, "preference": 1e-3}
@@ -66,13 +65,13 @@ class Ledger:
         }
 
 
-def ledger(runs: Mapping[str, Run], found: Planned, store: Store) -> Ledger:
+def ledger(runs: Mapping[str, Run], found: Plan, store: Store) -> Ledger:
     """What the runs come to, in seconds of one worker."""
     rates = measured(store)
-    seconds = {key: estimate(node, RULE | rates) for key, node in found.nodes.items()}
-    finished = {key for key in found.nodes if store.finished(key)}
+    seconds = {key: estimate(node, RULE | rates) for key, node in found.node.items()}
+    finished = {key for key in found.node if store.finished(key)}
     needs = {run: found.needed(run) for run in runs}
-    kinds = {node.job.stage.kind for node in found.nodes.values() if node.job.stage is not None} - {"merge"}
+    kinds = {node.job.stage.kind for node in found.nodes if node.job.stage is not None} - {"merge"}
     return Ledger(
         rows=tuple(_cut_order(runs, needs, seconds)),
         stages_in_all=sum(map(len, needs.values())),

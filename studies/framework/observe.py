@@ -14,20 +14,21 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes.recipe import ROOTS
 from mopdsim.recipes.recipe_file import to_document
-from studies.framework.executor import Outcome
-from studies.framework.planned import Planned
 from studies.framework.run import Factor, Run
 from trainer.batch.meter import PHASES
 from trainer.files.atomic import explained, write_json, write_text
-from trainer.runs.plan import Node
+from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
+
+if TYPE_CHECKING:
+    from trainer.runs.execute import Outcome
 
 POINTS = (
     "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
@@ -101,7 +102,7 @@ class Observations:
 def collect(
     study: str,
     runs: Mapping[str, Run],
-    found: Planned,
+    found: Plan,
     outcome: Outcome,
     store: Store,
     about: Mapping[str, Any],
@@ -118,7 +119,7 @@ def collect(
                 continue
             seen.add(key)
             common = {"study": study, "run": name, "stage": stage, "key": key}
-            node, summary = found.nodes[key], outcome.summaries[key]
+            node, summary = found.node[key], outcome.summaries[key]
             rows = _rows(store.directory(key) / "metrics.jsonl")
             more = {"recipe": run.recipe.name, "seed": run.settings.seed}
             points += [common | more | row for row in _points(node, rows, summary)]
@@ -135,7 +136,7 @@ def collect(
             "keys": keys,
             "failure": outcome.failure_of(keys.values()),
         }
-    stages = {key: _stage(found.nodes[key], outcome.summaries[key]) for key in sorted(seen)}
+    stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in sorted(seen)}
     return Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
         diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),

@@ -1,8 +1,12 @@
-"""One run of a study: a recipe on a base with a seed, under a named condition. Leaves out: studies
-(`studies.framework.study`)."""
+"""One run of a study: a recipe on a base with a seed, under a named condition; and the stages that many runs share.
+
+Leaves out: studies (`studies.framework.study`), what stages cost (`studies.framework.ledger`), running them
+(`trainer.runs.execute`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -10,6 +14,8 @@ from pydantic import Field
 from mopdsim.recipes.amounts import Amounts, Value
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
+from trainer.runs.plan import BUILT_IN, Node, Plan, default_start, plan
+from trainer.runs.store import Store
 
 Factor = str | int | float | bool
 
@@ -46,3 +52,21 @@ class Run(Value):
             "settings": settings.model_copy(update=counts),
         }
         return self.model_copy(update=changed)
+
+
+def planned(runs: Mapping[str, Run], store: Store, *, scale: float = 1.0) -> Plan:
+    """Every run against one store, each distinct stage once; `scale` applies to `tiny`'s default start (the runs are
+    scaled already)."""
+    nodes: dict[str, Node] = {}
+    keys: dict[str, Mapping[str, str]] = {}
+    for name, run in runs.items():
+        start = run.start
+        if start is None and scale != 1 and run.model in BUILT_IN:
+            start = default_start(len(run.recipe.domains), scale=scale)
+        found = plan(
+            {name: run.recipe}, model=run.model, settings=run.settings, store=store, start_amounts=start
+        )
+        for node in found.nodes:
+            nodes.setdefault(node.key, node)
+        keys[name] = {stage: key for stage, key in found.keys[name].items() if key in nodes}
+    return Plan(nodes=tuple(nodes.values()), keys=keys)

@@ -2,7 +2,7 @@
 
 A file of `studies/designs` holds one `Study`, or several of one design. Leaves out: which studies there are
 (`studies.framework.registry`), what they cost (`studies.framework.ledger`), running them
-(`studies.framework.executor`), reading what they left (`studies.framework.observe`).
+(`trainer.runs.execute`), reading what they left (`studies.framework.observe`).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: F401
 from mopdsim.recipes import recipe_file
 from trainer.files import atomic, checkpoint
 from trainer.runs import run, store
-from trainer.runs.execute import Progress
+from trainer.runs.progress import Progress
 from trainer.stages import loop
 
 MID_SAVE: dict[str, tuple[Any, str, int]] = {  # the process ends itself at the n-th call of a function

@@ -18,8 +18,8 @@ from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
 from trainer.batch.batch import Batch
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress
 from trainer.runs.plan import Node
+from trainer.runs.progress import Progress
 from trainer.runs.run import run_recipe
 from trainer.runs.worker import run_stage
 from trainer.stages.loop import Job, Trainee
@@ -98,10 +98,14 @@ class Recorder(Progress):
     def __init__(self) -> None:
         super().__init__(quiet=True)
         self.ran: list[str] = []
-        self.cached: list[str] = []
+        self.stored: list[str] = []
 
-    def finish(self, node: Node, summary: Mapping[str, Any], *, cached: bool) -> None:
-        (self.cached if cached else self.ran).append(node.label.rpartition("/")[2])
+    def cached(self, node: Node, summary: Mapping[str, Any]) -> None:
+        self.stored.append(node.label.rpartition("/")[2])
+
+    def finish(self, node: Node, summary: Mapping[str, Any]) -> None:
+        super().finish(node, summary)
+        self.ran.append(node.label.rpartition("/")[2])
 
 
 def carry_out(

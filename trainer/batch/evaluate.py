@@ -7,7 +7,7 @@ included; `full` counts full marks alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import comb
 
 import torch
@@ -35,6 +35,7 @@ def evaluate(
     samples_per_prompt: int = 1,
     greedy_items: int = 0,
     micro_batch_rows: int | None = None,
+    report: Callable[[str], None] = lambda where: None,
 ) -> dict[str, dict[str, float]]:
     """By domain, of `samples_per_prompt` answers to each of `items` prompts: pass_rate (mean score), its se over
     prompts, n (prompts), full (share with full marks), length (sampled tokens), truncated (share), entropy (nats a
@@ -42,7 +43,7 @@ def evaluate(
     on each prompt's first answer. From 8 answers on pass_8: the chance that the best of eight has full marks. With
     `greedy_items`: greedy (mean score of the likeliest answers to so many prompts), greedy_se, greedy_n, greedy_length.
 
-    Each reference is looked up once, so `references` may load them on demand.
+    Each reference is looked up once, so `references` may load them on demand. report: is told what comes next.
     """
     with meter.phase("evaluation", policy.device):
         batches = {
@@ -55,12 +56,15 @@ def evaluate(
                 temperature=temperature,
                 meter=meter,
                 rollouts_per_prompt=samples_per_prompt,
+                report=report,
             )
             for name, task in tasks.items()
         }
         rows = {name: _described(own) for name, own in batches.items()}
         for name, task in tasks.items() if greedy_items else ():
-            likeliest = sampled(policy, name, task, split, greedy_items, temperature=0.0, meter=meter)
+            likeliest = sampled(
+                policy, name, task, split, greedy_items, temperature=0.0, meter=meter, report=report
+            )
             found = _described(likeliest)
             rows[name] |= {
                 "greedy": found["pass_rate"],
@@ -72,6 +76,7 @@ def evaluate(
             scorer = references[reference]
             for name, own in batches.items():
                 total = tokens = 0.0
+                report(f"{split}: {name}, KL to {reference}")
                 for batch in own:
                     first = batch.rollouts.rows(slice(None, None, batch.group))
                     own_scored, other = (
@@ -95,12 +100,14 @@ def sampled(
     temperature: float,
     meter: Meter,
     rollouts_per_prompt: int = 1,
+    report: Callable[[str], None] = lambda where: None,
 ) -> list[Batch]:
     """A domain's fixed prompts answered and graded, some rows at a time."""
     prompts = task.fixed(split, items)
     batches = []
     together = max(1, ROWS // rollouts_per_prompt)
     for start in range(0, items, together):
+        report(f"{split}: {name}, prompt {start} of {items}")
         chunk = prompts[start : start + together]
         batch = sample(
             policy,

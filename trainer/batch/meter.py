@@ -77,6 +77,10 @@ class Meter:
     def count_tokens(self, use: Use, domain: str, tokens: int) -> None:
         self.tokens[use][domain] = self.tokens[use].get(domain, 0) + tokens
 
+    def throughput(self) -> int:
+        """Tokens generated so far, or trained where the stage generates none."""
+        return sum(self.tokens["generated"].values()) or sum(self.tokens["trained"].values())
+
     @property
     def spent(self) -> float:
         """FLOPs so far, evaluation not counted."""

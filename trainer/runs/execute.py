@@ -1,191 +1,168 @@
-"""Run planned stages: those that are not in the store yet, as early as their parents allow, on a few workers.
+"""Run planned stages, of a run or of a study alike: those that the store does not hold, as early as parents allow.
 
-Workers are processes of `settings.threads` threads each; one worker means this process. A killed run loses at most the
-steps since the last checkpoint. Leaves out: what a stage does (`trainer.runs.worker`).
+What fails is reported or raised, what was killed is taken up again from its last checkpoint, `ATTEMPTS` times in all,
+and a stop by Ctrl-C or SIGTERM is resumable. Leaves out: what a stage does (`trainer.runs.worker`), workers
+(`trainer.runs.pools`), what is shown (`trainer.runs.progress`).
 """
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
-import sys
 import threading
-from collections.abc import Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
-from mopdsim.base.errors import Interrupted
+from mopdsim.base.errors import Interrupted, MopdError
 from trainer.runs.plan import Node, Plan
-from trainer.runs.show import mean_figure
+from trainer.runs.pools import Kind, Pool, pool_of
+from trainer.runs.progress import Progress
 from trainer.runs.store import Store
-from trainer.runs.worker import run_job
 
-PRELOAD = [  # by the process that workers are forked from: it takes three seconds, as long as a short stage
-    "trainer.runs.worker",
-    "transformers.models.auto.modeling_auto",
-    "transformers.models.qwen3.modeling_qwen3",
-]
+ATTEMPTS = 3
 
 
-@dataclass(kw_only=True)
-class Progress:
-    """What is shown while stages run: bars on a terminal, a line for each finished stage otherwise."""
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """summaries and failures by key."""
 
-    quiet: bool = False
-    bars: dict[str, Any] = field(default_factory=dict)
+    summaries: Mapping[str, dict[str, Any]]
+    failures: Mapping[str, Exception]
 
-    def start(self, node: Node) -> None:
-        if not self.quiet and sys.stderr.isatty():
-            from tqdm import tqdm
-
-            self.bars[node.key] = tqdm(
-                total=100,
-                desc=node.label,
-                unit="%",
-                leave=False,
-                bar_format="{desc:<28} {bar} {percentage:3.0f}% {elapsed}",
-            )
-
-    def advance(self, key: str, done: float) -> None:
-        if key in self.bars:
-            bar = self.bars[key]
-            bar.n = min(100, round(100 * done))
-            bar.refresh()
-
-    def finish(self, node: Node, summary: Mapping[str, Any], *, cached: bool) -> None:
-        if node.key in self.bars:
-            self.bars.pop(node.key).close()
-        if self.quiet:
-            return
-        how = "from the store" if cached else f"{summary['wall_seconds']:.1f} s"
-        print(
-            f"  {node.label:<28} {mean_figure(summary['domains'])}   {how}",
-            file=sys.stderr,
-            flush=True,
-        )
+    def failure_of(self, keys: Iterable[str]) -> str | None:
+        """Why a run that needs these stages has no result (one sentence or a traceback); None where it has."""
+        return next((str(self.failures[key]) for key in keys if key in self.failures), None)
 
 
-def execute(plan: Plan, store: Store, *, workers: int, progress: Progress) -> dict[str, dict[str, Any]]:
-    """Summaries by key. Raises the first failure; what runs beside it stops and goes on from its checkpoints."""
+def execute(
+    plan: Plan, store: Store, *, workers: int, progress: Progress, resume: str = "mopd train resume"
+) -> dict[str, dict[str, Any]]:
+    """Summaries by key, with `workers` processes of this machine; one worker is this process.
+
+    Raises the first failure: what runs beside it stops and goes on from its checkpoints.
+    """
+    waiting = sum(not store.finished(node.key) for node in plan.nodes)
+    kind: Kind = "here" if workers == 1 or waiting == 1 else "local"
+    outcome = run_on(kind, workers, plan, store, progress, raising=True, resume=resume)
+    return dict(outcome.summaries)
+
+
+def run_on(
+    kind: Kind,
+    workers: int,
+    plan: Plan,
+    store: Store,
+    progress: Progress,
+    *,
+    raising: bool,
+    resume: str,
+    seconds_of: Mapping[str, float] | None = None,
+) -> Outcome:
+    """`carry_out` on workers of a kind, which end with it. resume: the command that goes on after a stop."""
+    with stoppable(resume), progress.watching():
+        pool = pool_of(kind, workers, store.root, progress.advance)
+        try:
+            return carry_out(plan, store, pool, progress, raising=raising, seconds_of=seconds_of)
+        finally:
+            pool.close()
+
+
+def carry_out(
+    plan: Plan,
+    store: Store,
+    pool: Pool,
+    progress: Progress,
+    *,
+    raising: bool = False,
+    seconds_of: Mapping[str, float] | None = None,
+) -> Outcome:
+    """Run what the store does not hold, long chains first. raising: the first failure ends it all; else a stage that
+    fails takes only those with it that wait for it. seconds_of: each stage's, where known better than by its effort."""
+    weights = seconds_of or {node.key: node.effort for node in plan.nodes}
     summaries: dict[str, dict[str, Any]] = {}
+    failures: dict[str, Exception] = {}
     waiting: list[Node] = []
     for node in plan.nodes:
         if store.finished(node.key):
             summaries[node.key] = store.summary(node.key)
-            progress.finish(node, summaries[node.key], cached=True)
+            if raising:
+                progress.cached(node, summaries[node.key])
         else:
             waiting.append(node)
-    rank = _rank(plan)
-    waiting.sort(key=lambda node: -rank[node.key])
-    with _interruptible():
-        if workers == 1 or len(waiting) == 1:
-            _alone(plan, store, summaries, progress)
-        else:
-            _side_by_side(waiting, store, summaries, workers, progress)
-    return summaries
-
-
-def _alone(plan: Plan, store: Store, summaries: dict[str, dict[str, Any]], progress: Progress) -> None:
-    for node in plan.nodes:
-        if node.key not in summaries:
-            progress.start(node)
-            report = partial(progress.advance, node.key)
-            summaries[node.key] = run_job(node.job, node.made_from, store.root, report)
-            progress.finish(node, summaries[node.key], cached=False)
-
-
-def _side_by_side(
-    waiting: list[Node], store: Store, summaries: dict[str, dict[str, Any]], workers: int, progress: Progress
-) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOAD)
-    channel = context.Queue()
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_enter_worker, initargs=(channel,))
-    listener = threading.Thread(target=_listen, args=(channel, progress), daemon=True)
-    listener.start()
-    running: dict[Future[dict[str, Any]], Node] = {}
-    try:
-        while waiting or running:
-            for node in [n for n in waiting if all(key in summaries for key in n.needs)][
-                : workers - len(running)
-            ]:
+    progress.start({node.key: weights[node.key] for node in waiting})
+    ranks = ranks_of(plan, weights)
+    waiting.sort(key=lambda node: -ranks[node.key])
+    running: dict[str, int] = {}  # attempts by key
+    attempts: dict[str, int] = {}
+    while True:
+        _drop_lost(waiting, failures, progress)
+        for node in [n for n in waiting if all(key in summaries for key in n.needs)]:
+            if len(running) < pool.workers:
                 waiting.remove(node)
-                progress.start(node)
-                running[pool.submit(_work, node, store)] = node
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
-                node = running.pop(future)
-                summaries[node.key] = future.result()
-                progress.finish(node, summaries[node.key], cached=False)
-    except BrokenProcessPool:
-        raise Interrupted(
-            "a worker process was killed; run `mopd train resume` with the run's directory to go on"
-        ) from None
-    finally:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
-        channel.put(None)
-        channel.cancel_join_thread()  # a worker killed while it wrote may hold the channel's lock for ever
-        listener.join(timeout=1)
+                attempts[node.key] = running[node.key] = attempts.get(node.key, 0) + 1
+                progress.begin(node)
+                pool.submit(node)
+        if not running:
+            return Outcome(summaries=summaries, failures=failures)
+        event = pool.next()
+        node = plan.node[event.key]
+        if event.kind == "note":
+            progress.advance(node.key, event.payload)
+            continue
+        attempt = running.pop(node.key)
+        if event.kind == "finished":
+            summaries[node.key] = event.payload
+            progress.finish(node, event.payload)
+        elif event.kind == "killed" and attempt < ATTEMPTS:
+            progress.again(node, attempt + 1)
+            waiting.insert(0, node)
+        else:
+            failures[node.key] = event.payload or MopdError(
+                f"{node.label}: its worker was killed {attempt} times: give it more memory (fewer --workers, a smaller "
+                "micro_batch_rows); it goes on from its last checkpoint"
+            )
+            if raising:
+                raise failures[node.key]
+            progress.end(node, f"FAILED: {str(failures[node.key]).strip().splitlines()[-1]}")
 
 
-_channel: Any = None
+def _drop_lost(waiting: list[Node], failures: dict[str, Exception], progress: Progress) -> None:
+    """Take out what waits for a stage that failed: it fails for the same reason."""
+    while lost := next((node for node in waiting if any(key in failures for key in node.needs)), None):
+        waiting.remove(lost)
+        failures[lost.key] = next(failures[key] for key in lost.needs if key in failures)
+        progress.end(lost, "skipped: a stage that it needs failed")
 
 
-def _enter_worker(channel: Any) -> None:
-    global _channel
-    _channel = channel
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A run that is killed takes its workers with it: they would go on in a store that a resumed run wants."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
-
-
-def _work(node: Node, store: Store) -> dict[str, Any]:
-    return run_job(node.job, node.made_from, store.root, lambda done: _channel.put((node.key, done)))
-
-
-def _listen(channel: Any, progress: Progress) -> None:
-    while (message := channel.get()) is not None:
-        progress.advance(*message)
-
-
-def _rank(plan: Plan) -> dict[str, float]:
-    """Effort of the longest chain that starts at each stage."""
-    rank: dict[str, float] = {}
+def ranks_of(plan: Plan, weights: Mapping[str, float]) -> dict[str, float]:
+    """Weight of the longest chain that starts at each stage."""
+    after: dict[str, float] = dict.fromkeys(plan.node, 0.0)
     for node in reversed(plan.nodes):
-        after = [rank[other.key] for other in plan.nodes if node.key in other.needs and other.key in rank]
-        rank[node.key] = node.effort + max(after, default=0.0)
-    return rank
+        whole = after[node.key] + weights[node.key]
+        for key in node.needs:
+            after[key] = max(after.get(key, 0.0), whole)
+    return {node.key: after[node.key] + weights[node.key] for node in plan.nodes}
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
-    """SIGTERM ends the run as resumable."""
+def stoppable(resume: str) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the work as resumable: Interrupted, with the command that goes on."""
+    message = f"it was stopped, and what is finished is kept: `{resume}` goes on"
 
     def stop(signum: int, frame: object) -> None:
-        raise Interrupted("stopped by SIGTERM; run `mopd train resume` with the run's directory to go on")
+        raise Interrupted(message)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, stop)
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, stop) if main else None
     try:
         yield
+    except KeyboardInterrupt:
+        raise Interrupted(message) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        if main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def default_workers(device: str) -> int:

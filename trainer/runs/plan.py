@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,15 @@ class Plan:
 
     nodes: tuple[Node, ...]
     keys: Mapping[str, Mapping[str, str]]
+
+    @cached_property
+    def node(self) -> dict[str, Node]:
+        """By key."""
+        return {node.key: node for node in self.nodes}
+
+    def needed(self, label: str) -> set[str]:
+        """Keys of all stages of a recipe, or of a study's run."""
+        return set(self.keys[label].values())
 
 
 def plan(

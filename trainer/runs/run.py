@@ -33,8 +33,9 @@ from trainer.files.atomic import explained, read_json, verified, write_json, wri
 from trainer.files.settings import Settings
 from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
-from trainer.runs.execute import Progress, execute
+from trainer.runs.execute import execute
 from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
+from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.stages import samples
 from trainer.tasks import task
@@ -74,7 +75,8 @@ def run_recipe(
             store=store,
             start_amounts=default_start(len(recipe.domains), scale=scale) if model in BUILT_IN else None,
         )
-        summaries = execute(planned, store, workers=workers, progress=progress)
+        goes_on = f"mopd train resume {out}"
+        summaries = execute(planned, store, workers=workers, progress=progress, resume=goes_on)
         summary = _summary(recipe, planned, summaries, store, out)
         summary["seconds"] = time.perf_counter() - start
         _publish(recipe, planned, store, out, summary)

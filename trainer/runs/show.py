@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,14 @@ def draw_curves(directory: Path) -> list[Path]:
 
 
 def evaluate_directory(
-    directory: Path, *, domains: Sequence[str], items: int, temperature: float, device: str, dtype: str
+    directory: Path,
+    *,
+    domains: Sequence[str],
+    items: int,
+    temperature: float,
+    device: str,
+    dtype: str,
+    report: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
     """Scores of a run's final model, or of any model directory on the domains named."""
     from trainer.batch.evaluate import evaluate
@@ -159,5 +166,12 @@ def evaluate_directory(
     tasks = {spec: task(spec) for spec in domains}
     policy = load_policy(weights, device=device, dtype=dtype)
     return evaluate(
-        policy, tasks, split="test", items=items, temperature=temperature, references={}, meter=Meter()
+        policy,
+        tasks,
+        split="test",
+        items=items,
+        temperature=temperature,
+        references={},
+        meter=Meter(),
+        report=report,
     )

@@ -13,8 +13,8 @@ from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSa
 from trainer.batch.meter import Meter
 from trainer.runs.store import Store
 from trainer.stages import distill, merge, preference, rejection, reward_model, rl, sft
-from trainer.stages.job import Job
-from trainer.stages.loop import Metrics, Report, scored_alone
+from trainer.stages.job import Job, Report
+from trainer.stages.loop import Metrics, scored_alone
 
 ALGORITHM_VERSIONS: Mapping[str, int] = {
     "sft": sft.ALGORITHM_VERSION,
@@ -58,7 +58,7 @@ def run_stage(job: Job, report: Report) -> Metrics:
     """The loop of the stage's kind, in the job's directory; its summary."""
     match job.stage:
         case None:
-            return scored_alone(job, job.load(BASE), {}, Meter())
+            return scored_alone(job, job.load(BASE), {}, Meter(), report)
         case Sft():
             return sft.run(job, job.stage, report)
         case Rl():

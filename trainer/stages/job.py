@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,17 @@ from trainer.tasks import Split, Task, task
 
 if TYPE_CHECKING:
     from trainer.model.policy import Policy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """How far a stage is: the share of it that is done, and where it stands in words."""
+
+    done: float
+    text: str
+
+
+Report = Callable[[Note], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ derived from (stage key, step), so that a resumed run equals an unbroken one bit
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,11 +34,10 @@ from trainer.files.atomic import explained
 from trainer.files.log import Log
 from trainer.model.loading import save_policy
 from trainer.model.policy import Policy
-from trainer.stages.job import Job
+from trainer.stages.job import Job, Note, Report
 from trainer.tasks import Split, Task
 
 Metrics = dict[str, Any]
-Report = Callable[[float], None]
 TRUNCATION_WINDOW = 10
 BETAS = (0.9, 0.95)  # of AdamW
 
@@ -55,6 +55,11 @@ class Trainee:
     step: int = 0
     cursors: dict[str, int] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
+    taken_up: float = field(default_factory=time.perf_counter)
+    tokens_before: int = 0
+
+    def __post_init__(self) -> None:
+        self.tokens_before = self.meter.throughput()
 
     def state(self, *, log_bytes: int) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
@@ -168,6 +173,22 @@ class Trainee:
     def finished(self) -> bool:
         return self.progress() >= 1
 
+    def note(self, text: str) -> Note:
+        """Where the stage stands, for who watches."""
+        return Note(done=self.progress(), text=f"step {self.step} of {self.amounts.steps}, {text}")
+
+    def noted(self, metrics: Mapping[str, Any]) -> Note:
+        """The same after a step: KL, reward or loss, and tokens a second since this process took the stage up."""
+        seconds = time.perf_counter() - self.taken_up
+        rate = (self.meter.throughput() - self.tokens_before) / max(seconds, 1e-9)
+        kl = [row["kl"] for row in metrics.get("domains", {}).values() if "kl" in row]
+        if kl:
+            figure = f"KL {sum(kl) / len(kl):.3f}"
+        else:
+            name = "reward" if "reward" in metrics else "loss"
+            figure = f"{name} {metrics[name]:.3f}" if name in metrics else "no update"
+        return self.note(f"{figure}, {rate:,.0f} tokens/s")
+
     def learning_rate(self) -> float:
         """Linear warm-up over steps, then a cosine to the final fraction over the stage's progress."""
         amounts = self.amounts
@@ -254,12 +275,24 @@ def train(
     checkpoints = job.directory / "checkpoints"
     with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
 
+        def say(where: str) -> None:
+            report(trainee.note(f"scores {where}"))
+
         def scored(split: Split) -> Rows:
             policy, tasks, meter = trainee.policy, trainee.tasks, trainee.meter
             if hooks.score is None:
                 return score(
-                    job, policy, tasks, split, step=trainee.step, against=against, meter=meter, log=log
+                    job,
+                    policy,
+                    tasks,
+                    split,
+                    step=trainee.step,
+                    against=against,
+                    meter=meter,
+                    log=log,
+                    report=say,
                 )
+            say(split)
             before = dict(meter.seconds)
             rows = hooks.score(trainee, split)
             spent = {"seconds": meter.since(before)}
@@ -283,7 +316,7 @@ def train(
                     optimizer=trainee.optimizer,
                     state=trainee.state(log_bytes=log.size()),
                 )
-            report(trainee.progress())
+            report(trainee.noted(metrics))
         hooks.finish(trainee)
         scores = scored("test")
     save_policy(trainee.policy, job.directory / "weights")
@@ -353,6 +386,7 @@ def score(
     against: Mapping[str, Policy],
     meter: Meter,
     log: Log,
+    report: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
     """Scores of all domains and probes on a split's fixed prompts, also logged. A parent may be the start."""
     settings, before = job.settings, dict(meter.seconds)
@@ -368,6 +402,7 @@ def score(
         samples_per_prompt=settings.samples_per_prompt if last else 1,
         greedy_items=settings.greedy_items if last else 0,
         micro_batch_rows=settings.micro_batch_rows,
+        report=report,
     )
     for row in domains.values():
         if "kl_start" in row:
@@ -377,8 +412,16 @@ def score(
     return domains
 
 
-def scored_alone(job: Job, policy: Policy, against: Mapping[str, Policy], meter: Meter) -> Metrics:
+def scored_alone(
+    job: Job, policy: Policy, against: Mapping[str, Policy], meter: Meter, report: Report
+) -> Metrics:
     """The summary of a stage that only has weights to score."""
+
+    def say(where: str) -> None:
+        report(Note(done=0.5, text=f"scores {where}"))
+
     with Log(job.directory / "metrics.jsonl") as log:
-        scores = score(job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log)
+        scores = score(
+            job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log, report=say
+        )
     return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

@@ -27,11 +27,10 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
         merging.merge_directories(
             combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
         )
-    report(0.5)
     policy = load_policy(
         job.directory / "weights",
         device=job.settings.device,
         dtype=job.settings.dtype,
         system_prompt=job.settings.system_prompt,
     )
-    return scored_alone(job, policy, references(job), meter)
+    return scored_alone(job, policy, references(job), meter, report)

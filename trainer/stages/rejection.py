@@ -39,13 +39,14 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
     lines: list[str] = []
     with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
         while not trainee.finished():
-            report(trainee.progress())
             before = dict(meter.seconds)
             metrics, kept = _step(trainee, stage, judges)
             lines += [chosen.line() for chosen in kept]
             spent = {"flops": meter.spent, "seconds": meter.since(before)}
             log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
             trainee.step += 1
+            scores = [row["score"] for row in metrics["domains"].values()]
+            report(trainee.noted({"reward": sum(scores) / len(scores)}))
             if trainee.finished() or trainee.step % job.settings.checkpoint_every == 0:
                 parts.append(job.directory / "checkpoints" / f"step_{trainee.step:08d}")
                 _save(parts[-1], lines, trainee.state(log_bytes=log.size()))

@@ -17,10 +17,10 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
-from studies.framework.planned import planned
-from studies.framework.run import Run
-from trainer.runs.execute import Progress, execute
-from trainer.runs.plan import Node, Plan
+from studies.framework.run import Run, planned
+from trainer.runs.execute import execute
+from trainer.runs.plan import Node
+from trainer.runs.progress import Progress
 from trainer.runs.run import manifest
 from trainer.runs.store import Store
 
@@ -69,12 +69,12 @@ class Engine:
         """All runs by name, each distinct stage run once. Raises the first failure."""
         named = {run.name: run for run in runs}
         found = planned(named, self.store)
-        plan = Plan(nodes=tuple(found.nodes.values()), keys=found.keys)
-        summaries = execute(plan, self.store, workers=self.workers, progress=self.progress)
+        again = "the same command"
+        summaries = execute(found, self.store, workers=self.workers, progress=self.progress, resume=again)
         return {
             name: Finished(
                 run=run,
-                nodes={stage: found.nodes[key] for stage, key in found.keys[name].items()},
+                nodes={stage: found.node[key] for stage, key in found.keys[name].items()},
                 summaries={stage: summaries[key] for stage, key in found.keys[name].items()},
             )
             for name, run in named.items()

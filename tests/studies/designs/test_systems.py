@@ -22,7 +22,7 @@ from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit
 from studies.designs.systems.side_by_side import Engine
 from studies.designs.systems.text import compare_text
 from trainer.files.settings import Settings
-from trainer.runs.execute import Progress
+from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 
 

@@ -20,14 +20,15 @@ from mopdsim.recipes import catalogue
 from studies.framework import conduct, observe, prediction
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.conduct import QUICK_SCALE, Work
-from studies.framework.executor import ATTEMPTS, Outcome, Pool, Watch, carry_out
 from studies.framework.ledger import RULE, ledger
-from studies.framework.local_pool import LocalPool
 from studies.framework.observe import Observations
-from studies.framework.planned import planned
 from studies.framework.resample import mean_quantity
-from studies.framework.run import Run
+from studies.framework.run import Run, planned
 from studies.framework.study import Claim, Prediction, Study
+from trainer.runs import pools
+from trainer.runs.execute import ATTEMPTS, Outcome, carry_out
+from trainer.runs.pools import LocalPool, Pool
+from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 
 Make = Callable[..., Work]
@@ -96,12 +97,12 @@ def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
     return made
 
 
-def run_here(work: Work, pool: Pool | None = None, watch: Watch | None = None) -> Outcome:
+def run_here(work: Work, pool: Pool | None = None) -> Outcome:
     """Run the stages of a study without its records."""
     pool = pool or LocalPool(2, work.store.root)
     try:
         return carry_out(
-            work.planned, work.store, pool, watch or Watch(seconds_of=work.ledger.seconds_of, quiet=True)
+            work.planned, work.store, pool, Progress(quiet=True), seconds_of=work.ledger.seconds_of
         )
     finally:
         pool.close()
@@ -169,7 +170,7 @@ def test_estimates_follow_the_rates_of_finished_stages(make: Make) -> None:
     """Twenty steps at a known pace: the ledger of the same study then expects that pace."""
     work = make()
     key = work.planned.keys["mixed"]["mixed"]
-    before, node = work.ledger, work.planned.nodes[key]
+    before, node = work.ledger, work.planned.node[key]
     place = work.store.directory("measured")
     place.mkdir(parents=True)
     zero = dict.fromkeys(("generation", "scoring", "training", "evaluation"), 0.0)
@@ -285,7 +286,7 @@ def test_a_stage_whose_worker_is_killed_again_and_again_fails(make: Make) -> Non
 
     pool.submit = submit_and_kill  # type: ignore[method-assign]
     outcome = run_here(work, pool)
-    assert list(outcome.failures) == [target] and "killed 3 times" in outcome.failures[target]
+    assert list(outcome.failures) == [target] and "killed 3 times" in str(outcome.failures[target])
     assert work.planned.keys["mopd"]["student"] in outcome.summaries
 
 
@@ -386,7 +387,7 @@ def test_planning_again_gives_the_same_keys(make: Make, tmp_path: Path) -> None:
 
 def mortal(target: str, mark: Path, times: int) -> Callable[[Any, Path], tuple[str, Any]]:
     """`attempt`, whose worker is killed the first so many times that the target is tried."""
-    from studies.framework.local_pool import attempt
+    attempt = pools.attempt
 
     def attempt_or_die(node: Any, root: Path) -> tuple[str, Any]:
         if node.key == target:
@@ -404,27 +405,24 @@ def test_a_ray_worker_that_is_killed_is_taken_up_again_or_reported(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
 ) -> None:
     pytest.importorskip("ray")
-    from studies.framework import ray_pool
-
     work = make()
     target, mark = work.planned.keys["mixed"]["base" if times == ATTEMPTS else "mixed"], tmp_path / "mark"
-    monkeypatch.setattr(ray_pool, "attempt", mortal(target, mark, times))
-    outcome = run_here(work, ray_pool.RayPool(2, work.store.root))
+    monkeypatch.setattr(pools, "attempt", mortal(target, mark, times))
+    outcome = run_here(work, pools.RayPool(2, work.store.root))
     assert mark.stat().st_size == min(times + 1, ATTEMPTS)
     if times < ATTEMPTS:
         assert not outcome.failures and len(outcome.summaries) == 6
     else:
-        assert not outcome.summaries and f"killed {ATTEMPTS} times" in outcome.failures[target]
+        assert not outcome.summaries and f"killed {ATTEMPTS} times" in str(outcome.failures[target])
 
 
 def test_what_ray_itself_cannot_do_is_reported(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("ray")
-    from studies.framework import ray_pool
 
     def wordless(node: Any, root: Path) -> tuple[str, Any]:
         return "finished", (each for each in ())  # an answer that cannot be sent back
 
     work = make()
-    monkeypatch.setattr(ray_pool, "attempt", wordless)
-    outcome = run_here(work, ray_pool.RayPool(1, work.store.root))
-    assert not outcome.summaries and "pickle" in outcome.failures[work.planned.keys["mixed"]["base"]]
+    monkeypatch.setattr(pools, "attempt", wordless)
+    outcome = run_here(work, pools.RayPool(1, work.store.root))
+    assert not outcome.summaries and "pickle" in str(outcome.failures[work.planned.keys["mixed"]["base"]])

@@ -24,8 +24,9 @@ from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Sft
 from trainer.files import checkpoint
 from trainer.runs import run as runs
-from trainer.runs.execute import Progress, execute
+from trainer.runs.execute import execute
 from trainer.runs.plan import Node, plan
+from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.runs.worker import run_job
 from trainer.stages import loop

@@ -17,7 +17,7 @@ from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl, Sft
 from trainer.batch.meter import PHASES
-from trainer.runs.execute import Progress
+from trainer.runs.progress import Progress
 from trainer.runs.run import resume
 
 pytestmark = pytest.mark.usefixtures("one_thread")

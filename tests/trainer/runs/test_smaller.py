@@ -17,8 +17,8 @@ from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Recipe, Rl, Teacher
 from trainer.files.settings import Settings
 from trainer.model.loading import load_policy, tensors_sha256
-from trainer.runs.execute import Progress
 from trainer.runs.plan import BUILT_IN, SMALL_TINY, plan
+from trainer.runs.progress import Progress
 from trainer.runs.run import check, resume, run_recipe
 from trainer.runs.store import Store
 

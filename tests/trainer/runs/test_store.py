@@ -135,7 +135,7 @@ def again(recipe: Recipe, model: Path, own: Path) -> Recorder:
 def test_a_second_run_takes_everything_from_the_store(ran: tuple[Recipe, Path], model: Path) -> None:
     recipe, own = ran
     recorder = again(recipe, model, own)
-    assert recorder.ran == [] and set(recorder.cached) == {BASE, *recipe.stage}
+    assert recorder.ran == [] and set(recorder.stored) == {BASE, *recipe.stage}
 
 
 def test_a_changed_student_keeps_its_teachers(ran: tuple[Recipe, Path], model: Path) -> None:
@@ -239,10 +239,10 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_longest_chain_starts_first(small: dict[str, str], model: Path, tmp_path: Path) -> None:
-    from trainer.runs.execute import _rank
+    from trainer.runs.execute import ranks_of
 
     whole = planned(mopd(small, rounds=2), model, tmp_path)
-    rank = _rank(whole)
+    rank = ranks_of(whole, {node.key: node.effort for node in whole.nodes})
     by_label = {node.label: rank[node.key] for node in whole.nodes}
     assert by_label["base"] == max(by_label.values())
     assert by_label["mopd/r1_teacher_1"] > by_label["mopd/r1_student"] > by_label["mopd/r2_teacher_1"]

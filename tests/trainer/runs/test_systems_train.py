@@ -18,8 +18,8 @@ from mopdsim.recipes.systems import SYSTEMS
 from trainer.batch.dataset import SAMPLES
 from trainer.batch.meter import PHASES
 from trainer.model.loading import tensors_sha256
-from trainer.runs.execute import Progress
 from trainer.runs.plan import plan
+from trainer.runs.progress import Progress
 from trainer.runs.run import run_recipe
 from trainer.runs.show import FIGURES, figure_of, mean_figure, summary_text, write_table
 from trainer.runs.store import Store
