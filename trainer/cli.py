@@ -11,6 +11,7 @@ import typer
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
+from trainer.files.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,10 +100,14 @@ def run(
         ),
     ] = None,
     domains: Annotated[
-        str | None, typer.Option(help="Comma-separated task specifications [default: sort,reverse,shift].")
+        str | None,
+        typer.Option(
+            help="Comma-separated task specifications [default: sort,reverse,shift; four `ask:` of a fetched model]."
+        ),
     ] = None,
     amounts: Annotated[
-        AmountsName | None, typer.Option(help="Named set of amounts [default: tiny, or the file's].")
+        AmountsName | None,
+        typer.Option(help="Named set of amounts [default: tiny, real with a fetched model, or the file's]."),
     ] = None,
     scale: Annotated[
         float,
@@ -137,21 +142,35 @@ def run(
     mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
     """
     from mopdsim.cli.commands import emit
+    from mopdsim.recipes.catalogue import REAL_DOMAINS
+    from trainer.model.sources import PUBLISHED
     from trainer.runs.execute import default_workers
+    from trainer.runs.plan import answers
     from trainer.runs.progress import Progress
     from trainer.runs.resolve import resolve_recipe, resolve_settings
     from trainer.runs.run import check, run_recipe
 
-    resolved = resolve_recipe(recipe, _split(domains), amounts, set_ or []).scaled(scale)
-    settings = resolve_settings(setting or [], seed=seed, device=device, dtype=dtype, threads=threads)
+    named = _split(domains)
+    if model in PUBLISHED and not recipe.endswith(".toml"):
+        named, amounts = named or list(REAL_DOMAINS), amounts or "real"
+    resolved = resolve_recipe(recipe, named, amounts, set_ or []).scaled(scale)
+    settings = resolve_settings(
+        setting or [],
+        amounts=resolved.amounts_name,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+    )
     if dry_run:
         check(resolved, model=model, smaller=smaller, settings=settings)
-        return _show_resolved(resolved, settings.model_dump(mode="json"), json_)
+        return _show_resolved(resolved, settings, json_)
     progress = Progress()
     print(
         f"{resolved.name} on {model}, {resolved.amounts_name} amounts x {scale:g}, into {out}",
         file=sys.stderr,
     )
+    print(answers(resolved, settings), file=sys.stderr)
     summary = run_recipe(
         resolved,
         model=model,
@@ -187,6 +206,14 @@ def evaluate(
     ] = None,
     items: Annotated[int, typer.Option(min=1, help="Fixed test prompts of each domain.")] = 400,
     temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 1.0,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=256,
+            help="Answers to each prompt; from 8 on also pass@8 [default: the run's; 8 for a model].",
+        ),
+    ] = None,
     device: Device = "cpu",
     dtype: Dtype = "float32",
     json_: Json = False,
@@ -202,6 +229,7 @@ def evaluate(
             domains=_split(domains),
             items=items,
             temperature=temperature,
+            samples_per_prompt=samples,
             device=device,
             dtype=dtype,
             report=lambda where: progress.doing(f"scores {directory}", where),
@@ -269,13 +297,22 @@ def _print_summary(summary: dict[str, Any]) -> None:
     print(summary_text(summary))
 
 
-def _show_resolved(recipe: Recipe, settings: dict[str, Any], json_: bool) -> None:
+def _show_resolved(recipe: Recipe, settings: Settings, json_: bool) -> None:
     from mopdsim.cli.commands import emit
     from mopdsim.recipes import recipe_file
+    from trainer.runs.plan import answers
 
+    counted = answers(recipe, settings)
     if json_:
-        return emit({"recipe": recipe_file.to_document(recipe), "settings": settings})
+        return emit(
+            {
+                "recipe": recipe_file.to_document(recipe),
+                "settings": settings.model_dump(mode="json"),
+                "answers": {"training": counted.training, "evaluation": counted.evaluation},
+            }
+        )
     print(recipe_file.dump(recipe))
+    print(counted, file=sys.stderr)
 
 
 def _split(domains: str | None) -> list[str]:

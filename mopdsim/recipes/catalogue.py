@@ -24,6 +24,7 @@ from mopdsim.recipes.recipe_file import in_words
 from mopdsim.recipes.systems import SYSTEMS
 
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none
+REAL_DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")  # of a small open model
 
 
 def single_domain(domains: Sequence[str], *, amounts: AmountsName = "tiny") -> Recipe:

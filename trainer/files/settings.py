@@ -5,6 +5,8 @@ Everything here that can change a number is part of a stage's key in the store (
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -52,3 +54,19 @@ class Settings(Value):
         later = ("samples_per_prompt", "greedy_items", "score_others", "system_prompt")
         unset = {name for name in later if found[name] == type(self).model_fields[name].default}
         return {name: value for name, value in found.items() if name not in unset}
+
+
+FOR_REAL: Mapping[str, Any] = MappingProxyType(
+    {
+        "test_items": 40,
+        "samples_per_prompt": 8,
+        "greedy_items": 100,
+        "validation_items": 40,
+        "evaluate_every": 20,
+        "diagnose_every": 0,
+        "score_others": "at_end",
+        "system_prompt": "none",
+    }
+)
+"""Settings where amounts are `real`: evaluation would else cost as much as training, and a model's own system prompt
+doubles a short question."""

@@ -23,8 +23,8 @@ from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
 from trainer.model.tiny import init_tiny, tiny_tokenizer
 from trainer.runs.store import Store, key_of, stage_keys
-from trainer.stages.job import Job
-from trainer.tasks import FORM, PROBES, task
+from trainer.stages.job import Job, scored_domains
+from trainer.tasks import FORM, PROBES, SPLITS, task
 
 TINY = "tiny"
 START = "start"
@@ -133,6 +133,34 @@ def plan(
             nodes.setdefault(key, node)
         keys[label] = own
     return Plan(nodes=tuple(nodes.values()), keys=keys)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """How many answers a recipe samples or reads in training, at most, and how many in evaluation."""
+
+    training: int
+    evaluation: int
+
+    def __str__(self) -> str:
+        share = self.evaluation / max(self.training + self.evaluation, 1)
+        return f"evaluation: {self.evaluation:,} answers beside {self.training:,} in training, {share:.0%} of all"
+
+
+def answers(recipe: Recipe, settings: Settings) -> Answers:
+    """What evaluation costs beside training, counted in answers; the start of a model is left out of both, its scores
+    are not. A stage that FLOPs end may train on fewer."""
+    each = settings.test_items * settings.samples_per_prompt + settings.greedy_items
+    training, evaluation = 0, each * len(scored_domains(None, recipe.domains, settings, "test"))
+    for stage in recipe.stages:
+        validated, tested = (
+            len(scored_domains(stage, recipe.domains, settings, split)) for split in SPLITS[1:]
+        )
+        evaluation += each * tested
+        if amounts := recipe.amounts.get(stage.name):
+            training += amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
+            evaluation += -(-amounts.steps // settings.evaluate_every) * settings.validation_items * validated
+    return Answers(training=training, evaluation=evaluation)
 
 
 def _probes(recipe: Recipe) -> tuple[str, ...]:

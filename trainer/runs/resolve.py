@@ -15,7 +15,7 @@ from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
-from trainer.files.settings import Settings
+from trainer.files.settings import FOR_REAL, Settings
 from trainer.tasks import task
 
 
@@ -56,8 +56,9 @@ def resolve_recipe(
     return resolved
 
 
-def resolve_settings(changes: Sequence[str], **flags: Any) -> Settings:
-    """The run's settings; `changes` are key=value."""
+def resolve_settings(changes: Sequence[str], *, amounts: AmountsName = "tiny", **flags: Any) -> Settings:
+    """The run's settings; `changes` are key=value. With the amounts `real` evaluation is smaller (FOR_REAL)."""
+    flags = {**(FOR_REAL if amounts == "real" else {}), **flags}
     values = dict(_pair(change) for change in changes)
     for key in values:
         if key not in Settings.model_fields:

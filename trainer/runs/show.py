@@ -10,6 +10,7 @@ from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.batch.meter import PHASES
+from trainer.files.settings import Settings
 
 FORMULA = ("=", "+", "-", "@")
 FIGURES = {
@@ -44,15 +45,30 @@ def summary_text(summary: Mapping[str, Any]) -> str:
         spent = sum(value for phase, value in row["flops"].items() if phase != "evaluation") / 1e12
         cost = f"{spent:9.3f} {row['wall_seconds']:8.1f}"
         lines.append(" ".join([f"{name:<18} {FIGURES[key]:<10}", *cells, cost]))
+        for figure, words in more_figures(row["domains"]).items():
+            others = [f"{_cell(row['domains'].get(domain, {}), figure):>15}" for domain in domains]
+            lines.append(" ".join([f"{'':<18} {words:<10}", *others]))
     lines.append(
         f"run {summary['run']}: {summary['seconds']:.1f} s, weights sha256 {summary['weights_sha256'][:16]}"
     )
     return "\n".join(lines)
 
 
+def more_figures(domains: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Figures measured beside a model's score, with their words; full marks where a score is partly credit."""
+    rows = domains.values()
+    return {
+        key: words
+        for key, words in (("full", "full marks"), ("greedy", "greedy"), ("pass_8", "pass@8"))
+        if any(key in row and (key != "full" or row[key] != row["pass_rate"]) for row in rows)
+    }
+
+
 def _cell(row: Mapping[str, Any], key: str) -> str:
-    value = row.get(key)
-    return "-" if value is None else f"{value:.3f} ±{row['se']:.3f}"
+    value, error = row.get(key), row.get({"greedy": "greedy_se"}.get(key, "se"))
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if key in ("full", "pass_8") else f"{value:.3f} ±{error:.3f}"
 
 
 def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
@@ -60,6 +76,7 @@ def score_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     return "\n".join(
         f"{domain:<24} {row['pass_rate']:.3f} ±{row['se']:.3f}  n {row['n']}  length {row['length']:.1f}  "
         f"truncated {row['truncated']:.1%}"
+        + "".join(f"  {words} {_cell(row, key)}" for key, words in more_figures({domain: row}).items())
         for domain, row in scores.items()
     )
 
@@ -73,7 +90,19 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        fields = ("pass_rate", "accuracy", "best_score", "se", "n", "length", "truncated", "entropy")
+        fields = (
+            "pass_rate",
+            "accuracy",
+            "best_score",
+            "se",
+            "n",
+            "full",
+            "greedy",
+            "pass_8",
+            "length",
+            "truncated",
+            "entropy",
+        )
         writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in PHASES)])
         for name, row in summary["stages"].items():
             for domain, score in row["domains"].items():
@@ -140,18 +169,21 @@ def evaluate_directory(
     domains: Sequence[str],
     items: int,
     temperature: float,
+    samples_per_prompt: int | None,
     device: str,
     dtype: str,
     report: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
-    """Scores of a run's final model, or of any model directory on the domains named."""
-    from trainer.batch.evaluate import evaluate
+    """Scores of a run's final model, or of any model directory on the domains named: sampled, pass@8 from 8 samples a
+    prompt on, and greedy on the same prompts. A run's model reads its prompts as the run did, and answers as often."""
+    from trainer.batch.evaluate import BEST_OF, evaluate
     from trainer.batch.meter import Meter
     from trainer.files.atomic import read_json
     from trainer.model.loading import load_policy
     from trainer.model.sources import model_directory
     from trainer.tasks import task
 
+    system_prompt = "template"
     if (directory / "resolved.json").is_file():
         weights = directory / "weights"
         if not weights.is_dir():
@@ -159,12 +191,15 @@ def evaluate_directory(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
         domains = domains or list(read_json(directory / "summary.json")["scores"])
+        settings = Settings.model_validate(read_json(directory / "resolved.json")["settings"])
+        system_prompt = settings.system_prompt
+        samples_per_prompt = samples_per_prompt or settings.samples_per_prompt
     else:
         weights = model_directory(str(directory))
     if not domains:
         raise UsageError("domains: none given, and a model directory names none; add --domains a,b,c")
     tasks = {spec: task(spec) for spec in domains}
-    policy = load_policy(weights, device=device, dtype=dtype)
+    policy = load_policy(weights, device=device, dtype=dtype, system_prompt=system_prompt)
     return evaluate(
         policy,
         tasks,
@@ -174,4 +209,6 @@ def evaluate_directory(
         references={},
         meter=Meter(),
         report=report,
+        samples_per_prompt=(samples_per_prompt or BEST_OF) if temperature else 1,
+        greedy_items=items if temperature else 0,
     )

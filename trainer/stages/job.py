@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,12 +67,8 @@ class Job:
         return {spec: task(spec) for spec in dict.fromkeys((*self.domains, *self.settings.probes, *trained))}
 
     def scored(self, split: Split) -> tuple[str, ...]:
-        """The domains and probes that a split's evaluation scores: `Settings.score_others` may leave some out."""
-        whole = tuple(dict.fromkeys((*self.domains, *self.settings.probes)))
-        own = tuple(getattr(self.stage, "domains", ()))
-        others = self.settings.score_others
-        without = others == "never" or (others == "at_end" and split != "test")
-        return own if without and own and set(own) <= set(whole) else whole
+        """The domains and probes that a split's evaluation scores."""
+        return scored_domains(self.stage, self.domains, self.settings, split)
 
     def load(self, name: str) -> Policy:
         """The weights of a stage, or the base."""
@@ -85,3 +81,13 @@ class Job:
             dtype=settings.dtype,
             system_prompt=settings.system_prompt,
         )
+
+
+def scored_domains(
+    stage: AnyStage | None, domains: Sequence[str], settings: Settings, split: Split
+) -> tuple[str, ...]:
+    """All domains and probes, or a stage's own where `Settings.score_others` leaves out what it does not train on."""
+    whole = tuple(dict.fromkeys((*domains, *settings.probes)))
+    own = tuple(getattr(stage, "domains", ()))
+    without = settings.score_others == "never" or (settings.score_others == "at_end" and split != "test")
+    return own if without and own and set(own) <= set(whole) else whole

@@ -21,9 +21,9 @@ from studies.designs.builders import spending
 from studies.designs.systems.demo import MERGE_SCALE, finding, recovery
 from studies.designs.systems.side_by_side import Engine, Finished, about
 from studies.framework.run import Run
-from trainer.files.settings import Settings
+from trainer.files.settings import FOR_REAL, Settings
 
-DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")
+DOMAINS = catalogue.REAL_DOMAINS
 FIGURES = {
     "t1": "pass_rate",
     "greedy": "greedy",
@@ -36,18 +36,8 @@ UNBOUNDED = 10_000  # steps, where FLOPs end a stage
 
 def settings_of(seed: int, threads: int) -> Settings:
     """Few prompts: evaluation would else cost as much as training."""
-    return Settings(
-        seed=seed,
-        threads=threads,
-        test_items=40,
-        samples_per_prompt=8,
-        greedy_items=100,
-        validation_items=20,
-        evaluate_every=UNBOUNDED,
-        diagnose_every=0,
-        score_others="never",
-        system_prompt="none",
-    )
+    fewer = {"validation_items": 20, "evaluate_every": UNBOUNDED, "score_others": "never"}
+    return Settings.model_validate({**FOR_REAL, **fewer, "seed": seed, "threads": threads})
 
 
 def real_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:

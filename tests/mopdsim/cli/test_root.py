@@ -173,6 +173,7 @@ def test_a_model_is_made_and_scored(mopd: Mopd, tmp_path: Path) -> None:
     assert again["weights_sha256"] == made["weights_sha256"]
     scored = mopd("train", "eval", tmp_path / "m", "--domains", "sort,reverse", "--items", 4)
     assert scored.code == 0 and scored.out.count("truncated") == 2
+    assert scored.out.count("greedy") == scored.out.count("pass@8") == 2
 
 
 def test_catalogue_and_check_are_documents(mopd: Mopd, tmp_path: Path) -> None:
@@ -192,6 +193,7 @@ def test_a_dry_run_resolves_and_writes_nothing(mopd: Mopd, world: dict[str, str]
     ).document
     assert found["recipe"]["amounts_of"]["student"]["steps"] == 2
     assert found["settings"]["test_items"] == 8
+    assert found["answers"].keys() == {"training", "evaluation"}
     text = mopd("train", "run", "mopd", *options, "--set", "balance=token_share", "--dry-run").out
     resolved = recipe_file.loads(text)
     assert resolved.stage["student"].balance == "token_share"  # type: ignore[union-attr]

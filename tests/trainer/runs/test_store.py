@@ -19,7 +19,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Recipe, Sft
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
-from trainer.runs.plan import Plan, default_start, plan
+from trainer.runs.plan import Plan, answers, default_start, plan
 from trainer.runs.store import Store
 from trainer.runs.worker import ALGORITHM_VERSIONS, run_job
 from trainer.tasks import FORM
@@ -284,3 +284,17 @@ def test_settings_that_came_later_leave_older_keys_as_they_were() -> None:
     assert not set(later) & set(Settings().keyed())
     for name, value in later.items():
         assert Settings.model_validate({name: value}).keyed()[name] == value
+
+
+def test_the_cost_of_evaluation_is_counted_before_a_run() -> None:
+    recipe = shrunk(catalogue.recipe("mopd", ["ask:gcd", "ask:swap"]), steps=5, prompts_per_step=10)
+    plain = Settings(test_items=20, validation_items=3, evaluate_every=2)
+    counted = answers(recipe, plain)
+    assert counted.training == 2 * (5 * 10 * 4) + 5 * 10 * 1, "two teachers with groups of four, a student"
+    assert counted.evaluation == 4 * 2 * 20 + 3 * 3 * 2 * 3, (
+        "start and three stages; steps 0, 2 and 4 of each stage"
+    )
+    changes = {"samples_per_prompt": 8, "greedy_items": 100, "score_others": "never"}
+    own = answers(recipe, plain.model_copy(update=changes))
+    assert own.evaluation == (2 + 1 + 1 + 2) * (20 * 8 + 100) + 3 * 3 * (1 + 1 + 2)
+    assert str(own) == "evaluation: 1,596 answers beside 450 in training, 78% of all"
