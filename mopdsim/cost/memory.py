@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Literal
 
 from mopdsim.base.errors import InfeasibleError
@@ -131,7 +132,8 @@ def _powers_of_two(limit: float) -> list[int]:
     return [2**i for i in range(int(limit).bit_length()) if 2**i <= limit]
 
 
-def _layouts(model: Model, gpu: Gpu, base: TrainLayout) -> list[TrainLayout]:
+@lru_cache(maxsize=64)
+def _layouts(model: Model, gpu: Gpu, base: TrainLayout) -> tuple[TrainLayout, ...]:
     """From cheap to dear in doublings of a split: each doubling of tensor (within a node) or pipeline degree costs
     one, recomputation 1.5, experts beyond the fast link 2, each doubling of the expert group a tenth.
     """
@@ -152,7 +154,7 @@ def _layouts(model: Model, gpu: Gpu, base: TrainLayout) -> list[TrainLayout]:
         split = math.log2(layout.tensor * layout.pipeline)
         return split + 1.5 * layout.recompute + 2.0 * wide + 0.1 * math.log2(layout.expert)
 
-    return sorted(found, key=price)
+    return tuple(sorted(found, key=price))
 
 
 def smallest_training_layout(

@@ -2,7 +2,7 @@
 amounts.
 
 A batch of several domains has the mixture's mean length and its wider spread, and waits for the slowest environment.
-Axes: none (central values); `Bill.seconds_at` carries the draws of lengths and of the time model's error.
+Axes: none (central values); in `Bill.seconds_after` and `Bill.spent_after` C candidate numbers of steps, N draw.
 Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns and waiting for GPUs
 (`mopdsim.forecast.schedule`).
 """
@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, Fitted, shipped
@@ -35,7 +36,7 @@ class Bill:
 
     tokens: generated, scored by other passes, trained, and the response tokens that carry gradient. flops:
     model FLOPs by phase, evaluation apart. seconds: by phase, over all steps; once_seconds: of those, what does not
-    grow with steps. length_power: how seconds grow with the mean length. log_sd: of the time model's error.
+    grow with steps. longer_seconds: at twice the mean length. log_sd: of the time model's error.
     """
 
     name: str
@@ -62,22 +63,41 @@ class Bill:
         return sum(value for phase, value in self.flops.items() if phase != "evaluation")
 
     @property
-    def length_power(self) -> float:
-        """How seconds grow with the mean length: 1 is in proportion."""
-        return math.log2(self.longer_seconds / sum(self.seconds.values()))
+    def step_flops(self) -> float:
+        """`training_run_flops` of one step."""
+        return self.training_run_flops / self.steps
 
-    def seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
-        """Seconds by draw, from the mean length relative to the central one and a standard normal of the
-        error.
+    def seconds_after(
+        self,
+        steps_C: NDArray[np.int64] | int,
+        relative_length_N: Array,
+        noise_N: Array,
+        relative_amount_N: Array | float = 1.0,
+    ) -> Array:
+        """Seconds after so many steps, (C, N), or (N,) for one number of them.
+
+        From the mean length relative to the central one, a standard normal of the time model's error, and what steps
+        spend relative to the bill's amounts. Seconds grow with a power of the length: the one that twice the length
+        shows.
         """
-        return (
-            sum(self.seconds.values()) * relative_length_N**self.length_power * np.exp(self.log_sd * noise_N)
-        )
+        steps_C1 = np.asarray(steps_C, dtype=float)[..., None]
+        once, total = self.once_seconds, sum(self.seconds.values())
+        growing_C1 = steps_C1 * ((total - once) / self.steps)
+        longer_C1 = once + steps_C1 * ((self.longer_seconds - once) / self.steps)
+        power_C1 = np.log2(longer_C1 / (once + growing_C1))
+        grown_CN = np.exp(power_C1 * np.log(relative_length_N) + self.log_sd * noise_N)
+        return np.asarray((once + growing_C1 * relative_amount_N) * grown_CN)
+
+    def spent_after(self, steps_C: NDArray[np.int64] | int, relative_N: Array) -> tuple[Array, Array]:
+        """FLOPs of training and gradient tokens after so many steps, (C, N) or (N,), where each spends so much more
+        than the bill's."""
+        grown_CN = np.asarray(steps_C, dtype=float)[..., None] * relative_N
+        return grown_CN * self.step_flops, grown_CN * (self.gradient_tokens / self.steps)
 
     def step_seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
         """Seconds of one step by draw, without evaluation."""
         share = 1 - self.once_seconds / sum(self.seconds.values())
-        return self.seconds_at(relative_length_N, noise_N) * share / self.steps
+        return self.seconds_after(self.steps, relative_length_N, noise_N) * share / self.steps
 
 
 def bill(
@@ -103,7 +123,7 @@ def bill(
     tested, evaluation = _evaluation(stage, domains, machine, gpus)
     responses = batch.sequences * batch.response_tokens * batch.generates
     flops = step_flops(batch, machine)
-    steps = _steps(amounts, sum(flops.values()))
+    steps = steps_within(amounts, sum(flops.values()))
     fitted = (
         None if machine.on_cpu else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
     )
@@ -172,8 +192,8 @@ def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
     return math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
 
 
-def _steps(amounts: Amounts, flops_per_step: float) -> int:
-    """Steps until the stage ends: the given number, or the step that reaches the ceiling of FLOPs."""
+def steps_within(amounts: Amounts, flops_per_step: float) -> int:
+    """Steps until the stage ends: its own number, or the step that reaches its ceiling of FLOPs."""
     if amounts.max_flops is None:
         return amounts.steps
     return max(1, min(amounts.steps, math.ceil(amounts.max_flops / flops_per_step)))

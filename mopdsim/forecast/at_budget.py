@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from mopdsim.base.errors import UsageError
-from mopdsim.forecast.forecast import forecast
+from mopdsim.cost.stage_cost import steps_within
 from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.stage_draws import bills_of
 from mopdsim.recipes.amounts import Amounts
 
 CLOSE = 0.01  # of the budget
@@ -51,14 +52,15 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     """The scenario whose forecast spends `flops` on training. UsageError for a budget that is no amount."""
     if not (math.isfinite(flops) and flops > 0):
         raise UsageError(f"budget_flops = {flops}: must be a finite number above 0")
-    per_step = _flops_per_step(scenario)
     amounts = scenario.recipe.amounts
+    bills = bills_of(scenario)
+    per_step = {name: bills[name].step_flops for name in amounts}
 
     def scaled(factor: float) -> dict[str, Amounts]:
         return {name: row.scaled(factor) for name, row in amounts.items()}
 
     def spent(rows: Mapping[str, Amounts]) -> float:
-        return sum(per_step[name] * _steps(row, per_step[name]) for name, row in rows.items())
+        return sum(per_step[name] * steps_within(row, per_step[name]) for name, row in rows.items())
 
     low, high = _LEAST_FACTOR, _MOST_FACTOR
     for _ in range(_HALVINGS):
@@ -81,16 +83,4 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
 
 def training_flops(scenario: Scenario) -> float:
     """FLOPs of all stages at central values, evaluation not counted."""
-    return sum(found.training_run_flops for found in forecast(scenario).bills.values())
-
-
-def _flops_per_step(scenario: Scenario) -> Mapping[str, float]:
-    bills = forecast(scenario).bills
-    return {name: bills[name].training_run_flops / bills[name].steps for name in scenario.recipe.amounts}
-
-
-def _steps(amounts: Amounts, flops_per_step: float) -> int:
-    """Steps until the stage ends: its own number, or the one that reaches its ceiling of FLOPs."""
-    if amounts.max_flops is None:
-        return amounts.steps
-    return max(1, min(amounts.steps, math.ceil(amounts.max_flops / flops_per_step)))
+    return sum(found.training_run_flops for found in bills_of(scenario).values())

@@ -24,9 +24,15 @@ from mopdsim.facts.domains import GRADES, Domain, Grade
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.schedule import Timeline, affected_by, place
-from mopdsim.forecast.stage_draws import bill_of, effort_of, job_of, length_of, machine_of, world_of
-from mopdsim.forecast.stage_draws import relative_length as relative_length
+from mopdsim.forecast.schedule import Job, Timeline, affected_by, needs_of, place
+from mopdsim.forecast.stage_draws import (
+    bills_of,
+    effort_of,
+    length_of,
+    seconds_of,
+    trained_model,
+    world_of,
+)
 from mopdsim.quality.walk import Effort, Products, State, products, walk
 from mopdsim.quality.world import World
 
@@ -58,9 +64,8 @@ class Forecast:
     @cached_property
     def stage_flops(self) -> dict[str, Array]:
         """FLOPs of each stage's sampling, scoring and gradient; evaluation and reruns not counted. (N,)"""
-        recipe = self.scenario.recipe
         return {
-            name: effort.compute_N * machine_of(self.scenario, recipe.stage[name]).model.active_parameters
+            name: effort.compute_N * trained_model(self.scenario, name).active_parameters
             for name, effort in self.efforts.items()
         }
 
@@ -135,14 +140,18 @@ class Forecast:
         noise_N = standard_normal("time_model", self.scenario.seed, self.scenario.draws)
         return bill.step_seconds_at(length_of(self.scenario, bill, self.world), noise_N)
 
-    def retraining(self, domain: str) -> tuple[tuple[str, ...], Array, Array]:
-        """What a change of one domain costs after the project: the stages to rerun, GPU-hours and days,
-        (N,).
+    def retraining(self, *domains: str) -> tuple[tuple[str, ...], Array, Array]:
+        """What a change of some domains costs after the project, alone on the pool: the stages to rerun, GPU-hours
+        and days, (N,).
         """
         recipe = self.scenario.recipe
-        if domain not in recipe.domains:
-            raise UsageError(f"domain {domain!r} is not the recipe's{did_you_mean(domain, recipe.domains)}")
-        names = affected_by(recipe, domain)
+        for domain in domains:
+            if domain not in recipe.domains:
+                raise UsageError(
+                    f"domain {domain!r} is not the recipe's{did_you_mean(domain, recipe.domains)}"
+                )
+        stale = {name for domain in domains for name in affected_by(recipe, domain)}
+        names = tuple(name for name in recipe.stage if name in stale)
         jobs = [
             replace(job, needs=tuple(name for name in job.needs if name in names))
             for job in self.timeline.jobs
@@ -243,12 +252,20 @@ def forecast(
     calibration = calibration or default_calibration()
     world = world_of(scenario, calibration)
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
-    bills = {
-        stage.name: bill_of(scenario, stage, gpus=scenario.stage_gpus(stage.name)) for stage in recipe.stages
-    }
+    bills = bills_of(scenario)
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
-    efforts = {name: effort_of(scenario, found, lengths[name]) for name, found in bills.items()}
-    jobs = [job_of(scenario, found, lengths[name]) for name, found in bills.items()]
+    jobs = [
+        Job(
+            name=name,
+            seconds_N=seconds_of(scenario, found, found.steps, lengths[name]),
+            gpus=found.gpus,
+            needs=needs_of(recipe, name),
+            pool=scenario.pool(name),
+            priority=scenario.priority.get(name, 0.0),
+        )
+        for name, found in bills.items()
+    ]
+    efforts = efforts_of(scenario, bills, lengths)
     domains = scenario.domains
     return Forecast(
         scenario=scenario,
@@ -265,6 +282,16 @@ def forecast(
         grades=_grades(scenario, domains, bills, machine),
         warnings=caveats(scenario, domains, efforts, world),
     )
+
+
+def efforts_of(
+    scenario: Scenario, bills: Mapping[str, Bill], lengths: Mapping[str, Array]
+) -> dict[str, Effort]:
+    """What every stage spends where lengths are these, relative to the bills'."""
+    return {
+        name: effort_of(scenario, found, trained_model(scenario, name), found.steps, lengths[name])
+        for name, found in bills.items()
+    }
 
 
 def quantiles(values_N: Array) -> dict[str, float]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -105,6 +105,43 @@ class Timeline:
         return tuple(reversed(path))
 
 
+class Bank:
+    """Equal things that jobs take for their time, GPUs by the slot or teams, by when each is free again.
+
+    Rows of draws (and candidates) side by side: (..., S slot). Slots that nobody has had yet come first, so that most
+    jobs need no sorting.
+    """
+
+    def __init__(self, shape: tuple[int, ...], size: int) -> None:
+        self._free_XS = np.zeros((*shape, size))
+        self._unused, self._sorted = size, True
+
+    def start(self, after_X: Array, slots: int = 1) -> Array:
+        """When so many are free, no earlier than `after_X`."""
+        if self._unused >= slots:
+            return after_X
+        if not self._sorted:
+            self._free_XS.sort(axis=-1)
+        self._unused, self._sorted = 0, True
+        return np.maximum(after_X, self._free_XS[..., slots - 1])
+
+    def occupy(self, until_X: Array, slots: int = 1) -> None:
+        """The ones that are free first are taken until then; `start` has said when that begins."""
+        first = max(self._unused - slots, 0)
+        self._free_XS[..., first : first + slots] = until_X[..., None]
+        self._unused, self._sorted = first, slots == self._free_XS.shape[-1]
+
+
+def placed(banks: Sequence[tuple[Bank, int]], after_X: Array, seconds_X: Array) -> tuple[Array, Array]:
+    """Start and end of a job that takes so many of each bank at once, no earlier than `after_X`."""
+    for bank, slots in banks:
+        after_X = bank.start(after_X, slots)
+    end_X = after_X + seconds_X
+    for bank, slots in banks:
+        bank.occupy(end_X, slots)
+    return after_X, end_X
+
+
 def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = None) -> Timeline:
     """Places every job; `jobs` come after their parents. `pools`: GPUs of each pool; `teams`: jobs that can
     be worked on at once (None: any number).
@@ -114,33 +151,27 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
     if teams is not None and teams < 1:
         raise UsageError(f"teams = {teams}: must be at least 1")
     ordered = _ordered(jobs)
-    draws = max((job.seconds_N.size for job in ordered), default=1)
     units = {
         name: slot_gpus(size, [job.gpus for job in ordered if job.pool == name])
         for name, size in pools.items()
     }
-    free = {name: np.zeros((draws, size // units[name])) for name, size in pools.items()}
-    idle_NS = None if teams is None or teams >= len(ordered) else np.zeros((draws, teams))
+    shape = (max((job.seconds_N.size for job in ordered), default=1),)
+    free = {name: Bank(shape, size // units[name]) for name, size in pools.items()}
+    idle = [] if teams is None else [(Bank(shape, min(teams, max(len(ordered), 1))), 1)]
     starts: dict[str, Array] = {}
     ends: dict[str, Array] = {}
     for job in ordered:
         if job.pool not in pools:
             raise UsageError(f"stage {job.name!r}: no GPU pool {job.pool!r}{did_you_mean(job.pool, pools)}")
-        pool_NS = free[job.pool]
         if not 1 <= job.gpus <= pools[job.pool]:
             raise InfeasibleError(
                 f"stage {job.name!r} asks for {job.gpus} GPUs of a pool of {pools[job.pool]}: give it "
                 "at least 1 and at most the pool's, or enlarge the pool"
             )
-        slots = min(-(-job.gpus // units[job.pool]), pool_NS.shape[1])
-        start_N = np.maximum(_latest(ends, job), pool_NS[:, slots - 1])
-        if idle_NS is not None:
-            start_N = np.maximum(start_N, idle_NS[:, 0])
-        end_N = start_N + job.seconds_N
-        starts[job.name], ends[job.name] = start_N, end_N
-        _occupy(pool_NS, slots, end_N)
-        if idle_NS is not None:
-            _occupy(idle_NS, 1, end_N)
+        slots = slots_of(pools[job.pool], units[job.pool], job.gpus)
+        starts[job.name], ends[job.name] = placed(
+            [(free[job.pool], slots), *idle], _latest(ends, job), job.seconds_N
+        )
     return Timeline(
         jobs=tuple(ordered),
         start_JN=np.stack([starts[job.name] for job in ordered]),
@@ -148,14 +179,13 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
     )
 
 
-def stretched(job: Job, reliability: Reliability, *, seed: int) -> Job:
-    """The job with its sweep, reruns and failures drawn; the draws depend on its name and the seed alone."""
-    runs_N = runs(job.name, reliability, seed, job.seconds_N.size)
-    work_N = job.seconds_N * runs_N
-    expected_N = work_N / _HOUR * job.gpus * reliability.failures_per_gpu_hour
-    failures_N = poisson(f"failures:{job.name}", expected_N, seed)
-    seconds_N = work_N + failures_N * reliability.seconds_per_failure
-    return replace(job, seconds_N=seconds_N)
+def stretched(name: str, seconds_XN: Array, gpus: int, reliability: Reliability, *, seed: int) -> Array:
+    """A stage's seconds with its sweep, reruns and failures drawn, (..., N); the draws depend on its name and the seed
+    alone."""
+    work_XN = seconds_XN * _runs(name, reliability, seed, seconds_XN.shape[-1])
+    expected_XN = work_XN / _HOUR * gpus * reliability.failures_per_gpu_hour
+    failures_XN = _poisson(f"failures:{name}", expected_XN, seed)
+    return np.asarray(work_XN + failures_XN * reliability.seconds_per_failure)
 
 
 def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
@@ -236,6 +266,11 @@ def slot_gpus(size: int, requests: Sequence[int]) -> int:
     return max(math.gcd(size, *requests), -(-size // _SLOTS))
 
 
+def slots_of(size: int, unit: int, gpus: int) -> int:
+    """Slots of `unit` GPUs that a job takes in a pool of this size."""
+    return min(-(-gpus // unit), size // unit)
+
+
 def _latest(ends: Mapping[str, Array], job: Job) -> Array:
     latest_N = np.zeros(job.seconds_N.size)
     for name in job.needs:
@@ -243,14 +278,8 @@ def _latest(ends: Mapping[str, Array], job: Job) -> Array:
     return latest_N
 
 
-def _occupy(free_NS: Array, slots: int, until_N: Array) -> None:
-    """The earliest free slots are busy until then; slots stay sorted by when they are free."""
-    free_NS[:, :slots] = until_N[:, None]
-    if free_NS.shape[1] > slots:
-        free_NS.sort(axis=1)
-
-
-def runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
+@lru_cache(maxsize=1024)
+def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
     runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
     if reliability.rerun_probability > 0:
@@ -259,7 +288,7 @@ def runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     return runs_N
 
 
-def poisson(key: str, mean_N: Array, seed: int) -> Array:
+def _poisson(key: str, mean_N: Array, seed: int) -> Array:
     """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean` (large
     means: the normal limit). (..., N)"""
     draws = mean_N.shape[-1]

@@ -1,5 +1,6 @@
 """What each stage of a scenario runs on and spends: machine and bill, and in every draw length, effort and seconds.
 
+The planner's search calls the same functions with many numbers of steps at once. Axes: C candidate, N draw.
 Leaves out: central costs (`mopdsim.cost.stage_cost`), what the effort brings (`mopdsim.quality.walk`), when a stage
 runs (`mopdsim.forecast.schedule`).
 """
@@ -7,6 +8,7 @@ runs (`mopdsim.forecast.schedule`).
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
@@ -14,13 +16,15 @@ from mopdsim.belief.calibration import Calibration, standard_normal
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.cost.stage_layout import Formats
 from mopdsim.facts.hardware import gpu
-from mopdsim.facts.model import model
+from mopdsim.facts.model import Model, model
 from mopdsim.forecast import ranges
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.schedule import Job, needs_of, stretched
+from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Distill
+
+Steps = NDArray[np.int64] | int  # (C,), or one number
 
 _BILLION = 1e9
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
@@ -69,6 +73,11 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
     )
 
 
+def trained_model(scenario: Scenario, stage: str) -> Model:
+    """The model that a stage's weights grew from."""
+    return model(scenario.model_of(scenario.recipe.root_of(stage)))
+
+
 def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
     """A stage's central costs on so many GPUs. InfeasibleError, with the pool's size too, where the model fits no
     layout on them."""
@@ -88,41 +97,41 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
         ) from None
 
 
+def bills_of(scenario: Scenario) -> dict[str, Bill]:
+    """Every stage's central costs on the GPUs that the scenario gives it."""
+    return {
+        stage.name: bill_of(scenario, stage, gpus=scenario.stage_gpus(stage.name))
+        for stage in scenario.recipe.stages
+    }
+
+
 def length_of(scenario: Scenario, found: Bill, world: World) -> Array:
     """A stage's mean response length in each draw, relative to its bill's: by its own range or its domains'. (N,)"""
     own_N = ranges.own_length(scenario, found.name)
-    return relative_length(found, world) if own_N is None else own_N
-
-
-def relative_length(found: Bill, world: World) -> Array:
-    """The mean response length of a stage's domains in each draw, relative to the bill's. (N,)"""
+    if own_N is not None:
+        return own_N
     if not found.shares:
         return np.ones(world.start_DN.shape[-1])
     lengths_N = sum(share * world.length_DN[world.index[name]] for name, share in found.shares.items())
     return np.asarray(lengths_N) / found.mean_length
 
 
-def effort_of(scenario: Scenario, found: Bill, relative_length_N: Array) -> Effort:
-    """RL compute per active parameter and gradient tokens, both in proportion to the length and to the amounts."""
-    stage = scenario.recipe.stage[found.name]
-    per_parameter = found.training_run_flops / machine_of(scenario, stage).model.active_parameters
+def effort_of(
+    scenario: Scenario, found: Bill, trained: Model, steps_C: Steps, relative_length_N: Array
+) -> Effort:
+    """RL compute per active parameter of the trained model, and gradient tokens, both in proportion to the length and
+    to the amounts: (C, N), or (N,) for one number of steps."""
     relative_N = relative_length_N * ranges.relative_amount(scenario, found.name)
-    return Effort(compute_N=per_parameter * relative_N, tokens_N=found.gradient_tokens * relative_N)
+    flops_CN, tokens_CN = found.spent_after(steps_C, relative_N)
+    return Effort(compute_N=flops_CN / trained.active_parameters, tokens_N=tokens_CN)
 
 
-def job_of(scenario: Scenario, found: Bill, relative_length_N: Array) -> Job:
-    """A stage's job with its draws: amounts, lengths, overhead and the time model's error (both common to all stages),
-    failures, reruns.
-    """
+def seconds_of(scenario: Scenario, found: Bill, steps_C: Steps, relative_length_N: Array) -> Array:
+    """A stage's seconds with its draws: amounts, lengths, overhead and the time model's error (both common to all
+    stages), failures, reruns. (C, N), or (N,) for one number of steps."""
     noise_N = standard_normal("time_model", scenario.seed, scenario.draws)
-    once = found.once_seconds / sum(found.seconds.values())
-    grown_N = once + (1 - once) * ranges.relative_amount(scenario, found.name)
-    job = Job(
-        name=found.name,
-        seconds_N=found.seconds_at(relative_length_N, noise_N) * grown_N * ranges.overhead(scenario),
-        gpus=found.gpus,
-        needs=needs_of(scenario.recipe, found.name),
-        pool=scenario.pool(found.name),
-        priority=scenario.priority.get(found.name, 0.0),
+    amounts_N = ranges.relative_amount(scenario, found.name)
+    seconds_CN = found.seconds_after(steps_C, relative_length_N, noise_N, amounts_N) * ranges.overhead(
+        scenario
     )
-    return stretched(job, scenario.reliability, seed=scenario.seed)
+    return stretched(found.name, seconds_CN, found.gpus, scenario.reliability, seed=scenario.seed)

@@ -180,12 +180,11 @@ def plan(question: Question, calibration: Calibration | None = None) -> Answer:
     judged = finalists(question, found, calibration)
     if not judged:
         raise infeasible(question, found, calibration)
-    feasible = [outcome for outcome in found.outcomes if found.evaluator.feasible(outcome)]
     return Answer(
         question=question,
         finalists=judged,
         reasons=reasons(question, judged),
-        frontier=frontier(feasible),
+        frontier=frontier(found.feasible),
         flips=flips(question, judged),
         tips=tips(question, found, judged, calibration),
         worths=values(question, judged, pilots(question, found.evaluator.stock)),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from mopdsim.quality.learning import break_down, climb, hill, imitate, learn_by_
 from mopdsim.quality.pace import breakdown_hazard, paced
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
+from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import (
     AnyStage,
     Distill,
@@ -39,8 +40,8 @@ from mopdsim.recipes.recipe import (
 )
 
 __all__ = [
-    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced", "perform",
-    "products", "walk",
+    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "Spending", "State", "climb", "hill", "paced",
+    "perform", "products", "walk",
 ]  # fmt: skip
 
 _NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
@@ -94,8 +95,17 @@ def products(
     return made
 
 
+class Spending(Protocol):
+    """Amounts by stage and the name of their set: a recipe has them."""
+
+    @property
+    def amounts(self) -> Mapping[str, Amounts]: ...
+    @property
+    def amounts_name(self) -> AmountsName: ...
+
+
 def perform(
-    stage: AnyStage, recipe: Recipe, world: World, effort: Effort, made: Products
+    stage: AnyStage, recipe: Spending, world: World, effort: Effort, made: Products
 ) -> State | Judge | Dataset:
     """What one stage leaves, given what those before it made. recipe: for the stage's amounts."""
     step = Step(stage, made.states, world)

@@ -67,13 +67,18 @@ def cascade_rl(
         raise UsageError(f"order = {', '.join(order)}: must name each of {', '.join(domains)} once")
     stages: list[AnyStage] = []
     init = BASE
-    for step, domain in enumerate(order):
-        shares = {domain: 1.0}
-        if replay and step:
-            shares = {domain: 1 - replay, **{old: replay / step for old in order[:step]}}
+    for step in range(len(order)):
+        shares = cascade_shares(order, step, replay)
         stages.append(Rl(name=f"step_{step + 1}", init=init, domains=shares))
         init = stages[-1].name
     return assemble("cascade_rl", domains, amounts, stages)
+
+
+def cascade_shares(order: Sequence[str], step: int, replay: float) -> dict[str, float]:
+    """Shares of the prompts in one step of a cascade: its own domain's, and those of the domains before."""
+    if not (replay and step):
+        return {order[step]: 1.0}
+    return {order[step]: 1 - replay, **{old: replay / step for old in order[:step]}}
 
 
 def mopd(

@@ -15,8 +15,8 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.compare import MEASURES, SURE, TIE
-from mopdsim.forecast.forecast import Forecast, forecast
-from mopdsim.forecast.stage_draws import effort_of, relative_length
+from mopdsim.forecast.forecast import Forecast, efforts_of, forecast
+from mopdsim.forecast.stage_draws import length_of
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.plan.search.candidate import Plan, scenario_of
 from mopdsim.plan.search.evaluation import Outcome
@@ -47,17 +47,16 @@ class Finalist:
     def efforts_in(self, world: World) -> dict[str, Effort]:
         """What the stages spend where lengths are those of this world."""
         scenario = replace(self.forecast.scenario, draws=world.start_DN.shape[-1])
-        return {
-            name: effort_of(scenario, found, relative_length(found, world))
-            for name, found in self.forecast.bills.items()
-        }
+        bills = self.forecast.bills
+        return efforts_of(
+            scenario, bills, {name: length_of(scenario, bill, world) for name, bill in bills.items()}
+        )
 
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
     """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
     is the cheapest of those that tie with the best and come within `FLOOR` of it, then the others, best first."""
-    feasible = [outcome for outcome in found.outcomes if found.evaluator.feasible(outcome)]
-    best = found.by_structure(feasible)
+    best = found.by_structure(found.feasible)
     families: dict[object, Plan] = {}
     for outcome in best:
         families.setdefault(outcome.plan.family, outcome.plan)
@@ -66,7 +65,7 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     )
     judged = []
     for structure in wanted:
-        outcomes = [outcome for outcome in feasible if outcome.plan.structure == structure]
+        outcomes = [outcome for outcome in found.feasible if outcome.plan.structure == structure]
         one = _keeping(question, _worth_trying(outcomes), calibration)
         if one is not None:
             judged.append(one)

@@ -17,8 +17,8 @@ from mopdsim.forecast.forecast import HOUR
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import Group
 from mopdsim.plan.search.evaluation import splits
-from mopdsim.plan.search.stock import STUDENT, Stock, run_stage
-from mopdsim.recipes.recipe import Distill, Teacher, TrainedStage
+from mopdsim.plan.search.stock import STUDENT, RunKind, Stock, equal_shares, stage_of
+from mopdsim.recipes.recipe import Distill, Rl, Teacher, TrainedStage
 
 IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standard error .017 at three)
 _FOLDS = 2.0  # of the distillation's gap: to 1/e^2
@@ -139,7 +139,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
 def _base_scores(shop: _Prices) -> Pilot:
     """The base, scored on every domain: one of the evaluations that any stage is billed for."""
     question, stock = shop.question, shop.stock
-    stage = run_stage("pilot", question.domains, "token")
+    stage = _run(question.domains)
     seconds = bill(
         stage, question.amounts("rl", 2), stock.domains, stock.machine, gpus=question.pool
     ).seconds["evaluation"]
@@ -166,10 +166,10 @@ class _Prices:
 
     def rl(self, group: Group, midpoints: float) -> float:
         """RL until every domain of the group has had so many midpoints of compute."""
-        stage = run_stage("pilot", group, "token")
+        stage = _run(group)
         rows = [self.stock.domains[name].midpoint.value for name in group]
         amounts = self.question.amounts("rl", 1)
-        per_step = self.stock.effort(stage, amounts, np.ones(1), self.question.pool).compute_N
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1]), self.question.pool).compute_N
         steps = max(2, round(midpoints * sum(rows) / float(np.median(per_step))))
         return self._hours(stage, steps)
 
@@ -179,16 +179,26 @@ class _Prices:
         stage = Distill(name=STUDENT, domains=dict.fromkeys(group, 1.0), teachers=teachers)
         tokens = sum(self.stock.domains[name].distill_tokens.value for name in group)
         amounts = self.question.amounts("distill", 1)
-        per_step = self.stock.effort(stage, amounts, np.ones(1), self.question.pool).tokens_N
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1]), self.question.pool).tokens_N
         return self._hours(stage, max(2, round(_FOLDS * tokens / float(np.median(per_step)))))
 
     def _hours(self, stage: TrainedStage, steps: int) -> float:
         """Median GPU-hours on the fewest GPUs that it fits on; it does on the pool, or there would be no plan."""
         amounts = self.question.amounts(stage.kind, 1)
         for gpus in reversed(splits(self.question.pool)):
-            seconds_CN = self.stock.seconds(stage, amounts, np.array([steps]), gpus)
+            seconds_CN = self.stock.seconds(_key(stage), stage, amounts, np.array([steps]), gpus)
             if seconds_CN is not None:
                 return float(np.median(seconds_CN)) * gpus / HOUR
         raise InfeasibleError(
             f"a pilot of {', '.join(stage.domains)} does not fit on {self.question.pool} GPUs"
         )
+
+
+def _run(group: Group) -> Rl:
+    """RL of a pilot on these domains."""
+    return stage_of(RunKind("pilot", equal_shares(group), "token"))
+
+
+def _key(stage: TrainedStage) -> tuple[str, tuple[str, ...]]:
+    """What tells the stages of pilots apart."""
+    return f"pilot {stage.kind}", tuple(stage.domains)

@@ -8,15 +8,14 @@ year. Leaves out: scores that move from release to release, releases that overla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.forecast.compare import SURE, TIE
-from mopdsim.forecast.forecast import DAY, Forecast, quantiles
-from mopdsim.forecast.schedule import place
+from mopdsim.forecast.forecast import Forecast, quantiles
 from mopdsim.plan.answer.finalists import Finalist
 from mopdsim.plan.question import Question
 
@@ -44,22 +43,9 @@ def releases(made: Forecast, changes: Sequence[Sequence[str]]) -> list[Release]:
 
 def _again(made: Forecast, changed: tuple[str, ...]) -> Release:
     """The stages that any of the changed domains makes stale, placed on the pool alone."""
-    stale = {name for domain in changed for name in made.retraining(domain)[0]}
-    jobs = [
-        replace(job, needs=tuple(name for name in job.needs if name in stale))
-        for job in made.timeline.jobs
-        if job.name in stale
-    ]
-    zero_N = np.zeros(made.scenario.draws)
-    if not jobs:
-        return Release(changed=changed, stages=(), gpu_hours_N=zero_N, days_N=zero_N)
-    timeline = place(jobs, made.scenario.pools, teams=made.scenario.teams)
-    return Release(
-        changed=changed,
-        stages=tuple(job.name for job in jobs),
-        gpu_hours_N=sum((made.stage_gpu_hours[job.name] for job in jobs), zero_N),
-        days_N=timeline.makespan_N / DAY,
-    )
+    stale, hours_N, days_N = made.retraining(*changed)
+    stages = tuple(job.name for job in made.timeline.jobs if job.name in stale)
+    return Release(changed=changed, stages=stages, gpu_hours_N=hours_N, days_N=days_N)
 
 
 def portfolio(question: Question, finalists: Sequence[Finalist]) -> dict[str, Any] | None:

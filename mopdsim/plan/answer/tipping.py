@@ -182,7 +182,7 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
             ranked = evaluator.best(evaluator.evaluate(tried))
         except InfeasibleError:
             return []
-        return [outcome for outcome in ranked if evaluator.feasible(outcome)]
+        return [outcome for outcome in ranked if outcome.feasible]
 
     pool = float(question.pool)
     best = _choice(left, plans[0], pool)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from mopdsim.forecast.scenario import Scenario
@@ -48,7 +48,7 @@ class Plan:
     scale: float = 0.5
     replay: float = 0.0
 
-    @property
+    @cached_property
     def structure(self) -> tuple[Family, tuple[Group, ...], int]:
         """What makes two plans different in kind: family, groups (not their order), rounds."""
         return self.family, tuple(sorted(self.groups)), self.rounds

@@ -9,11 +9,11 @@ said of the result (`mopdsim.plan.plan`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import permutations, product
 
-from mopdsim.base.forked import both
 from mopdsim.belief.calibration import Calibration
 from mopdsim.plan.question import Family, Question
 from mopdsim.plan.search.candidate import DISTILLED, Plan
@@ -44,6 +44,11 @@ class Found:
     evaluator: Evaluator
     outcomes: list[Outcome]
 
+    @cached_property
+    def feasible(self) -> list[Outcome]:
+        """Those that keep every limit and minimum, best first."""
+        return [outcome for outcome in self.outcomes if outcome.feasible]
+
     def by_structure(self, outcomes: Iterable[Outcome] | None = None) -> list[Outcome]:
         """The best outcome of each structure, best first."""
         best: dict[object, Outcome] = {}
@@ -54,10 +59,10 @@ class Found:
 
 def explore(question: Question, calibration: Calibration | None = None) -> Found:
     """Searches every family that the question allows. The same question gives the same result."""
-    search = _Search(Evaluator(question, calibration), grid(Evaluator(question, calibration)))
-    found = abreast(question, search.families)
-    evaluator = search.evaluator
-    evaluator.found = {outcome.plan: outcome for outcomes in found.values() for outcome in outcomes}
+    evaluator = Evaluator(question, calibration)
+    search = _Search(evaluator, grid(Evaluator(question, stock=evaluator.stock)))
+    for family in question.families:
+        search.family(family)
     return Found(evaluator=evaluator, outcomes=evaluator.best(evaluator.found.values()))
 
 
@@ -68,13 +73,6 @@ class _Search:
         self.evaluator = evaluator
         self.question = evaluator.question
         self.grid = steps
-
-    def families(self, families: Sequence[Family]) -> Searched:
-        """The outcomes of every plan tried of these families."""
-        for family in families:
-            self.family(family)
-        outcomes = self.evaluator.found.values()
-        return {name: [o for o in outcomes if o.plan.family == name] for name in families}
 
     def family(self, family: Family) -> None:
         """Seeds, screening, refinement of one family."""
@@ -192,7 +190,7 @@ class _Search:
                 near = neighbours(here.plan.groups, question.domains, question.max_teachers)
                 found = self.ranked(regrouped(here.plan, groups) for groups in near)
                 tried += found
-                if not found or not self.better(found[0], here):
+                if not found or not _better(found[0], here):
                     break
                 here = found[0]
         return tried
@@ -227,21 +225,21 @@ class _Search:
                 for near in moves(outcome.plan, self.evaluator.options, self.question)
             ]
             found = self.evaluator.best([*beam, *self.ranked(near)])[:width]
-            if not self.better(found[0], beam[0]):
+            if not _better(found[0], beam[0]):
                 return
             beam = found
-
-    def better(self, one: Outcome, other: Outcome) -> bool:
-        over = self.evaluator.excess(one), self.evaluator.excess(other)
-        if max(over) <= 0:
-            return one.value > other.value + _GAIN
-        return over[0] < over[1] - _GAIN and over[1] > 0
 
 
 def fitting(options: Sequence[int], question: Question, teachers: int) -> int:
     """GPUs a teacher so that as many run side by side as teams and teachers allow."""
     together = min(teachers, question.base.teams or teachers)
     return max((gpus for gpus in options if gpus * together <= question.pool), default=options[-1])
+
+
+def _better(one: Outcome, other: Outcome) -> bool:
+    if one.feasible and other.feasible:
+        return one.value > other.value + _GAIN
+    return one.excess < other.excess - _GAIN and not other.feasible
 
 
 def _apart(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
@@ -258,20 +256,3 @@ def _distinct(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
     for outcome in outcomes:
         found.setdefault(outcome.plan.groups, outcome)
     return list(found.values())[:count]
-
-
-Searched = dict[Family, list[Outcome]]
-
-_ASIDE: tuple[Family, ...] = ("off_policy", "merge", "single")  # about half of the work
-_DOMAINS = 6  # of fewer, a search is over before a second process pays
-
-
-def abreast(question: Question, search: Callable[[Sequence[Family]], Searched]) -> Searched:
-    """Every family's outcomes, in the question's order of families."""
-    aside = [family for family in question.families if family in _ASIDE]
-    here = [family for family in question.families if family not in _ASIDE]
-    if not (aside and here and len(question.domains) >= _DOMAINS):
-        return search(question.families)
-    ours, theirs = both(search, here, aside)
-    found = ours | theirs
-    return {family: found[family] for family in question.families}

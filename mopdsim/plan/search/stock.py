@@ -1,53 +1,92 @@
-"""Pieces that many plans share: a teacher of some domains after so many steps, and the seconds of any stage.
+"""Pieces that many plans share: RL runs after so many steps, and the seconds and efforts of any stage.
 
-A teacher that two plans share is trained once here. Scores come from the forecast's own walk through a recipe of that
-one stage, seconds from its bill and its draws of failures and reruns, so that plans put together from pieces equal
-their forecasts (tested). Axes: D domain, C candidate, N draw. Leaves out: putting them together
-(`mopdsim.plan.search.assembled`).
+A run that two plans share is trained and timed once here. Scores come from the forecast's own walk, seconds and efforts
+from its own functions, with an axis of candidates before the draws. Axes: D domain, C candidate, N draw. Leaves out:
+putting runs together (`mopdsim.plan.search.chains`, `mopdsim.plan.search.rounds`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.belief.calibration import Calibration, default_calibration, standard_normal
+from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import Bill, bill
-from mopdsim.forecast.forecast import HOUR
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.schedule import poisson
-from mopdsim.forecast.schedule import runs as reruns
-from mopdsim.forecast.stage_draws import machine_of, relative_length
+from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, seconds_of, world_of
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import Group, Plan, scenario_of
-from mopdsim.plan.search.tables import tabulate
 from mopdsim.quality.distillation import mistaken, pull
-from mopdsim.quality.walk import Effort, walk
-from mopdsim.quality.world import World, draw_world
-from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.parts import assemble, specialist
-from mopdsim.recipes.recipe import AnyStage, Rl
+from mopdsim.quality.walk import Effort, Products, State, perform
+from mopdsim.quality.world import World, chances
+from mopdsim.recipes.amounts import Amounts, AmountsName
+from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from mopdsim.recipes.stage_fields import Normalizer
 
-Run = tuple[str, Group, Normalizer, int]  # stage name, domains, normaliser, steps of one RL run
-
 STUDENT = "student"  # the catalogue's name of a distillation
+_BEFORE = "before"  # what a run starts from that does not start from the base
+
+
+class RunKind(NamedTuple):
+    """An RL run but for its steps: stage name, share of the prompts by domain, normaliser, whether it goes on from
+    another stage."""
+
+    name: str
+    shares: tuple[tuple[str, float], ...]
+    normalizer: Normalizer
+    goes_on: bool = False
+
+
+class Run(NamedTuple):
+    """An RL run of so many steps."""
+
+    kind: RunKind
+    steps: int
+
+
+Path = tuple[Run, ...]  # runs from the base on, each from the one before
+
+
+def equal_shares(group: Group) -> tuple[tuple[str, float], ...]:
+    """Every domain of a group in equal shares."""
+    return tuple((name, 1.0) for name in group)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcomes:
+    """What plans come to: scores, GPU-hours and days by draw; infinite hours where a stage does not fit."""
+
+    scores_DCN: Array
+    gpu_hours_CN: Array
+    days_CN: Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What an RL run leaves: scores of all domains, (D, N), its pull on each as a companion, logits, the places of
-    the domains that it trained, (S,), and nats a token from the base, (N,)."""
+    """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,), and
+    what a student takes from it: scores where it trained, else 0, and its pull elsewhere, logits, 0 where it trained.
+    """
 
     score_DN: Array
-    pull_DN: Array
-    places: NDArray[np.intp]
+    lifted_DN: Array
     kl_N: Array
+    own_DN: Array
+    pull_DN: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spends:
+    """Amounts of one stage."""
+
+    amounts: Mapping[str, Amounts]
+    amounts_name: AmountsName
 
 
 class Stock:
@@ -59,117 +98,156 @@ class Stock:
         self.domains = question.base.domains
         plain = simplest(question)
         self.machine = machine_of(plain, plain.recipe.stage[STUDENT])
-        self.world = tabulate(plain, calibration=self.calibration).world
-        self._trained: dict[Run, Trained] = {}
+        self.world = _with_candidates(world_of(plain, self.calibration))
+        self._worlds: dict[str, World] = {}
+        self._trained: dict[Path, Trained] = {}
         self._run_seconds: dict[tuple[Run, int], Array | None] = {}
-        self._bills: dict[tuple[str, Amounts | None, int], Bill | None] = {}
+        self._bills: dict[tuple[Hashable, int], Bill | None] = {}
+        self._rl = question.amounts("rl", 1)
 
-    def seeded(self, stages: tuple[str, ...]) -> World:
-        """The world with what is drawn for these stages by name: the spread of seeds, (D, 1, N), and luck, (N,)."""
-        base = self.question.base
-        world = draw_world(
-            self.calibration, self.domains, stages, base.scope, seed=base.seed, draws=base.draws
+    def world_of(self, stage: str) -> World:
+        """The world with what is drawn for this stage by name: the spread of seeds, (D, 1, N), and luck, (N,)."""
+        if stage not in self._worlds:
+            base = self.question.base
+            spread, luck = chances(self.world.names, [stage], base.scope, seed=base.seed, draws=base.draws)
+            spread = {name: row_DN[:, None, :] for name, row_DN in spread.items()}
+            self._worlds[stage] = replace(self.world, spread=spread, luck=luck)
+        return self._worlds[stage]
+
+    def base(self, count: int) -> State:
+        """The model before any stage, (D, C, N)."""
+        start_DN = self.world.start_DN
+        shape = (len(start_DN), count, start_DN.shape[-1])
+        return State(
+            score_DN=np.broadcast_to(start_DN, shape), kl_N=np.zeros(shape[1:]), lineage=(), waterfall=None
         )
-        spread = {name: row_DN[:, None, :] for name, row_DN in world.spread.items()}
-        return replace(self.world, spread=spread, luck=world.luck)
 
-    def trained(self, run: Run) -> Trained:
-        """A run's result; `prepare` must have been told of it."""
-        return self._trained[run]
+    def trained(self, path: Path) -> Trained:
+        """What is left after the last run of a path; `prepare` must have been told of it."""
+        return self._trained[path]
 
-    def prepare(self, runs: Iterable[Run], gpus: int) -> None:
-        """Trains and times on so many GPUs the runs that are not in stock, those of one group and normaliser side by
-        side."""
-        untrained: dict[tuple[str, Group, Normalizer], list[int]] = {}
-        untimed: dict[tuple[str, Group, Normalizer], list[int]] = {}
-        for run in dict.fromkeys(runs):
-            if run not in self._trained:
-                untrained.setdefault(run[:3], []).append(run[3])
-            if (run, gpus) not in self._run_seconds:
-                untimed.setdefault(run[:3], []).append(run[3])
-        world = (
-            self.seeded(tuple(dict.fromkeys(name for name, _, _ in untrained))) if untrained else self.world
+    def prepare(self, paths: Iterable[Path], gpus: int) -> None:
+        """Trains the last runs of paths that are not in stock, those of one kind side by side. What comes before them
+        must be in stock."""
+        new: dict[RunKind, dict[Path, None]] = {}
+        for path in paths:
+            if path not in self._trained:
+                new.setdefault(path[-1].kind, {})[path] = None
+        for kind, found in new.items():
+            init = self._before([path[:-1] for path in found]) if kind.goes_on else None
+            rows = self.train(kind, [path[-1].steps for path in found], gpus, init)
+            self._trained |= dict(zip(found, rows, strict=True))
+
+    def _before(self, paths: Sequence[Path]) -> State:
+        """The states after these paths, side by side."""
+        rows = [self._trained[path] for path in paths]
+        return State(
+            score_DN=np.stack([row.score_DN for row in rows], axis=1),
+            kl_N=np.zeros((len(rows), self.question.base.draws)),
+            lineage=(),
+            waterfall=None,
+            lifted_DN=np.stack([row.lifted_DN for row in rows], axis=1),
         )
-        for key, counts in untrained.items():
-            self._train(run_stage(*key), counts, world, gpus)
-        for key, counts in untimed.items():
-            seconds_CN = self.seconds(run_stage(*key), self.question.amounts("rl", 1), np.array(counts), gpus)
-            for place, count in enumerate(counts):
-                found = None if seconds_CN is None else seconds_CN[place]
-                self._run_seconds[(*key, count), gpus] = found
 
-    def _train(self, stage: Rl, steps: Sequence[int], world: World, gpus: int) -> None:
-        recipe = assemble("single_domain", self.question.domains, self.question.amounts_name, [stage])
-        one_step = self.question.amounts("rl", 1)
-        recipe = recipe.with_amounts({stage.name: one_step})
-        effort = self.effort(stage, one_step, np.array(steps), gpus)
-        state = walk(recipe, world, {stage.name: effort}, explain=False)[stage.name]
-        kl_CN = np.broadcast_to(state.kl_N, effort.compute_N.shape)
-        places = np.array([self.world.index[name] for name in stage.domains])
-        mistaken_DCN = mistaken(self.world.spill_DDN[places])
-        pull_DCN = pull(self.world.start_DN, state.score_DN, mistaken_DCN, self.world.constants)
-        for place, count in enumerate(steps):
-            run = (stage.name, tuple(stage.domains), stage.normalizer, count)
-            self._trained[run] = Trained(
-                score_DN=state.score_DN[:, place],
-                pull_DN=pull_DCN[:, place],
-                places=places,
+    def train(
+        self, kind: RunKind, steps: Sequence[int], gpus: int, init: State | None = None
+    ) -> list[Trained]:
+        """Runs of one kind after so many steps, from the base or from as many states."""
+        stage, world = stage_of(kind), self.world_of(kind.name)
+        effort = self.effort(kind, stage, self._rl, np.array(steps), gpus)
+        before = self.base(len(steps)) if init is None else init
+        spends = _Spends(amounts={stage.name: self._rl}, amounts_name=self.question.amounts_name)
+        made = Products(states={stage.init: before}, judges={}, datasets={})
+        after = perform(stage, spends, world, effort, made)
+        assert isinstance(after, State) and after.lifted_DN is not None
+        kl_CN = np.broadcast_to(after.kl_N, effort.compute_N.shape)
+        places = [self.world.index[name] for name in stage.domains]
+        own_DCN = np.zeros_like(after.score_DN)
+        own_DCN[places] = after.score_DN[places]
+        pull_DCN = own_DCN
+        if init is None or len(places) < len(world.names):
+            mistaken_DCN = mistaken(world.spill_DDN[places])
+            pull_DCN = pull(before.score_DN, after.score_DN, mistaken_DCN, world.constants)
+            pull_DCN[places] = 0.0
+        return [
+            Trained(
+                score_DN=after.score_DN[:, place],
+                lifted_DN=after.lifted_DN[:, place],
                 kl_N=kl_CN[place],
+                own_DN=own_DCN[:, place],
+                pull_DN=pull_DCN[:, place],
             )
+            for place in range(len(steps))
+        ]
 
-    def effort(self, stage: AnyStage, one_step: Amounts, steps_C: Array, gpus: int) -> Effort:
-        """What the stage spends after so many steps, (C, N); both grow with steps and with the draws' lengths. They do
-        not depend on the GPUs: where a step does not fit on these, its bill is that on the whole pool."""
-        found = self.step_bill(stage, one_step, gpus) or self.step_bill(stage, one_step, self.question.pool)
+    def effort(
+        self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64], gpus: int
+    ) -> Effort:
+        """What a stage spends after so many steps, (C, N). It does not depend on the GPUs: where a step does not fit on
+        these, its bill is that on the whole pool."""
+        found = self.step_bill(key, stage, one_step, gpus)
+        found = found or self.step_bill(key, stage, one_step, self.question.pool)
         if found is None:
             raise InfeasibleError(
                 f"stage {stage.name!r} does not fit on {self.question.pool} GPUs: give more"
             )
-        relative_N = relative_length(found, self.world)[0]
-        per_parameter = found.training_run_flops / found.steps / self.machine.model.active_parameters
-        grown_CN = steps_C[:, None] * relative_N
-        return Effort(
-            compute_N=grown_CN * per_parameter, tokens_N=grown_CN * (found.gradient_tokens / found.steps)
-        )
-
-    def step_bill(self, stage: AnyStage, one_step: Amounts | None, gpus: int) -> Bill | None:
-        """The bill of one step on so many GPUs, remembered; None where it does not fit."""
-        key = (stage.model_dump_json(), one_step, gpus)
-        if key not in self._bills:
-            try:
-                self._bills[key] = bill(stage, one_step, self.domains, self.machine, gpus=gpus)
-            except InfeasibleError:
-                self._bills[key] = None
-        return self._bills[key]
-
-    def run_seconds(self, run: Run, gpus: int) -> Array | None:
-        """A run's seconds, (N,); None where it does not fit. `prepare` must have been told of it."""
-        return self._run_seconds[run, gpus]
+        return effort_of(self.question.base, found, self.machine.model, steps_C, self._length(found))
 
     def seconds(
-        self, stage: AnyStage, one_step: Amounts | None, steps_C: NDArray[np.int64], gpus: int
+        self,
+        key: Hashable,
+        stage: AnyStage,
+        one_step: Amounts | None,
+        steps_C: NDArray[np.int64],
+        gpus: int,
     ) -> Array | None:
         """A stage's seconds after so many steps, sweeps, reruns and failures included, (C, N); None where it does not
-        fit. Everything in a step's bill but its evaluations grows with steps."""
-        base = self.question.base
-        found = self.step_bill(stage, one_step, gpus)
+        fit."""
+        found = self.step_bill(key, stage, one_step, gpus)
         if found is None:
             return None
-        once = found.once_seconds
-        total_C = once + steps_C * (sum(found.seconds.values()) - once)
-        power_C = np.log2((once + steps_C * (found.longer_seconds - once)) / total_C)
-        growth_CN = power_C[:, None] * np.log(np.ravel(relative_length(found, self.world)))
-        noise_N = found.log_sd * standard_normal("time_model", base.seed, base.draws)
-        job_CN = total_C[:, None] * np.exp(growth_CN + noise_N)
-        job_CN = job_CN * reruns(stage.name, base.reliability, base.seed, base.draws)
-        expected_CN = job_CN / HOUR * found.gpus * base.reliability.failures_per_gpu_hour
-        failures_CN = poisson(f"failures:{stage.name}", expected_CN, base.seed)
-        return np.asarray(job_CN + failures_CN * base.reliability.seconds_per_failure)
+        return seconds_of(self.question.base, found, steps_C, self._length(found))
+
+    def step_bill(self, key: Hashable, stage: AnyStage, one_step: Amounts | None, gpus: int) -> Bill | None:
+        """The bill of one step on so many GPUs, remembered by the stage's key; None where it does not fit."""
+        if (key, gpus) not in self._bills:
+            try:
+                found = bill(stage, one_step, self.domains, self.machine, gpus=gpus)
+            except InfeasibleError:
+                self._bills[key, gpus] = None
+            else:
+                self._bills[key, gpus] = found
+        return self._bills[key, gpus]
+
+    def _length(self, found: Bill) -> Array:
+        return np.ravel(length_of(self.question.base, found, self.world))
+
+    def run_seconds(self, run: Run, gpus: int) -> Array | None:
+        """A run's seconds, (N,); None where it does not fit. `time` must have been told of it."""
+        return self._run_seconds[run, gpus]
+
+    def time(self, runs: Iterable[Run], gpus: int) -> None:
+        """Times on so many GPUs the runs that were not, those of one kind side by side."""
+        new: dict[RunKind, dict[int, None]] = {}
+        for run in runs:
+            if (run, gpus) not in self._run_seconds:
+                new.setdefault(run.kind, {})[run.steps] = None
+        for kind, counts in new.items():
+            seconds_CN = self.seconds(kind, stage_of(kind), self._rl, np.array([*counts]), gpus)
+            for place, count in enumerate(counts):
+                found = None if seconds_CN is None else seconds_CN[place]
+                self._run_seconds[Run(kind, count), gpus] = found
 
 
-def run_stage(name: str, group: Group, normalizer: Normalizer) -> Rl:
-    """An RL stage on these domains, starting from the base."""
-    return specialist(name, group).model_copy(update={"normalizer": normalizer})
+@cache
+def stage_of(kind: RunKind) -> Rl:
+    """The stage of a run."""
+    return Rl(
+        name=kind.name,
+        init=_BEFORE if kind.goes_on else BASE,
+        domains=dict(kind.shares),
+        normalizer=kind.normalizer,
+    )
 
 
 def simplest(question: Question) -> Scenario:
@@ -184,3 +262,13 @@ def simplest(question: Question) -> Scenario:
         student_gpus=pool,
     )
     return scenario_of(question, plan)
+
+
+def _with_candidates(world: World) -> World:
+    """The world with an axis of one for candidates before the draws, without what is drawn for stages by name."""
+    arrays = {
+        field.name: getattr(world, field.name)[..., None, :]
+        for field in fields(World)
+        if field.name.endswith("N")
+    }
+    return replace(world, **arrays, spread={}, luck={})

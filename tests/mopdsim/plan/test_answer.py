@@ -100,7 +100,7 @@ def test_the_recommended_is_the_best_finalist_and_the_runner_up_another_structur
 def test_of_plans_of_a_structure_that_are_as_good_the_cheapest_is_recommended(answer: Answer) -> None:
     found = explore(answer.question)
     best = answer.recommended.plan
-    alike = [o for o in found.outcomes if o.plan.structure == best.structure and found.evaluator.feasible(o)]
+    alike = [o for o in found.outcomes if o.plan.structure == best.structure and o.feasible]
     chosen = found.evaluator.found[best]
     assert chosen.value >= alike[0].value - NOTHING
     cheaper = [

@@ -57,8 +57,8 @@ def _check_forecasts(question: Question, plans: list[Plan]) -> None:
     """What the evaluator makes of plans is what the forecasts of their scenarios say."""
     evaluator = Evaluator(question)
     scores = {
-        plan: evaluate(batch).scores_DCN[:, place]
-        for batch, evaluate in evaluator.batches(plans)
+        plan: found.scores_DCN[:, place]
+        for batch, found in evaluator.outcomes(plans)
         for place, plan in enumerate(batch)
     }
     for plan, found in zip(plans, evaluator.evaluate(plans), strict=True):
@@ -114,7 +114,7 @@ def test_a_plan_on_too_few_gpus_never_ends_and_leaves_the_others_alone(rounds: i
     evaluator = Evaluator(question)
     found = evaluator.evaluate(plans)
     assert [bool(np.isfinite(one.median["usd"])) for one in found] == [True, False, False]
-    assert [evaluator.feasible(one) for one in found] == [True, False, False]
+    assert [one.feasible for one in found] == [True, False, False]
 
 
 def test_a_limit_is_kept_by_the_share_of_draws_that_is_asked() -> None:
@@ -124,7 +124,7 @@ def test_a_limit_is_kept_by_the_share_of_draws_that_is_asked() -> None:
     for limit, kept in ((usd_N[24] * 1.0001, True), (usd_N[23] * 1.0001, False)):  # 25 and 24 of 30 draws
         asked = replace(question, base=replace(question.base, budget_usd=float(limit)))
         evaluator = Evaluator(asked)
-        assert evaluator.feasible(evaluator.evaluate([plan])[0]) is kept
+        assert evaluator.evaluate([plan])[0].feasible is kept
 
 
 def test_a_model_too_large_for_the_gpus_is_refused_in_one_sentence() -> None:

@@ -1,0 +1,67 @@
+"""Plans of RL alone, many side by side: one run, or one domain after the other, with beginnings that plans share.
+
+Two cascades whose first steps are the same pass through the same scores; each such beginning is walked once. Runs
+follow one another, so that seconds add up. Axes: D domain, C candidate, N draw. Leaves out: teachers and students
+(`mopdsim.plan.search.rounds`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.forecast.forecast import DAY, HOUR
+from mopdsim.plan.search.candidate import Plan
+from mopdsim.plan.search.stock import Outcomes, Path, Run, RunKind, Stock, equal_shares
+from mopdsim.recipes.catalogue import cascade_shares
+
+_NAMES = {"mixed_rl": "mixed", "single": "specialist"}  # the catalogue's
+
+
+def chain(plan: Plan) -> Path:
+    """The runs of a plan, in their order."""
+    if plan.family in _NAMES:
+        shares = equal_shares(plan.groups[0])
+        return (Run(RunKind(_NAMES[plan.family], shares, plan.normalizer), plan.rl_steps[0]),)
+    order = [group[0] for group in plan.groups]
+    return tuple(
+        Run(
+            RunKind(
+                f"step_{place + 1}",
+                tuple(cascade_shares(order, place, plan.replay).items()),
+                plan.normalizer,
+                goes_on=place > 0,
+            ),
+            steps,
+        )
+        for place, steps in enumerate(plan.rl_steps)
+    )
+
+
+def evaluate(stock: Stock, plans: Sequence[Plan]) -> Outcomes:
+    """Scores, hours and days of plans without a teacher."""
+    chains = [chain(plan) for plan in plans]
+    for plan, runs in zip(plans, chains, strict=True):
+        stock.time(runs, plan.gpus)
+    for count in range(1, max(map(len, chains)) + 1):
+        stock.prepare((runs[:count] for runs in chains if len(runs) >= count), plans[0].gpus)
+    seconds_CN = np.stack(
+        [_seconds(stock, runs, plan.gpus) for plan, runs in zip(plans, chains, strict=True)]
+    )
+    gpus_C = np.array([plan.gpus for plan in plans])
+    return Outcomes(
+        scores_DCN=np.stack([stock.trained(runs).score_DN for runs in chains], axis=1),
+        gpu_hours_CN=seconds_CN * gpus_C[:, None] / HOUR,
+        days_CN=seconds_CN / DAY,
+    )
+
+
+def _seconds(stock: Stock, runs: Path, gpus: int) -> Array:
+    """Seconds of all runs, (N,); infinite where one does not fit."""
+    total_N = np.zeros(stock.question.base.draws)
+    for run in runs:
+        seconds_N = stock.run_seconds(run, gpus)
+        total_N += np.inf if seconds_N is None else seconds_N
+    return total_N

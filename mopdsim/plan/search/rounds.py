@@ -1,0 +1,206 @@
+"""Plans of teachers, many side by side: in every round teachers are trained, then merged or distilled.
+
+A student learns a lesson that is each domain's own teacher's score, moved by what the others gained or lost there; a
+merge reads each teacher whole. Every teacher has the same number of GPUs, so that placing them is a matter of identical
+machines. Axes: D domain, C candidate, K teacher, N draw. Leaves out: plans without a teacher
+(`mopdsim.plan.search.chains`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mopdsim.base.arrays import Array
+from mopdsim.forecast.forecast import DAY, HOUR
+from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
+from mopdsim.plan.search.candidate import DISTILLED, Group, Plan, group_name, recipe_of
+from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Trained, equal_shares
+from mopdsim.quality.distillation import Lesson, follow
+from mopdsim.quality.learning import merge
+from mopdsim.quality.step import Step
+from mopdsim.quality.walk import State, paced
+from mopdsim.recipes.parts import REWARD_GROUP
+from mopdsim.recipes.recipe import Distill, Merge
+
+
+def kind(plan: Plan) -> tuple[object, ...]:
+    """Plans of one kind are evaluated side by side: later rounds train each group from another student."""
+    many = len(plan.groups) if plan.family == "merge" else 0
+    groups = plan.groups if plan.rounds > 1 else ()
+    return plan.family, plan.balance, plan.reward_mix, plan.scale, many, plan.rounds, groups
+
+
+def runs_of(plan: Plan, number: int = 0) -> list[Run]:
+    """The teachers of a plan's round, the first being number 0."""
+    prefix = f"r{number + 1}_" if plan.rounds > 1 else ""
+    return [
+        Run(
+            RunKind(prefix + group_name(group), equal_shares(group), plan.normalizer, goes_on=number > 0),
+            steps,
+        )
+        for group, steps in zip(plan.groups, plan.rl_steps, strict=True)
+    ]
+
+
+class Rounds:
+    """Evaluates plans of one kind from a stock of pieces."""
+
+    def __init__(self, stock: Stock) -> None:
+        self.stock = stock
+        self._last: dict[tuple[object, ...], list[Distill | Merge]] = {}
+        self._last_seconds: dict[tuple[object, ...], Array | None] = {}
+
+    def prepare(self, plans: Sequence[Plan]) -> None:
+        """Trains and times what these plans of any kind share."""
+        for gpus in dict.fromkeys(plan.gpus for plan in plans):
+            alike = [plan for plan in plans if plan.gpus == gpus]
+            self.stock.prepare(((run,) for plan in alike for run in runs_of(plan)), gpus)
+            for number in range(max(plan.rounds for plan in alike)):
+                self.stock.time((run for p in alike if p.rounds > number for run in runs_of(p, number)), gpus)
+
+    def evaluate(self, plans: Sequence[Plan]) -> Outcomes:
+        """Scores, hours and days of plans of one kind; `prepare` must have been told of them."""
+        shape = (len(plans), self.stock.question.base.draws)
+        hours_CN, days_CN = np.zeros(shape), np.zeros(shape)
+        state = self.stock.base(len(plans))
+        for number in range(plans[0].rounds):
+            runs = [runs_of(plan, number) for plan in plans]
+            taught = self._later(plans, runs, state) if number else self._first(runs)
+            more_CN, longer_CN = self._costs(plans, runs, number)
+            hours_CN, days_CN = hours_CN + more_CN, days_CN + longer_CN
+            state = self._end(plans, taught, state, number)
+        return Outcomes(scores_DCN=state.score_DN, gpu_hours_CN=hours_CN, days_CN=days_CN)
+
+    def _first(self, runs: Sequence[Sequence[Run]]) -> list[list[Trained]]:
+        return [[self.stock.trained((run,)) for run in row] for row in runs]
+
+    def _later(
+        self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], init: State
+    ) -> list[list[Trained]]:
+        """Each group's teachers, from the students of the round before."""
+        by_group = [
+            self.stock.train(column[0].kind, [run.steps for run in column], plans[0].gpus, init)
+            for column in zip(*runs, strict=True)
+        ]
+        return [list(row) for row in zip(*by_group, strict=True)]
+
+    def last_stage(self, plan: Plan, number: int) -> Distill | Merge:
+        """A round's student or merge as the plan's recipe has it, for this number of teachers."""
+        key = (*kind(plan), len(plan.groups))
+        if key not in self._last:
+            stages = recipe_of(self.stock.question, plan).stages
+            self._last[key] = [stage for stage in stages if isinstance(stage, Distill | Merge)]
+        return self._last[key][number]
+
+    def _end(
+        self, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]], init: State, number: int
+    ) -> State:
+        """What the merge or the student comes to."""
+        stage = self.last_stage(plans[0], number)
+        states = {stage.init: init}
+        if isinstance(stage, Distill):
+            step = Step(stage, states, self.stock.world_of(stage.name))
+            self._distilled(stage, step, plans, taught)
+        else:
+            for place, name in enumerate(stage.inputs):
+                states[name] = State(
+                    score_DN=np.stack([found[place].score_DN for found in taught], axis=1),
+                    kl_N=np.stack([found[place].kl_N for found in taught]),
+                    lineage=(name,),
+                    waterfall=None,
+                )
+            step = Step(stage, states, self.stock.world_of(stage.name))
+            merge(stage, step, states)
+        return step.finish(np.zeros((len(plans), self.stock.question.base.draws)))
+
+    def _distilled(
+        self, stage: Distill, step: Step, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]]
+    ) -> None:
+        """The student: on each domain its own teacher's score, moved by the others, as far as the farthest."""
+        question, world = self.stock.question, step.world
+        shape = (len(plans), len(question.domains), question.base.draws)
+        own_CDN, pulls_CDN, kl_CN = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], shape[2]))
+        for place, found in enumerate(taught):
+            for piece in found:
+                own_CDN[place] += piece.own_DN
+                pulls_CDN[place] += piece.pull_DN
+                np.maximum(kl_CN[place], piece.kl_N, out=kl_CN[place])
+        others_C = np.array([max(len(found) - 1, 1) for found in taught])
+        companions_DCN = pulls_CDN.swapaxes(0, 1) * others_C[:, None] ** -world.constants["pair_exponent"]
+        own_SCN = own_CDN.swapaxes(0, 1)[step.trained]
+        groupings = [plan.groups for plan in plans]
+        if len(set(groupings)) == 1:  # one matrix for all candidates
+            groupings = groupings[:1]
+        lesson = Lesson(
+            own_SN=own_SCN,
+            others_SN=own_SCN,
+            companions_SN=companions_DCN[step.trained],
+            within_SN=1.0,
+            distance_N=kl_CN,
+            apart_SSN=np.stack([_apart(groups, stage) for groups in groupings], axis=-1)[..., None],
+        )
+        one_step = question.amounts("distill", 1, group=REWARD_GROUP if stage.reward_mix else 1)
+        steps_C = np.array([plan.distill_steps for plan in plans])
+        key = (*kind(plans[0]), len(plans[0].groups), stage.name)
+        effort = self.stock.effort(key, stage, one_step, steps_C, plans[0].student_gpus)
+        follow(
+            stage, step, paced(effort, one_step, question.amounts_name, stage.kind, world.constants), lesson
+        )
+
+    def _costs(
+        self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], number: int
+    ) -> tuple[Array, Array]:
+        """GPU-hours and days of a round, (C, N); infinite where a stage does not fit."""
+        shape = (len(plans), self.stock.question.base.draws)
+        hours_CN, days_CN = np.full(shape, np.inf), np.full(shape, np.inf)
+        alike: dict[tuple[int, int, int], dict[int, tuple[list[Array], Array]]] = {}
+        for place, (plan, row) in enumerate(zip(plans, runs, strict=True)):
+            timed = [self.stock.run_seconds(run, plan.gpus) for run in row]
+            fitting = [found for found in timed if found is not None]
+            last_gpus = plan.student_gpus if plan.family in DISTILLED else 1
+            last_N = self._seconds_of_last(plan, number, last_gpus)
+            if last_N is not None and len(fitting) == len(row):
+                alike.setdefault((len(row), plan.gpus, last_gpus), {})[place] = (fitting, last_N)
+        for (_, gpus, last_gpus), found in alike.items():
+            places = [*found]
+            runs_KCN = np.array([fitting for fitting, _ in found.values()]).swapaxes(0, 1)
+            last_CN = np.array([last_N for _, last_N in found.values()])
+            hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
+            days_CN[places] = (self._teachers_done(runs_KCN, gpus, last_gpus) + last_CN) / DAY
+        return hours_CN, days_CN
+
+    def _seconds_of_last(self, plan: Plan, number: int, gpus: int) -> Array | None:
+        """Seconds of a round's student or merge, (N,), remembered."""
+        own = (*kind(plan), len(plan.groups))
+        key = (*own, number, plan.distill_steps, gpus)
+        if key not in self._last_seconds:
+            stage, question = self.last_stage(plan, number), self.stock.question
+            samples = REWARD_GROUP if plan.reward_mix else 1
+            amounts = question.amounts("distill", 1, group=samples) if isinstance(stage, Distill) else None
+            steps_C = np.array([max(plan.distill_steps, 1)])
+            found = self.stock.seconds((*own, stage.name), stage, amounts, steps_C, gpus)
+            self._last_seconds[key] = None if found is None else found[0]
+        return self._last_seconds[key]
+
+    def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
+        """Seconds until the last teacher is done: the longest first, each on the machine that is free first. (C, N)"""
+        question, many = self.stock.question, len(runs_KCN)
+        unit = slot_gpus(question.pool, [gpus, last_gpus])
+        side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
+        bank = Bank(runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many))
+        order_KC = np.argsort(-np.median(runs_KCN, axis=2), axis=0, kind="stable")
+        done_CN = np.zeros(runs_KCN.shape[1:])
+        for chosen_C in order_KC:
+            seconds_CN = runs_KCN[chosen_C, np.arange(len(chosen_C))]
+            _, end_CN = placed([(bank, 1)], np.zeros_like(seconds_CN), seconds_CN)
+            done_CN = np.maximum(done_CN, end_CN)
+        return done_CN
+
+
+def _apart(groups: Sequence[Group], stage: Distill) -> Array:
+    """Whether two domains of the student are in different groups, 1 or 0. (S, S)"""
+    group = {name: place for place, names in enumerate(groups) for name in names}
+    places = np.array([group[name] for name in stage.domains])
+    return np.asarray(places[:, None] != places, dtype=float)
