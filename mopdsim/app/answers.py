@@ -16,7 +16,7 @@ import streamlit as st
 from mopdsim.app.choice import Choice
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.forecast.compare import MEASURES, Difference, difference
-from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import dump
 
 KEPT = 16  # forecasts; each holds its draws, some 5 MB
@@ -33,11 +33,6 @@ class Answer:
     def document(self) -> dict[str, Any]:
         """The forecast as `mopd forecast --json` prints it."""
         return self.forecast.to_document()
-
-    @cached_property
-    def mean_score(self) -> dict[str, float]:
-        """P10, P50 and P90 of the mean over domains."""
-        return quantiles(self.forecast.scores_DN.mean(axis=0))
 
     def toml(self) -> bytes:
         """The resolved scenario, as `mopd forecast` takes it."""

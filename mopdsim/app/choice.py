@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from itertools import pairwise, permutations
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -19,8 +19,6 @@ from pydantic import Field
 from mopdsim.app.presets import DEFAULT, PRESETS
 from mopdsim.app.uploads import MAX_OWN, toml_document
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.belief.calibration import default_calibration
-from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import gpu
 from mopdsim.forecast import published_scale
 from mopdsim.forecast import scenario as scenarios
@@ -124,7 +122,7 @@ class Choice(Value):
             }
             found = replace(found, recipe=found.recipe.with_amounts(taught))
         if self.conflict:
-            found = replace(found, conflict=_shifted(found, self.conflict))
+            found = replace(found, conflict_shift=(found.conflict_shift or 0.0) + self.conflict)
         return found if self.pools == "as_is" else _pooled(found, self.pools)
 
     def document(self) -> dict[str, Any]:
@@ -231,24 +229,6 @@ def rl_behind(recipe: Recipe) -> list[str]:
             sources |= set(stage.inputs)
     reinforced = [stage.name for stage in recipe.stages if isinstance(stage, Rl)]
     return [name for name in reinforced if name in sources] or reinforced
-
-
-def pair_estimates(scenario: Scenario) -> dict[str, Estimate]:
-    """What is known of K by pair "source>target": the scenario's own, or the calibration's."""
-    rows, scope, given = scenario.domains, scenario.scope, scenario.pairs
-    calibration = default_calibration()
-    found = {}
-    for source, target in permutations(rows, 2):
-        pair, general = f"{source}>{target}", f"conflict:{rows[source].row}>{rows[target].row}"
-        found[pair] = given.get(pair) or calibration.parameter(general).at(scope)
-    return found
-
-
-def _shifted(scenario: Scenario, shift: float) -> dict[str, tuple[float, float]]:
-    return {
-        pair: (known.value + shift - P90 * known.sd, known.value + shift + P90 * known.sd)
-        for pair, known in pair_estimates(scenario).items()
-    }
 
 
 @lru_cache(maxsize=64)

@@ -155,12 +155,36 @@ class Calibration:
     ) -> Array:
         """Draws of a pair's "conflict" or "spill", (N,). They are interpolated between the nearest studied
         dial settings; a pair without any takes the general prior, on a random stream of its own."""
-        own = f"{source.name}>{target.name}"
-        near = self._near_pairs(kind, own) or self._near_pairs(kind, f"{source.row}>{target.row}")
-        if not near or set(near) == {own}:
-            return self.draw(f"{kind}:{own}", scope, seed=seed, draws=draws)
+        near = self._near_pair(kind, source, target)
         drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
         return between(near, drawn)
+
+    def pair(self, kind: str, source: Domain, target: Domain, scope: Scope) -> Estimate:
+        """What is known of a pair's "conflict" or "spill": mean, sd and weakest grade of what `draw_pair` draws."""
+        near = self._near_pair(kind, source, target)
+        found = {name: self.parameter(f"{kind}:{name}").at(scope) for name in near}
+        if len(found) == 1:
+            return next(iter(found.values()))
+        together = self.correlations.get(scope)
+        shares = [(f"{kind}:{name}", weight * found[name].sd) for name, weight in near.items()]
+        variance = sum(
+            one * other * (together.of(a, b) if together else float(a == b))
+            for a, one in shares
+            for b, other in shares
+        )
+        return Estimate(
+            value=sum(weight * found[name].value for name, weight in near.items()),
+            sd=math.sqrt(variance),
+            grade=max((row.grade for row in found.values()), key=GRADES.index),
+            source=f"between {' and '.join(found)}",
+        )
+
+    def _near_pair(self, kind: str, source: Domain, target: Domain) -> dict[str, float]:
+        """Between which studied pairs this one lies; itself, with the general prior, where none was studied."""
+        own = f"{source.name}>{target.name}"
+        return (
+            self._near_pairs(kind, own) or self._near_pairs(kind, f"{source.row}>{target.row}") or {own: 1.0}
+        )
 
     def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
         for name in (domain.name, domain.row):

@@ -38,6 +38,14 @@ class Correlation:
         factor_KK = np.linalg.cholesky(matrix_KK / matrix_KK[0, 0])
         return {name: factor_KK[place, : place + 1] for place, name in enumerate(self.names)}
 
+    def of(self, one: str, other: str) -> float:
+        """The correlation of two streams: 0 where one of them is unknown."""
+        if one == other:
+            return 1.0
+        if one not in self._mixture or other not in self._mixture:
+            return 0.0
+        return self.matrix[self.names.index(one)][self.names.index(other)]
+
     def noise(self, name: str, seed: int, draws: int) -> Array:
         """Standard normal draws of a parameter, (N,), correlated with the others'; of its own stream if unknown."""
         if name not in self._mixture:

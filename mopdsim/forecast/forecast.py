@@ -96,11 +96,26 @@ class Forecast:
         """Of the recipe's last word, the model form taken for granted: what plans are compared by."""
         return self.output.score_DN
 
-    @property
+    @cached_property
     def likely_DN(self) -> Array:
         """The scores with the error of the model form added, if it is known: the range in which a real run's
-        score is expected."""
+        score is expected. Every interval of a score that is printed is one of these draws."""
         return moved(self.scores_DN, self.error_DN)
+
+    @property
+    def score_intervals(self) -> dict[str, dict[str, float]]:
+        """P10, P50 and P90 of the score on every domain."""
+        return self._quantiles(self.likely_DN)
+
+    @property
+    def mean_score(self) -> dict[str, float]:
+        """P10, P50 and P90 of the mean over domains."""
+        return quantiles(self.likely_DN.mean(axis=0))
+
+    @property
+    def worst_score(self) -> dict[str, float]:
+        """P10, P50 and P90 of the score on the domain that is lowest in each draw."""
+        return quantiles(self.likely_DN.min(axis=0))
 
     @property
     def waterfall(self) -> dict[str, dict[str, float]]:
@@ -184,7 +199,9 @@ class Forecast:
             "within_deadline": _share(self.days_N, scenario.deadline_days),
             "critical_path": list(self.timeline.critical_path),
             "stages": [self._stage(place) for place in range(len(self.timeline.jobs))],
-            "scores": self._quantiles(self.likely_DN),
+            "scores": self.score_intervals,
+            "mean_score": self.mean_score,
+            "worst_score": self.worst_score,
             "side_outputs": {
                 name: self._quantiles(self.states[name].score_DN) for name in scenario.recipe.side_outputs
             },

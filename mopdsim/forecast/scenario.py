@@ -11,7 +11,7 @@
     [domain.math]                    # what is known better than the table: a number, or [P10, P90]
     start = 0.42
     [conflict]
-    "math>code" = [-0.4, 0.0]        # P10 and P90 of K, source > target
+    "math>code" = [-0.4, 0.0]        # P10 and P90 of K, source > target; conflict_shift = -0.1 moves every pair
     [ranges]
     "student.steps" = [200, 800]     # P10 and P90 of what a stage spends, where nobody states it
 
@@ -88,6 +88,7 @@ class Scenario:
     reliability: Reliability = field(default_factory=Reliability)
     facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     conflict: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    conflict_shift: float | None = None
     overlap: Overlap = "synchronous"
     smaller: str | None = None
     smaller_start: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -148,7 +149,7 @@ class Scenario:
 
 _PLAIN = (
     "model", "gpu", "overlap", "gpus_per_stage", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days",
-    "smaller", "precision", "speculative_factor", "draws", "seed",
+    "smaller", "precision", "speculative_factor", "conflict_shift", "draws", "seed",
 )  # fmt: skip
 _KEYS = (
     "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",
@@ -316,6 +317,8 @@ def _check(scenario: Scenario, source: str) -> None:
     for key in ("usd_per_gpu_hour", "budget_usd", "deadline_days"):
         if getattr(scenario, key) is not None:
             number(getattr(scenario, key), f"{source}: {key}", least=0.0, above=True)
+    if scenario.conflict_shift is not None:
+        number(scenario.conflict_shift, f"{source}: conflict_shift", least=-10.0, most=10.0)
     whole(scenario.draws, f"{source}: draws", most=MAX_DRAWS)
     if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
         raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")

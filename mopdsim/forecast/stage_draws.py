@@ -7,6 +7,9 @@ runs (`mopdsim.forecast.schedule`).
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import permutations
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +18,7 @@ from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, standard_normal
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.cost.stage_layout import Formats
+from mopdsim.facts.domains import Estimate
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast import ranges
@@ -34,7 +38,7 @@ def world_of(scenario: Scenario, calibration: Calibration) -> World:
     """The scenario's worlds, a smaller model's too where the recipe has one. Sizes are total parameters."""
     roots = scenario.recipe.roots
     sizes = {root: model(scenario.model_of(root)).total_parameters / _BILLION for root in roots}
-    return draw_world(
+    world = draw_world(
         calibration,
         scenario.domains,
         tuple(scenario.recipe.stage),
@@ -46,6 +50,18 @@ def world_of(scenario: Scenario, calibration: Calibration) -> World:
         smaller_starts=scenario.smaller_starts,
         relative_size=relative_size(scenario),
     )
+    return world if scenario.conflict_shift is None else world.shifted(conflict=scenario.conflict_shift)
+
+
+def conflicts_of(scenario: Scenario, calibration: Calibration) -> dict[str, Estimate]:
+    """What is known of K by pair "source>target": the scenario's own or the calibration's, with its shift."""
+    rows, given, shift = scenario.domains, scenario.pairs, scenario.conflict_shift or 0.0
+    found = {}
+    for source, target in permutations(rows, 2):
+        pair = f"{source}>{target}"
+        known = given.get(pair) or calibration.pair("conflict", rows[source], rows[target], scenario.scope)
+        found[pair] = replace(known, value=known.value + shift)
+    return found
 
 
 def relative_size(scenario: Scenario) -> float | None:

@@ -161,7 +161,6 @@ class Answer:
 
     def _finalist(self, one: Finalist) -> dict[str, Any]:
         made = one.forecast
-        rows = zip(made.world.names, made.likely_DN, strict=True)
         return {
             **one.plan.to_document(),
             "value": float(self.question.value(one.utility_N)),
@@ -169,7 +168,9 @@ class Answer:
             "gpu_hours": quantiles(made.gpu_hours_N),
             "usd": quantiles(made.usd_N),
             "days": quantiles(made.days_N),
-            "scores": {name: quantiles(row_N) for name, row_N in rows},
+            "scores": made.score_intervals,
+            "mean_score": made.mean_score,
+            "worst_score": made.worst_score,
         }
 
 

@@ -55,7 +55,7 @@ _BATCH: dict[Scope, dict[str, int] | None] = {
 }
 _PASSED = (
     "model", "gpu", "gpus", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days", "overlap", "reliability",
-    "domain", "conflict", "seed", "precision", "speculative_factor",
+    "domain", "conflict", "conflict_shift", "seed", "precision", "speculative_factor",
 )  # fmt: skip
 _OWN = (
     "domains", "budget_gpu_hours", "confidence", "objective", "weights", "minimum", "families", "max_teachers",

@@ -61,6 +61,17 @@ class World:
             raise UsageError(f"a stage grows from {root!r}, and this world was drawn without a second model")
         return self.smaller
 
+    def shifted(self, *, conflict: float = 0.0, cap_gap: float = 0.0) -> World:
+        """The world with every conflict K, or the points a student stays below its teachers, moved by so much."""
+        apart_DD = np.expand_dims(1.0 - np.eye(len(self.names)), tuple(range(2, self.conflict_DDN.ndim)))
+        constants = {**self.constants, "cap_gap": self.constants["cap_gap"] + cap_gap}
+        return replace(
+            self,
+            conflict_DDN=self.conflict_DDN + conflict * apart_DD,
+            constants=constants,
+            smaller=self.smaller and self.smaller.shifted(conflict=conflict, cap_gap=cap_gap),
+        )
+
     def without_seeds(self) -> World:
         """The same world where every run meets its domains' mean asymptotes."""
         smaller = None if self.smaller is None else replace(self.smaller, spread={})

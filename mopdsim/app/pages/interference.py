@@ -14,10 +14,12 @@ import streamlit as st
 
 from mopdsim.app import charts, runs_on_disk, state, views
 from mopdsim.app.answers import Answer, answer
-from mopdsim.app.choice import pair_estimates, split
+from mopdsim.app.choice import split
 from mopdsim.app.tables import matrix
 from mopdsim.app.words import recipe_title, score, usd
+from mopdsim.belief.calibration import default_calibration
 from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.stage_draws import conflicts_of
 from mopdsim.plan.search.grouping import interference_graph, suggested
 
 Pairs = dict[tuple[str, str], tuple[float, float]]
@@ -52,7 +54,7 @@ def _body() -> None:
 
 def _finding(scenario: Scenario) -> str:
     """The strongest pull among the pairs, in a sentence."""
-    known = pair_estimates(scenario)
+    known = conflicts_of(scenario, default_calibration())
     pair = max(known, key=lambda name: abs(known[name].value))
     source, target = pair.split(">")
     verb = "helps" if known[pair].value > 0 else "hurts"
@@ -66,7 +68,7 @@ def _finding(scenario: Scenario) -> str:
 def _summary(found: Answer) -> None:
     """What the grouping comes to, in one line."""
     document = found.document
-    mean, cost = score(found.mean_score["p50"]), usd(document["usd"]["p50"])
+    mean, cost = score(found.forecast.mean_score["p50"]), usd(document["usd"]["p50"])
     text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
     text = text[:1].upper() + text[1:]
     st.caption(views.plain(text))
@@ -113,7 +115,7 @@ def _regroup(domains: tuple[str, ...]) -> None:
 
 
 def _heat_map(scenario: Scenario) -> None:
-    table = matrix.pairs(pair_estimates(scenario))
+    table = matrix.pairs(conflicts_of(scenario, default_calibration()))
     ordered = table.sort_values("P50")
     low, high = ordered.iloc[0], ordered.iloc[-1]
     views.figure(
@@ -127,7 +129,7 @@ def _heat_map(scenario: Scenario) -> None:
 def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
     domains = scenario.recipe.domains
     listed = [group for group in groups if group] if sum(map(len, groups)) == len(domains) else (domains,)
-    table = matrix.drawing(pair_estimates(scenario), domains, listed)
+    table = matrix.drawing(conflicts_of(scenario, default_calibration()), domains, listed)
     drawn = int((table.part == "link").sum())
     views.figure(
         "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
@@ -154,7 +156,7 @@ def _editor(scenario: Scenario) -> None:
     if st.session_state.get("k_base", ("", None))[0] != key or key not in st.session_state:
         st.session_state.k_base = (key, choice)
     base: Any = st.session_state.k_base[1]
-    table = matrix.square(pair_estimates(base.scenario()), scenario.recipe.domains)
+    table = matrix.square(conflicts_of(base.scenario(), default_calibration()), scenario.recipe.domains)
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
     columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
     st.data_editor(
@@ -190,7 +192,7 @@ def _gradients(scenario: Scenario) -> None:
     st.markdown("**Gradients of real runs**")
     root: Path = runs_on_disk.root()
     cosines = runs_on_disk.gradient_cosines(root)
-    table = matrix.beside(pair_estimates(scenario), cosines)
+    table = matrix.beside(conflicts_of(scenario, default_calibration()), cosines)
     if table.empty:
         st.caption(
             "No run on disk has measured gradients of two of these domains; a mixed or distilled run does."

@@ -79,7 +79,7 @@ def _numbers(now: Answer) -> None:
     rows = (
         ("Cost", found["usd"], usd, grades["usd"]),
         ("Calendar", found["days"], days, grades["days"]),
-        ("Mean score", now.mean_score, score, mean_grade),
+        ("Mean score", now.forecast.mean_score, score, mean_grade),
         (f"Weakest: {worst}", found["scores"][worst], score, grades[f"scores.{worst}"]),
     )
     with st.grid(4, min_column_width=150):
@@ -101,7 +101,7 @@ def _before(now: Answer) -> list[str]:
         return []
     with suppress(MopdError):
         base = answer(now.choice.base)
-        price, mean = usd(base.document["usd"]["p50"]), score(base.mean_score["p50"])
+        price, mean = usd(base.document["usd"]["p50"]), score(base.forecast.mean_score["p50"])
         return [views.plain(f"before the change {price} and a mean of {mean}")]
     return []
 
@@ -206,7 +206,7 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
             ("cost", document["usd"], usd),
             ("GPU-hours", document["gpu_hours"], short),
             ("calendar", document["days"], days),
-            ("mean score", found.mean_score, score),
+            ("mean score", found.forecast.mean_score, score),
             ("weakest domain", document["scores"][worst], score),
         ):
             cells[title] = f"{unit(row['p50'])} ({interval(row, unit)})"

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from mopdsim.app.choice import pair_estimates
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.quality.walk import CAUSES, Cause
 from mopdsim.recipes.graph import KINDS
@@ -113,24 +112,15 @@ def totals(documents: Documents) -> pd.DataFrame:
 
 
 def changed_inputs(baseline: Scenario, now: Scenario) -> pd.DataFrame:
-    """Inputs that differ, and nothing else: name, baseline, now. Many pairs of K are one row."""
+    """Inputs that differ, and nothing else: name, baseline, now. Many own pairs of K are one row."""
     before, after = _inputs(baseline), _inputs(now)
     names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
     pairs = [name for name in names if name.startswith("conflict ")]
     rows = [(name, before.get(name, "-"), after.get(name, "-")) for name in names]
-    if len(pairs) > FEW and baseline.recipe.domains == now.recipe.domains:
+    if len(pairs) > FEW:
         rows = [row for row in rows if row[0] not in pairs]
-        rows.append((f"K of {len(pairs)} pairs", "as before", _shift(baseline, now)))
+        rows.append((f"K of {len(pairs)} pairs", "as before", "own P10 to P90"))
     return pd.DataFrame(rows, columns=["input", "baseline", "now"])
-
-
-def _shift(baseline: Scenario, now: Scenario) -> str:
-    """How far the pairs of K that moved have moved."""
-    before, after = pair_estimates(baseline), pair_estimates(now)
-    shifts = {f"{after[pair].value - before[pair].value:+.2f}" for pair in after} - {"+0.00", "-0.00"}
-    if len(shifts) == 1:
-        return f"{shifts.pop()} each"
-    return f"{min(shifts, key=float)} to {max(shifts, key=float)}" if shifts else "other P10 to P90"
 
 
 def _inputs(scenario: Scenario) -> dict[str, str]:
@@ -139,6 +129,9 @@ def _inputs(scenario: Scenario) -> dict[str, str]:
     for field in fields(scenario):
         value = getattr(scenario, field.name)
         if field.name in ("recipe", "reliability", "facts"):
+            continue
+        if field.name == "conflict_shift":
+            found["K of every pair, moved by"] = f"{value or 0.0:+.2f}"
             continue
         if isinstance(value, Mapping):
             found |= {f"{field.name} {name}": _worded(row) for name, row in value.items()}

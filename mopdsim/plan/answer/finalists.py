@@ -128,11 +128,3 @@ def verdict(question: Question, recommended: Finalist, other: Finalist) -> str:
     if max(probability, 1 - probability) < SURE or abs(ahead) < FLOOR:
         return TIE
     return other.plan.label if probability > 0.5 else recommended.plan.label
-
-
-def shifted(world: World, *, conflict: float = 0.0, cap_gap: float = 0.0) -> World:
-    """The world with every conflict K, or the points a student stays below its teachers, moved by so much."""
-    apart_DD = 1.0 - np.eye(len(world.names))
-    conflict_DDN = world.conflict_DDN + conflict * apart_DD[:, :, None]
-    constants = {**world.constants, "cap_gap": world.constants["cap_gap"] + cap_gap}
-    return replace(world, conflict_DDN=conflict_DDN, constants=constants)

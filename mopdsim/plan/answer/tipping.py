@@ -18,7 +18,7 @@ import numpy as np
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration
-from mopdsim.plan.answer.finalists import FLOOR, Finalist, shifted
+from mopdsim.plan.answer.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import DISTILLED, Plan
 from mopdsim.plan.search.evaluation import Evaluator, Outcome
@@ -116,7 +116,7 @@ def _tips(
 def _in_worlds(question: Question, finalists: Sequence[Finalist], **moved: float) -> str:
     """The best finalist where the worlds are shifted so; the recommended one as long as it is as good."""
     values = [
-        float(question.value(one.utility_in(question, shifted(one.forecast.world, **moved))))
+        float(question.value(one.utility_in(question, one.forecast.world.shifted(**moved))))
         for one in finalists
     ]
     best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))

@@ -89,11 +89,10 @@ def told(recipe: Recipe, model: str = "tiny") -> Forecast:
 def forecast_row(recipe: Recipe, model: str = "tiny") -> dict[str, Any]:
     """What a run is likely to score, cost and take, one process after the other: p10, p50, p90 of all but FLOPs."""
     found = told(recipe, model)
-    likely_DN = found.likely_DN
     return {
-        "scores": {name: quantiles(row_N) for name, row_N in zip(found.world.names, likely_DN, strict=True)},
-        "mean": quantiles(likely_DN.mean(axis=0)),
-        "worst": quantiles(likely_DN.min(axis=0)),
+        "scores": found.score_intervals,
+        "mean": found.mean_score,
+        "worst": found.worst_score,
         "flops": sum(bill.training_run_flops for bill in found.bills.values()),
         "seconds": quantiles(found.gpu_hours_N * 3600),
     }

@@ -113,7 +113,7 @@ def test_a_choice_says_what_it_changes() -> None:
 def test_a_shift_of_all_pairs_is_one_changed_input() -> None:
     base = Choice().scenario()
     rows = frames.changed_inputs(base, Choice(conflict=-0.2).scenario()).to_dict("records")
-    assert rows == [{"input": "K of 56 pairs", "baseline": "as before", "now": "-0.20 each"}]
+    assert rows == [{"input": "K of every pair, moved by", "baseline": "+0.00", "now": "-0.20"}]
     one = Choice(pairs=(("math", "chat", 0.1, 0.2),)).scenario()
     assert list(frames.changed_inputs(base, one).input) == ["conflict math>chat"]
     assert frames.changed_inputs(base, base).empty

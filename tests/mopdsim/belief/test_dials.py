@@ -48,3 +48,19 @@ def test_a_world_meets_an_unseen_setting_between_its_neighbours() -> None:
     unseen = domain("sort?ambiguity=0.75")
     assert calibration.draw_fact(unseen, "midpoint", "tiny", seed=0, draws=3) == pytest.approx(2e4)
     assert calibration.draw_fact(domain("reverse"), "midpoint", "tiny", seed=0, draws=3) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "target"),
+    [
+        ("sort", "reverse"),
+        ("sort?ambiguity=0.5", "sort_down?ambiguity=0.5"),
+        ("sort?ambiguity=0.4", "sort_down"),
+    ],
+)
+def test_what_is_known_of_a_pair_is_what_its_draws_are(source: str, target: str) -> None:
+    calibration, ends = default_calibration(), (domain(source), domain(target))
+    known = calibration.pair("conflict", *ends, "tiny")
+    drawn_N = calibration.draw_pair("conflict", *ends, "tiny", seed=0, draws=20_000)
+    assert known.value == pytest.approx(float(drawn_N.mean()), abs=0.03 * max(known.sd, 0.01))
+    assert known.sd == pytest.approx(float(drawn_N.std()), rel=0.03)

@@ -24,7 +24,6 @@ from mopdsim.plan.answer.finalists import (
     finalists,
     keeps,
     probability_better,
-    shifted,
     verdict,
 )
 from mopdsim.plan.answer.information import (
@@ -306,7 +305,7 @@ def test_flip_points_are_bisected() -> None:
 
 def test_conflict_and_teacher_quality_shift_the_world_they_name(answer: Answer) -> None:
     world = answer.recommended.forecast.world
-    moved = shifted(world, conflict=0.3, cap_gap=0.02)
+    moved = world.shifted(conflict=0.3, cap_gap=0.02)
     assert moved.conflict_DDN[0, 1] == pytest.approx(world.conflict_DDN[0, 1] + 0.3)
     assert (moved.conflict_DDN[0, 0] == 0).all()
     assert moved.constants["cap_gap"] == pytest.approx(world.constants["cap_gap"] + 0.02)
@@ -320,7 +319,7 @@ def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
         for conflict, as_good in ((tip.at * 0.9, True), (tip.at, False)):
             values = {
                 one.plan.label: float(
-                    one.utility_in(answer.question, shifted(one.forecast.world, conflict=conflict)).mean()
+                    one.utility_in(answer.question, one.forecast.world.shifted(conflict=conflict)).mean()
                 )
                 for one in answer.finalists
             }
