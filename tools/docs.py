@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.numbers import count, score
 from mopdsim.forecast import published_scale, scenario
 from mopdsim.forecast.compare_all import DOMAINS, compare_all
 from mopdsim.forecast.forecast import forecast
@@ -113,17 +114,17 @@ def figure_table(figures: Sequence[Figure]) -> str:
 
 def _forecast_parts(name: str, found: Mapping[str, Any], totals: Sequence[Mapping[str, Any]]) -> list[str]:
     stages = [
-        [row["name"], *(_number(row["gpu_hours"][q]) for q in _QUANTILES), row["layout"] or ""]
+        [row["name"], *(count(row["gpu_hours"][q]) for q in _QUANTILES), row["layout"] or ""]
         for row in found["stages"]
     ]
-    scores = [[domain, *(f"{row[q]:.3f}" for q in _QUANTILES)] for domain, row in found["scores"].items()]
+    scores = [[domain, *(score(row[q]) for q in _QUANTILES)] for domain, row in found["scores"].items()]
     parts = [
         "## Forecast at published scale",
         f"`mopd forecast {name}`: {found['model']} on {sum(found['pools'].values())} x {found['gpu']}.",
         _table(
             ("", "P10", "P50", "P90"),
             [
-                [label, *(_number(found[key][q]) for q in _QUANTILES)]
+                [label, *(count(found[key][q]) for q in _QUANTILES)]
                 for key, label in (("gpu_hours", "GPU-hours"), ("usd", "dollars"), ("days", "days"))
             ],
         ),
@@ -144,7 +145,7 @@ def _totals_table(totals: Sequence[Mapping[str, Any]]) -> str:
             row["system"],
             ", ".join(row["stages"]),
             row["unit"].replace("_", "-"),
-            *(_number(row[key]) for key in (*_QUANTILES, "measured")),
+            *(count(row[key]) for key in (*_QUANTILES, "measured")),
             "yes" if row["inside_80"] else "no",
             f"{row['error'] + 1:.2f}",
         ]
@@ -169,16 +170,16 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
     rows = [
         [
             domain,
-            f"{run['start'][domain]:.3f}",
-            f"{score:.3f}",
+            score(run["start"][domain]),
+            score(reached),
             _three(told[domain]) if domain in told else "",
         ]
-        for domain, score in run["scores"].items()
+        for domain, reached in run["scores"].items()
     ]
     return [
         *parts,
         "Run for real with its own tiny amounts (`mopd study compare --all --own`; 0.17 M parameters, one seed, "
-        f"sampled at temperature 1): {run['flops']:.3g} training FLOPs, {run['seconds']:.0f} s on two CPU cores.",
+        f"sampled at temperature 1): {count(run['flops'])} training FLOPs, {run['seconds']:.0f} s on two CPU cores.",
         _table(("domain", "start", "measured", "forecast P50 (P10 to P90)"), rows),
     ]
 
@@ -199,10 +200,10 @@ def _index(
                 own.date,
                 str(len(found["stages"])),
                 f"{sum(found['pools'].values())} x {found['gpu']}",
-                _three(found["gpu_hours"], _number),
+                _three(found["gpu_hours"], count),
                 f"{sum(seen)} of {len(seen)}",
                 _three(runs[name]["forecast"]["mean"]) if name in runs else "",
-                f"{_mean(runs[name]['scores'].values()):.3f}" if name in runs else "",
+                score(_mean(runs[name]["scores"].values())) if name in runs else "",
             ]
         )
     names = (
@@ -229,20 +230,14 @@ def _value(row: Figure) -> str:
     """A value or a range in words."""
     if row.ends is not None:
         low, high = row.ends
-        return f"{_number(low)} to {_number(high)}"
+        return f"{count(low)} to {count(high)}"
     if isinstance(row.value, list):
         return "; ".join(", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in row.value)
     numeric = isinstance(row.value, int | float) and not isinstance(row.value, bool)
-    return _number(row.value) if numeric else str(row.value)
+    return count(row.value) if numeric else str(row.value)
 
 
-def _number(value: float) -> str:
-    if value == int(value) and abs(value) < 1e6:
-        return f"{int(value):,}"
-    return f"{value:,.0f}" if 1e3 <= abs(value) < 1e7 else f"{value:.3g}"
-
-
-def _three(row: Mapping[str, float], shown: Any = "{:.3f}".format) -> str:
+def _three(row: Mapping[str, float], shown: Any = score) -> str:
     return f"{shown(row['p50'])} ({shown(row['p10'])} to {shown(row['p90'])})"
 
 

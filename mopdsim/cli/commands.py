@@ -136,8 +136,10 @@ def forecast(
         from mopdsim.belief.calibration import load
 
         known = load(calibration)
+    from mopdsim.forecast.assumptions import assumptions
+
     document = run(scenario, known).to_document()
-    emit(document) if json_ else print(forecast_text(document))
+    emit(document) if json_ else print(forecast_text(document, assumptions(scenario)))
 
 
 def validate(

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.cli.flags import (
     Amounts,
     Budget,
@@ -24,6 +25,7 @@ from mopdsim.cli.flags import (
     Seed,
     Teams,
     emit,
+    require_domains,
     scenario_keys,
     scenario_of,
 )
@@ -72,35 +74,39 @@ def compare(
             raise UsageError(
                 f"--all compares every recipe, and {', '.join(recipes)} is named beside it: use one"
             )
+        require_domains(keys)
         document = compare_all(budget_flops=budget_flops, **keys)
         return emit(document) if json_ else print(all_text(document))
     if budget_flops is not None:
         raise UsageError(f"budget_flops = {budget_flops:g}: belongs to --all: add that, or leave it out")
+    from mopdsim.forecast.assumptions import assumptions
     from mopdsim.forecast.compare import compare as judge
     from mopdsim.forecast.forecast import forecast as run
 
-    document = judge([run(scenario_of(recipe, keys)) for recipe in recipes or ()])
-    return emit(document) if json_ else print(comparison_text(document))
+    scenarios = [scenario_of(recipe, keys) for recipe in recipes or ()]
+    document = judge([run(scenario) for scenario in scenarios])
+    return emit(document) if json_ else print(comparison_text(document, assumptions(scenarios[0])))
 
 
 def all_text(document: Mapping[str, Any]) -> str:
     """The table for people; a star marks a recipe that misses the budget by over 1%."""
     lines = [
-        f"{document['budget_flops']:.3g} training FLOPs each on {document['model']}, {document['gpu']}, "
-        f"{', '.join(document['domains'])}: P50 (P10 to P90) of {document['draws']} draws",
-        f"{'recipe':<18}{'GPU-hours':>12}{'$':>12}{'days':>10}  {'mean score':<23}{'worst domain':<23}"
+        f"{document['model']} on {document['gpu']}, domains {', '.join(document['domains'])}; "
+        f"{count(document['budget_flops'])} training FLOPs each; P50 (P10 to P90) of {count(document['draws'])} draws",
+        f"{'recipe':<18}{'GPU-hours':>11}{'cost':>9}{'calendar':>11}  {'mean score':<20}{'worst domain':<20}"
         f"{'cap':>6}{'below start':>13}{'collapse':>10}{'stages':>8}{'teachers':>10}",
     ]
     for row in document["rows"]:
-        cap = "-" if row["cap"] is None else f"{row['cap']['p50']:.3f}"
+        cap = "-" if row["cap"] is None else score(row["cap"]["p50"])
         mark = "*" if row["off_budget"] else ""
         lines.append(
-            f"{row['recipe'] + mark:<18}{row['gpu_hours']['p50']:>12.4g}{row['usd']['p50']:>12.4g}"
-            f"{row['days']['p50']:>10.3g}  {_three(row['mean']):<23}{_three(row['worst']):<23}{cap:>6}"
-            f"{row['risk']['below_start']:>13.0%}{row['risk']['collapse']:>10.0%}{row['stages']:>8}{row['teachers']:>10}"
+            f"{row['recipe'] + mark:<18}{count(row['gpu_hours']['p50']):>11}{usd(row['usd']['p50']):>9}"
+            f"{duration(row['days']['p50']):>11}  {_three(row['mean']):<20}{_three(row['worst']):<20}{cap:>6}"
+            f"{share(row['risk']['below_start']):>13}{share(row['risk']['collapse']):>10}{row['stages']:>8}"
+            f"{row['teachers']:>10}"
         )
     lines += [
-        f"* {row['recipe']}: {row['flops']:.3g} FLOPs, {row['flops'] / document['budget_flops'] - 1:+.0%}: "
+        f"* {row['recipe']}: {count(row['flops'])} FLOPs, {row['flops'] / document['budget_flops'] - 1:+.0%}: "
         f"{row['off_budget']}"
         for row in document["rows"]
         if row["off_budget"]
@@ -109,4 +115,4 @@ def all_text(document: Mapping[str, Any]) -> str:
 
 
 def _three(row: Mapping[str, float]) -> str:
-    return f"{row['p50']:.3f} ({row['p10']:.3f} to {row['p90']:.3f})"
+    return f"{score(row['p50'])} ({interval(row, score)})"

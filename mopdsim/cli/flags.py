@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,8 @@ from mopdsim.forecast import published_scale
 if TYPE_CHECKING:
     from mopdsim.forecast.scenario import Scenario
 
+TINY = "tiny"  # the built-in models, for which domains have a default, are called so
+
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 ModelName = Annotated[
     str | None, typer.Option("--model", help="A name of `mopd models`, or a config.json's directory.")
@@ -26,7 +29,9 @@ GpuName = Annotated[str | None, typer.Option("--gpu", help="A name of `mopd gpus
 Gpus = Annotated[int | None, typer.Option(help="GPUs of the pool.")]
 Domains = Annotated[
     str | None,
-    typer.Option(help="Comma-separated domains of a named recipe [default: sort,reverse,shift, tiny ones]."),
+    typer.Option(
+        help="Comma-separated domains of a named recipe [default for tiny models: sort,reverse,shift]."
+    ),
 ]
 Teams = Annotated[int | None, typer.Option(help="Stages worked on at once [default: no limit].")]
 Budget = Annotated[float | None, typer.Option(help="Dollars; the forecast says how likely it suffices.")]
@@ -92,13 +97,28 @@ def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
             raise NotFoundError(
                 f"no recipe {recipe!r}{did_you_mean(recipe, CATALOGUE)}; a file ends in .toml"
             )
-        return scenario.of_recipe(recipe, source=recipe, **{"domains": list(DEFAULT_DOMAINS), **keys})
+        if "domains" in keys:
+            return scenario.of_recipe(recipe, source=recipe, **keys)
+        require_domains(keys)
+        found = scenario.of_recipe(recipe, source=recipe, domains=list(DEFAULT_DOMAINS), **keys)
+        return replace(found, stated=found.stated - {"domains"})
     document = read_toml(Path(recipe))
     if "stages" in document:
         document = {"recipe": document}
     if "gpus" in keys:
         document = scenario.on_one_pool(document, keys["gpus"])
     return scenario.from_document({**document, **keys}, source=recipe)
+
+
+def require_domains(keys: Mapping[str, Any]) -> None:
+    """UsageError where a model that is not tiny is asked without domains, NotFoundError where there is none."""
+    from mopdsim.facts.model import model
+
+    name = keys.get("model", TINY)
+    if "domains" not in keys and not model(name).name.startswith(TINY):
+        raise UsageError(
+            f"--domains is missing: model {name!r} is not asked toy domains; name its own, as in --domains math,code"
+        )
 
 
 def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:

@@ -1,17 +1,48 @@
-"""The verb `mopd plan FILE`. Leaves out: all arithmetic (`mopdsim.plan.plan`)."""
+"""The verb `mopd plan [FILE]`. Leaves out: all arithmetic (`mopdsim.plan.plan`)."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from mopdsim.cli.flags import Json, emit, new_file
+from mopdsim.cli.flags import (
+    Budget,
+    Deadline,
+    Domains,
+    Draws,
+    GpuName,
+    Gpus,
+    Json,
+    ModelName,
+    Seed,
+    Teams,
+    emit,
+    new_file,
+    scenario_keys,
+)
 
 
 def plan(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A question (TOML); see studies/questions.")],
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FILE]", help="A question (TOML); see studies/questions [default: the flags alone]."
+        ),
+    ] = None,
+    model: ModelName = None,
+    gpu: GpuName = None,
+    gpus: Gpus = None,
+    domains: Domains = None,
+    teams: Teams = None,
+    budget: Budget = None,
+    deadline: Deadline = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="Partitions, reasons, every doubt, sensitivities, frontier.")
+    ] = False,
     write: Annotated[
         Path | None,
         typer.Option(
@@ -22,30 +53,37 @@ def plan(
         Path | None,
         typer.Option(help="Save its recipe alone here, for `mopd train run`.", callback=new_file),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the draws [default: the file's, or 0].")] = None,
-    draws: Annotated[
-        int | None, typer.Option(help="Draws of the search [default: the file's, or 200].")
-    ] = None,
     json_: Json = False,
 ) -> None:
     """Recommend a recipe under limits: which teachers for which domains, how much compute, and how sure that is.
 
-    Example: mopd plan studies/questions/eight_domains.toml --write plan.toml
+    Flags override what the file says. --draws are those of the search [default: 200].
+
+    Example: mopd plan studies/questions/eight_domains.toml --gpus 256 --write plan.toml
     """
     from mopdsim.cli.plan_texts import answer_text
     from mopdsim.forecast import scenario
     from mopdsim.plan.plan import plan as run
-    from mopdsim.plan.question import REMEDY, from_document
+    from mopdsim.plan.question import from_document
     from mopdsim.recipes import recipe_file
 
-    flags = {"seed": seed, "draws": draws}
-    given = {key: value for key, value in flags.items() if value is not None}
-    document = {**recipe_file.read_toml(file, remedy=REMEDY), **given}
-    answer = run(from_document(document, source=str(file)))
+    keys = scenario_keys(
+        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
+        amounts=None, draws=draws, seed=seed,
+    )  # fmt: skip
+    answer = run(from_document(question_document(file, keys), source="flags" if file is None else str(file)))
     chosen = answer.recommended.forecast.scenario
     if write is not None:
         write.write_text(scenario.dump(chosen), encoding="utf-8")
     if recipe is not None:
         recipe.write_text(recipe_file.dump(chosen.recipe), encoding="utf-8")
     found = answer.to_document()
-    emit(found) if json_ else print(answer_text(found))
+    emit(found) if json_ else print(answer_text(found, details=details))
+
+
+def question_document(file: Path | None, keys: dict[str, Any]) -> dict[str, Any]:
+    """The question of a file with the flags on top, or of the flags alone."""
+    from mopdsim.plan.question import REMEDY
+    from mopdsim.recipes import recipe_file
+
+    return {**({} if file is None else recipe_file.read_toml(file, remedy=REMEDY)), **keys}

@@ -1,44 +1,117 @@
-"""A plan's answer in plain text. Leaves out: where it goes (`mopdsim.cli.plan_command`)."""
+"""A plan's answer in plain text: at most 25 lines, the rest as details. Leaves out: where it goes
+(`mopdsim.cli.plan_command`)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mopdsim.base.numbers import count, duration, interval, points, score, share, three, usd
 from mopdsim.plan.answer import words
 
+_PLANS, _CHANGES, _PILOTS = 8, 4, 3  # lines of each part
 _POINTS = 12  # of the frontier
 _DOUBTS = 6  # unknowns that turn the recommendation, the largest
+_WIDTHS = (22, 7, 14, 8, 10)
 
 
-def answer_text(document: Mapping[str, Any]) -> str:
-    """The headline, the plans side by side, why, what would change it, and what to measure."""
+def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
+    """What was asked, the verdict, the plans side by side, what would change it, and what to measure."""
+    lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
+    lines += _table(document)
+    lines += _short_changes(document)
+    lines += _short_pilots(document)
+    tried = f"{document['evaluated']:,} plans tried in {document['seconds']:.0f} s"
+    if not details:
+        return "\n".join(
+            [*lines, f"{tried}; --details says which domains share a teacher, why, and how sure"]
+        )
+    return "\n".join([*lines, *_details(document), "", tried])
+
+
+def _table(document: Mapping[str, Any]) -> list[str]:
+    """A line a plan, the recommended one first."""
+    plans = [document["recommended"], *document["alternatives"]]
+    lines = [_row(("plan", "score", "80% range", "cost", "calendar"), "better than the first")]
+    for row in plans[:_PLANS]:
+        cells = (
+            row["name"],
+            score(row["value"]),
+            interval(row["utility"], score),
+            usd(row["usd"]["p50"]),
+            duration(row["days"]["p50"]),
+        )
+        lines.append(_row(cells, share(row["probability_better"]) if "probability_better" in row else ""))
+    return lines
+
+
+def _row(cells: Sequence[str], last: str) -> str:
+    first, *others = [f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)]
+    return "  ".join([first, *others, last]).rstrip()
+
+
+def _short_changes(document: Mapping[str, Any]) -> list[str]:
+    """The nearest flip points and the largest doubts."""
+    found = [
+        f"  {tip['what']} at {count(tip['changes_at'])} (now {count(tip['now'])}): {_name(document, tip['to'])}"
+        for tip in document["flip_points"]
+        if tip["changes_at"] is not None
+    ]
+    found += [
+        f"  {flip['what']}, {words.ENDS[flip['at']]}: {_name(document, flip['to'])}, {points(flip['gain'])}"
+        for flip in document["undecided_by"]
+    ]
+    if not found:
+        return ["what would change this: nothing that was tried"]
+    return ["what would change this", *found[:_CHANGES]]
+
+
+def _short_pilots(document: Mapping[str, Any]) -> list[str]:
+    """What a pilot is worth, the most a dollar first."""
+    worth = [pilot for pilot in document["value_of_information"]["pilots"] if pilot["gain"] > 0]
+    if not worth:
+        return ["measure first: no single pilot can be told from worthless"]
+    return [
+        "measure first",
+        *(f"  {pilot['short']}, {usd(pilot['usd'])}: {points(pilot['gain'])}" for pilot in worth[:_PILOTS]),
+    ]
+
+
+def _name(document: Mapping[str, Any], label: str) -> str:
+    """A plan's short name, where it is one of the finalists."""
+    plans = [document["recommended"], *document["alternatives"]]
+    return next((row["name"] for row in plans if row["label"] == label), label)
+
+
+def _details(document: Mapping[str, Any]) -> list[str]:
+    """Partitions, reasons, every doubt and pilot, sensitivities, frontier, the year."""
     best = document["recommended"]
-    lines = [document["headline"], "", "plans (P10 / P50 / P90)"]
-    lines += _plan_lines(best, "recommended")
-    for other in document["alternatives"]:
-        lines += _plan_lines(other, f"better with probability {other['probability_better']:.2f}")
+    lines = ["", "plans in full (P10 / P50 / P90)"]
+    for row in [best, *document["alternatives"]]:
+        lines.append(f"  {row['name']}: {row['label']}")
+        lines.append(
+            f"    score {three(row['utility'], score)}, {three(row['usd'], usd)}, {three(row['days'], duration)}"
+        )
     lines += _reason_lines(document)
-    lines += ["", f"scores of {best['label']}"]
-    lines += [f"  {name:<24} {_three(row)}" for name, row in best["scores"].items()]
+    lines += ["", f"scores of {best['name']}"]
+    lines += [f"  {name:<24} {three(row, score)}" for name, row in best["scores"].items()]
     lines += _change_lines(document)
     lines += _information_lines(document["value_of_information"])
     lines += ["", "what moves the score (share of its variance: alone, and with all it acts through)"]
     lines += [
-        f"  {max(row['first'], 0.0):5.2f} {row['total']:5.2f}  {row['what']}"
+        f"  {row['first']:5.2f} {row['total']:5.2f}  {row['what']}"
         for row in document["sensitivity"]
         if row["total"] >= 0.01
     ]
-    lines += ["", "frontier: USD, days, score"]
+    lines += ["", "frontier: cost, calendar, score"]
     lines += [
-        f"  ${point['usd']:<12,.4g} {point['days']:8.3g} days  {point['value']:.3f}  {point['plan']['label']}"
+        f"  {usd(point['usd']):<9} {duration(point['days']):<10} {score(point['value'])}  {point['plan']['label']}"
         for point in document["frontier"][:: max(1, len(document["frontier"]) // _POINTS)]
     ]
     if document["portfolio"] is not None:
         lines += ["", "the year's releases, GPU-hours in all"]
-        lines += [f"  {_three(row['gpu_hours'])}  {row['label']}" for row in document["portfolio"]["plans"]]
-    lines += ["", f"{document['evaluated']:,} plans in {document['seconds']:.1f} s"]
-    return "\n".join(lines)
+        lines += [f"  {three(row['gpu_hours'])}  {row['label']}" for row in document["portfolio"]["plans"]]
+    return lines
 
 
 def _reason_lines(document: Mapping[str, Any]) -> list[str]:
@@ -46,10 +119,10 @@ def _reason_lines(document: Mapping[str, Any]) -> list[str]:
     lines = ["", "why (points of the mean over all simulated worlds)"] if document["reasons"] else []
     lines += [f"  {reason['sentence']}" for reason in document["reasons"]]
     wrong = document["cost_of_being_wrong"]
-    share, loss = wrong["probability"], 100 * wrong["loss"]
     return [
         *lines,
-        f"  if it is the wrong choice (probability {share:.2f}), it loses {loss:.1f} points on average",
+        f"  if it is the wrong choice (probability {share(wrong['probability'])}), it loses "
+        f"{100 * wrong['loss']:.1f} points on average",
     ]
 
 
@@ -57,33 +130,22 @@ def _change_lines(document: Mapping[str, Any]) -> list[str]:
     """Flip points, then what is too little known."""
     lines = ["", "the recommendation changes"]
     for tip in document["flip_points"]:
-        moved = f"{tip['now']:g} to {tip['range'][1]:g}"
-        where = f"at {tip['changes_at']:.4g}: {tip['to']}" if tip["changes_at"] is not None else "nowhere"
+        moved = f"{count(tip['now'])} to {count(tip['range'][1])}"
+        where = f"at {count(tip['changes_at'])}: {tip['to']}" if tip["changes_at"] is not None else "nowhere"
         lines.append(f"  {tip['what']}, {moved}: {where}")
     for flip in document["undecided_by"][:_DOUBTS]:
-        end = f"{words.ENDS[flip['at']]} ({flip['value']:.3g})"
+        end = f"{words.ENDS[flip['at']]} ({count(flip['value'])})"
         lines.append(f"  if {flip['what']} is {end}: {flip['to']}, by {100 * flip['gain']:.1f} points")
     more = len(document["undecided_by"]) - _DOUBTS
     return [*lines, f"  and {more} more unknowns that would, by less"] if more > 0 else lines
 
 
-def _plan_lines(plan: Mapping[str, Any], note: str) -> list[str]:
-    return [
-        f"  {plan['label']}: {note}",
-        f"    score {_three(plan['utility'])}, ${_three(plan['usd'])}, days {_three(plan['days'])}",
-    ]
-
-
 def _information_lines(found: Mapping[str, Any]) -> list[str]:
-    lines = ["", f"worth knowing before deciding (all of it: {100 * found['perfect']:+.1f} points)"]
+    lines = ["", f"worth knowing before deciding (all of it: {points(found['perfect'])})"]
     for pilot in found["pilots"]:
         if pilot["gain"] > 0:
-            price = f"{words.digits(pilot['gpu_hours'])} GPU-hours, ${words.digits(pilot['usd'])}"
+            price = f"{count(pilot['gpu_hours'])} GPU-hours, {usd(pilot['usd'])}"
             lines.append(
                 f"  {100 * pilot['gain']:+.2f} points for {price}: {pilot['title']} ({pilot['measures']})"
             )
     return lines if len(lines) > 2 else [*lines, "  no single pilot can be told from worthless"]
-
-
-def _three(row: Mapping[str, float]) -> str:
-    return " / ".join(words.digits(row[name]) for name in ("p10", "p50", "p90"))

@@ -5,50 +5,62 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mopdsim.base.numbers import count, duration, score, share, three, usd
 
-def forecast_text(document: Mapping[str, Any]) -> str:
-    """A forecast for people: totals, stages, scores with intervals, warnings."""
+
+def forecast_text(document: Mapping[str, Any], assumed: str) -> str:
+    """A forecast for people: what was asked, totals, stages, scores with intervals, warnings."""
     lines = [
-        f"{document['recipe']} ({document['amounts']} amounts) on {document['model']}, "
-        f"{sum(document['pools'].values())} x {document['gpu']}: P10 / P50 / P90 of {document['draws']} draws"
+        assumed,
+        f"{document['recipe']}, {len(document['stages'])} stages: P10 / P50 / P90 of {count(document['draws'])} draws",
     ]
-    for name, unit in (("gpu_hours", "GPU-hours"), ("usd", "$"), ("days", "days")):
-        grade = document["grades"].get(name)
-        lines.append(f"  {unit:<10} {_three(document[name])}{f'  ({grade})' if grade else ''}")
+    for name, label, unit in (
+        ("gpu_hours", "GPU-hours", count),
+        ("usd", "cost", usd),
+        ("days", "calendar", duration),
+    ):
+        lines.append(f"  {label:<10} {three(document[name], unit)}  ({document['grades'][name]})")
     for name, label in (("within_budget", "within budget"), ("within_deadline", "within deadline")):
         if document[name] is not None:
-            lines.append(f"  {label}: {document[name]:.0%} of draws")
+            lines.append(f"  {label}: {share(document[name])} of draws")
     lines.append("stages")
     for stage in document["stages"]:
+        hours = f"{three(stage['gpu_hours'])} GPU-hours"
         lines.append(
-            f"  {stage['name']:<20} {stage['kind']:<18} {_three(stage['gpu_hours'])} GPU-hours  {stage['layout'] or ''}"
+            f"  {stage['name']:<20} {stage['kind']:<18} {hours:<36} {stage['layout'] or ''}".rstrip()
         )
-    for title, scores in {"scores": document["scores"], **document["side_outputs"]}.items():
-        lines.append(title if title == "scores" else f"scores of {title}")
-        for domain, row in scores.items():
-            lines.append(f"  {domain:<20} {row['p10']:.3f} / {row['p50']:.3f} / {row['p90']:.3f}")
+    lines.append("scores")
+    means = {"mean of domains": document["mean_score"], "worst domain": document["worst_score"]}
+    shown = document["scores"] if len(document["scores"]) == 1 else {**document["scores"], **means}
+    lines += _score_lines(shown)
+    for title, scores in document["side_outputs"].items():
+        lines += [f"scores of {title}", *_score_lines(scores)]
     lines += [f"warning: {warning}" for warning in document["warnings"]]
     return "\n".join(lines)
 
 
-def _three(row: Mapping[str, float]) -> str:
-    return " / ".join(f"{row[name]:,.4g}" for name in ("p10", "p50", "p90"))
+def _score_lines(rows: Mapping[str, Mapping[str, float]]) -> list[str]:
+    return [f"  {name:<20} {three(row, score)}" for name, row in rows.items()]
 
 
-def comparison_text(document: Mapping[str, Any]) -> str:
-    lines = []
+def comparison_text(document: Mapping[str, Any], assumed: str) -> str:
+    """What was asked, a line a recipe, and each against the first in every measure."""
+    lines = [
+        assumed,
+        f"{'recipe':<18}{'GPU-hours':<12}{'cost':<10}{'calendar':<12}{'mean score':<12}worst domain",
+    ]
     for name, found in document["forecasts"].items():
-        mean = sum(row["p50"] for row in found["scores"].values()) / len(found["scores"])
         lines.append(
-            f"{name:<16} {found['gpu_hours']['p50']:12,.4g} GPU-hours  ${found['usd']['p50']:<12,.4g} "
-            f"{found['days']['p50']:8.3g} days  mean score {mean:.3f}"
+            f"{name:<18}{count(found['gpu_hours']['p50']):<12}{usd(found['usd']['p50']):<10}"
+            f"{duration(found['days']['p50']):<12}{score(found['mean_score']['p50']):<12}"
+            f"{score(found['worst_score']['p50'])}"
         )
     for name, row in document["against_baseline"].items():
         lines.append(f"{name} against {document['baseline']}")
         measures = {**{key: value for key, value in row.items() if key != "scores"}, **row["scores"]}
         for key, found in measures.items():
             lines.append(
-                f"  {key:<20} better with probability {found['probability_better']:.2f}: {found['verdict']}"
+                f"  {key:<20} better with probability {share(found['probability_better'])}: {found['verdict']}"
             )
     return "\n".join(lines)
 
@@ -57,7 +69,7 @@ def validation_text(document: Mapping[str, Any]) -> str:
     lines = []
     for row in document["predictions"]:
         cells = [
-            f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}"
+            f"{key} {count(value)}" if isinstance(value, float) else f"{key} {value}"
             for key, value in row.items()
         ]
         lines.append("  " + "  ".join(cells))
@@ -74,7 +86,7 @@ def validation_text(document: Mapping[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     if isinstance(value, float):
-        return f"{value:.4g}"
+        return count(value)
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_short(found)}" for key, found in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):

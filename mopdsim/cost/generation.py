@@ -7,8 +7,6 @@ Leaves out: prompt computation (charged as scoring in `rlstep`), preemption.
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 
 from mopdsim.base.errors import InfeasibleError, UsageError
@@ -19,21 +17,6 @@ from mopdsim.cost.memory import USABLE_MEMORY, generation_bytes
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
-
-NODES = 16
-
-
-@cache
-def _nodes() -> tuple[Array, Array]:
-    u, weight = np.polynomial.legendre.leggauss(NODES)
-    return (u + 1) / 2, weight / 2
-
-
-def _token_grid(maximum: float) -> tuple[Array, Array]:
-    """Gauss-Legendre nodes and weights of an integral over tokens, t = maximum u^2 (finer where samples
-    end)."""
-    u, weight = _nodes()
-    return maximum * u**2, weight * 2 * maximum * u
 
 
 def cache_slots(model: Model, gpu: Gpu, replica: Replica, *, context: float) -> int:
@@ -69,8 +52,7 @@ def generation_s(
     """
     if samples_per_replica <= 0:
         raise UsageError(f"generation has samples_per_replica={samples_per_replica!r}; it must be positive.")
-    tokens, weight = _token_grid(lengths.maximum)
-    survival = lengths.survival(tokens)
+    tokens, weight, survival = lengths.over_tokens
     running = samples_per_replica * survival
     everything = samples_per_replica * slowest_of
     alive = 1.0 - (1.0 - np.clip(survival, 0.0, 1.0)) ** max(everything, 1.0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -18,9 +18,16 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import Value
 from mopdsim.facts.layers import Array
 
+NODES = 16
 SIGMA_POINTS = 24
 GRID_POINTS = 256
 _NEWTON = 50  # steps at most; five suffice where few answers are cut
+
+
+@cache
+def _nodes() -> tuple[Array, Array]:
+    u, weight = np.polynomial.legendre.leggauss(NODES)
+    return (u + 1) / 2, weight / 2
 
 
 def _normal_cdf(x: ArrayLike) -> Array:
@@ -57,6 +64,14 @@ class Lengths:
         mu = self._location[..., None]
         z = (np.log(np.maximum(tokens, 1e-9)) - mu) / sigma
         return np.where(tokens < self.maximum, 1.0 - _normal_cdf(z), 0.0)
+
+    @cached_property
+    def over_tokens(self) -> tuple[Array, Array, Array]:
+        """Gauss-Legendre nodes and weights of an integral over tokens, t = maximum u^2 (finer where samples end), and
+        the survival at the nodes."""
+        u, weight = _nodes()
+        tokens = self.maximum * u**2
+        return tokens, weight * 2 * self.maximum * u, self.survival(tokens)
 
     def expected_longest(self, count: float) -> Array:
         """Mean of the longest of `count` samples, shape of sigma: integral of 1 - (1 - survival)^count."""

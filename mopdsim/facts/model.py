@@ -124,6 +124,8 @@ class Model:
         """Forward attention FLOPs of causal sequences of these lengths (scores and weighted values),
         summed."""
         lengths = np.asarray(lengths, dtype=float)
+        if not lengths.any():
+            return 0.0
         return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
 
     def decode_attention_flops(self, context: ArrayLike) -> Array:

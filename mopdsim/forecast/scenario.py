@@ -70,7 +70,8 @@ class Scenario:
     of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
     start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
     response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, evaluation, an untuned
-    framework). precision: of weights, products and cache; speculative_factor: tokens that a decode step yields.
+    framework). precision: of weights, products and cache; speculative_factor: tokens that a decode step yields. stated:
+    keys that the question gave, the others being defaults.
     """
 
     recipe: Recipe
@@ -98,6 +99,7 @@ class Scenario:
     speculative_factor: float = 1.0
     draws: int = 1000
     seed: int = 0
+    stated: frozenset[str] = field(default=frozenset(), compare=False)
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -191,10 +193,18 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
         smaller_start=smaller_start(_table_of(document, "smaller_start", source), recipe, source),
         ranges=ranges(_table_of(document, "ranges", source), recipe, source),
         overhead=overhead(document.get("overhead"), source),
+        stated=_stated(document),
         **plain,
     )
     _check(scenario, source)
     return scenario
+
+
+def _stated(document: Mapping[str, Any]) -> frozenset[str]:
+    """What a document says: its keys, and `amounts` and `domains` where they stand in the recipe or its options."""
+    inside = {"amounts", "domains"} if isinstance(document.get("recipe"), Mapping) else set()
+    options = document.get("options")
+    return frozenset({*document, *inside, *(options if isinstance(options, Mapping) else ())})
 
 
 def _models(plain: dict[str, Any], recipe: Recipe, source: str) -> None:

@@ -16,8 +16,10 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.numbers import count, duration, points, score, share, usd
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast import scenario as scenarios
+from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.plan.answer import words
@@ -31,10 +33,12 @@ from mopdsim.plan.answer.reasons import Reason, reasons, regret
 from mopdsim.plan.answer.sensitivity import sensitivity
 from mopdsim.plan.answer.tipping import Tip, tips
 from mopdsim.plan.question import Question
+from mopdsim.plan.search.candidate import Plan
 from mopdsim.plan.search.evaluation import Outcome
 from mopdsim.plan.search.explore import explore
 
 SHOWN_PILOTS = 12
+MOST_WORDS = 25  # of a verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +57,13 @@ class Answer:
     portfolio: dict[str, Any] | None
     evaluated: int
     seconds: float
+
+    @property
+    def assumptions(self) -> str:
+        """What was asked, every default put in and marked."""
+        line = assumptions(self.question.base, chosen=True)
+        hours = self.question.budget_gpu_hours
+        return line if hours is None else f"budget {count(hours)} GPU-hours; {line}"
 
     @property
     def recommended(self) -> Finalist:
@@ -78,48 +89,72 @@ class Answer:
         return "decided"
 
     @property
+    def names(self) -> dict[Plan, str]:
+        """Short names of the finalists, a letter behind those that would be the same."""
+        shorts = [one.plan.short for one in self.finalists]
+        return {
+            one.plan: short
+            if shorts.count(short) == 1
+            else f"{short} {'abcdefghijkl'[shorts[:place].count(short)]}"
+            for place, (one, short) in enumerate(zip(self.finalists, shorts, strict=True))
+        }
+
+    @property
     def headline(self) -> str:
-        """One sentence for somebody who knows GPUs and money, not the simulator's parameters."""
-        best = self.recommended
-        made, objective = best.forecast, self.question.objective
-        usd, days = float(np.median(made.usd_N)), float(np.median(made.days_N))
-        counts = words.OBJECTIVES[objective].format(float(self.question.value(best.utility_N)))
-        plan = f"{best.plan.label} ({counts} for ${words.digits(usd)} in {words.duration(days)})"
-        if self.decision == "undecided":
-            return f"undecided: {plan} {self._standing()} as far as is known, {self._doubt()}"
-        if self.runner_up is None:
-            why = "keeps the limits" if len(self.question.families) > 1 else "was asked for"
-            return f"decided: {plan}; no plan of another kind {why}"
-        other = self.runner_up.plan.label
-        share = probability_better(self.question, self.runner_up, best)
-        is_better = f"is {'safer' if objective == 'p10' else 'better'} with probability {share:.2f}"
-        if self.decision == TIE:
-            ratio = float(np.median(self.runner_up.forecast.gpu_hours_N) / np.median(made.gpu_hours_N))
-            return f"tie: {plan} and {other}, which {is_better}, at {ratio:.2g} times the cost"
-        return f"decided: {plan}; {other} {is_better}"
+        """The verdict in at most 25 words, for somebody who knows GPUs and money, not the simulator's parameters."""
+        return self._decided() if self.decision == "decided" else self._open()
 
-    def _standing(self) -> str:
-        """How the recommended plan stands beside the others."""
-        values = [float(self.question.value(one.utility_N)) for one in self.finalists]
-        return "is best" if values[0] == max(values) else "is as good as the best, for less,"
+    def _decided(self) -> str:
+        best, other = self.recommended, self.runner_up
+        made, question = best.forecast, self.question
+        counts = words.OBJECTIVES[question.objective].format(score(self._value(best)))
+        days, price = duration(float(np.median(made.days_N))), usd(float(np.median(made.usd_N)))
+        plan = f"{self.names[best.plan]}: {counts} for {price} in {days}"
+        if other is None:
+            return f"{plan}; no other kind {'keeps the limits' if len(question.families) > 1 else 'was asked for'}."
+        sure = share(1 - probability_better(question, other, best))
+        behind = points(self._value(best) - self._value(other)).removeprefix("+")
+        return f"{plan}. {_capital(self.names[other.plan])} is {behind} behind, {sure} sure."
 
-    def _doubt(self) -> str:
-        """What would turn the recommendation, and the cheapest pilot that decides it."""
-        flip, cheapest = self.flips[0], self.pilot
-        if cheapest is not None:
-            flip = next(flip for flip in self.flips if flip.parameter in cheapest.pilot.parameters)
-        doubt = f"but {flip.to} would be {100 * flip.gain:.1f} points better if {flip.what}"
-        if cheapest is None:
-            return f"{doubt}; no small pilot measures that"
-        pilot = cheapest.pilot
-        price = f"{words.digits(pilot.gpu_hours)} GPU-hours, ${words.digits(pilot.usd)}"
-        return f"{doubt}; the cheapest pilot that decides it: {pilot.title} ({price})"
+    def _open(self) -> str:
+        """Which plans cannot be told apart, and what to measure first: as much of it as the words allow."""
+        best, pilot = self.recommended, self.pilot
+        said = [best, *self._rivals()]
+        told = ""
+        for many, measure in ((3, True), (2, True), (3, False), (2, False)):
+            shown = said[:many]
+            plans = ", ".join(
+                f"{self.names[one.plan]} {usd(float(np.median(one.forecast.usd_N)))}" for one in shown
+            )
+            apart = max(abs(self._value(one) - self._value(best)) for one in shown)
+            told = f"Too close to call: {plans}, within {max(100 * apart, 0.1):.1f} points."
+            if measure and pilot is not None:
+                told += f" Measure first: {pilot.pilot.short}, {usd(pilot.pilot.usd)}."
+            if len(told.split()) <= MOST_WORDS:
+                break
+        return told
+
+    def _rivals(self) -> list[Finalist]:
+        """The best of each other kind that ties with the recommended one, or that an unknown would put ahead."""
+        ahead = {flip.to for flip in self.flips}
+        found: dict[str, Finalist] = {}
+        for one in self.finalists[1:]:
+            if one.plan.family == self.recommended.plan.family:
+                continue
+            if one.plan.label in ahead or verdict(self.question, self.recommended, one) == TIE:
+                found.setdefault(one.plan.family, one)
+        return [*found.values()] or list(self.finalists[1:2])
+
+    def _value(self, one: Finalist) -> float:
+        return float(self.question.value(one.utility_N))
 
     def to_document(self) -> dict[str, Any]:
         """The answer as plain data, for JSON."""
         best, other = self.recommended, self.runner_up
         return {
             "headline": self.headline,
+            "assumptions": self.assumptions,
+            "basis": basis(self.question.base),
             "decision": self.decision,
             "recommended": {**self._finalist(best), "scenario": scenarios.dump(best.forecast.scenario)},
             "runner_up": None
@@ -162,9 +197,10 @@ class Answer:
     def _finalist(self, one: Finalist) -> dict[str, Any]:
         made = one.forecast
         return {
+            "name": self.names[one.plan],
             **one.plan.to_document(),
-            "value": float(self.question.value(one.utility_N)),
-            "utility": quantiles(one.utility_N),
+            "value": self._value(one),
+            "utility": quantiles(self.question.utility(made.likely_DN)),
             "gpu_hours": quantiles(made.gpu_hours_N),
             "usd": quantiles(made.usd_N),
             "days": quantiles(made.days_N),
@@ -195,3 +231,7 @@ def plan(question: Question, calibration: Calibration | None = None) -> Answer:
         evaluated=len(found.outcomes),
         seconds=time.perf_counter() - started,
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

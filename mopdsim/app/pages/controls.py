@@ -12,7 +12,8 @@ import streamlit as st
 
 from mopdsim.app import state
 from mopdsim.app.choice import MAX_DOMAINS, NO_LIMIT
-from mopdsim.app.words import recipe_title, short
+from mopdsim.app.words import recipe_title
+from mopdsim.base.numbers import count
 from mopdsim.facts.domains import domains
 from mopdsim.facts.hardware import gpus
 from mopdsim.facts.model import model, models
@@ -52,7 +53,7 @@ def sliders(scenario: Scenario) -> None:
     )  # fmt: skip
     _slider(
         "Budget", "budget_usd", scenario.budget_usd or NO_LIMIT, (*BUDGETS, NO_LIMIT),
-        shown=lambda value: "no limit" if value == NO_LIMIT else f"${short(value)}",
+        shown=lambda value: "no limit" if value == NO_LIMIT else f"${count(value)}",
         help="The forecast says how likely the budget suffices.",
     )  # fmt: skip
     if len(scenario.pools) == 1:

@@ -16,7 +16,8 @@ from mopdsim.app import charts, runs_on_disk, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import split
 from mopdsim.app.tables import matrix
-from mopdsim.app.words import recipe_title, score, usd
+from mopdsim.app.words import recipe_title
+from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of

@@ -14,8 +14,8 @@ import streamlit as st
 from mopdsim.app import charts, questions, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages.plan_budget import budget
-from mopdsim.app.words import days, interval, score, short, usd
 from mopdsim.base.errors import MopdError
+from mopdsim.base.numbers import count, duration, interval, score, usd
 from mopdsim.plan.answer import words
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
@@ -48,8 +48,8 @@ def _numbers(best: Mapping[str, Any]) -> None:
     cells = (
         ("What counts", score(best["value"]), interval(best["utility"], score)),
         ("Cost", usd(best["usd"]["p50"]), interval(best["usd"], usd)),
-        ("Calendar", days(best["days"]["p50"]), interval(best["days"], days)),
-        ("GPU-hours", short(best["gpu_hours"]["p50"]), interval(best["gpu_hours"], short)),
+        ("Calendar", duration(best["days"]["p50"]), interval(best["days"], duration)),
+        ("GPU-hours", count(best["gpu_hours"]["p50"]), interval(best["gpu_hours"], count)),
     )
     with st.grid(4, min_column_width=150):
         for label, value, ends in cells:
@@ -108,7 +108,7 @@ def _plan(best: Mapping[str, Any]) -> None:
     low = table.sort_values("P50").iloc[0]
     views.figure(
         "Score of each domain under the plan", table, charts.domain_scores(), key="plan_scores",
-        says=f"Final scores of {len(table)} domains under the plan; lowest {low.domain} {low.P50:.3f}.",
+        says=f"Final scores of {len(table)} domains under the plan; lowest {low.domain} {score(low.P50)}.",
         note="Bar: P10 to P90. Dot: P50.",
     )  # fmt: skip
 
@@ -146,8 +146,8 @@ def _frontier(question: str, document: Mapping[str, Any]) -> None:
     st.markdown("**Frontier: no plan is cheaper, sooner and better**")
     event = st.vega_lite_chart(
         table, charts.frontier(), key="frontier", on_select="rerun",
-        alt=f"{len(table)} plans from {usd(table.USD.min())} at {table.value.iloc[0]:.3f} to {usd(table.USD.max())} at "
-        f"{table.value.max():.3f}.",
+        alt=f"{len(table)} plans from {usd(table.USD.min())} at {score(table.value.iloc[0])} to "
+        f"{usd(table.USD.max())} at {score(table.value.max())}.",
     )  # fmt: skip
     st.caption("Click a point to open its plan. Size: days.")
     picked = event.selection.get("point", []) if event else []
@@ -155,7 +155,9 @@ def _frontier(question: str, document: Mapping[str, Any]) -> None:
         row = document["frontier"][int(picked[0]["place"])]
         with st.container(border=True), views.said():
             st.markdown(f"**{views.plain(row['plan']['label'])}**")
-            st.caption(views.plain(f"value {row['value']:.3f}, {usd(row['usd'])}, {days(row['days'])}"))
+            st.caption(
+                views.plain(f"value {score(row['value'])}, {usd(row['usd'])}, {duration(row['days'])}")
+            )
             _take(questions.scenario_text(question, row["plan"]), "picked")
     with st.expander("Table and files", key="frontier_table"):
         views.table(
@@ -213,7 +215,7 @@ def _information(document: Mapping[str, Any]) -> None:
         )
     if document["deciding_pilot"]:
         row = document["deciding_pilot"]
-        price = f"{short(row['gpu_hours'])} GPU-hours, {usd(row['usd'])}"
+        price = f"{count(row['gpu_hours'])} GPU-hours, {usd(row['usd'])}"
         st.markdown(views.plain(f"The cheapest pilot that decides it: {row['title']} ({price})."))
 
 

@@ -12,7 +12,7 @@ import streamlit as st
 
 from mopdsim.app import questions, views
 from mopdsim.app.pages import plan_work
-from mopdsim.app.words import days, score, usd
+from mopdsim.base.numbers import duration, score, usd
 from mopdsim.plan.question import loads
 
 FACTORS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
@@ -33,7 +33,7 @@ def budget(question: str, document: Mapping[str, Any]) -> None:
     else:
         lost = 100 * (max(row["value"] for row in document["frontier"]) - best["value"])
         told = f"{score(best['value'])} ({lost:.1f} points below the frontier's best), {usd(best['usd'])}, "
-        told += days(best["days"])
+        told += duration(best["days"])
         st.caption(views.plain(f"Of the frontier, within {usd(money)}: {best['plan']['label']}, {told}."))
     if money > whole:
         st.caption(

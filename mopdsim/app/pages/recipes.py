@@ -15,7 +15,8 @@ from mopdsim.app import charts, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
 from mopdsim.app.tables import frames
-from mopdsim.app.words import days, interval, recipe_title, usd
+from mopdsim.app.words import recipe_title
+from mopdsim.base.numbers import count, duration, interval, score, usd
 from mopdsim.forecast.compare_all import RIVALS, compare_all
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, entries
@@ -81,7 +82,7 @@ def _show(found: Answer) -> None:
     document, recipe = found.document, found.forecast.scenario.recipe
     gpus = f"{sum(document['pools'].values())} {document['gpu']}"
     cost = f"cost {usd(document['usd']['p50'])} ({interval(document['usd'], usd)})"
-    calendar = f"{days(document['days']['p50'])} ({interval(document['days'], days)})"
+    calendar = f"{duration(document['days']['p50'])} ({interval(document['days'], duration)})"
     st.caption(views.plain(f"{document['model']}, {gpus}: {cost}, {calendar}."))
     _graph(recipe)
     st.markdown("**Stages**")
@@ -93,7 +94,7 @@ def _show(found: Answer) -> None:
     table = frames.stages({recipe.name: document})
     views.figure(
         "Calendar", table, charts.gantt(by_pool=len(document["pools"]) > 1), key="recipe_calendar",
-        says=f"When each of {len(table)} stages runs; the last ends after {days(document['days']['p50'])} at P50.",
+        says=f"When each of {len(table)} stages runs; the last ends after {duration(document['days']['p50'])} at P50.",
         note="Bar: P50. Line: to the P90 of its end.",
     )  # fmt: skip
     ordered = table.sort_values("USD", ascending=False)
@@ -152,7 +153,7 @@ def _all() -> None:
         table = compared(document)
         st.caption(
             views.plain(
-                f"{document['budget_flops']:.3g} training FLOPs each, teachers and data included, on "
+                f"{count(document['budget_flops'])} training FLOPs each, teachers and data included, on "
                 f"{document['model']}, over {', '.join(document['domains'])}."
             )
         )
@@ -160,7 +161,7 @@ def _all() -> None:
         views.figure(
             "Mean score at the same training compute", table, charts.ranking(), key="compare_all",
             says=f"Mean score of every recipe at one budget: highest {best.recipe.iloc[0]} "
-            f"{best['mean P50'].iloc[0]:.3f}, lowest {best.recipe.iloc[-1]} {best['mean P50'].iloc[-1]:.3f}.",
+            f"{score(best['mean P50'].iloc[0])}, lowest {best.recipe.iloc[-1]} {score(best['mean P50'].iloc[-1])}.",
             note="Bar: P10 to P90. Dot: P50. Hollow: its stages cannot be cut down to the budget. "
             "The same table: mopd compare --all.",
         )  # fmt: skip

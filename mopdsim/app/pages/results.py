@@ -15,17 +15,18 @@ import streamlit as st
 from mopdsim.app import charts, state, views
 from mopdsim.app.answers import Answer, against, answer, labels, rival
 from mopdsim.app.tables import frames
-from mopdsim.app.words import days, finding, interval, plain_finding, recipe_title, score, short, signed, usd
+from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
+from mopdsim.base.numbers import count, duration, interval, score, signed, usd
 from mopdsim.forecast.compare import MEASURES, TIE, difference
 from mopdsim.forecast.forecast import quantiles, weakest
 
 DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),
     "worst_score": ("worst domain, points", lambda value: f"{100 * value:.1f}"),
-    "gpu_hours": ("GPU-hours", short),
+    "gpu_hours": ("GPU-hours", count),
     "usd": ("cost", usd),
-    "days": ("calendar", days),
+    "days": ("calendar", duration),
 }
 
 
@@ -78,7 +79,7 @@ def _numbers(now: Answer) -> None:
     mean_grade = weakest([grades[f"scores.{name}"] for name in found["scores"]])
     rows = (
         ("Cost", found["usd"], usd, grades["usd"]),
-        ("Calendar", found["days"], days, grades["days"]),
+        ("Calendar", found["days"], duration, grades["days"]),
         ("Mean score", now.forecast.mean_score, score, mean_grade),
         (f"Weakest: {worst}", found["scores"][worst], score, grades[f"scores.{worst}"]),
     )
@@ -113,8 +114,8 @@ def _charts(shown: dict[str, Answer]) -> None:
     first = table[table.scenario == names[0]].sort_values("P50")
     views.figure(
         "Score of each domain", table, charts.scores(names), key="scores",
-        says=f"Highest {first.domain.iloc[-1]} {first.P50.iloc[-1]:.3f}, lowest {first.domain.iloc[0]} "
-        f"{first.P50.iloc[0]:.3f}.",
+        says=f"Highest {first.domain.iloc[-1]} {score(first.P50.iloc[-1])}, lowest {first.domain.iloc[0]} "
+        f"{score(first.P50.iloc[0])}.",
         note="Tick: the base. Bar: P10 to P90. Dot: P50.",
     )  # fmt: skip
     _waterfall(now)
@@ -130,7 +131,7 @@ def _charts(shown: dict[str, Answer]) -> None:
         own = stages[stages.scenario == names[0]]
         views.figure(
             "Calendar", own, charts.gantt(), key="calendar",
-            says=f"{len(own)} stages; the last ends after {days(now.document['days']['p50'])} at P50.",
+            says=f"{len(own)} stages; the last ends after {duration(now.document['days']['p50'])} at P50.",
             note="Bar: P50. Line: to the P90 of its end.",
         )  # fmt: skip
 
@@ -147,7 +148,7 @@ def _waterfall(now: Answer) -> None:
         largest = f"largest loss: {losses.cause.iloc[0]}, {losses.change.iloc[0]:+.3f}"
     views.figure(
         f"What lifts and what caps the score: {domain}", table, charts.waterfall(), key="waterfall",
-        says=f"From {table.to.iloc[0]:.3f} to {table.to.iloc[-1]:.3f}; {largest}.",
+        says=f"From {score(table.to.iloc[0])} to {score(table.to.iloc[-1])}; {largest}.",
         note="Mean over draws; the causes add up.",
     )  # fmt: skip
 
@@ -204,8 +205,8 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
         cells = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
         for title, row, unit in (
             ("cost", document["usd"], usd),
-            ("GPU-hours", document["gpu_hours"], short),
-            ("calendar", document["days"], days),
+            ("GPU-hours", document["gpu_hours"], count),
+            ("calendar", document["days"], duration),
             ("mean score", found.forecast.mean_score, score),
             ("weakest domain", document["scores"][worst], score),
         ):

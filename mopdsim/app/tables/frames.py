@@ -128,7 +128,7 @@ def _inputs(scenario: Scenario) -> dict[str, str]:
     found = {"recipe": scenario.recipe.name, "domains": ", ".join(scenario.recipe.domains)}
     for field in fields(scenario):
         value = getattr(scenario, field.name)
-        if field.name in ("recipe", "reliability", "facts"):
+        if field.name in ("recipe", "reliability", "facts", "stated"):
             continue
         if field.name == "conflict_shift":
             found["K of every pair, moved by"] = f"{value or 0.0:+.2f}"

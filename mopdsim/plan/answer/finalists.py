@@ -63,9 +63,12 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     wanted = dict.fromkeys(
         [*(o.plan.structure for o in best[:_STRUCTURES]), *(p.structure for p in families.values())]
     )
+    alike: dict[object, list[Outcome]] = {structure: [] for structure in wanted}
+    for outcome in found.feasible:
+        if outcome.plan.structure in alike:
+            alike[outcome.plan.structure].append(outcome)
     judged = []
-    for structure in wanted:
-        outcomes = [outcome for outcome in found.feasible if outcome.plan.structure == structure]
+    for outcomes in alike.values():
         one = _keeping(question, _worth_trying(outcomes), calibration)
         if one is not None:
             judged.append(one)

@@ -52,6 +52,7 @@ class Value:
         per_hour = self.gain / self.pilot.gpu_hours if self.pilot.gpu_hours else 0.0
         return {
             "pilot": self.pilot.name,
+            "short": self.pilot.short,
             "title": self.pilot.title,
             "measures": self.pilot.what,
             "gain": self.gain,

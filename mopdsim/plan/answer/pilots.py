@@ -17,7 +17,7 @@ from mopdsim.forecast.forecast import HOUR
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import Group
 from mopdsim.plan.search.evaluation import splits
-from mopdsim.plan.search.stock import STUDENT, RunKind, Stock, equal_shares, stage_of
+from mopdsim.plan.search.stock import STUDENT, Stock, equal_shares, run_kind, stage_of
 from mopdsim.recipes.recipe import Distill, Rl, Teacher, TrainedStage
 
 IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standard error .017 at three)
@@ -26,9 +26,11 @@ _FOLDS = 2.0  # of the distillation's gap: to 1/e^2
 
 @dataclass(frozen=True, kw_only=True)
 class Pilot:
-    """A study: its name, what is run and what that tells in words, the parameters it measures, and its price."""
+    """A study: its name, what is run (short: in at most six words) and what that tells, the parameters it measures, and
+    its price."""
 
     name: str
+    short: str
     title: str
     what: str
     parameters: tuple[str, ...]
@@ -47,6 +49,7 @@ def pilots(question: Question, stock: Stock) -> list[Pilot]:
         found.append(
             shop.pilot(
                 f"rl:{name}",
+                f"longer RL on {name}",
                 f"a longer RL run on {name} alone",
                 "how high and how fast it climbs, and what that does to the other domains",
                 (*facts, *spills),
@@ -59,6 +62,7 @@ def pilots(question: Question, stock: Stock) -> list[Pilot]:
         found.append(
             shop.pilot(
                 f"handover:{name}",
+                f"distilling one {name} teacher",
                 f"a small teacher of {name} distilled into one student",
                 "how many tokens it takes to hand the domain over",
                 (f"distill_tokens:{name}", f"dispersion:{name}"),
@@ -69,6 +73,7 @@ def pilots(question: Question, stock: Stock) -> list[Pilot]:
         found.append(
             shop.pilot(
                 f"pair:{one}+{other}",
+                f"short RL on {one} and {other}",
                 f"a short RL run on {one} and {other} together",
                 "whether they help or hurt each other",
                 (f"conflict:{one}>{other}", f"conflict:{other}>{one}"),
@@ -89,6 +94,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
     found = [
         shop.pilot(
             "distillation",
+            "two small teachers",
             f"small teachers of {joined} distilled into one student",
             "how fast and how close a student follows, and how much conflict comes back",
             ("distill_rate", "distill_conflict_share", "cap_gap", "inherited_bias", *tokens),
@@ -96,6 +102,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
         ),
         shop.pilot(
             "distillation with reward",
+            "two small teachers with reward",
             f"small teachers of {joined} distilled into one student, with and without a reward mixed in",
             "how far the reward lifts a student past its teachers",
             ("reward_gain",),
@@ -103,6 +110,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
         ),
         shop.pilot(
             "off-policy",
+            "imitating two small teachers",
             f"a student that imitates samples of small teachers of {joined}",
             "what imitation loses, and makes forgotten",
             ("exposure", "imitation_forgetting"),
@@ -110,6 +118,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
         ),
         shop.pilot(
             "merge",
+            "merging two small specialists",
             f"small specialists of {joined} merged at several scales",
             "how much merged specialists disturb each other",
             ("merge_overlap",),
@@ -117,6 +126,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
         ),
         shop.pilot(
             "cascade",
+            "a short cascade",
             f"short RL runs on {joined} one after the other, with and without old prompts mixed in",
             "how much is forgotten, and how far training moves the weights",
             ("forgetting", "replay_half", "climb_kl"),
@@ -127,6 +137,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
         found.append(
             shop.pilot(
                 "triple",
+                "short RL on three domains",
                 f"a short RL run on {', '.join(cheap)} together",
                 "how conflict grows with the number of domains, and how much it slows learning",
                 ("pair_exponent", "efficiency_shift"),
@@ -145,6 +156,7 @@ def _base_scores(shop: _Prices) -> Pilot:
     ).seconds["evaluation"]
     return shop.pilot(
         "base scores",
+        "scoring the base",
         "the base scored on every domain",
         "where each domain starts",
         tuple(f"start:{name}" for name in question.domains),
@@ -159,10 +171,20 @@ class _Prices:
         self.question = question
         self.stock = stock
 
-    def pilot(self, name: str, title: str, what: str, parameters: tuple[str, ...], gpu_hours: float) -> Pilot:
+    def pilot(
+        self, name: str, short: str, title: str, what: str, parameters: tuple[str, ...], gpu_hours: float
+    ) -> Pilot:
         """A pilot with its price in money."""
         usd = gpu_hours * self.question.usd_per_gpu_hour
-        return Pilot(name=name, title=title, what=what, parameters=parameters, gpu_hours=gpu_hours, usd=usd)
+        return Pilot(
+            name=name,
+            short=short,
+            title=title,
+            what=what,
+            parameters=parameters,
+            gpu_hours=gpu_hours,
+            usd=usd,
+        )
 
     def rl(self, group: Group, midpoints: float) -> float:
         """RL until every domain of the group has had so many midpoints of compute."""
@@ -196,7 +218,7 @@ class _Prices:
 
 def _run(group: Group) -> Rl:
     """RL of a pilot on these domains."""
-    return stage_of(RunKind("pilot", equal_shares(group), "token"))
+    return stage_of(run_kind("pilot", equal_shares(group), "token"))
 
 
 def _key(stage: TrainedStage) -> tuple[str, tuple[str, ...]]:

@@ -1,8 +1,9 @@
 """Which inputs move the recommended plan's objective: first-order and total Sobol indices by group of inputs.
 
 Two independent rows of worlds A and B; for each group, worlds A with that group's inputs taken from B. First order is
-the share of the variance that the group explains alone, total what would be left if all but it were known; scipy's
-estimators (Saltelli 2010). Groups are independent of one another: scores of a domain move together, so they are one.
+the share of the variance that the group explains alone, total what would be left if all but it were known; the
+estimators of Saltelli (2010), what they miss 0 and the total by cut off. Groups are independent of one another: scores
+of a domain move together, so they are one.
 Leaves out: the time model, which does not act on scores.
 """
 
@@ -53,9 +54,7 @@ def sensitivity(
 
 
 def indices(utility_of: Callable[[World], Array], one: World, other: World) -> dict[str, tuple[float, float]]:
-    """First-order and total indices by group; both worlds hold the same, a power of two, number of draws."""
-    from scipy.stats import sobol_indices
-
+    """First-order and total indices by group, 0 <= first <= total; both worlds hold the same number of draws."""
     mixed = {
         name: replace(one, **{field: getattr(other, field) for field in fields})
         for name, fields in GROUPS.items()
@@ -64,18 +63,17 @@ def indices(utility_of: Callable[[World], Array], one: World, other: World) -> d
         name: replace(one, constants={**one.constants, name: other.constants[name]}) for name in one.constants
     }
     base_N, other_N = utility_of(one), utility_of(other)
-    moved = {name: utility_of(world) for name, world in mixed.items()}
-    moved = {name: row_N for name, row_N in moved.items() if not np.array_equal(row_N, base_N)}
-    if not moved:
-        return {}
-    evaluations: Any = {
-        "f_A": base_N[None],
-        "f_B": other_N[None],
-        "f_AB": np.stack(list(moved.values()))[:, None],
-    }
-    found = sobol_indices(func=evaluations, n=len(base_N))
-    first, total = np.ravel(found.first_order), np.ravel(found.total_order)
-    return {name: (float(first[place]), float(total[place])) for place, name in enumerate(moved)}
+    variance = float(np.var([base_N, other_N]))
+    centred_N = other_N - np.mean([base_N, other_N])
+    found = {}
+    for name, world in mixed.items():
+        moved_N = utility_of(world) - base_N
+        if not moved_N.any():
+            continue
+        total = float(np.mean(moved_N**2)) / 2 / variance
+        first = float(np.mean(centred_N * moved_N)) / variance
+        found[name] = min(max(first, 0.0), total), total
+    return found
 
 
 def _world(question: Question, recommended: Finalist, calibration: Calibration | None, shift: int) -> World:

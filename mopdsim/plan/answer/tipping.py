@@ -129,14 +129,17 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
         return []
     price = question.usd_per_gpu_hour
 
+    ranked = sorted(
+        (o for o in found.outcomes if all(o.lowest[n] >= least for n, least in question.minimum.items())),
+        key=lambda outcome: -outcome.value,
+    )
+    surely = {name: np.array([outcome.surely[name] for outcome in ranked]) for name in question.limits}
+
     def left(dollars: float) -> list[Outcome]:
         limits = {**question.limits, "usd": question.limits["usd"] * price / dollars}
-        return [o for o in ranked if all(o.surely[name] <= limit for name, limit in limits.items())]
+        kept_P = np.all([surely[name] <= limit for name, limit in limits.items()], axis=0)
+        return [ranked[place] for place in np.flatnonzero(kept_P)]
 
-    def kept(outcome: Outcome) -> bool:
-        return all(outcome.lowest[name] >= least for name, least in question.minimum.items())
-
-    ranked = sorted(filter(kept, found.outcomes), key=lambda outcome: -outcome.value)
     best = _choice(left, recommended, price)
     tipped = []
     for power in (-1, 1):
@@ -154,8 +157,8 @@ def _choice(
     at this value, best first."""
 
     def behind(ranked: Sequence[Outcome]) -> float:
-        own = [outcome.value for outcome in ranked if outcome.plan.structure == recommended.structure]
-        return ranked[0].value - own[0] if own else np.inf
+        own = (outcome.value for outcome in ranked if outcome.plan.structure == recommended.structure)
+        return ranked[0].value - next(own, -np.inf)
 
     def best(value: float) -> str:
         ranked = left(value)

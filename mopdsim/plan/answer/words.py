@@ -77,10 +77,10 @@ ENDS = {
     "p90": "at the high end of what is thought possible",
 }
 OBJECTIVES = {
-    "mean": "mean score {0:.3f}",
-    "worst": "score of the worst domain {0:.3f}",
-    "weighted": "weighted mean score {0:.3f}",
-    "p10": "mean score above {0:.3f} with probability 0.9",
+    "mean": "mean score {0}",
+    "worst": "worst domain {0}",
+    "weighted": "weighted score {0}",
+    "p10": "above {0}, 90% sure,",
 }
 _MORE: Mapping[
     Cause | Literal["start"], str
@@ -125,16 +125,3 @@ def cause(name: Cause | Literal["start"], points: float) -> str:
     """What a plan ahead by so many points through this cause does better or, below 0, worse: x."""
     words = _MORE[name] if points >= 0 else _LESS[name]
     return f"{words} ({points:+.1f} points)"
-
-
-def digits(value: float) -> str:
-    """Three significant digits without an exponent: 1,230,000."""
-    return f"{float(f'{value:.3g}'):,.12g}"
-
-
-def duration(days: float) -> str:
-    """Days, or hours or seconds where days are too coarse: 14.2 days, 6 hours."""
-    for unit, many in (("days", 1), ("hours", 24)):
-        if days * many >= 1:
-            return f"{digits(days * many)} {unit}"
-    return f"{digits(days * 86_400)} s"

@@ -27,6 +27,9 @@ DISTILLED: tuple[Family, ...] = ("mopd", "off_policy")
 _LONGEST_NAME = 56  # a stage's name has 64 characters, the round's prefix some of them
 
 
+_ROUNDS = ("", "two-round ", "three-round ")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Plan:
     """One candidate. groups: the domains of each teacher (mixed_rl: one group; cascade_rl: one domain a step, in
@@ -71,6 +74,25 @@ class Plan:
                 made = "distilled into" if self.family == "mopd" else "imitated by"
                 rounds = f", {self.rounds} rounds" if self.rounds > 1 else ""
                 return f"{many} teacher{'s' * (many > 1)} ({joined}) {made} one student{rounds}"
+
+    @property
+    def short(self) -> str:
+        """In at most four words, partitions left out: "MOPD 4x2" has four teachers of two domains each."""
+        sizes = sorted((len(group) for group in self.groups), reverse=True)
+        dealt = f"{len(sizes)}x{sizes[0]}" if len(set(sizes)) == 1 else "+".join(map(str, sizes))
+        match self.family:
+            case "mixed_rl":
+                return "mixed RL"
+            case "single":
+                return f"RL on {self.groups[0][0]} alone"
+            case "cascade_rl":
+                return "cascade"
+            case "merge":
+                return f"merge {dealt}"
+            case "off_policy":
+                return f"off-policy {dealt}"
+            case "mopd":
+                return f"{_ROUNDS[self.rounds - 1]}MOPD {dealt}"
 
     def to_document(self) -> dict[str, Any]:
         """As plain data, what its family does not read left out."""

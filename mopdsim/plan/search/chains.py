@@ -14,7 +14,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.stock import Outcomes, Path, Run, RunKind, Stock, equal_shares
+from mopdsim.plan.search.stock import Outcomes, Path, Run, Stock, equal_shares, run_kind
 from mopdsim.recipes.catalogue import cascade_shares
 
 _NAMES = {"mixed_rl": "mixed", "single": "specialist"}  # the catalogue's
@@ -24,11 +24,11 @@ def chain(plan: Plan) -> Path:
     """The runs of a plan, in their order."""
     if plan.family in _NAMES:
         shares = equal_shares(plan.groups[0])
-        return (Run(RunKind(_NAMES[plan.family], shares, plan.normalizer), plan.rl_steps[0]),)
+        return (Run(run_kind(_NAMES[plan.family], shares, plan.normalizer), plan.rl_steps[0]),)
     order = [group[0] for group in plan.groups]
     return tuple(
         Run(
-            RunKind(
+            run_kind(
                 f"step_{place + 1}",
                 tuple(cascade_shares(order, place, plan.replay).items()),
                 plan.normalizer,

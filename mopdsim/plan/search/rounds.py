@@ -9,6 +9,7 @@ machines. Axes: D domain, C candidate, K teacher, N draw. Leaves out: plans with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -16,13 +17,15 @@ from mopdsim.base.arrays import Array
 from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
 from mopdsim.plan.search.candidate import DISTILLED, Group, Plan, group_name, recipe_of
-from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Trained, equal_shares
+from mopdsim.plan.search.grouping import Grouping
+from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Trained, equal_shares, run_kind
 from mopdsim.quality.distillation import Lesson, follow
 from mopdsim.quality.learning import merge
 from mopdsim.quality.step import Step
 from mopdsim.quality.walk import State, paced
 from mopdsim.recipes.parts import REWARD_GROUP
 from mopdsim.recipes.recipe import Distill, Merge
+from mopdsim.recipes.stage_fields import Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:
@@ -35,13 +38,15 @@ def kind(plan: Plan) -> tuple[object, ...]:
 def runs_of(plan: Plan, number: int = 0) -> list[Run]:
     """The teachers of a plan's round, the first being number 0."""
     prefix = f"r{number + 1}_" if plan.rounds > 1 else ""
-    return [
-        Run(
-            RunKind(prefix + group_name(group), equal_shares(group), plan.normalizer, goes_on=number > 0),
-            steps,
-        )
-        for group, steps in zip(plan.groups, plan.rl_steps, strict=True)
-    ]
+    return list(map(Run, _kinds(plan.groups, plan.normalizer, prefix, number > 0), plan.rl_steps))
+
+
+@cache
+def _kinds(groups: Grouping, normalizer: Normalizer, prefix: str, goes_on: bool) -> tuple[RunKind, ...]:
+    return tuple(
+        run_kind(prefix + group_name(group), equal_shares(group), normalizer, goes_on=goes_on)
+        for group in groups
+    )
 
 
 class Rounds:
@@ -81,7 +86,7 @@ class Rounds:
     ) -> list[list[Trained]]:
         """Each group's teachers, from the students of the round before."""
         by_group = [
-            self.stock.train(column[0].kind, [run.steps for run in column], plans[0].gpus, init)
+            self.stock.train(column[0].kind, [run.steps for run in column], plans[0].gpus, init, teaches=True)
             for column in zip(*runs, strict=True)
         ]
         return [list(row) for row in zip(*by_group, strict=True)]
@@ -124,6 +129,7 @@ class Rounds:
         own_CDN, pulls_CDN, kl_CN = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], shape[2]))
         for place, found in enumerate(taught):
             for piece in found:
+                assert piece.own_DN is not None and piece.pull_DN is not None
                 own_CDN[place] += piece.own_DN
                 pulls_CDN[place] += piece.pull_DN
                 np.maximum(kl_CN[place], piece.kl_N, out=kl_CN[place])

@@ -34,14 +34,23 @@ STUDENT = "student"  # the catalogue's name of a distillation
 _BEFORE = "before"  # what a run starts from that does not start from the base
 
 
-class RunKind(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class RunKind:
     """An RL run but for its steps: stage name, share of the prompts by domain, normaliser, whether it goes on from
-    another stage."""
+    another stage. `run_kind` makes one object of each, so that they are told apart by identity, which is fast."""
 
     name: str
     shares: tuple[tuple[str, float], ...]
     normalizer: Normalizer
-    goes_on: bool = False
+    goes_on: bool
+
+
+@cache
+def run_kind(
+    name: str, shares: tuple[tuple[str, float], ...], normalizer: Normalizer, *, goes_on: bool = False
+) -> RunKind:
+    """The kind of run of this description."""
+    return RunKind(name, shares, normalizer, goes_on)
 
 
 class Run(NamedTuple):
@@ -70,15 +79,15 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,), and
-    what a student takes from it: scores where it trained, else 0, and its pull elsewhere, logits, 0 where it trained.
-    """
+    """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,). What a
+    student takes from a teacher (None: it teaches nobody): scores where it trained, else 0, and its pull elsewhere,
+    logits, 0 where it trained."""
 
     score_DN: Array
     lifted_DN: Array
     kl_N: Array
-    own_DN: Array
-    pull_DN: Array
+    own_DN: Array | None = None
+    pull_DN: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +144,8 @@ class Stock:
                 new.setdefault(path[-1].kind, {})[path] = None
         for kind, found in new.items():
             init = self._before([path[:-1] for path in found]) if kind.goes_on else None
-            rows = self.train(kind, [path[-1].steps for path in found], gpus, init)
+            steps = [path[-1].steps for path in found]
+            rows = self.train(kind, steps, gpus, init, teaches=not kind.goes_on)
             self._trained |= dict(zip(found, rows, strict=True))
 
     def _before(self, paths: Sequence[Path]) -> State:
@@ -150,9 +160,9 @@ class Stock:
         )
 
     def train(
-        self, kind: RunKind, steps: Sequence[int], gpus: int, init: State | None = None
+        self, kind: RunKind, steps: Sequence[int], gpus: int, init: State | None, *, teaches: bool
     ) -> list[Trained]:
-        """Runs of one kind after so many steps, from the base or from as many states."""
+        """Runs of one kind after so many steps, from the base (None) or from as many states."""
         stage, world = stage_of(kind), self.world_of(kind.name)
         effort = self.effort(kind, stage, self._rl, np.array(steps), gpus)
         before = self.base(len(steps)) if init is None else init
@@ -161,24 +171,19 @@ class Stock:
         after = perform(stage, spends, world, effort, made)
         assert isinstance(after, State) and after.lifted_DN is not None
         kl_CN = np.broadcast_to(after.kl_N, effort.compute_N.shape)
-        places = [self.world.index[name] for name in stage.domains]
+        rows = [
+            Trained(score_DN=after.score_DN[:, at], lifted_DN=after.lifted_DN[:, at], kl_N=kl_CN[at])
+            for at in range(len(steps))
+        ]
+        if not teaches:
+            return rows
+        places = [world.index[name] for name in stage.domains]
         own_DCN = np.zeros_like(after.score_DN)
         own_DCN[places] = after.score_DN[places]
-        pull_DCN = own_DCN
-        if init is None or len(places) < len(world.names):
-            mistaken_DCN = mistaken(world.spill_DDN[places])
-            pull_DCN = pull(before.score_DN, after.score_DN, mistaken_DCN, world.constants)
-            pull_DCN[places] = 0.0
-        return [
-            Trained(
-                score_DN=after.score_DN[:, place],
-                lifted_DN=after.lifted_DN[:, place],
-                kl_N=kl_CN[place],
-                own_DN=own_DCN[:, place],
-                pull_DN=pull_DCN[:, place],
-            )
-            for place in range(len(steps))
-        ]
+        mistaken_DCN = mistaken(world.spill_DDN[places])
+        pull_DCN = pull(before.score_DN, after.score_DN, mistaken_DCN, world.constants)
+        pull_DCN[places] = 0.0
+        return [replace(row, own_DN=own_DCN[:, at], pull_DN=pull_DCN[:, at]) for at, row in enumerate(rows)]
 
     def effort(
         self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64], gpus: int

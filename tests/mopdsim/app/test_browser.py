@@ -16,7 +16,7 @@ import pytest
 
 from mopdsim.app.choice import Choice
 from mopdsim.app.link import View, to_token
-from mopdsim.app.words import usd
+from mopdsim.base.numbers import usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
 from tools.screenshots import CHROMIUM, app

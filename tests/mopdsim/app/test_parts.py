@@ -13,6 +13,7 @@ from mopdsim.app import words
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import held_out
 from mopdsim.app.tables import evidence, frames
+from mopdsim.base import numbers
 from mopdsim.base.errors import UsageError
 
 TRIALS = [  # forecast, its P10 and P90, what came out; the last is of a domain that was not trained
@@ -121,7 +122,7 @@ def test_a_shift_of_all_pairs_is_one_changed_input() -> None:
 
 @pytest.mark.parametrize(("value", "text"), [(-42_900.0, "-$42.9K"), (3.0, "+$3"), (0.0, "+$0")])
 def test_a_difference_has_its_sign_before_the_unit(value: float, text: str) -> None:
-    assert words.signed(value, words.usd) == text
+    assert numbers.signed(value, numbers.usd) == text
 
 
 def test_systems_go_by_their_names() -> None:

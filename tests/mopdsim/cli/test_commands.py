@@ -110,10 +110,24 @@ def test_validate_reports(kind: str) -> None:
         (("compare", "mopd"), 2, "at least two"),
         (("validate", "rl_steps", "--data", "nowhere.csv"), 3, "nowhere.csv"),
         (
-            ("forecast", "mopd", "--model", "deepseek-ai/DeepSeek-V3", "--gpu", "H100", "--gpus", "1"),
+            (
+                "forecast",
+                "mopd",
+                "--model",
+                "DeepSeek-V3",
+                "--gpu",
+                "H100",
+                "--gpus",
+                "1",
+                "--domains",
+                "math",
+            ),
             5,
             "H100",
         ),
+        (("forecast", "mopd", "--model", "DeepSeek-V3"), 2, "--domains is missing"),
+        (("compare", "deepseek_r1", "mimo_v2_flash", "--model", "Qwen3-8B"), 2, "--domains is missing"),
+        (("plan", "--domains", "sort,shift"), 2, "no limit"),
     ],
 )
 def test_bad_input(args: tuple[str, ...], code: int, words: str) -> None:

@@ -47,6 +47,7 @@ PLANS = [
     _plan("mopd", TWO, distill_steps=30, balance="remaining_gap"),
     _plan("mopd", THREE, distill_steps=30, reward_mix=0.5, gpus=12),
     _plan("mopd", THREE, distill_steps=30, student_gpus=24, rounds=2),
+    _plan("mopd", (tuple(NAMES),), distill_steps=30, rounds=2),
     _plan("off_policy", THREE, distill_steps=50, balance="token_share", normalizer="sequence"),
     _plan("merge", TWO, scale=0.7),
     _plan("merge", THREE, scale=0.0, gpus=12),
