@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,3 +52,22 @@ def same_main_module() -> Iterator[None]:
     main = sys.modules["__main__"]
     yield
     sys.modules["__main__"] = main
+
+
+VERL = [
+    "verl==0.9.1", "hydra-core", "omegaconf", "antlr4-python3-runtime==4.9.3", "tensordict", "ray", "pyvers", "orjson",
+    "cloudpickle", "msgpack", "codetiming",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def verl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that holds verl, installed apart from everything else; MOPD_TEST_VERL names one that stands already."""
+    if "MOPD_TEST_VERL" in os.environ:
+        return Path(os.environ["MOPD_TEST_VERL"])
+    target = tmp_path_factory.mktemp("verl")
+    command = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(target), *VERL]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"verl cannot be installed here: {done.stderr.strip().splitlines()[-1]}")
+    return target

@@ -38,7 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "mopdsim/validate": _FORECAST,
     "mopdsim/fit": _FORECAST | {"mopdsim/validate"},
     "mopdsim/app": _FORECAST | {"mopdsim/plan", "mopdsim/validate"},
-    "mopdsim/cli": _FORECAST | {"mopdsim/plan", "mopdsim/validate", "mopdsim/fit", "mopdsim"},
+    "mopdsim/exchange": _FORECAST | {"mopdsim/validate"},
+    "mopdsim/cli": _FORECAST
+    | {"mopdsim/exchange", "mopdsim/plan", "mopdsim/validate", "mopdsim/fit", "mopdsim"},
     "trainer/files": _LANGUAGE,
     "trainer/tasks": {"mopdsim/base"},
     "trainer/losses": {"mopdsim/base"},

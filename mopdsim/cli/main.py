@@ -22,6 +22,7 @@ from mopdsim import __version__
 from mopdsim.base.errors import MopdError
 from mopdsim.cli.app_command import app as serve
 from mopdsim.cli.commands import VERBS, Json, emit
+from mopdsim.cli.exchange_command import export, import_
 from mopdsim.cli.plan_command import plan
 
 SUMMARIES = {
@@ -129,8 +130,9 @@ def check(
         print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
 
 
-for _verb in (*VERBS, plan):
+for _verb in (*VERBS, plan, export):
     app.command()(_verb)
+app.command("import")(import_)
 app.command("app")(serve)
 
 

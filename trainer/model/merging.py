@@ -84,7 +84,7 @@ def ties(scale: float, density: float, weights: Sequence[float]) -> Combine:
 
 def _trimmed(change: Tensor, density: float) -> Tensor:
     size = change.abs()
-    dropped = min(size.numel() - 1, size.numel() - round(density * size.numel()))
+    dropped = size.numel() - max(1, int(density * size.numel()))  # int, as mergekit counts
     threshold = np.partition(size.flatten().cpu().numpy(), dropped)[dropped]  # 10 times the speed of kthvalue
     return change * (size >= float(threshold))
 

@@ -1,0 +1,188 @@
+"""The verbs `mopd export` and `mopd import`. Leaves out: all of the work (`mopdsim.exchange`)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mopdsim.base.errors import UsageError
+from mopdsim.cli.flags import (
+    Amounts,
+    Domains,
+    GpuName,
+    Gpus,
+    Json,
+    ModelName,
+    Seed,
+    emit,
+    new_file,
+    published_scenario,
+    scenario_keys,
+    scenario_of,
+)
+
+if TYPE_CHECKING:
+    from mopdsim.exchange.engines.job import Job, Request
+    from mopdsim.forecast.scenario import Scenario
+
+
+def export(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE|PLAN", help="A name of `mopd recipes`, a recipe file or a plan.")
+    ],
+    to: Annotated[
+        str, typer.Option(help="Engines, comma-separated; a stage goes to the first that has its kind.")
+    ] = "verl,mergekit",
+    out: Annotated[Path | None, typer.Option(help="A new folder [default: nothing is written].")] = None,
+    model: ModelName = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="What the engine loads: a directory or a Hub name [default: --model, if a directory]."
+        ),
+    ] = None,
+    smaller_weights: Annotated[
+        str | None, typer.Option(help="Likewise for the smaller model, of a recipe that has one.")
+    ] = None,
+    gpu: GpuName = None,
+    gpus: Gpus = None,
+    domains: Domains = None,
+    amounts: Amounts = None,
+    tasks: Annotated[
+        Path | None,
+        typer.Option(help="A TOML file: each domain's data, reward and agent, where they are yours."),
+    ] = None,
+    approximate: Annotated[
+        bool,
+        typer.Option("--approximate", help="Where a loss is missing take the engine's nearest, and say so."),
+    ] = False,
+    stages: Annotated[str | None, typer.Option(help="Only these stages, comma-separated.")] = None,
+    changed: Annotated[
+        str | None, typer.Option(help="Print what must run again when this domain or stage changes.")
+    ] = None,
+    seed: Seed = None,
+    json_: Json = False,
+) -> None:
+    """Write a recipe or a plan as configurations, scripts and data specifications of other engines.
+
+    Engines: verl, trl, nemo-rl, mergekit. What an engine cannot say is refused by name; what differs is printed.
+
+    Example: mopd export mopd --domains sort,reverse --to trl,mergekit --model models/tiny --out exported
+    """
+    from mopdsim.exchange import export as exchange
+
+    keys = scenario_keys(
+        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=None, budget=None, deadline=None, amounts=amounts,
+        draws=None, seed=seed,
+    )  # fmt: skip
+    scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
+    if changed is not None:
+        names = exchange.changed(scenario.recipe, changed)
+        if json_:
+            return emit({"changed": changed, "rerun": list(names)})
+        print(f"{changed} changed: {len(names)} of {len(scenario.recipe.stages)} stages must run again")
+        for line in exchange.to_rerun(scenario.recipe, changed):
+            print(f"  {line}")
+        return None
+    request = replace(
+        request_of(scenario, weights or _directory(model), smaller_weights, tasks),
+        seed=seed or 0,
+        approximate=approximate,
+    )
+    jobs = exchange.jobs_of(request, _names(to), _names(stages or ""))
+    if out is not None:
+        exchange.write(out, request, jobs)
+    if json_:
+        return emit(
+            {"out": None if out is None else str(out), "jobs": [exchange.described(job) for job in jobs]}
+        )
+    print(_exported(request, jobs, out))
+    return None
+
+
+def request_of(
+    scenario: Scenario, weights: str | None, smaller_weights: str | None, tasks: Path | None
+) -> Request:
+    """The request that flags describe. UsageError where no weights are named."""
+    from mopdsim.exchange.engines.job import Request
+    from mopdsim.exchange.tasks import read_tasks, tasks_of
+    from mopdsim.recipes.recipe import BASE, SMALLER
+
+    named = {BASE: ("--weights", weights), SMALLER: ("--smaller-weights", smaller_weights)}
+    found = {}
+    for root in scenario.recipe.roots:
+        flag, value = named[root]
+        if value is None:
+            raise UsageError(
+                f"{flag} is missing: {scenario.model_of(root)!r} is a name of our table, and an engine loads weights: "
+                f"give a directory or a Hub name"
+            )
+        found[root] = str(Path(value).resolve()) if Path(value).is_dir() else value
+    return Request(scenario=scenario, weights=found, tasks=tasks_of(scenario.domains, read_tasks(tasks)))
+
+
+def _directory(model: str | None) -> str | None:
+    return model if model is not None and Path(model).is_dir() else None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _exported(request: Request, jobs: list[Job], out: Path | None) -> str:
+    """What was written, for people: a line a stage, then what differs, each sentence once with its stages."""
+    where = "checked, nothing written (give --out)" if out is None else f"written to {out}"
+    lines = [f"{request.recipe.name}: {len(jobs)} stages, {where}"]
+    differs: dict[str, list[str]] = {}
+    for job in jobs:
+        size = f"{job.gpus} GPUs" if job.gpus > 1 else "one process"
+        lines.append(f"  {job.stage:<20} {request.recipe.stage[job.stage].kind:<10} {job.engine:<9} {size}")
+        for sentence in job.differs:
+            differs.setdefault(sentence, []).append(job.stage)
+    for sentence, names in differs.items():
+        lines.append(f"differs ({', '.join(names)}): {sentence}")
+    return "\n".join(lines)
+
+
+def import_(
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A log, a folder of logs, or an export that was run.")
+    ],
+    manifest: Annotated[
+        Path | None, typer.Option(help="Of the export that made the log [default: the one around PATH].")
+    ] = None,
+    scenario: Annotated[
+        Path | None, typer.Option(help="A scenario (TOML), where there is no manifest.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="The stage that the log is of.")] = None,
+    engine: Annotated[
+        str, typer.Option(help="verl, nemo-rl, trl, tinker or prime-rl [default: told by the keys].")
+    ] = "auto",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="A CSV for `mopd calibrate cost`; steps and scores go beside it.", callback=new_file
+        ),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Read the logs of another engine: steps, phases, lengths, scores, beside what the forecast says.
+
+    Reads JSON lines, TensorBoard event files, trainer_state.json and console output. What is left out is counted.
+
+    Example: mopd import exported --out observations.csv
+    """
+    from mopdsim.exchange import importing
+
+    context = importing.context_of(path, manifest, scenario)
+    runs = importing.imported(path, context, engine=engine, stage=stage)
+    written = [] if out is None else importing.write(out, runs, context)
+    if json_:
+        return emit({"runs": [run.to_document() for run in runs], "written": [str(file) for file in written]})
+    print(importing.text_of(runs))
+    for file in written:
+        print(f"written: {file}")
+    return None

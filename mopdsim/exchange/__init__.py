@@ -1,0 +1,1 @@
+"""Out to the engines that labs use, and back: recipes as their configurations, their logs as our observations."""

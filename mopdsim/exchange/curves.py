@@ -1,0 +1,147 @@
+"""Learning curves of an import as a study's observations: scores by step and domain, and what had been spent by then.
+
+Held-out scores where the engine evaluates (verl's `val-core/DOMAIN/.../mean@K`), or else the training reward of a stage
+that trains one domain and has no such score, both only where they are rates from 0 to 1. The last point of a stage is
+its test. FLOPs and tokens are the forecast's, in proportion to the steps. Leaves out: the fit (`mopdsim.fit`).
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mopdsim.exchange.logs.steps import Steps
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.stage_draws import bill_of
+from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft
+from mopdsim.recipes.recipe_file import to_document
+
+POINTS = (
+    "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
+    "length", "flops", "gradient_tokens", "kl_start", "kl_parent",
+)  # fmt: skip
+HELD_OUT = 64  # prompts of a domain, as an export writes them
+_VERL = re.compile(r"val-core/(.+?)/(?:reward|acc|score)/mean@(\d+)$")
+
+
+def write(folder: Path, scenario: Scenario, runs: Mapping[str, Steps]) -> Path | None:
+    """The folder's observations.csv and manifest.json; None where no stage has a score."""
+    rows, stages = [], {}
+    keys = {BASE: "base", **{name: _key(scenario, name) for name in scenario.recipe.stage}}
+    for name, found in runs.items():
+        points = list(_points(scenario, name, found, keys[name]))
+        rows += points
+        if points:
+            stages[keys[name]] = _stage(scenario, name)
+    if not rows:
+        return None
+    folder.mkdir(exist_ok=True)
+    kept = {name: keys[name] for name in (BASE, *runs)}
+    document = {
+        "study": "imported",
+        "date": datetime.date.today().isoformat(),
+        "runs": {
+            scenario.recipe.name: {
+                "failure": None,
+                "held_out": False,
+                "seed": scenario.seed,
+                "model": scenario.model,
+                "document": to_document(scenario.recipe),
+                "keys": keys,
+                "logged": list(kept),
+            }
+        },
+        "stages": {
+            "base": {"kind": BASE, "flops": 0.0, "trained_tokens": {}},
+            **_all_stages(scenario, keys),
+            **stages,
+        },
+    }
+    with (folder / "observations.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, POINTS, restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    return folder / "observations.csv"
+
+
+def _all_stages(scenario: Scenario, keys: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        keys[name]: _stage(scenario, name)
+        for name in scenario.recipe.stage
+        if name in scenario.recipe.amounts
+    }
+
+
+def _key(scenario: Scenario, name: str) -> str:
+    text = json.dumps([to_document(scenario.recipe), scenario.model, name], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+def _stage(scenario: Scenario, name: str) -> dict[str, Any]:
+    stage = scenario.recipe.stage[name]
+    bill = bill_of(scenario, stage, gpus=scenario.stage_gpus(name))
+    tokens = {domain: bill.gradient_tokens * share for domain, share in bill.shares.items()}
+    return {"kind": stage.kind, "flops": bill.training_run_flops, "trained_tokens": tokens}
+
+
+def _points(scenario: Scenario, name: str, found: Steps, key: str) -> Iterator[dict[str, Any]]:
+    """The rows of a stage's curve."""
+    stage = scenario.recipe.stage[name]
+    amounts = scenario.recipe.amounts.get(name)
+    if amounts is None or not isinstance(stage, Sft | Rl | Distill):
+        return
+    spent = _stage(scenario, name)
+    scores = dict(_scores(scenario, name, found))
+    for step, by_domain in sorted(scores.items()):
+        share = min(step / amounts.steps, 1.0)
+        for domain, (rate, count) in by_domain.items():
+            yield {
+                "study": "imported",
+                "run": scenario.recipe.name,
+                "recipe": scenario.recipe.name,
+                "stage": name,
+                "key": key,
+                "seed": scenario.seed,
+                "split": "test" if step >= amounts.steps else "validation",
+                "step": step,
+                "domain": domain,
+                "trained": domain in stage.domains,
+                "pass_rate": rate,
+                "se": math.sqrt(rate * (1 - rate) / count),
+                "n": count,
+                "flops": share * spent["flops"],
+                "gradient_tokens": share * spent["trained_tokens"].get(domain, 0.0),
+            }
+
+
+def _scores(
+    scenario: Scenario, name: str, found: Steps
+) -> Iterator[tuple[int, dict[str, tuple[float, int]]]]:
+    """(step, pass rate and prompts by domain)."""
+    stage, amounts = scenario.recipe.stage[name], scenario.recipe.amounts[name]
+    held_out = False
+    for step, row in found.scores.items():
+        points = {}
+        for key, value in row.items():
+            match = _VERL.match(key)
+            if match and match[1] in scenario.recipe.domains and 0 <= value <= 1:
+                points[match[1]] = (value, HELD_OUT * int(match[2]))
+        if points:
+            held_out = True
+            yield step, points
+    domains = [] if not isinstance(stage, Rl) else list(stage.domains)
+    if held_out or len(domains) != 1:
+        return
+    rates = {one.step: one.values["score"] for one in found.steps if "score" in one.values}
+    if all(0 <= rate <= 1 for rate in rates.values()):
+        samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
+        for step, rate in rates.items():
+            yield step, {domains[0]: (rate, samples)}

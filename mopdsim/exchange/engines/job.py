@@ -1,0 +1,288 @@
+"""What an export is made of: a request, and for each stage a job: the files of its folder and what differs.
+
+An engine is one file of this folder with `job(request, stage) -> Job`. What it cannot say is a UsageError of one
+sentence that names stage, key, engine and remedy (`refused`); what it says otherwise than this trainer is a sentence
+in `Job.differs`. Leaves out: writing the folder (`mopdsim.exchange.export`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from mopdsim.base.errors import UsageError
+from mopdsim.cost.memory import smallest_replica
+from mopdsim.exchange.tasks import Task
+from mopdsim.facts.hardware import Gpu, gpu
+from mopdsim.facts.model import Model, model
+from mopdsim.forecast.scenario import Scenario
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Recipe, Rl, Sft, TrainedStage
+
+BETAS = (0.9, 0.95)  # of this trainer's AdamW
+CURVE_POINTS = 5  # evaluations of a stage, as the forecast counts them
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is exported: a scenario, the weights it starts from (a directory or a Hub name), its domains' tasks.
+
+    approximate: whether an engine may put its nearest loss in place of one that it lacks, and say so.
+    """
+
+    scenario: Scenario
+    weights: Mapping[str, str]  # by root of the recipe
+    tasks: Mapping[str, Task]
+    seed: int = 0
+    approximate: bool = False
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.scenario.recipe
+
+    @cached_property
+    def machine(self) -> Gpu:
+        return gpu(self.scenario.gpu)
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.machine.name.lower().startswith("cpu")
+
+    def model_of(self, stage: str) -> Model:
+        """The model that a stage's weights belong to."""
+        return model(self.scenario.model_of(self.recipe.root_of(stage)))
+
+    def gpus(self, stage: str) -> int:
+        return 1 if self.on_cpu else self.scenario.stage_gpus(stage)
+
+    def weights_of(self, name: str) -> str:
+        """Where a stage's weights lie, seen from another stage's folder; a root's as they were given."""
+        return self.weights[name] if name in ROOTS else f"../{name}/weights"
+
+    def lengths(self, stage: TrainedStage) -> tuple[int, int]:
+        """Longest prompt and longest response of a stage's domains, tokens."""
+        own = [self.tasks[name] for name in stage.domains]
+        return max(task.max_prompt_tokens for task in own), max(task.max_response_tokens for task in own)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage for one engine. files: by name in the stage's folder. differs: sentences for the reader.
+
+    rows: of its data file, in the order in which they are trained on. gpus: in whole, teachers' included.
+    command: of `run.sh`, its output kept; after: what follows it. needs_verifier: whether verifiers reward it.
+    """
+
+    stage: str
+    engine: str
+    files: Mapping[str, str]
+    command: str
+    after: str = ""
+    gpus: int
+    differs: tuple[str, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    needs_verifier: bool = False
+    nodes: int = 1
+
+
+def refused(stage: str, key: str, value: object, engine: str, remedy: str) -> UsageError:
+    """The error of what an engine cannot say."""
+    shown = repr(value) if isinstance(value, str) else value
+    return UsageError(f"stage {stage!r}: {key} = {shown}: {engine} cannot say this: {remedy}")
+
+
+KEEP = "run this stage with `mopd train`, or change the recipe"
+
+
+def amounts_of(request: Request, stage: TrainedStage, engine: str) -> Amounts:
+    """The stage's amounts, those that no engine can say refused."""
+    amounts = request.recipe.amounts[stage.name]
+    if amounts.max_flops is not None:
+        raise refused(
+            stage.name,
+            "max_flops",
+            f"{amounts.max_flops:.3g}",
+            engine,
+            "give steps instead of a ceiling of FLOPs",
+        )
+    return amounts
+
+
+def check_rl(stage: Rl, engine: str) -> None:
+    """What none of the engines can say of reinforcement learning."""
+    name = stage.name
+    if stage.advantage_scale == "domain":
+        raise refused(name, "advantage_scale", "domain", engine, 'use "group" or "none"')
+    if stage.curriculum != "none":
+        raise refused(name, "curriculum", stage.curriculum, engine, 'use "none", or one stage for each part')
+    if stage.demonstration_mix:
+        raise refused(name, "demonstration_mix", stage.demonstration_mix, engine, KEEP)
+    if any(weight != 1 for weight in stage.reward_weights.values()):
+        raise refused(
+            name, "reward_weights", stage.reward_weights, engine, "weigh by shares of prompts instead"
+        )
+    if stage.reward_models:
+        raise refused(name, "reward_models", stage.reward_models, engine, "judge with verifiers, or " + KEEP)
+
+
+def check_distill(stage: Distill, engine: str) -> None:
+    """What none of the engines can say of distillation."""
+    name = stage.name
+    if not stage.on_policy:
+        raise refused(
+            name, "on_policy", "false", engine, "sample the teachers first and use an sft stage, or " + KEEP
+        )
+    if stage.balance != "none":
+        raise refused(name, "balance", stage.balance, engine, 'use balance = "none"')
+    if stage.misrouting:
+        raise refused(name, "misrouting", stage.misrouting, engine, "set it to 0")
+    if stage.extrapolation != 1:
+        raise refused(name, "extrapolation", stage.extrapolation, engine, "set it to 1")
+    if stage.loss == "top_k_reverse_kl":
+        raise refused(
+            name, "loss", stage.loss, engine, "its tail bucket is missing there: choose another loss"
+        )
+    for domain in stage.domains:
+        serving = [teacher for teacher in stage.teachers if domain in teacher.domains]
+        if len(serving) != 1:
+            said = f"{len(serving)} teachers of {domain!r}"
+            raise refused(name, "teachers", said, engine, "give each domain one teacher")
+        if serving[0].weight != 1:
+            raise refused(
+                name, "weight", serving[0].weight, engine, f"set the weight of {serving[0].stage!r} to 1"
+            )
+
+
+def stands_in(request: Request, stage: Distill, engine: str, losses: tuple[str, ...]) -> list[str]:
+    """Refuses a loss that is none of the engine's; the sentence for the reader where its sampled token stands in."""
+    if stage.loss in losses:
+        return []
+    if stage.loss != "reverse_kl":
+        raise refused(stage.name, "loss", stage.loss, engine, f"use {' or '.join(losses)}")
+    if not request.approximate:
+        remedy = 'use "sampled_token", whose expected gradient is the same, or give --approximate'
+        raise refused(stage.name, "loss", stage.loss, engine, remedy)
+    return [
+        'loss = "reverse_kl": the sampled token\'s log ratio stands in for the whole vocabulary: the same gradient in '
+        "expectation, a noisier one in each step"
+    ]
+
+
+def replica_gpus(request: Request, name: str, context: int, gpus: int) -> int:
+    """GPUs of a node, a power of two, that hold the model and a few sequences of this length for generation."""
+    most = min(gpus, request.machine.gpus_per_node)
+    return smallest_replica(
+        request.model_of(name), request.machine, context=float(context), sequences=8, most_gpus=most
+    ).gpus
+
+
+def check_sizes(request: Request, stage: Distill, engine: str) -> None:
+    """Teachers and student must share their tokens, which is known of one model's stages alone."""
+    roots = {
+        request.recipe.root_of(name) for name in (stage.init, *(teacher.stage for teacher in stage.teachers))
+    }
+    if len(roots) > 1:
+        raise refused(
+            stage.name, "init", stage.init, engine,
+            "its teachers grew from another model, whose tokens may differ: distil within one model",
+        )  # fmt: skip
+
+
+def check_sft(stage: Sft, engine: str) -> None:
+    if stage.data:
+        raise refused(stage.name, "data", ", ".join(stage.data), engine, "it reads samples of ours: " + KEEP)
+
+
+def check_kind(stage: AnyStage, engine: str, kinds: Mapping[str, str]) -> None:
+    """Refuses a kind that an engine lacks; `kinds` maps what it has to a word for it."""
+    if stage.kind not in kinds:
+        remedy = {
+            "merge": "add mergekit to --to, as in --to trl,mergekit",
+            "preference": "it samples its own pairs: " + KEEP,
+            "reward_model": "it samples its own pairs: " + KEEP,
+            "rejection_sampling": "it makes a data set: " + KEEP,
+        }.get(stage.kind, "add trl or verl to --to, or leave it out with --stages")
+        raise refused(stage.name, "kind", stage.kind, engine, remedy)
+
+
+def verified(request: Request, stage: TrainedStage, engine: str) -> None:
+    """Every domain of a rewarded stage has a verifier that runs without this package."""
+    for name in stage.domains:
+        task = request.tasks[name]
+        if task.verifier is None:
+            raise refused(stage.name, "domains", name, engine, f"{task.why_not}: name a reward in --tasks")
+
+
+def one_turn(request: Request, stage: TrainedStage, engine: str) -> None:
+    """Episodes of several turns need an agent, which the user names."""
+    for name in stage.domains:
+        task = request.tasks[name]
+        if task.turns > 1:
+            raise refused(
+                stage.name, "domains", name, engine,
+                f"its episodes have {task.turns} turns and no agent loop is known: export it to verl with an "
+                f"agent in --tasks",
+            )  # fmt: skip
+
+
+def warmup_steps(amounts: Amounts) -> int:
+    """As this trainer warms up: no longer than a fifth of the stage."""
+    return min(amounts.warmup_steps, amounts.steps // 5)
+
+
+def data_of(
+    request: Request, stage: TrainedStage, *, repeats: int = 1, demonstrated: bool = False
+) -> dict[str, Any]:
+    """The data specification of a stage, which `prepare_data.py` reads: rows in the order of the steps.
+
+    repeats: rows of each prompt, where the engine samples one answer of a row.
+    """
+    amounts = request.recipe.amounts[stage.name]
+    domains = {}
+    for name, share in stage.domains.items():
+        task = request.tasks[name]
+        domains[name] = {
+            "share": share,
+            "source": task.source,
+            "verifier": task.verifier,
+            "reward_scale": task.reward_scale,
+            **({"agent": task.agent} if task.agent else {}),
+        }
+    return {
+        "steps": amounts.steps,
+        "prompts_per_step": amounts.prompts_per_step,
+        "repeats": repeats,
+        "demonstrated": demonstrated,
+        "seed": request.seed,
+        "domains": domains,
+        **({"teachers": _routes(stage)} if isinstance(stage, Distill) else {}),
+    }
+
+
+def _routes(stage: Distill) -> dict[str, str]:
+    return {
+        domain: teacher.stage
+        for teacher in stage.teachers
+        for domain in teacher.domains
+        if domain in stage.domains
+    }
+
+
+def deviation_of_groups(group: int) -> str:
+    """How dividing by the sample's standard deviation instead of the population's changes advantages."""
+    percent = 100 * (1 - ((group - 1) / group) ** 0.5)
+    return (
+        "advantages are divided by the sample standard deviation of a group, ours by the population's: for a group of "
+        f"{group} theirs are {percent:.1f}% smaller"
+    )
+
+
+ZERO_SIGNAL = (
+    'zero_signal = "drop": groups of one reward stay in the batch and dilute its mean, where ours leave it'
+)
+WARM_UP = (
+    "warm-up starts at rate 0 and the cosine begins after it; ours starts at 1/W of the rate and the cosine at "
+    "step 0"
+)

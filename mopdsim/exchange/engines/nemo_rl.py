@@ -1,0 +1,313 @@
+"""Stages for NeMo-RL: GRPO and distillation from several teachers, verified in NeMo Gym. Not validated by its own code.
+
+NeMo-RL cannot be installed on a plain machine, so that nothing here was run: the keys are those of its examples at the
+commit in `VERSION`, listed in data/exchange/nemo_rl_keys.txt, and an export with any other is an error. A domain's
+agent is its NeMo Gym agent, named in the tasks file; the agent's own server verifies. Leaves out: SFT, PPO, models that
+do not train on one node (Megatron's degrees stay at its defaults).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from mopdsim.exchange.engines.as_yaml import dump
+from mopdsim.exchange.engines.job import (
+    BETAS,
+    CURVE_POINTS,
+    Job,
+    Request,
+    amounts_of,
+    check_distill,
+    check_kind,
+    check_rl,
+    check_sizes,
+    data_of,
+    deviation_of_groups,
+    refused,
+    replica_gpus,
+    stands_in,
+    warmup_steps,
+)
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import AnyStage, Distill, Rl
+
+ENGINE = "nemo-rl"
+VERSION = "7ea279abfbeb698b092856d0dab61e7cf39bc909"
+KINDS = {"rl": "grpo", "distill": "opd"}
+NOT_VALIDATED = f"not validated by its own code: keys of NeMo-RL at {VERSION[:9]}"
+BASE_CONFIG = "examples/configs/grpo_math_1B.yaml"
+Config = dict[str, Any]
+
+
+def job(request: Request, stage: AnyStage) -> Job:
+    """The stage's job. UsageError where NeMo-RL cannot say it."""
+    check_kind(stage, ENGINE, KINDS)
+    assert isinstance(stage, Rl | Distill)
+    if request.on_cpu:
+        raise refused(stage.name, "gpu", request.scenario.gpu, ENGINE, "it needs GPUs: name one with --gpu")
+    amounts = amounts_of(request, stage, ENGINE)
+    for name in stage.domains:
+        if not request.tasks[name].agent:
+            raise refused(stage.name, "domains", name, ENGINE, "NeMo Gym verifies: name its agent in --tasks")
+    own, differs = _rl(stage, amounts) if isinstance(stage, Rl) else _distill(request, stage)
+    config = _merged(_common(request, stage, amounts), own)
+    for key in unknown(config):
+        raise KeyError(f"{key} is no key of NeMo-RL at {VERSION}")
+    return Job(
+        stage=stage.name,
+        engine=ENGINE,
+        files={"config.yaml": dump(config)},
+        command=(
+            'here=$PWD; cd "${NEMO_RL:?the checkout of NeMo-RL}"; cp ' + BASE_CONFIG + ' "$here/base.yaml"; '
+            'EXPORT_ROOT="$here/.." uv run examples/nemo_gym/run_grpo_nemo_gym.py --config "$here/config.yaml" '
+            '"env.nemo_gym.config_paths=${NEMO_GYM_CONFIG_PATHS:?a list, as [a.yaml,b.yaml]}"'
+        ),
+        after='ln -sfn "$(ls -d checkpoints/step_* | sort -V | tail -1)/policy/weights/model/consolidated" weights',
+        gpus=request.gpus(stage.name),
+        nodes=_nodes(request, stage),
+        differs=(NOT_VALIDATED, *differs),
+        data=data_of(request, stage),
+    )
+
+
+def _merged(below: Config, above: Config) -> Config:
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = _merged(found[key], value) if both else value
+    return found
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Every key of the examples."""
+    text = files("mopdsim").joinpath("data", "exchange", "nemo_rl_keys.txt").read_text(encoding="utf-8")
+    return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+FREE = ("on_policy_distillation.teacher_model_by_agent_name", "policy.optimizer.kwargs", "policy.scheduler")
+
+
+def unknown(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Keys of a configuration that the examples do not have."""
+    for key, value in config.items():
+        where = f"{path}.{key}" if path else key
+        if where in FREE or where == "defaults":
+            continue
+        if where not in known_keys():
+            yield where
+        elif isinstance(value, Mapping):
+            yield from unknown(value, where)
+
+
+def _nodes(request: Request, stage: Rl | Distill) -> int:
+    return max(1, request.gpus(stage.name) // request.machine.gpus_per_node)
+
+
+def _rooted(path: str) -> str:
+    return path.replace("../", "${oc.env:EXPORT_ROOT}/", 1) if path.startswith("../") else path
+
+
+def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
+    prompt, response = request.lengths(stage)
+    gpus, per_node = request.gpus(stage.name), request.machine.gpus_per_node
+    if gpus > per_node and gpus % per_node:
+        raise refused(stage.name, "gpus", gpus, ENGINE, f"it wants whole nodes of {per_node}: change gpus_of")
+    updates = stage.updates_per_batch if isinstance(stage, Rl) else 1
+    samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
+    if samples % updates:
+        raise refused(
+            stage.name, "updates_per_batch", updates, ENGINE, f"{samples} samples must be a multiple of it"
+        )
+    every = max(1, amounts.steps // CURVE_POINTS)
+    return {
+        "defaults": "base.yaml",
+        "grpo": {
+            "num_prompts_per_step": amounts.prompts_per_step,
+            "num_generations_per_prompt": amounts.rollouts_per_prompt,
+            "max_num_steps": amounts.steps,
+            "max_num_epochs": 1,
+            "use_leave_one_out_baseline": False,
+            "val_period": every,
+            "val_at_start": True,
+            "seed": request.seed,
+        },
+        "loss_fn": {
+            "token_level_loss": stage.normalizer == "token",
+            "kl_input_clamp_value": None,
+            "kl_output_clamp_value": None,
+        },
+        "checkpointing": {
+            "checkpoint_dir": f"${{oc.env:EXPORT_ROOT}}/{stage.name}/checkpoints",
+            "metric_name": None,
+            "save_period": every,
+            "save_consolidated": True,
+        },
+        "policy": {
+            "model_name": _rooted(request.weights_of(stage.init)),
+            "train_global_batch_size": samples // updates,
+            "max_total_sequence_length": prompt + response,
+            "max_grad_norm": amounts.max_grad_norm,
+            "generation": {
+                "max_new_tokens": response,
+                "temperature": 1.0,
+                "top_p": 1.0,
+                "top_k": None,
+                "vllm_cfg": {
+                    "async_engine": True,
+                    "expose_http_server": True,
+                    "tensor_parallel_size": replica_gpus(request, stage.name, prompt + response, gpus),
+                },
+            },
+            **_optimizer(amounts, megatron=isinstance(stage, Distill)),
+        },
+        "data": {
+            "train": {
+                "data_path": f"${{oc.env:EXPORT_ROOT}}/data/{stage.name}.jsonl",
+                "dataset_name": "NemoGymDataset",
+            },
+            "validation": {
+                "data_path": f"${{oc.env:EXPORT_ROOT}}/data/{stage.name}_held_out.jsonl",
+                "dataset_name": "NemoGymDataset",
+            },
+            "default": {
+                "dataset_name": "NemoGymDataset",
+                "env_name": "nemo_gym",
+                "prompt_file": None,
+                "processor": "nemo_gym_data_processor",
+            },
+        },
+        "env": {"should_use_nemo_gym": True},
+        "logger": {"log_dir": f"${{oc.env:EXPORT_ROOT}}/{stage.name}/logs", "tensorboard_enabled": True},
+        "cluster": {"gpus_per_node": min(gpus, per_node), "num_nodes": _nodes(request, stage)},
+    }
+
+
+def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
+    """Adam with a linear warm-up and a cosine, in the words of PyTorch or of Megatron (teachers need the latter)."""
+    warm, low = warmup_steps(amounts), amounts.learning_rate * amounts.final_learning_rate_fraction
+    if megatron:
+        return {
+            "dtensor_cfg": {"enabled": False},
+            "megatron_cfg": {
+                "enabled": True,
+                "optimizer": {
+                    "lr": amounts.learning_rate,
+                    "min_lr": low,
+                    "weight_decay": amounts.weight_decay,
+                    "adam_beta1": BETAS[0],
+                    "adam_beta2": BETAS[1],
+                },
+                "scheduler": {
+                    "lr_decay_style": "cosine",
+                    "lr_decay_iters": amounts.steps,
+                    "lr_warmup_iters": warm,
+                    "lr_warmup_init": 0.0,
+                },
+            },
+            "optimizer": None,
+            "scheduler": None,
+        }
+    schedule = "torch.optim.lr_scheduler"
+    kwargs = {"lr": amounts.learning_rate, "weight_decay": amounts.weight_decay, "betas": list(BETAS)}
+    cosine = {
+        "name": f"{schedule}.CosineAnnealingLR",
+        "kwargs": {"T_max": max(1, amounts.steps - warm), "eta_min": low},
+    }
+    if not warm:
+        return {"optimizer": {"kwargs": kwargs}, "scheduler": [cosine]}
+    rise = {
+        "name": f"{schedule}.LinearLR",
+        "kwargs": {"start_factor": 1 / warm, "end_factor": 1.0, "total_iters": warm},
+    }
+    return {"optimizer": {"kwargs": kwargs}, "scheduler": [rise, cosine, {"milestones": [warm]}]}
+
+
+def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
+    if stage.algorithm != "grpo":
+        raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
+    check_rl(stage, ENGINE)
+    config = {
+        "grpo": {"normalize_rewards": stage.advantage_scale == "group"},
+        "loss_fn": {
+            "reference_policy_kl_penalty": stage.kl_coefficient,
+            "reference_policy_kl_type": "k3",
+            "ratio_clip_min": stage.clip_low,
+            "ratio_clip_max": stage.clip_high,
+            "ratio_clip_c": None,
+        },
+    }
+    differs = [deviation_of_groups(amounts.rollouts_per_prompt)] if stage.advantage_scale == "group" else []
+    if stage.zero_signal == "drop":
+        differs.append('zero_signal = "drop": groups of one reward stay in the batch and dilute its mean')
+    return config, differs
+
+
+def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
+    check_distill(stage, ENGINE)
+    check_sizes(request, stage, ENGINE)
+    if stage.reward_mix:
+        raise refused(stage.name, "reward_mix", stage.reward_mix, ENGINE, "it ignores rewards: set it to 0")
+    differs = stands_in(request, stage, ENGINE, ("sampled_token",))
+    names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
+    nodes, per_node = _nodes(request, stage), request.machine.gpus_per_node
+    if nodes < len(names) + 2:
+        raise refused(
+            stage.name, "gpus", request.gpus(stage.name), ENGINE,
+            f"{len(names)} teachers, generation and training want a node each, {len(names) + 2} of {per_node} GPUs",
+        )  # fmt: skip
+    by_agent = {
+        request.tasks[domain].agent: _rooted(request.weights_of(teacher.stage))
+        for teacher in stage.teachers
+        for domain in teacher.domains
+        if domain in stage.domains
+    }
+    config = {
+        "grpo": {
+            "async_grpo": {"enabled": True},
+            "adv_estimator": {"name": "opd"},
+            "seq_logprob_error_threshold": 2.0,
+        },
+        "loss_fn": {
+            "reference_policy_kl_penalty": 0.0,
+            "disable_ppo_ratio": True,
+            "use_importance_sampling_correction": True,
+            "truncated_importance_sampling_type": "icepop",
+            "truncated_importance_sampling_ratio": 5.0,
+            "truncated_importance_sampling_ratio_min": 0.2,
+        },
+        "policy": {
+            "generation": {
+                "colocated": {
+                    "enabled": False,
+                    "resources": {"gpus_per_node": per_node, "num_nodes": max(1, (nodes - len(names)) // 2)},
+                }
+            }
+        },
+        "on_policy_distillation": {
+            "enabled": True,
+            "teacher_model_by_agent_name": by_agent,
+            "default_teacher_alias": next(iter(by_agent)),
+            "strict_agent_name_match": True,
+            "deduplicate_shared_teacher_checkpoints": True,
+            "non_colocated_teachers": {
+                "enabled": True,
+                "default_teacher_cfg": {
+                    "tensor_model_parallel_size": replica_gpus(
+                        request, names[0], sum(request.lengths(stage)), per_node
+                    ),
+                    "num_nodes": 1,
+                    "gpus_per_node": per_node,
+                },
+            },
+        },
+    }
+    return config, [
+        *differs,
+        f"{len(names)} nodes only serve teachers, and half of the rest only generates; training is asynchronous, one "
+        "step behind",
+        "tokens whose importance ratio leaves [.2, 5] are dropped; ours are truncated at max_importance_ratio",
+    ]

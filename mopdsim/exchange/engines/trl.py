@@ -1,0 +1,215 @@
+"""Stages for TRL 1.16: SFTTrainer, GRPOTrainer, DistillationTrainer, one process a GPU under accelerate.
+
+A job's config.json holds the arguments of the trainer's configuration class; the exported train.py reads it. Leaves
+out: kinds that sample their own pairs or data, several teachers (TRL's stable trainer takes one).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from mopdsim.exchange.engines.job import (
+    BETAS,
+    CURVE_POINTS,
+    WARM_UP,
+    ZERO_SIGNAL,
+    Job,
+    Request,
+    amounts_of,
+    check_distill,
+    check_kind,
+    check_rl,
+    check_sft,
+    check_sizes,
+    data_of,
+    deviation_of_groups,
+    one_turn,
+    refused,
+    verified,
+    warmup_steps,
+)
+from mopdsim.exchange.templates import template
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
+
+ENGINE = "trl"
+VERSION = "1.16.0"
+KINDS = {"sft": "SFTTrainer", "rl": "GRPOTrainer", "distill": "DistillationTrainer"}
+BETA = {"reverse_kl": 1.0, "forward_kl": 0.0}
+MOST_ROWS = 8  # of a micro-batch on a GPU; on a CPU the whole batch is one
+
+
+def job(request: Request, stage: AnyStage) -> Job:
+    """The stage's job. UsageError where TRL cannot say it."""
+    check_kind(stage, ENGINE, KINDS)
+    assert isinstance(stage, Sft | Rl | Distill)
+    amounts = amounts_of(request, stage, ENGINE)
+    one_turn(request, stage, ENGINE)
+    match stage:
+        case Sft():
+            check_sft(stage, ENGINE)
+            rows, updates, own, differs = amounts.prompts_per_step, 1, _sft(request, stage), [WARM_UP]
+        case Rl():
+            rows, updates, own, differs = _rl(request, stage, amounts)
+        case Distill():
+            rows, updates, own, differs = _distill(request, stage, amounts)
+    arguments = _common(request, stage, amounts, rows, updates) | own
+    trainer = KINDS[stage.kind]
+    config = {
+        "trainer": trainer,
+        "model": request.weights_of(stage.init),
+        **({"teacher": request.weights_of(stage.teachers[0].stage)} if isinstance(stage, Distill) else {}),
+        "rows": f"../data/{stage.name}.jsonl",
+        "arguments": arguments,
+    }
+    gpus = request.gpus(stage.name)
+    launch = (
+        "${PYTHON:-python} train.py"
+        if gpus == 1
+        else f"${{PYTHON:-python}} -m accelerate.commands.launch --num_processes {gpus} train.py"
+    )
+    return Job(
+        stage=stage.name,
+        engine=ENGINE,
+        files={"config.json": json.dumps(config, indent=1) + "\n", "train.py": template("train_trl.py")},
+        command=launch,
+        gpus=gpus,
+        nodes=-(-gpus // request.machine.gpus_per_node),
+        differs=tuple(differs),
+        data=data_of(
+            request,
+            stage,
+            repeats=amounts.rollouts_per_prompt if isinstance(stage, Distill) else 1,
+            demonstrated=isinstance(stage, Sft),
+        ),
+        needs_verifier=isinstance(stage, Rl),
+    )
+
+
+Said = tuple[
+    int, int, dict[str, Any], list[str]
+]  # rows of an update, updates of a batch, arguments, what differs
+
+
+def _sft(request: Request, stage: Sft) -> dict[str, Any]:
+    prompt, response = request.lengths(stage)
+    for name in stage.domains:
+        if not request.tasks[name].source:
+            raise refused(
+                stage.name, "domains", name, ENGINE, "it has no demonstrations: give its data in --tasks"
+            )
+    return {"max_length": prompt + response, "completion_only_loss": True, "packing": False}
+
+
+def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
+    if stage.algorithm != "grpo":
+        raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
+    check_rl(stage, ENGINE)
+    verified(request, stage, ENGINE)
+    updates = stage.updates_per_batch
+    if amounts.prompts_per_step % updates:
+        raise refused(
+            stage.name, "updates_per_batch", updates, ENGINE,
+            f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it",
+        )  # fmt: skip
+    group = amounts.rollouts_per_prompt
+    own = {
+        "num_generations": group,
+        "num_iterations": 1,
+        "epsilon": stage.clip_low,
+        "epsilon_high": stage.clip_high,
+        "beta": stage.kl_coefficient,
+        "scale_rewards": stage.advantage_scale,
+        "loss_type": "dapo" if stage.normalizer == "token" else "grpo",
+        "mask_truncated_completions": False,
+        **_sampling(request, stage),
+    }
+    differs = [WARM_UP] + ([deviation_of_groups(group)] if stage.advantage_scale == "group" else [])
+    if stage.zero_signal == "drop":
+        differs.append(ZERO_SIGNAL)
+    return amounts.prompts_per_step * group // updates, updates, own, differs
+
+
+def _distill(request: Request, stage: Distill, amounts: Amounts) -> Said:
+    check_distill(stage, ENGINE)
+    check_sizes(request, stage, ENGINE)
+    if len(stage.teachers) > 1:
+        raise refused(
+            stage.name, "teachers", f"{len(stage.teachers)} stages", ENGINE,
+            "DistillationTrainer takes one teacher: export it to verl, or distil from one teacher after the other",
+        )  # fmt: skip
+    if stage.reward_mix:
+        raise refused(stage.name, "reward_mix", stage.reward_mix, ENGINE, "set it to 0, or export it to verl")
+    if stage.normalizer != "token":
+        raise refused(stage.name, "normalizer", stage.normalizer, ENGINE, 'use "token"')
+    beta = stage.jensen_shannon_beta if stage.loss == "jensen_shannon" else BETA.get(stage.loss)
+    if beta is None:
+        raise refused(stage.name, "loss", stage.loss, ENGINE, "use reverse_kl, forward_kl or jensen_shannon")
+    rows = amounts.prompts_per_step * amounts.rollouts_per_prompt
+    return rows, 1, {"beta": beta, **_sampling(request, stage)}, [WARM_UP]
+
+
+def _sampling(request: Request, stage: Rl | Distill) -> dict[str, Any]:
+    """One distribution on both sides: temperature 1, nothing cut off."""
+    own = {
+        "temperature": 1.0,
+        "top_p": 1.0,
+        "top_k": 0,
+        "max_completion_length": request.lengths(stage)[1],
+        "use_vllm": not request.on_cpu,
+        "shuffle_dataset": False,
+    }
+    return own if request.on_cpu else {**own, "vllm_mode": "colocate"}
+
+
+def _common(
+    request: Request, stage: Sft | Rl | Distill, amounts: Amounts, rows: int, updates: int
+) -> dict[str, Any]:
+    """Arguments of every trainer. rows: of one update; updates: of one batch of samples."""
+    gpus = request.gpus(stage.name)
+    if rows % gpus:
+        raise refused(
+            stage.name, "gpus", gpus, ENGINE,
+            f"an update's {rows} rows must be a multiple of the GPUs: change prompts_per_step or gpus_of",
+        )  # fmt: skip
+    own = rows // gpus
+    size = own if request.on_cpu else max(n for n in range(1, MOST_ROWS + 1) if own % n == 0)
+    steps = amounts.steps * updates
+    return {
+        "output_dir": "checkpoints",
+        "max_steps": steps,
+        "per_device_train_batch_size": size,
+        "gradient_accumulation_steps": own // size,
+        **({"steps_per_generation": own // size * updates} if isinstance(stage, Rl) else {}),
+        "learning_rate": amounts.learning_rate,
+        "lr_scheduler_type": "cosine_with_min_lr",
+        "lr_scheduler_kwargs": {"min_lr_rate": amounts.final_learning_rate_fraction},
+        "warmup_steps": warmup_steps(amounts) * updates,
+        "adam_beta1": BETAS[0],
+        "adam_beta2": BETAS[1],
+        "weight_decay": amounts.weight_decay,
+        "max_grad_norm": amounts.max_grad_norm,
+        "seed": request.seed,
+        "bf16": not request.on_cpu,
+        "use_cpu": request.on_cpu,
+        "gradient_checkpointing": not request.on_cpu,
+        "logging_steps": 1,
+        "save_strategy": "steps",
+        "save_steps": max(1, steps // CURVE_POINTS),
+        "save_total_limit": 1,
+        "report_to": [],
+        "disable_tqdm": True,
+    }
+
+
+def configuration_class(job_trainer: str) -> str:
+    """The name of the configuration class that checks a trainer's arguments."""
+    return job_trainer.removesuffix("Trainer") + "Config"
+
+
+def arguments_of(job: Job) -> Mapping[str, Any]:
+    """The arguments that TRL's own configuration class is to accept."""
+    found: dict[str, Any] = json.loads(job.files["config.json"])["arguments"]
+    return found

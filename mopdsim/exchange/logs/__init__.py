@@ -1,0 +1,1 @@
+"""Reading the logs of other engines: containers, keys, steps."""

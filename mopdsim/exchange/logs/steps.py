@@ -1,0 +1,249 @@
+"""Rows of a log as steps in our columns: merged, restarts undone, warm-up and evaluation told apart, units checked.
+
+    one step       rows that follow each other with the same step are one (prime-rl writes several)
+    restart        a step that is not after the last one: what was logged from it on is superseded, and counted
+    warm-up        the first step of a run and after a restart, those after it above 1.5 times the median, at most 5;
+                   a run of one step has none
+    evaluation     a step whose seconds hold an evaluation or a checkpoint; its scores are kept, its seconds left out
+    waits          never work: an asynchronous trainer's `generation` goes to wait_s
+
+Leaves out: the forecast (`mopdsim.exchange.against_forecast`).
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mopdsim.base.errors import UsageError
+from mopdsim.exchange.logs.containers import Entry, Log
+from mopdsim.exchange.logs.keymaps import KEY_MAPS, KeyMap, engine_of, speaks
+
+PHASES = ("generation_s", "old_logprob_s", "reference_s", "update_s", "reward_s", "sync_s")
+MEASURES = ("prompt_tokens", "mean_tokens", "tokens_per_s_per_gpu", "step_tokens", "score", "kl", "entropy")
+COLUMNS = ("step_s", *PHASES, "wait_s", *MEASURES)
+WARM_ABOVE = 1.5
+MOST_WARM = 5
+LONGEST_STEP_S = 1e6
+UNITS = 30.0  # tokens over rate x GPUs x seconds, either way, beyond which a unit is wrong
+Kind = Literal["work", "warm-up", "evaluation"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One training step: its number, what kind of step its seconds are of, our columns."""
+
+    step: int
+    kind: Kind
+    values: Mapping[str, float]
+
+
+@dataclass(kw_only=True)
+class Steps:
+    """A run's steps in order. scores: by step, evaluation scores under the engine's keys. dropped: rows and values left
+    out, by reason. asynchronous: whether the trainer waits for samples that others make."""
+
+    engine: str
+    steps: list[Step] = field(default_factory=list)
+    scores: dict[int, dict[str, float]] = field(default_factory=dict)
+    dropped: Counter[str] = field(default_factory=Counter)
+    asynchronous: bool = False
+
+    @property
+    def work(self) -> list[Step]:
+        """The steps whose seconds are those of training alone; all where there is no other."""
+        found = [step for step in self.steps if step.kind == "work"]
+        return found or [step for step in self.steps if step.kind == "warm-up"]
+
+    def median(self, column: str) -> float | None:
+        """Of the working steps."""
+        found = [step.values[column] for step in self.work if column in step.values]
+        return statistics.median(found) if found else None
+
+
+def steps_of(
+    logs: Sequence[Log], *, engine: str = "auto", gpus: int | None = None, asynchronous: bool = False
+) -> Steps:
+    """The steps of one run's logs. UsageError where no row has step seconds, or the keys are of no engine."""
+    where = logs[0].path if len(logs) == 1 else f"{logs[0].path} and {len(logs) - 1} more"
+    rows = [entry for log in logs for entry in log.entries]
+    own = engine_of((row.values for row in rows), where) if engine == "auto" else KEY_MAPS[engine]
+    found = Steps(engine=own.engine)
+    for log in logs:
+        found.dropped.update(log.dropped)
+    merged, starts = _merged(_own_rows(_numbered(rows, own), own, found.dropped), own, found.dropped)
+    found.asynchronous = asynchronous or any(
+        key.startswith(own.asynchronous) for row in merged.values() for key in row if own.asynchronous
+    )
+    before: tuple[int, float] | None = None
+    for number, row in sorted(merged.items()):
+        scores = {
+            key: value for key, value in row.items() if own.evaluation and key.startswith(own.evaluation)
+        }
+        if scores:
+            found.scores[number] = scores
+        values = _values(row, own, found)
+        if own.total_tokens in row:
+            total = row[own.total_tokens]
+            if before is not None and number > before[0] and total > before[1] and "step_s" in values:
+                values["step_tokens"] = (total - before[1]) / (number - before[0])
+            before = (number, total)
+        if "step_s" not in values:
+            if not scores and not any(key in row for key in own.step):
+                found.dropped["row without step seconds"] += 1
+            continue
+        if gpus and "step_tokens" in values and "tokens_per_s_per_gpu" not in values:
+            values["tokens_per_s_per_gpu"] = values["step_tokens"] / values["step_s"] / gpus
+        mixed = any(key in row for key in own.not_training)
+        found.steps.append(Step(step=number, kind="evaluation" if mixed else "work", values=values))
+    if not found.steps:
+        raise UsageError(
+            f"{where}: no row has the seconds of a step ({' or '.join(own.step)} in {own.engine}'s logs): log them and "
+            f"import again"
+        )
+    found.steps = _warmed(found.steps, starts)
+    return found
+
+
+def _numbered(rows: Sequence[Entry], own: KeyMap) -> Iterator[Entry]:
+    """Rows with a step each: where the log counts none, a row with step seconds begins the next."""
+    counted = 0
+    for row in rows:
+        if row.step is not None:
+            yield row
+            continue
+        counted += any(key in row.values for key in own.step)
+        yield Entry(step=counted, values=row.values)
+
+
+def _own_rows(rows: Iterator[Entry], own: KeyMap, dropped: Counter[str]) -> Iterator[Entry]:
+    """The rows in this engine's keys."""
+    for row in rows:
+        mine = speaks(own, row.values) or any(
+            key in row.values for keys in own.firsts.values() for key in keys
+        )
+        if mine:
+            yield row
+            continue
+        others = [name for name, other in KEY_MAPS.items() if other is not own and speaks(other, row.values)]
+        dropped[f"row of another engine ({others[0]})" if others else "row without a known key"] += 1
+
+
+def _merged(
+    rows: Iterator[Entry], own: KeyMap, dropped: Counter[str]
+) -> tuple[dict[int, dict[str, float]], set[int]]:
+    """One row a step, and the steps at which a run began."""
+    found: dict[int, dict[str, float]] = {}
+    starts: set[int] = set()
+    last: int | None = None
+    for row in rows:
+        assert row.step is not None
+        if last is None:
+            starts.add(row.step)
+        elif row.step == last:
+            _join(found[last], row.values, own, dropped)
+            continue
+        elif row.step < last:
+            lost = [number for number in found if number >= row.step]
+            dropped["step logged again after a restart"] += len(lost)
+            for number in lost:
+                del found[number]
+            starts.add(row.step)
+        found[row.step] = dict(row.values)
+        last = row.step
+    return found, starts
+
+
+def _join(into: dict[str, float], row: Mapping[str, float], own: KeyMap, dropped: Counter[str]) -> None:
+    """Puts a row to those of its step. Where they disagree the owner's stands, or else the later."""
+    owned = bool(own.owner) and own.owner in into
+    for key, value in row.items():
+        if key in into and into[key] != value:
+            if own.owner and own.owner not in row and not owned:
+                dropped["value logged twice in a step"] += 1
+            elif not own.owner and key in own.step:
+                dropped["step logged twice"] += 1
+            if owned and own.owner not in row:
+                continue
+        into[key] = value
+
+
+def _values(row: Mapping[str, float], own: KeyMap, found: Steps) -> dict[str, float]:
+    """Our columns of a row; what is out of range is counted and left out."""
+    values: dict[str, float] = {}
+    step_s = next((row[key] for key in own.step if key in row), None)
+    if step_s is not None:
+        if 0 < step_s <= LONGEST_STEP_S:
+            values["step_s"] = step_s
+        else:
+            found.dropped["step seconds of zero, below it or above a million"] += 1
+    phases = {}
+    for column, keys in own.phases.items():
+        present = [row[key] for key in keys if key in row]
+        if present and min(present) >= 0:
+            phases[column] = sum(present)
+        elif present:
+            found.dropped["phase seconds below zero"] += 1
+    waits = [row[key] for key in own.waits if key in row]
+    if found.asynchronous and "generation_s" in phases and not waits:
+        waits = [phases.pop("generation_s")]
+    elif found.asynchronous and waits:
+        phases.pop("generation_s", None)
+    if waits:
+        values["wait_s"] = sum(waits)
+    if "step_s" in values and sum(phases.values()) > 1.1 * values["step_s"]:
+        found.dropped["phases longer than their step"] += 1
+        phases = {}
+    values |= phases
+    for column, keys in own.firsts.items():
+        value = next((row[key] for key in keys if key in row), None)
+        if value is None:
+            continue
+        if column.endswith(("tokens", "per_gpu")) and value <= 0:
+            found.dropped[f"{column} of zero or below"] += 1
+        else:
+            values[column] = value
+    return values
+
+
+def _warmed(steps: list[Step], starts: set[int]) -> list[Step]:
+    """The same steps, those of the start of a run called warm-up."""
+    usual = statistics.median(step.values["step_s"] for step in steps)
+    found, left = [], 0
+    for place, step in enumerate(steps):
+        first = place == 0 or step.step in starts
+        left = MOST_WARM if first else left
+        warm = len(steps) > 1 and left > 0 and (first or step.values["step_s"] > WARM_ABOVE * usual)
+        left = left - 1 if warm else 0
+        kind: Kind = "warm-up" if warm and step.kind == "work" else step.kind
+        found.append(Step(step=step.step, kind=kind, values=step.values))
+    return found
+
+
+def check_units(found: Steps, *, gpus: float, samples: float, max_tokens: float, where: str) -> None:
+    """UsageError where lengths, samples, GPUs, rate and seconds contradict each other by the size of a unit."""
+    mean, rate, seconds = (found.median(name) for name in ("mean_tokens", "tokens_per_s_per_gpu", "step_s"))
+    if mean is not None and mean > 1.02 * max_tokens:
+        raise UsageError(
+            f"{where}: mean response of {mean:,.0f} tokens, but at most {max_tokens:,.0f} are allowed: the log is of "
+            f"another recipe, or the length is in characters"
+        )
+    if mean is None or rate is None or seconds is None or not gpus:
+        return
+    made = samples * (mean + (found.median("prompt_tokens") or 0.0))
+    ratio = made / (rate * gpus * seconds)
+    if not 1 / UNITS < ratio < UNITS:
+        raise UsageError(
+            f"{where}: {made:,.0f} tokens a step, but {rate:,.4g} a second and GPU on {gpus:,.0f} GPUs for "
+            f"{seconds:,.4g} s make {rate * gpus * seconds:,.4g}: a unit is wrong (milliseconds for seconds?) or the "
+            f"manifest is another's"
+        )
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of the logarithm."""
+    return statistics.stdev(map(math.log, values)) if len(values) > 1 else 0.0

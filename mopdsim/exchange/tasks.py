@@ -1,0 +1,162 @@
+"""What an engine needs to know of a domain: where its rows come from, who verifies, how long its answers are.
+
+Verifiers that stand alone, each a few lines in the exported reward.py:
+
+    same     the response equals the one right answer     tiny domains that have one
+    exact, numeric, regex                                 files of JSON lines, as in `trainer.tasks.jsonl`
+    reasoning_gym                                         the library's own grader
+    own      a function of the user's                     any domain, named in a tasks file
+
+A tasks file (TOML) says what the table of domains cannot know:
+
+    [math]
+    data = "/data/math.parquet"            # or .jsonl: rows with prompt and answer
+    reward = "/rewards/math.py:grade"      # grade(response, answer, row) -> float
+    [swe]
+    agent = "swe_agent"                    # the agent loop that verl knows by this name
+
+Leaves out: making rows (the exported prepare_data.py does, with this package's tasks or the user's file).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.facts.domains import Domain
+
+ONE_ANSWER: Final = frozenset(
+    [
+        "sort", "sort_down", "sort_long", "reverse", "rotate", "shift", "shift_back", "compare", "swap", "dedup",
+        "rle_decode", "rle_encode", "sort_then_shift", "reverse_then_shift",
+    ]
+)  # fmt: skip
+"""Tiny domains with exactly one right answer to each prompt, so that comparing with it is their verifier."""
+RUNS_ANSWERS: Final = frozenset(
+    [
+        "binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "countdown", "intermediate_integration",
+        "polynomial_multiplication", "puzzle24", "simple_integration",
+    ]
+)  # fmt: skip
+"""Families of reasoning-gym whose graders evaluate what the model wrote; this trainer guards them, engines do not."""
+RAISES: Final = frozenset(["boxnet", "game_of_life", "prime_factorization"])
+"""Families of reasoning-gym whose graders raise, rather than score 0, on what they cannot read."""
+JSONL_VERIFIERS: Final = ("exact", "numeric", "regex")
+_KEYS: Final = ("data", "reward", "agent", "max_prompt_tokens", "max_response_tokens")
+PROMPT_ROOM = 4  # longest prompt over the mean one, where nobody says
+PROMPT_STEP = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A domain for an engine. source: "mopd" (this package's task of that name) or a file. verifier: one of the
+    module's, or None with the reason in `why_not`. own_reward: PATH:FUNCTION."""
+
+    name: str
+    source: str
+    verifier: str | None
+    why_not: str = ""
+    own_reward: str = ""
+    agent: str = ""
+    turns: int = 1
+    max_prompt_tokens: int
+    max_response_tokens: int
+    reward_scale: float = 1.0
+
+
+def tasks_of(domains: Mapping[str, Domain], told: Mapping[str, Mapping[str, Any]]) -> dict[str, Task]:
+    """The tasks of a scenario's domains, with what a tasks file says of them."""
+    for name in told:
+        if name not in domains:
+            raise UsageError(f"--tasks: [{name}] is no domain of the recipe{did_you_mean(name, domains)}")
+    return {name: _with(_known(name, row), told.get(name, {})) for name, row in domains.items()}
+
+
+def read_tasks(path: Path | None) -> dict[str, Mapping[str, Any]]:
+    """A tasks file; nothing where none is given."""
+    if path is None:
+        return {}
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(
+            f"--tasks {path}: no such file; give a TOML file with a table for each domain"
+        ) from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UsageError(f"--tasks {path}: not valid TOML: {error}") from None
+    for name, row in document.items():
+        if not isinstance(row, Mapping):
+            raise UsageError(f"--tasks {path}: {name} = {row!r} must be a table, as in [math]")
+        for key, value in row.items():
+            _check_key(f"--tasks {path}: [{name}]", key, value)
+    return document
+
+
+def _check_key(where: str, key: str, value: Any) -> None:
+    if key not in _KEYS:
+        raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
+    if key.startswith("max_"):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UsageError(f"{where}: {key} = {value!r} must be a whole number of at least 1")
+    elif not isinstance(value, str) or not value:
+        raise UsageError(f"{where}: {key} = {value!r} must be text in quotes")
+    elif key == "reward" and ":" not in value:
+        raise UsageError(
+            f'{where}: reward = {value!r} must name a file and a function, as in "/rewards/math.py:grade"'
+        )
+    elif key == "data" and not value.endswith((".jsonl", ".parquet")):
+        raise UsageError(f"{where}: data = {value!r} must be a .jsonl or .parquet file")
+
+
+def _with(task: Task, told: Mapping[str, Any]) -> Task:
+    changes: dict[str, Any] = {key: told[key] for key in _KEYS[3:] if key in told}
+    if "data" in told:
+        changes["source"] = told["data"]
+    if "reward" in told:
+        changes |= {"verifier": "own", "own_reward": told["reward"]}
+    if "agent" in told:
+        changes |= {"agent": told["agent"], "turns": 1}
+    return replace(task, **changes)
+
+
+def dials(spec: str) -> dict[str, str]:
+    """The dials of a specification, NAME?key=value&key=value."""
+    pairs: Iterable[str] = spec.partition("?")[2].split("&")
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs) if key}
+
+
+def _known(name: str, row: Domain) -> Task:
+    """What the name and the table say."""
+    bare, given = name.partition("?")[0], dials(name)
+    scheme, colon, argument = bare.partition(":")
+    verifier: str | None = None
+    why_not = f"no verifier of {bare!r} is known"
+    source = ""
+    if colon and scheme == "jsonl":
+        source, verifier = "mopd", given.get("verifier", JSONL_VERIFIERS[0])
+    elif colon and scheme == "reasoning_gym":
+        source, verifier = "mopd", "reasoning_gym"
+        if argument in RUNS_ANSWERS:
+            verifier, why_not = None, f"the grader of {bare!r} evaluates what the model wrote"
+        if argument in RAISES:
+            verifier, why_not = None, f"the grader of {bare!r} raises on what it cannot read"
+    elif row.scope == "tiny":
+        source, verifier = "mopd", "same" if bare in ONE_ANSWER else None
+        why_not = f"{bare!r} has several right answers or turns, which its verifier here knows"
+    if float(given.get("reward_noise", "0")):
+        verifier, why_not = None, "reward_noise is drawn by this trainer"
+    mean = row.prompt_tokens.value
+    return Task(
+        name=name,
+        source=source,
+        verifier=verifier,
+        why_not=why_not,
+        turns=row.turns,
+        max_prompt_tokens=PROMPT_STEP * max(1, -(-int(PROMPT_ROOM * mean) // PROMPT_STEP)),
+        max_response_tokens=int(given.get("max_new_tokens", row.max_response_tokens)),
+        reward_scale=float(given.get("reward_scale", "1")),
+    )
