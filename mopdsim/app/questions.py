@@ -29,7 +29,7 @@ FIELDS = (
 )  # fmt: skip
 _ZERO_IS_NONE = ("teams", "budget_usd", "deadline_days")
 _MACHINE = ("model", "gpu", *_ZERO_IS_NONE)
-_CARRIED = ("usd_per_gpu_hour", "overlap", "precision", "speculative_factor", "seed")
+_CARRIED = ("usd_per_gpu_hour", "overlap", "precision", "speculative_factor", "conflict_shift", "seed")
 _WHOLE = ("max_response_tokens", "turns")
 _CONFIDENCE = 0.8
 

@@ -36,13 +36,17 @@ def finding(now: Forecast, rival: Forecast, mean: Difference) -> str:
     if mean.verdict == TIE:
         price = f"{ratio:.1f} times" if ratio >= 1 else f"{ratio:.0%} of"
         return (
-            f"{_capital(ours)} and {theirs} end level in mean score, and the first costs {price} the second."
+            f"At these steps, untuned, {ours} and {theirs} end level in mean score, and the first costs {price} the "
+            "second."
         )
     price = f"at {ratio:.1f} times its cost" if ratio >= 1 else f"at {ratio:.0%} of its cost"
     gain = 100 * float(np.median(mean.difference_N))
     side = "above" if gain > 0 else "below"
     sure = mean.probability_better if gain > 0 else 1 - mean.probability_better
-    return f"{_capital(ours)} ends {abs(gain):.1f} points {side} {theirs} in mean score ({sure:.0%} sure), {price}."
+    return (
+        f"At these steps, untuned, {ours} ends {abs(gain):.1f} points {side} {theirs} in mean score ({sure:.0%} sure), "
+        f"{price}."
+    )
 
 
 def plain_finding(document: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ Leaves out: the arithmetic (`mopdsim.forecast.compare`, `mopdsim.forecast.compar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -35,12 +36,17 @@ from mopdsim.cli.texts import comparison_text
 def compare(
     recipes: Annotated[
         list[str] | None,
-        typer.Argument(metavar="RECIPE|FILE ...", help="Two or more; the first is the baseline."),
+        typer.Argument(
+            metavar="RECIPE|FILE ...",
+            help="Two or more; the first is the baseline. With --all: a planner's question (TOML), or nothing.",
+        ),
     ] = None,
     all_: Annotated[
         bool,
         typer.Option(
-            "--all", help="All published systems and the plain rivals, at one budget of training FLOPs."
+            "--all",
+            help="All published systems and the plain rivals, at one budget of training FLOPs; of a question, the "
+            "planner's finalists and the systems at equal dollars.",
         ),
     ] = False,
     budget_flops: Annotated[
@@ -62,6 +68,7 @@ def compare(
     """Forecast several recipes in the same worlds: differences, the probability that one is better, or a tie.
 
     Example: mopd compare mixed_rl mopd merge --domains math,code
+    Example: mopd compare --all studies/questions/known_conflict.toml
     """
     keys = scenario_keys(
         model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
@@ -70,6 +77,13 @@ def compare(
     if all_:
         from mopdsim.forecast.compare_all import compare_all
 
+        if recipes and len(recipes) == 1 and recipes[0].endswith(".toml"):
+            if budget_flops is not None:
+                raise UsageError(
+                    f"budget_flops = {budget_flops:g}: {recipes[0]} has limits of its own: leave it out"
+                )
+            found = ranked(Path(recipes[0]), keys)
+            return emit(found) if json_ else print(ranking_text(found))
         if recipes:
             raise UsageError(
                 f"--all compares every recipe, and {', '.join(recipes)} is named beside it: use one"
@@ -86,6 +100,48 @@ def compare(
     scenarios = [scenario_of(recipe, keys) for recipe in recipes or ()]
     document = judge([run(scenario) for scenario in scenarios])
     return emit(document) if json_ else print(comparison_text(document, assumptions(scenarios[0])))
+
+
+def ranked(file: Path, keys: dict[str, Any]) -> dict[str, Any]:
+    """The planner's finalists and the systems of a question with the flags on top."""
+    from mopdsim.cli.plan_command import question_document
+    from mopdsim.plan.plan import plan
+    from mopdsim.plan.question import from_document
+    from mopdsim.plan.ranking import ranking
+
+    return ranking(plan(from_document(question_document(file, keys), source=str(file))))
+
+
+def ranking_text(document: Mapping[str, Any]) -> str:
+    """The table for people: the planner's plans, then the systems at what the first plan costs."""
+    lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}", _ranking_row(None)]
+    lines += [_ranking_row(row) for row in document["finalists"]]
+    if document["systems"]:
+        lines.append(f"published systems, each scaled to {usd(document['usd'])}")
+        lines += [_ranking_row(row) for row in document["systems"]]
+    if document["ahead"]:
+        names = ", ".join(document["ahead"])
+        lines.append(f"ahead of the first plan in most worlds, outside the planner's families: {names}")
+    lines += [f"left out: {name}: {why}" for name, why in document["left_out"].items()]
+    return "\n".join(lines)
+
+
+def _ranking_row(row: Mapping[str, Any] | None) -> str:
+    """A line of the table; its head where there is no row."""
+    cells = ["plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first"]
+    if row is not None:
+        better = row["probability_better"]
+        cells = [
+            row["name"] + ("*" if row.get("off_budget") else ""),
+            score(row["value"]),
+            interval(row["utility"], score),
+            score(row["worst_score"]["p50"]),
+            usd(row["usd"]["p50"]),
+            duration(row["days"]["p50"]),
+            "" if better is None else share(better),
+        ]
+    widths = (22, 7, 14, 14, 9, 11, 0)
+    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def all_text(document: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""A scenario at a given budget of training FLOPs: every stage's steps times one common factor.
+"""A scenario at a given budget, of training FLOPs or of dollars: every stage's steps times one common factor.
 
 Training FLOPs are those of sampling, scoring and gradient, evaluation not counted, as in `Amounts.max_flops`. Steps are
 whole, so stages that were alike may end a step apart; no stage has fewer than two (or than the one it had), so a budget
@@ -9,13 +9,19 @@ Leaves out: merges, which spend nothing; a better split of the budget between st
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import steps_within
+from mopdsim.facts.hardware import gpu
+from mopdsim.forecast.forecast import HOUR
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.stage_draws import bills_of
+from mopdsim.forecast.stage_draws import bills_of, length_of, seconds_of, world_of
 from mopdsim.recipes.amounts import Amounts
 
 CLOSE = 0.01  # of the budget
@@ -25,25 +31,26 @@ _LEAST_FACTOR, _MOST_FACTOR = 1e-9, 1e9
 
 @dataclass(frozen=True, kw_only=True)
 class AtBudget:
-    """The scaled scenario: the factor on its steps, its FLOPs, and the stages that cannot be cut further."""
+    """The scaled scenario: the factor on its steps, what it spends of the budget's kind, and the stages that cannot be
+    cut further."""
 
     scenario: Scenario
-    budget_flops: float
+    budget: float
     factor: float
-    flops: float
+    spent: float
     floored: tuple[str, ...]
 
     @property
     def met(self) -> bool:
         """Within 1% of the budget."""
-        return abs(self.flops / self.budget_flops - 1) <= CLOSE
+        return abs(self.spent / self.budget - 1) <= CLOSE
 
     @property
     def reason(self) -> str:
         """Why the budget is not met; empty where it is."""
         if self.met:
             return ""
-        if self.flops > self.budget_flops and self.floored:
+        if self.spent > self.budget and self.floored:
             return f"{', '.join(self.floored)} cannot be cut further"
         return "its few steps are whole"
 
@@ -52,31 +59,60 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     """The scenario whose forecast spends `flops` on training. UsageError for a budget that is no amount."""
     if not (math.isfinite(flops) and flops > 0):
         raise UsageError(f"budget_flops = {flops}: must be a finite number above 0")
-    amounts = scenario.recipe.amounts
     bills = bills_of(scenario)
-    per_step = {name: bills[name].step_flops for name in amounts}
+
+    def spent(rows: Mapping[str, Amounts]) -> float:
+        return sum(
+            bills[name].step_flops * steps_within(row, bills[name].step_flops) for name, row in rows.items()
+        )
+
+    return _scaled_to(scenario, flops, spent)
+
+
+def at_dollars(scenario: Scenario, usd: float, calibration: Calibration | None = None) -> AtBudget:
+    """The scenario whose forecast costs `usd` at the median. UsageError for a sum that is no amount."""
+    if not (math.isfinite(usd) and usd > 0):
+        raise UsageError(f"budget_usd = {usd}: must be a finite number above 0")
+    bills, world = bills_of(scenario), world_of(scenario, calibration or default_calibration())
+    lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
+    price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
+
+    def hours(name: str, steps: int) -> Array:
+        return seconds_of(scenario, bills[name], steps, lengths[name]) * bills[name].gpus / HOUR
+
+    fixed_N = sum((hours(name, 1) for name in bills if name not in scenario.recipe.amounts), np.zeros(1))
+
+    def spent(rows: Mapping[str, Amounts]) -> float:
+        taken = (hours(name, steps_within(row, bills[name].step_flops)) for name, row in rows.items())
+        return float(np.median(sum(taken, fixed_N))) * price
+
+    return _scaled_to(scenario, usd, spent)
+
+
+def _scaled_to(
+    scenario: Scenario, budget: float, spent: Callable[[Mapping[str, Amounts]], float]
+) -> AtBudget:
+    """The scenario with the factor at which it spends the budget. Stages alike gain a step at the same factor: one
+    after the other, as long as that comes closer."""
+    amounts = scenario.recipe.amounts
 
     def scaled(factor: float) -> dict[str, Amounts]:
         return {name: row.scaled(factor) for name, row in amounts.items()}
 
-    def spent(rows: Mapping[str, Amounts]) -> float:
-        return sum(per_step[name] * steps_within(row, per_step[name]) for name, row in rows.items())
-
     low, high = _LEAST_FACTOR, _MOST_FACTOR
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if spent(scaled(middle)) <= flops else (low, middle)
-    # Stages alike gain a step at the same factor: one after the other, as long as that comes closer.
+        low, high = (middle, high) if spent(scaled(middle)) <= budget else (low, middle)
     rows, more = scaled(low), scaled(high)
     for name in rows:
         tried = rows | {name: more[name]}
-        if abs(spent(tried) - flops) < abs(spent(rows) - flops):
+        if abs(spent(tried) - budget) < abs(spent(rows) - budget):
             rows = tried
     return AtBudget(
         scenario=replace(scenario, recipe=scenario.recipe.with_amounts(rows)),
-        budget_flops=flops,
+        budget=budget,
         factor=low,
-        flops=spent(rows),
+        spent=spent(rows),
         floored=tuple(name for name, row in rows.items() if row.steps == min(2, amounts[name].steps)),
     )
 

@@ -51,7 +51,7 @@ def _row(scaled: AtBudget) -> dict[str, Any]:
     cap_N = cap(found)
     return {
         "recipe": recipe.name,
-        "flops": scaled.flops,
+        "flops": scaled.spent,
         "factor": scaled.factor,
         "off_budget": scaled.reason,
         "gpu_hours": quantiles(found.gpu_hours_N),

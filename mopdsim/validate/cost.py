@@ -38,15 +38,3 @@ def validate(kind: str, data: str | Path | None = None, *, fitted: Fitted | None
     loader = LOADERS[kind]
     table = loader.load(published(kind) if data is None else data)
     return build(table, fitted or shipped()[kind], loader)
-
-
-def validate_decode(path: str | Path) -> ValidationReport:
-    return validate("decode", path)
-
-
-def validate_train_throughput(path: str | Path | None = None) -> ValidationReport:
-    return validate("train_throughput", path)
-
-
-def validate_rl_steps(path: str | Path | None = None) -> ValidationReport:
-    return validate("rl_steps", path)

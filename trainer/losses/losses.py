@@ -15,7 +15,7 @@ gradients (`trainer.batch.update`). Non-finite values are passed on for the loop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -107,30 +107,6 @@ def top_k_reverse_kl(
         raise UsageError(f"k is {k}, but a top-k support holds at least one token: give k >= 1")
     measure = partial(divergences.top_k_reverse, k=k)
     return _weighted_sum(measure, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
-
-
-def several_teachers(
-    divergence: Divergence,
-    student_logits_NV: Tensor,
-    teacher_logits_NV: Mapping[str, Tensor],
-    teacher_weights: Mapping[str, float],
-    weights_N: Tensor,
-) -> Loss:
-    """Several teachers on the same positions: the sum of weight x divergence(student, teacher).
-
-    Metrics: each teacher's own, as `NAME/metric`. UsageError unless each teacher has exactly one weight.
-    """
-    if not teacher_weights or set(teacher_logits_NV) != set(teacher_weights):
-        raise UsageError(
-            f"teacher_weights names {sorted(teacher_weights)}, but the teachers are "
-            f"{sorted(teacher_logits_NV)}: give each teacher exactly one weight"
-        )
-    losses, metrics = [], {}
-    for name, weight in teacher_weights.items():
-        loss, own = divergence(student_logits_NV, teacher_logits_NV[name], weights_N * weight)
-        losses.append(loss)
-        metrics.update({f"{name}/{key}": value for key, value in own.items()})
-    return torch.stack(losses).sum(), metrics
 
 
 def extrapolate(teacher_logits_NV: Tensor, reference_logits_NV: Tensor, lam: float) -> Tensor:

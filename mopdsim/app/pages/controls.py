@@ -43,9 +43,9 @@ def sliders(scenario: Scenario) -> None:
             "Teachers", 0, 1, 1, disabled=True, help="This recipe does not share domains among teachers."
         )
     _slider(
-        "Conflict between domains", "conflict", choice.conflict, [round(-1 + 0.05 * step, 2) for step in range(41)],
-        shown=lambda shift: "as known" if shift == 0 else f"K {shift:+.2f}",
-        help="Shifts K, how much training on one domain helps (+) or hurts (-) another, for every pair.",
+        "Conflict between domains", "conflict", choice.conflict, [round(1 - 0.05 * step, 2) for step in range(41)],
+        shown=lambda shift: "as known" if shift == 0 else f"{'more' if shift < 0 else 'less'}: K {shift:+.2f}",
+        help="To the right domains hurt each other more: K of every pair, which is below 0 where they hurt, goes down.",
     )  # fmt: skip
     _slider(
         "Teacher quality", "quality", choice.quality, QUALITIES, shown=lambda factor: f"{factor:g} × RL steps",
@@ -102,7 +102,8 @@ def _slider(
     """A slider over options, the value's own place among them made where it has none."""
     if value not in options:
         limits = [option for option in options if option == NO_LIMIT and field != "conflict"]
-        options = [*sorted({value, *options} - set(limits)), *limits]
+        ordered = sorted({value, *options} - set(limits), reverse=field == "conflict")
+        options = [*ordered, *limits]
     key = f"w_{field}"
     st.select_slider(
         label, options=list(options), format_func=shown, key=state.hold(key, value), help=help,

@@ -19,6 +19,7 @@ from mopdsim.app.tables import matrix
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
+from mopdsim.facts.domains import P90
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
 from mopdsim.plan.search.grouping import interference_graph, suggested
@@ -54,15 +55,17 @@ def _body() -> None:
 
 
 def _finding(scenario: Scenario) -> str:
-    """The strongest pull among the pairs, in a sentence."""
+    """The strongest pull among the pairs whose sign is known, in a sentence."""
     known = conflicts_of(scenario, default_calibration())
-    pair = max(known, key=lambda name: abs(known[name].value))
+    sure = {name: row for name, row in known.items() if abs(row.value) >= P90 * row.sd}
+    if not sure:
+        return "No pull between two domains is known by its sign: every K may help or hurt."
+    pair = max(sure, key=lambda name: abs(sure[name].value))
     source, target = pair.split(">")
-    verb = "helps" if known[pair].value > 0 else "hurts"
-    unsure = " and its sign is open" if abs(known[pair].value) < 1.28 * known[pair].sd else ""
+    verb = "helps" if sure[pair].value > 0 else "hurts"
     return (
-        f"The strongest pull: training on {source} {verb} {target} (K {known[pair].value:+.2f}, "
-        f"{known[pair].grade}){unsure}."
+        f"The strongest pull whose sign is known: training on {source} {verb} {target} "
+        f"(K {sure[pair].value:+.2f}, {sure[pair].grade})."
     )
 
 

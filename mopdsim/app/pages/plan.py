@@ -23,8 +23,8 @@ def page() -> None:
     with right:
         if plan_work.busy():
             plan_work.wait()
-        elif st.session_state.get("planned") is not None:
-            show(*st.session_state.planned)
+        elif (found := plan_work.found()) is not None:
+            show(*found)
         else:
             st.markdown("##### Which recipe, how many teachers, how much compute for each?")
             st.caption(

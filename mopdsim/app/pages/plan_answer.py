@@ -24,8 +24,9 @@ DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
 def show(question: str, document: Mapping[str, Any]) -> None:
     """The whole answer."""
     color = DECISIONS[document["decision"]]
-    st.markdown(f":{color}-badge[{document['decision']}]")
+    st.caption(views.plain(document["assumptions"]))
     st.markdown(f"##### {views.plain(document['headline'])}")
+    st.markdown(f":{color}-badge[{document['decision']}] :gray-badge[{views.plain(document['basis'])}]")
     best = document["recommended"]
     _numbers(best)
     _take(best["scenario"], "recommended")
@@ -116,6 +117,7 @@ def _plan(best: Mapping[str, Any]) -> None:
 def _rivals(document: Mapping[str, Any]) -> None:
     rows = [
         (
+            row["name"],
             row["label"],
             row["value"],
             row["usd"]["p50"],
@@ -127,7 +129,7 @@ def _rivals(document: Mapping[str, Any]) -> None:
     ]
     if rows:
         st.markdown("**Runners-up**")
-        columns = ["plan", "value", "USD", "days", "better with probability", "verdict"]
+        columns = ["plan", "in full", "value", "USD", "days", "better with probability", "verdict"]
         views.table(
             pd.DataFrame(rows, columns=columns),
             key="rivals",

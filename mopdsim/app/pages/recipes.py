@@ -1,4 +1,4 @@
-"""Page Recipes: one recipe's graph, stages, calendar and cost; all of them at one budget.
+"""Page Recipes: one recipe's graph, stages, calendar and cost; all of them at one budget, the planner's plans first.
 
 Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsim.forecast.compare_all`).
 """
@@ -6,14 +6,16 @@ Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsi
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, state, views
+from mopdsim.app import charts, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
+from mopdsim.app.pages import plan_work
 from mopdsim.app.tables import frames
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, interval, score, usd
@@ -28,6 +30,7 @@ POOL_TITLES: dict[Pools, str] = {
     "by_kind": "One for each kind of stage",
     "by_stage": "One for each stage",
 }
+RANKED = ["plan", "kind", "score", "P10", "P90", "worst domain", "USD", "days", "better than the first"]
 SCALES = {"asked": "The question of What if", "published": "As published"}
 
 
@@ -141,13 +144,16 @@ def stage_plan(recipe: Recipe) -> pd.DataFrame:
 
 @st.fragment
 def _all() -> None:
-    """Every system and rival with the same training FLOPs, over the question's domains and machine."""
+    """The planner's candidates; every system and rival with the same training FLOPs, over the question's domains."""
     choice = state.choice()
     if not choice.named:
         st.info(
             "The question's recipe is written out in full; pick a preset of a named recipe to compare all."
         )
         return
+    with views.said():
+        _ranked(choice)
+    st.markdown("**Untuned: every recipe's own proportions at the same training compute**")
     with views.said(), st.spinner("Forecasting every recipe"):
         document = _compared(json.dumps(common_keys(choice)))
         table = compared(document)
@@ -166,6 +172,59 @@ def _all() -> None:
             "The same table: mopd compare --all.",
         )  # fmt: skip
         views.table(table, key="compare_all_table", alt="All recipes at one budget: cost, days, scores, risk")
+
+
+def _ranked(choice: Choice) -> None:
+    """The table of this question, or a button that has the planner make it."""
+    text = questions.checked(questions.of_scenario(answer(choice).forecast.scenario))
+    if plan_work.busy("ranked"):
+        plan_work.wait("ranked")
+        return
+    found = plan_work.found("ranked")
+    if found is not None and found[0] == text:
+        _ranked_table(found[1])
+        return
+    st.caption(
+        "The planner gives every kind of plan its best grouping and steps under the question's limits, then sets the "
+        "published systems beside them at equal dollars. It takes some twenty seconds."
+    )
+    if st.button("Rank with the planner", icon=":material/leaderboard:", key="rank"):
+        plan_work.begin(text, "ranked")
+
+
+def _ranked_table(document: Mapping[str, Any]) -> None:
+    st.caption(views.plain(document["assumptions"]))
+    st.markdown(f"##### {views.plain(document['headline'])}")
+    st.caption(
+        views.plain(
+            f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
+            f"plan costs. Basis: {document['basis']}."
+        )
+    )
+    views.table(
+        ranked(document),
+        key="ranked_table",
+        alt="Plans of the planner, then published systems at equal dollars",
+    )
+
+
+def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a candidate, in the planner's order and then the systems', the best first."""
+    rows = [
+        (
+            recipe_title(row["name"]),
+            "plan" if row["of"] == "planner" else "system",
+            row["value"],
+            row["utility"]["p10"],
+            row["utility"]["p90"],
+            row["worst_score"]["p50"],
+            row["usd"]["p50"],
+            row["days"]["p50"],
+            row["probability_better"],
+        )
+        for row in [*document["finalists"], *document["systems"]]
+    ]
+    return pd.DataFrame(rows, columns=RANKED)
 
 
 def common_keys(choice: Choice) -> dict[str, Any]:
@@ -200,8 +259,8 @@ def compared(document: dict[str, Any]) -> pd.DataFrame:
             "days": row["days"]["p50"],
             "stages": row["stages"],
             "teachers": row["teachers"],
-            "within budget": row["off_budget"] is None,
-            "why not": row["off_budget"] or "",
+            "within budget": not row["off_budget"],
+            "why not": row["off_budget"],
         }
         for row in document["rows"]
     ]

@@ -189,3 +189,25 @@ def test_calibrate_cost_takes_the_kind_from_the_columns(tmp_path: Path) -> None:
     path.write_text("colour,size\nred,3\n")
     error = failure("calibrate", "cost", "--data", str(path))
     assert error.exit_code == 2 and "rl_steps: framework" in str(error)
+
+
+QUESTIONS = sorted(Path("studies/questions").glob("*.toml"))
+QUICK = ("tiny_three_domains", "new_domain_weighted")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        pytest.param(path, id=path.stem, marks=[] if path.stem in QUICK else pytest.mark.slow)
+        for path in QUESTIONS
+    ],
+)
+def test_plan_and_compare_all_give_one_answer_to_a_shipped_question(question: Path) -> None:
+    planned = json.loads(output("plan", str(question), "--json"))
+    ranked = json.loads(output("compare", "--all", str(question), "--json"))
+    assert ranked["headline"] == planned["headline"] and len(planned["headline"].split()) <= 25
+    plans = [planned["recommended"], *planned["alternatives"]]
+    assert [row["name"] for row in ranked["finalists"]] == [plan["name"] for plan in plans]
+    for row, plan in zip(ranked["finalists"], plans, strict=True):
+        assert all(row[key] == plan[key] for key in ("value", "utility", "usd", "days", "worst_score"))
+    assert ranked["systems"] and all(row["usd"]["p50"] > 0 for row in ranked["systems"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.compare_command import all_text
-from mopdsim.forecast.at_budget import at_budget, training_flops
+from mopdsim.forecast.at_budget import at_budget, at_dollars, training_flops
 from mopdsim.forecast.compare_all import DOMAINS, RECIPES, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
@@ -31,9 +32,9 @@ def test_a_budget_is_met_or_the_floor_is_said(name: str, budget: float) -> None:
     step = max(
         flops / scaled.scenario.recipe.amounts[stage].steps for stage, flops in spent(scaled.scenario).items()
     )
-    assert scaled.met or (scaled.flops > budget and scaled.floored) or abs(scaled.flops - budget) <= step / 2
+    assert scaled.met or (scaled.spent > budget and scaled.floored) or abs(scaled.spent - budget) <= step / 2
     assert bool(scaled.reason) != scaled.met
-    assert training_flops(scaled.scenario) == pytest.approx(scaled.flops, rel=1e-9)
+    assert training_flops(scaled.scenario) == pytest.approx(scaled.spent, rel=1e-9)
     for stage, before in tiny(name).recipe.amounts.items():
         after = scaled.scenario.recipe.amounts[stage]
         assert 0 <= after.steps - before.scaled(scaled.factor).steps <= 1
@@ -81,3 +82,11 @@ def test_a_budget_below_the_floor_is_marked() -> None:
     document = compare_all(draws=20, budget_flops=1e9)
     assert any(row["off_budget"] for row in document["rows"])
     assert "cannot be cut further" in all_text(document)
+
+
+def test_at_equal_dollars_the_forecast_costs_them() -> None:
+    scenario = of_recipe("mopd", domains=["math", "code"], gpus=64, draws=50)
+    scaled = at_dollars(scenario, 20_000.0)
+    assert scaled.met and float(np.median(forecast(scaled.scenario).usd_N)) == pytest.approx(scaled.spent)
+    with pytest.raises(UsageError, match="budget_usd"):
+        at_dollars(scenario, 0.0)

@@ -19,7 +19,7 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.cost.constants import KINDS, DecodeConstants, TrainConstants, parse, read, shipped
 from mopdsim.cost.counting import training_flops
 from mopdsim.fit.cost import calibrate, fit, half_width, write
-from mopdsim.validate.cost import LOADERS, published, validate, validate_decode
+from mopdsim.validate.cost import LOADERS, published, validate
 from mopdsim.validate.report import symmetric_error
 from mopdsim.validate.tables import number, read_rows, resolve
 
@@ -81,7 +81,7 @@ def test_rl_steps_reach_their_figures() -> None:
 
 @pytest.mark.skipif(not SHARED_DECODE.is_file(), reason="the measured decode table does not ship")
 def test_decode_reaches_its_figures() -> None:
-    report = validate_decode(SHARED_DECODE).as_json()
+    report = validate("decode", SHARED_DECODE).as_json()
     halves = [summary for name, summary in report["schemes"].items() if name.startswith("half of the groups")]
     assert len(halves) == 4
     for half in halves:
@@ -138,7 +138,7 @@ def test_a_row_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
 def test_unknown_models_and_gpus_are_listed_and_left_out(tmp_path: Path) -> None:
     good = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
     rows = [good, good.replace("Qwen3-32B", "Qwen9-1T"), good.replace("h100_sxm", "z900")]
-    report = validate_decode(decode_file(tmp_path / "d.csv", rows)).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", rows)).as_json()
     assert report["rows"] == 1
     assert [entry["line"] for entry in report["unknown"]] == [4, 5]
     assert report["predictions"][0]["basis"] == "half of the groups, 0"
@@ -148,7 +148,7 @@ def test_unknown_models_and_gpus_are_listed_and_left_out(tmp_path: Path) -> None
 def test_unseen_models_get_wider_intervals(tmp_path: Path) -> None:
     seen = "Qwen/Qwen3-32B,newbackend,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
     unseen = seen.replace("Qwen3-32B", "Qwen3-14B")
-    report = validate_decode(decode_file(tmp_path / "d.csv", [seen, unseen])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [seen, unseen])).as_json()
     widths = [row["high"] / row["low"] for row in report["predictions"]]
     assert widths[0] < widths[1]
     assert {row["basis"] for row in report["predictions"]} == {"shipped constants"}
@@ -156,7 +156,7 @@ def test_unseen_models_get_wider_intervals(tmp_path: Path) -> None:
 
 def test_rows_that_lack_an_input_are_predicted_as_a_distribution(tmp_path: Path) -> None:
     row = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,,4,1,1,4,1,100,11.0,1"
-    report = validate_decode(decode_file(tmp_path / "d.csv", [row])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [row])).as_json()
     assert report["rows"] == 0 and report["median_error"] is None
     (entry,) = report["incomplete"]
     assert entry["missing"] == ["concurrency"]
@@ -180,7 +180,7 @@ def test_reports_are_plain_json(tmp_path: Path) -> None:
 
 def test_bad_files(tmp_path: Path) -> None:
     with pytest.raises(NotFoundError, match="does not exist"):
-        validate_decode(tmp_path / "none.csv")
+        validate("decode", tmp_path / "none.csv")
     with pytest.raises(NotFoundError, match="ships"):
         validate("decode")
     with pytest.raises(UsageError, match="rl_steps"):
@@ -188,10 +188,10 @@ def test_bad_files(tmp_path: Path) -> None:
     path = tmp_path / "bad.csv"
     path.write_text("model,backend\na,b\n")
     with pytest.raises(UsageError, match="lacks the columns"):
-        validate_decode(path)
+        validate("decode", path)
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="UTF-8"):
-        validate_decode(path)
+        validate("decode", path)
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_bad_files(tmp_path: Path) -> None:
 )
 def test_nonsense_in_a_cell_refuses_the_row(tmp_path: Path, old: str, new: str, reason: str) -> None:
     row = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
-    report = validate_decode(decode_file(tmp_path / "d.csv", [row, row.replace(old, new)])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [row, row.replace(old, new)])).as_json()
     assert report["rows"] == 1
     assert reason in report["refused"][0]["reason"] and report["refused"][0]["line"] == 4
 

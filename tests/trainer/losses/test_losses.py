@@ -392,30 +392,6 @@ def test_extrapolated_targets_are_normalised_powers(lam: float) -> None:
     torch.testing.assert_close(target, power / power.sum(-1, keepdim=True))
 
 
-def test_one_teacher_of_weight_one_is_that_teacher_bit_for_bit() -> None:
-    student = STUDENT.clone().requires_grad_()
-    alone, metrics = losses.reverse_kl(student, TEACHER, WEIGHTS)
-    summed, own = losses.several_teachers(losses.reverse_kl, student, {"a": TEACHER}, {"a": 1.0}, WEIGHTS)
-    assert alone.item() == summed.item()
-    assert torch.equal(gradient(alone, student), gradient(summed, student))
-    assert own == {f"a/{name}": value for name, value in metrics.items()}
-
-
-def test_reverse_kl_to_several_teachers_is_that_to_their_geometric_mean() -> None:
-    student = STUDENT.clone().requires_grad_()
-    teachers, weights = {"a": TEACHER, "b": OTHER}, {"a": 0.3, "b": 0.7}
-    summed, _ = losses.several_teachers(losses.reverse_kl, student, teachers, weights, WEIGHTS)
-    mean = 0.3 * TEACHER.log_softmax(-1) + 0.7 * OTHER.log_softmax(-1)
-    one, _ = losses.reverse_kl(student, mean, WEIGHTS)
-    torch.testing.assert_close(gradient(summed, student), gradient(one, student))
-
-
-@pytest.mark.parametrize("weights", [{}, {"a": 1.0}, {"a": 1.0, "c": 1.0}])
-def test_every_teacher_has_a_weight(weights: dict[str, float]) -> None:
-    with pytest.raises(UsageError, match="exactly one weight"):
-        losses.several_teachers(losses.reverse_kl, STUDENT, {"a": TEACHER, "b": OTHER}, weights, WEIGHTS)
-
-
 # Normalisers and advantages
 
 TRAINED = torch.tensor([[1, 1, 1, 0], [1, 0, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
