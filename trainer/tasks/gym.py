@@ -24,12 +24,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.tasks.base import Item, Procedural
 from trainer.tasks.harmless import is_arithmetic
+from trainer.tasks.numbers import numbers_in
 from trainer.tasks.spec import Options, shared_dials
 
 SCHEME: Final = "reasoning_gym"
@@ -57,8 +59,17 @@ _ANSWER_ALONE: Final = re.compile(
     r"final (?:answer|value)|only the (?:result|number|angle)|single number|as your answer", re.IGNORECASE
 )
 _WRONG_SHAPE: Final = (AttributeError, IndexError, KeyError, TypeError, ValueError)
+PAYS_FOR_NEARNESS: Final = frozenset(["complex_arithmetic", "polynomial_equations"])
+"""Families whose graders pay for numbers near the answer, so much that a constant reply earns a third and more: here
+they give full marks or none, and none for a reply that is no finite number."""
+PAYS_FOR_DIGITS: Final = frozenset(["coin_flip"])
+"""Families whose graders pay for the first digits of a decimal, all of them for '0': the number itself is compared."""
+_FULL_MARKS: Final = 0.999
+_TOLERANCE: Final = Fraction(1, 10_000)  # of PAYS_FOR_DIGITS, as in their graders
+_NOT_FINITE: Final = re.compile(r"nan|inf", re.IGNORECASE)
 REJECTS_BY_RAISING: Final[Mapping[str, tuple[type[Exception], ...]]] = {
     "boxnet": _WRONG_SHAPE,
+    "complex_arithmetic": (OverflowError,),
     "game_of_life": _WRONG_SHAPE,
     "prime_factorization": (ValueError,),
 }
@@ -116,10 +127,17 @@ class GymTask(Procedural):
         trusted = response == item.answer or self.family not in EVALUATES_ARITHMETIC
         if not trusted and not is_arithmetic(response):
             response = ""
+        if self.family in PAYS_FOR_DIGITS:
+            said, right = numbers_in(response), Fraction(item.answer)
+            return float(bool(said) and abs(said[-1] - right) <= _TOLERANCE)
+        near = self.family in PAYS_FOR_NEARNESS
+        if near and _NOT_FINITE.search(response):
+            return 0.0
         dataset = _dataset(self.family, self.config)
         try:
             with redirect_stdout(sys.stderr):
-                return float(dataset.score_answer(response, item.data["entry"]))
+                score = float(dataset.score_answer(response, item.data["entry"]))
+            return float(score >= _FULL_MARKS) if near else score
         except REJECTS_BY_RAISING.get(self.family, ()):
             return 0.0
 

@@ -20,6 +20,8 @@ from trainer.tasks.gym import (
     EVALUATES_ARITHMETIC,
     EVALUATES_LITERALS,
     HASH_ORDERED,
+    PAYS_FOR_DIGITS,
+    PAYS_FOR_NEARNESS,
     REJECTS_BY_RAISING,
     extracted,
 )
@@ -133,6 +135,15 @@ def test_responses_that_cannot_be_read_score_zero(family: str) -> None:
     domain = task(f"reasoning_gym:{family}")
     (item,) = domain.stream("train", 0, 1, seed=0)
     assert all(domain.grade(item, [said]) < 1.0 for said in GARBAGE)
+
+
+@pytest.mark.parametrize("family", sorted(PAYS_FOR_NEARNESS | PAYS_FOR_DIGITS))
+def test_a_constant_reply_earns_little_where_graders_paid_for_nearness(family: str) -> None:
+    domain = task(f"reasoning_gym:{family}?extract=whole")
+    items = domain.stream("train", 0, 60, seed=0)
+    for said in ("0", "0.5", "nan", "NaN+1j", "inf", "", "none", "8" * 380, "1e998", "0, 0"):
+        assert sum(domain.grade(item, [said]) for item in items) / len(items) <= 0.25, said
+    assert all(domain.grade(item, [item.answer]) == 1.0 for item in items)
 
 
 def test_other_exceptions_of_a_grader_propagate() -> None:
