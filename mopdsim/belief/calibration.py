@@ -24,7 +24,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.belief.dials import between, by_domains, nearest, undialled
+from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
 from mopdsim.belief.streams import (  # fmt: skip
     DISTRIBUTIONS,
     Correlation,
@@ -53,7 +53,9 @@ CONSTANTS = (
     "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
     "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",
     "size_exponent", "breaking_size",
+    "ambiguity_conflict", "ambiguity_power", "sequence_conflict", "merge_conflict",
 )  # fmt: skip
+ALONG_THE_DIAL = ("ambiguity_conflict", "ambiguity_power")  # k and p of K = -k d^p between rivals
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
     "start": "logit",
     "asymptote": "logit",
@@ -154,13 +156,32 @@ class Calibration:
         self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
     ) -> Array:
         """Draws of a pair's "conflict" or "spill", (N,). They are interpolated between the nearest studied
-        dial settings; a pair without any takes the general prior, on a random stream of its own."""
+        dial settings; a pair without any takes the general prior, on a random stream of its own. The conflict of rivals
+        at ambiguity d is that of their marked prompts less k d^p, one curve for all: it falls with the dial in
+        every draw."""
+        dial = rivalry(source.name, target.name) if kind == "conflict" else 0.0
+        if dial > 0:
+            marked_N = self.draw_pair(kind, *_marked(source, target), scope=scope, seed=seed, draws=draws)
+            fall_N, power_N = (self.draw(name, scope, seed=seed, draws=draws) for name in ALONG_THE_DIAL)
+            return np.asarray(marked_N - fall_N * dial**power_N)
         near = self._near_pair(kind, source, target)
         drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
         return between(near, drawn)
 
     def pair(self, kind: str, source: Domain, target: Domain, scope: Scope) -> Estimate:
         """What is known of a pair's "conflict" or "spill": mean, sd and weakest grade of what `draw_pair` draws."""
+        dial = rivalry(source.name, target.name) if kind == "conflict" else 0.0
+        if dial > 0:
+            marked = self.pair(kind, *_marked(source, target), scope=scope)
+            fall, power = (self.parameter(name).at(scope) for name in ALONG_THE_DIAL)
+            lost = fall.value * dial**power.value  # sd of k in ln
+            sds = (marked.sd, lost * fall.sd, lost * abs(math.log(dial)) * power.value * power.sd)
+            return Estimate(
+                value=marked.value - lost,
+                sd=math.hypot(*sds),
+                grade=max((row.grade for row in (marked, fall, power)), key=GRADES.index),
+                source=f"ambiguity {dial:g}: {fall.source}",
+            )
         near = self._near_pair(kind, source, target)
         found = {name: self.parameter(f"{kind}:{name}").at(scope) for name in near}
         if len(found) == 1:
@@ -210,6 +231,12 @@ class Calibration:
     def _studied_domains(self) -> dict[Scope, dict[str, list[str]]]:
         """Domains of which studies found something, by scope and without dials."""
         return {scope: by_domains(rows) for scope, rows in self.facts.items()}
+
+
+def _marked(source: Domain, target: Domain) -> tuple[Domain, Domain]:
+    """Two rivals with every prompt marked."""
+    one, other = (replace(row, name=unambiguous(row.name)) for row in (source, target))
+    return one, other
 
 
 @cache

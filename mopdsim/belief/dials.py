@@ -1,7 +1,9 @@
-"""For a domain spec with dials: the studied specs of the same domain whose dials are nearest to it.
+"""For a domain spec with dials: the studied specs of the same domain whose dials are nearest to it, and its rivals.
 
 A dial is an option of a spec ("sort?ambiguity=0.5"); one that a spec leaves out is at 0. Between two studied settings
-what is known is taken in proportion to the inverse of the distance. Leaves out: domains of another name.
+what is known is taken in proportion to the inverse of the distance. Two rival domains ask the same prompts and want
+different answers; the dial `ambiguity`, from 0 to 1, is the probability that a prompt does not say which is meant.
+Leaves out: domains of another name.
 """
 
 from __future__ import annotations
@@ -11,7 +13,15 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.errors import UsageError
 
+AMBIGUITY = "ambiguity"
+RIVALS = (
+    ("sort", "sort_down"),
+    ("reverse", "rotate"),
+    ("shift", "shift_back"),
+)  # as the tiny tasks have them
+_ASKED = (AMBIGUITY, "length")  # the options that change prompts; the others change teaching and judging
 NEAREST = 2  # settings between which an unseen one lies
 
 
@@ -45,6 +55,37 @@ def between(weights: Mapping[str, float], drawn: Mapping[str, Array], *, positiv
     if positive:
         return np.exp(sum(weight * np.log(drawn[name]) for name, weight in weights.items()))
     return np.asarray(sum(weight * drawn[name] for name, weight in weights.items()))
+
+
+def ambiguity(spec: str) -> float:
+    """The ambiguity of a spec, 0 where it has none. UsageError where it is not a number from 0 to 1."""
+    text = _dials(spec).get(AMBIGUITY, "0")
+    try:
+        value = float(text)
+    except ValueError:
+        value = float("nan")
+    if not 0 <= value <= 1:
+        raise UsageError(
+            f"domain {spec!r}: ambiguity = {text}: must be a number from 0 to 1, the share of unmarked prompts"
+        )
+    return value
+
+
+def rivalry(one: str, other: str) -> float:
+    """The ambiguity between two specs, the lesser one's: 0 where their domains are no rivals or ask other prompts."""
+    dial = min(ambiguity(one), ambiguity(other))
+    if dial == 0 or not any({_row(one), _row(other)} == set(pair) for pair in RIVALS):
+        return 0.0
+    asked = [
+        {key: value for key, value in _dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)
+    ]
+    return dial if asked[0] == asked[1] else 0.0
+
+
+def unambiguous(spec: str) -> str:
+    """The spec with every prompt marked."""
+    options = [f"{key}={value}" for key, value in _dials(spec).items() if key != AMBIGUITY]
+    return "?".join([_row(spec), *(["&".join(options)] if options else [])])
 
 
 def _distance(one: str, other: str) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import Array, logistic
 from mopdsim.belief.calibration import SCHEMA_VERSION
 from mopdsim.fit.breakdown import breaking
 from mopdsim.fit.collapse import collapse_middle
@@ -29,14 +29,24 @@ MODEL_ERROR = {
     "grade": "prior",
     "source": "scale of Student's t, in logits, between a stage's score and what the model form says",
 }
+BASES = (
+    2.0,
+    0.3,
+)  # prior of the spread of starts between bases, logits: counts as so many bases, of this size
 _PAIRED = ("conflict", "spill")
 
 
 def document(
-    posterior: Posterior, base: Mapping[str, Any], *, name: str, source: str, trees: Sequence[Tree] = ()
+    posterior: Posterior,
+    base: Mapping[str, Any],
+    *,
+    name: str,
+    source: str,
+    trees: Sequence[Tree] = (),
+    dial: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date.
-    trees: all that was read, where the posterior is of calm runs alone."""
+    trees: all that was read, where the posterior is of calm runs alone; dial: what replicates say of rivals."""
     latents, scope = posterior.latents, scope_of_trees(posterior.latents.trees)
     learned = _learned(posterior)
     parameters = {key: dict(row) for key, row in base["parameters"].items()}
@@ -55,6 +65,10 @@ def document(
     if (middle := collapse_middle(posterior, source=source)) is not None:
         alone["collapse_middle"] = (middle.value, middle.sd)
     alone |= breaking(posterior, trees or latents.trees)
+    alone |= dial or {}
+    for domain, (value, sd) in starts(posterior).items():
+        found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
+        domains.setdefault(domain, {})["start"] = found
     for key, (value, sd) in alone.items():
         found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
         parameters[key] = {**parameters[key], "studies": {**parameters[key].get("studies", {}), scope: found}}
@@ -67,6 +81,25 @@ def document(
         "correlations": {scope: _correlations(learned)},
         "fit": _about(posterior, latents, learned),
     }
+
+
+def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
+    """Start scores of a new base of the studied size, by domain: mean over the bases and the sd of the next one, in
+    probability. Of a few bases the spread leans on `BASES`."""
+    latents = posterior.latents
+    by_domain: dict[str, dict[str, float]] = {}
+    for latent, x in zip(latents.entries, posterior.x_L, strict=True):
+        if latent.tree is not None and latents.trees[latent.tree].relative_size == 1:
+            base = latents.trees[latent.tree].base
+            by_domain.setdefault(latent.domains[0], {})[base] = float(x)
+    weight, spread = BASES
+    found = {}
+    for domain, own in by_domain.items():
+        x_B = np.array(list(own.values()))
+        variance = (weight * spread**2 + float(((x_B - x_B.mean()) ** 2).sum())) / (weight + len(x_B) - 1)
+        mean = float(logistic(np.asarray(x_B.mean())))
+        found[domain] = mean, math.sqrt(variance * (1 + 1 / len(x_B))) * max(mean * (1 - mean), 0.01)
+    return found
 
 
 class _Row:

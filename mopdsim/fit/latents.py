@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.belief.calibration import CONSTANTS, Calibration, Distribution, in_logits
+from mopdsim.belief.dials import rivalry, unambiguous
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.fit.forest import Tree
+from mopdsim.quality.ambiguity import rivals_of
 from mopdsim.quality.world import World, from_start, sized
 from mopdsim.recipes.recipe import Distill, Merge, Rl
 
@@ -36,6 +38,7 @@ LEFT_OUT = (
     "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
     "breaking_rate", "breaking_power", "broken_share", "breaking_size",
     "size_slope",  # of models of a second size
+    "ambiguity_conflict", "ambiguity_power",  # from replicates alone (`mopdsim.fit.ambiguity`)
 )  # fmt: skip
 SCORES = ("asymptote", "demonstrated")
 SPEEDS = ("midpoint", "steepness", "distill_tokens")
@@ -113,6 +116,7 @@ class Latents:
         """The world of a tree at these unknowns: arrays (D, 1, N), an axis of one for points before the members."""
         tree, count = self.trees[place], x_LN.shape[1]
         names = tuple(tree.domains)
+        constants = self._constants(x_LN)
 
         def value(name: str) -> Array | None:
             index = self.index.get(name)
@@ -131,14 +135,16 @@ class Latents:
             mean_N = value(kind)
             pairs_DDN = np.zeros((len(names), len(names), 1, count))
             for (i, source), (j, target) in permutations(enumerate(names), 2):
-                deviation_N = value(f"{kind}:{source}>{target}")
+                pair = _marked(source, target) if kind == "conflict" else (source, target)
+                deviation_N = value(f"{kind}:{'>'.join(pair)}")
                 if mean_N is not None and deviation_N is not None:
                     pairs_DDN[i, j] = mean_N + deviation_N
+                if kind == "conflict" and (dial := rivalry(source, target)) > 0:
+                    pairs_DDN[i, j] -= constants["ambiguity_conflict"] * dial ** constants["ambiguity_power"]
             return pairs_DDN
 
         facts = {key: rows(key, _facts(tree, key)) for key in (*SCORES, *SPEEDS)}
         start_DN = rows(f"start{place}", _facts(tree, "start"))
-        constants = self._constants(x_LN)
         asymptote_DN = np.maximum(facts["asymptote"], start_DN)
         world = World(
             names=names,
@@ -157,6 +163,7 @@ class Latents:
             constants=constants,
             spread={},
             luck={stage.name: np.ones(1) for stage in tree.recipe.stages},  # never collapses
+            rivals=rivals_of(list(tree.domains.values())),
         )
         return sized(world, tree.relative_size)
 
@@ -213,17 +220,24 @@ def _pairs(trees: Sequence[Tree], calibration: Calibration) -> Iterator[Latent]:
             continue
         prior = calibration.parameters[kind].prior
         yield Latent(name=kind, mean=prior.value, sd=prior.sd)
-        for source, target in sorted(pairs):
+        dialled = {_marked(*pair) for pair in pairs if rivalry(*pair)} if kind == "conflict" else set()
+        marked = {_marked(*pair) for pair in pairs} if kind == "conflict" else pairs
+        for source, target in sorted(marked):
             yield Latent(
                 name=f"{kind}:{source}>{target}",
                 mean=0.0,
                 sd=SPREADS[kind][0],
                 group=kind,
-                domains=(source, target),
+                domains=() if (source, target) in dialled else (source, target),
             )
     for name in sorted({name for pair in together for name in pair}):
         prior = calibration.parameters["dispersion"].prior
         yield _latent(f"dispersion:{name}", prior, "lognormal", (name,))
+
+
+def _marked(source: str, target: str) -> tuple[str, str]:
+    """The pair itself, of ambiguous rivals the pair with every prompt marked: the dial's own curve is the rest."""
+    return (unambiguous(source), unambiguous(target)) if rivalry(source, target) else (source, target)
 
 
 def _met(tree: Tree, *, inside: bool) -> Iterator[tuple[str, str]]:

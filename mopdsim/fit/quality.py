@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import from_document
+from mopdsim.belief.calibration import Calibration, from_document
+from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.document import document
 from mopdsim.fit.forest import load
 from mopdsim.fit.latents import latents_of
@@ -29,17 +31,25 @@ def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STAR
     if not data:
         raise UsageError("no observations to fit: give an observations.csv of a study")
     prior = _document(base)
+    calibration = from_document(prior, source=str(base or "the shipped calibration"))
     trees, dates = load(data)
-    posterior = fit(
-        latents_of(
-            load(data, calm=True)[0], from_document(prior, source=str(base or "the shipped calibration"))
-        ),
-        starts=starts,
-    )
+    calm = load(data, calm=True)[0]
+    dial = along_the_dial(calm, calibration)
+    posterior = fit(latents_of(calm, _at(calibration, dial)), starts=starts)
     runs = sum(len(tree.runs) for tree in trees)
     names = ", ".join(path.parent.name or path.name for path in data)
     source = f"{names}: {runs} runs, {max(dates)}"
-    return document(posterior, prior, name=f"fitted to {names}", source=source, trees=trees)
+    return document(posterior, prior, name=f"fitted to {names}", source=source, trees=trees, dial=dial)
+
+
+def _at(calibration: Calibration, found: Mapping[str, tuple[float, float]]) -> Calibration:
+    """The calibration whose priors of these parameters are what was found of them."""
+    rows = {
+        name: replace(row, prior=replace(row.prior, value=found[name][0], sd=found[name][1]))
+        for name, row in calibration.parameters.items()
+        if name in found
+    }
+    return replace(calibration, parameters={**calibration.parameters, **rows})
 
 
 def write(found: Mapping[str, Any], path: Path) -> None:

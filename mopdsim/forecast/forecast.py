@@ -33,6 +33,7 @@ from mopdsim.forecast.stage_draws import (
     trained_model,
     world_of,
 )
+from mopdsim.quality.ambiguity import within_bound
 from mopdsim.quality.walk import Effort, Products, State, products, walk
 from mopdsim.quality.world import World
 
@@ -99,8 +100,9 @@ class Forecast:
     @cached_property
     def likely_DN(self) -> Array:
         """The scores with the error of the model form added, if it is known: the range in which a real run's
-        score is expected. Every interval of a score that is printed is one of these draws."""
-        return moved(self.scores_DN, self.error_DN)
+        score is expected, on rivals no more than one model can reach. Every interval of a score that is printed is one
+        of these draws."""
+        return within_bound(moved(self.scores_DN, self.error_DN), self.world.rivals)
 
     @property
     def score_intervals(self) -> dict[str, dict[str, float]]:

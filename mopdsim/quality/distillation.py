@@ -82,6 +82,7 @@ def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[
         _reward(stage, step, effort, shares_SN, conflict_SN)
     if stage.on_policy:
         _collapse(step, before_DN, lesson.distance_N)
+    step.settle()
     return closed_SN, shares_SN
 
 

@@ -190,6 +190,7 @@ def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, J
     if len(places) > 1:
         after_SN = scaled_gain(before_SN, after_SN, np.exp(conflict_SN))
     step.move_some("interference", places, after_SN)
+    step.settle()
     return kl_SN.sum(axis=0)
 
 

@@ -6,7 +6,7 @@ its value and scoring passes are cost.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -53,7 +53,10 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     )
     steep_SN = world.steepness_DN[places]
     whole_SN = effort.compute_N / world.midpoint_DN[places]
-    speed_SN = np.exp(world.constants["efficiency_shift"] * conflict_SN)
+    slowed_SN = mean_conflict(
+        world.speed_conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
+    )
+    speed_SN = np.exp(world.constants["efficiency_shift"] * slowed_SN)
     pressed = pressure(
         tuple(stage.domains), stage.reward_models, stage.kl_coefficient, step, judges, whole_SN * shares_SN
     )
@@ -77,7 +80,9 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     if stage.reward_models:
         won_SN = before_SN + pressed.won_SN * (climbed_SN - before_SN)
         step.move_some("judge", places, not_below(step, won_SN, before_SN))
+    step.clash(progress_SN)
     _spill(step, progress_SN)
+    step.settle()
     return kl_SN.sum(axis=0)
 
 
@@ -132,6 +137,7 @@ def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Datas
     if stage.data:
         step.move_some("cap", places, exposed_SN)
     step.move_some("shortfall", places, before_SN + closed_SN * (exposed_SN - before_SN))
+    step.settle()
     return kl_SN.sum(axis=0)
 
 
@@ -164,7 +170,11 @@ def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, A
 
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); of what a specialist
-    lost (T < 0) only a share arrives, since the others' weights outvote it; never above the best of its inputs."""
+    lost (T < 0) only a share arrives, since the others' weights outvote it; never above the best of its inputs.
+
+    What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-p sum over j of K_jd a_jd over the n
+    domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
+    learned both have settled their conflict."""
     weights = np.array(stage.weights or np.ones(len(stage.inputs)))
     factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
     density = stage.density if stage.method == "ties" else 1.0
@@ -183,6 +193,22 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     step.move("gain", before_DN + summed_DN)
     loss_DN = step.world.constants["merge_overlap"] * density * overlap_DN
     step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
+    factor_DN = np.exp(step.world.constants["merge_conflict"] * _kept_apart(moved, step))
+    scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
+    step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
     best_DN = np.max([before_DN, *(states[name].score_DN for name in stage.inputs)], axis=0)
     step.move("cap", np.minimum(step.score_DN, best_DN))
+    step.settle()
     return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
+
+
+def _kept_apart(moved: Sequence[Array], step: Step) -> Array:
+    """kbar of a merge: conflicts of domains that different inputs gained on. moved: each input's change. (D, N)"""
+    gained_IDN = np.maximum(np.stack(np.broadcast_arrays(*moved)), 0.0)
+    whole_DN = gained_IDN.sum(axis=0)
+    share_IDN = gained_IDN / np.maximum(whole_DN, 1e-12)
+    apart_DDN = (1.0 - np.einsum("ij...,id...->jd...", share_IDN, share_IDN)) * (whole_DN > 0)[:, None]
+    world = step.world
+    count_N = np.maximum((whole_DN > 0).sum(axis=0) - 1.0, 1.0)
+    pull_DN = np.einsum("jd...,jd...->d...", world.conflict_DDN * np.ones_like(apart_DDN), apart_DDN)
+    return np.asarray(count_N ** -world.constants["pair_exponent"] * pull_DN)

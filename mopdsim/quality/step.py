@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.quality.interference import column, retained
+from mopdsim.quality.ambiguity import within_bound
+from mopdsim.quality.interference import column, retained, scaled_gain
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
 
@@ -55,9 +56,9 @@ class Step:
         lifted_DN = np.zeros(1) if self.before.lifted_DN is None else self.before.lifted_DN
         self.lifted_DN = np.broadcast_to(lifted_DN, self.score_DN.shape)
         self.booked = None if self.before.waterfall is None else dict(self.before.waterfall)
-        if not isinstance(stage, Merge):
-            self.trained = np.array([world.index[name] for name in stage.domains])
-            self.shares_S = np.array(list(stage.domains.values()))
+        shares = {} if isinstance(stage, Merge) else stage.domains
+        self.trained = np.array([world.index[name] for name in shares], dtype=np.intp)
+        self.shares_S = np.array(list(shares.values()))
 
     @property
     def untrained(self) -> NDArray[np.intp]:
@@ -98,8 +99,29 @@ class Step:
         floor_DN = np.minimum(self.world.start_DN, self.score_DN)
         self.move("interference", floor_DN + (self.score_DN - floor_DN) * kept_DN)
 
+    def clash(self, progress_SN: Array) -> None:
+        """What domains gained over the root is scaled, in logits, by the conflict with what is trained after them:
+        exp(share kbar), with kbar = n^-p sum of K_jd over the n domains j trained now, each as far as its curve was
+        climbed. No conflict, or no gain, changes nothing; no gain grows beyond its asymptote."""
+        others, world = self.untrained, self.world
+        if self.from_root or len(others) == 0:
+            return
+        count, constants = len(self.trained), world.constants
+        pull_ON = np.einsum("jo...,j...->o...", world.conflict_DDN[np.ix_(self.trained, others)], progress_SN)
+        factor_ON = np.exp(constants["sequence_conflict"] * count ** -constants["pair_exponent"] * pull_ON)
+        before_ON, start_ON = self.score_DN[others], world.start_DN[others]
+        scaled_ON = scaled_gain(start_ON, before_ON, factor_ON)
+        scaled_ON = np.minimum(scaled_ON, np.maximum(before_ON, world.asymptote_DN[others]))
+        self.move_some("interference", others, np.where(before_ON > start_ON, scaled_ON, before_ON))
+
+    def settle(self) -> None:
+        """Holds the scores to what one model can reach on rival domains."""
+        if self.world.rivals:
+            self.move("interference", within_bound(self.score_DN, self.world.rivals, self.trained.tolist()))
+
     def finish(self, kl_N: Array) -> State:
         """The state that the stage leaves."""
+        self.settle()
         lineage = (*self.before.lineage, self.name)
         return State(
             score_DN=self.score_DN,

@@ -7,7 +7,9 @@ kbar). A FLOP counts for more at a higher rate and a smaller batch (`mopdsim.qua
 the gap to the cap exponentially in gradient tokens; the cap is the own teacher's score, raised by what the other
 teachers gained there. Everything stays in [0, 1]. A reward model in the verifier's place wins a share of the gain and
 can be over-optimised; chosen samples are the target of the fine-tuning that reads them. The `waterfall` splits a
-score's distance from its root into causes that add up.
+score's distance from its root into causes that add up. K acts wherever domains meet in one model: trained together,
+distilled together, merged, or trained one after the other. On rival domains no model passes their bound
+(`mopdsim.quality.ambiguity`).
 Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
 """
 

@@ -16,6 +16,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
 from mopdsim.facts import domains as table
 from mopdsim.facts.domains import Domain, Estimate, Scope
+from mopdsim.quality.ambiguity import Rivals, check_starts, rivals_of, within_bound
 from mopdsim.quality.interference import column
 from mopdsim.recipes.recipe import BASE, SMALLER
 
@@ -28,7 +29,7 @@ class World:
     spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
     draws, (N,), that decide by stage name whether a distillation collapses, by "stage/domain" whether RL breaks.
     smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
-    where there are two.
+    where there are two. rivals: pairs of domains that no model can both master.
     """
 
     names: tuple[str, ...]
@@ -47,11 +48,23 @@ class World:
     luck: Mapping[str, Array] = field(default_factory=dict)
     smaller: World | None = None
     sizes_b: Mapping[str, float] = field(default_factory=dict)
+    rivals: Rivals = ()
 
     @cached_property
     def index(self) -> dict[str, int]:
         """Place of each domain on axis D."""
         return {name: place for place, name in enumerate(self.names)}
+
+    @cached_property
+    def speed_conflict_DDN(self) -> Array:
+        """The conflicts that also act on C_mid: all but those of rivals, whose K was measured at equal updates and so
+        holds what they do to speed."""
+        if not self.rivals:
+            return self.conflict_DDN
+        found_DDN = self.conflict_DDN.copy()
+        for one, other, _ in self.rivals:
+            found_DDN[one, other] = found_DDN[other, one] = 0.0
+        return found_DDN
 
     def of(self, root: str) -> World:
         """This world as the model `root` meets it. UsageError where it knows no smaller one."""
@@ -110,14 +123,17 @@ def draw_world(
 
     names = tuple(domains)
     spread, luck = chances(names, stages, scope, seed=seed, draws=draws)
+    rivals = rivals_of(list(domains.values()))
+    check_starts(list(domains.values()), rivals)
+    start_DN = within_bound(rows("start"), rivals)
     constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
     dispersion = [calibration.draw(f"dispersion:{name}", scope, seed=seed, draws=draws) for name in domains]
     world = World(
         names=names,
-        start_DN=rows("start"),
+        start_DN=start_DN,
         asymptote_DN=rows("asymptote"),
         demonstrated_DN=rows("demonstrated"),
-        midpoint_DN=from_start(rows("midpoint"), rows("start"), domains.values(), constants["start_slope"]),
+        midpoint_DN=from_start(rows("midpoint"), start_DN, domains.values(), constants["start_slope"]),
         steepness_DN=rows("steepness"),
         distill_tokens_DN=rows("distill_tokens"),
         length_DN=rows("response_tokens"),
@@ -128,6 +144,7 @@ def draw_world(
         spread=spread,
         luck=luck,
         sizes_b=sizes_b or {},
+        rivals=rivals,
     )
     base = world if relative_size is None else sized(world, relative_size)
     if SMALLER not in world.sizes_b:
@@ -185,7 +202,7 @@ def shrunk(world: World, starts: Mapping[str, Array]) -> World:
 
     return replace(
         world,
-        start_DN=lowered(world.start_DN),
+        start_DN=within_bound(lowered(world.start_DN), world.rivals),
         asymptote_DN=lowered(world.asymptote_DN),
         demonstrated_DN=lowered(world.demonstrated_DN),
     )
