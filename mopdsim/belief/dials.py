@@ -23,6 +23,7 @@ RIVALS = (
 )  # as the tiny tasks have them
 _ASKED = (AMBIGUITY, "length")  # the options that change prompts; the others change teaching and judging
 NEAREST = 2  # settings between which an unseen one lies
+_SAME = 1e-9  # a nearer setting is the studied one
 
 
 def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
@@ -31,7 +32,7 @@ def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
     apart = sorted((distance, spec) for spec in studied if (distance := _distance(wanted, spec)) is not None)[
         :NEAREST
     ]
-    if apart and apart[0][0] == 0:
+    if apart and apart[0][0] < _SAME:
         return {apart[0][1]: 1.0}
     whole = sum(1 / distance for distance, _ in apart)
     return {spec: 1 / distance / whole for distance, spec in apart}

@@ -141,7 +141,7 @@ def _scores(plan: Recipe, conflict: float, *, others: float | None = None) -> Ar
 def test_conflict_hurts_in_every_recipe_of_several_domains(name: str) -> None:
     plan = made(name, ["sort", "reverse", "shift"])
     free, hurt = _scores(plan, 0.0).mean(axis=0), _scores(plan, -1.0).mean(axis=0)
-    assert np.all(hurt < free)
+    assert np.all(hurt <= free) and hurt.mean() < free.mean()  # a merge is held to the best of its inputs
 
 
 def test_without_conflict_a_cascade_and_a_merge_are_those_of_unrelated_domains() -> None:
