@@ -143,7 +143,8 @@ def _exported(request: Request, jobs: list[Job], out: Path | None) -> str:
         for sentence in job.differs:
             differs.setdefault(sentence, []).append(job.stage)
     for sentence, names in differs.items():
-        lines.append(f"differs ({', '.join(names)}): {sentence}")
+        who = ", ".join(names) if len(names) < 4 else f"{names[0]} and {len(names) - 1} more"
+        lines.append(f"differs ({who}): {sentence}")
     return "\n".join(lines)
 
 
@@ -179,10 +180,12 @@ def import_(
 
     context = importing.context_of(path, manifest, scenario)
     runs = importing.imported(path, context, engine=engine, stage=stage)
+    totals = importing.totals_of(runs, context)
     written = [] if out is None else importing.write(out, runs, context)
     if json_:
-        return emit({"runs": [run.to_document() for run in runs], "written": [str(file) for file in written]})
-    print(importing.text_of(runs))
+        shown = [run.to_document() for run in runs]
+        return emit({"runs": shown, "totals": totals, "written": [str(file) for file in written]})
+    print(importing.text_of(runs, totals))
     for file in written:
         print(f"written: {file}")
     return None

@@ -10,6 +10,8 @@ Leaves out: what usually causes a difference.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from scipy.stats import norm
@@ -54,12 +56,31 @@ def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
     }
 
 
+def totals(scenario: Scenario, runs: Mapping[str, Steps]) -> dict[str, Any]:
+    """GPU-hours of all stages by the forecast's middle, and the same with the measured steps in place of its own."""
+    forecast_s = measured_s = 0.0
+    timed = []
+    for stage in scenario.recipe.stages:
+        gpus = scenario.stage_gpus(stage.name)
+        own = bill_of(scenario, stage, gpus=gpus)
+        seconds = sum(own.seconds.values())
+        forecast_s += own.gpus * seconds
+        step = runs[stage.name].median("step_s") if stage.name in runs else None
+        if step is not None:
+            timed.append(stage.name)
+            seconds = own.steps * step + own.seconds.get("evaluation", 0.0)
+        measured_s += own.gpus * seconds
+    return {
+        "forecast_gpu_hours": forecast_s / 3600,
+        "measured_gpu_hours": measured_s / 3600,
+        "measured_stages": timed,
+    }
+
+
 def _at_length(scenario: Scenario, stage: str, length: float | None) -> Scenario:
     """The scenario with the stage's own mean response length, exactly."""
     if length is None:
         return scenario
-    from dataclasses import replace
-
     return replace(scenario, ranges={**scenario.ranges, f"{stage}.response_tokens": (length, length)})
 
 

@@ -33,35 +33,27 @@ _VERL = re.compile(r"val-core/(.+?)/(?:reward|acc|score)/mean@(\d+)$")
 
 def write(folder: Path, scenario: Scenario, runs: Mapping[str, Steps]) -> Path | None:
     """The folder's observations.csv and manifest.json; None where no stage has a score."""
-    rows, stages = [], {}
-    keys = {BASE: "base", **{name: _key(scenario, name) for name in scenario.recipe.stage}}
-    for name, found in runs.items():
-        points = list(_points(scenario, name, found, keys[name]))
-        rows += points
-        if points:
-            stages[keys[name]] = _stage(scenario, name)
+    recipe = scenario.recipe
+    keys = {BASE: "base", **{name: _key(scenario, name) for name in recipe.stage}}
+    rows = [row for name, found in runs.items() for row in _points(scenario, name, found, keys[name])]
     if not rows:
         return None
     folder.mkdir(exist_ok=True)
-    kept = {name: keys[name] for name in (BASE, *runs)}
+    run = {
+        "failure": None,
+        "held_out": False,
+        "seed": scenario.seed,
+        "model": scenario.model,
+        "document": to_document(recipe),
+        "keys": keys,
+    }
     document = {
         "study": "imported",
         "date": datetime.date.today().isoformat(),
-        "runs": {
-            scenario.recipe.name: {
-                "failure": None,
-                "held_out": False,
-                "seed": scenario.seed,
-                "model": scenario.model,
-                "document": to_document(scenario.recipe),
-                "keys": keys,
-                "logged": list(kept),
-            }
-        },
+        "runs": {recipe.name: run},
         "stages": {
             "base": {"kind": BASE, "flops": 0.0, "trained_tokens": {}},
-            **_all_stages(scenario, keys),
-            **stages,
+            **{keys[name]: _stage(scenario, name) for name in recipe.amounts},
         },
     }
     with (folder / "observations.csv").open("w", encoding="utf-8", newline="") as file:
@@ -70,14 +62,6 @@ def write(folder: Path, scenario: Scenario, runs: Mapping[str, Steps]) -> Path |
         writer.writerows(rows)
     (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     return folder / "observations.csv"
-
-
-def _all_stages(scenario: Scenario, keys: Mapping[str, str]) -> dict[str, Any]:
-    return {
-        keys[name]: _stage(scenario, name)
-        for name in scenario.recipe.stage
-        if name in scenario.recipe.amounts
-    }
 
 
 def _key(scenario: Scenario, name: str) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.numbers import count, share, three
 from mopdsim.exchange import against_forecast, curves
 from mopdsim.exchange.export import MANIFEST, SCENARIO
 from mopdsim.exchange.logs.containers import Log, read
@@ -57,8 +58,8 @@ class Run:
 
     def row(self) -> dict[str, Any] | None:
         """The stage's measurement as a row of rl_steps.csv: medians over working steps. None where it is not known what
-        it was measured on."""
-        if not self.about:
+        it was measured on, and for supervised stages, whose steps sample nothing."""
+        if not self.about or self.about["algorithm"] == "SFT":
             return None
         median = self.found.median
         values: dict[str, Any] = {
@@ -215,7 +216,7 @@ def _about(name: str, context: Context) -> dict[str, Any]:
     longest = max(scenario.domains[domain].max_response_tokens for domain in stage.domains)
     return {
         "version": str(row.get("engine_version", "")),
-        "algorithm": stage.algorithm.upper() if isinstance(stage, Rl) else stage.kind,
+        "algorithm": (stage.algorithm if isinstance(stage, Rl) else stage.kind).upper(),
         "model": scenario.model_of(scenario.recipe.root_of(name)),
         "gpu": scenario.gpu,
         "precision": scenario.precision.upper(),
@@ -224,6 +225,13 @@ def _about(name: str, context: Context) -> dict[str, Any]:
         "max_tokens": int(row.get("max_tokens", longest)),
         "samples_per_step": amounts.prompts_per_step * amounts.rollouts_per_prompt,
     }
+
+
+def totals_of(runs: Sequence[Run], context: Context) -> dict[str, Any]:
+    """The recipe's GPU-hours without and with what was measured; empty where no scenario is known."""
+    if context.scenario is None:
+        return {}
+    return against_forecast.totals(context.scenario, {run.stage: run.found for run in runs})
 
 
 def write(out: Path, runs: Sequence[Run], context: Context) -> list[Path]:
@@ -258,28 +266,33 @@ def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
     return text.getvalue()
 
 
-def text_of(runs: Sequence[Run]) -> str:
+def text_of(runs: Sequence[Run], totals: Mapping[str, Any]) -> str:
     """The import for people."""
     lines = []
     for run in runs:
-        kinds = ", ".join(f"{count} {kind}" for kind, count in run.to_document()["steps"].items() if count)
+        kinds = ", ".join(f"{times} {kind}" for kind, times in run.to_document()["steps"].items() if times)
         lines.append(
             f"{run.stage} ({run.found.engine}, {', '.join(dict.fromkeys(run.containers))}): steps: {kinds}"
         )
-        for reason, count in sorted(run.found.dropped.items()):
-            lines.append(f"  left out: {count} x {reason}")
+        for reason, times in sorted(run.found.dropped.items()):
+            lines.append(f"  left out: {times} x {reason}")
         rows = run.forecast.get("rows", {})
         if rows:
             lines.append(f"  {'':<12}{'measured s':>12}{'forecast P10 / P50 / P90 s':>34}   place")
         for name, row in rows.items():
-            measured = "-" if row["measured"] is None else f"{row['measured']:.4g}"
-            ends = " / ".join(f"{row[key]:.3g}" for key in ("p10", "p50", "p90"))
+            measured = "-" if row["measured"] is None else count(row["measured"])
+            ends = three(row) if row["p50"] else "none"
             lines.append(f"  {name:<12}{measured:>12}{ends:>34}   {place_in_words(row['place'])}")
         shown = [name for name in COLUMNS if not rows or name not in ("step_s", *PHASES)]
         for name in shown:
             value = run.found.median(name)
             if value is not None:
-                lines.append(f"  {name:<20} {value:.4g}")
+                lines.append(f"  {name:<20} {count(value)}")
+    if totals:
+        lines.append(
+            f"all stages: {count(totals['forecast_gpu_hours'])} GPU-hours by the forecast's middle, "
+            f"{count(totals['measured_gpu_hours'])} with the measured steps of {', '.join(totals['measured_stages'])}"
+        )
     return "\n".join(lines)
 
 
@@ -287,4 +300,4 @@ def place_in_words(place: float | None) -> str:
     if place is None:
         return ""
     side = "below P10" if place < 0.1 else "above P90" if place > 0.9 else "within P10 to P90"
-    return f"{place:.0%}, {side}"
+    return f"{share(place)}, {side}"

@@ -36,15 +36,15 @@ ONE_ANSWER: Final = frozenset(
     ]
 )  # fmt: skip
 """Tiny domains with exactly one right answer to each prompt, so that comparing with it is their verifier."""
-RUNS_ANSWERS: Final = frozenset(
+REPAIRED: Final = frozenset(
     [
-        "binary_matrix", "n_queens", "spiral_matrix", "string_insertion", "countdown", "intermediate_integration",
-        "polynomial_multiplication", "puzzle24", "simple_integration",
+        "binary_matrix", "boxnet", "coin_flip", "complex_arithmetic", "countdown", "game_of_life",
+        "intermediate_integration", "n_queens", "polynomial_equations", "polynomial_multiplication",
+        "prime_factorization", "puzzle24", "simple_integration", "spiral_matrix", "string_insertion",
     ]
 )  # fmt: skip
-"""Families of reasoning-gym whose graders evaluate what the model wrote; this trainer guards them, engines do not."""
-RAISES: Final = frozenset(["boxnet", "game_of_life", "prime_factorization"])
-"""Families of reasoning-gym whose graders raise, rather than score 0, on what they cannot read."""
+"""Families of reasoning-gym whose graders `trainer.tasks.gym` repairs: they evaluate what the model wrote, raise on
+what they cannot read, or can be pleased by a constant reply. An engine would call the library's own."""
 JSONL_VERIFIERS: Final = ("exact", "numeric", "regex")
 _KEYS: Final = ("data", "reward", "agent", "max_prompt_tokens", "max_response_tokens")
 PROMPT_ROOM = 4  # longest prompt over the mean one, where nobody says
@@ -140,10 +140,8 @@ def _known(name: str, row: Domain) -> Task:
         source, verifier = "mopd", given.get("verifier", JSONL_VERIFIERS[0])
     elif colon and scheme == "reasoning_gym":
         source, verifier = "mopd", "reasoning_gym"
-        if argument in RUNS_ANSWERS:
-            verifier, why_not = None, f"the grader of {bare!r} evaluates what the model wrote"
-        if argument in RAISES:
-            verifier, why_not = None, f"the grader of {bare!r} raises on what it cannot read"
+        if argument in REPAIRED:
+            verifier, why_not = None, f"the grader of {bare!r} is only safe as this trainer repairs it"
     elif row.scope == "tiny":
         source, verifier = "mopd", "same" if bare in ONE_ANSWER else None
         why_not = f"{bare!r} has several right answers or turns, which its verifier here knows"

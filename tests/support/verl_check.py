@@ -5,11 +5,13 @@ and calls validate_config. Prints a line of JSON for each stage: its name and wh
 """
 
 import contextlib
+import functools
 import io
 import json
 import sys
 from pathlib import Path
 
+import verl.trainer
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
@@ -32,18 +34,21 @@ def unknown(own, known, path=""):
             yield from unknown(value, known[key], where)
 
 
+@functools.cache
+def defaults(base):
+    """verl's own configuration of this name, unresolved."""
+    with initialize_config_dir(str(Path(verl.trainer.__file__).parent / "config"), version_base=None):
+        return OmegaConf.to_container(compose(base), resolve=False)
+
+
 def check(folder):
     own = OmegaConf.load(folder / "config.yaml")
     base = own.defaults[0]
     override = [f"export_root={folder.parent}"]
     with initialize_config_dir(str(folder), version_base=None):
         config = compose("config", overrides=override)
-    import verl.trainer
-
-    with initialize_config_dir(str(Path(verl.trainer.__file__).parent / "config"), version_base=None):
-        known = compose(base)
-    plain = [OmegaConf.to_container(one, resolve=False) for one in (own, known)]
-    extra = [key for key in unknown(*plain) if key.split(".")[0] not in FREE]
+    plain = OmegaConf.to_container(own, resolve=False)
+    extra = [key for key in unknown(plain, defaults(base)) if key.split(".")[0] not in FREE]
     if extra:
         return f"unknown keys {extra}"
     from verl.utils.config import omega_conf_to_dataclass, validate_config

@@ -71,8 +71,8 @@ class Request:
 class Job:
     """One stage for one engine. files: by name in the stage's folder. differs: sentences for the reader.
 
-    rows: of its data file, in the order in which they are trained on. gpus: in whole, teachers' included.
-    command: of `run.sh`, its output kept; after: what follows it. needs_verifier: whether verifiers reward it.
+    command: of `run.sh`, its output kept; after: what follows it. gpus: in whole, teachers' included. data: the
+    specification that `prepare_data.py` reads. needs_verifier: whether verifiers reward it.
     """
 
     stage: str
@@ -268,6 +268,15 @@ def _routes(stage: Distill) -> dict[str, str]:
         for domain in teacher.domains
         if domain in stage.domains
     }
+
+
+def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    """Two configurations, tables merged, the second's values on top."""
+    found = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(found.get(key), dict)
+        found[key] = merged(found[key], value) if both else value
+    return found
 
 
 def deviation_of_groups(group: int) -> str:

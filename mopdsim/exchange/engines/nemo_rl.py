@@ -26,6 +26,7 @@ from mopdsim.exchange.engines.job import (
     check_sizes,
     data_of,
     deviation_of_groups,
+    merged,
     refused,
     replica_gpus,
     stands_in,
@@ -53,7 +54,7 @@ def job(request: Request, stage: AnyStage) -> Job:
         if not request.tasks[name].agent:
             raise refused(stage.name, "domains", name, ENGINE, "NeMo Gym verifies: name its agent in --tasks")
     own, differs = _rl(stage, amounts) if isinstance(stage, Rl) else _distill(request, stage)
-    config = _merged(_common(request, stage, amounts), own)
+    config = merged(_common(request, stage, amounts), own)
     for key in unknown(config):
         raise KeyError(f"{key} is no key of NeMo-RL at {VERSION}")
     return Job(
@@ -71,14 +72,6 @@ def job(request: Request, stage: AnyStage) -> Job:
         differs=(NOT_VALIDATED, *differs),
         data=data_of(request, stage),
     )
-
-
-def _merged(below: Config, above: Config) -> Config:
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = _merged(found[key], value) if both else value
-    return found
 
 
 @cache

@@ -7,7 +7,6 @@ out: kinds that sample their own pairs or data, several teachers (TRL's stable t
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from mopdsim.exchange.engines.job import (
@@ -204,12 +203,6 @@ def _common(
     }
 
 
-def configuration_class(job_trainer: str) -> str:
+def configuration_class(trainer: str) -> str:
     """The name of the configuration class that checks a trainer's arguments."""
-    return job_trainer.removesuffix("Trainer") + "Config"
-
-
-def arguments_of(job: Job) -> Mapping[str, Any]:
-    """The arguments that TRL's own configuration class is to accept."""
-    found: dict[str, Any] = json.loads(job.files["config.json"])["arguments"]
-    return found
+    return trainer.removesuffix("Trainer") + "Config"

@@ -24,6 +24,7 @@ from mopdsim.exchange.engines.job import (
     check_sizes,
     data_of,
     deviation_of_groups,
+    merged,
     one_turn,
     refused,
     replica_gpus,
@@ -60,7 +61,7 @@ def job(request: Request, stage: AnyStage) -> Job:
             own, differs = _rl(request, stage, amounts)
         else:
             own, differs = _distill(request, stage, amounts)
-        config = _merged(_ppo_trainer(request, stage, amounts, student_gpus(request, stage, amounts)), own)
+        config = merged(_ppo_trainer(request, stage, amounts, student_gpus(request, stage, amounts)), own)
     rewarded = isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix > 0)
     actor = "" if isinstance(stage, Sft) else "/actor"
     return Job(
@@ -81,15 +82,6 @@ def job(request: Request, stage: AnyStage) -> Job:
         data=data_of(request, stage, demonstrated=isinstance(stage, Sft)),
         needs_verifier=rewarded,
     )
-
-
-def _merged(below: Config, above: Config) -> Config:
-    """Two configurations, tables merged, the second's values on top."""
-    found = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, dict) and isinstance(found.get(key), dict)
-        found[key] = _merged(found[key], value) if both else value
-    return found
 
 
 def _rooted(path: str) -> str:

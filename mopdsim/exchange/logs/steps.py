@@ -12,7 +12,6 @@ Leaves out: the forecast (`mopdsim.exchange.against_forecast`).
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -242,8 +241,3 @@ def check_units(found: Steps, *, gpus: float, samples: float, max_tokens: float,
             f"{seconds:,.4g} s make {rate * gpus * seconds:,.4g}: a unit is wrong (milliseconds for seconds?) or the "
             f"manifest is another's"
         )
-
-
-def spread(values: Sequence[float]) -> float:
-    """Standard deviation of the logarithm."""
-    return statistics.stdev(map(math.log, values)) if len(values) > 1 else 0.0

@@ -30,6 +30,7 @@ def jobs(engine: str) -> Iterator[tuple[str, Job]]:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_trl_accepts_every_stage_that_is_said(tmp_path: Path) -> None:
     library = pytest.importorskip("trl", reason="the extra `bench` brings trl")
     seen = set()
@@ -112,7 +113,10 @@ def test_verl_accepts_every_stage_that_is_said(tmp_path: Path, verl: Path) -> No
     plan = request_of(load(folder / "eight_domains.toml"), "/m", None, folder / "eight_domains_tasks.toml")
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "config.yaml").write_text(export.jobs_of(plan, ["verl"])[-1].files["config.yaml"])
-    ppo = of_ppo()
+    init_tiny(
+        tmp_path / "critic", seed=0, hidden=32, layers=2, heads=4
+    )  # verl reads a critic's own configuration
+    ppo = of_ppo(tmp_path / "critic")
     (tmp_path / "ppo").mkdir()
     (tmp_path / "ppo" / "config.yaml").write_text(ppo.files["config.yaml"])
     (tmp_path / "broken").mkdir()
@@ -134,7 +138,7 @@ def test_nemo_rl_is_given_known_keys_alone_and_labelled() -> None:
     assert list(nemo_rl.unknown({"grpo": {"num_prompts": 3}})) == ["grpo.num_prompts"]
 
 
-def of_ppo() -> Job:
+def of_ppo(weights: Path) -> Job:
     """PPO with an adaptive penalty, which no recipe of the table has alone."""
     stage = {
         "kind": "rl", "name": "ppo", "domains": {"math": 1.0}, "algorithm": "ppo", "kl_coefficient": 0.1,
@@ -143,5 +147,6 @@ def of_ppo() -> Job:
     recipe = {"name": "ppo", "domains": ["math"], "amounts": "small", "stages": [stage]}
     scenario = from_document({"recipe": recipe, "model": table.MODEL, "gpu": table.GPU, "gpus": table.GPUS})
     _, any_request = next(table.requests())
-    request = replace(any_request, scenario=scenario, tasks={"math": any_request.tasks["math"]})
+    tasks = {"math": any_request.tasks["math"]}
+    request = replace(any_request, scenario=scenario, tasks=tasks, weights={"base": str(weights)})
     return export.jobs_of(request, ["verl"])[0]

@@ -18,9 +18,9 @@ from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.cli.exchange_command import request_of
 from mopdsim.exchange import export, table
 from mopdsim.exchange.engines.job import Job, Request
-from mopdsim.exchange.tasks import ONE_ANSWER, read_tasks
+from mopdsim.exchange.tasks import ONE_ANSWER, REPAIRED, read_tasks
 from mopdsim.forecast.scenario import load, of_recipe
-from trainer.tasks import FAMILIES, task
+from trainer.tasks import FAMILIES, gym, task
 
 HERE = Path(__file__).parent
 SLIPS = 40
@@ -65,6 +65,11 @@ def test_a_domain_called_so_has_one_right_answer(name: str) -> None:
 
 def test_domains_with_several_right_answers_are_not_called_so() -> None:
     assert {"program", "guess", "brackets"} <= set(FAMILIES) - ONE_ANSWER
+
+
+def test_families_whose_grader_this_trainer_repairs_are_known() -> None:
+    repaired = gym.EVALUATES_LITERALS | gym.EVALUATES_ARITHMETIC | gym.PAYS_FOR_NEARNESS | gym.PAYS_FOR_DIGITS
+    assert repaired | gym.REJECTS_BY_RAISING.keys() == REPAIRED
 
 
 def test_the_exported_verifiers_score_as_the_tasks_do(tmp_path: Path) -> None:
