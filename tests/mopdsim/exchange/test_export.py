@@ -158,7 +158,8 @@ def test_rows_of_engines_that_run_on_gpus(tmp_path: Path, engine: str) -> None:
             ("reverse", "teacher_2"),
         }
         row = rows[0]
-        assert not row["extra_info"]["rewarded"]
+        held = pandas.read_parquet(out / "data" / "student_held_out.parquet").to_dict("records")
+        assert not row["extra_info"]["rewarded"] and held[0]["extra_info"]["rewarded"]
         answer = row["reward_model"]["ground_truth"]
         own = reward_module(out)
         assert own.compute_score(row["data_source"], answer, answer, row["extra_info"]) == 0.0
