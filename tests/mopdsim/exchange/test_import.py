@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from write_logs import GPUS, SAMPLES, STEPS, measured
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
@@ -35,6 +37,11 @@ ENGINE = {
     "prime_rl.jsonl": "prime-rl",
 }
 WORK = {"verl": [2, 3, 5, 6, 7]}  # verl's steps 4 and 8 hold an evaluation
+
+
+SEEDS = [
+    path.read_bytes()[:2000] for path in sorted(LOGS.rglob("*")) if path.is_file()
+]  # the beginnings of real logs
 
 
 def found(path: Path, engine: str = "auto") -> Steps:
@@ -203,6 +210,23 @@ def test_damaged_consoles(tmp_path: Path) -> None:
                 assert found(path).steps
             except UsageError as error:
                 assert "\n" not in str(error)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    name=st.sampled_from(["a.jsonl", "a.log", "trainer_state.json", "events.out.tfevents.1.a"]),
+    data=st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode), st.sampled_from(SEEDS)),
+    cut=st.integers(0, 400),
+)
+def test_any_bytes_are_read_or_refused_in_one_sentence(
+    tmp_path: Path, name: str, data: bytes, cut: int
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(data[cut // 3 :] if cut % 3 else data + data[:cut])
+    try:
+        assert found(path).steps
+    except MopdError as error:
+        assert str(error) and "\n" not in str(error)
 
 
 BROKEN = {
