@@ -19,6 +19,7 @@ def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
     """What was asked, the verdict, the plans side by side, what would change it, and what to measure."""
     lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
     lines += _table(document)
+    lines.append(_equal_dollars(document))
     lines += _short_changes(document)
     lines += _short_pilots(document)
     tried = f"{document['evaluated']:,} plans tried in {document['seconds']:.0f} s"
@@ -48,6 +49,16 @@ def _table(document: Mapping[str, Any]) -> list[str]:
 def _row(cells: Sequence[str], last: str) -> str:
     first, *others = [f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)]
     return "  ".join([first, *others, last]).rstrip()
+
+
+def _equal_dollars(document: Mapping[str, Any]) -> str:
+    """The best of three kinds for no more than the recommended plan costs."""
+    price = usd(document["recommended"]["usd"]["p50"])
+    told = [
+        f"{row['name']} {score(row['value'])} (best in {share(row['probability_best'])} of worlds)"
+        for row in document["equal_dollars"]
+    ]
+    return f"for at most {price}: {', '.join(told)}"
 
 
 def _short_changes(document: Mapping[str, Any]) -> list[str]:

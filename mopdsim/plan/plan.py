@@ -10,7 +10,7 @@ same numbers in `mopd forecast`. Leaves out: how it is printed (`mopdsim.cli.pla
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.plan.answer import words
-from mopdsim.plan.answer.finalists import Finalist, finalists, probability_better, verdict
+from mopdsim.plan.answer.finalists import Finalist, at_equal_dollars, finalists, probability_better, verdict
 from mopdsim.plan.answer.frontier import frontier
 from mopdsim.plan.answer.infeasible import infeasible
 from mopdsim.plan.answer.information import Flip, Value, deciding, flips, perfect, values
@@ -43,10 +43,12 @@ MOST_WORDS = 25  # of a verdict
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What the planner says. finalists: the recommended plan first; frontier: cheapest first."""
+    """What the planner says. finalists: the recommended plan first; equals: by column, for what that plan costs;
+    frontier: cheapest first."""
 
     question: Question
     finalists: Sequence[Finalist]
+    equals: Mapping[str, Finalist]
     reasons: Sequence[Reason]
     frontier: Sequence[Outcome]
     flips: Sequence[Flip]
@@ -171,6 +173,7 @@ class Answer:
                 }
                 for one in self.finalists[1:]
             ],
+            "equal_dollars": self._equal_dollars(),
             "undecided_by": [flip.to_document() for flip in self.flips],
             "deciding_pilot": None if self.pilot is None else self.pilot.to_document(),
             "frontier": [
@@ -194,10 +197,26 @@ class Answer:
             "seconds": self.seconds,
         }
 
+    def _equal_dollars(self) -> list[dict[str, Any]]:
+        """A row a column, with the chances of keeping the deadline and of being the best of the columns."""
+        best_N = np.max([one.utility_N for one in self.equals.values()], axis=0)
+        deadline = self.question.base.deadline_days
+        return [
+            {
+                "column": column,
+                **self._finalist(one),
+                "within_deadline": None
+                if deadline is None
+                else float(np.mean(one.forecast.days_N <= deadline)),
+                "probability_best": float(np.mean(one.utility_N >= best_N)),
+            }
+            for column, one in self.equals.items()
+        ]
+
     def _finalist(self, one: Finalist) -> dict[str, Any]:
         made = one.forecast
         return {
-            "name": self.names[one.plan],
+            "name": self.names.get(one.plan, one.plan.short),
             **one.plan.to_document(),
             "value": self._value(one),
             "utility": quantiles(self.question.utility(made.likely_DN)),
@@ -220,6 +239,7 @@ def plan(question: Question, calibration: Calibration | None = None) -> Answer:
     return Answer(
         question=question,
         finalists=judged,
+        equals=at_equal_dollars(question, found, judged[0], calibration),
         reasons=reasons(question, judged),
         frontier=frontier(found.feasible),
         flips=flips(question, judged),

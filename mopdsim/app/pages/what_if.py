@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import streamlit as st
 
-from mopdsim.app import state, views
+from mopdsim.app import opening, state, views
 from mopdsim.app.answers import prepare, rival
 from mopdsim.app.choice import Choice
 from mopdsim.app.link import SIDE_BY_SIDE
-from mopdsim.app.pages import controls, results
+from mopdsim.app.pages import controls, plan_work, results
 from mopdsim.app.presets import PRESETS
 from mopdsim.app.uploads import scenario_text
 from mopdsim.base.errors import MopdError
@@ -29,7 +29,13 @@ def page() -> None:
 @st.fragment
 def _body() -> None:
     _compute()
+    st.title("Which post-training recipe?")
+    st.caption(
+        "What one mixed RL run, distillation from several teachers and their rivals cost, take and score on your "
+        "model, GPUs and domains, and how sure that is."
+    )
     _chooser()
+    _verdict()
     results.headline()
     left, right = st.columns([3, 8], gap="medium")
     with left:
@@ -44,6 +50,19 @@ def _compute() -> None:
     with suppress(MopdError):
         other = rival(view.choice)
         prepare([view.choice, view.choice.base, *view.pinned, *([] if other is None else [other])])
+
+
+def _verdict() -> None:
+    """The planner's answer to this question where it was worked out; else a button that has it worked out."""
+    with suppress(MopdError):  # a question without a limit has no best plan
+        text = opening.question(state.choice().scenario())
+        answer = opening.known(text, plan_work.found())
+        if answer is not None:
+            opening.show(answer)
+        elif plan_work.busy():
+            plan_work.wait()
+        elif st.button("Which plan is best?", icon=":material/route:", key="ask_planner"):
+            plan_work.begin(text)
 
 
 def _chooser() -> None:

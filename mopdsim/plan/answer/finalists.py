@@ -26,6 +26,7 @@ from mopdsim.quality.world import World
 
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
 NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
+COLUMNS = ("mixed RL", "best MOPD", "best other")  # that stand side by side at equal dollars
 _STRUCTURES = 5
 _TRIES = 6  # plans of a structure whose forecast is made until one keeps the limits
 
@@ -81,6 +82,27 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     ]
     cheapest = min(as_good, key=lambda one: float(np.median(one.forecast.gpu_hours_N)), default=None)
     return [one for one in judged if one is cheapest] + [one for one in judged if one is not cheapest]
+
+
+def at_equal_dollars(
+    question: Question, found: Found, recommended: Finalist, calibration: Calibration | None = None
+) -> dict[str, Finalist]:
+    """The best of one mixed run, of distillation from several teachers and of all other kinds among the plans that keep
+    the limits and cost no more than the recommended one, which stands in its own column."""
+    dollars = float(np.median(recommended.forecast.usd_N))
+    chosen = {_column(recommended.plan): recommended}
+    for outcome in found.feasible:
+        column = _column(outcome.plan)
+        if column not in chosen and outcome.median["usd"] <= dollars:
+            made = forecast(scenario_of(question, outcome.plan, draws=JUDGING_DRAWS), calibration)
+            chosen[column] = Finalist(
+                plan=outcome.plan, forecast=made, utility_N=question.utility(made.scores_DN)
+            )
+    return {column: chosen[column] for column in COLUMNS if column in chosen}
+
+
+def _column(plan: Plan) -> str:
+    return {"mixed_rl": COLUMNS[0], "mopd": COLUMNS[1]}.get(plan.family, COLUMNS[2])
 
 
 def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:

@@ -20,6 +20,7 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import forecast
 from mopdsim.plan.answer.finalists import (
+    COLUMNS,
     FLOOR,
     NOTHING,
     finalists,
@@ -80,6 +81,15 @@ def test_the_text_is_short_and_begins_with_what_was_asked_and_the_verdict(answer
     whole = answer_text(document, details=True)
     assert whole.startswith("\n".join(lines[:-1]))
     assert all(row["label"] in whole for row in [document["recommended"], *document["alternatives"]])
+
+
+def test_at_equal_dollars_no_plan_costs_more_and_the_chances_of_being_best_add_up(answer: Answer) -> None:
+    rows = answer.to_document()["equal_dollars"]
+    assert [row["column"] for row in rows] == [name for name in COLUMNS if name in answer.equals]
+    dollars = float(np.median(answer.recommended.forecast.usd_N))
+    assert all(row["usd"]["p50"] <= 1.1 * dollars for row in rows)  # chosen by fewer draws than judged
+    assert sum(row["probability_best"] for row in rows) >= 1 - 1e-9
+    assert any(row["label"] == answer.recommended.plan.label for row in rows)
 
 
 def test_the_recommended_scenario_forecasts_the_same_numbers(answer: Answer) -> None:
