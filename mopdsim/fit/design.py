@@ -11,13 +11,14 @@ import hashlib
 from collections.abc import Iterator
 from itertools import combinations
 
-from mopdsim.fit.forest import Point, Run, Score, Tree, renamed, spent, trees_of
+from mopdsim.fit.forest import Point, Run, Score, Tree, spent, trees_of
 from mopdsim.forecast import scenario
 from mopdsim.forecast.stage_draws import bill_of, machine_of
 from mopdsim.quality.walk import Effort
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Merge, Recipe, Rl
 from mopdsim.recipes.recipe_file import to_document
+from mopdsim.recipes.stage import renamed
 
 DOMAINS = ("sort", "reverse", "shift")
 SEEDS = (0, 1)
@@ -97,7 +98,7 @@ def _keys(recipe: Recipe, seed: int) -> dict[str, str]:
     """A key for each stage, the same for the same work in another recipe."""
     keys = {BASE: f"base{seed}"}
     for stage in recipe.stages:
-        made_from = renamed(stage, {**keys, stage.name: "self"}).model_dump_json(exclude={"name"})
+        made_from = renamed(stage, {**keys, BASE: BASE, stage.name: "self"}).model_dump_json(exclude={"name"})
         amounts = recipe.amounts.get(stage.name)
         text = f"{made_from}{amounts and amounts.model_dump_json()}{seed}"
         keys[stage.name] = hashlib.blake2b(text.encode(), digest_size=10).hexdigest()

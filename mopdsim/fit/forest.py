@@ -25,6 +25,7 @@ from mopdsim.quality.walk import Effort
 from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
+from mopdsim.recipes.stage import renamed
 
 HASTY = 2.0
 _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradient_tokens", "kl_parent")
@@ -122,7 +123,7 @@ def _tree(
     for run in runs:
         for stage in run.recipe.stages:
             key = run.keys[stage.name]
-            stages.setdefault(key, renamed(stage, run.keys))
+            stages.setdefault(key, renamed(stage, _but_base(run.keys)))
             if stage.name in run.recipe.amounts:
                 amounts[key] = run.recipe.amounts[stage.name]
     return Tree(
@@ -135,21 +136,9 @@ def _tree(
     )
 
 
-def renamed(stage: AnyStage, keys: Mapping[str, str]) -> AnyStage:
-    """The stage under its key, reading others under theirs."""
-    known = {name: key for name, key in keys.items() if name != BASE}
-    changes: dict[str, Any] = {"name": known[stage.name], "init": known.get(stage.init, stage.init)}
-    for field in ("inputs", "data"):
-        if hasattr(stage, field):
-            changes[field] = tuple(known[name] for name in getattr(stage, field))
-    if hasattr(stage, "teachers"):
-        changes["teachers"] = tuple(
-            teacher.model_copy(update={"stage": known.get(teacher.stage, teacher.stage)})
-            for teacher in stage.teachers
-        )
-    if hasattr(stage, "reward_models"):
-        changes["reward_models"] = {name: known[judge] for name, judge in stage.reward_models.items()}
-    return stage.model_copy(update=changes)
+def _but_base(keys: Mapping[str, str]) -> dict[str, str]:
+    """Keys of stages: the base goes by its own name in every recipe."""
+    return {name: key for name, key in keys.items() if name != BASE}
 
 
 def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...], tuple[str, ...]]:

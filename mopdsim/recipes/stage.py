@@ -8,6 +8,7 @@ makes a missing arm loud. Leaves out: how stages hang together (`mopdsim.recipes
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field, model_validator
@@ -263,6 +264,31 @@ def read(stage: AnyStage) -> dict[str, tuple[str, ...]]:
             return {}
         case _:
             assert_never(stage)
+
+
+def renamed(stage: AnyStage, names: Mapping[str, str]) -> AnyStage:
+    """The stage under its new name, reading others under theirs; a name that is not given stays."""
+
+    def new(name: str) -> str:
+        return names.get(name, name)
+
+    changes: dict[str, Any] = {"name": new(stage.name), "init": new(stage.init)}
+    match stage:
+        case Distill():
+            changes["teachers"] = tuple(
+                teacher.model_copy(update={"stage": new(teacher.stage)}) for teacher in stage.teachers
+            )
+        case Merge():
+            changes["inputs"] = tuple(map(new, stage.inputs))
+        case Sft():
+            changes["data"] = tuple(map(new, stage.data))
+        case Rl() | RejectionSampling() | Preference():
+            changes["reward_models"] = {domain: new(judge) for domain, judge in stage.reward_models.items()}
+        case RewardModel():
+            pass
+        case _:
+            assert_never(stage)
+    return stage.model_copy(update=changes)
 
 
 def _named(teacher: Any, init: str) -> Any:

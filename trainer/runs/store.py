@@ -23,6 +23,7 @@ from typing import IO, Any
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
+from mopdsim.recipes.stage import renamed
 from trainer.files.atomic import explained, sweep, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.tasks import task
@@ -140,9 +141,8 @@ def _made_from(
     keys: Mapping[str, str],
     versions: Mapping[str, int],
 ) -> dict[str, Any]:
-    structure = _renamed(stage.model_dump(mode="json", exclude={"name"}), keys)
     return {
-        "stage": structure,
+        "stage": renamed(stage, keys).model_dump(mode="json", exclude={"name"}),
         "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
         "parents": [keys[name] for name in parents(stage)],
         "base": keys[recipe.root_of(stage.name)],
@@ -150,18 +150,3 @@ def _made_from(
         "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
         "algorithm_version": versions[stage.kind],
     }
-
-
-def _renamed(structure: dict[str, Any], keys: Mapping[str, str]) -> dict[str, Any]:
-    """The stage with the keys of other stages in place of their names."""
-    renamed = {**structure, "init": keys[structure["init"]]}
-    if "teachers" in structure:
-        renamed["teachers"] = [
-            {**teacher, "stage": keys[teacher["stage"]]} for teacher in structure["teachers"]
-        ]
-    for listing in ("inputs", "data"):
-        if listing in structure:
-            renamed[listing] = [keys[name] for name in structure[listing]]
-    if "reward_models" in structure:
-        renamed["reward_models"] = {domain: keys[name] for domain, name in structure["reward_models"].items()}
-    return renamed

@@ -18,7 +18,7 @@ from mopdsim.plan.question import Family, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.parts import REWARD_GROUP, Groups, assemble, specialist
 from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
-from mopdsim.recipes.recipe_file import from_document, to_document
+from mopdsim.recipes.stage import renamed
 from mopdsim.recipes.stage_fields import Normalizer
 
 Group = tuple[str, ...]
@@ -128,25 +128,21 @@ def group_name(group: Group) -> str:
 def recipe_of(question: Question, plan: Plan) -> Recipe:
     """The plan's recipe with its amounts."""
     made = _structure(question, plan)
-    document = to_document(made)
-    names = _new_names(made, plan)
-    for stage in document["stages"]:
-        if stage["kind"] == "rl":
-            stage["normalizer"] = plan.normalizer
-    named = _renamed(document, names)
-    amounts = {}
-    steps = _steps_by_stage(made, plan)
-    for stage in made.stages:
-        if isinstance(stage, Rl):
-            found = question.amounts("rl", steps[stage.name])
-        elif isinstance(stage, Distill):
-            found = question.amounts(
-                "distill", steps[stage.name], group=REWARD_GROUP if plan.reward_mix else 1
-            )
-        else:
-            continue
-        amounts[names.get(stage.name, stage.name)] = found.model_dump(mode="json", exclude_none=True)
-    return from_document({**named, "amounts_of": amounts}, source=plan.label)
+    names, steps = _new_names(made, plan), _steps_by_stage(made, plan)
+    group = REWARD_GROUP if plan.reward_mix else 1
+    stages = tuple(
+        renamed(
+            stage.model_copy(update={"normalizer": plan.normalizer}) if isinstance(stage, Rl) else stage,
+            names,
+        )
+        for stage in made.stages
+    )
+    amounts = {
+        names.get(stage.name, stage.name): question.amounts(stage.kind, steps[stage.name], group=group)
+        for stage in made.stages
+        if isinstance(stage, Rl | Distill)
+    }
+    return made.model_copy(update={"stages": stages, "amounts": amounts})
 
 
 def scenario_of(question: Question, plan: Plan, *, draws: int | None = None) -> Scenario:
@@ -210,14 +206,3 @@ def _steps_by_stage(recipe: Recipe, plan: Plan) -> dict[str, int]:
     runs = [stage.name for stage in recipe.stages if isinstance(stage, Rl)]
     steps = {name: plan.rl_steps[place % len(plan.groups)] for place, name in enumerate(runs)}
     return steps | {stage.name: plan.distill_steps for stage in recipe.stages if isinstance(stage, Distill)}
-
-
-def _renamed(value: Any, names: dict[str, str]) -> Any:
-    """A recipe's document with stages renamed wherever they are named."""
-    if isinstance(value, str):
-        return names.get(value, value)
-    if isinstance(value, list):
-        return [_renamed(item, names) for item in value]
-    if isinstance(value, dict):
-        return {key: _renamed(item, names) for key, item in value.items()}
-    return value
