@@ -7,6 +7,7 @@ Leaves out: the dials (`mopdsim.app.pages.controls`), what the results show (`mo
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 
 import streamlit as st
 
@@ -55,7 +56,7 @@ def _compute() -> None:
 def _verdict() -> None:
     """The planner's answer to this question where it was worked out; else a button that has it worked out."""
     with suppress(MopdError):  # a question without a limit has no best plan
-        text = opening.question(state.choice().scenario())
+        text = _question(state.choice())
         answer = opening.known(text, plan_work.found())
         if answer is not None:
             opening.show(answer)
@@ -63,6 +64,12 @@ def _verdict() -> None:
             plan_work.wait()
         elif st.button("Which plan is best?", icon=":material/route:", key="ask_planner"):
             plan_work.begin(text)
+
+
+@lru_cache(maxsize=64)
+def _question(choice: Choice) -> str:
+    """The planner's question that a choice poses."""
+    return opening.question(choice.scenario())
 
 
 def _chooser() -> None:

@@ -256,8 +256,8 @@ def test_reasons_add_up_to_the_lead(answer: Answer) -> None:
 
 
 def test_being_wrong_costs_what_the_best_choice_would_win(answer: Answer) -> None:
-    wrong = regret(answer.finalists)
-    assert wrong["probability"] * wrong["loss"] <= perfect(answer.question, answer.finalists) + 1e-12
+    wrong = regret(answer.finalists)  # of the recommended plan, which may be so much below the best
+    assert wrong["probability"] * wrong["loss"] <= perfect(answer.question, answer.finalists) + FLOOR
     assert 0 <= wrong["probability"] <= 1 and wrong["loss"] >= 0
     assert regret(answer.finalists[:1]) == {"probability": 0.0, "loss": 0.0}
 
