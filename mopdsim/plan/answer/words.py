@@ -49,6 +49,10 @@ CONSTANTS: Mapping[str, str] = {
     "size_exponent": "how much farther compute gets, for each parameter, in a larger model",
     "breaking_size": "how much lower a learning rate breaks a larger model",
     "size_slope": "how much a smaller model scores below a larger one",
+    "ambiguity_conflict": "how much two tasks conflict where the prompt does not say which is asked",
+    "ambiguity_power": "how fast that conflict grows with the share of such prompts",
+    "sequence_conflict": "how much of the conflict between domains acts when they are trained one after the other",
+    "merge_conflict": "how much of the conflict between domains acts when specialists are merged",
 }
 _FACTS = {
     "start": "the base's score on {0}",
