@@ -102,7 +102,8 @@ P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a st
 
 @cache
 def domains() -> dict[str, Domain]:
-    """Every domain of the table by name; "reasoning_gym:" and "jsonl:" stand for all specs that start so."""
+    """Every domain of the table by name; "ask:", "reasoning_gym:" and "jsonl:" stand for all specs that start
+    so."""
     text = files("mopdsim").joinpath("data", "domains.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
     return {

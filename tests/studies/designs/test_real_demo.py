@@ -12,9 +12,12 @@ from typer.testing import CliRunner
 
 from mopdsim.recipes.recipe import Merge, Recipe
 from studies.cli import demo as command
-from studies.designs.systems.real_demo import DOMAINS, FIGURES, real_recipes, row_of, settings_of
+from studies.designs.systems.real_demo import DOMAINS, FIGURES, real_recipes, row_of
 from studies.designs.systems.side_by_side import Finished
 from studies.framework.run import Run
+from trainer.files.settings import FOR_REAL, Settings
+
+SETTINGS = Settings.model_validate(FOR_REAL)
 
 
 def ceilings(recipe: Recipe) -> list[float]:
@@ -46,7 +49,7 @@ def finished(student: dict[str, dict[str, float]]) -> Finished:
     recipe = real_recipes(DOMAINS)["mixed_rl"]
     flops = {"training": 6e12, "generation": 2e12, "evaluation": 5e12}
     summary = {"domains": student, "flops": flops, "wall_seconds": 30.0, "steps": 7}
-    run = Run(name="mixed", recipe=recipe, settings=settings_of(0, 1), model="m")
+    run = Run(name="mixed", recipe=recipe, settings=SETTINGS, model="m")
     return Finished(run=run, nodes={}, summaries={"mixed": summary})
 
 
