@@ -53,10 +53,11 @@ PROMPT_STEP = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A domain for an engine. source: "mopd" (this package's task of that name) or a file. verifier: one of the
-    module's, or None with the reason in `why_not`. own_reward: PATH:FUNCTION."""
+    """A domain for an engine. source: "mopd" (this package's task of the specification `spec`) or a file. verifier: one
+    of the module's, or None with the reason in `why_not`. own_reward: PATH:FUNCTION. Paths are absolute."""
 
     name: str
+    spec: str
     source: str
     verifier: str | None
     why_not: str = ""
@@ -93,7 +94,12 @@ def read_tasks(path: Path | None) -> dict[str, Mapping[str, Any]]:
             raise UsageError(f"--tasks {path}: {name} = {row!r} must be a table, as in [math]")
         for key, value in row.items():
             _check_key(f"--tasks {path}: [{name}]", key, value)
-    return document
+    return {name: _placed(row, path.resolve().parent) for name, row in document.items()}
+
+
+def _placed(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The row with paths seen from the tasks file made absolute: an engine runs elsewhere."""
+    return {key: str(folder / value) if key in ("data", "reward") else value for key, value in row.items()}
 
 
 def _check_key(where: str, key: str, value: Any) -> None:
@@ -148,8 +154,10 @@ def _known(name: str, row: Domain) -> Task:
     if float(given.get("reward_noise", "0")):
         verifier, why_not = None, "reward_noise is drawn by this trainer"
     mean = row.prompt_tokens.value
+    spec = f"jsonl:{Path(argument).resolve()}{name[len(bare) :]}" if scheme == "jsonl" else name
     return Task(
         name=name,
+        spec=spec,
         source=source,
         verifier=verifier,
         why_not=why_not,

@@ -246,6 +246,7 @@ def data_of(
         domains[name] = {
             "share": share,
             "source": task.source,
+            "spec": task.spec,
             "verifier": task.verifier,
             "reward_scale": task.reward_scale,
             **({"agent": task.agent} if task.agent else {}),

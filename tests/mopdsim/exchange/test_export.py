@@ -22,7 +22,7 @@ from mopdsim.exchange.tasks import ONE_ANSWER, REPAIRED, read_tasks
 from mopdsim.forecast.scenario import load, of_recipe
 from trainer.tasks import FAMILIES, gym, task
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 SLIPS = 40
 GYM = [
     "reasoning_gym:basic_arithmetic",
@@ -252,6 +252,24 @@ def test_what_a_changed_domain_or_stage_takes_with_it() -> None:
     )
     with pytest.raises(MopdError, match="neither a domain nor a stage"):
         export.changed(recipe, "shfit")
+
+
+def test_paths_are_seen_from_where_they_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = json.dumps({"prompt": "1 + 1?", "answer": "2", "split": "train"})
+    (tmp_path / "rows.jsonl").write_text(row + "\n" + row.replace("1 +", "2 +").replace('"2"', '"3"') + "\n")
+    (tmp_path / "tasks.toml").write_text('[sort]\ndata = "own.jsonl"\nreward = "own.py:grade"\n')
+    monkeypatch.chdir(tmp_path)
+    spec = "jsonl:rows.jsonl?verifier=numeric"
+    made = request_of(of_recipe("mixed_rl", domains=[spec, "sort"]), "/m", None, Path("tasks.toml"))
+    assert made.tasks["sort"].source == str(tmp_path / "own.jsonl")
+    assert made.tasks["sort"].own_reward == f"{tmp_path}/own.py:grade"
+    assert made.tasks[spec].spec == f"jsonl:{tmp_path}/rows.jsonl?verifier=numeric"
+    (tmp_path / "own.jsonl").write_text('{"prompt": "ba", "answer": "ab"}\n')
+    out = exported(tmp_path, made, ["trl"])
+    code = [sys.executable, str(out / "prepare_data.py")]
+    subprocess.run(code, check=True, env={"PYTHONPATH": str(ROOT), "PATH": ""}, cwd="/")
+    rows = [json.loads(line) for line in (out / "data" / "mixed.jsonl").read_text().splitlines()]
+    assert {row["domain"] for row in rows} == {spec, "sort"}
 
 
 BAD_TASKS = {
