@@ -11,7 +11,11 @@ from transformers import (
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
@@ -46,23 +50,48 @@ def qwen3(*, tied: bool = True, **changes: Any) -> PreTrainedModel:
         for name, parameter in model.named_parameters():
             if "norm" in name:
                 parameter.uniform_(0.5, 1.5)
+    return _biased(model)
+
+
+_SIZES = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 128}
+
+
+def llama(**changes: Any) -> PreTrainedModel:
+    return _biased(LlamaForCausalLM(LlamaConfig(**(_WIDE | _SIZES | changes))))
+
+
+def mistral(**changes: Any) -> PreTrainedModel:
+    sizes = {"head_dim": 8, "sliding_window": None}
+    return MistralForCausalLM(MistralConfig(**(_WIDE | _SIZES | sizes | changes)))
+
+
+def qwen2(**changes: Any) -> PreTrainedModel:
+    return _biased(Qwen2ForCausalLM(Qwen2Config(**(_WIDE | _SIZES | changes))))
+
+
+def _biased(model: PreTrainedModel) -> PreTrainedModel:
+    """Biases of 0, as models are made with, would hide a bias that is forgotten."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.endswith("bias"):
+                parameter.uniform_(-0.5, 0.5)
     return model
-
-
-def llama() -> PreTrainedModel:
-    sizes = {"hidden_size": 24, "intermediate_size": 40, "num_hidden_layers": 2}
-    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 128}
-    return LlamaForCausalLM(LlamaConfig(**(_WIDE | sizes | heads)))
 
 
 def gpt2() -> PreTrainedModel:
     return GPT2LMHeadModel(GPT2Config(n_embd=24, n_layer=2, n_head=4, n_positions=128, **_WIDE))
 
 
+LEAN = ("qwen3 tied", "qwen3 untied", "llama", "llama with biases", "mistral", "qwen2")
 ARCHITECTURES: dict[str, Callable[[], PreTrainedModel]] = {
     "qwen3 tied": qwen3,
     "qwen3 untied": lambda: qwen3(tied=False),
     "llama": llama,
+    "llama with biases": lambda: llama(attention_bias=True, mlp_bias=True, tie_word_embeddings=True),
+    "mistral": mistral,
+    "mistral of short sight": lambda: mistral(sliding_window=4),
+    "qwen2": qwen2,
     "gpt2": gpt2,
 }
 

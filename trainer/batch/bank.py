@@ -1,8 +1,8 @@
-"""The other models a stage reads: teachers and references, at most one large one in memory at a time.
+"""The other models a stage reads: teachers and references. They stay loaded while memory has room for all of them.
 
-Small models stay loaded. Large ones are loaded, used and let go; of a teacher that scored a batch only the last hidden
-states and the head stay (DeepSeek-V4), from which logits are rebuilt where the loss wants them. Peak memory is then the
-student and the largest other model, however many teachers there are.
+Where it has not, each is loaded, used and let go; of a teacher that scored a batch only the last hidden states and the
+head stay (DeepSeek-V4), from which logits are rebuilt where the loss wants them. Peak memory is then the student and
+the largest other model, however many teachers there are.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from pathlib import Path
 
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored, score
+from trainer.model.parallel import memory_bytes
 from trainer.model.policy import Policy
 
-RESIDENT_BYTES = 256 * 2**20  # all of a stage's other models together
+RESIDENT_BYTES = 256 * 2**20  # of weights that always stay loaded
+RESIDENT_SHARE = 0.4  # of the memory that is free when a stage starts, for more than that
 
 
 class Bank:
     """Models by stage name, loaded when asked for."""
 
-    def __init__(self, directories: dict[str, Path], load: Callable[[str], Policy]) -> None:
+    def __init__(
+        self, directories: dict[str, Path], load: Callable[[str], Policy], *, room: float | None = None
+    ) -> None:
+        """room: bytes of weights that may stay loaded [default: a share of what is free at the first look-up]."""
         self._load = load
         sizes = {path: _weight_bytes(path) for path in set(directories.values())}
-        self._resident = sum(sizes.values()) <= RESIDENT_BYTES
+        self._size, self._room, self._resident = sum(sizes.values()), room, False
         self._directories = directories
         self._held: dict[Path, Policy] = {}
 
@@ -37,9 +42,12 @@ class Bank:
         if place in self._held:
             yield self._held[place]
             return
-        self._held[place] = self._load(name)
+        policy = self._held[place] = self._load(name).frozen()
+        if self._room is None:
+            self._room = max(RESIDENT_BYTES, RESIDENT_SHARE * memory_bytes(policy.device, free=True))
+        self._resident = self._size <= self._room
         try:
-            yield self._held[place]
+            yield policy
         finally:
             if not self._resident:
                 del self._held[place]

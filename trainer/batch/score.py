@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from trainer.batch.rollout import Rollouts
-from trainer.batch.update import CHUNK_LOGITS, hidden_states
+from trainer.batch.update import hidden_states
 from trainer.losses.losses import reverse_kl, token_logprob
+from trainer.model.parallel import logits_at_once
 from trainer.model.policy import Policy
 
 
@@ -37,7 +38,7 @@ class Scored:
     def blocks(self, rollouts: Rollouts) -> tuple[Tensor, ...]:
         """The trained positions in pieces whose logits may be held at once."""
         index_M = rollouts.trained_BT.flatten().nonzero().squeeze(1)
-        return index_M.split(max(1, CHUNK_LOGITS // self.vocab_size))
+        return index_M.split(max(1, logits_at_once(index_M.device) // self.vocab_size))
 
 
 def score(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Scored:

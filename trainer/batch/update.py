@@ -21,12 +21,11 @@ from torch import Tensor, nn
 
 from trainer.batch.rollout import Rollouts
 from trainer.batch.sums import Sums
-from trainer.model.parallel import parts_for, row_spans, side_by_side
+from trainer.model.parallel import logits_at_once, parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
 
 Measured = Sums | Mapping[str, Tensor | float]  # plain quantities are of the whole
 LossOf = Callable[[Tensor, Tensor], tuple[Tensor, Measured]]
-CHUNK_LOGITS = 1 << 21  # logits held at once, times a few for the loss's own intermediates
 CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
 PIECE = 1 << 14  # the same on an accelerator
 
@@ -48,7 +47,7 @@ def accumulate_gradients(
     activations are held (a group's stay together), `chunk_positions` the positions whose logits are. On a CPU
     `loss_of` is called from several threads.
     """
-    chunk = chunk_positions or max(1, CHUNK_LOGITS // policy.vocab_size)
+    chunk = chunk_positions or max(1, logits_at_once(policy.device) // policy.vocab_size)
     parameters = list(policy.parameters())
 
     def of_logits(hidden_ND: Tensor, index_N: Tensor) -> tuple[Tensor, Measured]:

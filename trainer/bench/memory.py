@@ -1,7 +1,7 @@
 """Peak memory of a distillation step with one teacher and with several, each in a fresh process.
 
-Teachers lie on disk and `trainer.batch.bank` loads them one at a time; each scores its own share of the prompts and
-leaves its last hidden states and its head behind. Linux only. Leaves out: memory on an accelerator.
+Teachers lie on disk and `trainer.batch.bank`, given no room, loads them one at a time; each scores its own share of
+the prompts and leaves its last hidden states and its head behind. Linux only. Leaves out: memory on an accelerator.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _BankStep(Step):
         size = size_of(name)
         super().__init__(load_policy(folder / str(STUDENT)), size.texts(size.prompts), 1)
         self.names = [str(seed) for seed in range(1, count + 1)]
-        self.bank = Bank({n: folder / n for n in self.names}, lambda n: load_policy(folder / n))
+        self.bank = Bank({n: folder / n for n in self.names}, lambda n: load_policy(folder / n), room=0)
 
     def loss_of(self, rollouts: Rollouts) -> LossOf:
         spans = row_spans(len(rollouts.prompt_BP), parts=len(self.names))

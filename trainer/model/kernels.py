@@ -3,24 +3,28 @@
 Each has two forms with the same values: plain PyTorch operations (any device, any autocast), and for float32 on
 a CPU a form that saves passes over memory and multiplies matrices with oneDNN, which uses AVX-512 where MKL does
 not (200 against 90 GFLOP/s a core on an AMD Zen 5). The choice depends on shapes and types only, so results are
-reproducible. Leaves out: the model (`trainer.model.lean`).
+reproducible. Under bfloat16 autocast, weights are rounded once for each value they take (`Copies`), and products of
+few rows read them in oneDNN's own layout (`packed`). Leaves out: the model (`trainer.model.lean`).
 
 Axes: N tokens, I and O widths, H heads, E width of one head, Z = E / 2.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 ONEDNN = torch.backends.cpu.get_cpu_capability() == "AVX512" and hasattr(
     torch.ops.mkldnn, "_linear_pointwise"
 )
 ONEDNN_PRODUCTS = 1 << 20  # multiply-adds below which oneDNN's start-up costs more than it saves
+FEW_ROWS = 256  # up to so many rows a product is bound by reading its weight
 
 
 def _on_cpu(x: Tensor) -> bool:
@@ -98,6 +102,73 @@ def linear_onto(base_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
     )
 
 
+class _Rounded(torch.autograd.Function):
+    """A weight's bfloat16 copy in its place; the gradient goes to the weight."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, copy: Tensor) -> Tensor:
+        ctx.dtype = weight.dtype
+        return copy.detach()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad.to(ctx.dtype), None
+
+
+def _count_changes(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Fused optimisers change weights without counting it; here it is counted for all."""
+    changed = [weight for group in optimizer.param_groups for weight in group["params"]]
+    torch.autograd.graph.increment_version(changed)
+
+
+register_optimizer_step_post_hook(_count_changes)
+
+
+class Copies:
+    """What is worked out from weights, made anew once a weight has changed in place (PyTorch counts such changes)."""
+
+    def __init__(self) -> None:
+        self._held: dict[Any, tuple[tuple[Tensor, ...], tuple[int, ...], Any]] = {}
+
+    def get(self, name: Any, weights: tuple[Tensor, ...], make: Callable[[], Any]) -> Any:
+        """`make()`, or what it gave when these weights had these values."""
+        versions = tuple(weight._version for weight in weights)
+        before = self._held.get(name)
+        same = before is not None and len(before[0]) == len(weights)
+        if same and before is not None and before[1] == versions and all(map(_is, before[0], weights)):
+            return before[2]
+        made = make()
+        self._held[name] = (weights, versions, made)
+        return made
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """The weight in bfloat16; differentiable."""
+        if weight.dtype == torch.bfloat16:
+            return weight
+        copy = self.get(id(weight), (weight,), lambda: weight.detach().to(torch.bfloat16))
+        wanted = weight.requires_grad and torch.is_grad_enabled()
+        return _Rounded.apply(weight, copy) if wanted else copy
+
+
+def _is(one: Tensor, other: Tensor) -> bool:
+    return one is other
+
+
+def packed(weight_OI: Tensor) -> Tensor:
+    """A weight for `product`: in bfloat16 in the layout with which oneDNN multiplies few rows fastest."""
+    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16 or not ONEDNN:
+        return weight_OI
+    return torch.ops.mkldnn._reorder_linear_weight(weight_OI.contiguous(), FEW_ROWS)
+
+
+def product(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias without gradient, the weight as `packed` gives it."""
+    if packed_OI.is_mkldnn:
+        return torch.ops.mkldnn._linear_pointwise(x_NI.bfloat16(), packed_OI, bias_O, "none", [], "")
+    out_NO = linears(x_NI, packed_OI)[0]
+    return out_NO if bias_O is None else out_NO + bias_O
+
+
 class _RMSNorm(torch.autograd.Function):
     """y = w x / r with r = sqrt(mean x^2 + eps); dx = (wg - y' mean(wg y')) / r with y' = x / r."""
 
@@ -127,7 +198,7 @@ class _RMSNorm(torch.autograd.Function):
 
 def rms_norm(x_ND: Tensor, weight_D: Tensor, eps: float) -> Tensor:
     """Normalise the last axis; the weight may have more axes (one row per head)."""
-    if _on_cpu(x_ND):
+    if x_ND.device.type == "cpu" and x_ND.dtype == torch.float32:
         return _RMSNorm.apply(x_ND, weight_D, eps)
     return F.rms_norm(x_ND.float(), weight_D.shape[-1:], eps=eps) * weight_D
 
@@ -149,7 +220,8 @@ class _Gated(torch.autograd.Function):
 
 def gated(gate_NF: Tensor, up_NF: Tensor) -> Tensor:
     """silu(gate) * up (SwiGLU)."""
-    return _Gated.apply(gate_NF, up_NF) if _on_cpu(gate_NF) else F.silu(gate_NF) * up_NF
+    by_hand = gate_NF.device.type == "cpu" and gate_NF.dtype == up_NF.dtype
+    return _Gated.apply(gate_NF, up_NF) if by_hand else F.silu(gate_NF) * up_NF
 
 
 class _Rotate(torch.autograd.Function):

@@ -1,8 +1,9 @@
-"""Token-by-token decoding of a dense Qwen3 with a preallocated key-value cache, in as few operations as possible.
+"""Token-by-token decoding on the lean path with a preallocated key-value cache, in as few operations as possible.
 
 Small batches on a CPU are bound by the number of calls and, with several threads, by Python's lock; so
-projections that read the same input are one matrix, copied when decoding starts (a decoder lives for one
-generation, so the copy cannot go stale). Leaves out: sampling (`trainer.batch.decode`), the head.
+projections that read the same input are one matrix, copied when decoding starts (a decoder lives for one generation,
+so the copy cannot go stale; in bfloat16 it is kept until a weight changes). Leaves out: sampling
+(`trainer.batch.decode`), the head.
 
 Axes: U prompts, B = U * group rows, D hidden width, H query heads, K key heads, P = B K pairs of a row and a key
 head, G = H / K, E head width, Z = E / 2, F feed-forward width, L places of the cache.
@@ -18,21 +19,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainer.model.attention import MASKED, STEP, Packed
-from trainer.model.kernels import linears, rotate
-from trainer.model.lean import LeanQwen3
+from trainer.model.kernels import packed, product, rotate
+from trainer.model.lean import Lean, Map
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Layer:
-    """One layer's weights and cache; q_norm carries 1 / sqrt(E)."""
+    """One layer's weights and cache; the norm of queries, where there is one, carries 1 / sqrt(E)."""
 
     before_D: Tensor
-    qkv_OD: Tensor
-    head_norms_HE: Tensor  # of queries, then of keys
-    out_DO: Tensor
+    qkv: Map
+    head_norms_HE: Tensor | None  # of queries, then of keys
+    out: Map
     after_D: Tensor
-    gate_up_FD: Tensor
-    down_DF: Tensor
+    gate_up: Map
+    down: Map
     keys_BKLE: Tensor
     values_BKLE: Tensor
 
@@ -45,7 +46,7 @@ class LeanDecoder:
     """B rows: prompts on the left of the cache, then one place for each new token."""
 
     def __init__(
-        self, lean: LeanQwen3, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
+        self, lean: Lean, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
     ) -> None:
         (prompts, width), device, config = prompt_UP.shape, prompt_UP.device, lean.config
         first_U1 = torch.ones(prompts, 1, dtype=torch.bool, device=device)
@@ -74,17 +75,32 @@ class LeanDecoder:
         ]
 
     def _layer(self, layer: Any, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
-        """Join weights that read the same input, in the cache's type."""
-        mlp, dtype = layer.mlp, values_BKLE.dtype
-        projections, (q_norm_E, k_norm_E) = self.lean.weights(layer.self_attn)
+        """Join weights that read the same input."""
+        lean, own, mlp = self.lean, layer.self_attn, layer.mlp
+
+        def joined() -> tuple[Map, Map, Map, Map]:
+            return (
+                _joined(*lean.maps(own)),
+                _joined(lean.map(own.o_proj)),
+                _joined(lean.map(mlp.gate_proj), lean.map(mlp.up_proj)),
+                _joined(lean.map(mlp.down_proj)),
+            )
+
+        rough = lean.dtype != torch.float32
+        maps = lean.copies.get(id(layer), tuple(layer.parameters()), joined) if rough else joined()
+        qkv, out, gate_up, down = maps
+        norms_HE = None
+        if lean.normed:
+            q_norm_E, k_norm_E = lean.norms(own)
+            norms_HE = torch.stack([q_norm_E] * self.heads + [k_norm_E] * self.key_heads)
         return _Layer(
             before_D=layer.input_layernorm.weight,
-            qkv_OD=torch.cat(projections).to(dtype),
-            head_norms_HE=torch.stack([q_norm_E] * self.heads + [k_norm_E] * self.key_heads),
-            out_DO=layer.self_attn.o_proj.weight.to(dtype),
+            qkv=qkv,
+            head_norms_HE=norms_HE,
+            out=out,
             after_D=layer.post_attention_layernorm.weight,
-            gate_up_FD=torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]).to(dtype),
-            down_DF=mlp.down_proj.weight.to(dtype),
+            gate_up=gate_up,
+            down=down,
             keys_BKLE=keys_BKLE,
             values_BKLE=values_BKLE,
         )
@@ -99,30 +115,47 @@ class LeanDecoder:
         for layer in self.layers:
             x_BD = self._attend(layer, x_BD, turn_B1Z, bias_P1L)
             y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.after_D, self.lean.eps)
-            gate_BF, up_BF = linears(y_BD, layer.gate_up_FD)[0].chunk(2, 1)
-            x_BD = linears(F.silu(gate_BF).mul_(up_BF), layer.down_DF)[0] + x_BD
+            gate_BF, up_BF = product(y_BD, *layer.gate_up).chunk(2, 1)
+            x_BD = product(F.silu(gate_BF).mul_(up_BF), *layer.down) + x_BD
         self.position_B = self.position_B + 1
         self.hidden_BD = F.rms_norm(x_BD, x_BD.shape[1:], self.lean.body.norm.weight, self.lean.eps)
 
     def _attend(self, layer: _Layer, x_BD: Tensor, turn_B1Z: Tensor, bias_P1L: Tensor) -> Tensor:
         rows, size, here = len(x_BD), self.lean.width, self.used - 1
         y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.before_D, self.lean.eps)
-        qkv_BHE = linears(y_BD, layer.qkv_OD)[0].view(rows, -1, size)
+        qkv_BHE = product(y_BD, *layer.qkv).view(rows, -1, size)
         qk_BHE, v_BKE = qkv_BHE.split([self.heads + self.key_heads, self.key_heads], 1)
-        normed_BHE = F.rms_norm(qk_BHE.float(), (size,), None, self.lean.eps).mul_(layer.head_norms_HE)
-        q_BHE, k_BKE = rotate(normed_BHE, turn_B1Z).split([self.heads, self.key_heads], 1)
+        if layer.head_norms_HE is not None:
+            qk_BHE = F.rms_norm(qk_BHE.float(), (size,), None, self.lean.eps).mul_(layer.head_norms_HE)
+        q_BHE, k_BKE = rotate(qk_BHE.contiguous(), turn_B1Z).split([self.heads, self.key_heads], 1)
         layer.keys_BKLE[:, :, here], layer.values_BKLE[:, :, here] = k_BKE, v_BKE
         keys_PLE, values_PLE = (
             c.flatten(0, 1)[:, : bias_P1L.shape[2]] for c in (layer.keys_BKLE, layer.values_BKLE)
         )
         scores_PGL = torch.baddbmm(
-            bias_P1L, q_BHE.reshape(rows * self.key_heads, -1, size), keys_PLE.transpose(1, 2)
+            bias_P1L,
+            q_BHE.reshape(rows * self.key_heads, -1, size),
+            keys_PLE.transpose(1, 2),
+            alpha=self.lean.scale,
         )
         mixed_BO = torch.bmm(torch.softmax(scores_PGL, -1), values_PLE).view(rows, -1)
-        return linears(mixed_BO, layer.out_DO)[0] + x_BD
+        return product(mixed_BO, *layer.out) + x_BD
 
     def keep(self, index_K: Tensor) -> None:
         """Drop all rows but these."""
         self.hidden_BD, self.position_B = self.hidden_BD[index_K], self.position_B[index_K]
         self.bias_B1L = self.bias_B1L[index_K]
         self.layers = [layer.rows(index_K) for layer in self.layers]
+
+
+def _joined(*maps: Map) -> Map:
+    """Maps of one input as one, ready for `product`."""
+    weight_OI = torch.cat([one.weight_OI for one in maps]) if len(maps) > 1 else maps[0].weight_OI
+    biases = [one.bias_O for one in maps]
+    if all(bias is None for bias in biases):
+        return Map(packed(weight_OI), None)
+    whole = [
+        one.weight_OI.new_zeros(len(one.weight_OI)) if bias is None else bias
+        for one, bias in zip(maps, biases, strict=True)
+    ]
+    return Map(packed(weight_OI), torch.cat(whole))

@@ -17,6 +17,7 @@ from itertools import pairwise
 from threading import Barrier
 from typing import TypeVar
 
+import psutil
 import torch
 
 R = TypeVar("R")
@@ -64,6 +65,24 @@ def side_by_side(work: Callable[[slice], R], spans: list[slice]) -> list[R]:
         return list(_pool(len(spans), torch.get_num_threads()).map(guarded, spans))
     finally:
         sys.setswitchinterval(interval)
+
+
+@lru_cache
+def logits_at_once(device: torch.device) -> int:
+    """How many logits a loss may hold (times a few for its intermediates): a 128th of the memory, and a power of two.
+
+    At least 2^21, which is 42 positions of a vocabulary of 49,152; a machine of 16 GB holds eight times as many. It
+    depends on the machine's whole memory, not on what is free, so that a machine repeats its numbers.
+    """
+    return max(1 << 21, 1 << (memory_bytes(device) // 128 // 4).bit_length() - 1)
+
+
+def memory_bytes(device: torch.device, *, free: bool = False) -> int:
+    """The device's memory, or what is free of it now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0 if free else 1])
+    memory = psutil.virtual_memory()
+    return int(memory.available if free else memory.total)
 
 
 @lru_cache

@@ -2,9 +2,9 @@
 
 `Policy` hides two ways of computing the same numbers behind three methods. The generic path runs the Hugging
 Face module itself and works for any `AutoModelForCausalLM`; the lean path (`trainer.model.lean`) is a functional
-forward of the same parameters for dense Qwen3. A policy compares both with the module's own logits when it is made
-and refuses what disagrees. Leaves out: sampling (`trainer.batch.rollout`), gradients (`trainer.batch.update`),
-loading weights.
+forward of the same parameters for dense Llama, Mistral, Qwen2 and Qwen3. The first policy of a configuration compares
+both with the module's own logits and refuses what disagrees. Leaves out: sampling (`trainer.batch.rollout`), gradients
+(`trainer.batch.update`), loading weights.
 
 Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length,
 D hidden width, V vocabulary.
@@ -22,12 +22,15 @@ from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
 from trainer.model.generic import GenericBackbone, GenericDecoder
-from trainer.model.kernels import linears
-from trainer.model.lean import LeanQwen3, supports
+from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
+from trainer.model.lean import Lean, supports
 from trainer.model.lean_decoder import LeanDecoder
 from trainer.model.parallel import keep_freed_memory
 
 AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32
+
+
+_chosen: dict[str, bool] = {}  # by configuration, whether the lean path reproduces the module's logits
 
 
 class Decoder(Protocol):
@@ -66,8 +69,8 @@ class Policy:
         )
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.backbone: LeanQwen3 | GenericBackbone = GenericBackbone(model)
-        self._verify()
+        self._copies = Copies()
+        self.backbone: Lean | GenericBackbone = self._verified()
 
     @property
     def device(self) -> torch.device:
@@ -76,6 +79,13 @@ class Policy:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters, tied ones once."""
         return (p for p in self.model.parameters() if p.requires_grad)
+
+    def frozen(self) -> Policy:
+        """Itself, from here on only read: no gradients, and on the lean path matrices in the compute type alone."""
+        self.model.requires_grad_(False)
+        if isinstance(self.backbone, Lean):
+            self.backbone.round_weights()
+        return self
 
     def hidden(
         self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1
@@ -108,13 +118,21 @@ class Policy:
         """(..., D) to float32 (..., V), divided by the temperature."""
         with self.autocast():
             if type(self.head) is nn.Linear and self.head.bias is None:
-                flat_NV = linears(hidden.flatten(0, -2), self.head.weight)[0]
-                logits = flat_NV.unflatten(0, hidden.shape[:-1]).float()
+                logits = self._linear_head(hidden.flatten(0, -2)).unflatten(0, hidden.shape[:-1]).float()
             else:
                 logits = self.head(hidden).float()
         logits = logits if self._scale == 1 else logits * self._scale
         logits = torch.tanh(logits / self._soft_cap) * self._soft_cap if self._soft_cap else logits
         return logits if temperature == 1 else logits / temperature
+
+    def _linear_head(self, hidden_ND: Tensor) -> Tensor:
+        weight_VD = self.head.weight
+        if self.dtype == torch.float32 or hidden_ND.device.type != "cpu":
+            return linears(hidden_ND, weight_VD)[0]
+        if len(hidden_ND) <= FEW_ROWS and not torch.is_grad_enabled():
+            ready = self._copies.get("head", (weight_VD,), lambda: packed(weight_VD.to(self.dtype)))
+            return product(hidden_ND, ready)
+        return linears(hidden_ND, self._copies.rounded(weight_VD))[0]
 
     @torch.no_grad()
     def decoder(
@@ -123,7 +141,7 @@ class Policy:
         """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
         prompts = _trimmed(prompt_UP, prompt_mask_UP)
         with self.autocast():
-            if isinstance(self.backbone, LeanQwen3):
+            if isinstance(self.backbone, Lean):
                 return LeanDecoder(self.backbone, *prompts, group, max_new_tokens)
             return GenericDecoder(self.backbone, *prompts, group)
 
@@ -131,9 +149,26 @@ class Policy:
         """The compute type, for work that spans several calls: weights are then converted once."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
+    def _verified(self) -> Lean | GenericBackbone:
+        """The lean path if it reproduces the module's logits, else the generic one; tried once a configuration."""
+        paths: list[Lean | GenericBackbone] = [GenericBackbone(self.model)]
+        if supports(self.model):
+            paths.insert(0, Lean(self.model))
+        plain = "forward" not in vars(self.model)
+        name = f"{type(self.model).__name__} {self.model.config.to_json_string()}" if plain else ""  # type: ignore[union-attr,operator]
+        if name not in _chosen:
+            lean = isinstance(self._tried(paths), Lean)
+            if not plain:
+                return paths[0] if lean else paths[-1]
+            _chosen[name] = lean
+        found = paths[0] if _chosen[name] else paths[-1]
+        if isinstance(found, Lean):
+            found.dtype = self.dtype
+        return found
+
     @torch.no_grad()
-    def _verify(self) -> None:
-        """Use the lean path if it reproduces the module's logits on random ragged tokens, else the generic one."""
+    def _tried(self, paths: list[Lean | GenericBackbone]) -> Lean | GenericBackbone:
+        """The first path that gives the module's logits on random ragged tokens, in float32. UsageError: none does."""
         noise = torch.Generator().manual_seed(0)
         token_BL = torch.randint(self.vocab_size, (4, 9), generator=noise).to(self.device)
         mask_BP = (torch.arange(5) >= torch.tensor([0, 0, 3, 3])[:, None]).to(self.device)
@@ -149,15 +184,16 @@ class Policy:
             * (1 if self.head.weight.dtype == torch.float32 else 500)
             * max(1.0, float(truth.abs().max()))
         )
-        generic, self.dtype, dtype = self.backbone, torch.float32, self.dtype
-        for backbone in ([LeanQwen3(self.model)] if supports(self.model) else []) + [generic]:
-            self.backbone = backbone
-            worst = float(
-                (self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2)) - truth).abs().max()
-            )
-            if worst <= tolerance:
-                self.dtype = dtype
-                return
+        self.dtype, dtype = torch.float32, self.dtype
+        try:
+            for path in paths:
+                self.backbone = path
+                found = self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2))
+                worst = float((found - truth).abs().max())
+                if worst <= tolerance:
+                    return path
+        finally:
+            self.dtype = dtype
         raise UsageError(
             f"model {type(self.model).__name__}: logits rebuilt from its hidden states differ from its own by "
             f"{worst:.2g} (limit {tolerance:.2g}); use an architecture with a plain linear head and a key-value cache"

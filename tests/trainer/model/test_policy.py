@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
-from policies import ARCHITECTURES, EOS, VOCAB, Characters, policy, prompts, qwen3
+from policies import ARCHITECTURES, EOS, LEAN, VOCAB, Characters, policy, prompts, qwen3
 from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
 from trainer.batch.decode import left_pad
 from trainer.model import attention, kernels
+from trainer.model import policy as policies_of
 from trainer.model.generic import GenericBackbone
-from trainer.model.lean import LeanQwen3
+from trainer.model.lean import Lean
 from trainer.model.policy import Policy
 
 GROUP, LENGTH = 3, 6
@@ -45,16 +46,16 @@ def any_policy(request: pytest.FixtureRequest) -> Policy:
 
 
 @pytest.mark.parametrize("path", ["blocks", "rows"])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("architecture", LEAN)
 @pytest.mark.parametrize("onednn", [True, False])
 def test_lean_logits_and_gradients_equal_the_module(
-    path: str, tied: bool, onednn: bool, monkeypatch: pytest.MonkeyPatch
+    path: str, architecture: str, onednn: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", 512 if path == "blocks" else 0)
     monkeypatch.setattr(kernels, "ONEDNN_PRODUCTS", 0)
     monkeypatch.setattr(kernels, "ONEDNN", onednn and kernels.ONEDNN)
-    lean = policy("qwen3 tied" if tied else "qwen3 untied")
-    assert isinstance(lean.backbone, LeanQwen3)
+    lean = policy(architecture)
+    assert isinstance(lean.backbone, Lean)
     rows = batch(lean)
     logits = lean.logits(lean.hidden(*rows, group=GROUP))
     truth = alone(lean, *rows)
@@ -69,9 +70,9 @@ def test_states_predict_the_right_token(any_policy: Policy) -> None:
     torch.testing.assert_close(logits, alone(any_policy, *rows), rtol=1e-4, atol=1e-4)
 
 
-def test_only_qwen3_takes_the_lean_path(any_policy: Policy) -> None:
-    lean = type(any_policy.model).__name__ == "Qwen3ForCausalLM"
-    assert isinstance(any_policy.backbone, LeanQwen3 if lean else GenericBackbone)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_dense_families_take_the_lean_path(architecture: str) -> None:
+    assert isinstance(policy(architecture).backbone, Lean if architecture in LEAN else GenericBackbone)
 
 
 def test_a_group_equals_repeated_prompts(any_policy: Policy) -> None:
@@ -144,7 +145,6 @@ def test_temperature_divides_the_logits() -> None:
     ("changes", "what"),
     [
         ({"hidden_act": "gelu"}, "activation"),
-        ({"attention_bias": True}, "biases"),
         ({"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 0}, "sliding window"),
     ],
 )
@@ -158,7 +158,8 @@ def test_variants_the_lean_path_does_not_know_run_generically(changes: dict[str,
 
 
 def test_a_lean_path_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LeanQwen3, "finish", lambda self, layer, x_ND, mixed_ND: x_ND)
+    monkeypatch.setattr(policies_of, "_chosen", {})
+    monkeypatch.setattr(Lean, "finish", lambda self, layer, x_ND, mixed_ND: x_ND)
     assert isinstance(policy().backbone, GenericBackbone)
 
 
@@ -195,13 +196,14 @@ def test_dropout_is_off() -> None:
 
 
 @pytest.mark.parametrize("path", ["blocks", "rows"])
+@pytest.mark.parametrize("architecture", LEAN)
 def test_bfloat16_computes_under_autocast_with_float32_weights(
-    path: str, monkeypatch: pytest.MonkeyPatch
+    path: str, architecture: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", 512 if path == "blocks" else 0)
-    exact = policy()
+    exact = policy(architecture)
     rough = Policy(exact.model, Characters(), dtype=torch.bfloat16)
-    assert isinstance(rough.backbone, LeanQwen3)
+    assert isinstance(rough.backbone, Lean)
     rows = batch(rough)
     logits = rough.logits(rough.hidden(*rows, group=GROUP))
     truth = exact.logits(exact.hidden(*rows, group=GROUP))
@@ -214,3 +216,28 @@ def test_bfloat16_computes_under_autocast_with_float32_weights(
     with torch.no_grad(), rough.autocast():
         decoder.step(rows[2][:, 0])
         torch.testing.assert_close(rough.logits(decoder.hidden_BD), logits[:, 1], rtol=0, atol=2 * difference)
+
+
+def test_a_bfloat16_policy_sees_weights_that_change() -> None:
+    """Copies of weights are kept while they hold their values: training, loading and merging all change in place."""
+    of = Policy(policy("llama").model, Characters(), dtype=torch.bfloat16)
+    rows = batch(of)
+    unique = rows[0][::GROUP], rows[1][::GROUP]
+
+    def seen() -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            decoder = of.decoder(*unique, group=GROUP, max_new_tokens=2)
+            with of.autocast():
+                decoder.step(rows[2][:, 0])
+                return of.logits(of.hidden(*rows, group=GROUP)), of.logits(decoder.hidden_BD)
+
+    before, again = seen(), seen()
+    optimizer = torch.optim.AdamW(of.parameters(), lr=0.1, fused=True)
+    for parameter in of.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    after, fresh = seen(), Policy(of.model, Characters(), dtype=torch.bfloat16)
+    for one, other, changed in zip(before, again, after, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert float((one - changed).abs().max()) > 0.1
+    torch.testing.assert_close(after[0], fresh.logits(fresh.hidden(*rows, group=GROUP)), rtol=0, atol=0)

@@ -240,6 +240,7 @@ def test_a_large_teacher_is_loaded_once_for_blocks_inside_one_another(
     from trainer.batch import bank as module
 
     monkeypatch.setattr(module, "RESIDENT_BYTES", 0)
+    monkeypatch.setattr(module, "RESIDENT_SHARE", 0.0)
     loaded: list[str] = []
 
     def load(name: str) -> Any:
