@@ -26,7 +26,10 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout,
 Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Dtype = Annotated[
-    Literal["float32", "bfloat16"], typer.Option(help="float32, or bfloat16 to compute under autocast.")
+    Literal["auto", "float32", "bfloat16"],
+    typer.Option(
+        help="auto: bfloat16 where the processor has matrix units for it and the model is wide enough to gain."
+    ),
 ]
 
 
@@ -123,9 +126,20 @@ def run(
     setting: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the run's settings, such as test_items=200.")
     ] = None,
+    system_prompt: Annotated[
+        str | None,
+        typer.Option(
+            help="template: what the model's chat template says by itself; none; or a text "
+            "[default: none with the amounts real, else template]."
+        ),
+    ] = None,
+    template_arg: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE for the chat template, such as enable_thinking=false."),
+    ] = None,
     seed: Seed = 0,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Stages side by side [default: one a core; 1 on a GPU].")
@@ -139,35 +153,40 @@ def run(
     """Run a recipe, from its first stage to its last.
 
     Examples: mopd train run mopd --domains sort,reverse --out runs/mopd
-    mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --dtype bfloat16 --out runs/big
+    mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --out runs/big
     """
     from mopdsim.cli.commands import emit
     from mopdsim.recipes.catalogue import REAL_DOMAINS
+    from trainer.model.loading import check_device
     from trainer.model.sources import PUBLISHED
+    from trainer.runs.compute import resolve_dtype
     from trainer.runs.execute import default_workers
     from trainer.runs.plan import answers
     from trainer.runs.progress import Progress
-    from trainer.runs.resolve import resolve_recipe, resolve_settings
+    from trainer.runs.resolve import pairs, resolve_recipe, resolve_settings
     from trainer.runs.run import check, run_recipe
 
     named = _split(domains)
     if model in PUBLISHED and not recipe.endswith(".toml"):
         named, amounts = named or list(REAL_DOMAINS), amounts or "real"
     resolved = resolve_recipe(recipe, named, amounts, set_ or []).scaled(scale)
+    check_device(device)
+    chat = {"system_prompt": system_prompt, "template_arguments": pairs(template_arg or []) or None}
     settings = resolve_settings(
         setting or [],
         amounts=resolved.amounts_name,
         seed=seed,
         device=device,
-        dtype=dtype,
+        dtype=resolve_dtype(dtype, model=model, device=device),
         threads=threads,
+        **{name: value for name, value in chat.items() if value is not None},
     )
     if dry_run:
         check(resolved, model=model, smaller=smaller, settings=settings)
         return _show_resolved(resolved, settings, json_)
     progress = Progress()
     print(
-        f"{resolved.name} on {model}, {resolved.amounts_name} amounts x {scale:g}, into {out}",
+        f"{resolved.name} on {model} in {settings.dtype}, {resolved.amounts_name} amounts x {scale:g}, into {out}",
         file=sys.stderr,
     )
     print(answers(resolved, settings), file=sys.stderr)
@@ -215,7 +234,7 @@ def evaluate(
         ),
     ] = None,
     device: Device = "cpu",
-    dtype: Dtype = "float32",
+    dtype: Dtype = "auto",
     json_: Json = False,
 ) -> None:
     """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""

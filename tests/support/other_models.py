@@ -12,7 +12,7 @@ from small_world import (
     write_model,
 )
 
-from trainer.model.chat import prompt_ids
+from trainer.model.chat import Chat
 
 
 def widened(source: Path, target: Path, rows: int) -> Path:
@@ -46,4 +46,4 @@ def renderer(directory: Path) -> Callable[[str], list[int]]:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    return lambda prompt: prompt_ids(tokenizer, [prompt])[0]
+    return lambda prompt: Chat(tokenizer).prompts([prompt])[0]

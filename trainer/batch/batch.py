@@ -18,7 +18,6 @@ from torch import Tensor
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
 from trainer.batch.rollout import Rollouts, converse, generate, left_pad, turns
 from trainer.batch.routing import Route
-from trainer.model.chat import observation_ids, prompt_ids
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Split, Task
 
@@ -136,13 +135,13 @@ def sample(
     grader: Grader = graded_by_reward,
     forbidden_F: Tensor | None = None,
 ) -> Batch:
-    """Sample and grade. `domains` names each item's domain (a key of `tasks`), in the order of the items; the ids
-    `forbidden_F` are never drawn.
+    """Sample, and grade what follows each turn's thoughts. `domains` names each item's domain (a key of `tasks`), in
+    the order of the items; the ids `forbidden_F` are never drawn.
 
     Raises MopdError with the prompt and completion when a verifier fails, DivergenceError on a non-finite reward.
     """
     used = [tasks[name] for name in dict.fromkeys(domains)]
-    prompts = prompt_ids(policy.tokenizer, [item.prompt for item in items])
+    prompts = policy.chat.prompts([item.prompt for item in items])
     common = {
         "rollouts_per_prompt": rollouts_per_prompt,
         "max_new_tokens": max(task.max_new_tokens for task in used),
@@ -157,12 +156,13 @@ def sample(
 
         def observe(row: int, said: list[str]) -> list[int] | None:
             place = row // rollouts_per_prompt
-            with _shown(tasks[domains[place]], items[place], said):
-                reply = tasks[domains[place]].observe(items[place], said)
-            return None if reply is None else observation_ids(policy.tokenizer, reply)
+            answers = [policy.chat.answer(turn) for turn in said]
+            with _shown(tasks[domains[place]], items[place], answers):
+                reply = tasks[domains[place]].observe(items[place], answers)
+            return None if reply is None else policy.chat.observation(reply)
 
         rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **common)  # type: ignore[arg-type]
-    said = turns(policy, rollouts)
+    said = [[policy.chat.answer(turn) for turn in row] for row in turns(policy, rollouts)]
     rewards = [
         _graded(grader, tasks[domains[b // rollouts_per_prompt]], items[b // rollouts_per_prompt], said[b])
         for b in range(len(said))
@@ -229,7 +229,7 @@ def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, l
 
 def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:
     """The same responses to prompts rendered by another model's chat template."""
-    prompt_UP, mask_UP = left_pad(prompt_ids(reader.tokenizer, [item.prompt for item in items]), reader)
+    prompt_UP, mask_UP = left_pad(reader.chat.prompts([item.prompt for item in items]), reader)
     rows = {
         "prompt_BP": prompt_UP.repeat_interleave(rollouts.group, 0),
         "prompt_mask_BP": mask_UP.repeat_interleave(rollouts.group, 0),

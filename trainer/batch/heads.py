@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -89,15 +89,15 @@ def without_head(rollouts: Rollouts) -> Rollouts:
     return replace(rollouts, trained_BT=torch.zeros_like(rollouts.trained_BT))
 
 
-def load_reward_model(source: Path, *, device: str = "cpu", dtype: str = "float32") -> Policy:
-    """A policy with its scalar head from a directory. UsageError where the weights have none."""
+def load_reward_model(source: Path, **options: Any) -> Policy:
+    """A policy with its scalar head; options: of `load_policy`. UsageError where the weights have none."""
     from transformers.utils import logging
 
     tensors = _head_tensors(source)
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # the head is no part of the architecture and would be reported as unexpected
     try:
-        policy = load_policy(source, device=device, dtype=dtype)
+        policy = load_policy(source, **options)
     finally:
         logging.set_verbosity(verbosity)
     add_head(policy)

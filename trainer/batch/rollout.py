@@ -128,7 +128,7 @@ def converse(
         responses = decode(policy, contexts, uniform_BT, temperature=temperature, forbidden_F=forbidden_F)
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
             rows[b].add(tokens[:length], logprobs[:length], trained=True)
-            rows[b].turns.append(policy.tokenizer.decode(tokens[:length], skip_special_tokens=True))
+            rows[b].turns.append(policy.said(tokens[:length]))
         if turn + 1 < max_turns:
             active = [b for b in active if _answered(rows[b], observe, b, policy)]
         if not active:
@@ -200,7 +200,7 @@ def _check(
 
 
 def turns(policy: Policy, rollouts: Rollouts) -> list[list[str]]:
-    """The sampled turns of every row as text, without special tokens; observations are not among them."""
+    """The sampled turns of every row as text, without special tokens and end ids; observations are not among them."""
     texts = []
     for response_T, trained_T in zip(
         rollouts.response_BT.tolist(), rollouts.trained_BT.tolist(), strict=True
@@ -211,5 +211,5 @@ def turns(policy: Policy, rollouts: Rollouts) -> list[list[str]]:
                 row[-1].append(token)
                 if token in policy.eos_ids:
                     row.append([])
-        texts.append([policy.tokenizer.decode(turn, skip_special_tokens=True) for turn in row if turn])
+        texts.append([policy.said(turn) for turn in row if turn])
     return texts

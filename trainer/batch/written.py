@@ -12,7 +12,6 @@ import torch
 
 from trainer.batch.batch import Batch, spans_of
 from trainer.batch.rollout import Rollouts, left_pad
-from trainer.model.chat import observation_ids, prompt_ids, turn_ids
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Task
 
@@ -48,7 +47,7 @@ def replayed(
 
     truncated: answers whose last turn was cut off, so that no end-of-sequence belongs behind it.
     """
-    ids = iter(turn_ids(policy.tokenizer, [text for turns in said for text in turns]))
+    ids = iter(policy.chat.turns([text for turns in said for text in turns]))
     tokens: list[list[int]] = []
     trained: list[list[bool]] = []
     for item, name, turns_of_item, cut in zip(items, domains, said, truncated, strict=True):
@@ -60,15 +59,13 @@ def replayed(
             row, mask = row + own, mask + [True] * len(own)
             reply = tasks[name].observe(item, turns_of_item[:turn]) if more else None
             if reply is not None:
-                observed = observation_ids(policy.tokenizer, reply)
+                observed = policy.chat.observation(reply)
                 row, mask = row + observed, mask + [False] * len(observed)
         tokens.append(row)
         trained.append(mask)
     return Batch(
         items=tuple(items),
-        rollouts=_written(
-            policy, prompt_ids(policy.tokenizer, [item.prompt for item in items]), tokens, trained
-        ),
+        rollouts=_written(policy, policy.chat.prompts([item.prompt for item in items]), tokens, trained),
         reward_B=torch.ones(len(items), device=policy.device),
         spans=spans_of(domains, 1),
     )

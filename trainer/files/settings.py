@@ -23,7 +23,8 @@ class Settings(Value):
     stage; validation_items: every so many steps of it. temperature: of sampling, in training and evaluation.
     samples_per_prompt: answers to each test prompt; from 8 of them pass@8 is estimated. greedy_items: test prompts that
     are also answered by the likeliest tokens. score_others: whether a stage also scores what it does not train on.
-    system_prompt: the one that the model's chat template puts in of itself, or none.
+    system_prompt: "template" for what the model's chat template puts in of itself, "none", or a text of one's own.
+    template_arguments: what the template is told besides, such as enable_thinking.
     evaluate_every, diagnose_every (0: never), checkpoint_every: in optimiser steps. threads: of one worker.
     max_truncation: a reinforcement or on-policy stage stops when more samples than this are cut off
     (mean over the last ten steps).
@@ -40,7 +41,8 @@ class Settings(Value):
     samples_per_prompt: Annotated[int, Field(ge=1, le=256)] = 1
     greedy_items: Annotated[int, Field(ge=0)] = 0
     score_others: Literal["always", "at_end", "never"] = "always"
-    system_prompt: Literal["template", "none"] = "template"
+    system_prompt: Annotated[str, Field(min_length=1)] = "template"
+    template_arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)
     evaluate_every: Count = 25
     diagnose_every: Annotated[int, Field(ge=0)] = 20
     checkpoint_every: Count = 25
@@ -51,8 +53,9 @@ class Settings(Value):
         """What a stage's key is made from. Fields that came later count where they are not at their defaults, so that
         older stores stay valid."""
         found = self.model_dump(mode="json", exclude={"checkpoint_every"})
-        later = ("samples_per_prompt", "greedy_items", "score_others", "system_prompt")
-        unset = {name for name in later if found[name] == type(self).model_fields[name].default}
+        later = ("samples_per_prompt", "greedy_items", "score_others", "system_prompt", "template_arguments")
+        usual = type(self)()
+        unset = {name for name in later if found[name] == getattr(usual, name)}
         return {name: value for name, value in found.items() if name not in unset}
 
 

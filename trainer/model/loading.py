@@ -17,19 +17,16 @@ from safetensors.torch import load_file
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST, atomic_directory
-from trainer.model.chat import leave_out_system_prompt
+from trainer.model.chat import ChatSettings
 from trainer.model.policy import Policy
 
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def load_policy(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", system_prompt: str = "template"
+    source: str | Path, *, device: str = "cpu", dtype: str = "float32", chat: ChatSettings | None = None
 ) -> Policy:
-    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be.
-
-    system_prompt: "template" for what the chat template puts in of itself, "none" to leave it out.
-    """
+    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
@@ -66,9 +63,12 @@ def load_policy(
             f"model {str(source)!r}: the tokenizer has {len(tokenizer)} tokens, the model's vocabulary "
             f"{model.config.vocab_size}: use the tokenizer that belongs to the model"
         )
-    if system_prompt == "none":
-        leave_out_system_prompt(tokenizer)
-    return Policy(model.to(place), tokenizer, dtype=getattr(torch, dtype))
+    policy = Policy(model.to(place), tokenizer, dtype=getattr(torch, dtype), chat=chat)
+    if tokenizer.chat_template:
+        _ = (
+            policy.chat.close_id
+        )  # a template that cannot be rendered, or closes turns otherwise, is found here
+    return policy
 
 
 def save_policy(policy: Policy, directory: Path) -> None:

@@ -13,14 +13,15 @@ D hidden width, V vocabulary.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
+from trainer.model.chat import Chat, ChatSettings
 from trainer.model.generic import GenericBackbone, GenericDecoder
 from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
 from trainer.model.lean import Lean, supports
@@ -52,12 +53,20 @@ class Policy:
     Raises UsageError when the head does more to its input than a linear map, soft cap or scale.
     """
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        dtype: torch.dtype = torch.float32,
+        chat: ChatSettings | None = None,
+    ) -> None:
         self.model, self.tokenizer, self.dtype = model.eval(), tokenizer, dtype
         config: Any = model.config
         self.vocab_size: int = config.vocab_size
         self.head: nn.Module = model.get_output_embeddings()  # type: ignore[operator]
         self.eos_ids = _eos_ids(model, tokenizer)
+        self.chat = Chat(tokenizer, chat, end_ids=self.eos_ids)
         self.pad_id: int = _first_given(
             getattr(tokenizer, "pad_token_id", None), config.pad_token_id, min(self.eos_ids, default=None), 0
         )
@@ -79,6 +88,12 @@ class Policy:
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters, tied ones once."""
         return (p for p in self.model.parameters() if p.requires_grad)
+
+    def said(self, tokens: Sequence[int]) -> str:
+        """A sampled turn as text, without special tokens and the id that ended it, which need not be one."""
+        kept = tokens[:-1] if len(tokens) and tokens[-1] in self.eos_ids else tokens
+        text: str = self.tokenizer.decode(list(kept), skip_special_tokens=True)
+        return text
 
     def frozen(self) -> Policy:
         """Itself, from here on only read: no gradients, and on the lean path matrices in the compute type alone."""
@@ -126,7 +141,7 @@ class Policy:
         return logits if temperature == 1 else logits / temperature
 
     def _linear_head(self, hidden_ND: Tensor) -> Tensor:
-        weight_VD = self.head.weight
+        weight_VD = cast(Tensor, self.head.weight)
         if self.dtype == torch.float32 or hidden_ND.device.type != "cpu":
             return linears(hidden_ND, weight_VD)[0]
         if len(hidden_ND) <= FEW_ROWS and not torch.is_grad_enabled():

@@ -27,7 +27,7 @@ def resolve_recipe(
     A change `key=value` is an option of the catalogue's function, or a dotted path into the document:
     `amounts_of.STAGE.key`, `stages.STAGE.key`.
     """
-    pairs = [_pair(change) for change in changes]
+    given = [_pair(change) for change in changes]
     if name.endswith(".toml"):
         if domains:
             raise UsageError(
@@ -36,18 +36,18 @@ def resolve_recipe(
         document = {"amounts_of": {}} | recipe_file.read_toml(Path(name))
         if amounts:
             document["amounts"] = amounts
-        paths = pairs
+        paths = given
     else:
         if name not in catalogue.CATALOGUE:
             raise NotFoundError(
                 f"no recipe {name!r}{did_you_mean(name, catalogue.CATALOGUE)}; a file ends in .toml"
             )
-        chosen = {key: value for key, value in pairs if "." not in key}
+        chosen = {key: value for key, value in given if "." not in key}
         if amounts:
             chosen["amounts"] = amounts
         made = catalogue.recipe(name, domains or catalogue.DEFAULT_DOMAINS, **chosen)
         document = recipe_file.to_document(made)
-        paths = [(key, value) for key, value in pairs if "." in key]
+        paths = [(key, value) for key, value in given if "." in key]
     for path, value in paths:
         _set(document, path, value)
     resolved = recipe_file.from_document(document, source=name)
@@ -59,7 +59,7 @@ def resolve_recipe(
 def resolve_settings(changes: Sequence[str], *, amounts: AmountsName = "tiny", **flags: Any) -> Settings:
     """The run's settings; `changes` are key=value. With the amounts `real` evaluation is smaller (FOR_REAL)."""
     flags = {**(FOR_REAL if amounts == "real" else {}), **flags}
-    values = dict(_pair(change) for change in changes)
+    values = pairs(changes)
     for key in values:
         if key not in Settings.model_fields:
             raise UsageError(f"--setting {key}: no such setting{did_you_mean(key, Settings.model_fields)}")
@@ -70,6 +70,11 @@ def resolve_settings(changes: Sequence[str], *, amounts: AmountsName = "tiny", *
     for spec in settings.probes:
         task(spec)
     return settings
+
+
+def pairs(changes: Sequence[str]) -> dict[str, Any]:
+    """KEY=VALUE strings by key."""
+    return dict(_pair(change) for change in changes)
 
 
 def _pair(change: str) -> tuple[str, Any]:

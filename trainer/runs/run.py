@@ -33,6 +33,7 @@ from trainer.files.atomic import explained, read_json, verified, write_json, wri
 from trainer.files.settings import Settings
 from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
+from trainer.runs.compute import check_dtype
 from trainer.runs.execute import execute
 from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
 from trainer.runs.progress import Progress
@@ -99,6 +100,7 @@ def _absolute(model: str) -> str:
 def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
     """What would otherwise fail only hours later: the device, the models' directories, too few prompts to score."""
     check_device(settings.device)
+    check_dtype(settings.dtype, settings.device)
     if smaller is not None and SMALLER not in recipe.roots:
         raise UsageError(
             f"smaller = {smaller!r}: no stage of recipe {recipe.name!r} starts from a smaller model: leave it out"

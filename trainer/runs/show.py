@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.batch.meter import PHASES
@@ -171,7 +171,7 @@ def evaluate_directory(
     temperature: float,
     samples_per_prompt: int | None,
     device: str,
-    dtype: str,
+    dtype: Literal["auto", "float32", "bfloat16"],
     report: Callable[[str], None],
 ) -> dict[str, dict[str, float]]:
     """Scores of a run's final model, or of any model directory on the domains named: sampled, pass@8 from 8 samples a
@@ -179,11 +179,13 @@ def evaluate_directory(
     from trainer.batch.evaluate import BEST_OF, evaluate
     from trainer.batch.meter import Meter
     from trainer.files.atomic import read_json
-    from trainer.model.loading import load_policy
+    from trainer.model.chat import ChatSettings
+    from trainer.model.loading import check_device, load_policy
     from trainer.model.sources import model_directory
+    from trainer.runs.compute import check_dtype, resolve_dtype
     from trainer.tasks import task
 
-    system_prompt = "template"
+    chat = None
     if (directory / "resolved.json").is_file():
         weights = directory / "weights"
         if not weights.is_dir():
@@ -192,14 +194,17 @@ def evaluate_directory(
             )
         domains = domains or list(read_json(directory / "summary.json")["scores"])
         settings = Settings.model_validate(read_json(directory / "resolved.json")["settings"])
-        system_prompt = settings.system_prompt
+        chat = ChatSettings.of(settings)
         samples_per_prompt = samples_per_prompt or settings.samples_per_prompt
     else:
         weights = model_directory(str(directory))
     if not domains:
         raise UsageError("domains: none given, and a model directory names none; add --domains a,b,c")
     tasks = {spec: task(spec) for spec in domains}
-    policy = load_policy(weights, device=device, dtype=dtype, system_prompt=system_prompt)
+    check_device(device)
+    settled = resolve_dtype(dtype, model=str(weights), device=device)
+    check_dtype(settled, device)
+    policy = load_policy(weights, device=device, dtype=settled, chat=chat)
     return evaluate(
         policy,
         tasks,

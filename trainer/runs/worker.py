@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
 
@@ -12,7 +13,8 @@ from mopdsim.base.errors import DivergenceError, Interrupted
 from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 from trainer.batch.meter import Meter
 from trainer.runs.store import Store
-from trainer.stages import distill, merge, preference, rejection, reward_model, rl, sft
+from trainer.stages import distill, merge, preference, preflight, rejection, reward_model, rl, sft
+from trainer.stages.distill import PREFLIGHT_PROMPTS
 from trainer.stages.job import Job, Report
 from trainer.stages.loop import Metrics, scored_alone
 
@@ -58,7 +60,7 @@ def run_stage(job: Job, report: Report) -> Metrics:
     """The loop of the stage's kind, in the job's directory; its summary."""
     match job.stage:
         case None:
-            return scored_alone(job, job.load(BASE), {}, Meter(), report)
+            return _given(job, report)
         case Sft():
             return sft.run(job, job.stage, report)
         case Rl():
@@ -75,3 +77,15 @@ def run_stage(job: Job, report: Report) -> Metrics:
             return preference.run(job, job.stage, report)
         case _:
             assert_never(job.stage)
+
+
+def _given(job: Job, report: Report) -> Metrics:
+    """The scores of a model that was given, once it is clear that it can be trained at all."""
+    policy = job.load(BASE)
+    texts = [
+        item.prompt
+        for task in job.tasks().values()
+        for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=job.settings.seed)
+    ]
+    finding = preflight.alone(policy, texts)
+    return scored_alone(job, policy, {}, Meter(), report) | {"preflight": [asdict(finding)]}

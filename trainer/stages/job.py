@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage
@@ -74,13 +74,14 @@ class Job:
         """The weights of a stage, or the base."""
         from trainer.model.loading import load_policy
 
+        return load_policy(self.weights[name], **self.loading())
+
+    def loading(self) -> dict[str, Any]:
+        """The settings with which every model of the stage is loaded."""
+        from trainer.model.chat import ChatSettings
+
         settings = self.settings
-        return load_policy(
-            self.weights[name],
-            device=settings.device,
-            dtype=settings.dtype,
-            system_prompt=settings.system_prompt,
-        )
+        return {"device": settings.device, "dtype": settings.dtype, "chat": ChatSettings.of(settings)}
 
 
 def scored_domains(

@@ -38,7 +38,7 @@ class Judges:
         directories = {name: job.weights[name] for name in reward_models.values()}
 
         def load(name: str) -> Policy:
-            return load_reward_model(directories[name], device=settings.device, dtype=settings.dtype)
+            return load_reward_model(directories[name], **job.loading())
 
         return cls(
             models=dict(reward_models),

@@ -27,10 +27,5 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
         merging.merge_directories(
             combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
         )
-    policy = load_policy(
-        job.directory / "weights",
-        device=job.settings.device,
-        dtype=job.settings.dtype,
-        system_prompt=job.settings.system_prompt,
-    )
+    policy = load_policy(job.directory / "weights", **job.loading())
     return scored_alone(job, policy, references(job), meter, report)

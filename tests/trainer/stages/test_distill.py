@@ -33,7 +33,7 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import BASE, Distill, Sft, Teacher
 from trainer.batch.routing import routes, sampling_routes
-from trainer.model.chat import observation_ids
+from trainer.model.chat import Chat
 from trainer.stages import distill
 from trainer.stages.loop import Trainee
 from trainer.tasks import task
@@ -432,7 +432,7 @@ def test_what_the_environment_says_is_read_but_never_trained(
                 break
             reply = game.observe(item, said)
             assert reply is not None
-            ids = observation_ids(tokenizer, reply)
+            ids = Chat(tokenizer, end_ids=frozenset([tokenizer.eos_token_id])).observation(reply)
             assert response[end : end + len(ids)] == ids and not any(trained[end : end + len(ids)])
             replies += 1
             position = end + len(ids)

@@ -33,7 +33,6 @@ from mopdsim.recipes.recipe import BASE, RewardModel, Rl
 from trainer.batch.heads import load_reward_model, scores
 from trainer.files.settings import Settings
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened
-from trainer.model.chat import prompt_ids
 from trainer.model.loading import load_policy
 from trainer.model.policy import Policy
 from trainer.stages import ppo, reward_model, rl
@@ -329,7 +328,7 @@ def test_it_reaches_the_optimum_of_reward_less_kl(
     )
     rl.run(job, job.stage, lambda done: None)  # type: ignore[arg-type]
     reference, trained = load_policy(model), load_policy(job.directory / "weights")
-    (prompt,) = prompt_ids(reference.tokenizer, ["x"])
+    (prompt,) = reference.chat.prompts(["x"])
     start, end = (sequences(of, prompt, length) for of in (reference, trained))
     assert sum(start.values()) == pytest.approx(1, abs=1e-5) == sum(end.values())
     reward = {said: worth(reference.tokenizer.decode(said, skip_special_tokens=True)) for said in start}

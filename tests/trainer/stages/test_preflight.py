@@ -252,7 +252,7 @@ def test_teacher_gradient_is_that_of_the_loss_on_the_logits(
 ) -> None:
     """By hand: dL/dhidden = (1/N) p (log p/q - KL) W for a linear head W."""
     teacher = teachers["one"]
-    opened = preflight.prompt_ids(student.tokenizer, PROMPTS)
+    opened = student.chat.prompts(PROMPTS)
     rollouts = preflight.generate(
         student, opened, rollouts_per_prompt=1, max_new_tokens=5, temperature=1.0, seed=3
     )

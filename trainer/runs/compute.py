@@ -1,0 +1,85 @@
+"""Which type a run computes in: what the processor multiplies fast, and whether the model is wide enough to gain.
+
+bfloat16 pays where there are matrix units for it (AMX on a CPU, tensor cores on a GPU). Elsewhere a CPU emulates it.
+Leaves out: how it is computed (`trainer.model`).
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from mopdsim.base.errors import UsageError
+from trainer.files.atomic import read_json
+from trainer.model.sources import model_directory
+from trainer.runs.plan import BUILT_IN
+
+Dtype = Literal["float32", "bfloat16"]
+WIDE = 512  # hidden width from which matrix products outweigh the conversions around them
+CPUINFO = Path("/proc/cpuinfo")
+
+
+def resolve_dtype(asked: Literal["auto"] | Dtype, *, model: str, device: str) -> Dtype:
+    """The type that `auto` stands for on this machine and model; another is kept. Built-in models stay in float32."""
+    if asked != "auto":
+        return asked
+    if model in BUILT_IN or not has_matrix_units(device):
+        return "float32"
+    return "bfloat16" if width_of(model_directory(model)) >= WIDE else "float32"
+
+
+def width_of(directory: Path) -> int:
+    """The hidden width that a model's config.json states, 0 where it states none."""
+    config = read_json(directory / "config.json")
+    config = config.get("text_config") or config
+    return int(config.get("hidden_size") or config.get("n_embd") or config.get("d_model") or 0)
+
+
+def has_matrix_units(device: str, *, cpuinfo: Path = CPUINFO) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware: asked, never assumed."""
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        lines = cpuinfo.read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.startswith("flags") and "amx_bf16" in line.split() for line in lines)
+
+
+def warn_if_emulated(dtype: Dtype, device: str) -> None:
+    """Say on stderr what bfloat16 costs on a CPU that emulates it."""
+    if dtype == "bfloat16" and device == "cpu" and not has_matrix_units(device):
+        print(
+            f"warning: dtype bfloat16: this processor has no matrix units for it, and a product takes "
+            f"{emulation_cost():.1f} times as long as in float32: --dtype float32 is right here",
+            file=sys.stderr,
+        )
+
+
+@lru_cache
+def emulation_cost() -> float:
+    """Seconds of a bfloat16 product over those of a float32 one, measured now: the best of five."""
+    import torch
+
+    def seconds(dtype: torch.dtype) -> float:
+        a, b = (torch.ones(256, WIDE, dtype=dtype) for _ in range(2))
+        best = float("inf")
+        for _ in range(5):
+            start = time.perf_counter()
+            a @ b.t()
+            best = min(best, time.perf_counter() - start)
+        return best
+
+    return seconds(torch.bfloat16) / seconds(torch.float32)
+
+
+def check_dtype(dtype: Dtype, device: str) -> None:
+    """UsageError for bfloat16 on a GPU that lacks it; a warning where a CPU emulates it."""
+    if dtype == "bfloat16" and device != "cpu" and not has_matrix_units(device):
+        raise UsageError(f"dtype bfloat16: the device {device!r} does not compute in it: use --dtype float32")
+    warn_if_emulated(dtype, device)
