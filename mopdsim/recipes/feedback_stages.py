@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from mopdsim.recipes.amounts import Value
-from mopdsim.recipes.stage_fields import BASE, Flips, Name, NotNegative, Shares, Weight
+from mopdsim.recipes.stage_fields import BASE, AdapterRank, Flips, Name, NotNegative, Shares, Weight
 
 
 class RewardModel(Value):
@@ -55,6 +55,7 @@ class Preference(Value):
     name: Name
     init: str = BASE
     domains: Shares
+    adapter_rank: AdapterRank = None
     reward_models: dict[str, str] = Field(default_factory=dict)
     beta: Weight = 0.1
     noise: Flips = 0.0

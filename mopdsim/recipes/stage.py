@@ -1,6 +1,8 @@
 """The stage kinds of the recipe language: a closed set, each a frozen value with validated fields.
 
 A stage starts from the weights of another (`init`; "base" is the model the recipe is run on, "smaller" a smaller one).
+With an `adapter_rank` it trains a low-rank adapter (LoRA) of that rank beside them, and hands the adapter on; forecasts
+take no account of it.
 Adding a kind touches this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never`
 makes a missing arm loud. Leaves out: how stages hang together (`mopdsim.recipes.recipe`), amounts
 (`mopdsim.recipes.amounts`), the kinds that judge and choose (`mopdsim.recipes.feedback_stages`).
@@ -15,7 +17,16 @@ from pydantic import Field, model_validator
 
 from mopdsim.recipes.amounts import Share, Value
 from mopdsim.recipes.feedback_stages import Preference, RejectionSampling, RewardModel
-from mopdsim.recipes.stage_fields import BASE, SELF, Name, Normalizer, NotNegative, Shares, Weight
+from mopdsim.recipes.stage_fields import (
+    BASE,
+    SELF,
+    AdapterRank,
+    Name,
+    Normalizer,
+    NotNegative,
+    Shares,
+    Weight,
+)
 
 DistillLoss = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
@@ -34,6 +45,7 @@ class Sft(Value):
     name: Name
     init: str = BASE
     domains: Shares
+    adapter_rank: AdapterRank = None
     data: tuple[str, ...] = ()
     data_share: Annotated[float, Field(gt=0, le=1)] = 1.0
 
@@ -76,6 +88,7 @@ class Rl(Value):
     name: Name
     init: str = BASE
     domains: Shares
+    adapter_rank: AdapterRank = None
     reward_weights: dict[str, Weight] = Field(default_factory=dict)
     advantage_scale: Literal["group", "domain", "none"] = "group"
     normalizer: Normalizer = "token"
@@ -145,6 +158,7 @@ class Distill(Value):
     init: str = BASE
     domains: Shares
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
+    adapter_rank: AdapterRank = None
     on_policy: bool = True
     loss: DistillLoss = "reverse_kl"
     correct_only: bool = False

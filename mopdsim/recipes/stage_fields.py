@@ -14,6 +14,7 @@ ROOTS = (BASE, SMALLER)
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AdapterRank = Annotated[int, Field(ge=1, le=1024)] | None  # None: all weights are trained
 Shares = Annotated[dict[str, Weight], Field(min_length=1)]
 Flips = Annotated[float, Field(ge=0, lt=0.5)]
 Normalizer = Literal["token", "sequence"]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored, score
+from trainer.model.adapters import base_directory, is_adapter
 from trainer.model.parallel import memory_bytes
 from trainer.model.policy import Policy
 
@@ -30,8 +31,10 @@ class Bank:
     ) -> None:
         """room: bytes of weights that may stay loaded [default: a share of what is free at the first look-up]."""
         self._load = load
-        sizes = {path: _weight_bytes(path) for path in set(directories.values())}
-        self._size, self._room, self._resident = sum(sizes.values()), room, False
+        places = set(directories.values())
+        bases = {base_directory(path) for path in places if is_adapter(path)}  # once, however many adapters
+        self._size, self._room = sum(map(_weight_bytes, places | bases)), room
+        self._resident = False
         self._directories = directories
         self._held: dict[Path, Policy] = {}
 

@@ -58,9 +58,11 @@ def _newest_first(directory: Path) -> list[Path]:
 
 
 def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The parameters, tied ones once (a loaded model has them tied again), and the buffers that are saved."""
+    """The parameters that are trained, tied ones once (a loaded model has them tied again), and the buffers that are
+    saved."""
     named = {
         id(tensor): (name, tensor)
         for name, tensor in reversed(list(model.state_dict(keep_vars=True).items()))
+        if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
     }
     return {name: tensor.detach().contiguous().cpu() for name, tensor in named.values()}

@@ -1,6 +1,7 @@
 """LoRA adapters (2106.09685) as peft stores them: adapter_config.json and adapter_model.safetensors.
 
-An adapted linear map is W x + s B A x with A (R, I), B (O, R) and s = alpha / R (alpha / sqrt R with rsLoRA). Other
+They are merged into a base, or trained and read beside it: models with one base then share its weights in memory. An
+adapted linear map is W x + s B A x with A (R, I), B (O, R) and s = alpha / R (alpha / sqrt R with rsLoRA). Other
 kinds of adapter, and LoRA with more to it (DoRA, biases, whole modules saved), are refused by name.
 
 Axes: I and O widths, R rank.
@@ -11,13 +12,15 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST
@@ -25,6 +28,7 @@ from trainer.files.atomic import MANIFEST
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+STRENGTH = 2.0  # the scale s of adapters that are made here (alpha = 2 R)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +37,105 @@ class Adapter:
 
     maps: dict[str, tuple[Tensor, Tensor, float]]
     base: str
+
+
+class Adapted(nn.Module):
+    """A linear layer with an adapter; its own weight and bias are the layer's, not copies."""
+
+    def __init__(self, linear: nn.Linear | Adapted, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
+        super().__init__()
+        self.weight: nn.Parameter = linear.weight
+        self.bias: nn.Parameter | None = linear.bias
+        self.scale = scale
+        self.lora_A, self.lora_B = nn.Parameter(a_RI), nn.Parameter(b_OR)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = F.linear(F.linear(x, self.lora_A), self.lora_B) * self.scale
+        return F.linear(x, self.weight, self.bias) + low
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether a directory holds an adapter and no whole model."""
+    return (directory / CONFIG).is_file() and not (directory / "config.json").is_file()
+
+
+def adapted(model: nn.Module) -> dict[str, Adapted]:
+    """The adapted layers of a model by name."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, Adapted)}
+
+
+def attach(model: nn.Module, maps: Mapping[str, tuple[Tensor, Tensor, float]], *, source: str) -> None:
+    """Put adapters on linear layers. UsageError where the model has no such layer, or one of another shape."""
+    for name, pair in maps.items():
+        parent, _, child = name.rpartition(".")
+        try:
+            linear = model.get_submodule(name)
+        except AttributeError:
+            linear = None
+        if not isinstance(linear, nn.Linear | Adapted):
+            raise UsageError(
+                f"adapter {source!r}: adapts {name!r}, which its base does not have as a linear layer: it was made for "
+                "another base"
+            )
+        _check_shape(source, name, pair, linear.weight)
+        a_RI, b_OR, scale = pair
+        device = linear.weight.device
+        setattr(model.get_submodule(parent), child, Adapted(linear, a_RI.to(device), b_OR.to(device), scale))
+
+
+def attach_new(model: nn.Module, rank: int, *, seed: int) -> None:
+    """Freeze the model and put a new adapter, which changes nothing yet, on every projection of its layers.
+
+    A is uniform within 1 / sqrt(I), B zero (as peft starts). UsageError where there is no such layer.
+    """
+    model.requires_grad_(False)
+    noise = torch.Generator().manual_seed(seed % 2**63)
+    maps = {}
+    for name, part in model.named_modules():
+        if type(part) is nn.Linear and name.endswith("_proj"):
+            bound = part.in_features**-0.5
+            a_RI = (torch.rand(rank, part.in_features, generator=noise) * 2 - 1) * bound
+            maps[name] = a_RI, torch.zeros(part.out_features, rank), STRENGTH
+    if not maps:
+        raise UsageError(
+            f"adapter_rank = {rank}: {type(model).__name__} has no linear layers called ..._proj to adapt: leave it out"
+        )
+    attach(model, maps, source="new")
+
+
+def save_adapter(model: nn.Module, base: Path, target: Path) -> None:
+    """In peft's layout; `base` is what the adapter belongs to."""
+    layers = adapted(model)
+    tensors = {}
+    for name, part in layers.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = part.lora_A.detach().float().cpu().contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = part.lora_B.detach().float().cpu().contiguous()
+    first = next(iter(layers.values()))
+    rank = len(first.lora_A)
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(base),
+        "r": rank,
+        "lora_alpha": first.scale * rank,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers}),
+        "bias": "none",
+        "lora_dropout": 0.0,
+        "inference_mode": True,
+    }
+    save_file(tensors, target / WEIGHTS, metadata={"format": "pt"})
+    (target / CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True) + "\n")
+
+
+def base_directory(directory: Path) -> Path:
+    """The base of an adapter that a stage has made. NotFoundError where it is gone."""
+    base = Path(base_of(directory))
+    if not (base / "config.json").is_file():
+        raise NotFoundError(
+            f"adapter {str(directory)!r}: its base {str(base)!r} is not there: put it back, or put its new place into "
+            f"base_model_name_or_path of {CONFIG}"
+        )
+    return base
 
 
 def base_of(directory: Path) -> str:
@@ -132,10 +235,15 @@ def merge_adapter(base: Path, directory: Path, target: Path) -> None:
 
 def change(directory: Path, module: str, pair: tuple[Tensor, Tensor, float], weight: Tensor) -> Tensor:
     """s B A, of the weight's shape."""
+    _check_shape(str(directory), module, pair, weight)
     a_RI, b_OR, scale = pair
+    return torch.matmul(b_OR, a_RI) * scale
+
+
+def _check_shape(source: str, module: str, pair: tuple[Tensor, Tensor, float], weight: Tensor) -> None:
+    a_RI, b_OR, _ = pair
     if (len(b_OR), a_RI.shape[1]) != tuple(weight.shape):
         raise UsageError(
-            f"adapter {str(directory)!r}: {module!r} is {len(b_OR)} x {a_RI.shape[1]}, but its base has "
+            f"adapter {source!r}: {module!r} is {len(b_OR)} x {a_RI.shape[1]}, but its base has "
             f"{' x '.join(map(str, weight.shape))} there: it was made for another base"
         )
-    return torch.matmul(b_OR, a_RI) * scale

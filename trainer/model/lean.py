@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from trainer.model.adapters import Adapted
 from trainer.model.attention import Packed
 from trainer.model.kernels import Copies, gated, interleaved, linear_onto, linears, rms_norm, rotate
 
@@ -25,14 +26,21 @@ FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3
 
 
 class Map(NamedTuple):
-    """A linear map's weight, in the type that is computed in, and its bias."""
+    """A linear map's weight, in the type that is computed in, its bias, and its adapter (A, and B with the scale)."""
 
     weight_OI: Tensor
     bias_O: Tensor | None
+    low: tuple[Tensor, Tensor] | None
+
+    def finished(self, out_NO: Tensor, x_NI: Tensor) -> Tensor:
+        """The product with the weight, completed."""
+        if self.bias_O is not None:
+            out_NO = out_NO + self.bias_O
+        return out_NO if self.low is None else out_NO + F.linear(F.linear(x_NI, self.low[0]), self.low[1])
 
 
 def supports(model: nn.Module) -> bool:
-    """One of the families as transformers builds it: full attention, SiLU, static rotation, no adapters."""
+    """One of the families as transformers builds it: full attention, SiLU, static rotation."""
     config: Any = model.config
     if type(model).__name__ not in FAMILIES:
         return False
@@ -46,7 +54,11 @@ def supports(model: nn.Module) -> bool:
         full
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] in ("default", "linear", "llama3", "yarn")
-        and all(type(part) is nn.Linear for name, part in model.named_modules() if name.endswith("_proj"))
+        and all(
+            type(part) in (nn.Linear, Adapted)
+            for name, part in model.named_modules()
+            if name.endswith("_proj")
+        )
     )
 
 
@@ -95,7 +107,7 @@ class Lean:
     def round_weights(self) -> None:
         """Give up the float32 form of the layers' matrices, for a model that is only read: the numbers are the same."""
         for part in self.body.layers.modules():
-            if isinstance(part, nn.Linear) and part.weight.dtype != self.dtype:
+            if isinstance(part, nn.Linear | Adapted) and part.weight.dtype != self.dtype:
                 part.weight = nn.Parameter(part.weight.to(self.dtype), requires_grad=False)
 
     def embed(self, token_N: Tensor) -> Tensor:
@@ -120,17 +132,19 @@ class Lean:
 
     def map(self, part: Any, *, turned: bool = False) -> Map:
         """A linear layer's weight and bias; `turned`: pairs of each head interleaved, as `rotate` wants them."""
-        rounded = self.dtype != torch.float32
         weight_OI, bias_O = part.weight, part.bias
-        if rounded:
-            weight_OI, bias_O = (
-                self.copies.rounded(weight_OI),
-                None if bias_O is None else bias_O.to(self.dtype),
-            )
+        low: tuple[Tensor, Tensor] | None = None
+        if isinstance(part, Adapted):
+            low = part.lora_A, part.lora_B * part.scale
+        if self.dtype != torch.float32:
+            weight_OI = self.copies.rounded(weight_OI)
+            bias_O = None if bias_O is None else bias_O.to(self.dtype)
+            low = None if low is None else (low[0].to(self.dtype), low[1].to(self.dtype))
         if turned:
             weight_OI = interleaved(weight_OI, self.width)
             bias_O = None if bias_O is None else interleaved(bias_O, self.width)
-        return Map(weight_OI, bias_O)
+            low = None if low is None else (low[0], interleaved(low[1], self.width))
+        return Map(weight_OI, bias_O, low)
 
     def maps(self, own: Any) -> tuple[Map, Map, Map]:
         """Projections to queries, keys and values."""
@@ -166,14 +180,11 @@ class Lean:
 
     def onto(self, base_NO: Tensor, x_NI: Tensor, part: Any) -> Tensor:
         """base + the linear layer's output."""
-        weight_OI, bias_O = self.map(part)
-        out_NO = linear_onto(base_NO, x_NI, weight_OI)
-        return out_NO if bias_O is None else out_NO + bias_O
+        own = self.map(part)
+        return own.finished(linear_onto(base_NO, x_NI, own.weight_OI), x_NI)
 
 
 def _applied(x_NI: Tensor, *maps: Map) -> tuple[Tensor, ...]:
     """Several linear maps of one input."""
     found = linears(x_NI, *(one.weight_OI for one in maps))
-    return tuple(
-        out if one.bias_O is None else out + one.bias_O for out, one in zip(found, maps, strict=True)
-    )
+    return tuple(one.finished(out_NO, x_NI) for out_NO, one in zip(found, maps, strict=True))

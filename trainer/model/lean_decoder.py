@@ -11,6 +11,7 @@ head, G = H / K, E head width, Z = E / 2, F feed-forward width, L places of the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,18 +78,16 @@ class LeanDecoder:
     def _layer(self, layer: Any, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
         """Join weights that read the same input."""
         lean, own, mlp = self.lean, layer.self_attn, layer.mlp
-
-        def joined() -> tuple[Map, Map, Map, Map]:
-            return (
-                _joined(*lean.maps(own)),
-                _joined(lean.map(own.o_proj)),
-                _joined(lean.map(mlp.gate_proj), lean.map(mlp.up_proj)),
-                _joined(lean.map(mlp.down_proj)),
-            )
-
-        rough = lean.dtype != torch.float32
-        maps = lean.copies.get(id(layer), tuple(layer.parameters()), joined) if rough else joined()
-        qkv, out, gate_up, down = maps
+        groups = (
+            lean.maps(own),
+            (lean.map(own.o_proj),),
+            (lean.map(mlp.gate_proj), lean.map(mlp.up_proj)),
+            (lean.map(mlp.down_proj),),
+        )
+        weights = [part.weight for part in (own.q_proj, own.o_proj, mlp.gate_proj, mlp.down_proj)]
+        qkv, out, gate_up, down = (
+            _joined(lean, weight, *maps) for weight, maps in zip(weights, groups, strict=True)
+        )
         norms_HE = None
         if lean.normed:
             q_norm_E, k_norm_E = lean.norms(own)
@@ -115,15 +114,15 @@ class LeanDecoder:
         for layer in self.layers:
             x_BD = self._attend(layer, x_BD, turn_B1Z, bias_P1L)
             y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.after_D, self.lean.eps)
-            gate_BF, up_BF = product(y_BD, *layer.gate_up).chunk(2, 1)
-            x_BD = product(F.silu(gate_BF).mul_(up_BF), *layer.down) + x_BD
+            gate_BF, up_BF = _mapped(y_BD, layer.gate_up).chunk(2, 1)
+            x_BD = _mapped(F.silu(gate_BF).mul_(up_BF), layer.down) + x_BD
         self.position_B = self.position_B + 1
         self.hidden_BD = F.rms_norm(x_BD, x_BD.shape[1:], self.lean.body.norm.weight, self.lean.eps)
 
     def _attend(self, layer: _Layer, x_BD: Tensor, turn_B1Z: Tensor, bias_P1L: Tensor) -> Tensor:
         rows, size, here = len(x_BD), self.lean.width, self.used - 1
         y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.before_D, self.lean.eps)
-        qkv_BHE = product(y_BD, *layer.qkv).view(rows, -1, size)
+        qkv_BHE = _mapped(y_BD, layer.qkv).view(rows, -1, size)
         qk_BHE, v_BKE = qkv_BHE.split([self.heads + self.key_heads, self.key_heads], 1)
         if layer.head_norms_HE is not None:
             qk_BHE = F.rms_norm(qk_BHE.float(), (size,), None, self.lean.eps).mul_(layer.head_norms_HE)
@@ -139,7 +138,7 @@ class LeanDecoder:
             alpha=self.lean.scale,
         )
         mixed_BO = torch.bmm(torch.softmax(scores_PGL, -1), values_PLE).view(rows, -1)
-        return product(mixed_BO, *layer.out) + x_BD
+        return _mapped(mixed_BO, layer.out) + x_BD
 
     def keep(self, index_K: Tensor) -> None:
         """Drop all rows but these."""
@@ -148,14 +147,40 @@ class LeanDecoder:
         self.layers = [layer.rows(index_K) for layer in self.layers]
 
 
-def _joined(*maps: Map) -> Map:
-    """Maps of one input as one, ready for `product`."""
-    weight_OI = torch.cat([one.weight_OI for one in maps]) if len(maps) > 1 else maps[0].weight_OI
-    biases = [one.bias_O for one in maps]
-    if all(bias is None for bias in biases):
-        return Map(packed(weight_OI), None)
-    whole = [
-        one.weight_OI.new_zeros(len(one.weight_OI)) if bias is None else bias
-        for one, bias in zip(maps, biases, strict=True)
+def _mapped(x_BI: Tensor, joined: Map) -> Tensor:
+    out_BO = product(x_BI, joined.weight_OI, joined.bias_O)
+    return out_BO if joined.low is None else out_BO + F.linear(F.linear(x_BI, joined.low[0]), joined.low[1])
+
+
+def _joined(lean: Lean, first: Tensor, *maps: Map) -> Map:
+    """Maps of one input as one, ready for `product`; in bfloat16 the weights' part is kept while they are the same.
+
+    first: the weight of the first map, which the kept part is known by (and which is never trained alone).
+    """
+
+    def weight() -> Tensor:
+        return packed(torch.cat([one.weight_OI for one in maps]) if len(maps) > 1 else maps[0].weight_OI)
+
+    rough = lean.dtype != torch.float32
+    weight_OI = lean.copies.get(("joined", id(first)), (first,), weight) if rough else weight()
+    return Map(weight_OI, _biases(maps), _low(maps))
+
+
+def _biases(maps: Sequence[Map]) -> Tensor | None:
+    if all(one.bias_O is None for one in maps):
+        return None
+    return torch.cat(
+        [one.weight_OI.new_zeros(len(one.weight_OI)) if one.bias_O is None else one.bias_O for one in maps]
+    )
+
+
+def _low(maps: Sequence[Map]) -> tuple[Tensor, Tensor] | None:
+    """Adapters of joined maps: all A below one another, B in blocks."""
+    if all(one.low is None for one in maps):
+        return None
+    none = [
+        (one.weight_OI.new_zeros(0, one.weight_OI.shape[1]), one.weight_OI.new_zeros(len(one.weight_OI), 0))
+        for one in maps
     ]
-    return Map(packed(weight_OI), torch.cat(whole))
+    pairs = [one.low or empty for one, empty in zip(maps, none, strict=True)]
+    return torch.cat([a_RI for a_RI, _ in pairs]), torch.block_diag(*(b_OR for _, b_OR in pairs))

@@ -10,6 +10,7 @@ import hashlib
 import json
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import torch
 from safetensors import SafetensorError
@@ -17,21 +18,33 @@ from safetensors.torch import load_file
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST, atomic_directory
+from trainer.model.adapters import attach, base_directory, change, is_adapter, read_adapter, save_adapter
 from trainer.model.chat import ChatSettings
 from trainer.model.policy import Policy
 
+_bases: WeakValueDictionary[tuple[Path, str, str], Policy] = WeakValueDictionary()
 _FILES = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt")
 
 
 def load_policy(
-    source: str | Path, *, device: str = "cpu", dtype: str = "float32", chat: ChatSettings | None = None
+    source: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: str = "float32",
+    chat: ChatSettings | None = None,
+    merged: bool = False,
 ) -> Policy:
-    """A policy from a directory or a hub id. NotFoundError, UsageError in one sentence where it cannot be."""
+    """A policy from a directory (an adapter's too) or a hub id. NotFoundError, UsageError where it cannot be.
+
+    merged: an adapter is added to its base's weights, so that all of them can be trained.
+    """
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     place = check_device(device)
+    if is_adapter(Path(source)):
+        return _with_adapter(Path(source), device=device, dtype=dtype, chat=chat, merged=merged)
     if isinstance(source, Path) and not (source / "config.json").is_file():
         raise NotFoundError(
             f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one"
@@ -71,9 +84,35 @@ def load_policy(
     return policy
 
 
+def _with_adapter(
+    directory: Path, *, device: str, dtype: str, chat: ChatSettings | None, merged: bool
+) -> Policy:
+    """An adapter on its base. Policies of one base share its weights while any of them lives; `merged` ones do not."""
+    adapter, base = read_adapter(directory), base_directory(directory)
+    if merged:
+        policy = load_policy(base, device=device, dtype=dtype, chat=chat)
+        with torch.no_grad():
+            for name, pair in adapter.maps.items():
+                weight = policy.model.get_submodule(name).get_parameter("weight")
+                weight.add_(change(directory, name, pair, weight).to(weight.device))
+        return policy
+    key = (base, device, dtype)
+    shared = _bases.get(key)
+    if shared is None:
+        shared = _bases[key] = load_policy(base, device=device, dtype=dtype, chat=chat)
+    policy = shared.sharing(chat)
+    attach(policy.model, adapter.maps, source=str(directory))
+    policy.adapter_base = base
+    return policy
+
+
 def save_policy(policy: Policy, directory: Path) -> None:
-    """Weights, configuration and tokenizer in Hugging Face layout, complete or not at all."""
+    """Weights, configuration and tokenizer in Hugging Face layout, complete or not at all; an adapter alone."""
     with atomic_directory(directory) as partial:
+        if policy.adapter_base is not None:
+            save_adapter(policy.model, policy.adapter_base, partial)
+            policy.tokenizer.save_pretrained(partial)
+            return
         policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
         policy.tokenizer.save_pretrained(partial)
 

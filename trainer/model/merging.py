@@ -25,6 +25,7 @@ from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST
+from trainer.model.adapters import base_directory, change, is_adapter, read_adapter
 
 Load = Callable[[], Tensor]  # one tensor of one model, read when asked for
 Combine = Callable[[Tensor, Sequence[Load]], Tensor]  # base's and models' values of one tensor -> merged
@@ -131,7 +132,7 @@ def merge_directories(combine: Combine, base: Path, models: Sequence[Path], outp
         layouts = [folder.layouts() for folder in folders]
         _same_layouts(layouts)
         output.mkdir(parents=True, exist_ok=True)
-        for path in base.iterdir():
+        for path in (base_directory(base) if is_adapter(base) else base).iterdir():
             if path.is_file() and not path.name.endswith(NOT_COPIED):
                 shutil.copyfile(path, output / path.name)
         widest_first = sorted(layouts[0].items(), key=lambda item: (-BYTES[item[1][0]], item[0]))
@@ -175,10 +176,12 @@ def _merged(combine: Combine, name: str, base: Tensor, models: Sequence[Load]) -
 
 
 class _Folder:
-    """The tensors of a folder's safetensors files, read when asked for."""
+    """The tensors of a folder's safetensors files, read when asked for; an adapter's with its base's."""
 
     def __init__(self, path: Path, stack: ExitStack) -> None:
         self.files: dict[str, Any] = {}
+        self.path, self.maps = path, read_adapter(path).maps if is_adapter(path) else {}
+        path = base_directory(path) if self.maps else path
         for file in sorted(path.glob("*.safetensors")):
             handle = stack.enter_context(safe_open(file, framework="pt"))
             self.files.update(dict.fromkeys(handle.keys(), handle))
@@ -189,6 +192,9 @@ class _Folder:
 
     def tensor(self, name: str) -> Tensor:
         value: Tensor = self.files[name].get_tensor(name)
+        module = name.removesuffix(".weight")
+        if module in self.maps:
+            return (value.float() + change(self.path, module, self.maps[module], value)).to(value.dtype)
         return value
 
     def layouts(self) -> dict[str, Layout]:

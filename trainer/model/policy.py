@@ -12,9 +12,11 @@ D hidden width, V vocabulary.
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
@@ -80,6 +82,8 @@ class Policy:
             keep_freed_memory()
         self._copies = Copies()
         self.backbone: Lean | GenericBackbone = self._verified()
+        self.adapter_base: Path | None = None  # the directory of the model that its adapter belongs to
+        self._shares: Policy | None = None
 
     @property
     def device(self) -> torch.device:
@@ -101,6 +105,22 @@ class Policy:
         if isinstance(self.backbone, Lean):
             self.backbone.round_weights()
         return self
+
+    def frozen_base(self, base: Path) -> None:
+        """Keep only the adapters' weights to train; `base` is the directory of the rest."""
+        self.adapter_base = base
+        if isinstance(self.backbone, Lean):
+            self.backbone.round_weights()
+
+    def sharing(self, chat: ChatSettings | None) -> Policy:
+        """Another policy with the same tensors, to put an adapter on; itself is frozen."""
+        self.frozen()
+        shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        other = Policy(copy.deepcopy(self.model, shared), self.tokenizer, dtype=self.dtype, chat=chat)
+        other._shares, other._copies = self, self._copies
+        if isinstance(other.backbone, Lean) and isinstance(self.backbone, Lean):
+            other.backbone.copies = self.backbone.copies
+        return other
 
     def hidden(
         self, prompt_BP: Tensor, prompt_mask_BP: Tensor, response_BT: Tensor, *, group: int = 1

@@ -141,8 +141,11 @@ def _made_from(
     keys: Mapping[str, str],
     versions: Mapping[str, int],
 ) -> dict[str, Any]:
+    structure = renamed(stage, keys).model_dump(mode="json", exclude={"name"})
+    if structure.get("adapter_rank", 0) is None:  # a later field: older keys stay what they are
+        del structure["adapter_rank"]
     return {
-        "stage": renamed(stage, keys).model_dump(mode="json", exclude={"name"}),
+        "stage": structure,
         "amounts": None if isinstance(stage, Merge) or amounts is None else amounts.model_dump(mode="json"),
         "parents": [keys[name] for name in parents(stage)],
         "base": keys[recipe.root_of(stage.name)],

@@ -70,11 +70,11 @@ class Job:
         """The domains and probes that a split's evaluation scores."""
         return scored_domains(self.stage, self.domains, self.settings, split)
 
-    def load(self, name: str) -> Policy:
-        """The weights of a stage, or the base."""
+    def load(self, name: str, *, merged: bool = False) -> Policy:
+        """The weights of a stage, or the base. merged: an adapter as whole weights."""
         from trainer.model.loading import load_policy
 
-        return load_policy(self.weights[name], **self.loading())
+        return load_policy(self.weights[name], **self.loading(), merged=merged)
 
     def loading(self) -> dict[str, Any]:
         """The settings with which every model of the stage is loaded."""

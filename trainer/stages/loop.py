@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mopdsim.base.errors import DivergenceError, MopdError
+from mopdsim.base.errors import DivergenceError, MopdError, UsageError
 from mopdsim.recipes.amounts import Amounts
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
@@ -32,6 +32,7 @@ from trainer.batch.update import LossOf, accumulate_by_domain, accumulate_gradie
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
+from trainer.model.adapters import adapted, attach_new
 from trainer.model.loading import save_policy
 from trainer.model.policy import Policy
 from trainer.stages.job import Job, Note, Report
@@ -333,7 +334,7 @@ def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
     """The stage's start, or where its newest checkpoint left it."""
     assert job.amounts is not None
     meter = Meter()
-    policy = job.load(job.init)
+    policy = _loaded(job)
     prepare(policy)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
@@ -344,6 +345,24 @@ def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
     )
     state = checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer)
     return trainee_of(job, policy, optimizer, meter, state or {})
+
+
+def _loaded(job: Job) -> Policy:
+    """What the stage trains: all weights, or a low-rank adapter beside them (a parent's adapter goes on)."""
+    rank: int | None = getattr(job.stage, "adapter_rank", None)
+    policy = job.load(job.init, merged=rank is None)
+    if rank is None:
+        return policy
+    if policy.adapter_base is None:
+        attach_new(policy.model, rank, seed=job.seed("adapter"))
+        policy.frozen_base(job.weights[job.init])
+    for name, part in adapted(policy.model).items():
+        if len(part.lora_A) != rank:
+            raise UsageError(
+                f"stage {job.name!r}: adapter_rank = {rank}, but it starts from an adapter of rank {len(part.lora_A)} "
+                f"({name}): give it that rank, or none to train all weights"
+            )
+    return policy
 
 
 def trainee_of(
