@@ -2,12 +2,15 @@
 
 `merge` works on dicts of tensors; `merge_directories` on Hugging Face folders of safetensors, one tensor at
 a time: its peak memory is about thirty times the largest tensor, whatever the number of tensors and models.
-Arithmetic runs in float64 for float32 weights and in float32 for 16-bit ones; results have the base's type.
+Types may differ (a bfloat16 base, specialists trained in float32): arithmetic runs in float64 where any of them is
+float32 and else in float32, and results have the widest type. A head that is stored beside the embeddings it is tied to
+does not count.
 Leaves out: models of different shape, and finding the best scale.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -32,6 +35,8 @@ Combine = Callable[[Tensor, Sequence[Load]], Tensor]  # base's and models' value
 Layout = tuple[str, list[int]]  # type and shape
 
 WEIGHTS = "model.safetensors"
+HEAD = "lm_head.weight"
+FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 NOT_COPIED = (".safetensors", ".safetensors.index.json", ".bin", ".pt", ".pth", MANIFEST)
 BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
@@ -107,9 +112,9 @@ def _pairs(weights: Sequence[float], models: Sequence[Load]) -> list[tuple[float
 def merge(
     combine: Combine, base: Mapping[str, Tensor], models: Sequence[Mapping[str, Tensor]]
 ) -> dict[str, Tensor]:
-    """Merged tensors in the base's order and types; integer tensors must be equal and are kept.
+    """Merged tensors in the base's order, of the widest type of each; integer tensors must be equal and are kept.
 
-    Raises UsageError naming the first tensor whose presence, shape or type differs between base and models.
+    Raises UsageError naming the first tensor whose presence or shape differs between base and models.
     """
     everything = (base, *models)
     _same_layouts([{n: (str(t.dtype), list(t.shape)) for n, t in tensors.items()} for tensors in everything])
@@ -135,7 +140,11 @@ def merge_directories(combine: Combine, base: Path, models: Sequence[Path], outp
         for path in (base_directory(base) if is_adapter(base) else base).iterdir():
             if path.is_file() and not path.name.endswith(NOT_COPIED):
                 shutil.copyfile(path, output / path.name)
-        widest_first = sorted(layouts[0].items(), key=lambda item: (-BYTES[item[1][0]], item[0]))
+        widest = {
+            name: (_widest([layout[name][0] for layout in layouts]), shape)
+            for name, (_, shape) in layouts[0].items()
+        }
+        widest_first = sorted(widest.items(), key=lambda item: (-BYTES[item[1][0]], item[0]))
         merged = (
             _merged(combine, name, first.tensor(name), [partial(folder.tensor, name) for folder in others])
             for name, _ in widest_first
@@ -151,12 +160,26 @@ def _same_layouts(layouts: Sequence[Mapping[str, Layout]]) -> None:
         )
     for place, model in enumerate(models, start=1):
         for name in sorted({*base, *model}):
-            if base.get(name) != model.get(name):
+            if _comparable(base.get(name)) != _comparable(model.get(name)):
                 here, there = (str(own.get(name, "absent")) for own in (base, model))
                 raise UsageError(
-                    f"tensor {name!r} is {there} in model {place} but {here} in the base: "
-                    "merge models of one base, saved in one type"
+                    f"tensor {name!r} is {there} in model {place} but {here} in the base: merge models of one base"
                 )
+
+
+def _comparable(layout: Layout | None) -> tuple[str, list[int]] | None:
+    """What must agree: all types of real numbers count as one."""
+    if layout is None:
+        return None
+    return ("real" if layout[0] in (*FLOATS, *map(str, FLOATS.values())) else layout[0]), layout[1]
+
+
+def _widest(types: Sequence[str]) -> str:
+    """The type that holds every value of all of these."""
+    if types[0] not in FLOATS:
+        return types[0]
+    widest = functools.reduce(torch.promote_types, (FLOATS[name] for name in types))
+    return next(name for name, dtype in FLOATS.items() if dtype == widest)
 
 
 def _merged(combine: Combine, name: str, base: Tensor, models: Sequence[Load]) -> Tensor:
@@ -167,12 +190,13 @@ def _merged(combine: Combine, name: str, base: Tensor, models: Sequence[Load]) -
                 "numbers can be merged: merge models of one base"
             )
         return base
-    exact = torch.float64 if base.dtype.itemsize >= 4 else torch.float32
+    widest = functools.reduce(torch.promote_types, (load().dtype for load in models), base.dtype)
+    exact = torch.float64 if widest.itemsize >= 4 else torch.float32
 
     def exactly(load: Load) -> Tensor:
         return load().to(exact)
 
-    return combine(base.to(exact), [partial(exactly, load) for load in models]).to(base.dtype)
+    return combine(base.to(exact), [partial(exactly, load) for load in models]).to(widest)
 
 
 class _Folder:
@@ -182,6 +206,8 @@ class _Folder:
         self.files: dict[str, Any] = {}
         self.path, self.maps = path, read_adapter(path).maps if is_adapter(path) else {}
         path = base_directory(path) if self.maps else path
+        config = path / "config.json"
+        self.tied = config.is_file() and bool(json.loads(config.read_text()).get("tie_word_embeddings"))
         for file in sorted(path.glob("*.safetensors")):
             handle = stack.enter_context(safe_open(file, framework="pt"))
             self.files.update(dict.fromkeys(handle.keys(), handle))
@@ -205,7 +231,10 @@ class _Folder:
                     f"tensor {name!r} has type {view.get_dtype()}, but only {', '.join(BYTES)} can be "
                     "merged: save the models in one of them"
                 )
-        return {name: (view.get_dtype(), view.get_shape()) for name, view in views.items()}
+        found = {name: (view.get_dtype(), view.get_shape()) for name, view in views.items()}
+        if HEAD in found and self.tied:
+            del found[HEAD]
+        return found
 
 
 def _write(path: Path, layouts: Mapping[str, Layout], tensors: Iterable[Tensor]) -> None:

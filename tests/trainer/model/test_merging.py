@@ -105,7 +105,7 @@ def test_a_ties_change_lies_within_the_models_changes(seed: int, density: float)
     ("change", "named"),
     [
         ({"weight": torch.zeros(3, 5)}, "weight"),
-        ({"norm": torch.zeros(4, dtype=torch.float16)}, "norm"),
+        ({"norm": torch.zeros(4, dtype=torch.int16)}, "norm"),
         ({"extra": torch.zeros(1)}, "extra"),
         ({"ids": torch.ones(3, dtype=torch.long)}, "ids"),
     ],
@@ -213,3 +213,37 @@ def test_folders_without_weights_and_outputs_with_weights_are_refused(tmp_path: 
         merging.merge_directories(combine, base, [tmp_path / "absent"], tmp_path / "out")
     with pytest.raises(UsageError, match="never overwrites"):
         merging.merge_directories(combine, base, [one], base)
+
+
+@methods
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_specialists_trained_in_float32_merge_with_a_base_of_16_bits(
+    tmp_path: Path, combine, dtype: torch.dtype
+) -> None:
+    base, one, two = random_model(0, dtype), random_model(1), random_model(2)
+    for name, model in (("base", base), ("one", one), ("two", two)):
+        (tmp_path / name).mkdir()
+        save_file(model, tmp_path / name / "model.safetensors")
+    merging.merge_directories(
+        combine, tmp_path / "base", [tmp_path / "one", tmp_path / "two"], tmp_path / "out"
+    )
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    wide = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in base.items()}
+    for name, tensor in merging.merge(combine, wide, [one, two]).items():
+        assert found[name].dtype == tensor.dtype
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=0)
+
+
+def test_a_head_stored_beside_tied_embeddings_does_not_count(tmp_path: Path) -> None:
+    base, one = save_models(tmp_path, 2)
+    weights = load_file(base / "model.safetensors")
+    save_file(
+        {**weights, "lm_head.weight": weights["model.embed_tokens.weight"].clone()},
+        base / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    merging.merge_directories(merging.task_arithmetic(1.0, [1.0]), base, [one], tmp_path / "out")
+    ours, theirs = (
+        AutoModelForCausalLM.from_pretrained(place).state_dict() for place in (tmp_path / "out", one)
+    )
+    assert all(torch.allclose(ours[name], theirs[name], atol=1e-6) for name in theirs)
