@@ -42,10 +42,12 @@ class Adapter:
 class Adapted(nn.Module):
     """A linear layer with an adapter; its own weight and bias are the layer's, not copies."""
 
+    weight: Tensor
+    bias: Tensor | None
+
     def __init__(self, linear: nn.Linear | Adapted, a_RI: Tensor, b_OR: Tensor, scale: float) -> None:
         super().__init__()
-        self.weight: nn.Parameter = linear.weight
-        self.bias: nn.Parameter | None = linear.bias
+        self.weight, self.bias = linear.weight, linear.bias
         self.scale = scale
         self.lora_A, self.lora_B = nn.Parameter(a_RI), nn.Parameter(b_OR)
 

@@ -64,6 +64,11 @@ def load_policy(
             f"model {str(source)!r} cannot be loaded: {reason}; give a directory in Hugging Face layout with "
             "safetensors weights, or a hub id that this machine can reach"
         ) from error
+    if not hasattr(model.config, "vocab_size"):
+        raise UsageError(
+            f"model {str(source)!r}: {type(model).__name__} is a wrapper of several models "
+            f"({model.config.model_type}); save its text model alone and give that"
+        )
     if missing := sorted(found["missing_keys"]):
         raise UsageError(
             f"model {str(source)!r}: its weights lack {missing[0]!r} ({len(missing)} in all), which would be "

@@ -223,7 +223,13 @@ class Policy:
         try:
             for path in paths:
                 self.backbone = path
-                found = self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2))
+                try:
+                    found = self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2))
+                except AttributeError as error:  # its cache is none of keys and values
+                    raise UsageError(
+                        f"model {type(self.model).__name__}: keeps a state (linear attention or a state space) where "
+                        f"this trainer extends a key-value cache ({error}): use a model with attention in every layer"
+                    ) from error
                 worst = float((found - truth).abs().max())
                 if worst <= tolerance:
                     return path

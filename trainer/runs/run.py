@@ -35,6 +35,7 @@ from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
 from trainer.runs.execute import execute
+from trainer.runs.lengths import check_lengths
 from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
@@ -98,7 +99,8 @@ def _absolute(model: str) -> str:
 
 
 def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
-    """What would otherwise fail only hours later: the device, the models' directories, too few prompts to score."""
+    """What would otherwise fail only hours later: the device, the models' directories and templates, too few prompts to
+    score, prompts that are too long."""
     check_device(settings.device)
     check_dtype(settings.dtype, settings.device)
     if smaller is not None and SMALLER not in recipe.roots:
@@ -113,6 +115,9 @@ def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings
     for spec in (*recipe.domains, *settings.probes):
         task(spec).fixed("validation", settings.validation_items)
         task(spec).fixed("test", settings.test_items)
+    for name in given.values():
+        if name not in BUILT_IN:
+            check_lengths((*recipe.domains, *settings.probes), model_directory(name), settings)
 
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:

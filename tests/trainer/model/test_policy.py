@@ -187,6 +187,33 @@ def test_disagreeing_end_of_sequence_ids_are_refused() -> None:
         Policy(model, Characters())
 
 
+@pytest.mark.parametrize("family", ["Mamba", "Qwen3Next"])
+def test_a_recurrent_state_is_refused_in_a_sentence(family: str) -> None:
+    import transformers
+
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 4,
+        "vocab_size": VOCAB,
+        "eos_token_id": EOS,
+        "pad_token_id": 38,
+    }
+    if family == "Qwen3Next":
+        sizes |= {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8, "intermediate_size": 16}
+        sizes |= {"linear_key_head_dim": 8, "linear_value_head_dim": 8, "linear_num_key_heads": 2}
+        sizes |= {
+            "linear_num_value_heads": 2,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 8,
+        }
+        sizes |= {"shared_expert_intermediate_size": 8}
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    with pytest.raises(UsageError, match=f"model {family}ForCausalLM: keeps a state") as caught:
+        Policy(getattr(transformers, f"{family}ForCausalLM")(config), Characters())
+    assert "\n" not in str(caught.value)
+
+
 def test_dropout_is_off() -> None:
     of = policy("gpt2")
     rows = batch(of)
