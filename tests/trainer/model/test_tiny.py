@@ -86,7 +86,7 @@ def test_text_survives_the_tokenizer(kind: Kind, text: str) -> None:
     assert len(ids) == len(text), "a token per character"
 
 
-@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20))
+@given(st.text(st.characters(exclude_categories=["Cs"]), max_size=20).filter(lambda text: "<|" not in text))
 def test_bytes_hold_any_text(text: str) -> None:
     tokenizer = byte_tokenizer()
     ids = encode(tokenizer, text)
