@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -278,28 +279,42 @@ def bench(
         Literal["trl"] | None, typer.Option(help="Measure a peer beside (extra `bench`).")
     ] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Only the 0.36 M model: no 100 M, no memory.")
+        bool, typer.Option("--quick", help="Only the 0.36 M model: no 100 M, no open model, no memory.")
     ] = False,
+    model: Annotated[
+        str | None, typer.Option(help="A fetched open model in place of the random ones: smollm2-135m.")
+    ] = None,
+    repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after two of warm-up.")] = 5,
     json_: Json = False,
 ) -> None:
     """Time a distillation and a GRPO step, as ratios to TRL and to the arithmetic alone; memory of four teachers.
 
-    Several minutes on two cores. Example: mopd train bench --against trl --quick
+    Each trainer is timed with one thread and with a thread a core, and its faster one counts. `--model smollm2-135m`
+    times that model in bfloat16 instead, and the tokens a CPU-second that it samples, scores and trains on. Several
+    minutes on two cores. Example: mopd train bench --against trl --quick
     """
     from mopdsim.cli.commands import emit
-    from trainer.bench.bench import bench_distill, bench_grpo
+    from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
     from trainer.bench.memory import bench_memory
+    from trainer.bench.step import size_of
     from trainer.runs.progress import Progress
 
+    counts = (1, len(os.sched_getaffinity(0)))
+    sizes = [model] if model else ["0.36M"] if quick else ["0.36M", "100M"]
+    for size in sizes:
+        size_of(size)
     result: dict[str, Any] = {}
     with Progress().watching() as progress:
-        for name, measure in (("distill", bench_distill), ("grpo", bench_grpo)):
-            progress.doing(f"times {name}", "0.36 M parameters")
-            result[name] = measure(against=against)
-        for name, measure in () if quick else (("distill", bench_distill), ("grpo", bench_grpo)):
-            progress.doing(f"times {name}", "100 M parameters")
-            result[name]["at_100M"] = measure("100M", against=against)
-        if not quick:
+        if model:
+            progress.doing("times tokens", model)
+            result[f"throughput {model}"] = bench_throughput(model, repeats=repeats)
+        for size in sizes:
+            for name, measure in (("distill", bench_distill), ("grpo", bench_grpo)):
+                progress.doing(f"times {name}", size)
+                result[f"{name} {size}"] = with_threads(
+                    measure, size, counts, against=against, repeats=repeats
+                )
+        if not quick and not model:
             progress.doing("measures memory", "of one and of four teachers")
             result["memory"] = bench_memory()
     if json_:

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +18,12 @@ from trainer.batch.meter import forward_flops
 from trainer.batch.update import accumulate_gradients
 from trainer.bench.step import (
     REPEATS,
-    SIZES,
     WARM_UP,
     Against,
     DistillStep,
     GrpoStep,
     Step,
+    log_probs,
     matmul_rate,
     size_of,
     timed,
@@ -54,19 +57,74 @@ def bench_grpo(name: str = "0.36M", *, against: Against = None, repeats: int = R
     return _report(name, step, theirs.between, theirs.seconds)
 
 
+def with_threads(
+    measure: Callable[..., dict[str, Any]],
+    name: str,
+    counts: Sequence[int],
+    *,
+    against: Against,
+    repeats: int,
+) -> dict[str, Any]:
+    """The measurement at each number of threads, and each trainer's best of them set against the other's."""
+    before = torch.get_num_threads()
+    found = {}
+    try:
+        for count in dict.fromkeys(counts):
+            torch.set_num_threads(count)
+            found[count] = measure(name, against=against, repeats=repeats)
+    finally:
+        torch.set_num_threads(before)
+    fastest = min(found.values(), key=lambda row: row["ours_s"])
+    best = {"ours_s": fastest["ours_s"], "ours_threads": fastest["threads"]}
+    best["ratio_to_limit"] = min(row["ratio_to_limit"] for row in found.values())
+    if against is not None:
+        best["trl_s"] = min(row["trl_s"] for row in found.values())
+        best["ratio_to_trl"] = best["ours_s"] / best["trl_s"]
+    return {"best": best, "by_threads": {str(count): row for count, row in found.items()}}
+
+
+def bench_throughput(name: str, *, repeats: int = REPEATS) -> dict[str, Any]:
+    """Tokens a CPU-second of one thread: sampling, scoring (log-probs of the samples) and training (one GRPO step
+    without its sampling) of 8 prompts x 8 answers x 16 tokens; the best of `repeats`, and all of them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        size = size_of(name)
+        step = GrpoStep(size)
+        rates: dict[str, list[float]] = {"generation": [], "scoring": [], "training": []}
+        for _ in range(WARM_UP + repeats):
+            rollouts = step.sample()
+            tokens = int(rollouts.trained_BT.sum())
+            works: dict[str, Callable[[], object]] = {
+                "generation": step.sample,
+                "scoring": partial(log_probs, step.policy, rollouts),
+                "training": partial(step.train, rollouts),
+            }
+            for kind, work in works.items():
+                start = time.process_time()
+                work()
+                rates[kind].append(tokens / (time.process_time() - start))
+        found = {kind: {"best": max(own[WARM_UP:]), "all": own[WARM_UP:]} for kind, own in rates.items()}
+        gflops = matmul_rate(size) / 1e9
+        return {"tokens_per_cpu_second": found, "dtype": str(size.dtype), "matmul_gflop_per_s": gflops}
+    finally:
+        torch.set_num_threads(before)
+
+
 def _alone(step: Step, repeats: int) -> tuple[list[float], None]:
     return [timed(step) for _ in range(WARM_UP + repeats)], None
 
 
 def _report(name: str, step: Step, ours: list[float], theirs: list[float] | None) -> dict[str, Any]:
     flops = step.forward_passes * forward_flops(step.policy, step.sample())
-    rate = matmul_rate(SIZES[name])
+    rate = matmul_rate(size_of(name))
     seconds = statistics.median(ours[WARM_UP:])
     found = {
         "ours_s": seconds,
         "ours_all_s": ours[WARM_UP:],
         "warm_up_s": ours[:WARM_UP],
         "threads": torch.get_num_threads(),
+        "dtype": str(step.policy.dtype).removeprefix("torch."),
         "load_1min": os.getloadavg()[0],
         "rows": len(step.texts) * step.group,
         "step_gflop": flops / 1e9,

@@ -2,16 +2,18 @@
 
 Both trainers get the same weights, prompts and settings, and take turns step by step, so that whatever else the
 machine does hits both. A step is: tokenise, sample exactly 16 tokens, score, forward, backward, clip, AdamW.
-The limit is the step's FLOPs over the matrix-product rate measured in the same run at the step's own shape.
+The limit is the step's FLOPs over the matrix-product rate measured in the same run at the step's own shape and type.
 Leaves out: how TRL is driven (`trainer.bench.trl`), memory (`trainer.bench.memory`), environments, logging.
 """
 
 from __future__ import annotations
 
+import json
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -19,12 +21,13 @@ from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
 from trainer.batch.rollout import Rollouts, generate
-from trainer.batch.score import Scored, score
+from trainer.batch.score import Scored, logprobs, score
 from trainer.batch.update import CPU_PIECE, LossOf, accumulate_gradients
 from trainer.losses import losses
 from trainer.model import kernels
 from trainer.model.parallel import row_spans, side_by_side
 from trainer.model.policy import Policy
+from trainer.model.sources import PUBLISHED, cached_model
 from trainer.model.tiny import byte_tokenizer
 
 NEW_TOKENS = 16
@@ -45,6 +48,7 @@ class Size:
     key_heads: int
     prompts: int
     group: int = 8
+    dtype: torch.dtype = torch.float32
 
     def model(self, seed: int) -> Any:
         """Random weights."""
@@ -69,13 +73,59 @@ class Size:
             )
         )
 
+    def tokenizer(self) -> Any:
+        return byte_tokenizer()
+
     def policy(self, seed: int) -> Policy:
-        return Policy(self.model(seed), byte_tokenizer())
+        return Policy(self.model(seed), self.tokenizer(), dtype=self.dtype)
 
     def texts(self, count: int) -> list[str]:
         """Prompts of 8 to 16 tokens."""
         draw = random.Random(0)
         return ["".join(draw.choices("abcdefgh", k=draw.randint(8, 16))) for _ in range(count)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Real(Size):
+    """An open model from its directory, in bfloat16; the teacher is the same with a little noise on its weights."""
+
+    directory: Path
+    dtype: torch.dtype = torch.bfloat16
+
+    def model(self, seed: int) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32)
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            for weight in model.parameters() if seed == TEACHER else ():
+                weight.add_(torch.randn_like(weight), alpha=0.02 * float(weight.std()))
+        return model
+
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.directory, padding_side="left")
+
+    def texts(self, count: int) -> list[str]:
+        """Short questions."""
+        draw = random.Random(0)
+        numbers = [draw.sample(range(100, 1000), 3) for _ in range(count)]
+        return [f"Which is the smallest of {a}, {b} and {c}? Answer:" for a, b, c in numbers]
+
+
+def real_size(directory: Path) -> Real:
+    """The sizes are in the model's config.json."""
+    config = json.loads((directory / "config.json").read_text())
+    return Real(
+        hidden=config["hidden_size"],
+        feed_forward=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        heads=config["num_attention_heads"],
+        key_heads=config["num_key_value_heads"],
+        prompts=64,
+        directory=directory,
+    )
 
 
 SIZES = {
@@ -85,7 +135,14 @@ SIZES = {
 
 
 def size_of(name: str) -> Size:
-    """NotFoundError for an unknown name."""
+    """A named size, or a published model that was fetched before. NotFoundError for neither."""
+    if name in PUBLISHED:
+        place = cached_model(name)
+        if place is None:
+            raise NotFoundError(
+                f"model {name!r} is not here yet: fetch it with `mopd train get-model {name}`"
+            )
+        return real_size(place)
     if name not in SIZES:
         raise NotFoundError(f"size {name!r} is not one of the benchmark's{did_you_mean(name, SIZES)}")
     return SIZES[name]
@@ -101,7 +158,10 @@ class Step:
         self.optimizer = torch.optim.AdamW(self.policy.parameters(), lr=LEARNING_RATE, fused=True)
 
     def __call__(self) -> None:
-        rollouts = self.sample()
+        self.train(self.sample())
+
+    def train(self, rollouts: Rollouts) -> None:
+        """The step on samples that are there."""
         accumulate_gradients(self.policy, rollouts, self.loss_of(rollouts))
         torch.nn.utils.clip_grad_norm_(list(self.policy.parameters()), 1.0)
         self.optimizer.step()
@@ -131,7 +191,7 @@ class DistillStep(Step):
 
     def __init__(self, size: Size) -> None:
         super().__init__(size.policy(STUDENT), size.texts(size.prompts), 1)
-        self.teacher = size.policy(TEACHER)
+        self.teacher = size.policy(TEACHER).frozen()
 
     def loss_of(self, rollouts: Rollouts) -> LossOf:
         return reverse_kl(rollouts, [score(self.teacher, rollouts)])
@@ -166,6 +226,12 @@ class GrpoStep(Step):
         return loss_of
 
 
+@torch.no_grad()
+def log_probs(policy: Policy, rollouts: Rollouts) -> Tensor:
+    """logprob_BT of the samples."""
+    return logprobs(score(policy, rollouts), rollouts, temperature=1.0)
+
+
 def distinct(tokens: Sequence[int]) -> float:
     """A reward that costs next to nothing."""
     return float(len(set(tokens)))
@@ -192,17 +258,16 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def matmul_rate(size: Size) -> float:
-    """FLOP/s of float32 products of a step's shape on all threads: the best of PyTorch's way and ours."""
+    """FLOP/s of products of a step's shape and type on all threads: the best of PyTorch's way and ours."""
     threads = torch.get_num_threads()
     rows = min(CPU_PIECE, size.prompts * 2 * NEW_TOKENS // threads)
     noise = torch.Generator().manual_seed(0)
-    x_NI = torch.randn(rows * threads, size.hidden, generator=noise)
-    weight_OI = torch.randn(size.feed_forward, size.hidden, generator=noise)
+    x_NI = torch.randn(rows * threads, size.hidden, generator=noise).to(size.dtype)
+    weight_OI = torch.randn(size.feed_forward, size.hidden, generator=noise).to(size.dtype)
     flops = 2.0 * x_NI.numel() * len(weight_OI)
     spans = row_spans(len(x_NI), parts=threads)
-    ways: list[Callable[[], object]] = [
-        lambda: x_NI @ weight_OI.t(),
-        lambda: side_by_side(lambda span: kernels.matmul_nt(x_NI[span], weight_OI), spans),
-    ]
+    ways: list[Callable[[], object]] = [lambda: x_NI @ weight_OI.t()]
+    if size.dtype == torch.float32:
+        ways.append(lambda: side_by_side(lambda span: kernels.matmul_nt(x_NI[span], weight_OI), spans))
     with torch.no_grad():
         return flops / min(timed(way) for way in ways for _ in range(20))

@@ -1,8 +1,8 @@
 """TRL's distillation and GRPO trainers driven for a comparison: same weights, prompts and settings, step by step.
 
-Reverse KL (beta 1), temperature 1, no truncation of the distribution, exactly 16 new tokens, float32, no gradient
-checkpointing, nothing logged or saved in a step. A step is timed from `on_step_begin` to `on_step_end`: sampling,
-scoring, forward, backward, clipping, AdamW. Needs the extra `bench`.
+Reverse KL (beta 1), temperature 1, no truncation of the distribution, exactly 16 new tokens, the size's type
+(`bf16=True` for bfloat16), no gradient checkpointing, nothing logged or saved in a step. A step is timed from
+`on_step_begin` to `on_step_end`: sampling, scoring, forward, backward, clipping, AdamW. Needs the extra `bench`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from trainer.batch.rollout import Rollouts
 from trainer.bench import step
-from trainer.model.tiny import byte_tokenizer
 
 
 @dataclass(kw_only=True)
@@ -61,7 +60,7 @@ def distill(size: step.Size, texts: Sequence[str], between: Callable[[], None], 
                 run.inputs, run.first_loss = dict(inputs), float(loss.detach())
             return loss
 
-    config = trl.DistillationConfig(beta=1.0, **_common(len(texts), steps))
+    config = trl.DistillationConfig(beta=1.0, **_common(size, len(texts), steps))
     teacher = size.model(step.TEACHER)
     return _drive(Observed, run, size, texts, between, args=config, teacher_model=teacher)
 
@@ -75,12 +74,16 @@ def grpo(size: step.Size, texts: Sequence[str], between: Callable[[], None], ste
 
     rows = len(texts) * size.group
     config = trl.GRPOConfig(
-        num_generations=size.group, beta=0.0, loss_type="dapo", epsilon_high=0.28, **_common(rows, steps)
+        num_generations=size.group,
+        beta=0.0,
+        loss_type="dapo",
+        epsilon_high=0.28,
+        **_common(size, rows, steps),
     )
     return _drive(trl.GRPOTrainer, run, size, texts, between, args=config, reward_funcs=reward)
 
 
-def _common(rows: int, steps: int) -> dict[str, Any]:
+def _common(size: step.Size, rows: int, steps: int) -> dict[str, Any]:
     return {
         "output_dir": tempfile.mkdtemp(),
         "per_device_train_batch_size": rows,
@@ -92,7 +95,7 @@ def _common(rows: int, steps: int) -> dict[str, Any]:
         "temperature": 1.0,
         "top_p": 1.0,
         "top_k": 0,
-        "bf16": False,
+        "bf16": size.dtype == torch.bfloat16,
         "gradient_checkpointing": False,
         "use_cpu": True,
         "logging_strategy": "no",
@@ -127,7 +130,7 @@ def _drive(
         warnings.simplefilter("ignore")
         trainer(
             model=size.model(step.STUDENT),
-            processing_class=byte_tokenizer(),
+            processing_class=size.tokenizer(),
             train_dataset=Dataset.from_dict({"prompt": list(texts)}),
             callbacks=[Clock()],
             **options,

@@ -9,7 +9,7 @@ from trainer.model import merging
 from trainer.model.loading import load_policy
 from trainer.stages.loop import Job, Metrics, Report, references, scored_alone
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2  # 2: TIES rounds the number of kept changes down
 
 
 def run(job: Job, stage: Merge, report: Report) -> Metrics:

@@ -22,6 +22,7 @@ from studies.designs.systems.demo import MERGE_SCALE, finding, recovery
 from studies.designs.systems.side_by_side import Engine, Finished, about
 from studies.framework.run import Run
 from trainer.files.settings import FOR_REAL, Settings
+from trainer.runs.compute import resolve_dtype
 
 DOMAINS = catalogue.REAL_DOMAINS
 FIGURES = {
@@ -73,7 +74,8 @@ def merged(domains: Sequence[str], teacher: Amounts, longer: Amounts) -> Recipe:
 def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dict[str, Any]:
     """Run what the store does not hold yet; returns the document of `mopd demo --model MODEL --json`."""
     begun = time.perf_counter()
-    settings = settings_of(seed=seed, threads=threads)
+    dtype = resolve_dtype("auto", model=model, device="cpu")
+    settings = settings_of(seed=seed, threads=threads).model_copy(update={"dtype": dtype})
     made = real_recipes(DOMAINS)
     found = engine.carry_out(
         Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.batch.score import score
@@ -14,14 +16,15 @@ from trainer.batch.update import accumulate_gradients
 from trainer.bench import bench, step
 from trainer.bench.memory import bench_memory
 from trainer.bench.step import DistillStep, Size, reverse_kl
+from trainer.model.sources import cached_model
 
 SMALL = Size(hidden=16, feed_forward=24, layers=2, heads=2, key_heads=1, prompts=8, group=4)
 
 
 @pytest.fixture(autouse=True)
 def small_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step, "SIZES", {"small": SMALL})
     for module in (step, bench):
-        monkeypatch.setattr(module, "SIZES", {"small": SMALL})
         monkeypatch.setattr(module, "WARM_UP", 1)
 
 
@@ -42,6 +45,41 @@ def test_trl_computes_the_same_loss_on_its_batch() -> None:
     found = bench.bench_distill("small", against="trl", repeats=1)
     assert found["our_loss_on_its_batch"] == pytest.approx(found["trl_first_loss"], rel=1e-4)
     assert found["trl_first_loss"] > 1e-5
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_each_trainer_counts_with_its_best_number_of_threads() -> None:
+    pytest.importorskip("trl")
+    found = bench.with_threads(bench.bench_grpo, "small", (1, 2, 1), against="trl", repeats=1)
+    rows = found["by_threads"]
+    assert [rows[count]["threads"] for count in ("1", "2")] == [1, 2] and len(rows) == 2
+    best = found["best"]
+    assert best["ours_s"] == min(row["ours_s"] for row in rows.values())
+    assert best["ratio_to_trl"] == best["ours_s"] / min(row["trl_s"] for row in rows.values())
+
+
+def test_throughput_counts_the_sampled_tokens_of_each_kind_of_work() -> None:
+    found = bench.bench_throughput("small", repeats=2)
+    assert set(found["tokens_per_cpu_second"]) == {"generation", "scoring", "training"}
+    for row in found["tokens_per_cpu_second"].values():
+        assert len(row["all"]) == 2 and row["best"] == max(row["all"]) > 0
+
+
+@pytest.mark.slow
+def test_the_open_model_is_timed_in_bfloat16() -> None:
+    if cached_model("smollm2-135m") is None:
+        pytest.skip("smollm2-135m is not at hand: mopd train get-model smollm2-135m")
+    size = step.size_of("smollm2-135m")
+    assert isinstance(size, step.Real) and size.dtype == torch.bfloat16
+    own, theirs = size.model(step.STUDENT), size.model(step.TEACHER)
+    assert not torch.equal(own.model.norm.weight, theirs.model.norm.weight)
+    assert len(size.texts(3)) == 3
+
+
+def test_a_model_that_was_not_fetched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MOPD_CACHE", str(tmp_path))
+    with pytest.raises(NotFoundError, match="mopd train get-model smollm2-135m"):
+        bench.bench_throughput("smollm2-135m")
 
 
 def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

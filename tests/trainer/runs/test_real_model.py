@@ -12,6 +12,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE
 from trainer.files.settings import FOR_REAL, Settings
 from trainer.model.sources import cached_model
+from trainer.runs.compute import resolve_dtype
 from trainer.runs.progress import Progress
 from trainer.runs.run import run_recipe
 
@@ -49,7 +50,9 @@ def test_two_steps_of_every_stage_on_a_real_model(name: str, store: Path, tmp_pa
         recipe,
         model=NAME,
         smaller=NAME if "smaller" in recipe.roots else None,
-        settings=Settings.model_validate({**FOR_REAL, **FEW}),
+        settings=Settings.model_validate(
+            {**FOR_REAL, **FEW, "dtype": resolve_dtype("auto", model=NAME, device="cpu")}
+        ),
         out=tmp_path / "run",
         store_root=store,
         workers=1,
