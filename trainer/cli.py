@@ -295,7 +295,7 @@ def bench(
     """
     from mopdsim.cli.commands import emit
     from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
-    from trainer.bench.memory import bench_memory
+    from trainer.bench.memory import bench_adapters, bench_memory
     from trainer.bench.step import size_of
     from trainer.runs.progress import Progress
 
@@ -314,6 +314,9 @@ def bench(
                 result[f"{name} {size}"] = with_threads(
                     measure, size, counts, against=against, repeats=repeats
                 )
+        if model and not quick:
+            progress.doing("measures memory", "of one teacher and of ten adapters")
+            result[f"adapters {model}"] = bench_adapters(model)
         if not quick and not model:
             progress.doing("measures memory", "of one and of four teachers")
             result["memory"] = bench_memory()

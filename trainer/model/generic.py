@@ -1,7 +1,7 @@
 """Any Hugging Face causal LM below its head: the module itself, with its own dynamic cache.
 
 Prompts are padded on the left and responses on the right, so right padding is never attended to, and positions count
-real tokens only. Leaves out: the head, and the faster path for dense Qwen3 (`trainer.model.lean`).
+real tokens only. Leaves out: the head, and the faster path for dense families (`trainer.model.lean`).
 
 Axes: U unique prompts of P places, B rows (a multiple of U) of T response tokens, L tokens run, K tokens they see.
 """

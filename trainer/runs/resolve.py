@@ -18,6 +18,8 @@ from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import FOR_REAL, Settings
 from trainer.tasks import task
 
+ADAPTABLE = ("sft", "rl", "distill", "preference")  # kinds of stage that can train an adapter
+
 
 def resolve_recipe(
     name: str, domains: Sequence[str], amounts: AmountsName | None, changes: Sequence[str]
@@ -25,9 +27,12 @@ def resolve_recipe(
     """A catalogue recipe over `domains`, or a file's; then the changes.
 
     A change `key=value` is an option of the catalogue's function, or a dotted path into the document:
-    `amounts_of.STAGE.key`, `stages.STAGE.key`.
+    `amounts_of.STAGE.key`, `stages.STAGE.key`. `adapter_rank=R` puts an adapter on every stage that can train one but
+    those that the recipe delivers.
     """
     given = [_pair(change) for change in changes]
+    ranks = [value for key, value in given if key == "adapter_rank"]
+    given = [(key, value) for key, value in given if key != "adapter_rank"]
     if name.endswith(".toml"):
         if domains:
             raise UsageError(
@@ -48,6 +53,10 @@ def resolve_recipe(
         made = catalogue.recipe(name, domains or catalogue.DEFAULT_DOMAINS, **chosen)
         document = recipe_file.to_document(made)
         paths = [(key, value) for key, value in given if "." in key]
+    delivered = {document.get("output"), *document.get("side_outputs", ())}
+    for stage in document.get("stages", ()) if ranks else ():
+        if stage.get("kind") in ADAPTABLE and stage.get("name") not in delivered:
+            stage["adapter_rank"] = ranks[-1]
     for path, value in paths:
         _set(document, path, value)
     resolved = recipe_file.from_document(document, source=name)

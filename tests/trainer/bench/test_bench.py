@@ -14,7 +14,7 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.batch.score import score
 from trainer.batch.update import accumulate_gradients
 from trainer.bench import bench, step
-from trainer.bench.memory import bench_memory
+from trainer.bench.memory import bench_adapters, bench_memory
 from trainer.bench.step import DistillStep, Size, reverse_kl
 from trainer.model.sources import cached_model
 
@@ -74,6 +74,14 @@ def test_the_open_model_is_timed_in_bfloat16() -> None:
     own, theirs = size.model(step.STUDENT), size.model(step.TEACHER)
     assert not torch.equal(own.model.norm.weight, theirs.model.norm.weight)
     assert len(size.texts(3)) == 3
+
+
+@pytest.mark.slow
+def test_adapters_are_measured_beside_one_whole_teacher(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()  # the measured processes know the real sizes only
+    found = bench_adapters("0.36M", teachers=3, rank=2)
+    assert found["peak_ratio"] == found["adapters"]["peak_bytes"] / found["whole"]["peak_bytes"] > 0
+    assert found["step_ratio"] == found["adapters"]["step_cpu_s"] / found["whole"]["step_cpu_s"] > 0
 
 
 def test_a_model_that_was_not_fetched_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

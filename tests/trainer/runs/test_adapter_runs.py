@@ -16,6 +16,7 @@ from mopdsim.recipes.recipe import BASE, Distill, Merge, Recipe, Rl
 from trainer.model.adapters import is_adapter, read_adapter
 from trainer.model.loading import load_policy
 from trainer.runs.plan import plan
+from trainer.runs.resolve import resolve_recipe
 from trainer.runs.store import Store
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -106,3 +107,19 @@ def test_a_student_may_be_an_adapter_too(small: dict[str, str], model: Path, tmp
     recipe = with_adapters(shrunk(catalogue.recipe("mopd", list(small.values()))), 2, Rl, Distill)
     carry_out(recipe, model, tmp_path / "run")
     assert is_adapter(tmp_path / "run" / "weights")
+
+
+def test_one_option_puts_adapters_on_all_but_what_is_delivered() -> None:
+    recipe = resolve_recipe("mopd", ["sort", "reverse"], None, ["adapter_rank=4"])
+    ranks = {stage.name: getattr(stage, "adapter_rank", None) for stage in recipe.stages}
+    assert ranks == {"teacher_1": 4, "teacher_2": 4, "student": None}
+    one = resolve_recipe("mopd", ["sort", "reverse"], None, ["stages.teacher_2.adapter_rank=2"])
+    assert {stage.name: getattr(stage, "adapter_rank", None) for stage in one.stages} == {
+        "teacher_1": None,
+        "teacher_2": 2,
+        "student": None,
+    }
+    with pytest.raises(UsageError, match="adapter_rank"):
+        resolve_recipe("mopd", ["sort"], None, ["adapter_rank=0"])
+    for name in catalogue.CATALOGUE:
+        resolve_recipe(name, ["sort", "reverse", "shift"], None, ["adapter_rank=2"])
