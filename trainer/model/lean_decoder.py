@@ -78,15 +78,14 @@ class LeanDecoder:
     def _layer(self, layer: Any, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
         """Join weights that read the same input."""
         lean, own, mlp = self.lean, layer.self_attn, layer.mlp
-        groups = (
-            lean.maps(own),
-            (lean.map(own.o_proj),),
-            (lean.map(mlp.gate_proj), lean.map(mlp.up_proj)),
-            (lean.map(mlp.down_proj),),
-        )
-        weights = [part.weight for part in (own.q_proj, own.o_proj, mlp.gate_proj, mlp.down_proj)]
         qkv, out, gate_up, down = (
-            _joined(lean, weight, *maps) for weight, maps in zip(weights, groups, strict=True)
+            _joined(lean, parts, maps)
+            for parts, maps in (
+                ((own.q_proj, own.k_proj, own.v_proj), lean.maps(own)),
+                ((own.o_proj,), (lean.map(own.o_proj),)),
+                ((mlp.gate_proj, mlp.up_proj), (lean.map(mlp.gate_proj), lean.map(mlp.up_proj))),
+                ((mlp.down_proj,), (lean.map(mlp.down_proj),)),
+            )
         )
         norms_HE = None
         if lean.normed:
@@ -152,18 +151,17 @@ def _mapped(x_BI: Tensor, joined: Map) -> Tensor:
     return out_BO if joined.low is None else out_BO + F.linear(F.linear(x_BI, joined.low[0]), joined.low[1])
 
 
-def _joined(lean: Lean, first: Tensor, *maps: Map) -> Map:
-    """Maps of one input as one, ready for `product`; in bfloat16 the weights' part is kept while they are the same.
-
-    first: the weight of the first map, which the kept part is known by (and which is never trained alone).
-    """
+def _joined(lean: Lean, parts: Sequence[Any], maps: Sequence[Map]) -> Map:
+    """Maps of one input as one, ready for `product`; in bfloat16 the weights' part is kept while they are the same."""
 
     def weight() -> Tensor:
         return packed(torch.cat([one.weight_OI for one in maps]) if len(maps) > 1 else maps[0].weight_OI)
 
-    rough = lean.dtype != torch.float32
-    weight_OI = lean.copies.get(("joined", id(first)), (first,), weight) if rough else weight()
-    return Map(weight_OI, _biases(maps), _low(maps))
+    if lean.dtype == torch.float32:
+        return Map(weight(), _biases(maps), _low(maps))
+    weights = tuple(part.weight for part in parts)
+    kept: Tensor = lean.copies.get(("joined", *map(id, weights)), weights, weight)
+    return Map(kept, _biases(maps), _low(maps))
 
 
 def _biases(maps: Sequence[Map]) -> Tensor | None:
