@@ -137,7 +137,7 @@ def stage_plan(recipe: Recipe) -> pd.DataFrame:
             "steps": amounts.steps if amounts else None,
             "prompts a step": amounts.prompts_per_step if amounts else None,
             "rollouts a prompt": amounts.rollouts_per_prompt if amounts else None,
-            "learning rate": amounts.learning_rate if amounts else None,
+            "learning rate": count(amounts.learning_rate) if amounts else None,
         })  # fmt: skip
     return pd.DataFrame(rows)
 
