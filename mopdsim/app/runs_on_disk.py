@@ -17,10 +17,11 @@ from typing import Any
 
 import pandas as pd
 
+from mopdsim.base import run_directory as files
 from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.run_directory import CONFIG, MADE_FROM, METRICS, PHASES, SAMPLES, STATUS, STORE, SUMMARY
 
 MAX_LOG = 20_000_000  # bytes read of one metrics.jsonl, its end
-PHASES = ("generation", "scoring", "training", "evaluation")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class Run:
 
     @property
     def running(self) -> bool:
-        return self.status == "running"
+        return self.status == files.RUNNING
 
 
 def root() -> Path:
@@ -45,7 +46,7 @@ def root() -> Path:
 
 def runs(where: Path) -> list[Run]:
     """All runs, the newest first."""
-    found = [_run(path.parent) for path in where.glob("*/STATUS") if (path.parent / "config.toml").is_file()]
+    found = [_run(path.parent) for path in where.glob(f"*/{STATUS}") if (path.parent / CONFIG).is_file()]
     return sorted(found, key=lambda run: run.age_s)
 
 
@@ -58,13 +59,13 @@ def run(where: Path, name: str) -> Run:
 
 
 def _run(directory: Path) -> Run:
-    logs = [*directory.glob("store/*/metrics.jsonl"), directory / "STATUS"]
+    logs = [*directory.glob(f"{STORE}/*/{METRICS}"), directory / STATUS]
     newest = max(path.stat().st_mtime for path in logs if path.exists())
     return Run(
         name=directory.name,
         directory=directory,
-        status=(directory / "STATUS").read_text(errors="replace").strip()[:40],
-        recipe=_recipe_name(directory / "config.toml"),
+        status=files.status_of(directory),
+        recipe=_recipe_name(directory / CONFIG),
         age_s=max(0.0, time.time() - newest),
     )
 
@@ -78,27 +79,23 @@ def _recipe_name(path: Path) -> str:
 
 def metrics(found: Run) -> list[dict[str, Any]]:
     """Rows of every stage: the run's own log where it is finished, the stages' logs while it is not."""
-    whole = _whole(found, "metrics.jsonl")
-    if whole is not None:
-        return list(_rows(whole))
-    return [
-        {"stage": stage, **row} for path, stage, _ in _logs(found, "metrics.jsonl") for row in _rows(path)
-    ]
+    return _logged(found, METRICS)
 
 
 def samples(found: Run) -> list[dict[str, Any]]:
-    """Samples of every stage, their teachers' scores by name; `trainer.stages.samples` says what else a row holds."""
-    whole = _whole(found, "samples.jsonl")
+    """Samples of every stage; `trainer.stages.samples` says what a row holds."""
+    return _logged(found, SAMPLES)
+
+
+def _logged(found: Run, log: str) -> list[dict[str, Any]]:
+    whole = _whole(found, log)
     if whole is not None:
-        return list(_rows(whole))
-    rows = []
-    for path, stage, teachers in _logs(found, "samples.jsonl"):
-        for row in _rows(path):
-            if "teachers" in row:
-                row["teachers"] = dict(zip(teachers, row["teachers"], strict=True))
-                row["own"] = [teachers[place] for place in row["own"]]
-            rows.append({"stage": stage, **row})
-    return rows
+        return list(files.rows_of(whole, most=MAX_LOG))
+    return [
+        {"stage": stage, **files.named(row, teachers)}
+        for path, stage, teachers in _logs(found, log)
+        for row in files.rows_of(path, most=MAX_LOG)
+    ]
 
 
 def _whole(found: Run, log: str) -> Path | None:
@@ -109,11 +106,11 @@ def _whole(found: Run, log: str) -> Path | None:
 
 def _logs(found: Run, log: str) -> Iterator[tuple[Path, str, list[str]]]:
     """The stages' logs, the first begun first, with the stage and its teachers in words."""
-    made = {path.parent.name: _stage(path) for path in found.directory.glob("store/*/made_from.json")}
+    made = {path.parent.name: _stage(path) for path in found.directory.glob(f"{STORE}/*/{MADE_FROM}")}
     words = {key: _in_words(stage) or key for key, stage in made.items()}
     count = Counter(words.values())
     labels = {key: word if count[word] == 1 else f"{word} ({key[:4]})" for key, word in words.items()}
-    for path in sorted(found.directory.glob(f"store/*/{log}"), key=lambda path: path.stat().st_ctime):
+    for path in sorted(found.directory.glob(f"{STORE}/*/{log}"), key=lambda path: path.stat().st_ctime):
         key = path.parent.name
         teachers = dict.fromkeys(teacher["stage"] for teacher in made.get(key, {}).get("teachers", ()))
         yield path, labels.get(key, key), [labels.get(teacher, teacher) for teacher in teachers]
@@ -132,40 +129,11 @@ def _in_words(stage: Mapping[str, Any]) -> str:
     return f"{stage.get('kind', '')} {', '.join(stage.get('domains', ()))}".strip()
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Complete JSON rows of a log, of its last bytes where it is long; a line half written is left for later."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - MAX_LOG))
-        lines = file.read().split(b"\n")
-    for line in lines[1 if size > MAX_LOG else 0 :]:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and "kind" in row:
-            yield row
-
-
 def curves(rows: list[dict[str, Any]]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Pass rates by stage, step and domain; loss, reward and gradient norm by stage and step."""
-    rates = [
-        (row["stage"], row["step"], domain, score["pass_rate"], score.get("se", 0.0))
-        for row in rows
-        if row["kind"] == "evaluation"
-        for domain, score in row.get("domains", {}).items()
-        if "pass_rate" in score
-    ]
-    training = [
-        (row["stage"], row["step"], quantity, row[quantity])
-        for row in rows
-        if row["kind"] == "step"
-        for quantity in ("loss", "reward", "grad_norm")
-        if quantity in row
-    ]
     return (
-        pd.DataFrame(rates, columns=["stage", "step", "domain", "pass rate", "se"]),
-        pd.DataFrame(training, columns=["stage", "step", "quantity", "value"]),
+        pd.DataFrame(files.scores_in(rows), columns=["stage", "step", "domain", "pass rate", "se"]),
+        pd.DataFrame(files.curves_in(rows), columns=["stage", "step", "quantity", "value"]),
     )
 
 
@@ -181,7 +149,7 @@ def cost_split(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 def final_scores(found: Run) -> pd.DataFrame | None:
     """Measured scores of a finished run by domain. UsageError where its summary is damaged or another version's."""
-    path = found.directory / "summary.json"
+    path = found.directory / SUMMARY
     if not path.is_file():
         return None
     try:

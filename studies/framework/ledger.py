@@ -13,8 +13,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mopdsim.base.run_directory import MADE_FROM, PHASES, SUMMARY
 from studies.framework.run import Run
-from trainer.batch.meter import PHASES
 from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
 
@@ -104,10 +104,10 @@ def estimate(node: Node, rates: Mapping[str, float]) -> float:
 def measured(store: Store) -> dict[str, float]:
     """Median seconds a sample and a FLOP of each kind, and a scored item, over the store's finished stages."""
     found: dict[str, list[float]] = {}
-    for path in sorted(store.root.glob("*/summary.json")):
+    for path in sorted(store.root.glob(f"*/{SUMMARY}")):
         try:
             summary = json.loads(path.read_text())
-            made_from = json.loads((path.parent / "made_from.json").read_text())
+            made_from = json.loads((path.parent / MADE_FROM).read_text())
         except (OSError, ValueError):
             continue
         for name, rate in _rates_of(summary, made_from):

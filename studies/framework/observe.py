@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.run_directory import METRICS, PHASES, rows_of
 from mopdsim.recipes.recipe import ROOTS
 from mopdsim.recipes.recipe_file import to_document
 from studies.framework.run import Factor, Run
-from trainer.batch.meter import PHASES
 from trainer.files.atomic import explained, write_json, write_text
 from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
@@ -120,7 +120,8 @@ def collect(
             seen.add(key)
             common = {"study": study, "run": name, "stage": stage, "key": key}
             node, summary = found.node[key], outcome.summaries[key]
-            rows = _rows(store.directory(key) / "metrics.jsonl")
+            log = store.directory(key) / METRICS
+            rows = list(rows_of(log)) if log.exists() else []
             more = {"recipe": run.recipe.name, "seed": run.settings.seed}
             points += [common | more | row for row in _points(node, rows, summary)]
             diagnostics += [] if stage in ROOTS else [common | row for row in _diagnostics(rows)]
@@ -172,12 +173,6 @@ def read(folder: Path) -> Observations:
             f"{folder}: the observations cannot be read ({error}): restore or collect them"
         ) from None
     return Observations(points=points, diagnostics=diagnostics, manifest=manifest)
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():  # a merge without an evaluation of its own
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _points(node: Node, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
+from mopdsim.base.run_directory import PHASES
 from mopdsim.facts.model import Model
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 Phase = Literal["generation", "scoring", "training", "evaluation"]
 Use = Literal["generated", "scored", "trained"]
-PHASES: tuple[Phase, ...] = ("generation", "scoring", "training", "evaluation")
 TRAINING_PASSES = 3.0
 
 

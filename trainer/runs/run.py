@@ -1,12 +1,4 @@
-"""A run: one recipe carried out into a directory of plain files, and read back.
-
-config.toml     the recipe          resolved.json  model, settings, workers, store
-manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
-metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
-samples.jsonl   some of their samples, token by token (`trainer.stages.samples`)
-weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
-side_outputs/   other models that the recipe delivers, by stage name
-"""
+"""A run: one recipe carried out into a directory of plain files (`mopdsim.base.run_directory`), and read back."""
 
 from __future__ import annotations
 
@@ -25,9 +17,28 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import Interrupted, UsageError
+from mopdsim.base.run_directory import (
+    CONFIG,
+    DONE,
+    FAILED,
+    INTERRUPTED,
+    MANIFEST,
+    METRICS,
+    PHASES,
+    RESOLVED,
+    RUNNING,
+    SAMPLES,
+    SIDE_OUTPUTS,
+    STATUS,
+    STORE,
+    SUMMARY,
+    WEIGHTS,
+    named,
+    rows_of,
+    status_of,
+)
 from mopdsim.recipes import recipe_file
-from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, AnyStage, Distill, Recipe
-from trainer.batch.meter import PHASES
+from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
 from trainer.batch.routing import teacher_names
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
@@ -39,7 +50,6 @@ from trainer.runs.lengths import check_lengths
 from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
-from trainer.stages import samples
 from trainer.tasks import task
 
 SCHEMA_VERSION = 1
@@ -64,7 +74,7 @@ def run_recipe(
     """
     check(recipe, model=model, smaller=smaller, settings=settings)
     model, smaller = _absolute(model), smaller and _absolute(smaller)
-    store = Store(root=store_root.resolve() if store_root else out / "store")
+    store = Store(root=store_root.resolve() if store_root else out / STORE)
     asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
     _open(out, recipe, asked, store, workers)
     start = time.perf_counter()
@@ -83,12 +93,12 @@ def run_recipe(
         summary["seconds"] = time.perf_counter() - start
         _publish(recipe, planned, store, out, summary)
     except (Interrupted, KeyboardInterrupt):
-        write_text(out / "STATUS", "interrupted\n")
+        write_text(out / STATUS, INTERRUPTED + "\n")
         raise
     except Exception:
-        write_text(out / "STATUS", "failed\n")
+        write_text(out / STATUS, FAILED + "\n")
         raise
-    write_text(out / "STATUS", "done\n")
+    write_text(out / STATUS, DONE + "\n")
     return summary
 
 
@@ -122,12 +132,11 @@ def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     """Go on with a run where it stopped; a finished one is read back."""
-    resolved = read_json(out / "resolved.json")
-    status = out / "STATUS"
-    if status.is_file() and status.read_text().strip() == "done" and verified(out / "weights"):
-        return read_json(out / "summary.json")
+    resolved = read_json(out / RESOLVED)
+    if (out / STATUS).is_file() and status_of(out) == DONE and verified(out / WEIGHTS):
+        return read_json(out / SUMMARY)
     return run_recipe(
-        recipe_file.load(out / "config.toml"),
+        recipe_file.load(out / CONFIG),
         model=resolved["model"],
         smaller=resolved["smaller"],
         settings=Settings.model_validate(resolved["settings"]),
@@ -144,25 +153,25 @@ def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, wor
     resolved = {
         "schema_version": SCHEMA_VERSION,
         **asked,
-        "store": None if store.root == out / "store" else str(store.root),
+        "store": None if store.root == out / STORE else str(store.root),
         "workers": workers,
     }
-    config, text = out / "config.toml", recipe_file.dump(recipe)
+    config, text = out / CONFIG, recipe_file.dump(recipe)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        before = read_json(out / "resolved.json") if config.exists() else resolved
+        before = read_json(out / RESOLVED) if config.exists() else resolved
         other = config.exists() and config.read_text(encoding="utf-8") != text
     if other or any(before.get(key) != value for key, value in asked.items()):
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
-    write_json(out / "resolved.json", resolved)
+    write_json(out / RESOLVED, resolved)
     write_text(config, text)
     about = {
         "schema_version": SCHEMA_VERSION,
         "seed": asked["settings"]["seed"],
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    write_json(out / "manifest.json", about | manifest(asked["settings"]["device"]))
-    write_text(out / "STATUS", "running\n")
+    write_json(out / MANIFEST, about | manifest(asked["settings"]["device"]))
+    write_text(out / STATUS, RUNNING + "\n")
 
 
 def manifest(device: str) -> dict[str, Any]:
@@ -252,31 +261,21 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
     """Metrics, summary, final weights and side outputs into the run directory."""
     keys = planned.keys[recipe.name]
     with explained(out):
-        for log in ("metrics.jsonl", samples.FILE):
+        for log in (METRICS, SAMPLES):
             with (out / log).open("w") as file:
                 for name in [*recipe.roots, *recipe.stage]:
                     source = store.directory(keys[name]) / log
-                    for line in source.read_text().splitlines() if source.exists() else []:
-                        row = _named(json.loads(line), None if name in ROOTS else recipe.stage[name])
-                        file.write(json.dumps({"stage": name, **row}) + "\n")
-        places = {recipe.output: out / "weights"}
-        places |= {name: out / "side_outputs" / name for name in recipe.side_outputs}
+                    stage = None if name in ROOTS else recipe.stage[name]
+                    teachers = teacher_names(stage) if isinstance(stage, Distill) else []
+                    for row in rows_of(source) if source.exists() else ():
+                        file.write(json.dumps({"stage": name, **named(row, teachers)}) + "\n")
+        places = {recipe.output: out / WEIGHTS}
+        places |= {name: out / SIDE_OUTPUTS / name for name in recipe.side_outputs}
         for name, place in places.items():
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(store.weights(keys[name]), place, copy_function=_link)
-    write_json(out / "manifest.json", read_json(out / "manifest.json") | {"wall_seconds": summary["seconds"]})
-    write_json(out / "summary.json", summary)
-
-
-def _named(row: dict[str, Any], stage: AnyStage | None) -> dict[str, Any]:
-    """A row with what it says of teachers by the names that this recipe gives them; None of one: nothing of it."""
-    if not isinstance(stage, Distill):
-        return row
-    names = teacher_names(stage)
-    for key in {"teacher_kl", "teachers"} & row.keys():
-        named = zip(names, row[key], strict=True)
-        row[key] = {name: value for name, value in named if value is not None}
-    return row | ({"own": [names[place] for place in row["own"]]} if "own" in row else {})
+    write_json(out / MANIFEST, read_json(out / MANIFEST) | {"wall_seconds": summary["seconds"]})
+    write_json(out / SUMMARY, summary)
 
 
 def _link(source: str, target: str) -> str:

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from trainer.batch.meter import PHASES
+from mopdsim.base.run_directory import (
+    METRICS,
+    PHASES,
+    RESOLVED,
+    SUMMARY,
+    WEIGHTS,
+    curves_in,
+    rows_of,
+    scores_in,
+)
 from trainer.files.settings import Settings
 
 FORMULA = ("=", "+", "-", "@")
@@ -125,21 +133,9 @@ def draw_curves(directory: Path) -> list[Path]:
     import altair as alt
     import pandas as pd
 
-    rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
-    scores = pd.DataFrame(
-        {"stage": row["stage"], "step": row["step"], "domain": domain, "pass rate": score["pass_rate"]}
-        for row in rows
-        if row["kind"] == "evaluation"
-        for domain, score in row["domains"].items()
-        if "pass_rate" in score
-    )
-    training = pd.DataFrame(
-        {"stage": row["stage"], "step": row["step"], "quantity": name, "value": row[name]}
-        for row in rows
-        if row["kind"] == "step"
-        for name in ("loss", "reward", "grad_norm")
-        if name in row
-    )
+    rows = list(rows_of(directory / METRICS))
+    scores = pd.DataFrame(scores_in(rows), columns=["stage", "step", "domain", "pass rate", "se"])
+    training = pd.DataFrame(curves_in(rows), columns=["stage", "step", "quantity", "value"])
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
     files = []
@@ -186,14 +182,14 @@ def evaluate_directory(
     from trainer.tasks import task
 
     chat = None
-    if (directory / "resolved.json").is_file():
-        weights = directory / "weights"
+    if (directory / RESOLVED).is_file():
+        weights = directory / WEIGHTS
         if not weights.is_dir():
             raise NotFoundError(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
-        domains = domains or list(read_json(directory / "summary.json")["scores"])
-        settings = Settings.model_validate(read_json(directory / "resolved.json")["settings"])
+        domains = domains or list(read_json(directory / SUMMARY)["scores"])
+        settings = Settings.model_validate(read_json(directory / RESOLVED)["settings"])
         chat = ChatSettings.of(settings)
         samples_per_prompt = samples_per_prompt or settings.samples_per_prompt
     else:

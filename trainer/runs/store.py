@@ -2,9 +2,7 @@
 
 key = hash(stage, amounts, its parents' keys, settings, domains scored, the loop's ALGORITHM_VERSION). A stage's name is
 not part of it, so recipes share what they have in common; a changed teacher changes the keys of what depends on it and
-nothing else. A given model's key is the fingerprint of its weights.
-
-    STORE/KEY/  STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
+nothing else. A given model's key is the fingerprint of its weights. Files: `mopdsim.base.run_directory`.
 """
 
 from __future__ import annotations
@@ -21,6 +19,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from mopdsim.base.errors import MopdError
+from mopdsim.base.run_directory import (
+    CHECKPOINTS,
+    DATA,
+    DONE,
+    MADE_FROM,
+    RUNNING,
+    STATUS,
+    SUMMARY,
+    WEIGHTS,
+    status_of,
+)
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
 from mopdsim.recipes.stage import renamed
@@ -28,8 +37,6 @@ from trainer.files.atomic import explained, sweep, verified, write_json, write_t
 from trainer.files.settings import Settings
 from trainer.tasks import task
 
-DONE = "done"
-WEIGHTS, DATA = "weights", "data"
 LOCK_SECONDS = 3.0
 
 
@@ -46,7 +53,7 @@ class Store:
         """Whether the stage is complete and what it made is what was written."""
         place = self.directory(key)
         try:
-            done = (place / "STATUS").read_text().strip() == DONE and bool(self.summary(key))
+            done = status_of(place) == DONE and bool(self.summary(key))
             stage = self._made_from(key)["stage"]
         except (OSError, ValueError, KeyError):
             return False
@@ -69,25 +76,25 @@ class Store:
 
     def open(self, key: str, made_from: Mapping[str, Any]) -> None:
         """Mark a stage as about to run."""
-        write_json(self.directory(key) / "made_from.json", made_from)
-        self.mark(key, "running")
+        write_json(self.directory(key) / MADE_FROM, made_from)
+        self.mark(key, RUNNING)
 
     def close(self, key: str, summary: Mapping[str, Any]) -> None:
         """Mark a stage complete; its checkpoints are no longer needed."""
         place = self.directory(key)
-        write_json(place / "summary.json", summary)
+        write_json(place / SUMMARY, summary)
         self.mark(key, DONE)
-        shutil.rmtree(place / "checkpoints", ignore_errors=True)
+        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
 
     def mark(self, key: str, status: str) -> None:
-        write_text(self.directory(key) / "STATUS", status + "\n")
+        write_text(self.directory(key) / STATUS, status + "\n")
 
     def _made_from(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / "made_from.json").read_text())
+        found: dict[str, Any] = json.loads((self.directory(key) / MADE_FROM).read_text())
         return found
 
     def summary(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / "summary.json").read_text())
+        found: dict[str, Any] = json.loads((self.directory(key) / SUMMARY).read_text())
         return found
 
     def weights(self, key: str) -> Path:

@@ -10,6 +10,7 @@ from typing import Any, assert_never
 import torch
 
 from mopdsim.base.errors import DivergenceError, Interrupted
+from mopdsim.base.run_directory import FAILED, INTERRUPTED
 from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 from trainer.batch.meter import Meter
 from trainer.runs.store import Store
@@ -49,11 +50,11 @@ def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Re
 def _status_of(error: Exception) -> str:
     match error:
         case Interrupted():
-            return "interrupted"
+            return INTERRUPTED
         case DivergenceError():
             return "diverged"
         case _:
-            return "failed"
+            return FAILED
 
 
 def run_stage(job: Job, report: Report) -> Metrics:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, MopdError, UsageError
+from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
 from mopdsim.recipes.amounts import Amounts
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
@@ -273,8 +274,8 @@ def train(
     step_of = make_step(trainee)
     settings = job.settings
     against = references(job)
-    checkpoints = job.directory / "checkpoints"
-    with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
+    checkpoints = job.directory / CHECKPOINTS
+    with Log(job.directory / METRICS, keep=trainee.memory.pop("log_bytes", 0)) as log:
 
         def say(where: str) -> None:
             report(trainee.note(f"scores {where}"))
@@ -320,7 +321,7 @@ def train(
             report(trainee.noted(metrics))
         hooks.finish(trainee)
         scores = scored("test")
-    save_policy(trainee.policy, job.directory / "weights")
+    save_policy(trainee.policy, job.directory / WEIGHTS)
     summary = {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
     return summary | ({"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {})
 
@@ -343,7 +344,7 @@ def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
         betas=BETAS,
         fused=True,
     )
-    state = checkpoint.load_latest(job.directory / "checkpoints", model=policy.model, optimizer=optimizer)
+    state = checkpoint.load_latest(job.directory / CHECKPOINTS, model=policy.model, optimizer=optimizer)
     return trainee_of(job, policy, optimizer, meter, state or {})
 
 
@@ -439,7 +440,7 @@ def scored_alone(
     def say(where: str) -> None:
         report(Note(done=0.5, text=f"scores {where}"))
 
-    with Log(job.directory / "metrics.jsonl") as log:
+    with Log(job.directory / METRICS) as log:
         scores = score(
             job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log, report=say
         )

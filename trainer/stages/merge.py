@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from mopdsim.base.run_directory import WEIGHTS
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.meter import Meter
 from trainer.files.atomic import atomic_directory
@@ -23,9 +24,9 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
             combine = merging.task_arithmetic(stage.scale, weights)
         case "ties":
             combine = merging.ties(stage.scale, stage.density, weights)
-    with atomic_directory(job.directory / "weights") as partial:
+    with atomic_directory(job.directory / WEIGHTS) as partial:
         merging.merge_directories(
             combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
         )
-    policy = load_policy(job.directory / "weights", **job.loading())
+    policy = load_policy(job.directory / WEIGHTS, **job.loading())
     return scored_alone(job, policy, references(job), meter, report)

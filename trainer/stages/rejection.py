@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.run_directory import CHECKPOINTS, DATA, METRICS
 from mopdsim.recipes.recipe import RejectionSampling
 from trainer.batch import dataset
 from trainer.batch.batch import Batch
@@ -33,11 +34,11 @@ FULL_MARKS = 1 - 1e-6  # of a verifier's scale, which single precision rounds
 def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
     """Sample, judge, keep; write the dataset; return what was kept and how good it is."""
     meter = Meter()
-    parts, state = _resumed(job.directory / "checkpoints")
+    parts, state = _resumed(job.directory / CHECKPOINTS)
     trainee = trainee_of(job, job.load(stage.init), None, meter, state)
     judges = Judges.of(job, stage.reward_models)
     lines: list[str] = []
-    with Log(job.directory / "metrics.jsonl", keep=trainee.memory.pop("log_bytes", 0)) as log:
+    with Log(job.directory / METRICS, keep=trainee.memory.pop("log_bytes", 0)) as log:
         while not trainee.finished():
             before = dict(meter.seconds)
             metrics, kept = _step(trainee, stage, judges)
@@ -48,10 +49,10 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
             scores = [row["score"] for row in metrics["domains"].values()]
             report(trainee.noted({"reward": sum(scores) / len(scores)}))
             if trainee.finished() or trainee.step % job.settings.checkpoint_every == 0:
-                parts.append(job.directory / "checkpoints" / f"step_{trainee.step:08d}")
+                parts.append(job.directory / CHECKPOINTS / f"step_{trainee.step:08d}")
                 _save(parts[-1], lines, trainee.state(log_bytes=log.size()))
                 lines = []
-    dataset.write(job.directory / "data", [part / dataset.SAMPLES for part in parts], stage.domains)
+    dataset.write(job.directory / DATA, [part / dataset.SAMPLES for part in parts], stage.domains)
     rows = {name: _described(sums) for name, sums in trainee.memory["totals"].items()}
     return {"steps": trainee.step, "domains": rows, **spent_summary(meter, job)}
 

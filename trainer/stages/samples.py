@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes.recipe import Distill, Rl
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, rows_for
@@ -36,7 +37,6 @@ from trainer.files.log import Log
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee
 
-FILE = "samples.jsonl"
 TIMES = 10
 ROWS = 4
 TOKENS = 256
@@ -139,7 +139,7 @@ def _logprobs(
 def _write(trainee: Trainee, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append the samples. Lines that a killed attempt wrote after its last checkpoint are removed first."""
     kept = trainee.memory.setdefault("samples", {"taken": 0, "bytes": 0})
-    with Log(trainee.job.directory / FILE, keep=kept["bytes"]) as log:
+    with Log(trainee.job.directory / SAMPLES, keep=kept["bytes"]) as log:
         for row in rows:
             log.write(row)
         kept["bytes"] = log.size()

@@ -19,6 +19,7 @@ from mopdsim.app.pages import samples
 from mopdsim.app.runs_on_disk import Run, cost_split, curves, final_scores, metrics, root, run, runs
 from mopdsim.app.words import recipe_title
 from mopdsim.base.errors import UsageError
+from mopdsim.base.run_directory import STATUS
 from mopdsim.recipes.catalogue import PLAIN
 
 REFRESH_S = 2
@@ -168,7 +169,7 @@ def start(recipe: str, domains: list[str], scale: float, name: str) -> None:
             start_new_session=True,
         )  # fmt: skip
     for _ in range(300):
-        if (out / "STATUS").is_file():
+        if (out / STATUS).is_file():
             return
         try:
             process.wait(timeout=0.1)

@@ -222,7 +222,7 @@ def test_defaults_then_the_file_then_flags(mopd: Mopd, tmp_path: Path) -> None:
 
 
 def test_cells_that_a_spreadsheet_would_run_are_escaped(tmp_path: Path) -> None:
-    from trainer.batch.meter import PHASES
+    from mopdsim.base.run_directory import PHASES
     from trainer.runs.show import write_table
 
     score = dict.fromkeys(("pass_rate", "se", "n", "length", "truncated", "entropy"), -0.5)

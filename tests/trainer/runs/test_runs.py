@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 
+from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl, Sft
-from trainer.batch.meter import PHASES
 from trainer.runs.progress import Progress
 from trainer.runs.run import resume
 

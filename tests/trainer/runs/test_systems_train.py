@@ -12,11 +12,11 @@ import pytest
 import torch
 from small_world import SETTINGS, rows_of, shrunk, write_model
 
+from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import ROOTS, Merge, Recipe, RejectionSampling
 from mopdsim.recipes.systems import SYSTEMS
 from trainer.batch.dataset import SAMPLES
-from trainer.batch.meter import PHASES
 from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import plan
 from trainer.runs.progress import Progress

@@ -24,6 +24,7 @@ from small_world import (
     written_rows,
 )
 
+from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Distill, Rl, Teacher
 from trainer.batch.bank import Bank
@@ -100,7 +101,7 @@ def test_every_score_is_that_of_a_direct_forward_pass(
     if options:  # a random head would answer with ids that only it has
         weights = {**weights, "wide": weights["a"]}
     ((step, *_), _) = run_watched(job(stage, weights, tmp_path, temperature=temperature, prompts_per_step=10))
-    rows = rows_of(tmp_path / samples.FILE)
+    rows = rows_of(tmp_path / SAMPLES)
     assert [row["domain"] for row in rows] == [small["low"]] * 4 + [small["high"]] * 4
     for number, row in enumerate(rows):
         place = step.batch.spans[row["domain"]].start + number % 4
@@ -136,7 +137,7 @@ def test_a_reinforcement_step_keeps_what_the_optimiser_was_given(
 
     monkeypatch.setattr(samples, "keep_rewarded", watched)
     run_stage(job(stage, {BASE: model}, tmp_path, rollouts_per_prompt=3), lambda done: None)
-    (((_, _, batch, _, advantage_BT),), rows) = given, rows_of(tmp_path / samples.FILE)
+    (((_, _, batch, _, advantage_BT),), rows) = given, rows_of(tmp_path / SAMPLES)
     assert len(rows) == 8
     for number, row in enumerate(rows):
         place = batch.spans[row["domain"]].start + number % 4
@@ -159,7 +160,7 @@ def test_the_environments_words_have_no_numbers_and_long_answers_are_cut(
     )
     monkeypatch.setattr(samples, "TOKENS", 9)
     samples.keep_rewarded(trainee, stage, batch, batch, torch.ones_like(batch.rollouts.logprob_BT))
-    rows = rows_of(tmp_path / samples.FILE)
+    rows = rows_of(tmp_path / SAMPLES)
     assert len(rows) == samples.ROWS
     for place, row in enumerate(rows):
         _, _, response, trained = written_rows(batch)[place]
@@ -175,7 +176,7 @@ def test_samples_are_kept_ten_times_a_stage_at_most(
 ) -> None:
     stage = taught(small)
     run_stage(job(stage, weights, tmp_path, steps=steps, prompts_per_step=2), lambda done: None)
-    found = list(dict.fromkeys(row["step"] for row in rows_of(tmp_path / samples.FILE)))
+    found = list(dict.fromkeys(row["step"] for row in rows_of(tmp_path / SAMPLES)))
     assert found == (list(range(3)) if steps == 3 else [0, 3, 5, 7, 10, 12, 14, 17, 19, 21])
 
 
@@ -191,7 +192,7 @@ def test_a_run_is_the_same_bit_for_bit_without_samples(
         without = carry_out(plan, model, tmp_path / "without")
     assert timeless(with_samples) == timeless(without)
     assert timeless(rows_of(tmp_path / "with")) == timeless(rows_of(tmp_path / "without"))
-    assert rows_of(tmp_path / "with" / samples.FILE) and not rows_of(tmp_path / "without" / samples.FILE)
+    assert rows_of(tmp_path / "with" / SAMPLES) and not rows_of(tmp_path / "without" / SAMPLES)
 
 
 def test_a_run_names_the_teachers_of_its_samples(
@@ -199,7 +200,7 @@ def test_a_run_names_the_teachers_of_its_samples(
 ) -> None:
     plan = shrunk(catalogue.recipe("mopd", [small["low"], small["high"]]))
     carry_out(plan, model, tmp_path / "run", store=shared_store)
-    rows = rows_of(tmp_path / "run" / samples.FILE)
+    rows = rows_of(tmp_path / "run" / SAMPLES)
     (student,) = (stage for stage in plan.stages if isinstance(stage, Distill))
     serves = {domain: teacher.stage for teacher in student.teachers for domain in teacher.domains}
     seen = [row for row in rows if row["stage"] == student.name]
@@ -228,9 +229,9 @@ def test_a_killed_stage_leaves_the_samples_of_an_unbroken_one(
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(loop.Trainee, "apply", broken)
         run_stage(job(stage, weights, tmp_path / "killed", steps=5), lambda done: None)
-    assert max(row["step"] for row in rows_of(tmp_path / "killed" / samples.FILE)) == 3
+    assert max(row["step"] for row in rows_of(tmp_path / "killed" / SAMPLES)) == 3
     run_stage(job(stage, weights, tmp_path / "killed", steps=5), lambda done: None)
-    texts = [(tmp_path / place / samples.FILE).read_text() for place in ("straight", "killed")]
+    texts = [(tmp_path / place / SAMPLES).read_text() for place in ("straight", "killed")]
     assert texts[0] == texts[1] and json.loads(texts[0].splitlines()[-1])["step"] == 4
 
 

@@ -1,0 +1,87 @@
+"""The directory of a run, and that of a stage in a store: plain files, which the trainer writes and the app reads too.
+
+A run, OUT/
+
+  config.toml     the recipe          resolved.json  model, settings, workers, store
+  manifest.json   versions, hardware, git revision, argv, times     STATUS   running, done, failed, interrupted
+  metrics.jsonl   all stages' metrics          summary.json   scores, FLOPs, seconds by stage
+  samples.jsonl   some of their samples, token by token (`trainer.stages.samples`)
+  weights/        the final model in Hugging Face layout       tables/ plots/   from `mopd train show`
+  side_outputs/   other models that the recipe delivers, by stage name
+  store/          the stages, where no other store is given
+
+A stage, STORE/KEY/
+
+  STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
+
+A row of metrics.jsonl is of `kind` "step" or "evaluation". Rows of a stage speak of its teachers by their place, for
+recipes that share it give them other names; rows of a run by name. Leaves out: writing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+CONFIG, RESOLVED, MANIFEST, STATUS = "config.toml", "resolved.json", "manifest.json", "STATUS"
+METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
+WEIGHTS, DATA, SIDE_OUTPUTS, STORE = "weights", "data", "side_outputs", "store"
+MADE_FROM, CHECKPOINTS = "made_from.json", "checkpoints"
+RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
+PHASES = ("generation", "scoring", "training", "evaluation")  # that seconds and FLOPs are split into
+CURVES = ("loss", "reward", "grad_norm")  # of a step
+
+
+def status_of(directory: Path) -> str:
+    """The word in STATUS; OSError where there is none."""
+    return (directory / STATUS).read_text(errors="replace").strip()[:40]
+
+
+def rows_of(path: Path, *, most: int | None = None) -> Iterator[dict[str, Any]]:
+    """Complete JSON rows of a log, of its last `most` bytes where it is longer; a line half written is left out."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        cut = most is not None and size > most
+        file.seek(size - most if most is not None and cut else 0)
+        lines = file.read().split(b"\n")
+    for line in lines[1 if cut else 0 :]:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and "kind" in row:
+            yield row
+
+
+def named(row: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:
+    """A stage's row with what it says of its teachers by these names; None of one: nothing of it."""
+    found = dict(row)
+    for key in {"teacher_kl", "teachers"} & row.keys():
+        pairs = zip(teachers, row[key], strict=True)
+        found[key] = {name: value for name, value in pairs if value is not None}
+    return found | ({"own": [teachers[place] for place in row["own"]]} if "own" in row else {})
+
+
+def scores_in(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, float, float]]:
+    """(stage, step, domain, pass rate, its standard error) of a run's evaluations."""
+    return [
+        (row["stage"], row["step"], domain, score["pass_rate"], score.get("se", 0.0))
+        for row in rows
+        if row["kind"] == "evaluation"
+        for domain, score in row.get("domains", {}).items()
+        if "pass_rate" in score
+    ]
+
+
+def curves_in(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, float]]:
+    """(stage, step, quantity, value) of a run's steps: loss, reward, gradient norm."""
+    return [
+        (row["stage"], row["step"], quantity, row[quantity])
+        for row in rows
+        if row["kind"] == "step"
+        for quantity in CURVES
+        if quantity in row
+    ]
