@@ -112,7 +112,8 @@ def check_summary(recipe: Recipe, summary: dict[str, Any]) -> None:
         row = summary["stages"][stage.name]
         assert set(row["domains"]) == everywhere
         for scores in row["domains"].values():
-            expected = {"pass_rate", "se", "n", "length", "truncated", "entropy", "kl_start", "kl_parent"}
+            expected = {"pass_rate", "se", "n", "full", "length", "truncated", "entropy"}
+            expected |= {"kl_start", "kl_parent"}
             assert set(scores) == expected
             assert all(math.isfinite(value) for value in scores.values())
             assert 0 <= scores["pass_rate"] <= 1 and scores["kl_start"] >= -1e-6
