@@ -145,6 +145,13 @@ def run(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Stages side by side [default: one a core; 1 on a GPU].")
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Processes that hold a replica each and share every stage's rows [default: 1, or torchrun's].",
+        ),
+    ] = None,
     store: Annotated[
         Path | None, typer.Option(help="Share stages with other runs here [default: OUT/store].")
     ] = None,
@@ -155,10 +162,11 @@ def run(
 
     Examples: mopd train run mopd --domains sort,reverse --out runs/mopd
     mopd train run my_recipe.toml --model ./Qwen3-0.6B --device cuda --out runs/big
+    Across machines, on each: torchrun --nnodes 2 --nproc-per-node 8 ... -m trainer run my_recipe.toml --out SHARED/big
     """
-    from mopdsim.cli.commands import emit
     from mopdsim.recipes.catalogue import REAL_DOMAINS
     from trainer.model.loading import check_device
+    from trainer.model.processes import launched
     from trainer.model.sources import PUBLISHED
     from trainer.runs.compute import resolve_dtype
     from trainer.runs.execute import default_workers
@@ -181,16 +189,17 @@ def run(
         dtype=resolve_dtype(dtype, model=model, device=device),
         threads=threads,
         **{name: value for name, value in chat.items() if value is not None},
+        processes=processes or launched()[1],
     )
     if dry_run:
         check(resolved, model=model, smaller=smaller, settings=settings)
         return _show_resolved(resolved, settings, json_)
-    progress = Progress()
-    print(
-        f"{resolved.name} on {model} in {settings.dtype}, {resolved.amounts_name} amounts x {scale:g}, into {out}",
-        file=sys.stderr,
+    _share(settings.processes, None, out)
+    progress = Progress(quiet=launched()[0] > 0)
+    progress.say(
+        f"{resolved.name} on {model} in {settings.dtype}, {resolved.amounts_name} amounts x {scale:g}, into {out}"
     )
-    print(answers(resolved, settings), file=sys.stderr)
+    progress.say(str(answers(resolved, settings)))
     summary = run_recipe(
         resolved,
         model=model,
@@ -202,7 +211,7 @@ def run(
         progress=progress,
         scale=scale,
     )
-    emit(summary) if json_ else _print_summary(summary)
+    _tell(summary, json_)
 
 
 @app.command()
@@ -210,12 +219,15 @@ def resume(
     directory: Annotated[Path, typer.Argument(help="The --out of an earlier run.")], json_: Json = False
 ) -> None:
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
-    from mopdsim.cli.commands import emit
+    from mopdsim.base.run_directory import RESOLVED
+    from trainer.files.atomic import read_json
+    from trainer.model.processes import launched
     from trainer.runs.progress import Progress
     from trainer.runs.run import resume as go_on
 
-    summary = go_on(directory, progress=Progress())
-    emit(summary) if json_ else _print_summary(summary)
+    asked = read_json(directory / RESOLVED)["settings"]
+    _share(asked.get("processes", 1), ["resume", str(directory), *(["--json"] if json_ else [])], directory)
+    _tell(go_on(directory, progress=Progress(quiet=launched()[0] > 0)), json_)
 
 
 @app.command("eval")
@@ -326,6 +338,26 @@ def bench(
         print(f"{name}:")
         for key, value in row.items():
             print(f"  {key}: {value}")
+
+
+def _share(processes: int, arguments: list[str] | None, out: Path) -> None:
+    """Where several processes are asked for and this is none of them: start them, and end as they do. arguments: of
+    `mopd train`; None: those that were typed."""
+    from trainer.model.processes import launched
+    from trainer.runs.launch import launch
+
+    if processes > 1 and launched()[1] == 1:
+        typed = sys.argv[sys.argv.index("train") + 1 :] if arguments is None else arguments
+        raise typer.Exit(launch(processes, typed, resume=f"mopd train resume {out}"))
+
+
+def _tell(summary: dict[str, Any], json_: bool) -> None:
+    """The summary on stdout, once."""
+    from mopdsim.cli.commands import emit
+    from trainer.model.processes import launched
+
+    if launched()[0] == 0:
+        emit(summary) if json_ else _print_summary(summary)
 
 
 def _print_summary(summary: dict[str, Any]) -> None:

@@ -59,10 +59,17 @@ class Bank:
         """The models by name, each loaded when it is looked up."""
         return _Lazy(self, names)
 
-    def score(self, name: str, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Scored:
-        """The model's last hidden states on these rollouts (no gradient), and a head to rebuild logits with."""
+    def score(
+        self,
+        name: str,
+        rollouts: Rollouts,
+        *,
+        micro_batch_rows: int | None = None,
+        rows: slice | None = None,
+    ) -> Scored:
+        """`trainer.batch.score.score` with the model, which may be let go: its head stays."""
         with self.open(name) as policy:
-            scored = score(policy, rollouts, micro_batch_rows=micro_batch_rows)
+            scored = score(policy, rollouts, micro_batch_rows=micro_batch_rows, rows=rows)
             head = copy.copy(policy)
             if not self._resident:
                 # The loaded weight may be a view that keeps its whole file in memory.

@@ -11,13 +11,15 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
-from trainer.batch.rollout import Rollouts, converse, generate, left_pad, turns
+from trainer.batch.rollout import Rollouts, converse, generate, left_pad, stacked, turns
 from trainer.batch.routing import Route
+from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Split, Task
 
@@ -135,23 +137,64 @@ def sample(
     grader: Grader = graded_by_reward,
     forbidden_F: Tensor | None = None,
 ) -> Batch:
-    """Sample, and grade what follows each turn's thoughts. `domains` names each item's domain (a key of `tasks`), in
-    the order of the items; the ids `forbidden_F` are never drawn.
+    """Sample, and grade what follows each turn's thoughts; several processes answer some of the prompts each, and all
+    have all answers.
 
+    `domains` names each item's domain (a key of `tasks`), in the order of the items; the ids `forbidden_F` are never
+    drawn.
     Raises MopdError with the prompt and completion when a verifier fails, DivergenceError on a non-finite reward.
     """
-    used = [tasks[name] for name in dict.fromkeys(domains)]
+    own = processes.share_of(len(items))
+    found = (
+        _answered(
+            policy,
+            tasks,
+            items[own],
+            domains[own],
+            used=[tasks[name] for name in dict.fromkeys(domains)],
+            place=(own.start, len(items)),
+            rollouts_per_prompt=rollouts_per_prompt,
+            temperature=temperature,
+            seed=seed,
+            grader=grader,
+            forbidden_F=forbidden_F,
+        )
+        if own.stop > own.start
+        else None
+    )
+    if processes.count() > 1:
+        parts = [part for part in processes.gathered(found and (found[0].on("cpu"), found[1])) if part]
+        whole = stacked([part[0] for part in parts], policy.pad_id, group=rollouts_per_prompt)
+        found = whole.on(policy.device), [reward for part in parts for reward in part[1]]
+    assert found is not None
+    return Batch(
+        items=tuple(items),
+        rollouts=found[0],
+        reward_B=torch.tensor(found[1], dtype=torch.float32, device=policy.device),
+        spans=spans_of(domains, rollouts_per_prompt),
+    )
+
+
+def _answered(
+    policy: Policy,
+    tasks: Mapping[str, Task],
+    items: Sequence[Item],
+    domains: Sequence[str],
+    *,
+    used: Sequence[Task],
+    rollouts_per_prompt: int,
+    grader: Grader,
+    **options: Any,
+) -> tuple[Rollouts, list[float]]:
+    """Answers to some of a batch's prompts, and their rewards. used: the tasks of the whole batch."""
     prompts = policy.chat.prompts([item.prompt for item in items])
-    common = {
+    options |= {
         "rollouts_per_prompt": rollouts_per_prompt,
         "max_new_tokens": max(task.max_new_tokens for task in used),
-        "temperature": temperature,
-        "seed": seed,
-        "forbidden_F": forbidden_F,
     }
     most_turns = max(task.max_turns for task in used)
     if most_turns == 1:
-        rollouts = generate(policy, prompts, **common)  # type: ignore[arg-type]
+        rollouts = generate(policy, prompts, **options)
     else:
 
         def observe(row: int, said: list[str]) -> list[int] | None:
@@ -161,18 +204,12 @@ def sample(
                 reply = tasks[domains[place]].observe(items[place], answers)
             return None if reply is None else policy.chat.observation(reply)
 
-        rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **common)  # type: ignore[arg-type]
+        rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **options)
     said = [[policy.chat.answer(turn) for turn in row] for row in turns(policy, rollouts)]
-    rewards = [
+    return rollouts, [
         _graded(grader, tasks[domains[b // rollouts_per_prompt]], items[b // rollouts_per_prompt], said[b])
         for b in range(len(said))
     ]
-    return Batch(
-        items=tuple(items),
-        rollouts=rollouts,
-        reward_B=torch.tensor(rewards, dtype=torch.float32, device=policy.device),
-        spans=spans_of(domains, rollouts_per_prompt),
-    )
 
 
 def select(batch: Batch, kept_B: Tensor) -> Batch:
@@ -197,32 +234,7 @@ def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, l
         count = len(part.items) * part.group
         moved.append(Route(domain=route.domain, prompts=slice(first, first + count), teachers=route.teachers))
         first += count
-    pieces = [part.rollouts for _, part in parts]
-    left = max((p.prompt_BP.shape[1] for p in pieces), default=0)
-    right = max((p.response_BT.shape[1] for p in pieces), default=0)
-
-    def stacked(name: str, fill: float) -> Tensor:
-        tensors = []
-        for piece in pieces:
-            tensor = getattr(piece, name)
-            lack = (left if name.startswith("prompt") else right) - tensor.shape[1]
-            tensors.append(
-                torch.nn.functional.pad(
-                    tensor, (lack, 0) if name.startswith("prompt") else (0, lack), value=fill
-                )
-            )
-        return torch.cat(tensors)
-
-    rollouts = Rollouts(
-        prompt_BP=stacked("prompt_BP", policy.pad_id),
-        prompt_mask_BP=stacked("prompt_mask_BP", False),
-        response_BT=stacked("response_BT", policy.pad_id),
-        present_BT=stacked("present_BT", False),
-        trained_BT=stacked("trained_BT", False),
-        logprob_BT=stacked("logprob_BT", 0.0),
-        truncated_B=torch.cat([piece.truncated_B for piece in pieces]),
-        group=1,
-    )
+    rollouts = stacked([part.rollouts for _, part in parts], policy.pad_id, group=1)
     reward_B = torch.cat([part.reward_B for _, part in parts])
     return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1)), moved
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from mopdsim.base.errors import UsageError
 from trainer.batch.decode import decode, end_ids, left_pad, uniform
@@ -38,12 +39,15 @@ class Rollouts:
     def rows(self, index: Tensor | slice) -> Rollouts:
         """Some rows. Slices and indices that keep whole groups keep `group`, others set it to 1."""
         picked = torch.arange(len(self.prompt_BP), device=self.prompt_BP.device)[index]
-        whole = len(picked) % self.group == 0 and bool(
-            (
-                picked.view(-1, self.group)
-                == picked[:: self.group, None] // self.group * self.group
-                + torch.arange(self.group, device=picked.device)
-            ).all()
+        whole = not len(picked) or (
+            len(picked) % self.group == 0
+            and bool(
+                (
+                    picked.view(-1, self.group)
+                    == picked[:: self.group, None] // self.group * self.group
+                    + torch.arange(self.group, device=picked.device)
+                ).all()
+            )
         )
         return Rollouts(
             prompt_BP=self.prompt_BP[index],
@@ -56,6 +60,33 @@ class Rollouts:
             group=self.group if whole else 1,
         )
 
+    def on(self, device: torch.device | str) -> Rollouts:
+        """The same on a device."""
+        moved: dict[str, Any] = {
+            name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()
+        }
+        return Rollouts(**moved)
+
+
+def stacked(pieces: Sequence[Rollouts], pad_id: int, *, group: int) -> Rollouts:
+    """All rows one after the other, padded to the widest."""
+    fill = {"prompt_BP": pad_id, "response_BT": pad_id}
+    found: dict[str, Tensor] = {"truncated_B": torch.cat([piece.truncated_B for piece in pieces])}
+    for name in ("prompt_BP", "prompt_mask_BP", "response_BT", "present_BT", "trained_BT", "logprob_BT"):
+        tensors = [getattr(piece, name) for piece in pieces]
+        width = max(tensor.shape[1] for tensor in tensors)
+        found[name] = torch.cat(
+            [
+                F.pad(
+                    x,
+                    (width - x.shape[1], 0) if name.startswith("prompt") else (0, width - x.shape[1]),
+                    value=fill.get(name, 0),
+                )
+                for x in tensors
+            ]
+        )
+    return Rollouts(**found, group=group)
+
 
 def generate(
     policy: Policy,
@@ -67,16 +98,17 @@ def generate(
     seed: int,
     min_new_tokens: int = 0,
     forbidden_F: Tensor | None = None,
+    place: tuple[int, int] | None = None,
 ) -> Rollouts:
     """One turn for every prompt (token ids), `rollouts_per_prompt` consecutive rows each.
 
     `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). Before
     `min_new_tokens` no end-of-sequence is drawn, and the ids `forbidden_F` never are; the log-prob stays the
-    policy's own.
+    policy's own. place: where the prompts stand among how many, if they are some of a batch: the same answers then.
     Raises UsageError on an empty prompt, or a row that could outgrow the model.
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
-    uniform_BT = uniform(seed, 0, len(prompts) * rollouts_per_prompt, max_new_tokens)
+    uniform_BT = _uniform(seed, 0, len(prompts), rollouts_per_prompt, max_new_tokens, place)
     prompt_UP, mask_UP = left_pad(prompts, policy)
     response_BT, logprob_BT, length_B = decode(
         policy,
@@ -111,6 +143,7 @@ def converse(
     temperature: float,
     seed: int,
     forbidden_F: Tensor | None = None,
+    place: tuple[int, int] | None = None,
 ) -> Rollouts:
     """Up to `max_turns` turns of at most `max_new_tokens` each; later turns read the conversation anew.
 
@@ -123,7 +156,7 @@ def converse(
     rows = [_Row() for _ in starts]
     active = list(range(len(rows)))
     for turn in range(max_turns):
-        uniform_BT = uniform(seed, turn, len(rows), max_new_tokens)[active]
+        uniform_BT = _uniform(seed, turn, len(prompts), rollouts_per_prompt, max_new_tokens, place)[active]
         contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
         responses = decode(policy, contexts, uniform_BT, temperature=temperature, forbidden_F=forbidden_F)
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
@@ -134,6 +167,14 @@ def converse(
         if not active:
             break
     return _collect(policy, prompts, rollouts_per_prompt, rows)
+
+
+def _uniform(
+    seed: int, turn: int, prompts: int, group: int, steps: int, place: tuple[int, int] | None
+) -> Tensor:
+    """The random numbers of these prompts' rows among those of the whole batch."""
+    first, whole = place or (0, prompts)
+    return uniform(seed, turn, whole * group, steps)[first * group : (first + prompts) * group]
 
 
 @dataclass

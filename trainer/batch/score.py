@@ -18,6 +18,7 @@ from torch import Tensor
 from trainer.batch.rollout import Rollouts
 from trainer.batch.update import hidden_states
 from trainer.losses.losses import reverse_kl, token_logprob
+from trainer.model import processes
 from trainer.model.parallel import logits_at_once
 from trainer.model.policy import Policy
 
@@ -29,6 +30,7 @@ class Scored:
     hidden_MD: Tensor
     logits: Callable[[Tensor], Tensor]
     vocab_size: int
+    rows: slice  # that this process scored; hidden_MD is 0 elsewhere
 
     @torch.no_grad()
     def at(self, index_N: Tensor, temperature: float = 1.0) -> Tensor:
@@ -37,14 +39,29 @@ class Scored:
 
     def blocks(self, rollouts: Rollouts) -> tuple[Tensor, ...]:
         """The trained positions in pieces whose logits may be held at once."""
-        index_M = rollouts.trained_BT.flatten().nonzero().squeeze(1)
+        width = rollouts.trained_BT.shape[1]
+        index_M = rollouts.trained_BT[self.rows].flatten().nonzero().squeeze(1) + self.rows.start * width
         return index_M.split(max(1, logits_at_once(index_M.device) // self.vocab_size))
 
 
-def score(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Scored:
-    """The model reads the rollouts, without gradient."""
-    hidden_BTD = hidden_states(policy, rollouts, micro_batch_rows=micro_batch_rows)
-    return Scored(hidden_MD=hidden_BTD.flatten(0, 1), logits=policy.logits, vocab_size=policy.vocab_size)
+def score(
+    policy: Policy,
+    rollouts: Rollouts,
+    *,
+    micro_batch_rows: int | None = None,
+    rows: slice | None = None,
+) -> Scored:
+    """The model reads the rollouts, without gradient; of several processes each reads its share, or the rows named."""
+    count = len(rollouts.prompt_BP)
+    rows = processes.share_of(count, rollouts.group) if rows is None else rows
+    part = rollouts if rows == slice(0, count) else rollouts.rows(rows)
+    hidden_BTD = hidden_states(policy, part, micro_batch_rows=micro_batch_rows)
+    if part is not rollouts:
+        own_BTD, hidden_BTD = hidden_BTD, hidden_BTD.new_zeros(count, *hidden_BTD.shape[1:])
+        hidden_BTD[rows] = own_BTD
+    return Scored(
+        hidden_MD=hidden_BTD.flatten(0, 1), logits=policy.logits, vocab_size=policy.vocab_size, rows=rows
+    )
 
 
 @torch.no_grad()
@@ -61,6 +78,7 @@ def logprobs(
         if valid_V is not None:
             logits_NV = logits_NV[:, valid_V.nonzero().squeeze(1)]
         logprob_M[index_N] = token_logprob(logits_NV, token_M[index_N])[0]
+    processes.add_up([logprob_M])
     return logprob_M.view_as(rollouts.logprob_BT)
 
 
@@ -71,4 +89,4 @@ def kl_sum(own: Scored, other: Scored, rollouts: Rollouts, *, temperature: float
     for index_N in own.blocks(rollouts):
         own_NV, other_NV = own.at(index_N, temperature), other.at(index_N, temperature)
         total += float(reverse_kl(own_NV, other_NV, own_NV.new_ones(len(index_N)))[0])
-    return total
+    return sum(processes.gathered(total))

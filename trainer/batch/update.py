@@ -14,13 +14,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from trainer.batch.rollout import Rollouts
 from trainer.batch.sums import Sums
+from trainer.model import processes
 from trainer.model.parallel import logits_at_once, parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
 
@@ -75,14 +76,13 @@ def accumulate_by_domain(
 ) -> tuple[float, Sums, Callable[[], dict[str, dict[str, float]]]]:
     """As `accumulate_gradients`, one domain's rows at a time; after the optimiser's step the last of the three says how
     domains met: gradient_cosine by "a|b"; gradient_norm, gradient_share and update_inner by domain."""
-    parameters, width = list(policy.parameters()), rollouts.response_BT.shape[1]
+    parameters = list(policy.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     gradient: dict[str, list[Tensor]] = {}
     total, sums = 0.0, Sums()
     for domain, span in spans.items():
         held = [None if p.grad is None else p.grad.clone() for p in parameters]
-        own = shifted(loss_of, span.start * width)
-        loss, measured = accumulate_gradients(policy, rollouts.rows(span), own, **options)
+        loss, measured = accumulate_rows(policy, rollouts, span, loss_of, **options)
         gradient[domain] = [
             torch.zeros_like(p) if p.grad is None else p.grad - (h if h is not None else 0)
             for p, h in zip(parameters, held, strict=True)
@@ -91,6 +91,8 @@ def accumulate_by_domain(
         sums.add(measured)
 
     def report() -> dict[str, dict[str, float]]:
+        for own in gradient.values():
+            processes.add_up(own)
         norm = {domain: _dot(g, g) ** 0.5 for domain, g in gradient.items()}
         whole = sum(norm.values()) or 1.0
         step = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
@@ -107,9 +109,46 @@ def accumulate_by_domain(
     return total, sums, report
 
 
-def shifted(loss_of: LossOf, first: int) -> LossOf:
-    """The loss of rows that start at flat index `first`."""
-    return lambda read_NX, index_N: loss_of(read_NX, index_N + first)
+def accumulate_share(
+    policy: Policy,
+    rollouts: Rollouts,
+    loss_of: LossOf,
+    *,
+    spans: Mapping[str, slice] | None = None,
+    **options: Any,
+) -> tuple[float, Sums, Callable[[], dict[str, dict[str, float]]]]:
+    """The gradient of this process's rows alone; loss and sums are those of all processes. spans: domain by domain."""
+    own = processes.share_of(len(rollouts.prompt_BP), rollouts.group)
+    report: Callable[[], dict[str, dict[str, float]]] = dict
+    if spans is None:
+        loss, sums = accumulate_rows(policy, rollouts, own, loss_of, **options)
+    else:
+        clipped = {
+            name: slice(max(own.start, span.start), max(own.start, span.start, min(own.stop, span.stop)))
+            for name, span in spans.items()
+        }
+        loss, sums, report = accumulate_by_domain(policy, rollouts, clipped, loss_of, **options)
+    first, *others = processes.gathered((loss, sums))
+    whole = first[0] + sum(other[0] for other in others)
+    for other in others:
+        first[1].add(other[1])
+    return whole, first[1], report
+
+
+def accumulate_rows(
+    policy: Policy, rollouts: Rollouts, rows: slice, loss_of: LossOf, **options: Any
+) -> tuple[float, Sums]:
+    """As `accumulate_gradients` with some of the rows, none perhaps; `loss_of` is that of all."""
+    if rows.start == rows.stop:
+        return 0.0, Sums()
+    if rows == slice(0, len(rollouts.prompt_BP)):
+        return accumulate_gradients(policy, rollouts, loss_of, **options)
+    first = rows.start * rollouts.response_BT.shape[1]
+
+    def of_rows(read_NX: Tensor, index_N: Tensor) -> tuple[Tensor, Measured]:
+        return loss_of(read_NX, index_N + first)
+
+    return accumulate_gradients(policy, rollouts.rows(rows), of_rows, **options)
 
 
 def _dot(a: list[Tensor], b: list[Tensor]) -> float:
@@ -125,6 +164,9 @@ def hidden_states(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int |
             _hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)
         ]
 
+    if not len(rollouts.prompt_BP):  # more processes than prompts
+        width = cast(Tensor, policy.head.weight).shape[1]
+        return rollouts.logprob_BT.new_zeros(*rollouts.response_BT.shape, width)
     found = [hidden_ND for part in side_by_side(work, _parts(policy, rollouts)) for hidden_ND in part]
     hidden_BTD = found[0].new_zeros(*rollouts.response_BT.shape, found[0].shape[-1])
     hidden_BTD[rollouts.trained_BT] = torch.cat(found)

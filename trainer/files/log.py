@@ -8,19 +8,23 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mopdsim.base.errors import DivergenceError, MopdError
 from trainer.files.atomic import explained
 
 
 class Log:
-    """An open metrics.jsonl of which the first `keep` bytes are kept."""
+    """An open metrics.jsonl of which the first `keep` bytes are kept; one of a process that `writes` not is empty."""
 
-    def __init__(self, path: Path, *, keep: int = 0) -> None:
+    def __init__(self, path: Path, *, keep: int = 0, writes: bool = True) -> None:
         self.path = path
         with explained(path):
+            if not writes:
+                self.file: IO[bytes] = BytesIO()
+                return
             self.file = path.open("r+b" if path.exists() else "w+b")
             found = self.file.seek(0, os.SEEK_END)
             if found < keep:
@@ -54,5 +58,6 @@ class Log:
     def size(self) -> int:
         """Bytes written, all of them on disk."""
         with explained(self.path):
-            os.fsync(self.file.fileno())
+            if not isinstance(self.file, BytesIO):
+                os.fsync(self.file.fileno())
         return self.file.tell()

@@ -25,7 +25,8 @@ class Settings(Value):
     are also answered by the likeliest tokens. score_others: whether a stage also scores what it does not train on.
     system_prompt: "template" for what the model's chat template puts in of itself, "none", or a text of one's own.
     template_arguments: what the template is told besides, such as enable_thinking.
-    evaluate_every, diagnose_every (0: never), checkpoint_every: in optimiser steps. threads: of one worker.
+    evaluate_every, diagnose_every (0: never), checkpoint_every: in optimiser steps. threads: of one worker, or of each
+    of the `processes` that hold replicas of the model and share a stage's rows.
     max_truncation: a reinforcement or on-policy stage stops when more samples than this are cut off
     (mean over the last ten steps).
     """
@@ -34,6 +35,7 @@ class Settings(Value):
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"
     threads: Count = 1
+    processes: Count = 1
     temperature: Annotated[float, Field(gt=0)] = 1.0
     probes: tuple[str, ...] = ()
     test_items: Count = 400
@@ -53,7 +55,14 @@ class Settings(Value):
         """What a stage's key is made from. Fields that came later count where they are not at their defaults, so that
         older stores stay valid."""
         found = self.model_dump(mode="json", exclude={"checkpoint_every"})
-        later = ("samples_per_prompt", "greedy_items", "score_others", "system_prompt", "template_arguments")
+        later = (
+            "samples_per_prompt",
+            "greedy_items",
+            "score_others",
+            "system_prompt",
+            "template_arguments",
+            "processes",
+        )
         usual = type(self)()
         unset = {name for name in later if found[name] == getattr(usual, name)}
         return {name: value for name, value in found.items() if name not in unset}

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mopdsim.base.errors import Interrupted, MopdError
+from trainer.model import processes
 from trainer.runs.plan import Node, Plan
 from trainer.runs.pools import Kind, Pool, pool_of
 from trainer.runs.progress import Progress
@@ -39,12 +40,13 @@ class Outcome:
 def execute(
     plan: Plan, store: Store, *, workers: int, progress: Progress, resume: str = "mopd train resume"
 ) -> dict[str, dict[str, Any]]:
-    """Summaries by key, with `workers` processes of this machine; one worker is this process.
+    """Summaries by key, with `workers` processes of this machine. One worker is this process; so it is where several
+    processes share each stage.
 
     Raises the first failure: what runs beside it stops and goes on from its checkpoints.
     """
     waiting = sum(not store.finished(node.key) for node in plan.nodes)
-    kind: Kind = "here" if workers == 1 or waiting == 1 else "local"
+    kind: Kind = "here" if workers == 1 or waiting == 1 or processes.count() > 1 else "local"
     outcome = run_on(kind, workers, plan, store, progress, raising=True, resume=resume)
     return dict(outcome.summaries)
 

@@ -42,6 +42,7 @@ from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
 from trainer.batch.routing import teacher_names
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
+from trainer.model import processes
 from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
@@ -76,29 +77,35 @@ def run_recipe(
     model, smaller = _absolute(model), smaller and _absolute(smaller)
     store = Store(root=store_root.resolve() if store_root else out / STORE)
     asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
-    _open(out, recipe, asked, store, workers)
-    start = time.perf_counter()
-    try:
-        planned = plan(
-            {recipe.name: recipe},
-            model=model,
-            smaller=smaller,
-            settings=settings,
-            store=store,
-            start_amounts=default_start(len(recipe.domains), scale=scale) if model in BUILT_IN else None,
-        )
-        goes_on = f"mopd train resume {out}"
-        summaries = execute(planned, store, workers=workers, progress=progress, resume=goes_on)
-        summary = _summary(recipe, planned, summaries, store, out)
-        summary["seconds"] = time.perf_counter() - start
-        _publish(recipe, planned, store, out, summary)
-    except (Interrupted, KeyboardInterrupt):
-        write_text(out / STATUS, INTERRUPTED + "\n")
-        raise
-    except Exception:
-        write_text(out / STATUS, FAILED + "\n")
-        raise
-    write_text(out / STATUS, DONE + "\n")
+    with processes.joined(settings.processes, settings.device):
+        leads = processes.leads()
+        with processes.leader_first():
+            if leads:
+                _open(out, recipe, asked, store, workers)
+        start = time.perf_counter()
+        try:
+            with processes.leader_first():
+                planned = plan(
+                    {recipe.name: recipe},
+                    model=model,
+                    smaller=smaller,
+                    settings=settings,
+                    store=store,
+                    start_amounts=default_start(len(recipe.domains), scale=scale),
+                )
+            goes_on = f"mopd train resume {out}"
+            summaries = execute(planned, store, workers=workers, progress=progress, resume=goes_on)
+            summary = _summary(recipe, planned, summaries, store, out)
+            summary["seconds"] = time.perf_counter() - start
+            if leads:
+                _publish(recipe, planned, store, out, summary)
+        except BaseException as error:
+            if leads and isinstance(error, (Exception, KeyboardInterrupt)):
+                stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
+                write_text(out / STATUS, (INTERRUPTED if stopped else FAILED) + "\n")
+            raise
+        if leads:
+            write_text(out / STATUS, DONE + "\n")
     return summary
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, assert_never
@@ -13,6 +14,7 @@ from mopdsim.base.errors import DivergenceError, Interrupted
 from mopdsim.base.run_directory import FAILED, INTERRUPTED
 from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 from trainer.batch.meter import Meter
+from trainer.model import processes
 from trainer.runs.store import Store
 from trainer.stages import distill, merge, preference, preflight, rejection, reward_model, rl, sft
 from trainer.stages.distill import PREFLIGHT_PROMPTS
@@ -32,11 +34,15 @@ ALGORITHM_VERSIONS: Mapping[str, int] = {
 
 def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Report) -> Metrics:
     """Run a stage into the store and return its summary. What it did before a kill is taken up again."""
-    store = Store(root=store_root)
+    store, leads = Store(root=store_root), processes.leads()
     torch.set_num_threads(job.settings.threads)
-    with store.held(job.key):
-        if store.finished(job.key):  # by another run, since this one was planned
+    with store.held(job.key) if leads else nullcontext():
+        # it may be finished by another run, since this one was planned
+        if processes.agreed(store.finished(job.key) if leads else False):
             return store.summary(job.key)
+        if not leads:
+            found = run_stage(job, report)
+            return processes.agreed(found)
         store.open(job.key, made_from)
         try:
             summary = run_stage(job, report)
@@ -44,7 +50,7 @@ def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Re
             store.mark(job.key, _status_of(error))
             raise
         store.close(job.key, summary)
-    return summary
+    return processes.agreed(summary)
 
 
 def _status_of(error: Exception) -> str:

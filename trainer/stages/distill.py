@@ -21,6 +21,7 @@ from trainer.batch.routing import Route, by_teacher, routes, sampling_routes, te
 from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
+from trainer.model import processes
 from trainer.model.loading import tensors_sha256
 from trainer.model.policy import Policy
 from trainer.stages import samples
@@ -164,9 +165,12 @@ def _score(
     for role, by_name in (("teacher", wanted), ("reference", reference)):
         for name, own in by_name.items():
             rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
+            mine = processes.share_of(len(batch.reward_B), batch.group)
+            place = slice(int((rows < mine.start).sum()), int((rows < mine.stop).sum()))
             rows = rows.to(trainee.policy.device)
             with bank.open(name) as scorer:
-                scored = trainee.score(bank, name, rows_for(scorer, trainee.policy, batch, rows))
+                read = rows_for(scorer, trainee.policy, batch, rows)
+                scored = trainee.score(bank, name, read, rows=place)
             if role == "teacher":
                 for route in own:
                     tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())

@@ -29,10 +29,11 @@ from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
 from trainer.batch.sums import Sums
-from trainer.batch.update import LossOf, accumulate_by_domain, accumulate_gradients
+from trainer.batch.update import LossOf, accumulate_share
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
+from trainer.model import processes
 from trainer.model.adapters import adapted, attach_new
 from trainer.model.loading import save_policy
 from trainer.model.policy import Policy
@@ -116,10 +117,11 @@ class Trainee:
         self.count_tokens("generated", batch)
         return batch
 
-    def score(self, bank: Bank, name: str, rollouts: Rollouts) -> Scored:
-        """What a model of the bank makes of rollouts, at a cost that the meter sees."""
+    def score(self, bank: Bank, name: str, rollouts: Rollouts, *, rows: slice | None = None) -> Scored:
+        """What a model of the bank makes of rollouts, at a cost that the meter sees. rows: of this process."""
         with bank.open(name) as scorer, self.meter.phase("scoring", scorer.device):
-            scored = bank.score(name, rollouts, micro_batch_rows=self.job.settings.micro_batch_rows)
+            micro_batch_rows = self.job.settings.micro_batch_rows
+            scored = bank.score(name, rollouts, micro_batch_rows=micro_batch_rows, rows=rows)
             self.meter.count("scoring", scorer, rollouts)
         return scored
 
@@ -140,7 +142,7 @@ class Trainee:
         also: Callable[[], float] = lambda: 0.0,
         **options: Any,
     ) -> tuple[Metrics, Sums]:
-        """One optimiser step; what it did, and what the loss measured.
+        """One optimiser step, the same in every process; what it did, and what the loss measured.
 
         rollouts: what the policy reads in place of the batch's own; head: whether through the language model's head.
         loss: the number to report where it is not the sum of `loss_of`. diagnosed: whether the domains' gradients may
@@ -151,12 +153,11 @@ class Trainee:
         read = rollouts or batch.rollouts
         options |= {"micro_batch_rows": settings.micro_batch_rows}
         with self.meter.phase("training", policy.device):
-            report: Callable[[], Metrics] = dict
-            if diagnosed and settings.diagnose_every and self.step % settings.diagnose_every == 0:
-                found, sums, report = accumulate_by_domain(policy, read, batch.spans, loss_of, **options)
-            else:
-                found, sums = accumulate_gradients(policy, read, loss_of, **options)
+            due = diagnosed and settings.diagnose_every and self.step % settings.diagnose_every == 0
+            spans = batch.spans if due else None
+            found, sums, report = accumulate_share(policy, read, loss_of, spans=spans, **options)
             found += also()
+            processes.add_up_gradients(list(policy.parameters()))
             applied = self.apply(found if loss is None else loss, batch)
         self.meter.count("training", policy, read if head else without_head(read), passes=TRAINING_PASSES)
         self.count_tokens("trained", batch)
@@ -219,8 +220,10 @@ class Trainee:
         tensors = {
             name: value.contiguous().cpu() for name, value in vars(rollouts).items() if name != "group"
         }
-        with explained(dump):
-            save_file({**tensors, "reward_B": batch.reward_B.cpu()}, dump, metadata={"step": str(self.step)})
+        if processes.leads():
+            with explained(dump):
+                reward = {"reward_B": batch.reward_B.cpu()}
+                save_file({**tensors, **reward}, dump, metadata={"step": str(self.step)})
         raise DivergenceError(
             f"stage {self.job.name!r}, step {self.step}: loss {loss}, gradient norm {norm}: must be finite; "
             f"the last good checkpoint is kept and the batch is in {dump}; lower learning_rate "
@@ -275,7 +278,8 @@ def train(
     settings = job.settings
     against = references(job)
     checkpoints = job.directory / CHECKPOINTS
-    with Log(job.directory / METRICS, keep=trainee.memory.pop("log_bytes", 0)) as log:
+    kept = trainee.memory.pop("log_bytes", 0)
+    with Log(job.directory / METRICS, keep=kept, writes=processes.leads()) as log:
 
         def say(where: str) -> None:
             report(trainee.note(f"scores {where}"))
@@ -309,7 +313,8 @@ def train(
             spent = {"flops": trainee.meter.spent, "seconds": trainee.meter.since(before)}
             log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
             trainee.step += 1
-            if trainee.step % settings.checkpoint_every == 0 and not trainee.finished():
+            saved = trainee.step % settings.checkpoint_every == 0 and not trainee.finished()
+            if saved and processes.leads():
                 assert trainee.optimizer is not None
                 checkpoint.save(
                     checkpoints,
@@ -321,7 +326,8 @@ def train(
             report(trainee.noted(metrics))
         hooks.finish(trainee)
         scores = scored("test")
-    save_policy(trainee.policy, job.directory / WEIGHTS)
+    if processes.leads():
+        save_policy(trainee.policy, job.directory / WEIGHTS)
     summary = {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
     return summary | ({"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {})
 
@@ -336,6 +342,7 @@ def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
     assert job.amounts is not None
     meter = Meter()
     policy = _loaded(job)
+    processes.check_whole(policy.model)
     prepare(policy)
     optimizer = torch.optim.AdamW(
         policy.parameters(),
@@ -440,7 +447,7 @@ def scored_alone(
     def say(where: str) -> None:
         report(Note(done=0.5, text=f"scores {where}"))
 
-    with Log(job.directory / METRICS) as log:
+    with Log(job.directory / METRICS, writes=processes.leads()) as log:
         scores = score(
             job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log, report=say
         )

@@ -6,7 +6,7 @@ from mopdsim.base.run_directory import WEIGHTS
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.meter import Meter
 from trainer.files.atomic import atomic_directory
-from trainer.model import merging
+from trainer.model import merging, processes
 from trainer.model.loading import load_policy
 from trainer.stages.loop import Job, Metrics, Report, references, scored_alone
 
@@ -24,9 +24,10 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
             combine = merging.task_arithmetic(stage.scale, weights)
         case "ties":
             combine = merging.ties(stage.scale, stage.density, weights)
-    with atomic_directory(job.directory / WEIGHTS) as partial:
-        merging.merge_directories(
-            combine, job.weights[stage.init], [job.weights[name] for name in stage.inputs], partial
-        )
+    if processes.leads():
+        sources = [job.weights[name] for name in stage.inputs]
+        with atomic_directory(job.directory / WEIGHTS) as partial:
+            merging.merge_directories(combine, job.weights[stage.init], sources, partial)
+    processes.agreed(None)  # the others wait for the files
     policy = load_policy(job.directory / WEIGHTS, **job.loading())
     return scored_alone(job, policy, references(job), meter, report)

@@ -23,6 +23,7 @@ from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
 from trainer.files.atomic import atomic_directory, sweep, verified, write_json
 from trainer.files.log import Log
+from trainer.model import processes
 from trainer.stages.job import Job
 from trainer.stages.judge import Judges
 from trainer.stages.loop import Metrics, Report, Trainee, spent_summary, trainee_of
@@ -34,11 +35,12 @@ FULL_MARKS = 1 - 1e-6  # of a verifier's scale, which single precision rounds
 def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
     """Sample, judge, keep; write the dataset; return what was kept and how good it is."""
     meter = Meter()
-    parts, state = _resumed(job.directory / CHECKPOINTS)
+    parts, state = processes.agreed(_resumed(job.directory / CHECKPOINTS) if processes.leads() else ([], {}))
     trainee = trainee_of(job, job.load(stage.init), None, meter, state)
     judges = Judges.of(job, stage.reward_models)
     lines: list[str] = []
-    with Log(job.directory / METRICS, keep=trainee.memory.pop("log_bytes", 0)) as log:
+    log_bytes, writes = trainee.memory.pop("log_bytes", 0), processes.leads()
+    with Log(job.directory / METRICS, keep=log_bytes, writes=writes) as log:
         while not trainee.finished():
             before = dict(meter.seconds)
             metrics, kept = _step(trainee, stage, judges)
@@ -50,9 +52,11 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
             report(trainee.noted({"reward": sum(scores) / len(scores)}))
             if trainee.finished() or trainee.step % job.settings.checkpoint_every == 0:
                 parts.append(job.directory / CHECKPOINTS / f"step_{trainee.step:08d}")
-                _save(parts[-1], lines, trainee.state(log_bytes=log.size()))
+                if writes:
+                    _save(parts[-1], lines, trainee.state(log_bytes=log.size()))
                 lines = []
-    dataset.write(job.directory / DATA, [part / dataset.SAMPLES for part in parts], stage.domains)
+    if writes:
+        dataset.write(job.directory / DATA, [part / dataset.SAMPLES for part in parts], stage.domains)
     rows = {name: _described(sums) for name, sums in trainee.memory["totals"].items()}
     return {"steps": trainee.step, "domains": rows, **spent_summary(meter, job)}
 

@@ -17,7 +17,7 @@ from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, minibatches
 from trainer.batch.meter import TRAINING_PASSES
 from trainer.batch.sums import means
-from trainer.batch.update import LossOf, accumulate_gradients
+from trainer.batch.update import LossOf, accumulate_share
 from trainer.batch.written import demonstrated
 from trainer.losses.losses import Loss, cross_entropy, group_advantages, token_weights
 from trainer.stages import ppo, samples
@@ -131,7 +131,7 @@ def _mix(trainee: Trainee, stage: Rl, batch: Batch, row_M: Tensor) -> tuple[floa
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
         return cross_entropy(logits_NV, target_M[index_N], weight_M[index_N])
 
-    loss, sums = accumulate_gradients(
+    loss, sums, _ = accumulate_share(
         trainee.policy, rollouts, loss_of, micro_batch_rows=trainee.job.settings.micro_batch_rows
     )
     trainee.meter.count("training", trainee.policy, rollouts, passes=TRAINING_PASSES)

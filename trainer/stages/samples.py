@@ -34,6 +34,7 @@ from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import Route, teacher_names
 from trainer.batch.score import logprobs, score
 from trainer.files.log import Log
+from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee
 
@@ -139,7 +140,7 @@ def _logprobs(
 def _write(trainee: Trainee, rows: Sequence[Mapping[str, Any]]) -> None:
     """Append the samples. Lines that a killed attempt wrote after its last checkpoint are removed first."""
     kept = trainee.memory.setdefault("samples", {"taken": 0, "bytes": 0})
-    with Log(trainee.job.directory / SAMPLES, keep=kept["bytes"]) as log:
+    with Log(trainee.job.directory / SAMPLES, keep=kept["bytes"], writes=processes.leads()) as log:
         for row in rows:
             log.write(row)
         kept["bytes"] = log.size()
