@@ -22,8 +22,10 @@ from mopdsim.cli.flags import (
     GpuName,
     Gpus,
     Json,
+    Measured,
     ModelName,
     Seed,
+    StackName,
     Teams,
     emit,
     new_file,
@@ -104,6 +106,8 @@ def forecast(
     amounts: Amounts = None,
     draws: Draws = None,
     seed: Seed = None,
+    stack: StackName = None,
+    measured: Measured = None,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
@@ -123,7 +127,7 @@ def forecast(
 
     keys = scenario_keys(
         model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=amounts, draws=draws, seed=seed,
+        amounts=amounts, draws=draws, seed=seed, stack=stack, measured=measured,
     )  # fmt: skip
     scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
     if write is not None:
@@ -161,19 +165,24 @@ def calibrate(
     kind: Annotated[
         FitKind,
         typer.Argument(
-            help="What to fit; cost: the constants that the file's columns speak about; quality: learning, "
-            "interference and distillation, to a study's observations."
+            help="What to fit; cost: what your own stack's steps take, from one row up, for --measured; decode, "
+            "train_throughput, rl_steps: the time model's constants, from many rows; quality: learning, interference "
+            "and distillation, to a study's observations."
         ),
     ],
     data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
     out: Annotated[
         Path | None, typer.Option(help="Write the fit here [default: nothing is written].", callback=new_file)
     ] = None,
+    stack: Annotated[
+        str,
+        typer.Option(help="With cost: the class of software: megatron, verl, fsdp, hugging_face or unknown."),
+    ] = "unknown",
     json_: Json = False,
 ) -> None:
-    """Fit the cost constants, with leave-one-out errors, or the quality model to a study's observations.
+    """Fit your own stack's seconds, the cost constants, or the quality model to measurements.
 
-    Example: mopd calibrate cost --data mine.csv --out constants.json
+    Example: mopd calibrate cost --data mine.csv --out my_stack.json
     """
     if kind == "quality":
         from mopdsim.fit import quality
@@ -182,13 +191,19 @@ def calibrate(
         if out is not None:
             quality.write(learned, out)
         return emit(learned) if json_ else print(quality.fit_text(learned))
+    if kind == "cost":
+        from mopdsim.validate import measured
+
+        own = measured.document(cost_kind(data), data, name=stack)
+        if out is not None:
+            measured.write(own, out)
+        return emit(own) if json_ else print(measured.text(own))
     from mopdsim.fit.cost import calibrated_report
     from mopdsim.fit.cost import write as save
 
-    found = cost_kind(data) if kind == "cost" else kind
-    entry, report = calibrated_report(found, data)
+    entry, report = calibrated_report(kind, data)
     if out is not None:
-        save(found, entry, out)
+        save(kind, entry, out)
     document = {"entry": entry, "report": report.as_json()}
     return emit(document) if json_ else print(validation_text(report.as_json()))
 
@@ -197,13 +212,13 @@ VERBS = (gpus, models, forecast, compare, validate, calibrate)
 
 
 def cost_kind(data: Path) -> str:
-    """The constants that a table of measurements speaks about, by its columns. UsageError where it fits none."""
-    from mopdsim.validate.cost import LOADERS
+    """The kind of step that a table of own measurements is about, by its columns. UsageError where it is none."""
+    from mopdsim.validate.measured import KINDS
     from mopdsim.validate.tables import read_rows
 
     rows = read_rows(data, ())
     columns = set(rows[0][1]) if rows else set()
-    needs = {kind: tuple(loader.COLUMNS) for kind, loader in LOADERS.items()}
+    needs = {kind: tuple(loader.COLUMNS) for kind, loader in KINDS.items()}
     fitting = [kind for kind, names in needs.items() if columns >= set(names)]
     if not fitting:
         shown = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in needs.items())
@@ -236,4 +251,9 @@ def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
         return of_projects(data)
     from mopdsim.validate.cost import validate as of_times
 
-    return of_times(kind, data).as_json()
+    report = of_times(kind, data).as_json()
+    if data is not None and kind in ("rl_steps", "train_throughput"):
+        from mopdsim.validate.measured import before_and_after_of
+
+        report["own_measurements"] = before_and_after_of(kind, data)
+    return report

@@ -22,8 +22,10 @@ from mopdsim.cli.flags import (
     GpuName,
     Gpus,
     Json,
+    Measured,
     ModelName,
     Seed,
+    StackName,
     Teams,
     emit,
     require_domains,
@@ -63,6 +65,8 @@ def compare(
     amounts: Amounts = None,
     draws: Draws = None,
     seed: Seed = None,
+    stack: StackName = None,
+    measured: Measured = None,
     json_: Json = False,
 ) -> None:
     """Forecast several recipes in the same worlds: differences, the probability that one is better, or a tie.
@@ -72,7 +76,7 @@ def compare(
     """
     keys = scenario_keys(
         model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=amounts, draws=draws, seed=seed,
+        amounts=amounts, draws=draws, seed=seed, stack=stack, measured=measured,
     )  # fmt: skip
     if all_:
         from mopdsim.forecast.compare_all import compare_all

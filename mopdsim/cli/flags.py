@@ -40,6 +40,14 @@ Amounts = Annotated[
     str | None, typer.Option(help="Named set of amounts of a named recipe: tiny, small or published.")
 ]
 Draws = Annotated[int | None, typer.Option(help="Monte Carlo draws [default: 1000].")]
+Measured = Annotated[
+    Path | None,
+    typer.Option("--measured", help="Your own stack's seconds, from `mopd calibrate cost --out`."),
+]
+StackName = Annotated[
+    str | None,
+    typer.Option("--stack", help="Software: megatron, verl, fsdp, hugging_face or unknown [default]."),
+]
 Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
 
 
@@ -69,6 +77,8 @@ def scenario_keys(
     amounts: str | None,
     draws: int | None,
     seed: int | None,
+    stack: str | None = None,
+    measured: Path | None = None,
 ) -> dict[str, Any]:
     """The keys of a scenario file that were given as flags."""
     given = {
@@ -82,6 +92,8 @@ def scenario_keys(
         "options": None if amounts is None else {"amounts": amounts},
         "draws": draws,
         "seed": seed,
+        "stack": stack,
+        "measured": None if measured is None else str(measured.resolve()),
     }
     return {key: value for key, value in given.items() if value is not None}
 

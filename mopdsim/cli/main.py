@@ -22,6 +22,7 @@ from mopdsim import __version__
 from mopdsim.base.errors import MopdError
 from mopdsim.cli.app_command import app as serve
 from mopdsim.cli.commands import VERBS, Json, emit
+from mopdsim.cli.cost_command import check_step
 from mopdsim.cli.exchange_command import export, import_
 from mopdsim.cli.plan_command import plan
 
@@ -134,6 +135,7 @@ for _verb in (*VERBS, plan, export):
     app.command()(_verb)
 app.command("import")(import_)
 app.command("app")(serve)
+app.command("check-step")(check_step)
 
 
 def main() -> None:

@@ -15,8 +15,10 @@ from mopdsim.cli.flags import (
     GpuName,
     Gpus,
     Json,
+    Measured,
     ModelName,
     Seed,
+    StackName,
     Teams,
     emit,
     new_file,
@@ -40,6 +42,8 @@ def plan(
     deadline: Deadline = None,
     draws: Draws = None,
     seed: Seed = None,
+    stack: StackName = None,
+    measured: Measured = None,
     details: Annotated[
         bool, typer.Option("--details", help="Partitions, reasons, every doubt, sensitivities, frontier.")
     ] = False,
@@ -69,7 +73,7 @@ def plan(
 
     keys = scenario_keys(
         model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=None, draws=draws, seed=seed,
+        amounts=None, draws=draws, seed=seed, stack=stack, measured=measured,
     )  # fmt: skip
     answer = run(from_document(question_document(file, keys), source="flags" if file is None else str(file)))
     chosen = answer.recommended.forecast.scenario

@@ -20,6 +20,10 @@ def forecast_text(document: Mapping[str, Any], assumed: str) -> str:
         ("days", "calendar", duration),
     ):
         lines.append(f"  {label:<10} {three(document[name], unit)}  ({document['grades'][name]})")
+    if document["project_overhead"]["p90"] > 1:
+        lines.append(
+            f"  {'overhead':<10} {three(document['project_overhead'])} times, of the project and in all of these"
+        )
     for name, label in (("within_budget", "within budget"), ("within_deadline", "within deadline")):
         if document[name] is not None:
             lines.append(f"  {label}: {share(document[name])} of draws")

@@ -60,8 +60,9 @@ class ConstantSet:
 
 @dataclass(frozen=True)
 class DecodeConstants(ConstantSet):
-    """One decode step. Efficiencies are of peak; seconds are per layer, per doubling of GPUs, or per
-    sequence."""
+    """One decode step. Efficiencies are of peak; seconds are per layer, per doubling of GPUs, or per sequence.
+    `wide_layer_s`: dispatch and combine of an expert layer spread over more than a node's GPUs; `cross_node_s`: of
+    reductions between nodes, per layer and doubling of nodes, on top of `reduce_latency_s`."""
 
     bandwidth_efficiency: Value = 0.7
     flops_efficiency: Value = 0.4
@@ -71,6 +72,8 @@ class DecodeConstants(ConstantSet):
     reduce_latency_s: Value = 12e-6
     reduce_bytes: Value = 2.0
     sequence_s: Value = 36e-6
+    wide_layer_s: Value = 100e-6
+    cross_node_s: Value = 15e-6
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class TrainConstants(ConstantSet):
 
     `expert_overhead`: routed-expert FLOPs count this many times. `elementwise_passes`: reads and writes of a
     hidden vector per layer and token, forward and backward. `tensor_`, `data_traffic`: bytes against the
-    textbook count on those links. All-to-all and launches of experts are inside `expert_overhead`: as terms of
+    textbook count on those links. `microbatch_layer_s`: launches of a layer, forward and backward, of one microbatch.
+    All-to-all and launches of experts are inside `expert_overhead`: as terms of
     their own they made left-out models worse.
     """
 
@@ -90,6 +94,7 @@ class TrainConstants(ConstantSet):
     elementwise_passes: Value = 60.0
     tensor_traffic: Value = 1.0
     data_traffic: Value = 1.0
+    microbatch_layer_s: Value = 5e-4
 
 
 def _version_field(framework: str) -> str:
@@ -101,7 +106,11 @@ class RlConstants(ConstantSet):
     """What a reinforcement-learning loop adds to decode and training (their constants are taken as they are).
 
     `decode_overhead`, `train_overhead`: per-layer decode latencies and training time against tuned engines.
-    `length_sigma`: of the log response length. `fixed_s`: reward, data and weight refit per step. `version_*`: one
+    `length_sigma`: of the log response length. `fixed_s`: reward, data and bookkeeping per step; `refit_s`: new weights
+    to the rollout engine, per billion parameters (its prior: 47 to 55 s for the 671 B of DeepSeek-V3, pull requests 638
+    and 686 of NVIDIA-NeMo/RL). `cross_node_s`: as in decoding.
+    `faster_gpu_power`: a GPU k times faster than an H100 trains in the loop only k**(1 - power) times faster, because
+    what the host does stays. `microbatch_overhead`: launches of a microbatch against a tuned run. `version_*`: one
     factor per release.
     """
 
@@ -109,7 +118,11 @@ class RlConstants(ConstantSet):
     train_overhead: Value = 1.5
     expert_train_overhead: Value = 1.0
     length_sigma: Value = 0.6
-    fixed_s: Value = 15.0
+    fixed_s: Value = 10.0
+    refit_s: Value = 0.075
+    cross_node_s: Value = 30e-6
+    faster_gpu_power: Value = 0.3
+    microbatch_overhead: Value = 4.0
     version_nemo_rl_v0_4: Value = 1.0
     version_nemo_rl_v0_5: Value = 1.0
     version_nemo_rl_v0_6: Value = 1.0

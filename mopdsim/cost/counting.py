@@ -31,18 +31,3 @@ def training_flops(
     attention = model.attention_flops(lengths)
     passes = (2.0 if method == "lora" else 3.0) + float(recompute)
     return products * passes + attention * (3.0 + float(recompute))
-
-
-def teacher_logit_bytes(model: Model, tokens: float, *, kept: str, top_k: int = 64) -> float:
-    """Bytes a teacher hands to the student per `tokens`: sampled token (4), top-k (6 each), hidden state (2
-    each) to be multiplied by one resident head, or the full vocabulary (2 each).
-    """
-    per_token = {
-        "sampled": 4.0,
-        "top_k": 6.0 * top_k,
-        "hidden": 2.0 * model.hidden,
-        "vocabulary": 2.0 * model.vocab,
-    }
-    if kept not in per_token:
-        raise UsageError(f"teacher output is {kept!r}; it must be one of {', '.join(per_token)}.")
-    return tokens * per_token[kept]

@@ -5,19 +5,21 @@
          + prompt FLOPs sharing the step / (peak p)                        continuous batching: each sequence
          that
                                                                            ends lets a new prompt in
-         + reduced bytes / link + L (a + r log2 G) + L_moe m + s b         reductions, launches, per-sequence
-         work
+         + exchanged bytes / link + L (a + r log2 G + n log2 nodes)          reductions, launches
+         + L_moe (m + w wide) + s b                                        routing, all-to-all, per-sequence work
 
 Weights are split over all G GPUs of a replica; under data-parallel attention each of A attention replicas
-holds all dense weights and b / A sequences. Grouped keys and values split over at most kv_heads GPUs, a
-latent cache over none. Replicas of more than eight GPUs are taken as wide expert parallelism with
-data-parallel attention and prompts computed elsewhere. Speculative decoding: b (1 + drafted) tokens share a
-step's weights and are verified at once (products, experts woken, reductions), the cache is read once a
-sequence, and drafting adds a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
+holds all dense weights and b / A sequences, and a token's hidden state goes to its experts and comes back
+(dispatched bytes over the link, latency w). Grouped keys and values split over at most kv_heads GPUs, a latent
+cache over none. Reductions between nodes go through the network cards of all members (`group_link`). Replicas of
+more than eight GPUs compute prompts elsewhere. Speculative decoding: b (1 + drafted) tokens share a step's weights
+and are verified at once (products, experts woken, reductions), the cache is read once a sequence, and drafting adds
+a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -27,7 +29,7 @@ from numpy.typing import ArrayLike
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.hardware import Gpu, group_link
 from mopdsim.facts.layers import Array, Attention
 from mopdsim.facts.model import Model
 
@@ -117,6 +119,7 @@ class DecodeWork:
     expert_flops_per_s: Any
     bf16_flops_per_s: Any
     memory_bytes_per_s: Any
+    ring_bytes_per_s: Any
     link_bytes_per_s: Any
     cache_bytes_per_sequence: Any
     cache_split: Any
@@ -124,6 +127,9 @@ class DecodeWork:
     prompt_attention_flops: Any
     layers: Any
     moe_layers: Any
+    wide_layers: Any
+    dispatched_bytes: Any
+    node_doublings: Any
     hidden: Any
 
 
@@ -165,6 +171,7 @@ def decode_work(
         expert_flops_per_s=gpu.flops_per_s(expert_precision),
         bf16_flops_per_s=gpu.bf16_flops_per_s,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
+        ring_bytes_per_s=group_link(gpu, replica.gpus, 1),
         link_bytes_per_s=gpu.scale_up_bytes_per_s
         if replica.gpus <= gpu.scale_up_gpus
         else gpu.scale_out_bytes_per_s,
@@ -174,7 +181,17 @@ def decode_work(
         prompt_attention_flops=prompts * model.attention_flops(prompt_length),
         layers=model.layers,
         moe_layers=float(model.moe_layers),
+        wide_layers=float(model.moe_layers * (replica.attention_replicas > 1)),
+        dispatched_bytes=4.0 * model.hidden * _dispatches(model, replica.attention_replicas),
+        node_doublings=math.log2(max(replica.gpus / gpu.scale_up_gpus, 1.0)),
         hidden=float(model.hidden),
+    )
+
+
+def _dispatches(model: Model, attention_replicas: int) -> float:
+    """GPUs that a token is sent to for its experts, over all layers: its experts', but each other GPU once."""
+    return float(
+        sum(count * min(kind.per_token, attention_replicas - 1) for count, kind in model.expert_layers)
     )
 
 
@@ -199,10 +216,12 @@ def decode_step_s(work: DecodeWork, c: DecodeConstants) -> Array:
     attention = work.prompt_attention_flops / (work.bf16_flops_per_s * PREFILL_ATTENTION_EFFICIENCY)
     prefill = (work.prompt_tokens * (dense + experts) / c.prefill_efficiency + attention) / work.gpus
     tokens = local * work.verified + work.prompt_tokens / work.attention_replicas
-    reduced = tokens * work.hidden * 4.0 * work.layers * (share - 1) / share
-    overhead = work.layers * (c.layer_s + c.reduce_latency_s * np.log2(work.gpus))
-    overhead = overhead + work.moe_layers * c.moe_layer_s + local * c.sequence_s
-    step = products + cache + prefill + c.reduce_bytes * reduced / work.link_bytes_per_s + overhead
+    reduced = work.hidden * 4.0 * work.layers * (share - 1) / share / work.ring_bytes_per_s
+    exchanged = tokens * (reduced + work.dispatched_bytes / work.link_bytes_per_s)
+    reducing = c.reduce_latency_s * np.log2(work.gpus) + c.cross_node_s * work.node_doublings
+    overhead = work.layers * (c.layer_s + reducing) + local * c.sequence_s
+    overhead = overhead + work.moe_layers * c.moe_layer_s + work.wide_layers * c.wide_layer_s
+    step = products + cache + prefill + c.reduce_bytes * exchanged + overhead
     return step * (1.0 + work.draft_share)
 
 

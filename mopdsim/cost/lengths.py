@@ -1,13 +1,12 @@
-"""Response lengths: lognormal, cut at the maximum and matched to the mean; their longest of many, and their drift over
-a run.
+"""Response lengths: lognormal, cut at the maximum and matched to the mean; their longest of many.
 
-Leaves out: lengths of several modes (a mixed batch is given the spread of its mixture), and what makes lengths grow.
+Leaves out: lengths of several modes (a mixed batch is given the spread of its mixture), and lengths that grow over
+a run.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -106,29 +105,3 @@ class Lengths:
         which is also its slope in mu."""
         z = (math.log(self.maximum) - mu) / sigma
         return np.exp(mu + sigma**2 / 2) * _normal_cdf(z - sigma), self.maximum * _normal_cdf(-z)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Drift:
-    """Ratio of the last step's mean length to the first's. The length grows exponentially, and the mean over
-    the run is unchanged."""
-
-    growth: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.growth > 0 and math.isfinite(self.growth)):
-            raise UsageError(f"length drift has growth {self.growth!r}; it must be above 0 and finite.")
-
-    def relative(self, progress: ArrayLike) -> Array:
-        """Mean length at a share of the run, over the run's mean: s g^u with s = ln g / (g - 1)."""
-        log = math.log(self.growth)
-        start = 1.0 if abs(log) < 1e-9 else log / math.expm1(log)
-        return start * np.exp(log * np.asarray(progress, dtype=float))
-
-    def mean_over_run(self, seconds_at: Callable[[float], Array | float]) -> Array:
-        """Mean seconds of a step over the run, `seconds_at` a relative mean length (three-point Gauss-Legendre)."""
-        nodes, weights = np.polynomial.legendre.leggauss(3)
-        lengths = self.relative((nodes + 1) / 2)
-        return np.asarray(
-            sum(w / 2 * np.asarray(seconds_at(float(x))) for x, w in zip(lengths, weights, strict=True))
-        )

@@ -2,12 +2,13 @@
 
     synchronous   V (generation + environment + scoring + training + fixed + sync)
     one_step_off  V (max(generation + environment, scoring + training) + fixed + sync)      two pools
-    asynchronous  as one_step_off without waiting for the tail: generation at its mean rate, fixed and sync hidden
+    asynchronous  V max(generation + environment, scoring + training + fixed + sync), without waiting for the tail:
+                  generation at its mean rate (k-step off)
 
 V is one factor per framework release. Scoring passes (old log-probabilities, reference, teachers of the
-student's size) cost a third of a training pass each. sync: new weights to the rollout replicas (`weight_sync_s`);
-what a refit costs beyond its bytes is inside fixed. Leaves out: the quality price of staleness
-(`mopdsim.quality.walk`).
+student's size) cost a third of a training pass each. sync: new weights to the rollout replicas, textbook bytes
+(`weight_sync_s`) and `refit_s` per parameter for gathering, renaming and loading them (adapters only with LoRA).
+Leaves out: the quality price of staleness (`mopdsim.quality.walk`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 Overlap = Literal["synchronous", "one_step_off", "asynchronous"]
+_REFERENCE_FLOPS_PER_S = 989.4e12  # bf16, of an H100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,10 @@ class RlStep:
     update.
 
     With overlap, `generation_gpus` and `layout.gpus` are two pools; synchronously they are the same GPUs.
-    `trained_share`: of the samples that reach the update (the rest carries no signal). `updates_per_sample` >
-    1 reuses samples. `critic` doubles training (PPO).
+    `trained_share`: of the samples that reach the update (the rest carries no signal); `oversampling`: samples drawn
+    for one of `samples`, the others thrown away before they are scored (dynamic sampling). `updates_per_sample` > 1
+    reuses samples (epochs). `critic_share`: the active parameters of PPO's value model against the policy's. `lag`:
+    updates that a sample may be behind, in asynchronous mode; the rollout engine holds as many steps' samples at once.
     """
 
     model: Model
@@ -56,7 +60,9 @@ class RlStep:
     environment_s: float = 0.0
     trained_share: float = 1.0
     updates_per_sample: float = 1.0
-    critic: bool = False
+    oversampling: float = 1.0
+    critic_share: float = 0.0
+    lag: int = 1
 
     def __post_init__(self) -> None:
         if self.overlap not in ("synchronous", "one_step_off", "asynchronous"):
@@ -84,14 +90,26 @@ class StepSeconds:
 
 
 def _rollout_decode(c: DecodeConstants, rl: RlConstants) -> DecodeConstants:
-    """Decode constants inside a training loop: launches and per-sequence work cost more than in a tuned
-    server."""
+    """Decode constants inside a training loop: launches and per-sequence work, which the host does, cost more than in a
+    tuned server; reductions cost the same."""
     return replace(
         c,
         layer_s=c.layer_s * rl.decode_overhead,
         moe_layer_s=c.moe_layer_s * rl.decode_overhead,
-        reduce_latency_s=c.reduce_latency_s * rl.decode_overhead,
         sequence_s=c.sequence_s * rl.decode_overhead,
+        cross_node_s=rl.cross_node_s,
+    )
+
+
+def _rollout_training(train: TrainConstants, rl: RlConstants, gpu: Gpu) -> TrainConstants:
+    """Training constants inside the loop: experts and launches cost more, and a faster GPU gains less."""
+    slower = (gpu.bf16_flops_per_s / _REFERENCE_FLOPS_PER_S) ** rl.faster_gpu_power
+    return replace(
+        train,
+        flops_efficiency=train.flops_efficiency / slower,
+        attention_efficiency=train.attention_efficiency / slower,
+        expert_overhead=train.expert_overhead * rl.expert_train_overhead,
+        microbatch_layer_s=train.microbatch_layer_s * rl.microbatch_overhead / rl.train_overhead,
     )
 
 
@@ -103,10 +121,10 @@ def training_phase_s(step: RlStep, train: TrainConstants, rl: RlConstants) -> Ar
         step.layout,
         sequences=step.samples * step.trained_share,
         mean_length=step.lengths.mean + step.prompt_length,
+        packed_to=step.lengths.maximum + step.prompt_length,
     )
-    loop = replace(train, expert_overhead=train.expert_overhead * rl.expert_train_overhead)
-    passes = step.updates_per_sample * (2.0 if step.critic else 1.0)
-    return train_step_s(work, loop) * rl.train_overhead * passes
+    passes = step.updates_per_sample * (1.0 + step.critic_share)
+    return train_step_s(work, _rollout_training(train, rl, step.gpu)) * rl.train_overhead * passes
 
 
 def weight_sync_s(step: RlStep) -> float:
@@ -135,47 +153,40 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
     """Phases and total of one step (module equations); constants may carry draws of one shape."""
     replicas = max(step.generation_gpus // step.replica.gpus, 1)
     waits = step.overlap != "asynchronous"
+    held = 1 if waits else step.lag
     generation = generation_s(
         step.model,
         step.gpu,
         step.replica,
         _rollout_decode(decode, rl),
-        samples_per_replica=step.samples / replicas,
+        samples_per_replica=step.samples * step.oversampling * held / replicas,
         lengths=replace(step.lengths, sigma=rl.length_sigma),
         prompt_length=step.prompt_length,
         slowest_of=replicas,
         drain=waits,
     )
-    generation = generation + step.environment_s
-    full = replace(step, trained_share=1.0, updates_per_sample=1.0, critic=False)
-    scoring = step.scoring_passes / 3.0 * training_phase_s(full, train, rl)
+    generation = (generation + step.environment_s) / held
+    full = replace(step, trained_share=1.0, updates_per_sample=1.0, critic_share=0.0)
+    scoring = (step.scoring_passes + step.critic_share) / 3.0 * training_phase_s(full, train, rl)
     training = training_phase_s(step, train, rl)
-    fixed = np.asarray(rl.fixed_s) * (1.0 if waits else 0.0)
-    sync = weight_sync_s(step) * (1.0 if waits else 0.0)
+    fixed = np.asarray(rl.fixed_s)
+    handed = LORA_SHARE if step.layout.lora else 1.0
+    sync = weight_sync_s(step) + rl.refit_s * handed * step.model.total_parameters / 1e9
     version = rl.version(step.framework)
     if step.overlap == "synchronous":
-        total = generation + scoring + training
+        total = generation + scoring + training + fixed + sync
+    elif waits:
+        total = np.maximum(generation, scoring + training) + fixed + sync
     else:
-        total = np.maximum(generation, scoring + training)
+        total = np.maximum(generation, scoring + training + fixed + sync)
     return StepSeconds(
         generation=version * generation,
         scoring=version * scoring,
         training=version * training,
         fixed=version * fixed,
         sync=version * np.asarray(sync),
-        step=version * (total + fixed + sync),
+        step=version * total,
     )
-
-
-def staleness_updates(step: RlStep, seconds: StepSeconds) -> Array:
-    """Updates between the weights a sample was begun with and the update that trains on it: none, one step off one,
-    and asynchronously one more for each step's time that a sample of mean length takes.
-    """
-    if step.overlap == "synchronous":
-        return np.zeros_like(seconds.step)
-    if step.overlap == "one_step_off":
-        return np.ones_like(seconds.step)
-    return 1.0 + seconds.generation / seconds.step
 
 
 def fastest_split(

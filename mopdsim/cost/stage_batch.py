@@ -40,7 +40,7 @@ class Batch:
     """One step's sequences: how many, how long, scored how often, at what environment.
 
     by_teacher: a teacher samples them. ahead: no update changes their sampler, so that they need not wait for each
-    other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair).
+    other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair). valued: PPO.
     """
 
     sequences: float
@@ -59,6 +59,7 @@ class Batch:
     group: int
     trained_group: int
     prompt_shares: tuple[float, ...]
+    valued: bool = False
 
     @property
     def sequence_tokens(self) -> float:
@@ -107,6 +108,7 @@ class Batch:
             group=amounts.rollouts_per_prompt,
             trained_group=2 if isinstance(stage, Preference) else amounts.rollouts_per_prompt,
             prompt_shares=shares,
+            valued=isinstance(stage, Rl) and stage.algorithm == "ppo",
         )
 
     def longer(self) -> Batch:

@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
-from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, Fitted, shipped
+from mopdsim.cost.constants import Fitted, shipped
+from mopdsim.cost.memory import stored_bytes
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_seconds import Machine, Phase, evaluation_seconds, forward, step_flops, step_seconds
 from mopdsim.facts.domains import P90, Domain
@@ -36,7 +37,8 @@ class Bill:
 
     tokens: generated, scored by other passes, trained, and the response tokens that carry gradient. flops:
     model FLOPs by phase, evaluation apart. seconds: by phase, over all steps; once_seconds: of those, what does not
-    grow with steps. longer_seconds: at twice the mean length. log_sd: of the time model's error.
+    grow with steps. longer_seconds: at twice the mean length. stored_bytes: of a checkpoint.
+    log_sd: of the time model's error.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Bill:
     grade: str
     layout: str
     memory_bytes: float
+    stored_bytes: float
     shares: Mapping[str, float]
 
     @property
@@ -144,6 +147,7 @@ def bill(
         grade="prior" if fitted is None else fitted.grade,
         layout=layout,
         memory_bytes=memory,
+        stored_bytes=stored_bytes(machine.model, lora=machine.lora) * bool(batch.trained_sequences),
         shares=dict(zip(stage.domains, batch.prompt_shares, strict=True)),
     )
 
@@ -154,7 +158,10 @@ def _evaluation(
     """FLOPs and seconds of a stage's tests: a dataset has none, and a reward model is tested once, at its end."""
     if isinstance(stage, RejectionSampling):
         return 0.0, 0.0
-    tests = 1 if isinstance(stage, RewardModel) else EVALUATIONS
+    tests = 1 if isinstance(stage, RewardModel | Sft) else EVALUATIONS
+    tests = tests if machine.evaluations is None else machine.evaluations
+    if not tests:
+        return 0.0, 0.0
     test = TestSet.of(domains)
     flops = forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences
     return tests * flops, tests * evaluation_seconds(test, machine, gpus)
@@ -179,17 +186,18 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
         grade="prior",
         layout="host memory",
         memory_bytes=0.0,
+        stored_bytes=stored_bytes(machine.model),
         shares={},
     )
 
 
 def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
-    """Standard deviation of the time model's log error, an unnamed framework's spread included; a factor of
-    1.5 on a CPU, where nothing is fitted yet."""
+    """Standard deviation of the time model's log error, the stack's spread included; a factor of 1.5 on a CPU, where
+    nothing is fitted yet."""
     if fitted is None:
         return math.log(1.5)
     width = fitted.half_width(moe=machine.model.is_moe, model=machine.model.name, gpu=machine.gpu.name)
-    return math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
+    return math.hypot(width / P90, machine.stack.log_sd)
 
 
 def steps_within(amounts: Amounts, flops_per_step: float) -> int:

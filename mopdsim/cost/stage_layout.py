@@ -1,4 +1,4 @@
-"""Which layout a stage runs on: the least split one that trains, the fastest one that generates.
+"""Which layout a stage runs on: the fastest that trains, that scores and that generates.
 
 Leaves out: layouts with context parallelism, and different layouts within one stage.
 """
@@ -8,14 +8,24 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
 from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, Speculation
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import smallest_replica, smallest_training_layout
-from mopdsim.cost.training import TrainLayout
+from mopdsim.cost.memory import (
+    USABLE_MEMORY,
+    fitting_training_layouts,
+    scoring_bytes,
+    smallest_replica,
+    training_layouts,
+)
+from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
+from mopdsim.cost.training import LayoutGrid, TrainLayout, TrainWork, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
@@ -44,14 +54,80 @@ class Formats:
         return Speculation(drafted=drafted, tokens_per_step=self.speculative_factor)
 
 
-@lru_cache(maxsize=256)
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """The sequences of one optimizer step and how their microbatches are filled. packed_to: tokens of a packed
+    microbatch; 0 where each holds one sequence, padded to the longest of all ranks if weights are sharded in full."""
+
+    sequences: float
+    lengths: Lengths
+    packed_to: float
+
+    def work(self, model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid) -> TrainWork:
+        """What the step computes and moves in a layout, or in each of a grid."""
+        mean: Any = self.lengths.mean
+        if not self.packed_to and np.any(layout.fully_sharded):
+            ranks_L = np.where(layout.fully_sharded, np.maximum(layout.data, 1), 1).astype(float)
+            padded = {float(n): float(self.lengths.expected_longest(n)) for n in np.unique(ranks_L)}
+            longest_L = np.array([padded[float(n)] for n in np.atleast_1d(ranks_L)])
+            mean = np.where(layout.fully_sharded, longest_L.reshape(np.shape(ranks_L)), mean)
+            mean = mean if np.ndim(mean) else float(mean)
+        return train_work(
+            model, gpu, layout, sequences=self.sequences, mean_length=mean, packed_to=self.packed_to
+        )
+
+
+def training_constants(stack: Stack) -> TrainConstants:
+    """Central constants of fine-tuning, with the stack's launches where it is not tuned."""
+    _, train, _ = central_constants(0.6)
+    return train if stack.tuned else replace(train, microbatch_layer_s=stack.launch_layer_s)
+
+
+@lru_cache(maxsize=4096)
 def training_layout(
-    model: Model, gpu: Gpu, gpus: int, length: float, precision: str = "bf16", resident_models: int = 0
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    update: Update,
+    *,
+    longest: float,
+    precision: str = "bf16",
+    resident_models: int = 0,
+    lora: bool = False,
+    stack: Stack = MECHANISMS[UNKNOWN],
 ) -> TrainLayout:
-    """The least split layout that trains the model with so many more of its size held as weights."""
-    return smallest_training_layout(
-        model, gpu, gpus, length=length, precision=precision, resident_models=resident_models
-    )
+    """The fastest layout of at most so many GPUs that trains the model with so many more of its size held as weights:
+    with full sharding alone where the stack knows no other, experts within the fast link where they can be."""
+    grid, places = fitting_training_layouts(
+        model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
+        offload=not stack.tuned,
+    )  # fmt: skip
+    near = grid.expert * grid.tensor <= gpu.scale_up_gpus
+    for wanted in (grid.fully_sharded if stack.sharded else None, near):
+        if wanted is not None and np.any(wanted[places]):
+            places = places[wanted[places]]
+    seconds_L = np.asarray(train_step_s(update.work(model, gpu, grid), training_constants(stack)))
+    return grid.at(int(places[np.argmin(seconds_L[places])]))
+
+
+@lru_cache(maxsize=1024)
+def scoring_layout(
+    model: Model, gpu: Gpu, gpus: int, sequences: float, mean_length: float, longest: float, precision: str
+) -> TrainLayout:
+    """The fastest layout of a model that only scores: weights and activations, no gradients and no optimizer.
+    InfeasibleError says what it lacks."""
+    grid = training_layouts(model, gpu, gpus, precision=precision)
+    need = scoring_bytes(model, grid, length=longest)
+    room = USABLE_MEMORY * gpu.memory_bytes
+    places = np.flatnonzero(need <= room)
+    if not places.size:
+        raise InfeasibleError(
+            f"{model.name} does not fit on {gpus} x {gpu.name} for scoring at length {longest:,.0f}: it lacks "
+            f"{(float(need.min()) - room) / 1e9:,.0f} GB per GPU; use more GPUs or a narrower precision."
+        )
+    work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
+    seconds_L = np.asarray(train_step_s(work, central_constants(0.6)[1]))
+    return grid.at(int(places[np.argmin(seconds_L[places])]))
 
 
 @lru_cache(maxsize=4096)

@@ -9,19 +9,30 @@ formats and speculation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.counting import forward_flops
 from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import train_memory
+from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
 from mopdsim.cost.rlstep import Overlap, RlStep, StepSeconds, rl_step_s, scoring_s, teacher_scoring_s
+from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.stage_batch import Batch, TestSet
-from mopdsim.cost.stage_layout import Formats, central_constants, fastest_replica, training_layout
-from mopdsim.cost.training import train_step_s, train_work
+from mopdsim.cost.stage_layout import (
+    Formats,
+    Update,
+    central_constants,
+    fastest_replica,
+    scoring_layout,
+    training_constants,
+    training_layout,
+)
+from mopdsim.cost.training import TrainLayout, train_step_s
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
@@ -29,18 +40,48 @@ Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
 _CPU_EFFICIENCY = 0.25  # of the dense peak, all phases; tiny exploration: 35 GFLOP/s on one of two cores
 _CPU_STEP_SECONDS = 0.01
 _TRAINING_PASSES = 3.0
+_PACKED_TOKENS = 8192.0  # of a packed microbatch of fine-tuning, or its longest sequence; prior
+_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)  # of the GPUs that train, tried where none is given
+_HOST_BYTES_PER_S, _STORAGE_BYTES_PER_S = 25e9, 2.5e9  # a GPU's share in loading weights; priors
 _FULL_REPLICA = 32  # sequences a GPU samples at once where none waits for another; prior
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What stages run on. teacher: the model of a stage's teachers, where it is another size than the student's."""
+    """What stages run on. teacher: the model of a stage's teachers, where it is another size than the student's.
+    trainer_share: of the GPUs that train where generation overlaps (None: what is fastest). lag: steps that a sample
+    may be behind in asynchronous mode. lora: adapters alone are trained. packed: whether fine-tuning packs (None: as
+    the stack does). evaluations: tests a stage (None: five; one of fine-tuning and of reward models). Of RL: epochs
+    over a batch of samples; value_model of PPO (None: a head on the policy's own states); sampled_per_trained, samples
+    drawn for one that is kept; environment_slots, samples whose environment runs at once (None: all)."""
 
     model: Model
     gpu: Gpu
     overlap: Overlap = "synchronous"
     teacher: Model | None = None
     formats: Formats = field(default_factory=Formats)
+    stack: Stack = MECHANISMS[UNKNOWN]
+    trainer_share: float | None = None
+    lag: int = 1
+    lora: bool = False
+    packed: bool | None = None
+    evaluations: int | None = None
+    epochs: int = 1
+    value_model: Model | None = None
+    sampled_per_trained: float = 1.0
+    environment_slots: int | None = None
+
+    def critic_share(self, batch: Batch) -> float:
+        """Active parameters of a separate value model against the policy's; 0 without one."""
+        if self.value_model is None or not batch.valued:
+            return 0.0
+        return self.value_model.active_parameters / self.model.active_parameters
+
+    def waiting(self, batch: Batch) -> float:
+        """Seconds that a step's samples wait for environments, in turns where there are fewer slots than samples."""
+        drawn = batch.sequences * self.sampled_per_trained
+        turns = 1.0 if self.environment_slots is None else max(drawn / self.environment_slots, 1.0)
+        return batch.environment_seconds * turns
 
     @property
     def on_cpu(self) -> bool:
@@ -54,30 +95,74 @@ class Machine:
         """The model of the scoring passes."""
         return self.teacher if self.teacher is not None and batch.teachers else self.model
 
+    def layout(self, batch: Batch, gpus: int) -> TrainLayout:
+        """Where the stage's own model is trained."""
+        return training_layout(
+            self.model, self.gpu, gpus, self.update(batch), longest=_longest(batch),
+            precision=self.formats.precision, resident_models=batch.resident_models, lora=self.lora,
+            stack=self.stack,
+        )  # fmt: skip
+
+    def update(self, batch: Batch) -> Update:
+        """A step's sequences as they are trained: RL engines fill microbatches up to the longest sample."""
+        whole = replace(_lengths(batch), mean=batch.sequence_tokens, maximum=_longest(batch))
+        packs = batch.generates or (self.stack.packs if self.packed is None else self.packed)
+        room = max(_longest(batch), 0.0 if batch.generates else _PACKED_TOKENS)
+        return Update(
+            sequences=batch.trained_sequences or batch.sequences,
+            lengths=whole,
+            packed_to=room if packs else 0.0,
+        )
+
 
 @lru_cache(maxsize=4096)
 def step_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
-    """Seconds of one step by phase, the layout in words, and bytes on the fullest GPU."""
+    """Seconds of one step by phase, the layout in words, and bytes on the fullest GPU. A stack's factor is in every
+    phase. Where fewer GPUs are faster, the others stay idle."""
     if machine.on_cpu:
         return _on_cpu(batch, machine), "one process", 0.0
+    seconds, words, memory = _with_overlap(batch, machine, gpus)
+    slower = math.exp(machine.stack.log_bias)
+    waiting = machine.waiting(batch) if "generation" in seconds and not batch.ahead else 0.0
+    waiting = min(waiting, seconds.get("generation", 0.0))
+    scaled: dict[Phase, float] = {phase: slower * value for phase, value in seconds.items()}
+    if waiting:  # for environments no stack is slower
+        scaled["generation"] -= (slower - 1) * waiting
+    return scaled, words, memory
+
+
+def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
     if not batch.trained_sequences:
         return _sampling_alone(batch, machine, gpus)
-    model, gpu = machine.model, machine.gpu
-    _, train, _ = central_constants(batch.log_spread)
     overlapped = machine.overlap != "synchronous" and batch.generates and not batch.ahead and gpus > 1
-    training_gpus = gpus // 2 if overlapped else gpus
-    layout = training_layout(
-        model, gpu, training_gpus, _longest(batch), machine.formats.precision, batch.resident_models
-    )
+    if not overlapped:
+        return _phases(batch, machine, gpus, gpus)
+    found = []
+    for share in _SHARES if machine.trainer_share is None else (machine.trainer_share,):
+        trainers = min(max(round(share * gpus), 1), gpus - 1)
+        try:
+            found.append(_phases(batch, machine, gpus - trainers, trainers))
+        except InfeasibleError as error:
+            refusal = error
+    if not found:
+        raise refusal
+    return min(found, key=lambda one: sum(one[0].values()))
+
+
+def _phases(
+    batch: Batch, machine: Machine, sampling_gpus: int, training_gpus: int
+) -> tuple[dict[Phase, float], str, float]:
+    """Seconds by phase on GPUs that sample and GPUs that train: the same ones unless generation overlaps."""
+    model, gpu = machine.model, machine.gpu
+    overlapped = machine.overlap != "synchronous" and batch.generates and not batch.ahead
+    layout = machine.layout(batch, training_gpus)
     memory = train_memory(model, layout, length=_longest(batch), resident_models=batch.resident_models).total
-    words = f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"
+    words = _words(layout, training_gpus)
     if not batch.generates:
-        work = train_work(
-            model, gpu, layout, sequences=batch.trained_sequences, mean_length=batch.sequence_tokens
-        )
-        return {"training": float(train_step_s(work, train))}, words, memory
-    sampling_gpus = gpus - training_gpus if overlapped else gpus
-    step, replica_gpus = _rl_step(batch, machine, model, sampling_gpus, training_gpus)
+        work = machine.update(batch).work(model, gpu, layout)
+        seconds = float(train_step_s(work, training_constants(machine.stack)))
+        return {"training": seconds}, words, float(memory)
+    step, replica_gpus = _rl_step(batch, machine, model, layout, sampling_gpus)
     phases: dict[Phase, float] = {
         "generation": float(step.generation),
         "scoring": float(step.scoring),
@@ -86,16 +171,25 @@ def step_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase,
     }
     if overlapped:
         phases = {"generation": float(step.step - step.fixed - step.sync), "fixed": phases["fixed"]}
+        words += f"; {training_gpus} train, {sampling_gpus} sample"
     if batch.ahead:
-        phases["generation"], replica_gpus = _ahead_seconds(batch, machine, gpus)
+        phases["generation"], replica_gpus = _ahead_seconds(batch, machine, sampling_gpus)
         phases["fixed"] = 0.0
     if batch.teachers and batch.scoring_passes:
         phases["scoring"] = _teachers_seconds(batch, machine, training_gpus)
-    return phases, f"{words}; {sampling_gpus // replica_gpus} replicas of {replica_gpus}", memory
+    return phases, f"{words}; {sampling_gpus // replica_gpus} replicas of {replica_gpus}", float(memory)
+
+
+def _words(layout: TrainLayout, gpus: int) -> str:
+    """A training layout for people."""
+    split = f"tensor {layout.tensor}, pipeline {layout.pipeline}, data {layout.data}"
+    split += ", fully sharded" * layout.fully_sharded + ", optimizer on the host" * layout.offload
+    idle = gpus - layout.gpus
+    return split + (f", {idle} idle" if idle else "")
 
 
 def _rl_step(
-    batch: Batch, machine: Machine, model: Model, sampling_gpus: int, training_gpus: int
+    batch: Batch, machine: Machine, model: Model, layout: TrainLayout, sampling_gpus: int
 ) -> tuple[StepSeconds, int]:
     """A step of `model` as sampler and trainee, and the GPUs of one of its replicas."""
     gpu, lengths = machine.gpu, _lengths(batch)
@@ -108,29 +202,34 @@ def _rl_step(
         gpu=gpu,
         replica=replica,
         generation_gpus=sampling_gpus,
-        layout=training_layout(
-            model, gpu, training_gpus, _longest(batch), machine.formats.precision, batch.resident_models
-        ),
+        layout=layout,
         samples=batch.sequences,
         lengths=lengths,
         prompt_length=batch.prompt_tokens,
         overlap="synchronous" if batch.ahead else machine.overlap,
         scoring_passes=0.0 if batch.teachers else batch.scoring_passes,
-        environment_s=batch.environment_seconds,
+        environment_s=machine.waiting(batch),
         trained_share=(batch.trained_sequences or batch.sequences) / batch.sequences,
+        oversampling=machine.sampled_per_trained,
+        updates_per_sample=float(machine.epochs),
+        critic_share=machine.critic_share(batch),
+        lag=machine.lag,
     )
     return rl_step_s(step, decode, train, rl), replica.gpus
 
 
 def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
-    """Seconds in which all teachers score, one after the other, each loaded first where there are several."""
+    """Seconds in which all teachers score, one after the other, each loaded first where there are several: from host
+    memory as far as it holds them, from storage otherwise."""
     model, gpu = machine.scorer(batch), machine.gpu
     _, train, _ = central_constants(batch.log_spread)
-    resident = batch.resident_models if model is machine.model else 0
-    layout = training_layout(model, gpu, gpus, _longest(batch), machine.formats.precision, resident)
     passes = batch.sequences * batch.scoring_passes / batch.teachers
-    one = scoring_s(model, gpu, layout, train, sequences=passes, mean_length=batch.sequence_tokens)
-    load = 2.0 * model.total_parameters / (gpus * gpu.scale_out_bytes_per_s)
+    precision, length = machine.formats.precision, batch.sequence_tokens
+    layout = scoring_layout(model, gpu, gpus, passes, length, _longest(batch), precision)
+    one = scoring_s(model, gpu, layout, train, sequences=passes, mean_length=length)
+    held = WEIGHT_BYTES[precision] * model.total_parameters
+    in_host = held * batch.teachers <= HOST_BYTES_PER_GPU * gpus
+    load = held / (gpus * (_HOST_BYTES_PER_S if in_host else _STORAGE_BYTES_PER_S))
     loads = [load] * batch.teachers if batch.teachers > 1 else []
     return float(teacher_scoring_s([one] * batch.teachers, load_s=loads))
 
@@ -164,10 +263,10 @@ def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Pha
     phases: dict[Phase, float] = {"generation": generation}
     if batch.scoring_passes:
         _, train, _ = central_constants(batch.log_spread)
-        layout = training_layout(
-            model, gpu, gpus, _longest(batch), machine.formats.precision, batch.resident_models
-        )
         judged = batch.sequences * batch.scoring_passes
+        layout = scoring_layout(
+            model, gpu, gpus, judged, batch.sequence_tokens, _longest(batch), machine.formats.precision
+        )
         phases["scoring"] = float(
             scoring_s(model, gpu, layout, train, sequences=judged, mean_length=batch.sequence_tokens)
         )
@@ -196,7 +295,7 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
         prompt_length=test.prompt_tokens,
         slowest_of=replicas,
     )
-    return float(seconds)
+    return float(seconds) * math.exp(machine.stack.log_bias)
 
 
 def _on_cpu(batch: Batch, machine: Machine) -> dict[Phase, float]:
@@ -212,10 +311,14 @@ def step_flops(batch: Batch, machine: Machine) -> dict[Phase, float]:
     def one(model: Model, group: int) -> float:
         return _packed(model, batch, group) if machine.on_cpu else forward(model, batch.sequence_tokens)
 
+    drawn = batch.sequences * machine.sampled_per_trained
+    updated = batch.trained_sequences * machine.epochs * (1 + machine.critic_share(batch))
+    passes = _TRAINING_PASSES - machine.lora  # frozen weights have no gradient
+    scored = batch.sequences * (batch.scoring_passes + machine.critic_share(batch))
     return {
-        "generation": batch.generates * one(machine.sampler(batch), batch.group) * batch.sequences,
-        "scoring": batch.scoring_passes * one(machine.scorer(batch), batch.group) * batch.sequences,
-        "training": _TRAINING_PASSES * one(machine.model, batch.trained_group) * batch.trained_sequences,
+        "generation": batch.generates * one(machine.sampler(batch), batch.group) * drawn,
+        "scoring": one(machine.scorer(batch), batch.group) * scored,
+        "training": passes * one(machine.model, batch.trained_group) * updated,
     }
 
 

@@ -10,10 +10,12 @@ Per token and GPU (work is spread evenly over the GPUs of a replica):
     links       16 L hidden (tp - 1) / scale-up link
     bubble      x (1 + (pp - 1) / (microbatches x virtual stages))
 
-Gradient and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3; members of a group on one
-node share their network cards. The optimizer's
-pass over its state is added. Experts are sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts,
-slower links between nodes for their all-to-all, stragglers, input pipeline, checkpoints.
+A microbatch takes no less than its launches, L / pp layers of `microbatch_layer_s` each: a p-norm of 3 with the work
+above, so that short sequences cost more a token. Padding is work: pass the padded length (`unpacked_length`). Gradient
+and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3; members of a group on one node
+share their network cards. The optimizer's pass over its state is added, on the host where it is offloaded. Experts are
+sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts, slower links between nodes for their all-to-all,
+stragglers, input pipeline, checkpoints.
 """
 
 from __future__ import annotations
@@ -27,18 +29,23 @@ import numpy as np
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.lengths import Lengths
-from mopdsim.facts.hardware import PRECISIONS, Gpu
+from mopdsim.facts.hardware import PRECISIONS, Gpu, group_link
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 OVERLAP_NORM = 3.0
 OPTIMIZER_BYTES = 18.0
+OFFLOADED_BYTES_PER_S = 10e9  # of optimizer state in host memory, read, updated and written, per GPU; prior
+
+
+_VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded", "offload")
+_DEGREES = ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainLayout:
-    """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP,
-    ZeRO-3)."""
+    """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP, ZeRO-3).
+    `offload`: optimizer state and its update on the host."""
 
     gpus: int
     tensor: int = 1
@@ -50,10 +57,11 @@ class TrainLayout:
     precision: str = "bf16"
     recompute: bool = False
     fully_sharded: bool = False
+    offload: bool = False
     lora: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch"):
+        for name in _DEGREES:
             if getattr(self, name) < 1:
                 raise UsageError(
                     f"training layout has {name} = {getattr(self, name)!r}; it must be at least 1."
@@ -74,6 +82,36 @@ class TrainLayout:
         return self.gpus // (self.tensor * self.pipeline * self.context)
 
 
+class LayoutGrid:
+    """Many layouts of one precision and method as one of arrays: what `train_work` and the memory functions read.
+
+    rows: of each, in the order of `_VARIED`, without context parallelism and virtual stages."""
+
+    context = virtual_stages = micro_batch = 1
+
+    def __init__(self, rows: Sequence[tuple[Any, ...]], *, precision: str, lora: bool) -> None:
+        self.precision, self.lora, self._rows = precision, lora, tuple(rows)
+        for name, column in zip(_VARIED, np.array(rows, dtype=int).T, strict=True):
+            setattr(self, name, column.astype(bool) if name in _VARIED[4:] else column)
+
+    def at(self, place: int) -> TrainLayout:
+        """One of the layouts."""
+        chosen = dict(zip(_VARIED, self._rows[place], strict=True))
+        return TrainLayout(**chosen, precision=self.precision, lora=self.lora)
+
+    gpus: Any
+    tensor: Any
+    pipeline: Any
+    expert: Any
+    recompute: Any
+    fully_sharded: Any
+    offload: Any
+
+    @property
+    def data(self) -> Any:
+        return self.gpus // (self.tensor * self.pipeline * self.context)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainWork:
     """What one step moves and computes; fields are floats or arrays of one shape. Per token unless named."""
@@ -89,59 +127,68 @@ class TrainWork:
     elementwise_bytes: Any
     tensor_s: Any
     bubble: Any
+    launched_layers: Any
     data_s_per_step: Any
     optimizer_s_per_step: Any
 
 
-def _group_link(gpu: Gpu, gpus: int, ranks_apart: int) -> float:
-    """Bytes/s per GPU of a data-parallel group among `gpus` GPUs, its members `ranks_apart`. Rings across nodes enter
-    each node through the network cards of all its members, and no ring is faster than the link within."""
-    if gpus <= gpu.scale_up_gpus:
-        return gpu.scale_up_bytes_per_s
-    members_per_node = max(gpu.scale_up_gpus / ranks_apart, 1.0)
-    return min(gpu.scale_up_bytes_per_s, gpu.scale_out_bytes_per_s * members_per_node)
-
-
-def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout, microbatches: float) -> float:
+def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid, microbatches: Any) -> Any:
     """Seconds to exchange gradients and weights of a step between data-parallel GPUs, at full link speed."""
     routed = model.routed_parameters
-    expert_group = max(layout.expert, layout.tensor)
+    expert_group = np.maximum(layout.expert, layout.tensor)
     dense = (model.total_parameters - routed) / (layout.tensor * layout.pipeline) * (layout.data > 1)
     experts = routed / (expert_group * layout.pipeline) * (layout.gpus > layout.pipeline * expert_group)
-    per_parameter = 6.0 * microbatches if layout.fully_sharded else 4.0
-    if layout.lora:
-        per_parameter = 4.0 * microbatches if layout.fully_sharded else 0.0
-    dense_s = dense / _group_link(gpu, layout.gpus, layout.tensor)
-    return per_parameter * (dense_s + experts / _group_link(gpu, layout.gpus, expert_group))
+    gathered, reduced = (4.0, 0.0) if layout.lora else (6.0, 4.0)
+    per_parameter = np.where(layout.fully_sharded, gathered * microbatches, reduced)
+    dense_s = dense / group_link(gpu, layout.gpus, layout.tensor)
+    return per_parameter * (dense_s + experts / group_link(gpu, layout.gpus, expert_group))
 
 
 def train_work(
-    model: Model, gpu: Gpu, layout: TrainLayout, *, sequences: float, mean_length: float
+    model: Model,
+    gpu: Gpu,
+    layout: TrainLayout | LayoutGrid,
+    *,
+    sequences: float,
+    mean_length: Any,
+    packed_to: float = 0.0,
 ) -> TrainWork:
-    """Work of one step over `sequences` sequences of `mean_length` tokens."""
-    if sequences <= 0 or mean_length <= 0:
+    """Work of one step over `sequences` sequences of `mean_length` tokens (one for each layout, where it differs).
+    packed_to: tokens of a microbatch that packs sequences (0: it holds `micro_batch` sequences)."""
+    if sequences <= 0 or np.any(np.asarray(mean_length) <= 0):
         raise UsageError(
             f"training step has {sequences!r} sequences of {mean_length!r} tokens; both must be positive."
         )
-    microbatches = max(sequences / (layout.data * layout.micro_batch), 1.0)
-    recompute = float(layout.recompute)
+    held = np.maximum(packed_to / mean_length, layout.micro_batch)
+    microbatches = np.maximum(sequences / (layout.data * held), 1.0)
+    recompute = np.multiply(layout.recompute, 1.0)
     tokens = sequences * mean_length / layout.gpus
-    optimizer_s = OPTIMIZER_BYTES * model.total_parameters / layout.gpus / gpu.memory_bytes_per_s
+    optimizer_rate = np.where(layout.offload, OFFLOADED_BYTES_PER_S, gpu.memory_bytes_per_s)
+    optimizer_s = OPTIMIZER_BYTES * model.total_parameters / layout.gpus / optimizer_rate
     return TrainWork(
         tokens_per_gpu=tokens,
         passes=(4.0 if layout.lora else 6.0) + 2.0 * recompute,
         dense_parameters=float(model.dense_matmul_parameters),
         expert_parameters_active=float(model.matmul_parameters - model.dense_matmul_parameters),
-        attention_flops=(3.0 + recompute) * model.attention_flops(mean_length) / mean_length,
+        attention_flops=(3.0 + recompute) * _attention_flops(model, mean_length) / mean_length,
         bf16_flops_per_s=gpu.bf16_flops_per_s,
         precision_speed=gpu.flops_per_s(layout.precision) / gpu.bf16_flops_per_s,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
         elementwise_bytes=model.layers * model.hidden * 2.0 * (1 + recompute / 3),
         tensor_s=16.0 * model.layers * model.hidden * (layout.tensor - 1) / gpu.scale_up_bytes_per_s,
         bubble=1 + (layout.pipeline - 1) / (microbatches * layout.virtual_stages),
+        launched_layers=microbatches * model.layers / layout.pipeline,
         data_s_per_step=_data_traffic_s(model, gpu, layout, microbatches),
         optimizer_s_per_step=0.0 if layout.lora else optimizer_s,
     )
+
+
+def _attention_flops(model: Model, lengths: Any) -> Any:
+    """Forward attention FLOPs of one sequence, of each length where there are several."""
+    if np.ndim(lengths) == 0:
+        return model.attention_flops(lengths)
+    known = {length: model.attention_flops(length) for length in set(lengths.tolist())}
+    return np.array([known[length] for length in lengths.tolist()])
 
 
 def unpacked_length(layout: TrainLayout, lengths: Lengths) -> float:
@@ -169,10 +216,15 @@ def train_step_s(work: TrainWork, c: TrainConstants) -> Array:
     attention = work.attention_flops / (work.bf16_flops_per_s * c.attention_efficiency)
     elementwise = work.elementwise_bytes * c.elementwise_passes / work.memory_bytes_per_s
     links = work.tensor_s * c.tensor_traffic
-    busy = (products + attention + elementwise + links) * work.bubble * work.tokens_per_gpu
-    data = work.data_s_per_step * c.data_traffic
-    overlapped = (busy**OVERLAP_NORM + data**OVERLAP_NORM) ** (1 / OVERLAP_NORM)
-    return overlapped + work.optimizer_s_per_step
+    busy = (products + attention + elementwise + links) * work.tokens_per_gpu
+    busy = _longer(busy, work.launched_layers * c.microbatch_layer_s) * work.bubble
+    overlapped = _longer(busy, work.data_s_per_step * c.data_traffic)
+    return np.asarray(overlapped + work.optimizer_s_per_step)
+
+
+def _longer(a: Array, b: Array) -> Array:
+    """The time of two things that overlap, a smooth maximum."""
+    return np.asarray((a**OVERLAP_NORM + b**OVERLAP_NORM) ** (1 / OVERLAP_NORM))
 
 
 def roofline_train_s(work: TrainWork, *, mfu: float = 0.4) -> Array:

@@ -72,7 +72,7 @@ class Domain:
         and P90.
 
         Raises UsageError for an unknown field, a score outside [0, 1], an amount that is not positive, low >
-        high.
+        high, a mean length above the longest.
         """
         changes: dict[str, Any] = {}
         for key, value in facts.items():
@@ -85,6 +85,11 @@ class Domain:
         domain = replace(self, **changes)
         if "start" in changes and "demonstrated" not in changes:
             domain = replace(domain, demonstrated=_demonstrated(domain.start, domain.asymptote))
+        if domain.max_response_tokens < domain.response_tokens.value:
+            raise UsageError(
+                f"{source}: domain {self.name!r}: max_response_tokens {domain.max_response_tokens:,} is below "
+                f"response_tokens {domain.response_tokens.value:,.0f}, the mean length: raise the first or give both"
+            )
         if domain.asymptote.value < domain.start.value:
             raise UsageError(
                 f"{source}: domain {self.name!r}: asymptote {domain.asymptote.value:g} is below start "

@@ -12,6 +12,9 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import Any
+
+import numpy as np
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
@@ -113,3 +116,11 @@ def gpu(name: str) -> Gpu:
             f"GPU {name!r} is not in the table{did_you_mean(name, gpus())}; `mopd gpus` lists it."
         )
     return found
+
+
+def group_link(gpu: Gpu, gpus: Any, ranks_apart: Any) -> Any:
+    """Bytes/s per GPU of a ring over a group among `gpus` GPUs, its members `ranks_apart`; broadcasts. Rings across
+    nodes enter each node through the network cards of all its members, and no ring is faster than the link within."""
+    members_per_node = np.maximum(gpu.scale_up_gpus / np.asarray(ranks_apart), 1.0)
+    across = np.minimum(gpu.scale_up_bytes_per_s, gpu.scale_out_bytes_per_s * members_per_node)
+    return np.where(np.asarray(gpus) <= gpu.scale_up_gpus, gpu.scale_up_bytes_per_s, across)

@@ -2,7 +2,7 @@
 
 Maximum a posteriori: a robust (soft-L1) loss on the log error plus a lognormal prior on each constant around
 its textbook value, so that a constant no row speaks about stays there instead of drifting. Every fit is
-repeated with each model, GPU, family and half of the groups left out; those constants are kept, so that
+repeated with each model, GPU, family, framework and half of the groups left out; those constants are kept, so that
 validation never judges a row by constants that saw its model. Needs scipy; the forecast never imports this
 file.
 """
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -32,20 +32,24 @@ PRIOR_SD: dict[str, dict[str, float]] = {
     "decode": {
         "bandwidth_efficiency": 0.3, "flops_efficiency": 0.7, "prefill_efficiency": 0.5, "layer_s": 0.7,
         "moe_layer_s": 0.7, "reduce_latency_s": 0.7, "reduce_bytes": 0.7, "sequence_s": 0.7,
+        "wide_layer_s": 0.7, "cross_node_s": 0.7,
     },
     "train_throughput": {
         "flops_efficiency": 0.3, "precision_power": 0.3, "attention_efficiency": 0.5, "expert_overhead": 0.5,
         "elementwise_passes": 0.7, "tensor_traffic": 0.5, "data_traffic": 0.7,
+        "microbatch_layer_s": 0.5,
     },
     "rl_steps": {
-        "decode_overhead": 0.5, "train_overhead": 0.5, "expert_train_overhead": 0.5, "length_sigma": 0.3,
-        "fixed_s": 0.5, "version_nemo_rl_v0_4": 0.15, "version_nemo_rl_v0_5": 0.15, "version_nemo_rl_v0_6": 0.15,
+        "decode_overhead": 0.4, "train_overhead": 0.3, "expert_train_overhead": 0.3, "length_sigma": 0.3,
+        "fixed_s": 0.3, "refit_s": 0.15, "cross_node_s": 0.5, "faster_gpu_power": 0.5, "microbatch_overhead": 0.5,
+        "version_nemo_rl_v0_4": 0.15, "version_nemo_rl_v0_5": 0.15, "version_nemo_rl_v0_6": 0.15,
     },
 }  # fmt: skip
 NOISE = {"decode": 0.15, "train_throughput": 0.12, "rl_steps": 0.10}
 HALVINGS = 4
 COVERAGE = 0.8
 FEWEST_ROWS = 30
+PINNED_SD = 1e-6
 
 
 @dataclass(frozen=True)
@@ -61,10 +65,13 @@ def _soft(residual: Array) -> Array:
     return np.sign(residual) * np.sqrt(2 * (np.sqrt(1 + residual**2) - 1))
 
 
-def fit(kind: str, rows: list[Row], loader: ModuleType) -> Fit:
-    """Constants of `kind` for these rows; the prior alone where there are none."""
+def fit(kind: str, rows: list[Row], loader: ModuleType, *, pinned: Mapping[str, float] | None = None) -> Fit:
+    """Constants of `kind` for these rows; the prior alone where there are none. `pinned`: those that keep a value."""
     cls = KINDS[kind]
     prior, sd = cls().log(), np.array([PRIOR_SD[kind][name] for name in cls.names()])
+    for name, value in (pinned or {}).items():
+        place = cls.names().index(name)
+        prior[place], sd[place] = math.log(value), PINNED_SD
     if not rows:
         return Fit(cls(), np.diag(sd**2))
     work, measured = loader.stacked(rows), np.log([row.measured for row in rows])
@@ -94,8 +101,13 @@ class Part:
 
 
 def parts(rows: list[Row]) -> Iterator[Part]:
-    """Every part to leave out in turn: each model, GPU, family, and halves of the groups."""
-    schemes = {"model": "leave one model out", "gpu": "leave one GPU out", "family": "leave one family out"}
+    """Every part to leave out in turn: each model, GPU, family, framework release, and halves of the groups."""
+    schemes = {
+        "model": "leave one model out",
+        "gpu": "leave one GPU out",
+        "family": "leave one family out",
+        "framework": "leave one framework out",
+    }
     for key, scheme in schemes.items():
         names = sorted({row.keys[key] for row in rows if key in row.keys})
         for name in names if len(names) > 1 else ():

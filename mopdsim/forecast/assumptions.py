@@ -31,6 +31,7 @@ def assumptions(scenario: Scenario, *, chosen: bool = False) -> str:
         f"{said(scenario.recipe.amounts_name, 'amounts')} amounts",
         *([] if chosen else [said(_gpus_of_stages(scenario), "gpus_per_stage", "gpus_of")]),
         said("any number of teams" if scenario.teams is None else f"{scenario.teams} teams", "teams"),
+        said(f"stack {scenario.stack}", "stack", "measured") + _measured(scenario),
         said(_overhead(scenario), "overhead"),
         *_limits(scenario),
     ]
@@ -55,9 +56,13 @@ def _gpus_of_stages(scenario: Scenario) -> str:
     return f"{count(sizes[0])} to {count(sizes[-1])} GPUs a stage"
 
 
+def _measured(scenario: Scenario) -> str:
+    return "" if scenario.measured is None else f" as measured in {scenario.measured}"
+
+
 def _overhead(scenario: Scenario) -> str:
     if scenario.overhead is None:
-        return "no overhead"
+        return "no overhead" if gpu(scenario.gpu).name.startswith("CPU") else "a project's overhead"
     low, high = scenario.overhead
     return f"overhead {low:g} to {high:g} times"
 

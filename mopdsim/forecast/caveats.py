@@ -9,12 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import shipped
+from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import Domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.stage_draws import STUDIED, relative_size
+from mopdsim.forecast.stage_draws import STUDIED, bill_of, relative_size
 from mopdsim.quality.caps import SIZES_B
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World
@@ -24,6 +26,7 @@ from mopdsim.recipes.recipe import SMALLER, Distill, RejectionSampling, RewardMo
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35
 _SIZES_TRIED = 62.0  # times the parameters of the studied model: study `size_fresh`
+_WORTH_DOUBLING = 1.25  # times as fast that twice the GPUs should at least be
 _BOLD = 1.5  # times the usual rate of RL: between what larger models bore and what broke them
 
 
@@ -32,11 +35,13 @@ def caveats(
     domains: Mapping[str, Domain],
     efforts: Mapping[str, Effort],
     world: World,
+    bills: Mapping[str, Bill],
 ) -> tuple[str, ...]:
     """What a reader must know before trusting the numbers."""
     return tuple([
         *_of_facts(scenario, domains),
         *_of_machine(scenario),
+        *_of_too_many_gpus(scenario, bills),
         *_of_recipe(scenario, efforts, world),
         *_of_judges(scenario),
         *_of_sizes(scenario, world),
@@ -86,6 +91,30 @@ def _of_machine(scenario: Scenario) -> list[str]:
     if scenario.usd_per_gpu_hour is None and device.price_grade == "assumed":
         found.append(f"the price of {device.name} is assumed: give usd_per_gpu_hour")
     return found
+
+
+def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str]:
+    """Stages that half their GPUs would end nearly as soon."""
+    crowded = []
+    for stage in scenario.recipe.stages:
+        found = bills[stage.name]
+        if found.gpus < 2 or gpu(scenario.gpu).name.startswith("CPU"):
+            continue
+        try:
+            fewer = bill_of(scenario, stage, gpus=found.gpus // 2)
+        except InfeasibleError:
+            continue
+        gain = sum(fewer.seconds.values()) / sum(found.seconds.values())
+        if gain < _WORTH_DOUBLING:
+            crowded.append((stage.name, found.gpus, gain))
+    if not crowded:
+        return []
+    least = min(gain for _, _, gain in crowded)
+    names = ", ".join(f"{name} ({gpus})" for name, gpus, _ in crowded)
+    return [
+        f"GPUs of {names}: twice the GPUs are only {least:.2f} times as fast, so beyond half of them you mostly pay "
+        "more: give gpus_per_stage or gpus_of"
+    ]
 
 
 def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) -> list[str]:

@@ -22,6 +22,7 @@ from mopdsim.belief.form_error import form_error, moved
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
 from mopdsim.facts.hardware import Gpu, gpu
+from mopdsim.forecast import ranges
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import Job, Timeline, affected_by, needs_of, place
@@ -190,12 +191,15 @@ class Forecast:
             "model": scenario.model,
             "gpu": scenario.gpu,
             "pools": dict(scenario.pools),
+            "stack": scenario.stack,
             "draws": scenario.draws,
             "seed": scenario.seed,
             "gpu_hours": quantiles(self.gpu_hours_N),
             "usd": quantiles(self.usd_N),
             "flops": quantiles(sum(self.stage_flops.values(), np.zeros(scenario.draws))),
             "days": quantiles(self.days_N),
+            "project_overhead": quantiles(ranges.overhead(scenario)),
+            "usd_per_gpu_hour": self.usd_per_gpu_hour,
             "fits": True,
             "within_budget": _share(self.usd_N, scenario.budget_usd),
             "within_deadline": _share(self.days_N, scenario.deadline_days),
@@ -236,6 +240,7 @@ class Forecast:
             "trained_tokens": found.trained_tokens,
             "layout": found.layout,
             "memory_gb": found.memory_bytes / 1e9,
+            "stored_gb": found.stored_bytes / 1e9,
             "grade": stage_grade(self.scenario, found),
             **self._product(job.name),
         }
@@ -299,7 +304,7 @@ def forecast(
             calibration, scenario.scope, recipe.output, world.names, seed=scenario.seed, draws=scenario.draws
         ),
         grades=_grades(scenario, domains, bills, machine),
-        warnings=caveats(scenario, domains, efforts, world),
+        warnings=caveats(scenario, domains, efforts, world, bills),
     )
 
 

@@ -24,7 +24,7 @@ def document(name: str) -> dict[str, Any]:
     for stage in made["stages"]:
         stage |= {key: row.value for key, row in own.of_stage("structure", stage["name"]).items()}
     machine = own.under("machine")
-    found: dict[str, Any] = {"recipe": made, "gpus": _gpus(machine["gpus"])}
+    found: dict[str, Any] = {"recipe": made, "gpus": _gpus(machine["gpus"]), "stack": "megatron"}
     found |= {key: row.value for key, row in machine.items() if key in _MACHINE}
     if "speculative_factor" in machine:
         found["speculative_factor"] = machine["speculative_factor"].middle

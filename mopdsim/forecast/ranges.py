@@ -13,10 +13,12 @@ import math
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.belief.calibration import sample
+from mopdsim.belief.calibration import sample, standard_normal
 from mopdsim.facts.domains import P90, Estimate
+from mopdsim.facts.hardware import gpu
 from mopdsim.forecast.scenario import Scenario
 
+PROJECT_LOG_SD = 0.15  # of a project's half-normal log overhead; tests, reruns and failures are apart; prior
 _AMOUNTS = ("steps", "prompts_per_step", "rollouts_per_prompt")
 
 
@@ -46,10 +48,18 @@ def own_length(scenario: Scenario, stage: str) -> Array | None:
 
 
 def overhead(scenario: Scenario) -> Array:
-    """One factor on all seconds. (N,)"""
-    if scenario.overhead is None:
+    """One factor on all seconds: what a whole project spends beyond its planned steps on restarts, debugging and tests,
+    never below 1, where the scenario gives none; 1 on a CPU, whose runs are this trainer's own. (N,)"""
+    if scenario.overhead is not None:
+        return drawn(scenario, scenario.overhead, "overhead")
+    if gpu(scenario.gpu).name.startswith("CPU"):
         return np.ones(scenario.draws)
-    return drawn(scenario, scenario.overhead, "overhead")
+    return project_overhead(scenario.seed, scenario.draws)
+
+
+def project_overhead(seed: int, draws: int) -> Array:
+    """A project's factor where nothing is known of it: half-normal in log. (N,)"""
+    return np.exp(PROJECT_LOG_SD * np.abs(standard_normal("overhead", seed, draws)))
 
 
 def drawn(scenario: Scenario, ends: tuple[float, float], key: str) -> Array:

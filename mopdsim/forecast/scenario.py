@@ -30,6 +30,7 @@ from typing import Any
 from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.rlstep import Overlap
+from mopdsim.cost.stacks import UNKNOWN, Stack, read_measured, stack
 from mopdsim.facts.domains import P90, SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
@@ -44,6 +45,7 @@ from mopdsim.forecast.scenario_checks import (
     ranges,
     reliability,
     smaller_start,
+    software,
 )
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.recipes import catalogue
@@ -69,9 +71,17 @@ class Scenario:
     overlap: whether generation waits for the update. facts and conflict: what the user knows of domains, and
     of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
     start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
-    response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, evaluation, an untuned
-    framework). precision: of weights, products and cache; speculative_factor: tokens that a decode step yields. stated:
-    keys that the question gave, the others being defaults.
+    response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, tests, debugging; None: a
+    whole project's, see `ranges.overhead`). stack: the software, a name of `mopdsim.cost.stacks`; packed: whether
+    fine-tuning packs its sequences (None: as the stack does). lora: adapters alone are trained. trainer_share: of a
+    stage's GPUs that train where generation overlaps (None: the fastest); lag: steps that a sample may be behind in
+    asynchronous mode. evaluations: tests in every stage (None: five; one of fine-tuning and of reward models).
+    epochs: passes over a batch of RL samples; value_model: PPO's, where it is no head on the policy's own states;
+    sampled_per_trained: samples drawn for one that is kept (dynamic sampling); environment_slots: samples whose
+    environment runs at once (None: all). measured: a file of `mopd calibrate cost`, whence the factor comes. factor:
+    mean and spread of the log factor on seconds that replace the stack's own, and launch_layer_s its launches.
+    precision: of weights, products and cache; speculative_factor: tokens that a decode step yields. stated: keys that
+    the question gave, the others being defaults.
     """
 
     recipe: Recipe
@@ -97,9 +107,30 @@ class Scenario:
     overhead: tuple[float, float] | None = None
     precision: str = "bf16"
     speculative_factor: float = 1.0
+    stack: str = UNKNOWN
+    packed: bool | None = None
+    lora: bool = False
+    trainer_share: float | None = None
+    lag: int = 1
+    evaluations: int | None = None
+    epochs: int = 1
+    value_model: str | None = None
+    sampled_per_trained: float = 1.0
+    environment_slots: int | None = None
     draws: int = 1000
     seed: int = 0
+    measured: str | None = None
+    factor: tuple[float, float] | None = None
+    launch_layer_s: float | None = None
     stated: frozenset[str] = field(default=frozenset(), compare=False)
+
+    @cached_property
+    def software(self) -> Stack:
+        """The stack, with the factor that was measured on it where there is one."""
+        found = stack(self.stack)
+        if self.launch_layer_s is not None:
+            found = replace(found, launch_layer_s=self.launch_layer_s)
+        return found if self.factor is None else found.measured(*self.factor)
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
@@ -151,7 +182,8 @@ class Scenario:
 
 _PLAIN = (
     "model", "gpu", "overlap", "gpus_per_stage", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days",
-    "smaller", "precision", "speculative_factor", "conflict_shift", "draws", "seed",
+    "smaller", "precision", "speculative_factor", "stack", "packed", "lora", "trainer_share", "lag", "evaluations",
+    "epochs", "value_model", "sampled_per_trained", "environment_slots", "measured", "conflict_shift", "draws", "seed",
 )  # fmt: skip
 _KEYS = (
     "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",
@@ -181,6 +213,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
     model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
     plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
     _models(plain, recipe, source)
+    plain |= _measured(document, source)
     scenario = Scenario(
         recipe=recipe,
         pools=pools(document, gpus, source),
@@ -205,6 +238,20 @@ def _stated(document: Mapping[str, Any]) -> frozenset[str]:
     inside = {"amounts", "domains"} if isinstance(document.get("recipe"), Mapping) else set()
     options = document.get("options")
     return frozenset({*document, *inside, *(options if isinstance(options, Mapping) else ())})
+
+
+def _measured(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """The stack's factor from the user's own measurements; the file is looked for beside the scenario's, then here."""
+    if "measured" not in document:
+        return {}
+    if not isinstance(document["measured"], str):
+        raise UsageError(
+            f"{source}: measured = {document['measured']!r}: must be the name of a file of `mopd calibrate cost`"
+        )
+    beside = Path(source).parent / document["measured"]
+    path = beside if beside.is_file() else Path(document["measured"])
+    name, factor = read_measured(path)
+    return {"measured": document["measured"], "factor": factor, "stack": document.get("stack", name)}
 
 
 def _models(plain: dict[str, Any], recipe: Recipe, source: str) -> None:
@@ -335,6 +382,7 @@ def _check(scenario: Scenario, source: str) -> None:
     if scenario.overlap not in OVERLAPS:
         hint = did_you_mean(str(scenario.overlap), OVERLAPS)
         raise UsageError(f"{source}: overlap = {scenario.overlap!r}: no such mode{hint}")
+    software(scenario, source)
     number(scenario.speculative_factor, f"{source}: speculative_factor", least=1.0, most=16.0)
     if scenario.precision not in PRECISIONS:
         hint = did_you_mean(str(scenario.precision), PRECISIONS)

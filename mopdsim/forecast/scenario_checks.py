@@ -12,8 +12,10 @@ from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.decode import CACHE_BYTES
 from mopdsim.cost.rlstep import Overlap
+from mopdsim.cost.stacks import stack
+from mopdsim.facts.model import model
 from mopdsim.forecast.schedule import Reliability
-from mopdsim.recipes.recipe import SMALLER, Merge, Recipe
+from mopdsim.recipes.recipe import SMALLER, Merge, Recipe, Rl
 
 MAX_DRAWS = 100_000
 PRECISIONS = tuple(CACHE_BYTES)  # formats that weights, products and cache can all take
@@ -101,6 +103,43 @@ def ranges(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, t
             )
         found[name] = pair_of(value, f"{source}: ranges {name!r}", least=0.0, above=True)
     return found
+
+
+def software(scenario: Any, source: str) -> None:
+    """What a scenario says of its software: the stack, packing, adapters, pools and tests."""
+    try:
+        stack(scenario.stack)
+    except (UsageError, TypeError) as error:
+        raise UsageError(f"{source}: {error}") from None
+    for key in ("packed", "lora"):
+        if getattr(scenario, key) not in (None, True, False):
+            raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
+    if scenario.trainer_share is not None:
+        number(scenario.trainer_share, f"{source}: trainer_share", least=0.0, most=0.99, above=True)
+        if scenario.overlap == "synchronous":
+            raise UsageError(
+                f'{source}: trainer_share = {scenario.trainer_share:g}: overlap = "synchronous" has one pool: '
+                'leave it out, or set overlap = "one_step_off" or "asynchronous"'
+            )
+    whole(scenario.lag, f"{source}: lag", most=64)
+    if scenario.lag > 1 and scenario.overlap != "asynchronous":
+        raise UsageError(
+            f'{source}: lag = {scenario.lag}: only overlap = "asynchronous" lets samples be several steps behind'
+        )
+    if scenario.evaluations not in (None, 0):
+        whole(scenario.evaluations, f"{source}: evaluations", most=1000)
+    whole(scenario.epochs, f"{source}: epochs", most=64)
+    number(scenario.sampled_per_trained, f"{source}: sampled_per_trained", least=1.0, most=64.0)
+    if scenario.environment_slots is not None:
+        whole(scenario.environment_slots, f"{source}: environment_slots")
+    if scenario.value_model is not None:
+        if not isinstance(scenario.value_model, str):
+            raise UsageError(f"{source}: value_model = {scenario.value_model!r}: must be a name in quotes")
+        if not any(isinstance(stage, Rl) and stage.algorithm == "ppo" for stage in scenario.recipe.stages):
+            raise UsageError(
+                f"{source}: value_model = {scenario.value_model!r}: no stage of the recipe is PPO: leave it out"
+            )
+        model(scenario.value_model)
 
 
 def reliability(given: Mapping[str, Any], source: str) -> Reliability:

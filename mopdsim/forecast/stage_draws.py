@@ -86,6 +86,16 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
         overlap=scenario.overlap,
         teacher=None if other is None else model(scenario.model_of(other)),
         formats=Formats(precision=scenario.precision, speculative_factor=scenario.speculative_factor),
+        stack=scenario.software,
+        trainer_share=scenario.trainer_share,
+        lag=scenario.lag,
+        lora=scenario.lora,
+        packed=scenario.packed,
+        evaluations=scenario.evaluations,
+        epochs=scenario.epochs,
+        value_model=None if scenario.value_model is None else model(scenario.value_model),
+        sampled_per_trained=scenario.sampled_per_trained,
+        environment_slots=scenario.environment_slots,
     )
 
 

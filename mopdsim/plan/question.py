@@ -56,6 +56,8 @@ _BATCH: dict[Scope, dict[str, int] | None] = {
 _PASSED = (
     "model", "gpu", "gpus", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days", "overlap", "reliability",
     "domain", "conflict", "conflict_shift", "seed", "precision", "speculative_factor",
+    "stack", "measured", "packed", "lora", "trainer_share", "lag", "evaluations", "overhead",
+    "epochs", "sampled_per_trained", "environment_slots",
 )  # fmt: skip
 _OWN = (
     "domains", "budget_gpu_hours", "confidence", "objective", "weights", "minimum", "families", "max_teachers",

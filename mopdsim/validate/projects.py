@@ -2,10 +2,10 @@
 states.
 
 The amounts of the presets (`data/project_presets.toml`) were written before the comparison and carry a source each;
-documented mechanisms (packing, sharding) were added after it. Every unknown is a lognormal through its P10 and P90; the
-time model's own error and one overhead for all runs are drawn as well. Totals of the published systems are those of
-their forecasts (`mopdsim.validate.totals`). `widened` adds one log spread for all runs, estimated without the run that
-is judged.
+documented mechanisms (packing, sharding) were added after it. Every unknown is a lognormal through its P10 and P90;
+the time model's own error, the stack's factor (fitted without the project that is judged) and a project's overhead are
+drawn as well. Totals of the published systems are those of their forecasts (`mopdsim.validate.totals`). `widened` adds
+one log spread for all runs, estimated without the run that is judged.
 Leaves out: rows of the table without a measured total or without a preset (listed as incomplete); evaluation, which
 is inside the overhead.
 """
@@ -25,16 +25,19 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal
-from mopdsim.cost.constants import UNKNOWN_FRAMEWORK_LOG_SD, shipped
+from mopdsim.cost.constants import shipped
 from mopdsim.cost.counting import forward_flops
 from mopdsim.cost.lengths import Lengths
+from mopdsim.cost.memory import smallest_training_layout
 from mopdsim.cost.rlstep import RlStep, rl_step_s
-from mopdsim.cost.stage_layout import Formats, central_constants, fastest_replica, training_layout
-from mopdsim.cost.training import TrainLayout, train_step_s, train_work, unpacked_length
+from mopdsim.cost.stacks import Stack, stack
+from mopdsim.cost.stage_layout import Formats, Update, central_constants, fastest_replica, training_constants
+from mopdsim.cost.training import TrainLayout, train_step_s
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast.forecast import QUANTILES
+from mopdsim.forecast.ranges import project_overhead
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
 from mopdsim.validate.cost import published
@@ -49,14 +52,14 @@ LENGTH_SIGMA = 0.6  # prior: as of the domains
 
 def validate(path: Path | None = None) -> dict[str, Any]:
     """The report: P10 to P90 of every run with a preset, coverage, and the median width P90 / P10."""
-    known, overhead = presets()
+    known = presets()
     systems = {
         (system(row["system"]).title, row["stages"][-1]): row for row in totals.validate()["predictions"]
     }
     predictions, incomplete = [], []
     for line, row in read_rows(path or published("project_totals"), COLUMNS):
         label = {"line": line, "model": row["model"], "stage": row["stage"]}
-        measured = _measured(row)
+        measured = measured_total(row)
         key = row["model"], row["stage"]
         preset, of_system = known.get(key), systems.get(key)
         if measured is None:
@@ -66,7 +69,7 @@ def validate(path: Path | None = None) -> dict[str, Any]:
         elif preset is None:
             incomplete.append({**label, "reason": "steps or lengths are not published: no preset"})
         else:
-            predictions.append({**label, **_judge(preset, overhead, measured)})
+            predictions.append({**label, **_judge(preset, measured)})
     if not predictions:
         raise UsageError("no row has both a measured total and a preset")
     errors = [found["error"] for found in predictions]
@@ -92,8 +95,11 @@ def _as_project(row: Mapping[str, Any]) -> dict[str, Any]:
     return {**kept, "assumed": [figure.path for figure in figures if figure.grade == "assumed"]}
 
 
-def _judge(preset: Mapping[str, Any], overhead: Any, measured: float) -> dict[str, Any]:
-    drawn_N = _flops(preset) if preset["kind"] == "flops" else _gpu_hours(preset, overhead)
+def _judge(preset: Mapping[str, Any], measured: float) -> dict[str, Any]:
+    if preset["kind"] == "flops":
+        drawn_N = _flops(preset)
+    else:
+        drawn_N = gpu_hours(preset, stack(preset["stack"], without=preset["project"]))
     low, middle, high = (float(value) for value in np.quantile(drawn_N, [0.1, 0.5, 0.9]))
     return {
         "unit": "flop" if preset["kind"] == "flops" else "gpu_hours",
@@ -137,22 +143,22 @@ def _flops(preset: Mapping[str, Any]) -> Array:
     return preset["sequences"] * _draw(preset, "tokens") * preset["passes"] * per_token
 
 
-def _gpu_hours(preset: Mapping[str, Any], overhead: Any) -> Array:
-    """The run at central values, and the draws of what is not known. (N,)"""
-    seconds = _step_seconds(preset, 1.0)
-    power = math.log2(_step_seconds(preset, 2.0) / seconds)
+def gpu_hours(preset: Mapping[str, Any], software: Stack) -> Array:
+    """The run at central values on a stack, and the draws of what is not known. (N,)"""
+    seconds = _step_seconds(preset, software, 1.0)
+    power = math.log2(_step_seconds(preset, software, 2.0) / seconds)
     shape, card = model(preset["shape"]), gpu(preset["gpu"])
     fitted = shipped()["train_throughput" if preset["kind"] == "sft" else "rl_steps"]
     width = fitted.half_width(moe=shape.is_moe, model=shape.name, gpu=card.name)
-    log_sd = math.hypot(width / P90, UNKNOWN_FRAMEWORK_LOG_SD)
+    log_sd = math.hypot(width / P90, software.log_sd)
     length_N = _draw(preset, "response_tokens") / _middle(preset["response_tokens"])
-    error_N = np.exp(log_sd * standard_normal(f"{preset['model']}:time_model", SEED, DRAWS))
-    hours_N = seconds * length_N**power * error_N * _draw(preset, "steps") * preset["gpus"] / 3600
-    hours_N = hours_N * _draw(preset, "sequences") / _middle(preset["sequences"])
-    return hours_N * _draw({**preset, "overhead": overhead}, "overhead")
+    noise_N = log_sd * standard_normal(f"{preset['model']}:time_model", SEED, DRAWS)
+    hours_N = seconds * length_N**power * np.exp(software.log_bias + noise_N) * preset["gpus"] / 3600
+    hours_N = hours_N * _draw(preset, "steps") * _draw(preset, "sequences") / _middle(preset["sequences"])
+    return hours_N * project_overhead(SEED, DRAWS)
 
 
-def _step_seconds(preset: Mapping[str, Any], relative_length: float) -> float:
+def _step_seconds(preset: Mapping[str, Any], software: Stack, relative_length: float) -> float:
     """Seconds of one step at central values, responses `relative_length` times as long."""
     shape, card, gpus = model(preset["shape"]), gpu(preset["gpu"]), preset["gpus"]
     prompt, response = _middle(preset["prompt_tokens"]), relative_length * _middle(preset["response_tokens"])
@@ -163,10 +169,9 @@ def _step_seconds(preset: Mapping[str, Any], relative_length: float) -> float:
     sequences = _middle(preset["sequences"])
     if preset["kind"] == "sft":
         whole = Lengths(mean=prompt + response, maximum=prompt + longest, sigma=LENGTH_SIGMA)
-        packed = preset.get("packed", True)
-        length = whole.mean if packed else unpacked_length(layout, whole)
-        work = train_work(shape, card, layout, sequences=sequences, mean_length=length)
-        return float(train_step_s(work, train))
+        packed_to = whole.maximum if preset.get("packed", True) else 0.0
+        update = Update(sequences=sequences, lengths=whole, packed_to=packed_to)
+        return float(train_step_s(update.work(shape, card, layout), training_constants(software)))
     step = RlStep(
         model=shape,
         gpu=card,
@@ -185,7 +190,7 @@ def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) 
     """Fully sharded where the source says so, the smallest that trains otherwise."""
     if preset.get("fully_sharded"):
         return TrainLayout(gpus=preset["gpus"], fully_sharded=True, recompute=preset.get("recompute", False))
-    return training_layout(shape, card, preset["gpus"], longest)
+    return smallest_training_layout(shape, card, preset["gpus"], length=longest)
 
 
 def _middle(value: Any) -> float:
@@ -200,14 +205,13 @@ def _draw(preset: Mapping[str, Any], key: str) -> Array:
     return sample(estimate, "lognormal", f"{preset['model']}:{preset['stage']}:{key}", seed=SEED, draws=DRAWS)
 
 
-def presets() -> tuple[dict[tuple[str, str], dict[str, Any]], Any]:
-    """Every run's preset by (model, stage), and the overhead of whole runs."""
+def presets() -> dict[tuple[str, str], dict[str, Any]]:
+    """Every run's preset by (model, stage)."""
     text = files("mopdsim").joinpath("data", "project_presets.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)
-    return {(run["model"], run["stage"]): run for run in table["run"]}, table["overhead"]
+    return {(run["model"], run["stage"]): run for run in tomllib.loads(text)["run"]}
 
 
-def _measured(row: Mapping[str, str]) -> float | None:
+def measured_total(row: Mapping[str, str]) -> float | None:
     """GPU-hours, or FLOPs where the details give petaflop/s-days."""
     if row["gpu_hours"]:
         try:

@@ -103,9 +103,12 @@ def _schemes(rows: list[Row], measured: Array, fitted: Fitted, loader: ModuleTyp
             continue
         chosen = [rows[i] for i, _ in matched]
         predicted = _predict(chosen, [part.constants for _, part in matched], loader)
-        wrong = symmetric_error(predicted, measured[[i for i, _ in matched]])
+        told = measured[[i for i, _ in matched]]
+        wrong = symmetric_error(predicted, told)
+        widths = np.array([part.log_error_80["moe" if rows[i].moe else "dense"] for i, part in matched])
         found[scheme] = {
             **_summary(wrong),
+            "coverage_80": round(float(np.mean(np.abs(np.log(predicted / told)) <= widths)), 4),
             "by_sort": _by(chosen, wrong, lambda row: "moe" if row.moe else "dense"),
             "by_suite": _by(chosen, wrong, lambda row: row.keys.get("suite")),
             "by_left_out": _by_left_out(chosen, wrong, matched[0][1].key),

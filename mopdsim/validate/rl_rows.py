@@ -18,7 +18,6 @@ import numpy as np
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import (
-    UNKNOWN_FRAMEWORK_LOG_SD,
     ConstantSet,
     DecodeConstants,
     RlConstants,
@@ -28,7 +27,8 @@ from mopdsim.cost.constants import (
 from mopdsim.cost.decode import Replica, Speculation
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
-from mopdsim.cost.rlstep import Overlap, RlStep, rl_step_s
+from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
+from mopdsim.cost.stacks import UNKNOWN, stack
 from mopdsim.cost.training import TrainLayout
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
@@ -48,6 +48,21 @@ ASSUMED_DRAWS = 48
 MEAN_SHARE = (0.02, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
 
 
+_STACKS = {
+    "verl": "verl",
+    "slime": "verl",
+    "skyrl": "verl",
+    "openrlhf": "fsdp",
+    "nemo": "megatron",
+    "trl": "hugging_face",
+}
+
+
+def stack_of(framework: str) -> str:
+    """The class of software that a framework belongs to."""
+    return next((name for part, name in _STACKS.items() if part in framework.lower()), UNKNOWN)
+
+
 def _degrees(text: str) -> list[int]:
     try:
         found = json.loads(text.replace("n/a", "1")) if text.startswith("[") else []
@@ -61,9 +76,9 @@ def _pools(mode: str, gpus: int) -> tuple[Overlap, int, int]:
     mode = mode.lower()
     split = re.search(r"(\d+)\s*:\s*(\d+)", mode)
     pools = (int(split[1]), int(split[2])) if split else (max(gpus // 2, 1), max(gpus - gpus // 2, 1))
-    if "fully async" in mode:
+    if "fully async" in mode or re.search(r"\d-step off", mode):
         return "asynchronous", *pools
-    if re.search(r"1-step|one-step", mode):
+    if "one-step" in mode:
         return "one_step_off", *pools
     return "synchronous", gpus, gpus
 
@@ -104,7 +119,8 @@ def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dic
         else smallest_replica(model, gpu, context=context, sequences=8, precision=precision)
     )
     ppo = row["algorithm"].upper().startswith("PPO")
-    return RlStep(
+    lag = re.match(r"(\d+)-step", row["mode"])
+    step = RlStep(
         model=model,
         gpu=gpu,
         replica=replace(replica, speculation=_speculation(row)),
@@ -114,9 +130,18 @@ def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dic
         lengths=Lengths(mean=values["mean_tokens"], maximum=values["max_tokens"]),
         overlap=overlap,
         framework=row["framework"],
-        scoring_passes=4.0 if ppo else 2.0,
-        critic=ppo,
+        scoring_passes=3.0 if ppo else 2.0,
+        critic_share=1.0 if ppo else 0.0,
+        lag=int(lag[1]) if lag else 1,
     )
+    return _searched(step, gpus) if step.lag > 1 else step
+
+
+def _searched(step: RlStep, gpus: int) -> RlStep:
+    """Several steps off, the pools need not be equal: they are split as runs fastest."""
+    decode, train = (shipped()[kind].constants for kind in ("decode", "train_throughput"))
+    assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
+    return fastest_split(step, decode, train, RlConstants(), gpus=gpus)
 
 
 def broken_identity(row: dict[str, str], line: int) -> str | None:
@@ -158,11 +183,12 @@ NEEDED = ("gpus", "max_tokens", "mean_tokens", "samples_per_step", "step_s")
 
 
 def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
-    extra = 0.0 if RlConstants().knows(row["framework"]) else UNKNOWN_FRAMEWORK_LOG_SD
+    extra = 0.0 if RlConstants().knows(row["framework"]) else stack(stack_of(row["framework"])).log_sd
     missing = [name for name in NEEDED if not row[name]]
     if missing:
         measured = number(row, "step_s", line, default=math.nan)
-        entry = {"missing": missing, "measured": measured, **doubt(model, gpu, extra_log_sd=extra)}
+        entry = {"framework": row["framework"], "missing": missing, "measured": measured}
+        entry |= doubt(model, gpu, extra_log_sd=extra)
         if row["gpus"]:
             entry["payload"] = _assumed(row, line, model, gpu)
         return "incomplete", entry
@@ -203,13 +229,16 @@ def _without(kind: str, name: str) -> ConstantSet:
     return part.constants if part else shipped()[kind].constants
 
 
-def predict(steps: list[RlStep], rl: RlConstants) -> Array:
-    """Seconds of each step, with decode and training constants fitted without its model."""
+def predict(steps: list[RlStep], rl: RlConstants, *, factor: bool = True) -> Array:
+    """Seconds of each step, with decode and training constants fitted without its model, and with the `factor` of its
+    stack where the release was not fitted."""
     seconds = []
     for step in steps:
         decode, train = (_without(kind, step.model.name) for kind in ("decode", "train_throughput"))
         assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
-        seconds.append(float(rl_step_s(step, decode, train, rl).step))
+        known = rl.knows(step.framework)
+        slower = 1.0 if known or not factor else float(np.exp(stack(stack_of(step.framework)).log_bias))
+        seconds.append(slower * float(rl_step_s(step, decode, train, rl).step))
     return np.array(seconds)
 
 
@@ -218,14 +247,14 @@ def naive(steps: list[RlStep]) -> Array:
     summed."""
     ideal_decode = DecodeConstants(
         bandwidth_efficiency=1.0, flops_efficiency=1.0, prefill_efficiency=1.0, layer_s=0.0, moe_layer_s=0.0,
-        reduce_latency_s=0.0, reduce_bytes=0.0, sequence_s=0.0,
+        reduce_latency_s=0.0, reduce_bytes=0.0, sequence_s=0.0, wide_layer_s=0.0, cross_node_s=0.0,
     )  # fmt: skip
     ideal_train = TrainConstants(
         flops_efficiency=0.4, precision_power=1.0, attention_efficiency=0.4, expert_overhead=1.0,
-        elementwise_passes=0.0, tensor_traffic=0.0, data_traffic=0.0,
+        elementwise_passes=0.0, tensor_traffic=0.0, data_traffic=0.0, microbatch_layer_s=0.0,
     )  # fmt: skip
     rl = RlConstants(
         decode_overhead=1.0, train_overhead=1.0, expert_train_overhead=1.0, length_sigma=1e-3,
-        fixed_s=0.0,
+        fixed_s=0.0, refit_s=0.0, cross_node_s=0.0, faster_gpu_power=0.0, microbatch_overhead=0.0,
     )  # fmt: skip
     return np.array([float(rl_step_s(step, ideal_decode, ideal_train, rl).step) for step in steps])

@@ -8,6 +8,7 @@ GPUs, are refused.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
+from mopdsim.cost.stacks import stack as software
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, stack, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
@@ -30,8 +32,15 @@ OPTIONAL_COLUMNS = (
 )  # fmt: skip
 IDENTITY = (0.75, 1.25)
 PRECISIONS = ("bf16", "fp8")
+REFIT_BYTES_PER_S = 3e9  # of weights handed to rollouts through files, in rows of RL trainers; prior
 ASSUMED = {"global_batch": (128.0, 2048.0), "micro_batch": (1.0, 4.0), "sequence": (2048.0, 8192.0)}
 ASSUMED_DRAWS = 32
+
+
+def _is_fsdp(row: dict[str, str]) -> bool:
+    """Whether the row ran on a framework of the FSDP class. A stack's factor is of whole runs: benchmarks of the update
+    alone have none, but its spread."""
+    return "FSDP" in row["note"]
 
 
 def _precision(text: str) -> str | None:
@@ -55,8 +64,8 @@ def _layout(row: dict[str, str], line: int, model: Model, precision: str) -> Tra
         virtual_stages=int(number(row, "vp", line, default=1.0)),
         micro_batch=int(number(row, "micro_batch", line)),
         precision=precision,
-        recompute="ac=true" in row["note"].lower(),
-        fully_sharded="llm-foundry" in row["source"] or "Automodel" in row["source"],
+        recompute="ac=true" in row["note"].lower() or "Recompute" in row["note"],
+        fully_sharded="llm-foundry" in row["source"] or "Automodel" in row["source"] or _is_fsdp(row),
         lora=row["kind"] == "lora",
     )
 
@@ -83,13 +92,17 @@ def broken_identity(model: Model, row: dict[str, str], line: int) -> str | None:
 
 
 def _work(model: Model, gpu: Gpu, row: dict[str, str], line: int, precision: str) -> TrainWork:
-    return train_work(
+    work = train_work(
         model,
         gpu,
         _layout(row, line, model, precision),
         sequences=number(row, "global_batch", line),
         mean_length=number(row, "sequence", line),
     )
+    if not _is_fsdp(row):
+        return work
+    written = 2.0 * model.total_parameters / REFIT_BYTES_PER_S if "RL Full" in row["note"] else 0.0
+    return replace(work, optimizer_s_per_step=work.optimizer_s_per_step + written)
 
 
 def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> TrainWork:
@@ -120,15 +133,22 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Plac
         raise UsageError(f"line {line}: {reason}.")
     names = ("gpus", "global_batch", "micro_batch", "sequence", "tp", "pp", "cp", "vp", "ep")
     layout = " ".join(row[name] for name in names)
-    suite = "MPT" if "llm-foundry" in row["source"] else "NVIDIA"
+    suite = "MPT" if "llm-foundry" in row["source"] else "FSDP" if _is_fsdp(row) else "NVIDIA"
     return "rows", Row(
         line=line,
         label=f"{row['model']} {row['kind']} {gpu.name} {precision} {row['release']}".strip(),
         measured=1.0 / rate,
         moe=model.is_moe,
-        keys={"model": model.name, "gpu": gpu.name, "family": family(model.name), "suite": suite},
+        keys={
+            "model": model.name,
+            "gpu": gpu.name,
+            "family": family(model.name),
+            "suite": suite,
+            "framework": suite,
+        },
         configuration=f"{model.name} {gpu.name} {row['kind']} {precision} {layout}",
         payload=_work(model, gpu, row, line, precision),
+        extra_log_sd=software("fsdp").log_sd if _is_fsdp(row) else 0.0,
     )
 
 

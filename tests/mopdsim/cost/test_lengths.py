@@ -1,4 +1,4 @@
-"""Length distributions: their mean, their longest of many, and a mean that drifts over a run."""
+"""Length distributions: their mean and their longest of many."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopdsim.base.errors import UsageError
-from mopdsim.cost.lengths import Drift, Lengths
+from mopdsim.cost.lengths import Lengths
 
 
 @settings(max_examples=60, deadline=None)
@@ -43,21 +42,3 @@ def test_many_spreads_at_once_have_a_longest_each() -> None:
     longest = Lengths(mean=900, maximum=4096, sigma=np.array([0.2, 0.6])).expected_longest(32)
     one = Lengths(mean=900, maximum=4096, sigma=0.6).expected_longest(32)
     assert longest.shape == (2,) and longest[0] < longest[1] == pytest.approx(float(one))
-
-
-@pytest.mark.parametrize("growth", [0.5, 1.0, 1.2, 5.5])
-def test_drift_keeps_the_mean_length_and_weighs_what_grows_faster(growth: float) -> None:
-    """A step whose seconds are the length's square: the mean of (s g^u)^2 is s^2 (g^2 - 1) / (2 ln g)."""
-    drift = Drift(growth=growth)
-    assert float(drift.relative(1.0) / drift.relative(0.0)) == pytest.approx(growth)
-    assert float(drift.mean_over_run(lambda length: 3.0 * length)) == pytest.approx(3.0, rel=1e-3)
-    log = math.log(growth)
-    expected = 1.0 if growth == 1 else (log / (growth - 1)) ** 2 * (growth**2 - 1) / (2 * log)
-    assert float(drift.mean_over_run(lambda length: length**2)) == pytest.approx(expected, rel=5e-3)
-    assert expected >= 1.0
-
-
-def test_a_drift_must_be_possible() -> None:
-    for growth in (0.0, -1.0, math.inf, math.nan):
-        with pytest.raises(UsageError, match="growth"):
-            Drift(growth=growth)

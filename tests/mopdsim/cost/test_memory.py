@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
-from mopdsim.cost.counting import forward_flops, teacher_logit_bytes, training_flops
+from mopdsim.cost.counting import forward_flops, training_flops
 from mopdsim.cost.decode import Replica
 from mopdsim.cost.memory import (
     LORA_SHARE,
@@ -133,15 +133,6 @@ def test_passes() -> None:
     assert 3 * forward - lora == pytest.approx(400 * LLAMA.forward_flops_per_token)
     with pytest.raises(UsageError, match="dora"):
         training_flops(LLAMA, lengths, method="dora")
-
-
-def test_teacher_outputs_from_smallest_to_largest() -> None:
-    kinds = ("sampled", "top_k", "hidden", "vocabulary")
-    sizes = [teacher_logit_bytes(LLAMA, 1000, kept=kept) for kept in kinds]
-    assert sizes == sorted(sizes)
-    assert sizes[-1] == 1000 * 128_256 * 2
-    with pytest.raises(UsageError, match="some"):
-        teacher_logit_bytes(LLAMA, 1000, kept="some")
 
 
 def test_experts_stay_within_the_fast_link_when_they_can() -> None:

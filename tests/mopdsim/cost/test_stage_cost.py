@@ -4,6 +4,8 @@ specialists.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -227,3 +229,62 @@ def test_a_stages_own_length_replaces_its_domains() -> None:
     )
     assert own.generated_tokens == pytest.approx(4 * usual.generated_tokens)
     assert own.mean_length == 40_000 and sum(own.seconds.values()) > 3 * sum(usual.seconds.values())
+
+
+PLAIN = Rl(name="t", domains={"math": 1.0}, zero_signal="keep")
+PPO = Rl(name="t", domains={"math": 1.0}, algorithm="ppo")
+
+
+def test_a_separate_value_model_is_trained_and_scored_in_proportion_to_its_size() -> None:
+    own = _bill(PPO, "math")
+    small, same = (
+        _bill(PPO, "math", machine=replace(DENSE, value_model=model(name)))
+        for name in ("Qwen3-1.7B", "Qwen3-8B")
+    )
+    assert same.seconds["training"] == pytest.approx(2 * own.seconds["training"])
+    share = model("Qwen3-1.7B").active_parameters / DENSE.model.active_parameters
+    assert small.seconds["training"] == pytest.approx((1 + share) * own.seconds["training"])
+    assert own.seconds["scoring"] < small.seconds["scoring"] < same.seconds["scoring"]
+    assert _bill(PLAIN, "math", machine=replace(DENSE, value_model=model("Qwen3-8B"))) == _bill(PLAIN, "math")
+
+
+def test_epochs_train_a_batch_again_and_sample_it_once() -> None:
+    once, twice = (_bill(PLAIN, "math", machine=replace(DENSE, epochs=epochs)) for epochs in (1, 2))
+    assert twice.seconds["training"] == pytest.approx(2 * once.seconds["training"])
+    assert twice.seconds["generation"] == once.seconds["generation"]
+    assert twice.flops["training"] == pytest.approx(2 * once.flops["training"])
+
+
+def test_samples_that_are_thrown_away_cost_their_generation_alone() -> None:
+    kept, thrown = (
+        _bill(PLAIN, "math", machine=replace(DENSE, sampled_per_trained=ratio)) for ratio in (1.0, 2.0)
+    )
+    assert kept.seconds["generation"] < thrown.seconds["generation"] <= 2.01 * kept.seconds["generation"]
+    assert thrown.seconds["training"] == kept.seconds["training"]
+    assert thrown.flops["generation"] == pytest.approx(2 * kept.flops["generation"])
+
+
+def test_environments_take_turns_where_slots_are_few() -> None:
+    stage = Rl(name="t", domains={"swe": 1.0})
+    all_, quarter = (
+        _bill(stage, "swe", machine=replace(DENSE, environment_slots=slots)) for slots in (None, 128)
+    )
+    waiting = 100 * domain("swe").turns * domain("swe").environment_seconds.value
+    assert quarter.seconds["generation"] - all_.seconds["generation"] == pytest.approx(3 * waiting, rel=0.02)
+
+
+def test_adapters_alone_have_no_gradient_of_the_frozen_weights() -> None:
+    full, lora = (_bill(PLAIN, "math", machine=replace(DENSE, lora=flag)) for flag in (False, True))
+    assert lora.flops["training"] == pytest.approx(full.flops["training"] * 2 / 3)
+    assert lora.seconds["training"] < full.seconds["training"]
+    assert lora.seconds["fixed"] < full.seconds["fixed"]  # adapters alone are handed over
+    assert lora.stored_bytes == pytest.approx(0.01 * full.stored_bytes)
+
+
+def test_the_best_split_of_two_pools_is_no_slower_than_halves() -> None:
+    two = replace(DENSE, overlap="asynchronous", lag=4)
+    searched = _bill(PLAIN, "math", machine=two)
+    for share in (0.25, 0.5, 0.75):
+        given = _bill(PLAIN, "math", machine=replace(two, trainer_share=share))
+        assert sum(searched.seconds.values()) <= sum(given.seconds.values()) * (1 + 1e-9)
+    assert "train," in searched.layout

@@ -20,7 +20,6 @@ from mopdsim.cost.rlstep import (
     fastest_split,
     rl_step_s,
     scoring_s,
-    staleness_updates,
     teacher_scoring_s,
     weight_sync_s,
 )
@@ -235,15 +234,6 @@ def test_overlap_is_the_longer_of_two_pools() -> None:
     )
     asynchronous = rl_step_s(rl_step(overlap="asynchronous", **half), DECODE, TRAIN, RL)
     assert float(asynchronous.step) <= float(off.step) <= float(sync.step)
-
-
-def test_staleness_is_none_one_or_what_a_sample_takes() -> None:
-    half = {"generation_gpus": 8, "layout": TrainLayout(gpus=8)}
-    found = []
-    for overlap in ("synchronous", "one_step_off", "asynchronous"):
-        step = rl_step(overlap=overlap, **half)
-        found.append(float(staleness_updates(step, rl_step_s(step, DECODE, TRAIN, RL))))
-    assert found[:2] == [0.0, 1.0] and 1.0 < found[2] <= 2.0
 
 
 def test_the_fastest_split_beats_every_other() -> None:

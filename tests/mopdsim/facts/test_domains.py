@@ -83,3 +83,11 @@ def test_facts_replace_numbers_and_carry_their_grade() -> None:
 def test_bad_facts_are_one_clear_sentence(facts: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         domain("math").with_facts(facts)
+
+
+def test_the_mean_length_lies_below_the_longest() -> None:
+    """A limit below the mean is refused, both keys named; a mean given beside it is taken."""
+    with pytest.raises(UsageError, match=r"max_response_tokens 100 is below response_tokens [\d,]+"):
+        domain("math").with_facts({"max_response_tokens": 100})
+    short = domain("math").with_facts({"max_response_tokens": 100, "response_tokens": 60})
+    assert short.response_tokens.value == 60

@@ -12,6 +12,7 @@ import pytest
 
 from mopdsim.belief.calibration import default_calibration, standard_normal, uniform
 from mopdsim.forecast.forecast import DAY, HOUR, forecast
+from mopdsim.forecast.ranges import PROJECT_LOG_SD
 from mopdsim.forecast.scenario import Scenario, of_recipe
 from mopdsim.forecast.schedule import needs_of
 from mopdsim.forecast.stage_draws import bill_of, world_of
@@ -34,6 +35,7 @@ def _seconds(scenario: Scenario, name: str, draw: int) -> float:
     power = math.log(found.longer_seconds / total) / math.log(2)
     noise = float(standard_normal("time_model", scenario.seed, DRAWS)[draw])
     work = total * (mean / found.mean_length) ** power * math.exp(found.log_sd * noise)
+    work *= math.exp(PROJECT_LOG_SD * abs(float(standard_normal("overhead", scenario.seed, DRAWS)[draw])))
     luck = 1 - float(uniform(f"rerun:{name}", scenario.seed, DRAWS)[draw])
     reruns = math.floor(math.log(luck) / math.log(sure.rerun_probability))
     work *= 1 + sure.sweep_runs * sure.sweep_fraction + reruns

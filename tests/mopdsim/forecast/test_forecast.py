@@ -203,9 +203,9 @@ def test_a_model_that_does_not_fit_is_refused_with_the_amount_it_lacks() -> None
 
 def test_a_part_of_the_pool_that_is_too_small_is_named_beside_the_pool() -> None:
     """As where teams share it: what the user gave is the pool."""
-    asked = _scenario(model="GLM-5", gpu="GB300", gpus=512, gpus_per_stage=64, domains=["swe", "math"])
+    asked = _scenario(model="GLM-5", gpu="GB300", gpus=512, gpus_per_stage=16, domains=["swe", "math"])
     with pytest.raises(
-        InfeasibleError, match=r"'teacher_1' has 64 of its pool's 512 GPUs: .* 64 x GB300 for"
+        InfeasibleError, match=r"'teacher_1' has 16 of its pool's 512 GPUs: .* 16 x GB300 for"
     ):
         forecast(asked)
 
@@ -310,11 +310,23 @@ def test_a_stages_own_length_follows_its_range_and_no_domains() -> None:
 
 def test_overhead_is_one_factor_on_all_hours() -> None:
     calm = {"rerun_probability": 0.0, "failures_per_gpu_hour": 0.0}
-    plain, slow = (forecast(_scenario(reliability=calm, overhead=given)) for given in (None, [1.0, 2.5]))
+    plain, slow = (forecast(_scenario(reliability=calm, overhead=given)) for given in (1.0, [1.0, 2.5]))
     factor_N = slow.gpu_hours_N / plain.gpu_hours_N
     assert np.quantile(factor_N, [0.1, 0.9]) == pytest.approx([1.0, 2.5], rel=0.15)
     assert slow.stage_gpu_hours["student"] == pytest.approx(plain.stage_gpu_hours["student"] * factor_N)
     assert np.array_equal(slow.scores_DN, plain.scores_DN) and slow.grades["gpu_hours"] == "prior"
+
+
+def test_a_whole_project_has_an_overhead_that_is_never_below_one() -> None:
+    """Its own line, in hours and calendar, not in a step's seconds; a CPU's runs are the trainer's own, without any."""
+    calm = {"rerun_probability": 0.0, "failures_per_gpu_hour": 0.0}
+    default, none = (forecast(_scenario(reliability=calm, overhead=given)) for given in (None, 1.0))
+    factor_N = default.gpu_hours_N / none.gpu_hours_N
+    assert factor_N.min() >= 1.0 and 1.05 < np.median(factor_N) < 1.3
+    assert default.to_document()["project_overhead"]["p50"] == pytest.approx(np.median(factor_N))
+    np.testing.assert_array_equal(default.step_seconds_N("student"), none.step_seconds_N("student"))
+    tiny = forecast(_scenario(domains=["sort", "reverse"], model=None, gpu=None, gpus=None))
+    assert tiny.to_document()["project_overhead"] == {"p10": 1.0, "p50": 1.0, "p90": 1.0}
 
 
 def test_a_smaller_student_is_costed_scored_and_warned_of_as_what_it_is() -> None:

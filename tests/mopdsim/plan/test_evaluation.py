@@ -111,7 +111,7 @@ def test_a_pool_that_does_not_divide_is_placed_like_the_forecast() -> None:
 def test_a_plan_on_too_few_gpus_never_ends_and_leaves_the_others_alone(rounds: int) -> None:
     question = _question()
     fits = _plan("mopd", TWO, distill_steps=30, rounds=rounds)
-    plans = [fits, replace(fits, gpus=6), replace(fits, gpus=6, student_gpus=6)]
+    plans = [fits, replace(fits, gpus=2), replace(fits, gpus=2, student_gpus=2)]
     evaluator = Evaluator(question)
     found = evaluator.evaluate(plans)
     assert [bool(np.isfinite(one.median["usd"])) for one in found] == [True, False, False]

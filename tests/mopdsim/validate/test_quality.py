@@ -118,7 +118,7 @@ def test_the_shared_spread_is_recovered_and_never_negative() -> None:
 
 
 def test_mechanisms_of_project_presets_are_documented() -> None:
-    presets, _ = projects.presets()
+    presets = projects.presets()
     mechanisms = {"precision", "speculation", "packed", "fully_sharded", "recompute"}
     for run in presets.values():
         assert ("mechanism_source" in run) == bool(mechanisms & set(run)), run["model"]
