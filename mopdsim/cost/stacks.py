@@ -69,9 +69,9 @@ def fitted() -> Mapping[str, Any]:
 def stack(name: str, *, without: str | None = None) -> Stack:
     """A stack by name. `without`: a project whose runs its factor must not have seen ("stack:NAME" and "gpu:NAME" leave
     out more); one that no fit has seen leaves out nothing. UsageError for another stack."""
-    if name not in MECHANISMS:
+    if not isinstance(name, str) or name not in MECHANISMS:
         raise UsageError(
-            f"stack = {name!r}: must be one of {', '.join(MECHANISMS)}{did_you_mean(name, MECHANISMS)}"
+            f"stack = {name!r}: must be one of {', '.join(MECHANISMS)}{did_you_mean(str(name), MECHANISMS)}"
         )
     found = fitted()["without"].get(without, fitted()["all"]) if without else fitted()["all"]
     return replace(MECHANISMS[name], launch_layer_s=found["launch_layer_s"], **found["stacks"][name])

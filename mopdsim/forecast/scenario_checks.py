@@ -109,10 +109,10 @@ def software(scenario: Any, source: str) -> None:
     """What a scenario says of its software: the stack, packing, adapters, pools and tests."""
     try:
         stack(scenario.stack)
-    except (UsageError, TypeError) as error:
+    except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
     for key in ("packed", "lora"):
-        if getattr(scenario, key) not in (None, True, False):
+        if not isinstance(getattr(scenario, key), bool | None):
             raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
     if scenario.trainer_share is not None:
         number(scenario.trainer_share, f"{source}: trainer_share", least=0.0, most=0.99, above=True)

@@ -160,6 +160,19 @@ BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     (SMALL, UsageError, "give its model"),
     ({**SMALL, "smaller": "Qwen3-1.7B", "smaller_start": {"mth": 0.1}}, UsageError, "did you mean 'math'"),
     ({**SMALL, "smaller": "Qwen3-1.7B", "smaller_start": {"math": 1.2}}, UsageError, "from 0 to 1"),
+    ({"stack": "megatrom"}, UsageError, "stack = 'megatrom'.*did you mean 'megatron'"),
+    ({"stack": 3}, UsageError, "stack = 3"),
+    ({"packed": "yes"}, UsageError, "packed = 'yes': must be true or false"),
+    ({"lora": 1.5}, UsageError, "lora = 1.5: must be true or false"),
+    ({"trainer_share": 0.5}, UsageError, 'trainer_share = 0.5: overlap = "synchronous" has one pool'),
+    ({"lag": 4, "overlap": "one_step_off"}, UsageError, "lag = 4: only overlap"),
+    ({"evaluations": -1}, UsageError, "evaluations = -1"),
+    ({"epochs": 0}, UsageError, "epochs = 0"),
+    ({"sampled_per_trained": 0.5}, UsageError, "sampled_per_trained = 0.5"),
+    ({"environment_slots": 0}, UsageError, "environment_slots = 0"),
+    ({"value_model": "Qwen3-8B"}, UsageError, "value_model = 'Qwen3-8B': no stage of the recipe is PPO"),
+    ({"measured": 3}, UsageError, "measured = 3: must be the name of a file"),
+    ({"measured": "nowhere.json"}, NotFoundError, "mopd calibrate cost"),
 ]
 
 
@@ -213,3 +226,22 @@ def test_no_document_ends_in_a_traceback(document: dict[str, Any]) -> None:
         from_document({**BASE, **document})
     except MopdError as error:
         assert str(error)
+
+
+def test_what_is_said_of_software_is_written_and_read() -> None:
+    said = {
+        "stack": "verl",
+        "overlap": "asynchronous",
+        "lag": 4,
+        "trainer_share": 0.25,
+        "packed": True,
+        "lora": True,
+        "evaluations": 0,
+        "epochs": 2,
+        "sampled_per_trained": 1.5,
+        "environment_slots": 64,
+    }
+    scenario = from_document({**BASE, **said})
+    assert all(getattr(scenario, key) == value for key, value in said.items())
+    assert loads(dump(scenario)) == scenario
+    assert scenario.software.name == "verl"
