@@ -16,6 +16,7 @@ from typing import Any
 
 from scipy.stats import norm
 
+from mopdsim.cost.stacks import UNKNOWN
 from mopdsim.exchange.logs.steps import Steps
 from mopdsim.facts.domains import P90
 from mopdsim.forecast.scenario import Scenario
@@ -28,6 +29,9 @@ OURS = {
 }
 
 
+STACKS = {"verl": "verl", "trl": "hugging_face", "nemo-rl": "megatron", "prime-rl": "fsdp"}
+
+
 def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
     """P10, P50 and P90 of the stage's step and phases, what was measured, and its place. Empty for a stage that is not
     timed in steps."""
@@ -35,7 +39,7 @@ def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
     if amounts is None:
         return {}
     length = found.median("mean_tokens")
-    at_length = _at_length(scenario, stage, length)
+    at_length = _at_length(_on_stack(scenario, found.engine), stage, length)
     own = bill_of(at_length, scenario.recipe.stage[stage], gpus=scenario.stage_gpus(stage))
     seconds = {phase: value / own.steps for phase, value in own.seconds.items() if phase != "evaluation"}
     measured: dict[str, float | None] = {"step": found.median("step_s")}
@@ -49,6 +53,7 @@ def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
     for name, value in (("step", sum(seconds.values())), *seconds.items()):
         rows[name] = _row(value, own.log_sd, measured.get(name))
     return {
+        "stack": at_length.stack,
         "mean_tokens": own.mean_length,
         "log_sd": own.log_sd,
         "rows": rows,
@@ -75,6 +80,12 @@ def totals(scenario: Scenario, runs: Mapping[str, Steps]) -> dict[str, Any]:
         "measured_gpu_hours": measured_s / 3600,
         "measured_stages": timed,
     }
+
+
+def _on_stack(scenario: Scenario, engine: str) -> Scenario:
+    """The scenario on the log's own software, where nobody says which."""
+    told = scenario.stack != UNKNOWN or scenario.measured is not None
+    return scenario if told or engine not in STACKS else replace(scenario, stack=STACKS[engine])
 
 
 def _at_length(scenario: Scenario, stage: str, length: float | None) -> Scenario:

@@ -1,6 +1,6 @@
 """Logs of a run back as observations: which stage they are of, a row of measurements each, learning curves.
 
-    observations.csv          a row a stage in the columns of rl_steps.csv, for `mopd calibrate cost`
+    observations.csv          a row a stage in the columns of rl_steps.csv: `mopd calibrate cost`, `check-step`
     observations.steps.csv    every step in our columns, with its kind
     observations.scores/      scores by step as a study's observations, for `mopd calibrate quality`
 
@@ -278,6 +278,7 @@ def text_of(runs: Sequence[Run], totals: Mapping[str, Any]) -> str:
             lines.append(f"  left out: {times} x {reason}")
         rows = run.forecast.get("rows", {})
         if rows:
+            lines.append(f"  forecast on the stack {run.forecast['stack']}")
             lines.append(f"  {'':<12}{'measured s':>12}{'forecast P10 / P50 / P90 s':>34}   place")
         for name, row in rows.items():
             measured = "-" if row["measured"] is None else count(row["measured"])

@@ -316,6 +316,24 @@ def test_step_and_phases_have_a_place_in_the_forecast(scenario: Path) -> None:
     assert math.isclose(run.forecast["mean_tokens"], run.found.median("mean_tokens") or 0)
 
 
+def test_one_import_is_checked_and_narrows_the_next_forecast(tmp_path: Path, scenario: Path) -> None:
+    def mopd(*arguments: object) -> dict[str, Any]:
+        command = [sys.executable, "-m", "mopdsim.cli", *map(str, arguments), "--json"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    out, stack = tmp_path / "observations.csv", tmp_path / "my_stack.json"
+    imported_here = mopd("import", LOGS / VERL, "--scenario", scenario, "--out", out)
+    assert imported_here["runs"][0]["forecast"]["stack"] == "verl"
+    (checked,) = mopd("check-step", "--data", out)["rows"]
+    assert checked["measured_s"] == pytest.approx(imported_here["runs"][0]["median"]["step_s"])
+    mopd("calibrate", "cost", "--data", out, "--out", stack)
+    without, with_it = mopd("forecast", scenario), mopd("forecast", scenario, "--measured", stack)
+    wide, narrow = (one["gpu_hours"]["p90"] / one["gpu_hours"]["p10"] for one in (without, with_it))
+    assert narrow < wide
+
+
 def test_milliseconds_are_noticed(tmp_path: Path, scenario: Path) -> None:
     rows = [json.loads(line) for line in (LOGS / VERL).read_text().splitlines()]
     for row in rows:
