@@ -28,7 +28,7 @@ DRAWN = """() => document.querySelectorAll(
 PAGES = {
     "what_if": ("", "in mean score"),
     "plan": ("plan", "how many teachers"),
-    "interference": ("interference", "The strongest pull"),
+    "interference": ("interference", "No pull between two domains"),
     "recipes": ("recipes?recipe=DeepSeek-V4", "specialists by SFT then GRPO"),
     "calibration": ("calibration", "Predicted against measured"),
     "runs": ("runs", "steps logged"),

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.browser
 PAGES = {
     "Plan": "how many teachers",
-    "Interference": "The strongest pull",
+    "Interference": "No pull between two domains",
     "Recipes": "Multi-teacher on-policy distillation",
     "Calibration": "Predicted against measured",
     "Runs": "Start a tiny run",
@@ -184,7 +184,7 @@ def test_the_planner_answers_and_its_plan_opens_in_what_if(page: Any, address: s
 
 def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> None:
     page.get_by_role("link", name="Interference").first.click()
-    page.get_by_text("The strongest pull").first.wait_for()
+    page.get_by_text("No pull between two domains").first.wait_for()
     assert teacher(page, "safety") != teacher(page, "math")
     page.locator("[data-testid=stVegaLiteChart] svg.marks").nth(1).wait_for()  # the table lies still
     grid = page.locator("[data-testid=stDataFrame] canvas").first
