@@ -3,8 +3,8 @@ draws.
 
 A parameter's draws depend on its name and the seed alone, so that two recipes see the same world (common
 random numbers) and a new parameter shifts no other. What studies of one scope found holds there; in another
-scope it may narrow a parameter marked `shape`, after its variance is inflated by the spread between public
-studies, and never moves it. Everything else keeps its prior.
+scope it moves centre and width of a parameter marked `shape` together, after its variance is inflated by the spread
+between public studies, or widens it where the two conflict. Everything else keeps its prior.
 Leaves out: streams of draws (`mopdsim.belief.streams`), draws put together for a recipe (`mopdsim.quality.world`),
 fitting (`mopdsim.fit.quality`), cost constants (`mopdsim.cost`), the table of domains (`mopdsim.facts.domains`).
 """
@@ -18,11 +18,11 @@ from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
 from mopdsim.belief.streams import (  # fmt: skip
@@ -43,6 +43,8 @@ __all__ = [
 ]  # fmt: skip
 
 SCHEMA_VERSION = 2
+CONFLICTING = 2.0  # standard deviations between a prior and what another scope's studies found
+Transfer = Literal["nothing", "moved", "widened"]
 READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
     "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
@@ -53,7 +55,7 @@ CONSTANTS = (
     "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
     "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",
     "size_exponent", "breaking_size",
-    "ambiguity_conflict", "ambiguity_power", "sequence_conflict", "merge_conflict",
+    "ambiguity_conflict", "ambiguity_power", "sequence_conflict", "merge_conflict", "staleness_cost",
 )  # fmt: skip
 ALONG_THE_DIAL = ("ambiguity_conflict", "ambiguity_power")  # k and p of K = -k d^p between rivals
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
@@ -82,15 +84,41 @@ class Parameter:
     studies: Mapping[Scope, Estimate] = field(default_factory=dict)
 
     def at(self, scope: Scope) -> Estimate:
-        """What holds at this scope."""
+        """What holds at this scope: what its studies found, else the prior with what other scopes' studies say of a
+        shape (`transferred`)."""
         if scope in self.studies:
             return self.studies[scope]
+        return self.transferred()[0]
+
+    def transferred(self) -> tuple[Estimate, Transfer]:
+        """What another scope's studies make of the prior. A shape's centre and width move together, as the two
+        estimates weigh (the found one's variance grows by that between public studies). Where they lie more than
+        `CONFLICTING` standard deviations apart, the centre stays and the width grows until the found value lies at
+        that distance: tiny models then say that one knows less, not what holds. Nothing else transfers."""
         if not (self.shape and self.studies) or self.prior.sd == 0:
-            return self.prior
+            return self.prior, "nothing"
         found = min(self.studies.values(), key=lambda estimate: estimate.sd)
-        precision = self.prior.sd**-2 + 1 / (found.sd**2 + self.between_sd**2)
-        source = f"{self.prior.source}; narrowed by {found.source}"
-        return Estimate(value=self.prior.value, sd=precision**-0.5, grade=self.prior.grade, source=source)
+        middle, other = self._scaled(self.prior.value), self._scaled(found.value)
+        apart, spread = abs(other - middle), max(math.hypot(found.sd, self.between_sd), 1e-9)
+        if apart > CONFLICTING * math.hypot(self.prior.sd, spread):
+            wider = replace(self.prior, sd=math.hypot(self.prior.sd, apart / CONFLICTING))
+            return replace(wider, source=f"{self.prior.source}; widened by {found.source}"), "widened"
+        weight = spread**-2 / (self.prior.sd**-2 + spread**-2)
+        value = self._unscaled(middle + weight * (other - middle))
+        sd = (self.prior.sd**-2 + spread**-2) ** -0.5
+        source = f"{self.prior.source}; moved by {found.source}"
+        return Estimate(value=value, sd=sd, grade=self.prior.grade, source=source), "moved"
+
+    def _scaled(self, value: float) -> float:
+        """On the scale of the sd."""
+        if self.distribution == "lognormal":
+            return math.log(value)
+        return float(logit(value)) if self.distribution == "logit" else value
+
+    def _unscaled(self, value: float) -> float:
+        if self.distribution == "lognormal":
+            return math.exp(value)
+        return float(logistic(np.asarray(value))) if self.distribution == "logit" else value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +158,20 @@ class Calibration:
             return sample(estimate, parameter.distribution, stream, seed=seed, draws=draws)
         noise_N = self.correlations[scope].noise(stream, seed, draws)
         return transformed(estimate, parameter.distribution, noise_N, stream, seed)
+
+    def draw_recoveries(self, scope: Scope, *, seed: int, draws: int) -> dict[str, Array]:
+        """Draws of the share of its specialists' gain that each strategy recovers in a study, (N,), all with the
+        deviation that one study's strategies share; "unknown" is of a strategy that fewer than two studies have. Empty
+        where the calibration holds none."""
+        if "recovery_common" not in self.parameters:
+            return {}
+        common_N = self.draw("recovery_common", scope, seed=seed, draws=draws)
+        named = [name for name in self.parameters if name.startswith("recovery:")]
+        found = {name.partition(":")[2]: name for name in named} | {"unknown": "recovery"}
+        return {
+            strategy: common_N + self.draw(name, scope, seed=seed, draws=draws)
+            for strategy, name in found.items()
+        }
 
     def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
         """The value that studies of this scope found for a domain's field, or None. A dial setting that was

@@ -115,6 +115,7 @@ def forecast(
     write: Annotated[
         Path | None, typer.Option(help="Save the fully resolved scenario here.", callback=new_file)
     ] = None,
+    why: Annotated[bool, typer.Option("--why", help="Say what each number rests on.")] = False,
     json_: Json = False,
 ) -> None:
     """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
@@ -142,8 +143,15 @@ def forecast(
         known = load(calibration)
     from mopdsim.forecast.assumptions import assumptions
 
-    document = run(scenario, known).to_document()
+    found = run(scenario, known)
+    document = found.to_document()
+    if why:
+        from mopdsim.forecast.why import why as reasons
+
+        document["why"] = reasons(found, known)
     emit(document) if json_ else print(forecast_text(document, assumptions(scenario)))
+    if why and not json_:
+        print("why", *document["why"], sep="\n  ")
 
 
 def validate(

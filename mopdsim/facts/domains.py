@@ -46,7 +46,8 @@ class Domain:
     pass rate that imitating the demonstrations tends to. midpoint: RL compute at half of the gain, in FLOPs
     per active parameter. steepness: exponent B of the curve. distill_tokens: gradient tokens that close a
     distillation's gap to 1/e. length_sigma: shape of the lognormal of response lengths, whose mean is
-    `response_tokens` (all turns). environment_seconds: verifier or environment time of one turn.
+    `response_tokens` (all turns). environment_seconds: verifier or environment time of one turn. model: whose scores
+    these are, empty where the scope's studies have one model of their own.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Domain:
     environment_seconds: Estimate
     max_response_tokens: int
     turns: int
+    model: str = ""
     aliases: tuple[str, ...] = ()
     note: str = ""
 
@@ -97,7 +99,28 @@ class Domain:
             )
         return domain
 
+    def of_model(self, name: str, *, ratio: float) -> Domain:
+        """The domain as a model meets it of which nobody published a start: the known model's scores, lower or higher
+        in logits by `BY_SIZE` ln of the ratio of their parameters, and a start that may be anything near.
 
+        ratio: parameters of the model over those of the one whose scores these are."""
+        shift = BY_SIZE * math.log(ratio)
+        source = f"no published start of {name}: that of {self.model}, moved by size and widened"
+
+        def moved(row: Estimate, sd: float | None = None) -> Estimate:
+            odds = row.value / (1 - row.value) * math.exp(shift)
+            value = min(max(odds / (1 + odds), 1e-3), 1 - 1e-3)
+            own = row.sd if sd is None else sd * max(value * (1 - value), 0.01)
+            return Estimate(value=value, sd=own, grade="prior", source=source)
+
+        start, asymptote = moved(self.start, UNKNOWN_START), moved(self.asymptote)
+        return replace(self, start=start, asymptote=asymptote, demonstrated=_demonstrated(start, asymptote))
+
+
+BY_SIZE = 0.4  # logits for each e-fold of parameters: the prior of `size_slope`
+UNKNOWN_START = (
+    1.2  # sd in logits: models of one size differ by as much as 2507.17512's and MiMo's on one benchmark
+)
 _SCORES = ("start", "asymptote", "demonstrated")
 _WHOLE = ("max_response_tokens", "turns")
 _ESTIMATES = tuple(field.name for field in fields(Domain) if field.type == "Estimate")

@@ -38,6 +38,7 @@ LEFT_OUT = (
     "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
     "breaking_rate", "breaking_power", "broken_share", "breaking_size",
     "size_slope",  # of models of a second size
+    "staleness_cost",  # all runs of ours are synchronous
     "ambiguity_conflict", "ambiguity_power",  # from replicates alone (`mopdsim.fit.ambiguity`)
 )  # fmt: skip
 SCORES = ("asymptote", "demonstrated")

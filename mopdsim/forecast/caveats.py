@@ -21,7 +21,7 @@ from mopdsim.quality.caps import SIZES_B
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import default_amounts
-from mopdsim.recipes.recipe import SMALLER, Distill, RejectionSampling, RewardModel, Rl
+from mopdsim.recipes.recipe import ROOTS, SMALLER, Distill, RejectionSampling, RewardModel, Rl
 
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35
@@ -131,6 +131,12 @@ def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) 
         found.append(
             f"more than {_KNOWN_TOGETHER} domains are trained together in {', '.join(crowded)}: how conflict "
             "adds up beyond that is a prior"
+        )
+    on_top = [s.name for s in stages if isinstance(s, Rl) and s.init not in ROOTS]
+    if world.recovery and on_top:
+        found.append(
+            f"{', '.join(on_top)} {'trains' if len(on_top) == 1 else 'train'} on from a trained model (a cascade, or a "
+            "second round): not identified, since only 2606.30406 reports either and ranks cascades last; a wide prior"
         )
     far = [s.name for s in stages if isinstance(s, Distill) and s.extrapolation > _STABLE_EXTRAPOLATION]
     if far:

@@ -67,8 +67,9 @@ class Forecast:
     def stage_flops(self) -> dict[str, Array]:
         """FLOPs of each stage's sampling, scoring and gradient; evaluation and reruns not counted. (N,)"""
         return {
-            name: effort.compute_N * trained_model(self.scenario, name).active_parameters
-            for name, effort in self.efforts.items()
+            name: found.spent_after(found.steps, length_of(self.scenario, found, self.world) * amount_N)[0]
+            for name, found in self.bills.items()
+            for amount_N in (ranges.relative_amount(self.scenario, name),)
         }
 
     @cached_property
@@ -289,7 +290,7 @@ def forecast(
         )
         for name, found in bills.items()
     ]
-    efforts = efforts_of(scenario, bills, lengths)
+    efforts = efforts_of(scenario, bills, world)
     domains = scenario.domains
     return Forecast(
         scenario=scenario,
@@ -301,19 +302,30 @@ def forecast(
         products=products(recipe, world, efforts, known=known),
         world=world,
         error_DN=form_error(
-            calibration, scenario.scope, recipe.output, world.names, seed=scenario.seed, draws=scenario.draws
+            calibration,
+            scenario.scope,
+            recipe.output,
+            world.names,
+            seed=scenario.seed,
+            draws=scenario.draws,
+            scored=all(row.start.grade == "measured" for row in domains.values()),
         ),
         grades=_grades(scenario, domains, bills, machine),
         warnings=caveats(scenario, domains, efforts, world, bills),
     )
 
 
-def efforts_of(
-    scenario: Scenario, bills: Mapping[str, Bill], lengths: Mapping[str, Array]
-) -> dict[str, Effort]:
-    """What every stage spends where lengths are these, relative to the bills'."""
+def efforts_of(scenario: Scenario, bills: Mapping[str, Bill], world: World) -> dict[str, Effort]:
+    """What every stage learns from, at the amounts of these bills."""
     return {
-        name: effort_of(scenario, found, trained_model(scenario, name), found.steps, lengths[name])
+        name: effort_of(
+            scenario,
+            scenario.recipe.stage[name],
+            found,
+            trained_model(scenario, name),
+            found.steps,
+            world.constants,
+        )
         for name, found in bills.items()
     }
 

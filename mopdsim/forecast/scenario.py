@@ -134,8 +134,17 @@ class Scenario:
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """The recipe's domains: the table's rows with the user's facts."""
-        return {name: _domain(name, self.facts.get(name, {})) for name in self.recipe.domains}
+        """The recipe's domains: the table's rows with the user's facts; of another model than the row's the start is a
+        wide prior, unless the user gives it."""
+        return {name: self._met(_domain(name, self.facts.get(name, {}))) for name in self.recipe.domains}
+
+    def _met(self, row: Domain) -> Domain:
+        if not row.model or row.start.grade == "measured" or row.asymptote.grade == "measured":
+            return row
+        known, own = model(row.model), model(self.model)
+        if own.name == known.name:
+            return row
+        return row.of_model(own.name, ratio=own.total_parameters / known.total_parameters)
 
     @property
     def scope(self) -> Scope:

@@ -7,6 +7,7 @@ runs (`mopdsim.forecast.schedule`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
 
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, standard_normal
+from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.cost.stage_layout import Formats
-from mopdsim.facts.domains import Estimate
+from mopdsim.facts.domains import Estimate, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast import ranges
@@ -26,11 +28,16 @@ from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
-from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Distill
+from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Distill, Rl
 
 Steps = NDArray[np.int64] | int  # (C,), or one number
 
 _BILLION = 1e9
+STALENESS: Mapping[Overlap, float] = {
+    "synchronous": 0.0,
+    "one_step_off": 1.0,
+    "asynchronous": 2.0,
+}  # updates behind
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
 
@@ -143,13 +150,44 @@ def length_of(scenario: Scenario, found: Bill, world: World) -> Array:
 
 
 def effort_of(
-    scenario: Scenario, found: Bill, trained: Model, steps_C: Steps, relative_length_N: Array
+    scenario: Scenario,
+    stage: AnyStage,
+    found: Bill,
+    trained: Model,
+    steps_C: Steps,
+    constants: Mapping[str, Array],
 ) -> Effort:
-    """RL compute per active parameter of the trained model, and gradient tokens, both in proportion to the length and
-    to the amounts: (C, N), or (N,) for one number of steps."""
-    relative_N = relative_length_N * ranges.relative_amount(scenario, found.name)
-    flops_CN, tokens_CN = found.spent_after(steps_C, relative_N)
-    return Effort(compute_N=flops_CN / trained.active_parameters, tokens_N=tokens_CN)
+    """What a stage learns from, (C, N), or (N,) for one number of steps: the FLOPs of sampling and gradient per active
+    parameter, and gradient tokens, in proportion to the amounts.
+
+    Learning follows updates and the samples they train on. Scoring passes (a KL term, old log-probabilities, values)
+    and whatever else is only spent are no part of it. Nor is length: answers count as long as those of the domains'
+    table, since C_mid and D_d are stated for those. Samples drawn by older weights than they train count for less.
+    """
+    flops_CN, tokens_CN = found.spent_after(steps_C, ranges.relative_amount(scenario, found.name))
+    whole = found.training_run_flops
+    learning = 1.0 - found.flops.get("scoring", 0.0) / whole if whole else 1.0
+    usual = sum(
+        share * domain(scenario.domains[name].row).response_tokens.value
+        for name, share in found.shares.items()
+    )
+    relative_N = fresh(scenario.overlap, stage, constants) * (
+        usual / found.mean_length if found.shares else 1.0
+    )
+    return Effort(
+        compute_N=flops_CN * learning * relative_N / trained.active_parameters,
+        tokens_N=tokens_CN * relative_N,
+    )
+
+
+def fresh(overlap: Overlap, stage: AnyStage, constants: Mapping[str, Array]) -> Array:
+    """What stale samples are worth beside fresh ones, (N,): exp(-c s), s the updates between sampling and training: of
+    overlapped generation, and of the later updates on one batch."""
+    if isinstance(stage, Rl):
+        stale = STALENESS[overlap] + (stage.updates_per_batch - 1) / 2
+    else:
+        stale = STALENESS[overlap] if isinstance(stage, Distill) and stage.on_policy else 0.0
+    return np.asarray(np.exp(-np.ravel(constants["staleness_cost"]) * stale))
 
 
 def seconds_of(scenario: Scenario, found: Bill, steps_C: Steps, relative_length_N: Array) -> Array:

@@ -15,7 +15,7 @@ from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
 from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain
 from mopdsim.quality.learning import hill
-from mopdsim.quality.step import Effort, State, Step
+from mopdsim.quality.step import Effort, State, Step, recovered
 from mopdsim.recipes.recipe import BASE, Distill
 
 _TOLD_APART = (0.02, 0.98)  # beyond, a score's logit says more of the test's size than of the model
@@ -87,7 +87,8 @@ def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[
 
 
 def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
-    """What the student tends to, each step on the way booked. (S, N)"""
+    """What the student tends to, each step on the way booked: where published studies say how much of its teachers'
+    gain a student keeps, that; else the gap of our own runs. (S, N)"""
     world, places, constants = step.world, step.trained, step.world.constants
     target_SN = lesson.own_SN
     if stage.extrapolation != 1:
@@ -101,7 +102,11 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
     target_SN = logistic(logit(target_SN) + lesson.companions_SN)
     step.move_some("gain", places, target_SN)
     target_SN = np.minimum(target_SN, lesson.within_SN)
-    if stage.on_policy:
+    if world.recovery:
+        balanced = stage.balance == "token_share"
+        strategy = ("mopd_balanced" if balanced else "mopd") if stage.on_policy else "off_policy"
+        target_SN = recovered(step, strategy, step.before.score_DN[places], target_SN)
+    elif stage.on_policy:
         target_SN = caps.same_base(target_SN, constants["cap_gap"])
     else:
         target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])

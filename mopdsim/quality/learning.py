@@ -14,7 +14,7 @@ from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
 from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, transfer
-from mopdsim.quality.step import Effort, State, Step, seeded_asymptote
+from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote
 from mopdsim.recipes.recipe import Merge, Rl, Sft
 
 
@@ -66,6 +66,11 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     step.forget(kl_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
     asymptote_SN = seeded_asymptote(step)
+    if (
+        len(places) > 1 or not step.from_root
+    ):  # what goes on from a trained model: a cascade, or a second round
+        strategy = "mixed_rl" if step.from_root else "cascade_rl"
+        asymptote_SN = recovered(step, strategy, start_SN, asymptote_SN)
     if step.booked is not None:
         step.move_some("gain", places, climb(before_SN, start_SN, asymptote_SN, whole_SN, steep_SN))
         shared_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN, steep_SN)
@@ -196,6 +201,11 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     factor_DN = np.exp(step.world.constants["merge_conflict"] * _kept_apart(moved, step))
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
+    if step.world.recovery:
+        strategy = "merge_average" if stage.method == "average" else "merge_sum"
+        shares = step.world.recovery
+        share_N = shares.get(strategy, shares["unknown"])
+        step.move("cap", scaled_gain(before_DN, step.score_DN, share_N / np.mean(share_N)))
     best_DN = np.max([before_DN, *(states[name].score_DN for name in stage.inputs)], axis=0)
     step.move("cap", np.minimum(step.score_DN, best_DN))
     step.settle()

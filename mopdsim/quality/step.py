@@ -133,6 +133,16 @@ class Step:
         )
 
 
+def recovered(step: Step, strategy: str, before_SN: Array, own_SN: Array) -> Array:
+    """What a strategy keeps of its specialists' gain, in logits, as published studies of it found; all of it where the
+    world knows no such share."""
+    shares = step.world.recovery
+    if not shares:
+        return own_SN
+    share_N = shares.get(strategy, shares["unknown"])
+    return scaled_gain(before_SN, own_SN, share_N)
+
+
 def seeded_asymptote(step: Step) -> Array:
     """Asymptotes of this run: the domain's, with the seed-to-seed spread in logits. (S, N)"""
     world = step.world

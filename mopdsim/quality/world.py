@@ -30,6 +30,8 @@ class World:
     draws, (N,), that decide by stage name whether a distillation collapses, by "stage/domain" whether RL breaks.
     smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
     where there are two. rivals: pairs of domains that no model can both master.
+    recovery: by strategy, what share of its specialists' gain published studies recover, (N,); empty where a scope's
+    own runs say what is lost.
     """
 
     names: tuple[str, ...]
@@ -49,6 +51,7 @@ class World:
     smaller: World | None = None
     sizes_b: Mapping[str, float] = field(default_factory=dict)
     rivals: Rivals = ()
+    recovery: Mapping[str, Array] = field(default_factory=dict)
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -145,6 +148,7 @@ def draw_world(
         luck=luck,
         sizes_b=sizes_b or {},
         rivals=rivals,
+        recovery={} if scope == "tiny" else calibration.draw_recoveries(scope, seed=seed, draws=draws),
     )
     base = world if relative_size is None else sized(world, relative_size)
     if SMALLER not in world.sizes_b:

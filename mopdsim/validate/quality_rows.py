@@ -7,40 +7,53 @@ Leaves out: the predictions (`mopdsim.validate.quality`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.facts.domains import domains
 from mopdsim.validate.cost import published
 from mopdsim.validate.tables import read_rows
 
 COLUMNS = ("study", "model", "method", "trained_on", "domain", "start", "teacher", "score", "unit")
 UNITS = ("percent", "normalised", "points")
-_BENCHMARK_OF = {
-    "aime25": "math", "aime26": "math", "hmmt_feb25": "math", "livecodebench": "code", "ifbench": "if",
-    "ifeval": "if", "mmlu_pro": "knowledge", "gpqa_diamond": "knowledge", "hle": "knowledge",
-    "arena_hard_prompt": "chat", "arena_hard_creative": "chat", "swe_verified": "swe",
-    "swe_bench_verified": "swe", "tau2_bench": "tool_use", "tau2_telecom": "tool_use", "browsecomp": "search",
+_BENCHMARKS: Mapping[str, tuple[str, ...]] = {  # by domain, without version or year
+    "math": ("aime", "hmmt", "hmmt_feb", "math", "math500", "amc", "gsm8k", "olympiadbench", "minerva", "beyondaime"),
+    "code": ("livecodebench", "lcb", "humaneval", "humaneval_plus", "mbpp", "mbpp_plus", "codeforces"),
+    "if": ("ifbench", "ifeval", "multichallenge"),
+    "knowledge": ("mmlu", "mmlu_pro", "mmlu_redux", "gpqa", "gpqa_d", "gpqa_diamond", "supergpqa", "hle", "simpleqa"),
+    "chat": ("arena_hard", "arena_hard_prompt", "arena_hard_creative", "alpacaeval", "mt_bench", "wildbench"),
+    "swe": ("swe", "swe_v", "swe_verified", "swe_bench", "swe_bench_verified", "swe_multilingual", "terminal_bench"),
+    "tool_use": (
+        "tau_bench", "tau_airline", "tau_retail", "tau_telecom", "tau2", "tau2_bench", "tau2_airline", "tau2_retail",
+        "tau2_telecom", "bfcl",
+    ),
+    "search": ("browsecomp", "browsecomp_zh", "gaia", "xbench_deepsearch"),
+    "puzzle": ("kk", "knights_and_knaves", "zebralogic", "countdown", "arc_agi"),
+    "long_context": ("ruler", "longbench", "mrcr"),
 }  # fmt: skip
+_DOMAIN_OF = {name: domain for domain, names in _BENCHMARKS.items() for name in names}
+_VERSION = re.compile(r"_?v?\d+$")
 _EVERYTHING = ("math", "code", "if", "swe", "tool_use", "search", "knowledge", "chat")
 ZERO, ONE = 0.40, 0.55  # where a normalised 0 and 1 are put: the median headroom of the percent rows
 
-METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "single_domain": ("single_domain", {}),
-    "mixed_rl": ("mixed_rl", {}),
-    "cascade_rl": ("cascade_rl", {}),
-    "off_policy": ("off_policy", {}),
-    "merge_average": ("merge", {"method": "average"}),
-    "merge_task_arithmetic": ("merge", {"method": "task_arithmetic", "scale": 1.0}),
-    "mopd": ("mopd", {}),
-    "mopd_topk64": ("mopd", {"loss": "top_k_reverse_kl"}),
-    "mopd_balanced": ("mopd", {"balance": "token_share"}),
-    "mopd_second_round": ("mopd", {"rounds": 2}),
-    "mopd_teacher_rl": ("mopd", {"reward_mix": 1.0}),
-    "mopd_teacher_sft": ("mopd", {"reward_mix": 1.0}),
-    "mopd_teacher_self": ("mopd", {"reward_mix": 1.0}),
+METHODS: Mapping[str, str] = {  # method of the table -> the strategy whose recovery it shows
+    "single_domain": "single_domain",
+    "mixed_rl": "mixed_rl",
+    "cascade_rl": "cascade_rl",
+    "off_policy": "off_policy",
+    "merge_average": "merge_average",
+    "merge_task_arithmetic": "merge_sum",
+    "mopd": "mopd",
+    "mopd_topk64": "mopd",
+    "mopd_balanced": "mopd_balanced",
+    "mopd_second_round": "mopd_second_round",
+    "mopd_teacher_rl": "mopd",
+    "mopd_teacher_sft": "mopd",
+    "mopd_teacher_self": "mopd",
 }
 
 
@@ -68,6 +81,25 @@ class Score:
     def scale(self) -> float:
         """Points of a percent row, or recovery of a normalised one, per unit of probability."""
         return 100.0 if self.unit == "percent" else 1.0 / (ONE - ZERO)
+
+
+def domain_of(benchmark: str, trained: Sequence[str] = ()) -> str:
+    """The domain that a benchmark belongs to, by any usual spelling of its name, as `trained` or the table of domains
+    calls it. UsageError for a name that nobody knows: it must not pass for a domain that was not trained."""
+    plain = re.sub(r"[-\s.]+", "_", benchmark.strip().lower())
+    known = {alias: name for name, row in domains().items() for alias in (name, *row.aliases)}
+    for name in (benchmark, plain, _VERSION.sub("", plain)):
+        if name in trained:
+            return name
+        if name in _DOMAIN_OF:
+            return _DOMAIN_OF[name]
+        if name in known:
+            own = [each for each in trained if known.get(each) == known[name]]
+            return own[0] if own else name
+    raise UsageError(
+        f"domain {benchmark!r}: no domain or benchmark that mopd knows{did_you_mean(plain, [*_DOMAIN_OF, *known])}; "
+        "give the name of its domain, such as math"
+    )
 
 
 def read(path: Path | None = None) -> tuple[list[Score], list[dict[str, Any]], list[dict[str, Any]]]:
@@ -119,7 +151,7 @@ def _score(line: int, row: Mapping[str, str]) -> Score | str:
             raise UsageError(f"{key} {row[key]}: must be from {limits[0]:g} to {limits[1]:g}")
         numbers.append(number / 100 if row["unit"] == "percent" else ZERO + (ONE - ZERO) * number)
     trained = _EVERYTHING if row["trained_on"] == "all" else tuple(row["trained_on"].split("+"))
-    named = _BENCHMARK_OF.get(row["domain"], row["domain"])
+    named = "all" if row["domain"] == "all" else domain_of(row["domain"], trained)
     return Score(
         line=line,
         study=row["study"],

@@ -16,7 +16,6 @@ from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.compare import MEASURES, SURE, TIE
 from mopdsim.forecast.forecast import Forecast, efforts_of, forecast
-from mopdsim.forecast.stage_draws import length_of
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.plan.search.candidate import Plan, scenario_of
 from mopdsim.plan.search.evaluation import Outcome
@@ -46,12 +45,9 @@ class Finalist:
         return question.utility(state.score_DN)
 
     def efforts_in(self, world: World) -> dict[str, Effort]:
-        """What the stages spend where lengths are those of this world."""
+        """What the stages learn from in this world."""
         scenario = replace(self.forecast.scenario, draws=world.start_DN.shape[-1])
-        bills = self.forecast.bills
-        return efforts_of(
-            scenario, bills, {name: length_of(scenario, bill, world) for name, bill in bills.items()}
-        )
+        return efforts_of(scenario, self.forecast.bills, world)
 
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:

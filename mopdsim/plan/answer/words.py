@@ -53,6 +53,7 @@ CONSTANTS: Mapping[str, str] = {
     "ambiguity_power": "how fast that conflict grows with the share of such prompts",
     "sequence_conflict": "how much of the conflict between domains acts when they are trained one after the other",
     "merge_conflict": "how much of the conflict between domains acts when specialists are merged",
+    "staleness_cost": "how much samples lose that older weights drew",
 }
 _FACTS = {
     "start": "the base's score on {0}",

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import (
@@ -100,16 +102,44 @@ def test_the_asymptote_moves_with_the_start_and_stays_above_it() -> None:
     assert np.std(start) == pytest.approx(row.start.sd, rel=0.1)
 
 
-def test_a_study_moves_its_own_scope_and_only_narrows_shape_elsewhere() -> None:
-    found = {"value": 0.1, "sd": 0.05, "grade": "measured", "source": "study interference"}
-    parameter = _with("pair_exponent", studies={"tiny": found}).parameter("pair_exponent")
-    plain = default_calibration().parameter("pair_exponent")
-    assert (parameter.at("tiny").value, parameter.at("tiny").sd) == (0.1, 0.05)
-    assert parameter.at("frontier").value == plain.at("frontier").value
-    precision = plain.prior.sd**-2 + 1 / (0.05**2 + plain.between_sd**2)
-    assert plain.between_sd > 0 and parameter.at("frontier").sd == pytest.approx(precision**-0.5)
-    own = _with("conflict", studies={"tiny": found}).parameter("conflict")
+def _found(value: float, sd: float = 0.05) -> dict[str, Any]:
+    return {"tiny": {"value": value, "sd": sd, "grade": "measured", "source": "study interference"}}
+
+
+def test_a_study_moves_its_own_scope_and_a_shape_elsewhere_with_its_width() -> None:
+    parameter = _with("batch_exponent", studies=_found(0.5)).parameter("batch_exponent")
+    prior, between = parameter.prior, parameter.between_sd
+    assert (parameter.at("tiny").value, parameter.at("tiny").sd) == (0.5, 0.05)
+    moved, how = parameter.transferred()
+    weight = 1 / (0.05**2 + between**2)
+    assert how == "moved" and moved == parameter.at("frontier")
+    assert moved.value == pytest.approx((prior.value * prior.sd**-2 + 0.5 * weight) / (prior.sd**-2 + weight))
+    assert moved.sd == pytest.approx((prior.sd**-2 + weight) ** -0.5) and moved.sd < prior.sd
+
+
+def test_a_study_that_contradicts_a_shape_widens_it_and_moves_nothing() -> None:
+    parameter = _with("batch_exponent", studies=_found(2.0)).parameter("batch_exponent")
+    wider, how = parameter.transferred()
+    assert how == "widened" and wider.value == parameter.prior.value
+    assert wider.sd > parameter.prior.sd and abs(2.0 - wider.value) <= 2 * wider.sd + 1e-9
+
+
+@given(
+    st.floats(0.01, 0.99),
+    st.floats(0.01, 2.0),
+    st.sampled_from(["cap_gap", "pair_exponent", "batch_exponent"]),
+)
+def test_a_shape_never_narrows_around_an_unmoved_centre(value: float, sd: float, name: str) -> None:
+    parameter = _with(name, studies=_found(value, sd)).parameter(name)
+    after, how = parameter.transferred()
+    if after.sd < parameter.prior.sd and value != pytest.approx(parameter.prior.value, rel=1e-3):
+        assert how == "moved" and after.value != parameter.prior.value
+
+
+def test_what_is_no_shape_does_not_transfer() -> None:
+    own = _with("conflict", studies=_found(0.1)).parameter("conflict")
     assert own.at("frontier") == default_calibration().parameter("conflict").prior
+    assert own.transferred()[1] == "nothing"
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [

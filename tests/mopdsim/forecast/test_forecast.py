@@ -218,7 +218,7 @@ def test_extrapolation_is_said() -> None:
     assert not any("start scores" in line or "before C_mid" in line or "price" in line for line in told)
 
 
-def test_a_stages_effort_follows_the_drawn_lengths_of_its_domains() -> None:
+def test_a_stage_costs_by_the_drawn_lengths_of_its_domains_and_learns_by_updates() -> None:
     found = forecast(_scenario("mixed_rl", options={"shares": {"math": 2.0, "code": 1.0, "if": 1.0}}))
     rows = found.domains
     central = (
@@ -227,8 +227,43 @@ def test_a_stages_effort_follows_the_drawn_lengths_of_its_domains() -> None:
     )
     drawn = (2 * found.world.length_DN[0] + found.world.length_DN[1] + found.world.length_DN[2]) / 4
     effort, paid = found.efforts["mixed"], found.bills["mixed"]
-    assert effort.tokens_N == pytest.approx(paid.gradient_tokens * drawn / central)
     assert paid.mean_length == pytest.approx(central)
+    assert found.stage_flops["mixed"] == pytest.approx(paid.training_run_flops * drawn / central)
+    assert effort.tokens_N == pytest.approx(np.full_like(drawn, paid.gradient_tokens))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(["mixed_rl", "cascade_rl", "mopd", "merge", "off_policy"]),
+    kl=st.floats(0.001, 0.1),
+    longer=st.floats(1.0, 4.0),
+    overlap=st.sampled_from(["one_step_off", "asynchronous"]),
+)
+def test_what_is_only_spent_teaches_nothing(name: str, kl: float, longer: float, overlap: str) -> None:
+    plain = _scenario(name, draws=60)
+    stages = [
+        stage.model_copy(update={"kl_coefficient": kl}) if stage.kind == "rl" else stage
+        for stage in plain.recipe.stages
+    ]
+    penalised = plain.recipe.model_copy(update={"stages": tuple(stages)})
+    facts = {
+        each: {"response_tokens": longer * row.response_tokens.value, "max_response_tokens": 131072}
+        for each, row in plain.domains.items()
+    }
+    usual = forecast(plain)
+    for changed in (replace(plain, recipe=penalised), replace(plain, facts=facts)):
+        found = forecast(changed)
+        for stage, effort in found.efforts.items():
+            assert np.all(effort.compute_N <= usual.efforts[stage].compute_N * (1 + 0.05))
+            assert effort.tokens_N == pytest.approx(usual.efforts[stage].tokens_N)
+    stale = forecast(replace(plain, overlap=overlap))  # type: ignore[arg-type]
+    for stage, effort in stale.efforts.items():
+        learner = plain.recipe.stage[stage]
+        fresh = usual.efforts[stage].compute_N
+        if learner.kind == "rl" or (learner.kind == "distill" and learner.on_policy):
+            assert np.all(effort.compute_N < fresh)
+        else:
+            assert effort.compute_N == pytest.approx(fresh)
 
 
 def test_reruns_and_sweeps_cost_what_they_should() -> None:
@@ -299,13 +334,17 @@ def test_a_range_without_width_is_the_plain_number() -> None:
     )
 
 
-def test_a_stages_own_length_follows_its_range_and_no_domains() -> None:
-    found = forecast(_scenario("mixed_rl", ranges={"mixed.response_tokens": [2000, 8000]}))
+def test_a_stages_own_length_follows_its_range_and_teaches_nothing_by_itself() -> None:
+    plain, found = (
+        forecast(_scenario("mixed_rl", **ranges))
+        for ranges in ({}, {"ranges": {"mixed.response_tokens": [2000, 8000]}})
+    )
     assert found.bills["mixed"].mean_length == pytest.approx(4000)
-    drawn_N = found.efforts["mixed"].tokens_N / found.bills["mixed"].gradient_tokens
+    drawn_N = found.stage_flops["mixed"] / found.bills["mixed"].training_run_flops
     assert np.quantile(drawn_N, [0.1, 0.9]) == pytest.approx([0.5, 2.0], rel=0.15)
     lengths_N = found.world.length_DN[0]
     assert abs(np.corrcoef(np.log(drawn_N), np.log(lengths_N))[0, 1]) < 0.2
+    assert found.efforts["mixed"].tokens_N == pytest.approx(plain.efforts["mixed"].tokens_N)
 
 
 def test_overhead_is_one_factor_on_all_hours() -> None:

@@ -1,0 +1,114 @@
+"""What the numbers of a forecast rest on, in words: of each score its start, its ceiling and its speed; of each
+parameter what studies of another scale changed; and how far the scores move when those studies are left out.
+
+Leaves out: costs (each stage of a forecast carries the grade of its constants), what a caveat says already
+(`mopdsim.forecast.caveats`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from mopdsim.belief.calibration import CONSTANTS, Calibration, Parameter, default_calibration
+from mopdsim.facts.domains import Domain, Estimate
+from mopdsim.forecast.forecast import Forecast, forecast
+from mopdsim.forecast.scenario import Scenario
+
+_ROLES = {"start": "starts at", "asymptote": "tends to", "midpoint": "is half learned after"}
+LEAST = 0.0005  # of a score: a smaller move is none
+
+
+def why(found: Forecast, calibration: Calibration | None = None) -> list[str]:
+    """Sentences, the scores' first. found: a forecast by this calibration (the shipped one where absent)."""
+    calibration = calibration or default_calibration()
+    scenario = found.scenario
+    return [
+        *(_of_domain(scenario, row, calibration) for row in found.domains.values()),
+        *_of_strategies(found, calibration),
+        *_of_studies(found, calibration),
+    ]
+
+
+def _of_domain(scenario: Scenario, row: Domain, calibration: Calibration) -> str:
+    parts = []
+    for key, verb in _ROLES.items():
+        own: Estimate = getattr(row, key)
+        studied = None if own.grade == "measured" else calibration.fact(row, key, scenario.scope)
+        known = studied or own
+        unit = " FLOPs a parameter of RL" if key == "midpoint" else ""
+        parts.append(f"{verb} {known.value:.3g}{unit} ({known.grade}: {known.source})")
+    return f"{row.name} {'; '.join(parts)}."
+
+
+def _of_strategies(found: Forecast, calibration: Calibration) -> Iterator[str]:
+    """What says how much of the specialists' gain is kept."""
+    if not found.world.recovery:
+        yield (
+            f"How domains act on each other, and how a student follows its teachers, was fitted to runs at this scope "
+            f"({found.scenario.scope})."
+        )
+        return
+    for name, row in calibration.parameters.items():
+        if name.startswith("recovery") and name != "recovery_common":
+            strategy = (
+                name.partition(":")[2]
+                or "a strategy that fewer than two studies have (cascades, second rounds)"
+            )
+            yield (
+                f"Of the specialists' gain, {strategy} keeps {row.prior.value:.2f} (sd {row.prior.sd:.2f}, "
+                f"{row.prior.grade}: {row.prior.source})."
+            )
+
+
+def _of_studies(found: Forecast, calibration: Calibration) -> Iterator[str]:
+    """What studies change: parameter by parameter, then in the scores."""
+    scenario, moved = found.scenario, 0
+    for name in CONSTANTS:
+        parameter = calibration.parameters[name]
+        if not parameter.studies:
+            continue
+        if scenario.scope in parameter.studies:
+            moved += 1
+            continue
+        sentence = _transferred(name, parameter)
+        if sentence:
+            moved += 1
+            yield sentence
+    if not moved:
+        yield "Studies of tiny models change nothing here."
+        return
+    plain = forecast(scenario, calibration.unfitted())
+    shift = found.mean_score["p50"] - plain.mean_score["p50"]
+    wider = _width(found) - _width(plain)
+    if max(abs(shift), abs(wider)) < LEAST:
+        yield "Left out, the studies would change the mean score by nothing that shows."
+        return
+    yield (
+        f"Left out, the studies would move the median of the mean score by {-shift:+.3f} and make its P10 to P90 "
+        f"{abs(wider):.3f} {'narrower' if wider > 0 else 'wider'}."
+    )
+
+
+def _transferred(name: str, parameter: Parameter) -> str:
+    """What studies of another scope do to a parameter here; empty where nothing."""
+    after, how = parameter.transferred()
+    if how == "nothing":
+        return ""
+    before, (scope, found) = parameter.prior, min(parameter.studies.items(), key=lambda pair: pair[1].sd)
+    widths = f"sd {before.sd:.2g} to {after.sd:.2g}"
+    if how == "moved":
+        return (
+            f"{name}: {scope} studies (found {found.value:.3g}) move it from {before.value:.3g} to {after.value:.3g}, "
+            f"{widths}."
+        )
+    return (
+        f"{name}: {scope} studies found {found.value:.3g}, which contradicts {before.value:.3g}: it stays there and is "
+        f"less sure, {widths}."
+    )
+
+
+def _width(found: Forecast) -> float:
+    low, high = np.quantile(found.likely_DN.mean(axis=0), [0.1, 0.9])
+    return float(high - low)
