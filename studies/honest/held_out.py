@@ -8,7 +8,7 @@ out: making the forecasts (`studies.honest.trials`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
 
@@ -58,7 +58,7 @@ class Trial:
 @dataclass(frozen=True, kw_only=True)
 class Contest:
     """One condition in which several recipes were run: what was forecast of each one's mean score over trained domains
-    and seeds, and what came out."""
+    and seeds, and what came out. gaps: P10 and P90 of the forecast differences, points, by "a - b"."""
 
     study: str
     condition: str
@@ -66,6 +66,7 @@ class Contest:
     held_out: bool
     predicted: Mapping[str, float]
     measured: Mapping[str, float]
+    gaps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def spread(self) -> float:

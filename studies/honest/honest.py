@@ -175,6 +175,7 @@ def contest_row(contest: Contest) -> dict[str, Any]:
         "seeds": list(contest.seeds),
         "predicted": dict(contest.predicted),
         "measured": dict(contest.measured),
+        "gaps": {name: list(ends) for name, ends in contest.gaps.items()},
         "spread_points": POINTS * contest.spread,
         "choice": list(contest.choice),
         "best": max(contest.measured, key=contest.measured.__getitem__),

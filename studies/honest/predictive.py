@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from mopdsim.base.arrays import Array
-from mopdsim.belief.calibration import Calibration, uniform
+from mopdsim.belief.calibration import Calibration
 from mopdsim.belief.form_error import MODEL_ERROR
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
+from studies.framework.resample import tested
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
 
@@ -49,13 +48,5 @@ def ensemble(
     found = forecast(asked, calibration, known=known)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
-        drawn[domain] = measured(score_N, items[domain], key=f"{key}:{domain}")
+        drawn[domain] = tested(score_N, items[domain], key=f"{key}:{domain}")
     return drawn
-
-
-def measured(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:
-    """Shares of `items` prompts passed at these pass rates, (N,)."""
-    from scipy import stats
-
-    luck_N = uniform(f"measured:{key}", seed, len(score_N))
-    return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)

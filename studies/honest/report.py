@@ -19,6 +19,8 @@ from studies.designs.effects import throughput
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
 from studies.framework.observe import Observations
+from studies.framework.registry import NAMES, study
+from studies.honest import reading
 from studies.honest.baselines import said
 from studies.honest.held_out import Trial
 from studies.honest.honest import Judged, contest_row, contests_left_out, strategies_left_out, summary, tested
@@ -49,8 +51,8 @@ def fit_all(
 def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the report says, as JSON. left_out: what came of leaving out more than was held out."""
     inside = [trial for trial in test.trials if trial.in_set]
-    published = validate(calibration=test.refit.calibration)
-    return {
+    published = validate()
+    found = {
         "fit": test.about(),
         "held_out": test.document(),
         "by_strategy": _grouped(inside, lambda trial: trial.cell.strategy),
@@ -59,10 +61,20 @@ def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
         "cost": seconds_error(test.studies.get("throughput")),
         "left_out": dict(left_out),
         "published": {
-            **{key: published[key] for key in ("by_study", "seen_by_study", "back_test", "coverage_80")},
+            **{
+                key: published[key]
+                for key in ("by_study", "not_identified", "worse_than_rules", "back_test", "coverage_80")
+            },
             **{key: published[key] for key in ("mean_error", "baseline_mean_errors", "normalised")},
         },
         "trials": [_trial_row(trial) for trial in test.trials],
+    }
+    rates = reading.rates_of(test.studies)
+    released = {name: study(name).released for name in test.studies if name in NAMES and study(name).released}
+    return {
+        **found,
+        "reading": reading.read(found, rates, reading.contest_rates(test.studies, rates)),
+        "released": released,
     }
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mopdsim.recipes.recipe import BASE, AnyStage, Merge, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 from studies.honest.baselines import Cell
-from studies.honest.held_out import Contest, Trial
+from studies.honest.held_out import POINTS, Contest, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import Leave
 from studies.honest.strategies import strategy_of, trained
@@ -143,11 +144,14 @@ def _contest(
     forecaster: Forecaster, study: str, condition: str, runs: Mapping[str, list[str]], seeds: tuple[int, ...]
 ) -> Contest:
     found = forecaster.studies[study]
-    predicted, measured = {}, {}
+    predicted, measured, drawn = {}, {}, {}
     for label, names in runs.items():
         domains = {name: trained(recipe_of(found, name)) for name in names}
         predicted[label] = _mean(
             float(np.median(forecaster.of(study, n)[domain])) for n in names for domain in domains[n]
+        )
+        drawn[label] = np.mean(
+            [forecaster.of(study, n)[domain] for n in names for domain in domains[n]], axis=0
         )
         measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
     first = found.manifest["runs"][next(iter(runs.values()))[0]]
@@ -158,7 +162,17 @@ def _contest(
         held_out=bool(first["held_out"]),
         predicted=predicted,
         measured=measured,
+        gaps={
+            f"{one} - {other}": _ends(POINTS * (drawn[one] - drawn[other]))
+            for one, other in combinations(sorted(drawn), 2)
+        },
     )
+
+
+def _ends(drawn_N: Array) -> tuple[float, float]:
+    """P10 and P90."""
+    low, high = np.quantile(drawn_N, [0.1, 0.9])
+    return float(low), float(high)
 
 
 def condition_of(study: str, row: Mapping[str, Any]) -> str:

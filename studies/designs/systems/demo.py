@@ -16,7 +16,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from studies.designs.builders import spending
-from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
+from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row, scores_of_a_test
 from studies.framework.run import Run
 from trainer.files.settings import Settings
 
@@ -118,7 +118,10 @@ def _row(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
         "flops": sum(found.flops.values()),
         "flops_student_alone": found.flops[found.run.recipe.output],
         "seconds": found.seconds,
-        "forecast": {"scores": told["scores"], "seconds": told["seconds"]},
+        "forecast": {
+            "scores": scores_of_a_test(found.run.recipe, found.run.settings.test_items),
+            "seconds": told["seconds"],
+        },
     }
 
 

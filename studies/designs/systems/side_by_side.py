@@ -17,6 +17,7 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
+from studies.framework.resample import tested
 from studies.framework.run import Run, planned
 from trainer.runs.execute import execute
 from trainer.runs.plan import Node
@@ -95,6 +96,15 @@ def forecast_row(recipe: Recipe, model: str = "tiny") -> dict[str, Any]:
         "worst": found.worst_score,
         "flops": sum(bill.training_run_flops for bill in found.bills.values()),
         "seconds": quantiles(found.gpu_hours_N * 3600),
+    }
+
+
+def scores_of_a_test(recipe: Recipe, items: int) -> dict[str, dict[str, float]]:
+    """P10, P50 and P90 of what a test of so many prompts a domain is likely to find, knowing nothing of the run."""
+    found = told(recipe)
+    return {
+        name: quantiles(tested(found.likely_DN[place], items, key=f"{recipe.name}:{name}"))
+        for name, place in found.world.index.items()
     }
 
 

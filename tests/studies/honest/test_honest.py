@@ -28,12 +28,12 @@ from mopdsim.recipes.recipe_file import to_document
 from studies.designs.effects import synergy
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations, write
 from studies.framework.registry import study
+from studies.framework.resample import tested as measured
 from studies.honest import honest, report
 from studies.honest import refit as refitting
 from studies.honest.baselines import Cell
 from studies.honest.form_error import most_probable
 from studies.honest.held_out import Trial
-from studies.honest.predictive import measured
 from studies.honest.refit import committed, entering, prior_of, refit, same
 from studies.honest.scoring import coverage
 from studies.honest.strategies import strategy_of

@@ -1,0 +1,72 @@
+"""The reading of an honest test: rows apart by kind and rate, signs with ties, and the rule that needs no simulator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from studies.honest.reading import BREAKING, read
+
+
+def trial(study: str, run: str, predicted: float, **changes: Any) -> dict[str, Any]:
+    row = {
+        "study": study,
+        "run": run,
+        "predicted": predicted,
+        "measured": 0.5,
+        "own_expert": 0.6,
+        "in_set": True,
+    }
+    return {**row, "low": 0.4, "high": 0.6, **changes}
+
+
+def contest(condition: str, predicted: dict[str, float], measured: dict[str, float]) -> dict[str, Any]:
+    choice = [max(predicted, key=predicted.__getitem__)]
+    gaps = {"mixed_rl - mopd": [-5.0, 5.0]}
+    return {
+        "condition": f"{condition} (held out)", "held_out": True, "predicted": predicted, "measured": measured,
+        "choice": choice, "gaps": gaps,
+    }  # fmt: skip
+
+
+RATES = {("choice_again", "calm"): 1e-3, ("choice_again", "rash"): 5e-3, ("gain", "calm"): 1e-3}
+DOCUMENT = {
+    "trials": [
+        trial("choice_again", "calm", 0.5),
+        trial("choice_again", "rash", 0.8),
+        trial("gain", "calm", 0.55),
+        trial("gain", "calm", 0.0, in_set=False),
+    ],
+    "contests": [
+        contest("slow", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.80, "mopd": 0.78}),
+        contest("fast", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.40, "mopd": 0.60}),
+        contest("even", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.60, "mopd": 0.60}),
+    ],
+}
+FOUND = read(DOCUMENT, RATES, {"slow": 1e-3, "fast": BREAKING, "even": 1e-3})
+
+
+def test_new_studies_come_first_and_rates_stand_apart_each_with_its_winner() -> None:
+    rows = [(row["held out"], row["rates"], row["scores"], row["winner"]) for row in FOUND["scores"]]
+    assert rows == [
+        ("new studies", "ordinary", 1, "simulator"),
+        ("new studies", "bold", 1, "own expert"),
+        ("near repeats", "ordinary", 1, "simulator"),
+    ]
+    assert FOUND["scores"][1]["simulator"] == pytest.approx(30) and FOUND["scores"][1]["80% covers"] == 1
+
+
+def test_differences_have_sign_error_and_coverage_and_a_tie_is_no_sign() -> None:
+    (row,) = FOUND["differences"]
+    assert (row["sign right"], row["sign wrong"], row["tie on one side"]) == (1, 1, 1)
+    assert row["simulator"] == pytest.approx((8 + 30 + 10) / 3)
+    assert row["no difference"] == pytest.approx((2 + 20 + 0) / 3) and row["winner"] == "no difference"
+    assert row["80% covers"] == pytest.approx(2 / 3)
+
+
+def test_regret_stands_beside_the_rule_of_the_rate() -> None:
+    lost = {row["way to choose"]: row["points lost"] for row in FOUND["regret"]}
+    assert lost["the simulator"] == pytest.approx(20 / 3) == lost["always mixed_rl"]
+    assert lost["mixed_rl, but mopd at 0.004 or more"] == pytest.approx(0.0)
+    assert {row["winner"] for row in FOUND["regret"]} == {"mixed_rl, but mopd at 0.004 or more"}
