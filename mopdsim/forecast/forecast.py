@@ -30,8 +30,8 @@ from mopdsim.forecast.stage_draws import (
     bills_of,
     effort_of,
     length_of,
+    machine_of,
     seconds_of,
-    trained_model,
     world_of,
 )
 from mopdsim.quality.ambiguity import within_bound
@@ -316,13 +316,14 @@ def forecast(
 
 
 def efforts_of(scenario: Scenario, bills: Mapping[str, Bill], world: World) -> dict[str, Effort]:
-    """What every stage learns from, at the amounts of these bills."""
+    """What every stage learns from, after as many steps as these bills have."""
+    recipe = scenario.recipe
     return {
         name: effort_of(
             scenario,
-            scenario.recipe.stage[name],
-            found,
-            trained_model(scenario, name),
+            recipe.stage[name],
+            recipe.amounts.get(name),
+            machine_of(scenario, recipe.stage[name]),
             found.steps,
             world.constants,
         )

@@ -18,17 +18,20 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, standard_normal
 from mopdsim.cost.rlstep import Overlap
+from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.cost.stage_layout import Formats
+from mopdsim.cost.stage_seconds import step_flops
 from mopdsim.facts.domains import Estimate, domain
 from mopdsim.facts.hardware import gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.model import model
 from mopdsim.forecast import ranges
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
-from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Distill, Rl
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Distill, Merge, Rl
 
 Steps = NDArray[np.int64] | int  # (C,), or one number
 
@@ -106,11 +109,6 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
     )
 
 
-def trained_model(scenario: Scenario, stage: str) -> Model:
-    """The model that a stage's weights grew from."""
-    return model(scenario.model_of(scenario.recipe.root_of(stage)))
-
-
 def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
     """A stage's central costs on so many GPUs. InfeasibleError, with the pool's size too, where the model fits no
     layout on them."""
@@ -152,8 +150,8 @@ def length_of(scenario: Scenario, found: Bill, world: World) -> Array:
 def effort_of(
     scenario: Scenario,
     stage: AnyStage,
-    found: Bill,
-    trained: Model,
+    amounts: Amounts | None,
+    machine: Machine,
     steps_C: Steps,
     constants: Mapping[str, Array],
 ) -> Effort:
@@ -164,19 +162,16 @@ def effort_of(
     and whatever else is only spent are no part of it. Nor is length: answers count as long as those of the domains'
     table, since C_mid and D_d are stated for those. Samples drawn by older weights than they train count for less.
     """
-    flops_CN, tokens_CN = found.spent_after(steps_C, ranges.relative_amount(scenario, found.name))
-    whole = found.training_run_flops
-    learning = 1.0 - found.flops.get("scoring", 0.0) / whole if whole else 1.0
-    usual = sum(
-        share * domain(scenario.domains[name].row).response_tokens.value
-        for name, share in found.shares.items()
-    )
-    relative_N = fresh(scenario.overlap, stage, constants) * (
-        usual / found.mean_length if found.shares else 1.0
-    )
+    if isinstance(stage, Merge) or amounts is None:
+        return Effort(compute_N=np.zeros(scenario.draws), tokens_N=np.zeros(scenario.draws))
+    usual = {name: domain(scenario.domains[name].row) for name in stage.domains}
+    batch = Batch.of(stage, amounts, usual, overlapped=False)
+    flops = step_flops(batch, machine)
+    relative_N = fresh(scenario.overlap, stage, constants) * ranges.relative_amount(scenario, stage.name)
+    steps_CN = np.asarray(steps_C, dtype=float)[..., None] * relative_N
     return Effort(
-        compute_N=flops_CN * learning * relative_N / trained.active_parameters,
-        tokens_N=tokens_CN * relative_N,
+        compute_N=steps_CN * ((flops["generation"] + flops["training"]) / machine.model.active_parameters),
+        tokens_N=steps_CN * (batch.trained_sequences * batch.response_tokens),
     )
 
 

@@ -196,7 +196,7 @@ class Stock:
             raise InfeasibleError(
                 f"stage {stage.name!r} does not fit on {self.question.pool} GPUs: give more"
             )
-        return effort_of(self.question.base, stage, found, self.machine.model, steps_C, self.world.constants)
+        return effort_of(self.question.base, stage, one_step, self.machine, steps_C, self.world.constants)
 
     def seconds(
         self,

@@ -131,17 +131,17 @@ def test_a_frontier_forecast_does_not_move_when_tiny_numbers_change(monkeypatch:
     assert forecast(_scenario()).to_document() == before.to_document()
 
 
-def test_dropping_tiny_studies_widens_a_frontier_forecast_and_moves_nothing() -> None:
-    plain = default_calibration()
-    found = Estimate(value=0.9, sd=0.05, grade="measured", source="study of the tiny world")
+def test_a_tiny_study_of_a_shape_moves_a_frontier_forecast_and_narrows_it_together() -> None:
+    plain = default_calibration().unfitted()
+    found = Estimate(value=0.6, sd=0.05, grade="measured", source="study of the tiny world")
     name = "distill_conflict_share"
     parameter = replace(plain.parameters[name], studies={"tiny": found})
     studied = replace(plain, parameters={**plain.parameters, name: parameter})
     scenario = _scenario(conflict={f"{a}>{b}": -0.5 for a in NAMES for b in NAMES if a != b}, draws=2000)
     informed, dropped = (forecast(scenario, calibration).scores_DN for calibration in (studied, plain))
     draws = [calibration.draw(name, "frontier", seed=0, draws=2000) for calibration in (studied, plain)]
-    assert np.std(draws[0]) < np.std(draws[1])
-    assert np.median(informed, axis=1) == pytest.approx(np.median(dropped, axis=1), abs=0.003)
+    assert np.std(draws[0]) < np.std(draws[1]) and np.median(draws[0]) > np.median(draws[1])
+    assert np.all(np.median(informed, axis=1) < np.median(dropped, axis=1))
     assert np.array_equal(informed, forecast(scenario, studied).scores_DN)
 
 
@@ -254,7 +254,7 @@ def test_what_is_only_spent_teaches_nothing(name: str, kl: float, longer: float,
     for changed in (replace(plain, recipe=penalised), replace(plain, facts=facts)):
         found = forecast(changed)
         for stage, effort in found.efforts.items():
-            assert np.all(effort.compute_N <= usual.efforts[stage].compute_N * (1 + 0.05))
+            assert np.all(effort.compute_N <= usual.efforts[stage].compute_N * (1 + 1e-9))
             assert effort.tokens_N == pytest.approx(usual.efforts[stage].tokens_N)
     stale = forecast(replace(plain, overlap=overlap))  # type: ignore[arg-type]
     for stage, effort in stale.efforts.items():
