@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.belief.calibration import Calibration, sample
+from mopdsim.belief.calibration import Calibration, sample, uniform
 from mopdsim.facts.domains import Estimate, Scope
 
 MODEL_ERROR = "model_error"
@@ -52,3 +52,11 @@ def moved(score_DN: Array, error_DN: Array | None) -> Array:
     if error_DN is None:
         return score_DN
     return logistic(logit(np.clip(score_DN, _EDGE, 1 - _EDGE)) + error_DN)
+
+
+def tested(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:
+    """Shares of `items` prompts passed at these pass rates, (N,), with luck from the stream of this name."""
+    from scipy import stats
+
+    luck_N = uniform(f"measured:{key}", seed, len(score_N))
+    return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)

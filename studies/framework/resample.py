@@ -9,9 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from mopdsim.belief.streams import uniform
 from studies.framework.analysis import Quantity
 
 LEVEL = 0.8
@@ -62,12 +61,3 @@ def mean_quantity(values: ArrayLike, *, level: float = LEVEL) -> Quantity | None
         n=int(x.size),
         level=level,
     )
-
-
-def tested(score_N: ArrayLike, items: int, *, key: str, seed: int = 0) -> NDArray[np.float64]:
-    """Shares of `items` prompts passed at these pass rates, (N,), with luck from the stream of this name."""
-    from scipy import stats
-
-    rate_N = np.clip(np.asarray(score_N, dtype=float), 0.0, 1.0)
-    luck_N = uniform(f"measured:{key}", seed, len(rate_N))
-    return np.asarray(stats.binom.ppf(luck_N, items, rate_N) / items)

@@ -13,10 +13,9 @@ from typing import Any
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
-from mopdsim.belief.form_error import MODEL_ERROR
+from mopdsim.belief.form_error import MODEL_ERROR, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
-from studies.framework.resample import tested
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
 

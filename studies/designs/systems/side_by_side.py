@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from mopdsim.belief.form_error import tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
-from studies.framework.resample import tested
 from studies.framework.run import Run, planned
 from trainer.runs.execute import execute
 from trainer.runs.plan import Node

@@ -12,8 +12,7 @@ import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.validate import projects
-from mopdsim.validate.quality import recovery_elsewhere, validate
-from mopdsim.validate.quality_backtest import back_test, verdict
+from mopdsim.validate.quality import back_test, recovery_elsewhere, validate, verdict
 from mopdsim.validate.quality_rows import COLUMNS, domain_of, read
 
 HEADER = ",".join(COLUMNS) + ",grade\n"

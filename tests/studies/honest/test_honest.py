@@ -19,6 +19,7 @@ from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import Calibration, from_document
 from mopdsim.belief.form_error import form_error, moved
+from mopdsim.belief.form_error import tested as measured
 from mopdsim.facts.model import model
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
@@ -28,7 +29,6 @@ from mopdsim.recipes.recipe_file import to_document
 from studies.designs.effects import synergy
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations, write
 from studies.framework.registry import study
-from studies.framework.resample import tested as measured
 from studies.honest import honest, report
 from studies.honest import refit as refitting
 from studies.honest.baselines import Cell
