@@ -40,7 +40,10 @@ def catalogue_recipes(draw: st.DrawFn) -> Recipe:
             "advantage_scale": st.sampled_from(["group", "domain", "none"]),
             "curriculum": st.sampled_from(["none", "staged", "signal"]),
         },
-        "cascade_rl": {"order": st.permutations(domains), "replay": st.floats(0, 0.99, allow_subnormal=False)},
+        "cascade_rl": {
+            "order": st.permutations(domains),
+            "replay": st.floats(0, 0.99, allow_subnormal=False),
+        },
         "mopd": {
             "groups": grouped,
             "rounds": st.integers(1, 3),
