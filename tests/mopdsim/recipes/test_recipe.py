@@ -331,7 +331,7 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("mopd", {"groups": 5}, UsageError, ["groups = 5"]),
     ("mopd", {"groups": []}, UsageError, ["groups = []", "exactly once"]),
     ("mopd", {"groups": [["sort"]]}, UsageError, ["groups", "reverse", "exactly once"]),
-    ("mopd", {"amounts": "huge"}, UsageError, ["amounts = 'huge'", "'tiny', 'small' or"]),
+    ("mopd", {"amounts": "huge"}, UsageError, ["amounts = 'huge'", "'tiny', 'real', 'small' or"]),
     ("mopd", {"warmup": "perhaps"}, UsageError, ["warmup = 'perhaps'", "boolean"]),
     ("mopd", {"reward_mix": math.nan}, UsageError, ["reward_mix = nan", "finite"]),
     ("mopd", {"loss": "reverse"}, UsageError, ["loss = 'reverse'", "'reverse_kl'"]),
