@@ -1,6 +1,6 @@
 """The `mopd` command: its root, exit codes, and the verbs of the recipe language.
 
-`train`, `study` and `demo` belong to other packages; they are found through the entry-point group `mopd.commands` and
+`train`, `study`, `demo` and `trace` belong to other packages; they are found through the entry-point group `mopd.commands` and
 imported only when called, so that `mopd recipes` never pays for torch.
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad file, 3 not found, 4 numerical divergence, 5 infeasible budget,
@@ -30,6 +30,7 @@ SUMMARIES = {
     "train": "Run a recipe for real: stages, checkpoints, scores.",
     "study": "Studies that compare runs with forecasts, and the world gate.",
     "demo": "Watch multi-teacher on-policy distillation and its rivals, from random weights, in minutes.",
+    "trace": "Which teacher made a student say this.",
 }
 
 INTERRUPTED = 130

@@ -1,0 +1,233 @@
+"""Level 1 of a trace: log-probs are each model's own, shares are those of known cases, bad input is one sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from small_world import carry_out, logprobs_of, plain_model, shrunk, write_model
+from typer.testing import CliRunner
+
+from mopdsim.base.errors import MopdError, NotFoundError, UsageError
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import Merge, Recipe
+from trainer.model.loading import load_policy, tensors_sha256
+from trainer.trace.cli import app
+from trainer.trace.subject import open_run, taught
+from trainer.trace.verdict import UNDECIDED, of_answers, of_tokens, split
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+PROMPT = "l01"
+
+
+@pytest.fixture(scope="module")
+def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of two teachers and a student."""
+    out = tmp_path_factory.mktemp("runs") / "mopd"
+    recipe = shrunk(catalogue.recipe("mopd", [small["low"], small["high"]]), learning_rate=1e-2)
+    carry_out(recipe, model, out)
+    return out
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be damaged."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def trace(*arguments: object) -> str:
+    """The command's output; its errors are raised."""
+    done = CliRunner().invoke(app, [str(argument) for argument in arguments])
+    if done.exception:
+        raise done.exception
+    return done.stdout
+
+
+def document(*arguments: object) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(trace(*arguments, "--json"))
+    return found
+
+
+def test_the_log_probs_are_those_of_each_model_alone(finished: Path) -> None:
+    found = document(finished, "--prompt", PROMPT, "--answer", "AZ")
+    assert set(found) == {"student", "answers", "seconds"}
+    assert found["student"] == "student"
+    (answer,) = found["answers"]
+    assert set(answer) == {"prompt", "answer", "verdict", "shares", "tokens"}
+    assert (answer["prompt"], answer["answer"]) == (PROMPT, "AZ")
+    assert set(answer["shares"]) == {"start", "teacher_1", "teacher_2", "nobody"}
+    subject = open_run(finished)
+    for name, place in subject.places.items():
+        policy = load_policy(place)
+        prompt, response = policy.chat.prompts([PROMPT])[0], policy.chat.turns(["AZ"])[0]
+        logprob_TV = logprobs_of(plain_model(place), prompt, response, subject.settings.temperature)
+        truth = [float(x_V[token]) for x_V, token in zip(logprob_TV.detach(), response, strict=True)]
+        rows = answer["tokens"]
+        own = {"student": "student", subject.start: "start"}.get(name)
+        shown = [row[own] if own else row["teachers"][name] for row in rows]
+        assert shown == pytest.approx(truth, abs=1e-4), name
+    assert "".join(row["text"] for row in answer["tokens"]).startswith("AZ")
+
+
+def test_the_students_own_answer_is_its_likeliest(finished: Path) -> None:
+    (answer,) = document(finished, "--prompt", PROMPT)["answers"]
+    policy = load_policy(open_run(finished).places["student"])
+    ids = policy.chat.prompts([PROMPT])[0]
+    with torch.no_grad():
+        first = int(policy.model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+    assert answer["tokens"][0]["text"] == policy.tokenizer.decode([first])
+
+
+def test_failures_are_answers_that_the_verifier_fails(finished: Path, small: dict[str, str]) -> None:
+    from trainer.tasks import task
+
+    own = task(small["high"])
+    items = {item.prompt: item for item in own.fixed("test", 8)}
+    found = document(finished, "--domain", small["high"], "--failures", 3)["answers"]
+    assert 1 <= len(found) <= 3
+    assert len({answer["prompt"] for answer in found}) == len(found)
+    assert all(own.grade(items[answer["prompt"]], [answer["answer"]]) < 1 for answer in found)
+
+
+def test_shares_of_known_cases() -> None:
+    nothing, all_of_it, elsewhere, both = ([0.0, 0, 0], [2.0, 2, 0], [2.0, 0, -1], [2.0, 1, 1])
+    kept = np.exp(-2.0)
+    assert split(np.array(nothing)).tolist() == [1, 0, 0, 0]
+    assert split(np.array(all_of_it)) == pytest.approx([kept, 1 - kept, 0, 0])
+    assert split(np.array(elsewhere)) == pytest.approx([kept, 0, 0, 1 - kept])
+    assert split(np.array(both)) == pytest.approx([kept, *[(1 - kept) / 3] * 3])
+    assert split(np.array([-1.0, 3, 0])).tolist() == [1, 0, 0, 0]  # less likely than the start had it
+
+
+@pytest.mark.parametrize(
+    ("unit", "verdict"),
+    [
+        ([0.01, 0.2, 0], "start"),
+        ([1, 1, -1], "a"),
+        ([1, -1, 1], "b"),
+        ([1, 0, 0], "nobody"),
+        ([1, 1, 1], UNDECIDED),
+    ],
+)
+def test_a_verdict_or_none(unit: list[float], verdict: str) -> None:
+    units = np.array([unit] * 6, dtype=float)
+    for found in (of_tokens(["a", "b"], units), of_answers(["a", "b"], units * 6)):
+        assert found.verdict == verdict
+        assert sum(row.share for row in found.shares.values()) == pytest.approx(1)
+        assert all(row.low <= row.share <= row.high for row in found.shares.values())
+
+
+def test_one_token_of_many_decides_nothing_surely() -> None:
+    units = np.zeros((8, 3))
+    units[3] = 2, 2, 0
+    found = of_tokens(["a", "b"], units)
+    assert found.shares["a"].share > 0.8
+    assert found.shares["a"].low == 0
+    assert found.verdict == UNDECIDED
+
+
+def test_a_student_that_is_its_teacher_moved_as_far_as_the_teacher_pulls(
+    small: dict[str, str], model: Path, finished: Path, tmp_path: Path
+) -> None:
+    stages = open_run(finished).recipe.stage
+    recipe = Recipe(
+        name="copy",
+        domains=tuple(open_run(finished).recipe.domains),
+        amounts_name="tiny",
+        stages=(stages["teacher_1"], Merge(name="student", inputs=("teacher_1",))),
+        amounts={"teacher_1": open_run(finished).recipe.amounts["teacher_1"]},
+        output="student",
+    )
+    carry_out(recipe, model, tmp_path / "copy", store=finished / "store")
+    (answer,) = document(tmp_path / "copy", "--prompt", PROMPT, "--answer", "AZ")["answers"]
+    assert all(
+        row["student"] == pytest.approx(row["teachers"]["teacher_1"], abs=1e-5) for row in answer["tokens"]
+    )
+    assert answer["shares"]["nobody"]["share"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_better_answer_turns_the_odds(finished: Path) -> None:
+    one, other = (
+        document(finished, "--prompt", PROMPT, "--answer", a, "--instead", b)["answers"][0]
+        for a, b in (("AZ", "ZA"), ("ZA", "AZ"))
+    )
+    assert max(one["shares"]["start"]["share"], other["shares"]["start"]["share"]) == 1.0
+    same = document(finished, "--prompt", PROMPT, "--answer", "AZ", "--instead", "AZ")["answers"][0]
+    assert same["shares"]["start"]["share"] == 1.0
+
+
+def test_the_text_says_where_the_prompt_went(finished: Path, small: dict[str, str]) -> None:
+    shown = trace(finished, "--prompt", PROMPT)
+    steps = [json.loads(line) for line in (finished / "metrics.jsonl").read_text().splitlines()]
+    asked = sum(
+        row["prompts"].get(small["low"], 0)
+        for row in steps
+        if row["kind"] == "step" and row["stage"] == "student"
+    )
+    assert asked and f"{asked} prompts of {small['low']} in training, to teacher_1 (100%)" in shown
+    assert "verdict" in shown and "\x1b" not in shown
+
+
+def test_a_warmup_belongs_to_its_student_and_an_earlier_round_does_not(small: dict[str, str]) -> None:
+    names = [small["low"], small["high"]]
+    warmed, rounds, cascade = (
+        catalogue.recipe(name, names, **options)
+        for name, options in (("mopd", {"warmup": True}), ("mopd", {"rounds": 2}), ("cascade_rl", {}))
+    )
+    assert [stage.name for stage in taught(warmed)] == ["warmup", "student"]
+    assert [stage.name for stage in taught(rounds)] == ["r2_student"]
+    assert not taught(cascade)
+
+
+def refused(kind: type[MopdError], *arguments: object) -> str:
+    with pytest.raises(kind) as caught:
+        trace(*arguments)
+    message = str(caught.value)
+    assert "\n" not in message and "Traceback" not in message
+    return message
+
+
+def test_removed_teachers_are_named_and_made_again_bit_for_bit(run: Path) -> None:
+    subject = open_run(run)
+    places = subject.places
+    before = {name: tensors_sha256(places[name]) for name in subject.teachers}
+    for name in subject.teachers:
+        shutil.rmtree(places[name])
+    message = refused(NotFoundError, run, "--prompt", PROMPT)
+    assert "teacher_1, teacher_2" in message and f"mopd trace {run} --rebuild" in message
+    trace(run, "--rebuild")
+    assert {name: tensors_sha256(subject.places[name]) for name in subject.teachers} == before
+
+
+def test_another_tokenizer(run: Path, tmp_path: Path) -> None:
+    place = open_run(run).places["teacher_2"]
+    shutil.rmtree(place)
+    shutil.copytree(write_model(tmp_path / "bytes", seed=3, kind="bytes"), place)
+    assert "teacher 'teacher_2'" in refused(UsageError, run, "--prompt", PROMPT)
+
+
+def test_a_run_without_a_student(
+    small: dict[str, str], model: Path, shared_store: Path, tmp_path: Path
+) -> None:
+    recipe = shrunk(catalogue.recipe("single_domain", [small["low"]]))
+    carry_out(recipe, model, tmp_path / "run", store=shared_store)
+    assert "no student" in refused(UsageError, tmp_path / "run", "--prompt", PROMPT)
+
+
+def test_bad_input(run: Path, small: dict[str, str]) -> None:
+    assert "positions" in refused(UsageError, run, "--prompt", "a" * 100_000, "--domain", small["low"])
+    assert "positions" in refused(
+        UsageError, run, "--prompt", "a", "--answer", "a" * 100_000, "--domain", small["low"]
+    )
+    assert "--prompt" in refused(UsageError, run)
+    assert "--prompt" in refused(UsageError, run, "--failures", 1, "--domain", small["low"], "--answer", "x")
+    assert "--domain" in refused(UsageError, run, "--failures", 1)
+    assert "nowhere" in refused(UsageError, run, "--failures", 1, "--domain", "nowhere")
+    (run / "STATUS").write_text("interrupted\n")
+    assert f"mopd train resume {run}" in refused(UsageError, run, "--prompt", PROMPT)
+    refused(NotFoundError, run / "none", "--prompt", PROMPT)

@@ -1,0 +1,163 @@
+"""`mopd trace RUN`: which teacher made the student say this."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mopdsim.base.errors import UsageError
+
+if TYPE_CHECKING:
+    from trainer.trace.evidence import Answer
+    from trainer.trace.subject import Subject
+    from trainer.trace.verdict import Verdict
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.command()
+def trace(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a finished `mopd train run`.")],
+    prompt: Annotated[str | None, typer.Option(help="What the student is asked.")] = None,
+    answer: Annotated[str | None, typer.Option(help="What it said [default: its likeliest answer].")] = None,
+    instead: Annotated[str | None, typer.Option(help="What it should have said: traces the odds.")] = None,
+    domain: Annotated[
+        str | None, typer.Option(help="The prompt's domain [default: by the nearest test prompt].")
+    ] = None,
+    failures: Annotated[
+        int | None,
+        typer.Option(min=1, help="So many wrong answers of the student to test prompts of --domain."),
+    ] = None,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="First make again what the store lost.")] = False,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda [default: the run's].")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Read an answer token by token under the student, its start and every teacher, and say who is to blame.
+
+    Examples: mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
+    mopd trace runs/mopd --domain sort --failures 5
+    """
+    from mopdsim.cli.commands import emit
+    from trainer.trace.evidence import Models, check_domain
+    from trainer.trace.subject import open_run
+
+    begun = time.perf_counter()
+    _check(prompt, answer, instead, domain, failures, rebuild)
+    subject = open_run(run)
+    if domain is not None:
+        check_domain(subject, domain)
+    if rebuild:
+        _rebuild(subject)
+        if prompt is None and failures is None:
+            return
+    models, near = Models(subject, device=device), None
+    better: Answer | None = None
+    if prompt is None:
+        assert domain is not None and failures is not None
+        batch = models.failures(domain, failures)
+    else:
+        if domain is None:
+            domain, near = subject.nearest(prompt)
+        batch = models.asked(prompt, answer, domain=domain)
+        if instead is not None:
+            better = models.read(models.asked(prompt, instead, domain=domain))[0]
+    answers = models.read(batch)
+    verdicts = [_verdict(subject, each, better) for each in answers]
+    seconds = time.perf_counter() - begun
+    if json_:
+        rows = [_row(subject, each, verdict) for each, verdict in zip(answers, verdicts, strict=True)]
+        return emit({"student": subject.student, "answers": rows, "seconds": seconds})
+    _print(subject, answers, verdicts, better, near)
+    print(f"{seconds:.1f} s")
+
+
+def _check(
+    prompt: str | None,
+    answer: str | None,
+    instead: str | None,
+    domain: str | None,
+    failures: int | None,
+    rebuild: bool,
+) -> None:
+    """UsageError where what was asked does not fit together."""
+    if (prompt is None) == (failures is None) and not (rebuild and prompt is None):
+        raise UsageError(
+            "give --prompt TEXT, or --domain D --failures N, one of the two: they say what to trace"
+        )
+    if failures is not None and domain is None:
+        raise UsageError(f"--failures {failures}: add --domain, whose test prompts the student is asked")
+    for name, value in (("answer", answer), ("instead", instead)):
+        if value is not None and prompt is None:
+            raise UsageError(f"--{name} {value!r} belongs to a prompt: add --prompt")
+
+
+def _rebuild(subject: Subject) -> None:
+    """Make again the stages whose weights were removed, with the run's own settings and seeds."""
+    from trainer.runs.execute import execute
+    from trainer.runs.progress import Progress
+
+    execute(
+        subject.plan(),
+        subject.store,
+        workers=subject.resolved["workers"],
+        progress=Progress(),
+        resume=f"mopd trace {subject.run} --rebuild",
+    )
+
+
+def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict:
+    """Who is to blame for one answer. The better answer's tokens count against it."""
+    import numpy as np
+
+    from trainer.trace.verdict import of_tokens
+
+    ratio_UX = answer.ratios(subject)
+    if better is not None:
+        ratio_UX = np.concatenate([ratio_UX, -better.ratios(subject)])
+    return of_tokens(subject.teachers, ratio_UX)
+
+
+def _row(subject: Subject, answer: Answer, verdict: Verdict) -> dict[str, Any]:
+    score = answer.logprobs
+    return {
+        "prompt": answer.prompt,
+        "answer": answer.answer,
+        **asdict(verdict),
+        "tokens": [
+            {
+                "text": token,
+                "student": score[subject.student][place],
+                "start": score[subject.start][place],
+                "teachers": {name: score[name][place] for name in subject.teachers},
+            }
+            for place, token in enumerate(answer.tokens)
+        ],
+    }
+
+
+def _print(
+    subject: Subject,
+    answers: list[Answer],
+    verdicts: list[Verdict],
+    better: Answer | None,
+    near: str | None,
+) -> None:
+    import numpy as np
+    from rich.console import Console
+
+    from trainer.trace.text import print_answer, print_head, print_verdict, routing_of
+    from trainer.trace.verdict import of_answers
+
+    console, exposure = Console(highlight=False, markup=False), subject.exposure()
+    print_head(console, subject)
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        routing = routing_of(subject, answer.domain, exposure, nearest=near)
+        print_answer(console, subject, answer, verdict, routing=routing, better=better)
+    if len(answers) > 1:
+        sums_UX = np.array([answer.ratios(subject).sum(0) for answer in answers])
+        console.print()
+        print_verdict(console, of_answers(subject.teachers, sums_UX), over=f"over {len(answers)} answers: ")

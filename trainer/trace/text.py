@@ -1,0 +1,126 @@
+"""A traced answer as people read it: its tokens coloured by who pulls, a table of log-probs, the verdict.
+
+Leaves out: every number in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from mopdsim.recipes.recipe import Distill
+from trainer.trace.evidence import Answer
+from trainer.trace.subject import Subject
+from trainer.trace.verdict import INTERVAL, MARGIN, UNDECIDED, Verdict
+
+COLOURS = (
+    "green",
+    "cyan",
+    "magenta",
+    "yellow",
+    "blue",
+    "red",
+    "bright_green",
+    "bright_cyan",
+    "bright_magenta",
+)
+PULLS = 0.5  # nats of a token's log-ratio from which its teacher colours it
+DISAGREE = 1.0  # nats between the highest and the lowest teacher of a token, from which it is marked
+LETTERS = 200  # of a prompt
+
+
+def colours(subject: Subject) -> dict[str, str]:
+    """Each teacher's."""
+    return {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(subject.teachers)}
+
+
+def print_head(console: Console, subject: Subject) -> None:
+    legend = Text.assemble(
+        f"student {subject.student} of recipe {subject.recipe.name}, from {subject.start}; teachers: "
+    )
+    for place, (name, colour) in enumerate(colours(subject).items()):
+        legend.append(", " * (place > 0)).append(name, style=colour)
+    console.print(legend, soft_wrap=True)
+
+
+def print_answer(
+    console: Console,
+    subject: Subject,
+    answer: Answer,
+    verdict: Verdict,
+    *,
+    routing: Sequence[str],
+    better: Answer | None,
+) -> None:
+    """One answer: the prompt, the coloured answer, where its prompts went, its tokens, who is to blame.
+
+    better: the answer whose pulls are taken off, where one is given.
+    """
+    pull_TK = answer.ratios(subject)[:, 1:]
+    console.print(Text(f"\nprompt   {answer.prompt[:LETTERS]!r}"), soft_wrap=True)
+    shown = Text("answer   ")
+    for token, pull_K in zip(answer.tokens, pull_TK, strict=True):
+        shown.append(token.replace("\n", "\\n"), style=_style(subject, pull_K))
+    console.print(shown, soft_wrap=True)
+    for line in routing:
+        console.print(Text(line), soft_wrap=True)
+    names = (subject.student, subject.start, *subject.teachers)
+    table = Table("token", *names, box=None, pad_edge=False, header_style="bold")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for place, (token, pull_K) in enumerate(zip(answer.tokens, pull_TK, strict=True)):
+        mark = " *" if len(pull_K) > 1 and np.ptp(pull_K) >= DISAGREE else ""
+        cells = [f"{answer.logprobs[name][place]:.2f}" for name in names]
+        table.add_row(Text(repr(token)[1:-1] + mark, style=_style(subject, pull_K)), *cells)
+    pull_K = pull_TK.sum(0)
+    table.add_row("pull", "", "", *[f"{pull:+.2f}" for pull in pull_K], style="bold")
+    if better is not None:
+        odds_K = pull_K - better.ratios(subject)[:, 1:].sum(0)
+        table.add_row("of the odds", "", "", *[f"{pull:+.2f}" for pull in odds_K], style="bold")
+    console.print(table)
+    if better is not None:
+        console.print(Text(f"odds     against {better.answer!r}: the verdict is on them"), soft_wrap=True)
+    print_verdict(console, verdict)
+
+
+def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None:
+    """Every cause's share with its interval, the largest first."""
+    rows = sorted(verdict.shares.items(), key=lambda pair: -pair[1].share)
+    said = ", ".join(f"{cause} {row.share:.2f} [{row.low:.2f}, {row.high:.2f}]" for cause, row in rows)
+    why = (
+        f" (the first share leads by less than {MARGIN:g}, or not surely)"
+        if verdict.verdict == UNDECIDED
+        else ""
+    )
+    level = INTERVAL[1] - INTERVAL[0]
+    console.print(Text(f"verdict  {over}{verdict.verdict}{why}", style="bold"), soft_wrap=True)
+    console.print(Text(f"shares   {said} ({level}% intervals)"), soft_wrap=True)
+
+
+def routing_of(
+    subject: Subject, domain: str, exposure: Mapping[str, int], *, nearest: str | None
+) -> list[str]:
+    """Where the prompt's domain goes, and how often. nearest: the test prompt by which the domain was found."""
+    stage = subject.stages[-1]
+    sent = ", ".join(f"{name} ({weight:.0%})" for name, weight in subject.teachers_of(domain).items())
+    lines = [
+        f"domain   {domain}" + (f", by its nearest test prompt {nearest[:LETTERS]!r}" if nearest else "")
+    ]
+    if not isinstance(stage, Distill):
+        return [*lines, f"routing  none: {stage.name} merges {sent}"]
+    astray = f"; {stage.misrouting:.0%} of them to another teacher" if stage.misrouting else ""
+    return [
+        *lines,
+        f"routing  {exposure.get(domain, 0):,} prompts of {domain} in training, to {sent}{astray}",
+    ]
+
+
+def _style(subject: Subject, pull_K: Sequence[float]) -> str:
+    """The colour of the teacher that pulls most, or none where none pulls."""
+    if not len(pull_K) or max(pull_K) < PULLS:
+        return ""
+    return list(colours(subject).values())[int(np.argmax(pull_K))]
