@@ -149,7 +149,10 @@ def _certain(**changes: Any) -> Question:
 
 def test_undecided_where_a_doubtful_conflict_decides_with_the_pilot_that_measures_it() -> None:
     """One mixed run wins where the one helps the other, one run after the other where it hurts: all else is known."""
-    doubt = {"math>code": [-1.2, 0.8], "code>math": 0.0}
+    doubt = {
+        "math>code": [-3.0, 1.5],
+        "code>math": 0.0,
+    }  # conflict hurts cascades too: it must be wide to decide
     found = plan(_certain(conflict=doubt, families=["mixed_rl", "cascade_rl"]))
     assert found.decision == "undecided"
     assert [(flip.parameter, flip.end) for flip in found.flips] == [("conflict:math>code", "p90")]
