@@ -53,7 +53,7 @@ def test_lean_logits_and_gradients_equal_the_module(
 ) -> None:
     monkeypatch.setattr(attention, "SHORT", 512 if path == "blocks" else 0)
     monkeypatch.setattr(kernels, "ONEDNN_PRODUCTS", 0)
-    monkeypatch.setattr(kernels, "ONEDNN", onednn and kernels.HAS_ONEDNN)
+    monkeypatch.setattr(kernels, "ONEDNN", onednn and kernels.ONEDNN)
     lean = policy(architecture)
     assert isinstance(lean.backbone, Lean)
     rows = batch(lean)
