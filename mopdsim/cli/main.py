@@ -1,7 +1,7 @@
 """The `mopd` command: its root, exit codes, and the verbs of the recipe language.
 
-`train`, `study`, `demo` and `trace` belong to other packages; they are found through the entry-point group `mopd.commands` and
-imported only when called, so that `mopd recipes` never pays for torch.
+`train`, `study`, `demo` and `trace` belong to other packages; they are found through the entry-point group
+`mopd.commands` and imported only when called, so that `mopd recipes` never pays for torch.
 
 Exit codes: 0 ok, 1 failure, 2 usage or bad file, 3 not found, 4 numerical divergence, 5 infeasible budget,
 75 interrupted and resumable, 130 interrupt.

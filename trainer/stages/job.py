@@ -33,7 +33,8 @@ class Job:
     """One stage to run.
 
     weights: directories in Hugging Face layout by stage name, that of its root among them. data: directories of
-    samples by stage name. root: the model that its weights grew from.
+    samples by stage name. root: the model that its weights grew from. drawn_as: the key of another stage, whose random
+    numbers this one draws again.
     """
 
     key: str
@@ -45,6 +46,7 @@ class Job:
     directory: Path
     data: Mapping[str, Path] = field(default_factory=dict)
     root: str = BASE
+    drawn_as: str | None = None
 
     @property
     def name(self) -> str:
@@ -57,8 +59,8 @@ class Job:
         return BASE if self.stage is None else self.stage.init
 
     def seed(self, *parts: object) -> int:
-        """A seed that depends on the stage's key and `parts` alone."""
-        text = "/".join(map(str, (self.key, *parts)))
+        """A seed that depends on the stage's key (or that of `drawn_as`) and `parts` alone."""
+        text = "/".join(map(str, (self.drawn_as or self.key, *parts)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
     def tasks(self) -> dict[str, Task]:
