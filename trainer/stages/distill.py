@@ -54,7 +54,8 @@ def _check_teachers(
     """Preflight with the stage's own loss before the first step; returns each teacher's mask of shared ids.
 
     A teacher whose weights equal the student's or another teacher's cannot give another gradient: it is said on
-    stderr (its own training changed nothing, or it is meant so) and left out of that comparison.
+    stderr (its own training changed nothing, or it is meant so) and left out of that comparison. A stage that is
+    drawn as another has such teachers on purpose, and says nothing.
     """
     if trainee.step == 0:
         texts = [
@@ -68,7 +69,7 @@ def _check_teachers(
             twin = weights.setdefault(tensors_sha256(trainee.job.weights[name]), name)
             if twin == name:
                 distinct.append(name)
-            else:
+            elif trainee.job.drawn_as is None:
                 print(
                     f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
                     file=sys.stderr,

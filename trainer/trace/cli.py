@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,7 +14,8 @@ import typer
 from mopdsim.base.errors import UsageError
 
 if TYPE_CHECKING:
-    from trainer.trace.evidence import Answer
+    from trainer.batch.batch import Batch
+    from trainer.trace.evidence import Answer, Models
     from trainer.trace.subject import Subject
     from trainer.trace.verdict import Verdict
 
@@ -32,6 +35,13 @@ def trace(
         int | None,
         typer.Option(min=1, help="So many wrong answers of the student to test prompts of --domain."),
     ] = None,
+    confirm: Annotated[
+        bool,
+        typer.Option(
+            "--confirm",
+            help="Distil the student again without each teacher: minutes, resumable; effects on the answer's log-prob.",
+        ),
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="First make again what the store lost.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda [default: the run's].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -39,7 +49,7 @@ def trace(
     """Read an answer token by token under the student, its start and every teacher, and say who is to blame.
 
     Examples: mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
-    mopd trace runs/mopd --domain sort --failures 5
+    mopd trace runs/mopd --domain sort --failures 5 --confirm
     """
     from mopdsim.cli.commands import emit
     from trainer.trace.evidence import Models, check_domain
@@ -55,7 +65,7 @@ def trace(
         if prompt is None and failures is None:
             return
     models, near = Models(subject, device=device), None
-    better: Answer | None = None
+    rival: Batch | None = None
     if prompt is None:
         assert domain is not None and failures is not None
         batch = models.failures(domain, failures)
@@ -64,14 +74,18 @@ def trace(
             domain, near = subject.nearest(prompt)
         batch = models.asked(prompt, answer, domain=domain)
         if instead is not None:
-            better = models.read(models.asked(prompt, instead, domain=domain))[0]
+            rival = models.asked(prompt, instead, domain=domain)
     answers = models.read(batch)
+    better = None if rival is None else models.read(rival)[0]
     verdicts = [_verdict(subject, each, better) for each in answers]
+    effects = _effects(subject, models, answers, batch, better, rival) if confirm else None
     seconds = time.perf_counter() - begun
     if json_:
         rows = [_row(subject, each, verdict) for each, verdict in zip(answers, verdicts, strict=True)]
+        for row, effect in zip(rows, effects or (), strict=False):
+            row["effects"] = effect
         return emit({"student": subject.student, "answers": rows, "seconds": seconds})
-    _print(subject, answers, verdicts, better, near)
+    _print(subject, answers, verdicts, better, near, effects)
     print(f"{seconds:.1f} s")
 
 
@@ -107,6 +121,38 @@ def _rebuild(subject: Subject) -> None:
         progress=Progress(),
         resume=f"mopd trace {subject.run} --rebuild",
     )
+
+
+def _effects(
+    subject: Subject,
+    models: Models,
+    answers: list[Answer],
+    batch: Batch,
+    better: Answer | None,
+    rival: Batch | None,
+) -> list[dict[str, float]]:
+    """Of each answer, by teacher: log-prob under the student less that under the student without the teacher, in nats;
+    of the odds where a better answer is given."""
+    from trainer.runs.progress import Progress
+    from trainer.trace.counterfactual import distil, estimate, leave_one_out
+
+    counterfactuals, progress = leave_one_out(subject, subject.plan()), Progress()
+    count, seconds = estimate(subject, counterfactuals.values())
+    progress.say(
+        f"{count} distillations to run, about {seconds:.0f} s of one worker; the store holds the others"
+        if count
+        else "the store holds every distillation"
+    )
+    students = distil(subject, counterfactuals, progress, resume=shlex.join(["mopd", *sys.argv[1:]]))
+    effects: list[dict[str, float]] = [{} for _ in answers]
+    for name, weights in students.items():
+        given = models.gives(weights, batch)
+        against = models.gives(weights, rival)[0] if rival is not None else 0.0
+        for effect, answer, now in zip(effects, answers, given, strict=True):
+            was = sum(answer.logprobs[subject.student])
+            was -= sum(better.logprobs[subject.student]) if better is not None else 0.0
+            effect[name] = was - (now - against)
+    return effects
 
 
 def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict:
@@ -145,18 +191,21 @@ def _print(
     verdicts: list[Verdict],
     better: Answer | None,
     near: str | None,
+    effects: list[dict[str, float]] | None,
 ) -> None:
     import numpy as np
     from rich.console import Console
 
-    from trainer.trace.text import print_answer, print_head, print_verdict, routing_of
+    from trainer.trace.text import print_answer, print_effects, print_head, print_verdict, routing_of
     from trainer.trace.verdict import of_answers
 
     console, exposure = Console(highlight=False, markup=False), subject.exposure()
     print_head(console, subject)
-    for answer, verdict in zip(answers, verdicts, strict=True):
+    for place, (answer, verdict) in enumerate(zip(answers, verdicts, strict=True)):
         routing = routing_of(subject, answer.domain, exposure, nearest=near)
         print_answer(console, subject, answer, verdict, routing=routing, better=better)
+        if effects is not None:
+            print_effects(console, answer, effects[place], odds=better is not None)
     if len(answers) > 1:
         sums_UX = np.array([answer.ratios(subject).sum(0) for answer in answers])
         console.print()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,11 @@ class Models:
         found_BT = logprobs(scored, read, temperature=settings.temperature, valid_V=valid_V)
         trained_BT = batch.rollouts.trained_BT
         return [tuple(row_T[kept_T].tolist()) for row_T, kept_T in zip(found_BT, trained_BT, strict=True)]
+
+    def gives(self, weights: Path, batch: Batch) -> list[float]:
+        """Log-prob of each row's answer under another student, in nats."""
+        reader = load_policy(weights, **self.loading).frozen()
+        return [sum(row) for row in self.logprobs(weights.parent.name, reader, batch)]
 
     def asked(self, prompt: str, answer: str | None, *, domain: str) -> Batch:
         """A prompt with this answer, or with the student's own likeliest. UsageError where it outgrows the model."""

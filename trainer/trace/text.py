@@ -101,6 +101,16 @@ def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None
     console.print(Text(f"shares   {said} ({level}% intervals)"), soft_wrap=True)
 
 
+def print_effects(console: Console, answer: Answer, effects: Mapping[str, float], *, odds: bool) -> None:
+    """What each teacher did to the answer (or to its odds), the largest first."""
+    ranked = sorted(effects.items(), key=lambda pair: -pair[1])
+    said = ", ".join(f"{name} {effect:+.2f}" for name, effect in ranked)
+    console.print(
+        Text(f"effects  {said} nats of {'the odds of ' * odds}{answer.answer!r}", style="bold"),
+        soft_wrap=True,
+    )
+
+
 def routing_of(
     subject: Subject, domain: str, exposure: Mapping[str, int], *, nearest: str | None
 ) -> list[str]:

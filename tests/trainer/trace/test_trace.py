@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from small_world import carry_out, logprobs_of, plain_model, shrunk, write_model
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
+from mopdsim.cli.main import SUMMARIES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Merge, Recipe
 from trainer.model.loading import load_policy, tensors_sha256
@@ -159,6 +162,13 @@ def test_a_better_answer_turns_the_odds(finished: Path) -> None:
     assert max(one["shares"]["start"]["share"], other["shares"]["start"]["share"]) == 1.0
     same = document(finished, "--prompt", PROMPT, "--answer", "AZ", "--instead", "AZ")["answers"][0]
     assert same["shares"]["start"]["share"] == 1.0
+
+
+def test_the_command_is_registered() -> None:
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    registered = project["project"]["entry-points"]["mopd.commands"]
+    assert set(registered) == set(SUMMARIES)
+    assert EntryPoint(name="trace", value=registered["trace"], group="mopd.commands").load() is app
 
 
 def test_the_text_says_where_the_prompt_went(finished: Path, small: dict[str, str]) -> None:
