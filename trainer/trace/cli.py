@@ -15,7 +15,7 @@ from mopdsim.base.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.batch.batch import Batch
-    from trainer.trace.evidence import Answer, Models
+    from trainer.trace.evidence import Answer
     from trainer.trace.subject import Subject
     from trainer.trace.verdict import Verdict
 
@@ -42,6 +42,12 @@ def trace(
             help="Distil the student again without each teacher: minutes, resumable; effects on the answer's log-prob.",
         ),
     ] = False,
+    shapley: Annotated[
+        bool,
+        typer.Option(
+            "--shapley", help="As --confirm, without every set of up to four teachers; Shapley values."
+        ),
+    ] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="First make again what the store lost.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda [default: the run's].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
@@ -52,6 +58,8 @@ def trace(
     mopd trace runs/mopd --domain sort --failures 5 --confirm
     """
     from mopdsim.cli.commands import emit
+    from trainer.runs.progress import Progress
+    from trainer.trace.effects import effects, every_subset
     from trainer.trace.evidence import Models, check_domain
     from trainer.trace.subject import open_run
 
@@ -60,6 +68,8 @@ def trace(
     subject = open_run(run)
     if domain is not None:
         check_domain(subject, domain)
+    if shapley:
+        every_subset(subject)
     if rebuild:
         _rebuild(subject)
         if prompt is None and failures is None:
@@ -78,14 +88,17 @@ def trace(
     answers = models.read(batch)
     better = None if rival is None else models.read(rival)[0]
     verdicts = [_verdict(subject, each, better) for each in answers]
-    effects = _effects(subject, models, answers, batch, better, rival) if confirm else None
+    found: list[dict[str, float]] | None = None
+    if confirm or shapley:
+        resume = shlex.join(["mopd", *sys.argv[1:]])
+        found = effects(models, batch, rival, all_subsets=shapley, progress=Progress(), resume=resume)
     seconds = time.perf_counter() - begun
     if json_:
         rows = [_row(subject, each, verdict) for each, verdict in zip(answers, verdicts, strict=True)]
-        for row, effect in zip(rows, effects or (), strict=False):
+        for row, effect in zip(rows, found or (), strict=False):
             row["effects"] = effect
         return emit({"student": subject.student, "answers": rows, "seconds": seconds})
-    _print(subject, answers, verdicts, better, near, effects)
+    _print(subject, answers, verdicts, better, near, found)
     print(f"{seconds:.1f} s")
 
 
@@ -121,38 +134,6 @@ def _rebuild(subject: Subject) -> None:
         progress=Progress(),
         resume=f"mopd trace {subject.run} --rebuild",
     )
-
-
-def _effects(
-    subject: Subject,
-    models: Models,
-    answers: list[Answer],
-    batch: Batch,
-    better: Answer | None,
-    rival: Batch | None,
-) -> list[dict[str, float]]:
-    """Of each answer, by teacher: log-prob under the student less that under the student without the teacher, in nats;
-    of the odds where a better answer is given."""
-    from trainer.runs.progress import Progress
-    from trainer.trace.counterfactual import distil, estimate, leave_one_out
-
-    counterfactuals, progress = leave_one_out(subject, subject.plan()), Progress()
-    count, seconds = estimate(subject, counterfactuals.values())
-    progress.say(
-        f"{count} distillations to run, about {seconds:.0f} s of one worker; the store holds the others"
-        if count
-        else "the store holds every distillation"
-    )
-    students = distil(subject, counterfactuals, progress, resume=shlex.join(["mopd", *sys.argv[1:]]))
-    effects: list[dict[str, float]] = [{} for _ in answers]
-    for name, weights in students.items():
-        given = models.gives(weights, batch)
-        against = models.gives(weights, rival)[0] if rival is not None else 0.0
-        for effect, answer, now in zip(effects, answers, given, strict=True):
-            was = sum(answer.logprobs[subject.student])
-            was -= sum(better.logprobs[subject.student]) if better is not None else 0.0
-            effect[name] = was - (now - against)
-    return effects
 
 
 def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict:

@@ -11,16 +11,23 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeVar
 
+from mopdsim.recipes.recipe import Distill
 from trainer.runs.execute import execute
 from trainer.runs.plan import Node, Plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import key_of
 from trainer.trace.subject import Subject
 
+K = TypeVar("K")
 
-def without(subject: Subject, planned: Plan, teachers: Collection[str]) -> tuple[Node, ...]:
-    """The distillations again, first to last, the start in place of these teachers. planned: the run's own stages."""
+
+def without(
+    subject: Subject, planned: Plan, teachers: Collection[str], *, reward: bool = True
+) -> tuple[Node, ...]:
+    """The distillations again, first to last, the start in place of these teachers; with `reward` False no reward is
+    mixed in. planned: the run's own stages."""
     keys = planned.keys[subject.recipe.name]
     start = planned.node[keys[subject.stages[0].name]].job.weights[subject.start]
     replaced = {keys[name]: keys[subject.start] for name in teachers}
@@ -30,24 +37,29 @@ def without(subject: Subject, planned: Plan, teachers: Collection[str]) -> tuple
         weights = dict(own.job.weights) | dict.fromkeys(teachers, start)
         if found:
             weights[stage.init] = subject.store.weights(found[-1].key)
-        made_from = {
+        made_from: dict[str, Any] = {
             **own.made_from,
             "drawn_as": own.key,
             "replaced": replaced,
             "after": [node.key for node in found],
         }
+        changed = own.job.stage
+        if not reward and isinstance(changed, Distill):
+            changed = changed.model_copy(update={"reward_mix": 0.0})
+            made_from["stage"] = {**made_from["stage"], "reward_mix": 0.0}
         key = key_of(made_from)
         job = replace(
-            own.job, key=key, drawn_as=own.key, weights=weights, directory=subject.store.directory(key)
+            own.job,
+            key=key,
+            stage=changed,
+            drawn_as=own.key,
+            weights=weights,
+            directory=subject.store.directory(key),
         )
-        label = f"{stage.name} without {', '.join(sorted(teachers))}"
+        gone = [*sorted(teachers), *([] if reward else ["reward"])]
+        label = f"{stage.name} without {', '.join(gone)}"
         found.append(Node(job=job, made_from=made_from, needs=tuple(node.key for node in found), label=label))
     return tuple(found)
-
-
-def leave_one_out(subject: Subject, planned: Plan) -> dict[str, tuple[Node, ...]]:
-    """By teacher, the distillations without it."""
-    return {name: without(subject, planned, [name]) for name in subject.teachers}
 
 
 def estimate(subject: Subject, counterfactuals: Iterable[tuple[Node, ...]]) -> tuple[int, float]:
@@ -63,8 +75,8 @@ def estimate(subject: Subject, counterfactuals: Iterable[tuple[Node, ...]]) -> t
 
 
 def distil(
-    subject: Subject, counterfactuals: Mapping[str, tuple[Node, ...]], progress: Progress, *, resume: str
-) -> dict[str, Path]:
+    subject: Subject, counterfactuals: Mapping[K, tuple[Node, ...]], progress: Progress, *, resume: str
+) -> dict[K, Path]:
     """Distil what the store does not hold; each student's weights. resume: the command that goes on after a stop."""
     nodes = tuple(node for own in counterfactuals.values() for node in own)
     execute(

@@ -7,7 +7,7 @@ Axes: B rows, M rows kept, T response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,10 @@ class Models:
         trained_BT = batch.rollouts.trained_BT
         return [tuple(row_T[kept_T].tolist()) for row_T, kept_T in zip(found_BT, trained_BT, strict=True)]
 
-    def gives(self, weights: Path, batch: Batch) -> list[float]:
-        """Log-prob of each row's answer under another student, in nats."""
+    def under(self, weights: Path) -> Callable[[Batch], list[float]]:
+        """What another student gives to each row's answer: its log-prob in nats."""
         reader = load_policy(weights, **self.loading).frozen()
-        return [sum(row) for row in self.logprobs(weights.parent.name, reader, batch)]
+        return lambda batch: [sum(row) for row in self.logprobs(weights.parent.name, reader, batch)]
 
     def asked(self, prompt: str, answer: str | None, *, domain: str) -> Batch:
         """A prompt with this answer, or with the student's own likeliest. UsageError where it outgrows the model."""
@@ -123,7 +123,12 @@ class Models:
         rollouts = generate(
             self.student, ids, rollouts_per_prompt=1, max_new_tokens=most, temperature=0.0, seed=0
         )
-        return Batch(items=(item,), rollouts=rollouts, reward_B=torch.zeros(1), spans={domain: slice(0, 1)})
+        return Batch(
+            items=(item,),
+            rollouts=rollouts,
+            reward_B=torch.zeros(1, device=self.student.device),
+            spans={domain: slice(0, 1)},
+        )
 
     def failures(self, domain: str, count: int) -> Batch:
         """The first test prompts that the student's likeliest answers get less than full marks for, `count` at most.

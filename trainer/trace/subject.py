@@ -37,6 +37,7 @@ from trainer.runs.store import Store
 from trainer.tasks import task
 
 NEAREST = 100  # test prompts of each domain among which a prompt's nearest is looked for
+LETTERS = 2000  # of a prompt that are compared
 
 Taught = Distill | Merge
 
@@ -94,7 +95,13 @@ class Subject:
         return self.store.weights(key)
 
     def plan(self) -> Plan:
-        """The run's stages as they would be run again. UsageError where this version would make other ones."""
+        """The run's stages as they would be run again. UsageError where this version would make other ones, or several
+        processes shared them."""
+        if self.settings.processes > 1:
+            raise UsageError(
+                f"{self.run}: processes = {self.settings.processes}: only a run of one process can be made again here: "
+                "leave out --confirm, --shapley and --rebuild"
+            )
         planned = plan(
             {self.recipe.name: self.recipe},
             model=self.resolved["model"],
@@ -135,7 +142,8 @@ class Subject:
             for item in task(domain).fixed("test", min(NEAREST, self.settings.test_items))
         ]
         return max(
-            pairs, key=lambda pair: difflib.SequenceMatcher(None, prompt, pair[1], autojunk=False).ratio()
+            pairs,
+            key=lambda pair: difflib.SequenceMatcher(None, prompt[:LETTERS], pair[1], autojunk=False).ratio(),
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,8 @@ from trainer.model.loading import load_policy, tensors_sha256
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.trace.cli import app
-from trainer.trace.counterfactual import distil, estimate, leave_one_out, without
+from trainer.trace.counterfactual import distil, estimate, without
+from trainer.trace.effects import MOST, every_subset, shapley
 from trainer.trace.subject import Subject, open_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -42,8 +44,8 @@ def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPa
     return {name: folder / name for name in CASES}
 
 
-def student_without(subject: Subject, *teachers: str) -> Path:
-    nodes = without(subject, subject.plan(), teachers)
+def student_without(subject: Subject, *teachers: str, reward: bool = True) -> Path:
+    nodes = without(subject, subject.plan(), teachers, reward=reward)
     return distil(subject, {"": nodes}, Progress(quiet=True), resume="again")[""]
 
 
@@ -114,10 +116,8 @@ def test_effects_are_differences_of_log_probs(finished: dict[str, Path]) -> None
     )
     (answer,) = json.loads(done.stdout)["answers"]
     subject = open_run(run)
-    students = {
-        name: subject.store.weights(nodes[-1].key)
-        for name, nodes in leave_one_out(subject, subject.plan()).items()
-    }
+    students = {name: student_without(subject, name) for name in subject.teachers}
+    students["reward"] = student_without(subject, reward=False)
 
     def odds(place: Path) -> float:
         policy, found = load_policy(place), []
@@ -130,10 +130,38 @@ def test_effects_are_differences_of_log_probs(finished: dict[str, Path]) -> None
         return found[0] - found[1]
 
     own = odds(subject.places[subject.student])
-    assert set(answer["effects"]) == {"teacher_1", "teacher_2"}
+    assert set(answer["effects"]) == {"teacher_1", "teacher_2", "reward"}
     for name, place in students.items():
         assert answer["effects"][name] == pytest.approx(own - odds(place), abs=1e-4)
     assert max(map(abs, answer["effects"].values())) > 1e-3
+
+
+def test_shapley_values_of_a_known_game() -> None:
+    """A pair of gloves (Shapley 1953's own kind of game): a left one, and two right ones of which one is enough."""
+    owners = ["left", "right", "other"]
+
+    def worth(gone: frozenset[str]) -> float:
+        kept = set(owners) - gone
+        return float("left" in kept and bool(kept & {"right", "other"}))
+
+    subsets = [frozenset(gone) for size in range(4) for gone in combinations(owners, size)]
+    found = shapley(owners, {gone: worth(gone) for gone in subsets})
+    assert found == pytest.approx({"left": 2 / 3, "right": 1 / 6, "other": 1 / 6})
+
+
+def test_shapley_values_add_up_to_what_all_teachers_did(finished: dict[str, Path]) -> None:
+    run = finished["merge"]
+    arguments = [str(run), "--prompt", "l01", "--answer", "AZ", "--json"]
+    (answer,) = json.loads(CliRunner().invoke(app, [*arguments, "--shapley"]).stdout)["answers"]
+    subject = open_run(run)
+    (bare,) = json.loads(CliRunner().invoke(app, arguments).stdout)["answers"]
+    start, own = (sum(token[model] for token in bare["tokens"]) for model in ("start", "student"))
+    # without both teachers the average is the start itself
+    assert sum(answer["effects"].values()) == pytest.approx(own - start, abs=1e-4)
+    many = tuple(f"teacher_{number}" for number in range(MOST + 1))
+    stage = subject.stages[-1].model_copy(update={"inputs": many})
+    with pytest.raises(UsageError, match="31 distillations"):
+        every_subset(replace(subject, stages=(stage,)))
 
 
 def test_a_run_that_would_be_made_otherwise_now_is_refused(finished: dict[str, Path], tmp_path: Path) -> None:
