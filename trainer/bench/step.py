@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal
 
@@ -238,13 +239,14 @@ def distinct(tokens: Sequence[int]) -> float:
 
 
 def reverse_kl(rollouts: Rollouts, scored: Sequence[Scored]) -> LossOf:
-    """Each teacher scored an equal run of consecutive rows."""
+    """Each teacher scored a run of consecutive rows, one after the other."""
     weight_M = losses.token_weights(rollouts.trained_BT).flatten()
-    places = rollouts.trained_BT.numel() // len(scored)
+    ends = list(accumulate(len(one.hidden_MD) for one in scored))
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        own = [(index_N[index_N // places == k] - k * places, teacher) for k, teacher in enumerate(scored)]
-        teacher_NV = torch.cat([one.at(at_N) for at_N, one in own if len(at_N)])
+        runs = [(one, end - len(one.hidden_MD), end) for one, end in zip(scored, ends, strict=True)]
+        own = [(one, index_N[(index_N >= start) & (index_N < end)] - start) for one, start, end in runs]
+        teacher_NV = torch.cat([one.at(at_N) for one, at_N in own if len(at_N)])
         return losses.reverse_kl(logits_NV, teacher_NV, weight_M[index_N])
 
     return loss_of

@@ -283,7 +283,7 @@ def test_recipes_at_published_scale_and_on_pools_of_their_own() -> None:
 
 
 def test_pools_that_no_model_fits_are_one_sentence() -> None:
-    at = drawn(recipes, recipe="instructgpt", scale="published", pools="by_stage")
+    at = drawn(recipes, recipe="deepseek_r1", scale="published", pools="by_stage")
     assert len(at.error) == 1
     assert "does not fit" in at.error[0].value
 
