@@ -14,23 +14,12 @@ import typer
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.compare_command import compare
 from mopdsim.cli.flags import (
-    Amounts,
-    Budget,
-    Deadline,
-    Domains,
-    Draws,
-    GpuName,
-    Gpus,
     Json,
-    Measured,
-    ModelName,
-    Seed,
-    StackName,
-    Teams,
+    Keys,
     emit,
     new_file,
     published_scenario,
-    scenario_keys,
+    scenario_flags,
     scenario_of,
 )
 from mopdsim.cli.texts import forecast_text, validation_text
@@ -92,22 +81,13 @@ def models(
             print(f"  filled by the family's config class: {', '.join(row.assumed)}")
 
 
+@scenario_flags()
 def forecast(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE|FILE", help="A name of `mopd recipes`, or a TOML file.")
     ],
-    model: ModelName = None,
-    gpu: GpuName = None,
-    gpus: Gpus = None,
-    domains: Domains = None,
-    teams: Teams = None,
-    budget: Budget = None,
-    deadline: Deadline = None,
-    amounts: Amounts = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    stack: StackName = None,
-    measured: Measured = None,
+    *,
+    keys: Keys,
     calibration: Annotated[
         Path | None,
         typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
@@ -126,10 +106,6 @@ def forecast(
     """
     from mopdsim.forecast.forecast import forecast as run
 
-    keys = scenario_keys(
-        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=amounts, draws=draws, seed=seed, stack=stack, measured=measured,
-    )  # fmt: skip
     scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
     if write is not None:
         from mopdsim.forecast.scenario import dump

@@ -14,27 +14,17 @@ import typer
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.cli.flags import (
-    Amounts,
-    Budget,
-    Deadline,
-    Domains,
-    Draws,
-    GpuName,
-    Gpus,
     Json,
-    Measured,
-    ModelName,
-    Seed,
-    StackName,
-    Teams,
+    Keys,
     emit,
     require_domains,
-    scenario_keys,
+    scenario_flags,
     scenario_of,
 )
 from mopdsim.cli.texts import comparison_text
 
 
+@scenario_flags()
 def compare(
     recipes: Annotated[
         list[str] | None,
@@ -55,18 +45,8 @@ def compare(
         float | None,
         typer.Option(help="With --all: that budget [default: what mopd spends with its own amounts]."),
     ] = None,
-    model: ModelName = None,
-    gpu: GpuName = None,
-    gpus: Gpus = None,
-    domains: Domains = None,
-    teams: Teams = None,
-    budget: Budget = None,
-    deadline: Deadline = None,
-    amounts: Amounts = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    stack: StackName = None,
-    measured: Measured = None,
+    *,
+    keys: Keys,
     json_: Json = False,
 ) -> None:
     """Forecast several recipes in the same worlds: differences, the probability that one is better, or a tie.
@@ -74,10 +54,6 @@ def compare(
     Example: mopd compare mixed_rl mopd merge --domains math,code
     Example: mopd compare --all studies/questions/known_conflict.toml
     """
-    keys = scenario_keys(
-        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=amounts, draws=draws, seed=seed, stack=stack, measured=measured,
-    )  # fmt: skip
     if all_:
         from mopdsim.forecast.compare_all import compare_all
 
@@ -106,7 +82,7 @@ def compare(
     return emit(document) if json_ else print(comparison_text(document, assumptions(scenarios[0])))
 
 
-def ranked(file: Path, keys: dict[str, Any]) -> dict[str, Any]:
+def ranked(file: Path, keys: Keys) -> dict[str, Any]:
     """The planner's finalists and the systems of a question with the flags on top."""
     from mopdsim.cli.plan_command import question_document
     from mopdsim.plan.plan import plan

@@ -12,6 +12,11 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Json, emit
 
 Seconds = float | None
+FLAGS = {
+    "max_tokens": "--max-tokens", "samples_per_step": "--samples", "step_s": "--step-seconds",
+    "generation_s": "--generation-seconds", "logprob_s": "--logprob-seconds", "training_s": "--training-seconds",
+    "gpus": "--gpus", "mean_tokens": "--mean-tokens",
+}  # fmt: skip
 
 
 def check_step(
@@ -55,13 +60,13 @@ def check_step(
     for key, value in needed.items():
         if value is None:
             raise UsageError(f"--{key.replace('_', '-')} is missing: give it, or a table with --data FILE")
-    longest = max_tokens if max_tokens is not None else 3 * (mean_tokens or 0)
     row = {
-        "model": model, "gpu": gpu, "gpus": gpus, "mean_tokens": mean_tokens, "max_tokens": longest,
+        "model": model, "gpu": gpu, "gpus": gpus, "mean_tokens": mean_tokens, "max_tokens": max_tokens,
         "samples_per_step": samples, "step_s": step_seconds, "mode": mode, "precision": precision,
         "generation_s": generation_seconds, "logprob_s": logprob_seconds, "training_s": training_seconds,
     }  # fmt: skip
-    found = check({key: "" if value is None else str(value) for key, value in row.items()}, software)
+    given = {key: "" if value is None else str(value) for key, value in row.items()}
+    found = check(given, software, FLAGS.__getitem__)
     emit(found) if json_ else print(text(found))
 
 
@@ -79,7 +84,7 @@ def _table(data: Path, software: Any, json_: bool) -> None:
             lacking.append({"line": line, "missing": missing})
             continue
         phases = {"logprob_s": row.get("old_logprob_s", ""), "training_s": row.get("update_s", "")}
-        rows.append({"line": line, **check({**row, **phases}, software)})
+        rows.append({"line": line, **check({**row, **phases}, software, f"line {line}: {{}}".format)})
     if not rows and not lacking:
         raise UsageError(f"data file {str(data)!r} has no rows")
     if json_:

@@ -10,17 +10,12 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import (
-    Amounts,
-    Domains,
-    GpuName,
-    Gpus,
     Json,
-    ModelName,
-    Seed,
+    Keys,
     emit,
     new_file,
     published_scenario,
-    scenario_keys,
+    scenario_flags,
     scenario_of,
 )
 
@@ -29,6 +24,7 @@ if TYPE_CHECKING:
     from mopdsim.forecast.scenario import Scenario
 
 
+@scenario_flags(without=["teams", "budget", "deadline", "draws", "stack", "measured"])
 def export(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE|PLAN", help="A name of `mopd recipes`, a recipe file or a plan.")
@@ -37,7 +33,8 @@ def export(
         str, typer.Option(help="Engines, comma-separated; a stage goes to the first that has its kind.")
     ] = "verl,mergekit",
     out: Annotated[Path | None, typer.Option(help="A new folder [default: nothing is written].")] = None,
-    model: ModelName = None,
+    *,
+    keys: Keys,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -47,10 +44,6 @@ def export(
     smaller_weights: Annotated[
         str | None, typer.Option(help="Likewise for the smaller model, of a recipe that has one.")
     ] = None,
-    gpu: GpuName = None,
-    gpus: Gpus = None,
-    domains: Domains = None,
-    amounts: Amounts = None,
     tasks: Annotated[
         Path | None,
         typer.Option(help="A TOML file: each domain's data, reward and agent, where they are yours."),
@@ -63,7 +56,6 @@ def export(
     changed: Annotated[
         str | None, typer.Option(help="Print what must run again when this domain or stage changes.")
     ] = None,
-    seed: Seed = None,
     json_: Json = False,
 ) -> None:
     """Write a recipe or a plan as configurations, scripts and data specifications of other engines.
@@ -74,10 +66,6 @@ def export(
     """
     from mopdsim.exchange import export as exchange
 
-    keys = scenario_keys(
-        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=None, budget=None, deadline=None, amounts=amounts,
-        draws=None, seed=seed,
-    )  # fmt: skip
     scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
     if changed is not None:
         names = exchange.changed(scenario.recipe, changed)
@@ -88,8 +76,8 @@ def export(
             print(f"  {line}")
         return None
     request = replace(
-        request_of(scenario, weights or _directory(model), smaller_weights, tasks),
-        seed=seed or 0,
+        request_of(scenario, weights or _directory(keys.get("model")), smaller_weights, tasks),
+        seed=keys.get("seed", 0),
         approximate=approximate,
     )
     jobs = exchange.jobs_of(request, _names(to), _names(stages or ""))

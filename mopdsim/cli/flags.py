@@ -6,8 +6,10 @@ Leaves out: the verbs (`mopdsim.cli.commands`, `mopdsim.cli.compare_command`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from functools import update_wrapper
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +21,8 @@ from mopdsim.forecast import published_scale
 if TYPE_CHECKING:
     from mopdsim.forecast.scenario import Scenario
 
+Keys = dict[str, Any]  # of a scenario file
+Verb = Callable[..., None]
 TINY = "tiny"  # the built-in models, for which domains have a default, are called so
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
@@ -67,18 +71,18 @@ def emit(document: object) -> None:
 
 def scenario_keys(
     *,
-    model: str | None,
-    gpu: str | None,
-    gpus: int | None,
-    domains: str | None,
-    teams: int | None,
-    budget: float | None,
-    deadline: float | None,
-    amounts: str | None,
-    draws: int | None,
-    seed: int | None,
-    stack: str | None = None,
-    measured: Path | None = None,
+    model: ModelName = None,
+    gpu: GpuName = None,
+    gpus: Gpus = None,
+    domains: Domains = None,
+    teams: Teams = None,
+    budget: Budget = None,
+    deadline: Deadline = None,
+    amounts: Amounts = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    stack: StackName = None,
+    measured: Measured = None,
 ) -> dict[str, Any]:
     """The keys of a scenario file that were given as flags."""
     given = {
@@ -96,6 +100,35 @@ def scenario_keys(
         "measured": None if measured is None else str(measured.resolve()),
     }
     return {key: value for key, value in given.items() if value is not None}
+
+
+def scenario_flags(*, without: Collection[str] = ()) -> Callable[[Verb], Verb]:
+    """Decorator of a verb: in place of its parameter `keys` stand the flags of `scenario_keys`, but for those named in
+    `without`, and the verb is called with the keys that they make."""
+
+    def decorated(verb: Verb) -> Verb:
+        flags = {
+            name: flag
+            for name, flag in signature(scenario_keys, eval_str=True).parameters.items()
+            if name not in without
+        }
+        own = signature(verb, eval_str=True)
+        shown = [
+            parameter.replace(kind=Parameter.KEYWORD_ONLY)
+            for name, written in own.parameters.items()
+            for parameter in (flags.values() if name == "keys" else [written])
+        ]
+
+        def run(**given: Any) -> None:
+            keys = scenario_keys(**{name: given.pop(name) for name in flags})
+            verb(**given, keys=keys)
+
+        update_wrapper(run, verb)
+        run.__dict__["__signature__"] = own.replace(parameters=shown)
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in shown}
+        return run
+
+    return decorated
 
 
 def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:

@@ -8,24 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from mopdsim.cli.flags import (
-    Budget,
-    Deadline,
-    Domains,
-    Draws,
-    GpuName,
-    Gpus,
     Json,
-    Measured,
-    ModelName,
-    Seed,
-    StackName,
-    Teams,
+    Keys,
     emit,
     new_file,
-    scenario_keys,
+    scenario_flags,
 )
 
 
+@scenario_flags(without=["amounts"])
 def plan(
     file: Annotated[
         Path | None,
@@ -33,17 +24,8 @@ def plan(
             metavar="[FILE]", help="A question (TOML); see studies/questions [default: the flags alone]."
         ),
     ] = None,
-    model: ModelName = None,
-    gpu: GpuName = None,
-    gpus: Gpus = None,
-    domains: Domains = None,
-    teams: Teams = None,
-    budget: Budget = None,
-    deadline: Deadline = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    stack: StackName = None,
-    measured: Measured = None,
+    *,
+    keys: Keys,
     details: Annotated[
         bool, typer.Option("--details", help="Partitions, reasons, every doubt, sensitivities, frontier.")
     ] = False,
@@ -71,10 +53,6 @@ def plan(
     from mopdsim.plan.question import from_document
     from mopdsim.recipes import recipe_file
 
-    keys = scenario_keys(
-        model=model, gpu=gpu, gpus=gpus, domains=domains, teams=teams, budget=budget, deadline=deadline,
-        amounts=None, draws=draws, seed=seed, stack=stack, measured=measured,
-    )  # fmt: skip
     answer = run(from_document(question_document(file, keys), source="flags" if file is None else str(file)))
     chosen = answer.recommended.forecast.scenario
     if write is not None:
@@ -85,7 +63,7 @@ def plan(
     emit(found) if json_ else print(answer_text(found, details=details))
 
 
-def question_document(file: Path | None, keys: dict[str, Any]) -> dict[str, Any]:
+def question_document(file: Path | None, keys: Keys) -> dict[str, Any]:
     """The question of a file with the flags on top, or of the flags alone."""
     from mopdsim.plan.question import REMEDY
     from mopdsim.recipes import recipe_file

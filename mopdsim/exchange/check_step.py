@@ -8,7 +8,7 @@ are not inferred from the numbers. Leaves out: steps of fine-tuning; whole logs.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
 
@@ -25,7 +25,7 @@ from mopdsim.cost.stacks import Stack
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.validate import rl_rows
-from mopdsim.validate.tables import number
+from mopdsim.validate.tables import quantity
 
 FAR = 100.0  # times off: more likely another unit than another speed
 CLEAR = 1.5  # a phase so many times its forecast is named
@@ -48,27 +48,38 @@ CAUSES: Mapping[tuple[str, bool], str] = {
 }  # fmt: skip
 
 
-def check(row: Mapping[str, str], software: Stack) -> dict[str, Any]:
-    """The verdict on one step. row: columns of `rl_steps.csv`, and generation_s, logprob_s, training_s where measured.
-    UsageError for a value that cannot be seconds."""
+def check(row: Mapping[str, str], software: Stack, called: Callable[[str], str] = str) -> dict[str, Any]:
+    """The verdict on one step. row: columns of `rl_steps.csv`, and generation_s, logprob_s, training_s where measured;
+    the longest answer is three times the mean where it is not told.
+    called: a column's name in an error, such as its flag or its line. UsageError for a value that cannot be."""
     shape, card = model(row["model"]), gpu(row["gpu"])
     cells = dict.fromkeys((*rl_rows.COLUMNS, *rl_rows.OPTIONAL_COLUMNS), "") | dict(row)
-    measured = number(cells, "step_s", 1)
-    values = {name: number(cells, name, 1) for name in ("max_tokens", "mean_tokens", "samples_per_step")}
+    values = {
+        name: quantity(cells[name], called(name))
+        for name in ("gpus", "mean_tokens", "samples_per_step", "step_s")
+    }
+    longest = quantity(cells["max_tokens"], called("max_tokens"), default=3 * values["mean_tokens"])
+    values["max_tokens"] = longest
+    measured = values["step_s"]
     if values["max_tokens"] < values["mean_tokens"]:
         raise UsageError(
-            f"max_tokens = {values['max_tokens']:g} lies below mean_tokens = {values['mean_tokens']:g}: the longest "
-            "answer must be at least as long as the mean"
+            f"{called('max_tokens')} = {values['max_tokens']:g} lies below {called('mean_tokens')} = "
+            f"{values['mean_tokens']:g}: the longest answer must be at least as long as the mean"
         )
-    phases = _phases(rl_rows.scenario(cells, 1, shape, card, values), software)
+    known = {
+        phase: quantity(cells[name], called(name), zero=True)
+        for name, phase in PHASES.items()
+        if cells.get(name)
+    }
+    phases = _phases(rl_rows.scenario(cells, shape, card, values), software)
     fitted = shipped()["rl_steps"]
     width = fitted.half_width(moe=shape.is_moe, model=shape.name, gpu=card.name) / NORMAL_80
     log_sd = math.hypot(width, software.log_sd)
     middle = phases["step"]
     if not 1 / FAR < measured / middle < FAR:
         raise UsageError(
-            f"step_s = {measured:g}: {measured / middle:.2g} times the forecast's {middle:.3g} s: it must be seconds, "
-            "not milliseconds, of a whole step"
+            f"{called('step_s')} = {measured:g}: {measured / middle:.2g} times the forecast's {middle:.3g} s: "
+            "it must be seconds, not milliseconds, of a whole step"
         )
     share = NormalDist().cdf(math.log(measured / middle) / log_sd)
     found = {
@@ -79,7 +90,7 @@ def check(row: Mapping[str, str], software: Stack) -> dict[str, Any]:
         "percentile": round(100 * share, 1),
         "verdict": "slow" if share > 0.9 else "fast" if share < 0.1 else "normal",
         "stack": software.name,
-        "phases": _compared(cells, phases, measured),
+        "phases": _compared(known, phases, measured),
     }
     return {**found, "causes": _causes(found)}
 
@@ -100,11 +111,12 @@ def _phases(step: RlStep, software: Stack) -> dict[str, float]:
     }
 
 
-def _compared(cells: dict[str, str], told: Mapping[str, float], measured: float) -> dict[str, dict[str, Any]]:
+def _compared(
+    known: dict[str, float], told: Mapping[str, float], measured: float
+) -> dict[str, dict[str, Any]]:
     """Each phase: forecast, and measured and their ratio where known; the rest where all phases are known."""
-    known = {phase: number(cells, name, 1, zero=True) for name, phase in PHASES.items() if cells.get(name)}
     if len(known) == len(PHASES) and measured > sum(known.values()):
-        known["rest"] = measured - sum(known.values())
+        known = {**known, "rest": measured - sum(known.values())}
     return {
         phase: {
             "forecast_s": seconds,

@@ -106,9 +106,9 @@ def _speculation(row: dict[str, str]) -> Speculation | None:
     return Speculation(drafted=int(depth[1]) if depth else math.ceil(tokens), tokens_per_step=tokens)
 
 
-def scenario(row: dict[str, str], line: int, model: Model, gpu: Gpu, values: dict[str, float]) -> RlStep:
-    """The step a row describes, with `values` for its mean and maximum length and samples."""
-    gpus = int(number(row, "gpus", line))
+def scenario(row: dict[str, str], model: Model, gpu: Gpu, values: dict[str, float]) -> RlStep:
+    """The step a row describes, with `values` for its GPUs, mean and maximum length and samples."""
+    gpus = int(values["gpus"])
     overlap, generation_gpus, training_gpus = _pools(row["mode"], gpus)
     precision = "fp8" if "fp8" in row["precision"].lower() else "bf16"
     generation = _degrees(row["generation_parallel"])
@@ -166,7 +166,7 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> list[RlS
     rng = np.random.default_rng(line)
     steps = []
     for _ in range(ASSUMED_DRAWS):
-        values = {}
+        values = {"gpus": number(row, "gpus", line)}
         for name, central in ASSUMED.items():
             spread = 0.0 if row[name] else 0.55
             values[name] = number(row, name, line, default=central) * float(
@@ -175,7 +175,7 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> list[RlS
         share = float(np.exp(rng.uniform(*np.log(MEAN_SHARE))))
         mean = number(row, "mean_tokens", line, default=share * values["max_tokens"])
         values["mean_tokens"] = min(mean, 0.98 * values["max_tokens"])
-        steps.append(scenario(row, line, model, gpu, values))
+        steps.append(scenario(row, model, gpu, values))
     return steps
 
 
@@ -209,7 +209,7 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Plac
             "framework": row["framework"],
         },
         configuration=f"{model.name} {where}",
-        payload=scenario(row, line, model, gpu, values),
+        payload=scenario(row, model, gpu, values),
         extra_log_sd=extra,
     )
 

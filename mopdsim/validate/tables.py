@@ -89,20 +89,24 @@ def read_rows(
 def number(
     row: dict[str, str], column: str, line: int, *, default: float | None = None, zero: bool = False
 ) -> float:
-    """A positive number of a cell ('1 (2)' reads 1), or zero where that means something; the default for an
-    empty cell or n/a. UsageError otherwise.
+    """`quantity` of a cell."""
+    return quantity(row.get(column, ""), f"line {line}: {column}", default=default, zero=zero)
+
+
+def quantity(text: str, name: str, *, default: float | None = None, zero: bool = False) -> float:
+    """A positive number ('1 (2)' reads 1), or zero where that means something; the default for an empty text or n/a.
+    UsageError, which calls the value `name`, otherwise.
     """
-    text = row.get(column, "")
     if text.lower() in ("", "n/a", "-", "nan"):
         if default is None:
-            raise UsageError(f"line {line}: {column} is empty; it must be a positive number.")
+            raise UsageError(f"{name} is empty; it must be a positive number.")
         return default
     try:
         value = float(text.split()[0].replace(",", ""))
     except ValueError:
         value = math.nan
     if not (0 < value < LARGEST or (zero and value == 0)):
-        raise UsageError(f"line {line}: {column} is {text!r}; it must be a positive number below 1e15.")
+        raise UsageError(f"{name} is {text!r}; it must be a positive number below 1e15.")
     return value
 
 

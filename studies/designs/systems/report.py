@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +48,15 @@ def _lines(folder: Path, there: list[tuple[str, Document, Any, Any]]) -> Iterato
         yield f"```\n{text(document)}\n```\n"
 
 
-def _compared(document: Document) -> Chart:
+def _compared(name: str, document: Document) -> Chart:
     rows = [
         {"recipe": name, "measured": row["scores"][domain], "forecast": told["p50"], "p10": told["p10"],
          "p90": told["p90"]}
         for name, row in document["recipes"].items()
         for domain, told in row["forecast"]["scores"].items()
     ]  # fmt: skip
-    flops = [row["flops"] for row in document["recipes"].values()]
-    budget = "one_budget" if max(flops) < 2 * min(flops) else "own_amounts"
     return Chart(
-        name=f"scores_{len(document['domains'])}_domains_{budget}",
+        name=name,
         title="Forecast P50 (line: P10 to P90) against measured score, each recipe and domain; dashed: equal",
         frame=pd.DataFrame(rows), x="measured", y="forecast", colour="recipe", low="p10", high="p90", mark="point",
         diagonal=True,
@@ -95,9 +94,21 @@ def _hacked(document: Document) -> Chart:
 Writer = tuple[str, Callable[[Document], Chart], Callable[[Document], str]]
 FILES: Mapping[str, Mapping[str, Writer]] = {
     "compare": {
-        "compare.json": ("One common budget of training FLOPs", _compared, compare_text),
-        "own_amounts.json": ("Each recipe with its own amounts", _compared, compare_text),
-        "ten_domains.json": ("Ten teachers on ten domains, own amounts", _compared, compare_text),
+        "compare.json": (
+            "One common budget of training FLOPs",
+            partial(_compared, "scores_at_one_budget"),
+            compare_text,
+        ),
+        "own_amounts.json": (
+            "Each recipe with its own amounts",
+            partial(_compared, "scores_at_own_amounts"),
+            compare_text,
+        ),
+        "ten_domains.json": (
+            "Ten teachers on ten domains, own amounts",
+            partial(_compared, "scores_on_ten_domains"),
+            compare_text,
+        ),
     },
     "colossal": {
         "colossal.json": (

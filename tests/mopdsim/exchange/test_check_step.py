@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mopdsim.base.errors import UsageError
+from mopdsim.cli.main import app
 from mopdsim.cost.stacks import stack
 from mopdsim.exchange.check_step import check, text
 
@@ -58,9 +60,43 @@ def test_a_tuned_stack_expects_less() -> None:
         ({"step_s": 0}, "step_s is '0'"),
         ({"max_tokens": 2000}, "max_tokens = 2000 lies below mean_tokens = 3000"),
         ({"gpus": "many"}, "gpus is 'many'"),
+        ({"mean_tokens": 0, "max_tokens": ""}, "mean_tokens is '0'"),
         ({"generation_s": -1}, "generation_s is '-1'"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         judged(**changes)
+
+
+def test_an_error_names_the_flag_or_the_line(tmp_path: Path) -> None:
+    flags = [
+        "--model",
+        "Qwen3-8B",
+        "--gpu",
+        "H100",
+        "--gpus",
+        "32",
+        "--samples",
+        "1024",
+        "--mean-tokens",
+        "3000",
+    ]
+    for changes, words in [
+        (["--step-seconds", "0"], "^--step-seconds is '0.0'"),
+        (
+            ["--step-seconds", "231", "--max-tokens", "20"],
+            "^--max-tokens = 20 lies below --mean-tokens = 3000",
+        ),
+        (["--step-seconds", "231000"], "^--step-seconds = 231000"),
+        (["--step-seconds", "231", "--generation-seconds", "-2"], "^--generation-seconds is '-2.0'"),
+    ]:
+        with pytest.raises(UsageError, match=words):
+            app(["check-step", *flags, *changes], standalone_mode=False)
+    table = tmp_path / "steps.csv"
+    row = {**ROW, "framework": "mine"}
+    table.write_text(
+        "\n".join([",".join(row), ",".join(row.values()), ",".join({**row, "step_s": "0"}.values())])
+    )
+    with pytest.raises(UsageError, match=r"^line 3: step_s is '0'"):
+        app(["check-step", "--data", str(table)], standalone_mode=False)

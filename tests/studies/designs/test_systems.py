@@ -157,3 +157,13 @@ def test_committed_reports_are_those_of_the_committed_results(tmp_path: Path) ->
         assert written.is_file() == committed.is_file()
         if committed.is_file():
             assert written.read_text() == committed.read_text()
+
+
+def test_every_result_has_a_chart_of_its_own() -> None:
+    for folder, files in report.FILES.items():
+        documents = {
+            name: json.loads((report.RESULTS / folder / name).read_text(encoding="utf-8")) for name in files
+        }
+        names = [chart(documents[name]).name for name, (_, chart, _) in files.items()]
+        assert len(set(names)) == len(files)
+        assert all((report.RESULTS / folder / f"{name}.svg").is_file() for name in names)
