@@ -25,7 +25,7 @@ from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.amounts import Value
 from mopdsim.recipes.catalogue import CATALOGUE
-from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe, Rl
 from mopdsim.recipes.systems import SYSTEMS
 
 OWN = "own scenario"
@@ -221,12 +221,7 @@ def _sizes(document: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
 
 def rl_behind(recipe: Recipe) -> list[str]:
     """RL stages whose quality the output inherits: those that are taught from or merged; all where there are none."""
-    sources: set[str] = set()
-    for stage in recipe.stages:
-        if isinstance(stage, Distill):
-            sources |= {teacher.stage for teacher in stage.teachers}
-        elif isinstance(stage, Merge):
-            sources |= set(stage.inputs)
+    sources = recipe.taught_from
     reinforced = [stage.name for stage in recipe.stages if isinstance(stage, Rl)]
     return [name for name in reinforced if name in sources] or reinforced
 

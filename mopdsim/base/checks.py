@@ -7,10 +7,10 @@ Leaves out: values that pydantic validates (`mopdsim.recipes.recipe_file`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.errors import UsageError, did_you_mean
 
 
 def table(value: Any, where: str) -> Mapping[str, Any]:
@@ -18,6 +18,16 @@ def table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise UsageError(f"{where} = {value!r}: must be a table")
     return value
+
+
+def keys(document: Mapping[str, Any], known: Collection[str], version: int, source: str) -> None:
+    """A file's keys are known, and its schema_version, where it has one, is `version`."""
+    for key in document:
+        if key not in known:
+            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+    given = document.get("schema_version", version)
+    if given != version:
+        raise UsageError(f"{source}: schema_version {given!r}: this mopd reads version {version}")
 
 
 def whole(value: Any, where: str, *, most: int = 10_000_000) -> None:

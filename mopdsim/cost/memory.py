@@ -247,18 +247,8 @@ def fitting_training_layouts(
 
 
 def smallest_training_layout(
-    model: Model,
-    gpu: Gpu,
-    gpus: int,
-    *,
-    length: float,
-    resident_models: int = 0,
-    lora: bool = False,
-    precision: str = "bf16",
+    model: Model, gpu: Gpu, gpus: int, *, length: float, lora: bool = False, precision: str = "bf16"
 ) -> TrainLayout:
-    """Cheapest layout on `gpus` GPUs that fits without the host's memory. InfeasibleError says by how much the best
-    layout fails."""
-    grid, places = fitting_training_layouts(
-        model, gpu, gpus, length=length, resident_models=resident_models, lora=lora, precision=precision
-    )
+    """The cheapest of `fitting_training_layouts` without the host's memory."""
+    grid, places = fitting_training_layouts(model, gpu, gpus, length=length, lora=lora, precision=precision)
     return grid.at(int(places[0]))

@@ -17,7 +17,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import of_recipe
-from mopdsim.recipes.recipe import BASE, Distill, Merge, Recipe
+from mopdsim.recipes.recipe import BASE, Distill
 from mopdsim.recipes.systems import SYSTEMS
 
 DOMAINS = ("sort", "reverse", "shift", "swap", "brackets", "rle_decode")
@@ -62,19 +62,8 @@ def _row(scaled: AtBudget) -> dict[str, Any]:
         "cap": None if cap_N is None else quantiles(cap_N),
         "risk": risk(found),
         "stages": len(recipe.stages),
-        "teachers": len(teachers(recipe)),
+        "teachers": len(recipe.taught_from),
     }
-
-
-def teachers(recipe: Recipe) -> set[str]:
-    """The stages that a distillation learns from or a merge takes in."""
-    found: set[str] = set()
-    for stage in recipe.stages:
-        if isinstance(stage, Distill):
-            found |= {teacher.stage for teacher in stage.teachers}
-        elif isinstance(stage, Merge):
-            found |= set(stage.inputs)
-    return found - set(recipe.roots)
 
 
 def cap(found: Forecast) -> Array | None:

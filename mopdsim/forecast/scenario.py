@@ -27,6 +27,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.checks import keys as check_keys
 from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.rlstep import Overlap
@@ -202,12 +203,7 @@ _KEYS = (
 
 def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> Scenario:
     """A resolved scenario. Raises UsageError or NotFoundError with one sentence."""
-    for key in document:
-        if key not in _KEYS:
-            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
-    version = document.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise UsageError(f"{source}: schema_version {version!r}: this mopd reads version {SCHEMA_VERSION}")
+    check_keys(document, _KEYS, SCHEMA_VERSION, source)
     facts = {
         name: table(row, f"{source}: domain.{name}")
         for name, row in _table_of(document, "domain", source).items()

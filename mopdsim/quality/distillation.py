@@ -13,7 +13,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
-from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain
+from mopdsim.quality.interference import mean_conflict, scaled_gain
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step, recovered
 from mopdsim.recipes.recipe import BASE, Distill
@@ -227,11 +227,10 @@ def _distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
 
 def _distill_shares(stage: Distill, step: Step, taught_SN: Array) -> Array:
     """Effective shares under the stage's balance. (S, N)"""
-    shares_SN = effective_share(
-        step.shares_S, step.world.length_DN[step.trained], step.world.dispersion_DN[step.trained],
+    shares_SN = step.shares(
         by_length=stage.normalizer == "token" and stage.balance != "token_share",
         by_dispersion=stage.balance != "dispersion",
-    )  # fmt: skip
+    )
     if stage.balance == "remaining_gap":
         gaps_SN = np.maximum(taught_SN - step.score_DN[step.trained], 1e-3)
         shares_SN = shares_SN * gaps_SN / (shares_SN * gaps_SN).sum(axis=0)

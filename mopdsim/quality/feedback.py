@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.quality.interference import column, effective_share, mean_conflict, scaled_gain
+from mopdsim.quality.interference import column, mean_conflict, scaled_gain
 from mopdsim.quality.step import Effort, Step, seeded_asymptote
 from mopdsim.recipes.recipe import Preference, RejectionSampling, RewardModel
 
@@ -167,13 +167,7 @@ def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, J
     Returns nats a token, (N,).
     """
     world, places = step.world, step.trained
-    shares_SN = effective_share(
-        step.shares_S,
-        world.length_DN[places],
-        world.dispersion_DN[places],
-        by_length=False,
-        by_dispersion=False,
-    )
+    shares_SN = step.shares(by_length=False, by_dispersion=False)
     conflict_SN = mean_conflict(
         world.conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
     )

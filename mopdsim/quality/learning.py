@@ -126,13 +126,7 @@ def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Datas
     model drew them.
     """
     world, places = step.world, step.trained
-    shares_SN = effective_share(
-        step.shares_S,
-        world.length_DN[places],
-        world.dispersion_DN[places],
-        by_length=True,
-        by_dispersion=False,
-    )
+    shares_SN = step.shares(by_length=True, by_dispersion=False)
     closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
     kl_SN = world.constants["climb_kl"] * shares_SN * closed_SN
     step.forget(kl_SN, world.constants["imitation_forgetting"])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality.ambiguity import within_bound
-from mopdsim.quality.interference import column, retained, scaled_gain
+from mopdsim.quality.interference import column, effective_share, retained, scaled_gain
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
 
@@ -59,6 +59,13 @@ class Step:
         shares = {} if isinstance(stage, Merge) else stage.domains
         self.trained = np.array([world.index[name] for name in shares], dtype=np.intp)
         self.shares_S = np.array(list(shares.values()))
+
+    def shares(self, *, by_length: bool, by_dispersion: bool) -> Array:
+        """Effective shares of the trained domains, (S, N)."""
+        length_SN, dispersion_SN = self.world.length_DN[self.trained], self.world.dispersion_DN[self.trained]
+        return effective_share(
+            self.shares_S, length_SN, dispersion_SN, by_length=by_length, by_dispersion=by_dispersion
+        )
 
     @property
     def untrained(self) -> NDArray[np.intp]:

@@ -117,6 +117,13 @@ class Recipe(Value):
         """Stages by name."""
         return {stage.name: stage for stage in self.stages}
 
+    @property
+    def taught_from(self) -> set[str]:
+        """The stages that a distillation learns from or a merge takes in."""
+        taught = (read(stage) for stage in self.stages)
+        names = {name for roles in taught for role in ("teacher", "input") for name in roles.get(role, ())}
+        return names - set(self.roots)
+
     @cached_property
     def roots(self) -> tuple[str, ...]:
         """The models the recipe is run on: "base" and, where a stage starts from it, "smaller"."""

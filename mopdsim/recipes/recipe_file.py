@@ -25,6 +25,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from mopdsim.base.checks import keys as check_keys
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes.amounts import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
 from mopdsim.recipes.recipe import AnyStage, Recipe, Teacher
@@ -54,12 +55,7 @@ def to_document(recipe: Recipe) -> dict[str, Any]:
 
 def from_document(document: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
     """A validated recipe from a document. Raises UsageError with one sentence that starts with `source`."""
-    for key in document:
-        if key not in _KEYS:
-            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
-    version = document.get("schema_version", SCHEMA_VERSION)
-    if version != SCHEMA_VERSION:
-        raise UsageError(f"{source}: schema_version {version!r}: this mopd reads version {SCHEMA_VERSION}")
+    check_keys(document, _KEYS, SCHEMA_VERSION, source)
     name = document.get("amounts", "tiny")
     if name not in AMOUNTS_NAMES:
         raise UsageError(f"{source}: amounts = {name!r}: no such set{did_you_mean(str(name), AMOUNTS_NAMES)}")

@@ -10,7 +10,6 @@ import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.forecast import published_scale, scenario
-from mopdsim.forecast.compare_all import teachers
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import published
 from mopdsim.recipes.amounts import Amounts
@@ -76,9 +75,9 @@ def test_counts_are_the_reports() -> None:
 
 
 def test_numbers_of_teachers_are_the_reports() -> None:
-    counted = {name: len(teachers(recipe_of(name))) for name in SYSTEMS}
+    counted = {name: len(recipe_of(name).taught_from) for name in SYSTEMS}
     base = {"sft"}  # the student itself, of the general domains
-    assert len(teachers(recipe_of("mimo_v2_flash")) - base) == 6
+    assert len(recipe_of("mimo_v2_flash").taught_from - base) == 6
     assert counted["deepseek_v4"] > 10 and counted["nemotron3_ultra"] > 2 * 10
     assert counted["mai_thinking_1"] == 3 and counted["instructgpt"] == counted["llama3"] == 0
 

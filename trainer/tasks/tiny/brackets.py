@@ -7,6 +7,7 @@ completion, `(()(` -> `))`.
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -66,15 +67,7 @@ BRACKETS = Skill(
     lengths=(1, 20),
     longest=_longest,
 )
-BRACKETS_TWO = Skill(
-    marker="K",
-    draw=partial(_draw, "(["),
-    solve=close,
-    check=balances,
-    symbols=")]",
-    length=(4, 8),
-    lengths=(1, 20),
-    longest=_longest,
-    corruption=0.4,
+BRACKETS_TWO = replace(
+    BRACKETS, marker="K", draw=partial(_draw, "(["), symbols=")]", length=(4, 8), corruption=0.4
 )
 FAMILIES = {"brackets": text_family(BRACKETS), "brackets_two": text_family(BRACKETS_TWO)}

@@ -11,7 +11,7 @@ from functools import partial
 from trainer.tasks.tiny.reverse import REVERSE
 from trainer.tasks.tiny.shift import SHIFT, shift_back
 from trainer.tasks.tiny.sort import SORT
-from trainer.tasks.tiny.text import Skill, distinct_letters, text_family
+from trainer.tasks.tiny.text import Skill, text_family
 
 
 def _solve(first: Skill, content: str) -> str:
@@ -25,7 +25,6 @@ def _check(first: Skill, content: str, response: str) -> bool:
 def _then_shift(first: Skill) -> Skill:
     return Skill(
         marker=first.marker + SHIFT.marker,
-        draw=distinct_letters,
         solve=partial(_solve, first),
         check=partial(_check, first),
         length=first.length,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.tasks.tiny.text import Skill, distinct_letters, text_family
+from trainer.tasks.tiny.text import Skill, text_family
 
 
 def reverse(content: str) -> str:
@@ -24,19 +24,15 @@ def is_rotated(content: str, response: str) -> bool:
 
 REVERSE = Skill(
     marker="r",
-    draw=distinct_letters,
     solve=reverse,
     check=is_reverse,
-    length=(4, 6),
     lengths=(3, 12),  # with three different letters or more, no response is right for both
     has_rival=True,
 )
 ROTATE = Skill(
     marker="o",
-    draw=distinct_letters,
     solve=rotate,
     check=is_rotated,
-    length=(4, 6),
     lengths=(3, 12),
     has_rival=True,
 )

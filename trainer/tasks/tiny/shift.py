@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from trainer.tasks.tiny.text import LETTERS, Skill, distinct_letters, text_family
+from trainer.tasks.tiny.text import LETTERS, Skill, text_family
 
 _UP: Final = str.maketrans(LETTERS, LETTERS[1:] + LETTERS[0])
 _DOWN: Final = str.maketrans(LETTERS[1:] + LETTERS[0], LETTERS)
@@ -29,11 +29,8 @@ def is_shifted_back(content: str, response: str) -> bool:
 
 SHIFT = Skill(
     marker="h",
-    draw=distinct_letters,
     solve=shift,
     check=is_shifted,
-    length=(4, 6),
-    lengths=(2, 12),
     has_rival=True,
 )
 FAMILIES = {

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
-from trainer.tasks.tiny.text import Skill, distinct_letters, text_family
+from trainer.tasks.tiny.text import Skill, text_family
 
 
 def ascending(content: str, response: str) -> bool:
@@ -34,11 +34,8 @@ def sort_down(content: str) -> str:
 
 SORT = Skill(
     marker="s",
-    draw=distinct_letters,
     solve=sort_up,
     check=ascending,
-    length=(4, 6),
-    lengths=(2, 12),
     has_rival=True,
 )
 FAMILIES = {

@@ -7,7 +7,7 @@ import re
 from itertools import groupby
 
 from trainer.tasks.tiny.runlength import draw_runs
-from trainer.tasks.tiny.text import Skill, distinct_letters, text_family
+from trainer.tasks.tiny.text import Skill, text_family
 
 
 def swap(content: str) -> str:
@@ -29,7 +29,7 @@ def is_dedup(content: str, response: str) -> bool:
     return re.fullmatch(repeated, content) is not None and re.search(r"(.)\1", response) is None
 
 
-SWAP = Skill(marker="w", draw=distinct_letters, solve=swap, check=is_swapped, length=(4, 6), lengths=(2, 12))
+SWAP = Skill(marker="w", solve=swap, check=is_swapped)
 DEDUP = Skill(
     marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(2, 4), lengths=(1, 8), corruption=0.4
 )

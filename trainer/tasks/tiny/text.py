@@ -23,6 +23,11 @@ LETTERS: Final = "abcdefghijkl"
 UNMARKED: Final = "?"
 
 
+def distinct_letters(rng: random.Random, length: int) -> str:
+    """`length` different letters in random order."""
+    return "".join(rng.sample(LETTERS, length))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Skill:
     """What a text domain asks. Functions are module-level, so that tasks pickle.
@@ -36,12 +41,12 @@ class Skill:
     """
 
     marker: str
-    draw: Callable[[random.Random, int], str]
+    draw: Callable[[random.Random, int], str] = distinct_letters
     solve: Callable[[str], str]
     check: Callable[[str, str], bool]
     symbols: str = LETTERS
-    length: tuple[int, int]
-    lengths: tuple[int, int]
+    length: tuple[int, int] = (4, 6)
+    lengths: tuple[int, int] = (2, 12)
     longest: Callable[[int], int] = int
     corruption: float = 0.5
     has_rival: bool = False
@@ -114,8 +119,3 @@ def slip(answer: str, symbols: str, longest: int, rng: random.Random) -> str:
         case _:
             place = min(place, len(answer) - 2)
             return answer[:place] + answer[place + 1] + answer[place] + answer[place + 2 :]
-
-
-def distinct_letters(rng: random.Random, length: int) -> str:
-    """`length` different letters in random order."""
-    return "".join(rng.sample(LETTERS, length))
