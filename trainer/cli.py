@@ -10,22 +10,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mopdsim.base.errors import UsageError
+from mopdsim.cli.flags import Device, Json, emit, group
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Run recipes for real.",
-)
+app = group("Run recipes for real.")
 
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, everything else on stderr.")]
 Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
@@ -47,7 +40,6 @@ def init_model(
 
     Example: mopd train init-model --out models/bytes --kind bytes --hidden 128
     """
-    from mopdsim.cli.commands import emit
     from trainer.files.atomic import atomic_directory
     from trainer.model.loading import tensors_sha256
     from trainer.model.tiny import init_model as make
@@ -73,7 +65,6 @@ def get_model(
     It is kept in $MOPD_CACHE, else ~/.cache/mopd/models/NAME, so that a second call costs nothing; --model takes the
     name. Example: mopd train get-model smollm2-135m
     """
-    from mopdsim.cli.commands import emit
     from trainer.model.sources import about
     from trainer.model.sources import get_model as fetch
 
@@ -251,7 +242,6 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Score a model on its domains' test prompts. Example: mopd train eval runs/mopd --items 1000"""
-    from mopdsim.cli.commands import emit
     from trainer.runs.progress import Progress
     from trainer.runs.show import evaluate_directory, score_table
 
@@ -272,7 +262,6 @@ def evaluate(
 @app.command()
 def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
     """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
-    from mopdsim.cli.commands import emit
     from trainer.files.atomic import read_json
     from trainer.runs.show import draw_curves, write_table
 
@@ -305,7 +294,6 @@ def bench(
     times that model in bfloat16 instead, and the tokens a CPU-second that it samples, scores and trains on. Several
     minutes on two cores. Example: mopd train bench --against trl --quick
     """
-    from mopdsim.cli.commands import emit
     from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
     from trainer.bench.memory import bench_adapters, bench_memory
     from trainer.bench.step import size_of
@@ -353,7 +341,6 @@ def _share(processes: int, arguments: list[str] | None, out: Path) -> None:
 
 def _tell(summary: dict[str, Any], json_: bool) -> None:
     """The summary on stdout, once."""
-    from mopdsim.cli.commands import emit
     from trainer.model.processes import launched
 
     if launched()[0] == 0:
@@ -367,7 +354,6 @@ def _print_summary(summary: dict[str, Any]) -> None:
 
 
 def _show_resolved(recipe: Recipe, settings: Settings, json_: bool) -> None:
-    from mopdsim.cli.commands import emit
     from mopdsim.recipes import recipe_file
     from trainer.runs.plan import answers
 

@@ -24,8 +24,6 @@ from mopdsim.cli.flags import (
 )
 from mopdsim.cli.texts import forecast_text, validation_text
 
-__all__ = ["VERBS", "Json", "emit"]
-
 Kind = Literal[
     "decode", "train_throughput", "rl_steps", "quality", "project_totals", "published", "scenarios"
 ]

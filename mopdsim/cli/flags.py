@@ -1,4 +1,4 @@
-"""What the simulator's verbs share: their options, and the scenario that arguments and flags describe.
+"""What commands share: groups, options, the JSON document, and the scenario that arguments and flags describe.
 
 Leaves out: the verbs (`mopdsim.cli.commands`, `mopdsim.cli.compare_command`).
 """
@@ -53,6 +53,16 @@ StackName = Annotated[
     typer.Option("--stack", help="Software: megatron, verl, fsdp, hugging_face or unknown [default]."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
+
+
+Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+
+
+def group(text: str | None = None, **more: Any) -> typer.Typer:
+    """A group of commands, as all of ours look. text: its line of help."""
+    plain = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
+    return typer.Typer(help=text, no_args_is_help=True, **plain, **more)
 
 
 def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:

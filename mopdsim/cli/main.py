@@ -21,9 +21,10 @@ from typer.core import TyperGroup
 from mopdsim import __version__
 from mopdsim.base.errors import MopdError
 from mopdsim.cli.app_command import app as serve
-from mopdsim.cli.commands import VERBS, Json, emit
+from mopdsim.cli.commands import VERBS
 from mopdsim.cli.cost_command import check_step
 from mopdsim.cli.exchange_command import export, import_
+from mopdsim.cli.flags import Json, emit, group
 from mopdsim.cli.plan_command import plan
 
 SUMMARIES = {
@@ -73,13 +74,7 @@ def _found() -> dict[str, Any]:
     return {entry.name: entry for entry in entry_points(group="mopd.commands")}
 
 
-app = typer.Typer(
-    cls=_Root,
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+app = group(cls=_Root)
 
 
 @app.callback(invoke_without_command=True)

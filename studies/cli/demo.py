@@ -9,6 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from mopdsim.cli.flags import Json, Workers, emit
+
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -16,15 +18,13 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 def demo(
     seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
-    workers: Annotated[int | None, typer.Option(help="Stages side by side [default: one a core].")] = None,
+    workers: Workers = None,
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
     model: Annotated[
         str | None,
         typer.Option(help="A real model in tiny's place: smollm2-135m, a directory, or a hub id."),
     ] = None,
-    json_: Annotated[
-        bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")
-    ] = False,
+    json_: Json = False,
 ) -> None:
     """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
 
@@ -32,7 +32,6 @@ def demo(
     matched compute. Interrupt it at any time: the same command goes on. Examples: mopd demo --seed 1
     mopd demo --model smollm2-135m
     """
-    from mopdsim.cli.commands import emit
     from studies.cli.systems import engine
     from studies.designs.systems.demo import run_demo
     from studies.designs.systems.real_demo import run_real_demo

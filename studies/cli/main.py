@@ -11,11 +11,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mopdsim.cli.flags import Device, Json, Workers, emit, group
 from studies.cli.measure import MEASURING
 from studies.cli.systems import COMMANDS
 from studies.cli.text import fit_text, ledger_text, run_text, status_text
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
 Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")]
 Scale = Annotated[
@@ -27,18 +27,10 @@ Quick = Annotated[
         "--quick", help="A rehearsal of minutes: one seed, a hundredth of the steps, kept below OUT."
     ),
 ]
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
 OUT = Path("runs/studies")
 STATES = {"reported": "report.md", "run": "observations.csv"}  # by the file that says so
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="Studies that run recipes for real.",
-)
+app = group("Studies that run recipes for real.")
 
 
 @app.callback()
@@ -49,7 +41,6 @@ def study() -> None:
 @app.command("list")
 def list_(json_: Json = False) -> None:
     """List the studies and what they ask. Example: mopd study list --json"""
-    from mopdsim.cli.commands import emit
     from studies.framework.conduct import files, named
     from studies.framework.registry import NAMES
 
@@ -76,7 +67,6 @@ def plan(
 
     Seconds are those of one worker, from the rates of finished stages in the store. Example: mopd study plan gain
     """
-    from mopdsim.cli.commands import emit
     from studies.framework.conduct import named
 
     work = named(name, out=out, scale=scale, device=device, quick=quick)
@@ -106,7 +96,6 @@ def run(
 
     A run that fails is reported and the others go on; the command then exits 1.
     """
-    from mopdsim.cli.commands import emit
     from studies.framework import conduct
 
     work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
@@ -129,7 +118,6 @@ def status(
     json_: Json = False,
 ) -> None:
     """Show which runs are finished and which results there are. Example: mopd study status gain"""
-    from mopdsim.cli.commands import emit
     from studies.framework import conduct
 
     found = conduct.status(conduct.named(name, out=out, scale=scale, device=device, quick=quick))
@@ -165,7 +153,6 @@ def fit(
     studies' calibration.json only with --ship.
     """
     from mopdsim.base.errors import UsageError
-    from mopdsim.cli.commands import emit
     from studies.framework import conduct
     from studies.framework.registry import NAMES
 
@@ -193,7 +180,6 @@ def fit(
 @app.command()
 def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, json_: Json = False) -> None:
     """Write the report and its charts from the observations. Example: mopd study report gain"""
-    from mopdsim.cli.commands import emit
     from studies.framework import conduct
 
     files = [
@@ -208,7 +194,6 @@ def validation(
     json_: Json = False,
 ) -> None:
     """Validate every model of the simulator and write studies/results/validation. Example: mopd study validation"""
-    from mopdsim.cli.commands import emit
     from studies.honest.validation import freeze
 
     files = [str(path) for path in freeze(decode=decode)]

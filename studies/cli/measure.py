@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
+from mopdsim.cli.flags import Device, Workers
 
 
 def timing(
@@ -49,9 +49,7 @@ def ladder(
     minutes: Annotated[
         float | None, typer.Option(min=0.1, help="Stop after so long [default: when done].")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")
-    ] = None,
+    workers: Workers = None,
     out: Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")] = Path(
         "runs/studies"
     ),

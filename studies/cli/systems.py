@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mopdsim.base.errors import UsageError
+from mopdsim.cli.flags import Json, Workers, emit
 from studies.designs.systems.text import colossal_text, compare_text, gate_text, overoptimisation_text
 
 if TYPE_CHECKING:
     from studies.designs.systems.side_by_side import Engine
 
-Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, all else on stderr.")]
 Out = Annotated[Path, typer.Option(help="Where stages are kept.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
 Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
 Scale = Annotated[float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")]
 
@@ -125,7 +124,6 @@ def engine(out: Path, workers: int | None) -> Engine:
 
 def _told(result: dict[str, Any], path: Path, text: Callable[[Mapping[str, Any]], str], json_: bool) -> None:
     """Keep the document and print it, or its text."""
-    from mopdsim.cli.commands import emit
     from trainer.files.atomic import write_json
 
     write_json(path, result)

@@ -57,7 +57,7 @@ def trace(
     Examples: mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
     mopd trace runs/mopd --domain sort --failures 5 --confirm
     """
-    from mopdsim.cli.commands import emit
+    from mopdsim.cli.flags import emit
     from trainer.runs.progress import Progress
     from trainer.trace.effects import effects, every_subset
     from trainer.trace.evidence import Models, check_domain

@@ -96,21 +96,53 @@ def refused(stage: str, key: str, value: object, engine: str, remedy: str) -> Us
 KEEP = "run this stage with `mopd train`, or change the recipe"
 
 
-def amounts_of(request: Request, stage: TrainedStage, engine: str) -> Amounts:
-    """The stage's amounts, those that no engine can say refused."""
+def checked(
+    request: Request,
+    stage: AnyStage,
+    engine: str,
+    kinds: Mapping[str, str],
+    *,
+    agents: bool = False,
+    on_cpu: bool = True,
+) -> Amounts:
+    """The stage's amounts. UsageError for what the engine, by its `kinds`, or none of the engines can say.
+
+    agents: an agent of the engine's plays and judges each domain, so that turns and verifiers are its own affair.
+    on_cpu: whether the engine runs without a GPU.
+    """
+    check_kind(stage, engine, kinds)
+    assert isinstance(stage, Sft | Rl | Distill)
+    if request.on_cpu and not on_cpu:
+        raise refused(stage.name, "gpu", request.scenario.gpu, engine, "it needs GPUs: name one with --gpu")
     amounts = request.recipe.amounts[stage.name]
     if amounts.max_flops is not None:
-        raise refused(
-            stage.name,
-            "max_flops",
-            f"{amounts.max_flops:.3g}",
-            engine,
-            "give steps instead of a ceiling of FLOPs",
-        )
+        flops = f"{amounts.max_flops:.3g}"
+        raise refused(stage.name, "max_flops", flops, engine, "give steps instead of a ceiling of FLOPs")
+    if not agents:
+        _one_turn(request, stage, engine)
+    match stage:
+        case Sft():
+            _check_sft(request, stage, engine)
+        case Rl():
+            _check_rl(stage, engine)
+        case Distill():
+            _check_distill(stage, engine)
+            _check_sizes(request, stage, engine)
+    if not agents and (isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix)):
+        _verified(request, stage, engine)
     return amounts
 
 
-def check_rl(stage: Rl, engine: str) -> None:
+def _check_sft(request: Request, stage: Sft, engine: str) -> None:
+    if stage.data:
+        raise refused(stage.name, "data", ", ".join(stage.data), engine, "it reads samples of ours: " + KEEP)
+    for name in stage.domains:
+        if not request.tasks[name].source:
+            remedy = "it has no demonstrations: give its data in --tasks"
+            raise refused(stage.name, "domains", name, engine, remedy)
+
+
+def _check_rl(stage: Rl, engine: str) -> None:
     """What none of the engines can say of reinforcement learning."""
     name = stage.name
     if stage.advantage_scale == "domain":
@@ -127,7 +159,7 @@ def check_rl(stage: Rl, engine: str) -> None:
         raise refused(name, "reward_models", stage.reward_models, engine, "judge with verifiers, or " + KEEP)
 
 
-def check_distill(stage: Distill, engine: str) -> None:
+def _check_distill(stage: Distill, engine: str) -> None:
     """What none of the engines can say of distillation."""
     name = stage.name
     if not stage.on_policy:
@@ -178,7 +210,7 @@ def replica_gpus(request: Request, name: str, context: int, gpus: int) -> int:
     ).gpus
 
 
-def check_sizes(request: Request, stage: Distill, engine: str) -> None:
+def _check_sizes(request: Request, stage: Distill, engine: str) -> None:
     """Teachers and student must share their tokens, which is known of one model's stages alone."""
     roots = {
         request.recipe.root_of(name) for name in (stage.init, *(teacher.stage for teacher in stage.teachers))
@@ -188,11 +220,6 @@ def check_sizes(request: Request, stage: Distill, engine: str) -> None:
             stage.name, "init", stage.init, engine,
             "its teachers grew from another model, whose tokens may differ: distil within one model",
         )  # fmt: skip
-
-
-def check_sft(stage: Sft, engine: str) -> None:
-    if stage.data:
-        raise refused(stage.name, "data", ", ".join(stage.data), engine, "it reads samples of ours: " + KEEP)
 
 
 def check_kind(stage: AnyStage, engine: str, kinds: Mapping[str, str]) -> None:
@@ -207,7 +234,7 @@ def check_kind(stage: AnyStage, engine: str, kinds: Mapping[str, str]) -> None:
         raise refused(stage.name, "kind", stage.kind, engine, remedy)
 
 
-def verified(request: Request, stage: TrainedStage, engine: str) -> None:
+def _verified(request: Request, stage: TrainedStage, engine: str) -> None:
     """Every domain of a rewarded stage has a verifier that runs without this package."""
     for name in stage.domains:
         task = request.tasks[name]
@@ -215,7 +242,7 @@ def verified(request: Request, stage: TrainedStage, engine: str) -> None:
             raise refused(stage.name, "domains", name, engine, f"{task.why_not}: name a reward in --tasks")
 
 
-def one_turn(request: Request, stage: TrainedStage, engine: str) -> None:
+def _one_turn(request: Request, stage: TrainedStage, engine: str) -> None:
     """Episodes of several turns need an agent, which the user names."""
     for name in stage.domains:
         task = request.tasks[name]
@@ -280,6 +307,16 @@ def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
+def rl_differs(stage: Rl, amounts: Amounts) -> list[str]:
+    """What the engines' GRPO does otherwise than ours."""
+    found = [deviation_of_groups(amounts.rollouts_per_prompt)] if stage.advantage_scale == "group" else []
+    if stage.zero_signal == "drop":
+        found.append(
+            'zero_signal = "drop": groups of one reward stay in the batch and dilute its mean, where ours leave it'
+        )
+    return found
+
+
 def deviation_of_groups(group: int) -> str:
     """How dividing by the sample's standard deviation instead of the population's changes advantages."""
     percent = 100 * (1 - ((group - 1) / group) ** 0.5)
@@ -289,9 +326,6 @@ def deviation_of_groups(group: int) -> str:
     )
 
 
-ZERO_SIGNAL = (
-    'zero_signal = "drop": groups of one reward stay in the batch and dilute its mean, where ours leave it'
-)
 WARM_UP = (
     "warm-up starts at rate 0 and the cosine begins after it; ours starts at 1/W of the rate and the cosine at "
     "step 0"

@@ -19,16 +19,12 @@ from mopdsim.exchange.engines.job import (
     CURVE_POINTS,
     Job,
     Request,
-    amounts_of,
-    check_distill,
-    check_kind,
-    check_rl,
-    check_sizes,
+    checked,
     data_of,
-    deviation_of_groups,
     merged,
     refused,
     replica_gpus,
+    rl_differs,
     stands_in,
     warmup_steps,
 )
@@ -45,11 +41,8 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where NeMo-RL cannot say it."""
-    check_kind(stage, ENGINE, KINDS)
+    amounts = checked(request, stage, ENGINE, KINDS, agents=True, on_cpu=False)
     assert isinstance(stage, Rl | Distill)
-    if request.on_cpu:
-        raise refused(stage.name, "gpu", request.scenario.gpu, ENGINE, "it needs GPUs: name one with --gpu")
-    amounts = amounts_of(request, stage, ENGINE)
     for name in stage.domains:
         if not request.tasks[name].agent:
             raise refused(stage.name, "domains", name, ENGINE, "NeMo Gym verifies: name its agent in --tasks")
@@ -222,7 +215,6 @@ def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
 def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
     if stage.algorithm != "grpo":
         raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
-    check_rl(stage, ENGINE)
     config = {
         "grpo": {"normalize_rewards": stage.advantage_scale == "group"},
         "loss_fn": {
@@ -233,15 +225,10 @@ def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
             "ratio_clip_c": None,
         },
     }
-    differs = [deviation_of_groups(amounts.rollouts_per_prompt)] if stage.advantage_scale == "group" else []
-    if stage.zero_signal == "drop":
-        differs.append('zero_signal = "drop": groups of one reward stay in the batch and dilute its mean')
-    return config, differs
+    return config, rl_differs(stage, amounts)
 
 
 def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
-    check_distill(stage, ENGINE)
-    check_sizes(request, stage, ENGINE)
     if stage.reward_mix:
         raise refused(stage.name, "reward_mix", stage.reward_mix, ENGINE, "it ignores rewards: set it to 0")
     differs = stands_in(request, stage, ENGINE, ("sampled_token",))

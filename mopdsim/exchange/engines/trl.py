@@ -13,20 +13,12 @@ from mopdsim.exchange.engines.job import (
     BETAS,
     CURVE_POINTS,
     WARM_UP,
-    ZERO_SIGNAL,
     Job,
     Request,
-    amounts_of,
-    check_distill,
-    check_kind,
-    check_rl,
-    check_sft,
-    check_sizes,
+    checked,
     data_of,
-    deviation_of_groups,
-    one_turn,
     refused,
-    verified,
+    rl_differs,
     warmup_steps,
 )
 from mopdsim.exchange.templates import template
@@ -42,13 +34,10 @@ MOST_ROWS = 8  # of a micro-batch on a GPU; on a CPU the whole batch is one
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where TRL cannot say it."""
-    check_kind(stage, ENGINE, KINDS)
+    amounts = checked(request, stage, ENGINE, KINDS)
     assert isinstance(stage, Sft | Rl | Distill)
-    amounts = amounts_of(request, stage, ENGINE)
-    one_turn(request, stage, ENGINE)
     match stage:
         case Sft():
-            check_sft(stage, ENGINE)
             rows, updates, own, differs = amounts.prompts_per_step, 1, _sft(request, stage), [WARM_UP]
         case Rl():
             rows, updates, own, differs = _rl(request, stage, amounts)
@@ -94,19 +83,12 @@ Said = tuple[
 
 def _sft(request: Request, stage: Sft) -> dict[str, Any]:
     prompt, response = request.lengths(stage)
-    for name in stage.domains:
-        if not request.tasks[name].source:
-            raise refused(
-                stage.name, "domains", name, ENGINE, "it has no demonstrations: give its data in --tasks"
-            )
     return {"max_length": prompt + response, "completion_only_loss": True, "packing": False}
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
     if stage.algorithm != "grpo":
         raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
-    check_rl(stage, ENGINE)
-    verified(request, stage, ENGINE)
     updates = stage.updates_per_batch
     if amounts.prompts_per_step % updates:
         raise refused(
@@ -125,15 +107,10 @@ def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
         "mask_truncated_completions": False,
         **_sampling(request, stage),
     }
-    differs = [WARM_UP] + ([deviation_of_groups(group)] if stage.advantage_scale == "group" else [])
-    if stage.zero_signal == "drop":
-        differs.append(ZERO_SIGNAL)
-    return amounts.prompts_per_step * group // updates, updates, own, differs
+    return amounts.prompts_per_step * group // updates, updates, own, [WARM_UP, *rl_differs(stage, amounts)]
 
 
 def _distill(request: Request, stage: Distill, amounts: Amounts) -> Said:
-    check_distill(stage, ENGINE)
-    check_sizes(request, stage, ENGINE)
     if len(stage.teachers) > 1:
         raise refused(
             stage.name, "teachers", f"{len(stage.teachers)} stages", ENGINE,

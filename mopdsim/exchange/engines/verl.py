@@ -13,23 +13,16 @@ from mopdsim.exchange.engines.as_yaml import dump
 from mopdsim.exchange.engines.job import (
     BETAS,
     CURVE_POINTS,
-    ZERO_SIGNAL,
     Job,
     Request,
-    amounts_of,
-    check_distill,
-    check_kind,
-    check_rl,
-    check_sft,
-    check_sizes,
+    checked,
     data_of,
     deviation_of_groups,
     merged,
-    one_turn,
     refused,
     replica_gpus,
+    rl_differs,
     stands_in,
-    verified,
     warmup_steps,
 )
 from mopdsim.recipes.amounts import Amounts
@@ -48,12 +41,8 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where verl cannot say it."""
-    check_kind(stage, ENGINE, KINDS)
+    amounts = checked(request, stage, ENGINE, KINDS, on_cpu=False)
     assert isinstance(stage, Sft | Rl | Distill)
-    if request.on_cpu:
-        raise refused(stage.name, "gpu", request.scenario.gpu, ENGINE, "it needs GPUs: name one with --gpu")
-    amounts = amounts_of(request, stage, ENGINE)
-    one_turn(request, stage, ENGINE)
     if isinstance(stage, Sft):
         config, differs = _sft(request, stage, amounts)
     else:
@@ -122,6 +111,22 @@ def _trainer(request: Request, stage: Sft | Rl | Distill, amounts: Amounts, gpus
     }
 
 
+def _base(defaults: str) -> Config:
+    return {
+        "defaults": [defaults, "_self_"],
+        "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
+        "export_root": "???",
+    }
+
+
+def _data(stage: Sft | Rl | Distill, amounts: Amounts) -> Config:
+    return {
+        "train_files": f"{ROOT}/data/{stage.name}.parquet",
+        "val_files": f"{ROOT}/data/{stage.name}_held_out.parquet",
+        "train_batch_size": amounts.prompts_per_step,
+    }
+
+
 def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: int) -> Config:
     """What reinforcement and distillation share."""
     prompt, response = request.lengths(stage)
@@ -141,13 +146,9 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
         )  # fmt: skip
     room = max(TOKENS_PER_GPU, prompt + response)
     return {
-        "defaults": ["ppo_trainer", "_self_"],
-        "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
-        "export_root": "???",
+        **_base("ppo_trainer"),
         "data": {
-            "train_files": f"{ROOT}/data/{stage.name}.parquet",
-            "val_files": f"{ROOT}/data/{stage.name}_held_out.parquet",
-            "train_batch_size": amounts.prompts_per_step,
+            **_data(stage, amounts),
             "max_prompt_length": prompt,
             "max_response_length": response,
             "shuffle": False,
@@ -191,8 +192,6 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
-    check_rl(stage, ENGINE)
-    verified(request, stage, ENGINE)
     clip = {
         "clip_ratio": stage.clip_low,
         "clip_ratio_low": stage.clip_low,
@@ -213,10 +212,7 @@ def _rl(request: Request, stage: Rl, amounts: Amounts) -> tuple[Config, list[str
         },
         "actor_rollout_ref": {"actor": {**clip, **reference}},
     }
-    differs = [deviation_of_groups(amounts.rollouts_per_prompt)] if stage.advantage_scale == "group" else []
-    if stage.zero_signal == "drop":
-        differs.append(ZERO_SIGNAL)
-    return config, differs
+    return config, rl_differs(stage, amounts)
 
 
 def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[Config, list[str]]:
@@ -275,12 +271,8 @@ def teacher_pool(request: Request, stage: Distill, amounts: Amounts) -> tuple[in
 
 
 def _distill(request: Request, stage: Distill, amounts: Amounts) -> tuple[Config, list[str]]:
-    check_distill(stage, ENGINE)
-    check_sizes(request, stage, ENGINE)
     stood_in = stands_in(request, stage, ENGINE, ("sampled_token", "forward_kl"))
     mixed = stage.reward_mix > 0
-    if mixed:
-        verified(request, stage, ENGINE)
     pool, size = teacher_pool(request, stage, amounts)
     names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
     replicas = pool // size
@@ -348,13 +340,7 @@ def _distill_differs(stage: Distill, amounts: Amounts, pool: int, *, sampled: bo
 
 
 def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[str]]:
-    check_sft(stage, ENGINE)
     gpus = request.gpus(stage.name)
-    for name in stage.domains:
-        if not request.tasks[name].source:
-            raise refused(
-                stage.name, "domains", name, ENGINE, "it has no demonstrations: give its data in --tasks"
-            )
     if amounts.prompts_per_step % gpus:
         raise refused(
             stage.name, "gpus", gpus, ENGINE,
@@ -362,13 +348,9 @@ def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[s
         )  # fmt: skip
     prompt, response = request.lengths(stage)
     config = {
-        "defaults": ["sft_trainer_engine", "_self_"],
-        "hydra": {"searchpath": ["pkg://verl.trainer.config"]},
-        "export_root": "???",
+        **_base("sft_trainer_engine"),
         "data": {
-            "train_files": f"{ROOT}/data/{stage.name}.parquet",
-            "val_files": f"{ROOT}/data/{stage.name}_held_out.parquet",
-            "train_batch_size": amounts.prompts_per_step,
+            **_data(stage, amounts),
             "use_dynamic_bsz": True,
             "max_token_len_per_gpu": max(TOKENS_PER_GPU, prompt + response),
             "max_length": prompt + response,
