@@ -9,8 +9,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile("whole", deadline=None, max_examples=100)
+settings.register_profile("developer", deadline=None, max_examples=20)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The developer's loop (`-m "not slow ..."`) tries fewer examples than the whole suite."""
+    settings.load_profile("developer" if "not slow" in config.option.markexpr else "whole")
 
 
 @pytest.fixture

@@ -40,7 +40,6 @@ def fits(name: str, gpus: int, length: int, *, offload: bool) -> bool:
     return True
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(NAMES),
     gpus=st.integers(1, 300),
@@ -67,7 +66,6 @@ def seconds(name: str, gpus: int, sequences: float, mean: float) -> float:
     return float(train_step_s(update.work(model(name), H100, layout), training_constants(UNKNOWN)))
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     name=st.sampled_from(NAMES[:4]),
     gpus=st.sampled_from([8, 16, 24, 32, 64, 96, 128]),
@@ -86,7 +84,7 @@ def test_the_best_layout_is_no_slower_on_more_gpus_and_no_faster_for_more_work(
     assert seconds(name, gpus, times * sequences, mean) >= before * (1 - 1e-9)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(place=st.integers(0, 40), lora=st.booleans(), sequences=st.sampled_from([8.0, 640.0]))
 def test_a_grid_says_what_its_layouts_say(place: int, lora: bool, sequences: float) -> None:
     shape = model("Qwen3-30B-A3B")

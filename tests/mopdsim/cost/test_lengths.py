@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.cost.lengths import Lengths
 
 
-@settings(max_examples=60, deadline=None)
 @given(share=st.floats(0.02, 0.98), sigma=st.floats(0.05, 1.5), maximum=st.floats(64, 1e5))
 def test_length_distributions_keep_their_mean(share: float, sigma: float, maximum: float) -> None:
     lengths = Lengths(mean=share * maximum, maximum=maximum, sigma=sigma)

@@ -90,7 +90,7 @@ def test_smallest_replicas_that_people_run(name: str, card: str, precision: str,
     assert found.gpus == expected
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     name=st.sampled_from(["Qwen/Qwen3-8B", "Qwen/Qwen3-32B", "Qwen/Qwen3-30B-A3B", "Llama-3.1-70B"]),
     gpus=st.sampled_from([8, 16, 64, 256]),

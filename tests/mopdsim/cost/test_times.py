@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
@@ -65,7 +65,6 @@ def test_without_overheads_a_decode_step_is_the_roofline() -> None:
     assert decode_step_s(work, IDEAL_DECODE)[0] == pytest.approx(weights + cache)
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     name=st.sampled_from(sorted(models())),
     card=st.sampled_from(sorted(gpus())),

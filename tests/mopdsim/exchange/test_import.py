@@ -212,7 +212,7 @@ def test_damaged_consoles(tmp_path: Path) -> None:
                 assert "\n" not in str(error)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     name=st.sampled_from(["a.jsonl", "a.log", "trainer_state.json", "events.out.tfevents.1.a"]),
     data=st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode), st.sampled_from(SEEDS)),

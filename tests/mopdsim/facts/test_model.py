@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -109,7 +109,6 @@ def test_experts_touched_runs_from_k_to_all() -> None:
     assert many == pytest.approx(moe.routed_parameters)
 
 
-@settings(max_examples=50, deadline=None)
 @given(name=st.sampled_from(sorted(models())), tokens=st.lists(st.integers(1, 10**6), min_size=2, max_size=5))
 def test_counts_are_monotone(name: str, tokens: list[int]) -> None:
     found = model(name)

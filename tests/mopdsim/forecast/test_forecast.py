@@ -232,7 +232,7 @@ def test_a_stage_costs_by_the_drawn_lengths_of_its_domains_and_learns_by_updates
     assert effort.tokens_N == pytest.approx(np.full_like(drawn, paid.gradient_tokens))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(["mixed_rl", "cascade_rl", "mopd", "merge", "off_policy"]),
     kl=st.floats(0.001, 0.1),
@@ -277,7 +277,7 @@ def test_reruns_and_sweeps_cost_what_they_should() -> None:
     assert forecast(swept).gpu_hours_N == pytest.approx(2 * calm.gpu_hours_N)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     name=st.sampled_from(sorted(CATALOGUE)),
     domains=st.lists(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
@@ -192,7 +192,6 @@ def test_a_named_recipes_settings_do_not_mix_with_an_inline_one() -> None:
         loads("domains = ['math']\n" + dump(from_document(BASE)))
 
 
-@settings(max_examples=80, deadline=None)
 @given(
     st.dictionaries(
         st.sampled_from(

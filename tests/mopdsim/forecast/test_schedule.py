@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
@@ -49,7 +49,6 @@ def job_lists(draw: st.DrawFn) -> list[Job]:
     return jobs
 
 
-@settings(max_examples=150, deadline=None)
 @given(job_lists(), st.one_of(st.none(), st.integers(1, 3)))
 def test_bounds_precedence_and_capacity(jobs: list[Job], teams: int | None) -> None:
     timeline = place(jobs, {"pool": GPUS}, teams=teams)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.arrays import Array
@@ -63,7 +63,6 @@ def test_no_draw_of_the_shipped_calibration_passes_the_bound_at_any_dial(name: s
                 assert world.start_DN + sum(state.waterfall.values()) == pytest.approx(state.score_DN)
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     st.sampled_from(list(CATALOGUE)),
     st.sampled_from(RIVALS),

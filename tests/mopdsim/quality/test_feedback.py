@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.arrays import Array, logit
@@ -321,7 +321,6 @@ def test_a_world_without_a_second_model_refuses_a_smaller_student() -> None:
 # Every system.
 
 
-@settings(max_examples=40, deadline=None)
 @given(st.sampled_from(sorted(SYSTEMS)), st.floats(0, 1e13), st.floats(0, 1e12))
 def test_every_system_stays_in_range_and_its_causes_add_up(name: str, compute: float, tokens: float) -> None:
     options: dict[str, Any] = {"smaller": True} if name == "deepseek_r1" else {}

@@ -7,7 +7,7 @@ from typing import Any
 
 import networkx as nx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -75,7 +75,6 @@ def catalogue_recipes(draw: st.DrawFn) -> Recipe:
     return catalogue.recipe(name, domains, amounts=amounts, **options)
 
 
-@settings(deadline=None)
 @given(recipe=catalogue_recipes(), factor=st.floats(1e-3, 1e3))
 def test_any_catalogue_recipe_survives_its_file(recipe: Recipe, factor: float) -> None:
     assert recipe_file.loads(recipe_file.dump(recipe)) == recipe
@@ -83,7 +82,6 @@ def test_any_catalogue_recipe_survives_its_file(recipe: Recipe, factor: float) -
     assert recipe_file.loads(recipe_file.dump(scaled)) == scaled
 
 
-@settings(deadline=None)
 @given(recipe=catalogue_recipes())
 def test_the_graph_is_the_recipe(recipe: Recipe) -> None:
     graph = recipe.graph()
@@ -99,7 +97,6 @@ def test_the_graph_is_the_recipe(recipe: Recipe) -> None:
     assert nx.ancestors(graph, recipe.output) == set(graph.nodes) - {recipe.output}
 
 
-@settings(deadline=None)
 @given(recipe=catalogue_recipes(), factor=st.floats(1e-6, 1e3))
 def test_scaling_touches_steps_alone(recipe: Recipe, factor: float) -> None:
     scaled = recipe.scaled(factor)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
@@ -119,7 +119,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=200)
 @given(st.dictionaries(st.sampled_from(recipe_file._KEYS) | st.text(max_size=3), ANYTHING, max_size=6))
 def test_any_document_is_a_recipe_or_a_clear_error(document: dict[str, Any]) -> None:
     try:
@@ -130,7 +129,6 @@ def test_any_document_is_a_recipe_or_a_clear_error(document: dict[str, Any]) -> 
         assert recipe_file.loads(recipe_file.dump(recipe)) == recipe
 
 
-@settings(deadline=None, max_examples=200)
 @given(place=st.integers(0, len(FILE) - 1), put=st.characters(codec="utf-8"))
 def test_a_file_with_one_wrong_character_never_ends_in_a_traceback(place: int, put: str) -> None:
     text = 'output = "student"' + FILE[:place] + put + FILE[place + 1 :]

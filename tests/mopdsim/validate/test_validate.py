@@ -220,7 +220,7 @@ def test_nonsense_in_a_cell_refuses_the_row(tmp_path: Path, old: str, new: str, 
 
 
 @pytest.mark.slow
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     kind=st.sampled_from(["train_throughput", "rl_steps"]),
     line=st.integers(0, 17),

@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -161,7 +161,6 @@ def test_jensen_shannon_refuses_the_ends(beta: float) -> None:
         losses.jensen_shannon(STUDENT, TEACHER, WEIGHTS, beta=beta)
 
 
-@settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V - 1))
 def test_top_k_falls_short_of_the_full_kl_by_what_happens_outside(seed: int, k: int) -> None:
     student, teacher, one = (
@@ -463,7 +462,6 @@ def test_a_domain_without_any_signal_has_advantage_zero() -> None:
     assert zero_signal.tolist() == [True]
 
 
-@settings(max_examples=40, deadline=None)
 @given(
     rewards=st.lists(st.integers(0, 8), min_size=4, max_size=4),
     scale=st.sampled_from([0.5, 4.0]),

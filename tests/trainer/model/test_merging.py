@@ -91,7 +91,7 @@ def test_ties_elects_by_mass_and_drops_the_minority() -> None:
     torch.testing.assert_close(weighted["w"], torch.tensor([(1 + 4.5) / 4, (1 + 9) / 4, -2.0]))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 1000), density=st.floats(0.05, 1.0))
 def test_a_ties_change_lies_within_the_models_changes(seed: int, density: float) -> None:
     base, one, two = (random_model(seed + i) for i in range(3))

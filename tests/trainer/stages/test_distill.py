@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from other_models import renderer, retold, widened
 from small_world import (
@@ -258,7 +258,6 @@ def three_teachers(misrouting: float = 0.0) -> Distill:
     return student(["x", "y", "z"], teachers, misrouting=misrouting)
 
 
-@settings(deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["x", "y", "z"]), st.integers(0, 20)), st.floats(0, 1), st.integers(0, 99)
 )
@@ -310,7 +309,6 @@ def test_several_teachers_divide_a_domains_samples_by_weight(count: int) -> None
         assert drawn[name] / (steps * count) == pytest.approx(weight / 8, abs=0.03)
 
 
-@settings(deadline=None)
 @given(
     shares=st.lists(st.floats(0.01, 100), min_size=1, max_size=8),
     counts=st.lists(st.integers(1, 12), min_size=1, max_size=30),

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -402,7 +402,6 @@ def test_bad_specs_say_what_is_wrong(spec: str, error: type[Exception], words: l
         assert word in str(raised.value)
 
 
-@settings(max_examples=200)
 @given(st.text(max_size=30) | st.text("sort?length=0123456789-&.:", max_size=30).map("sort?".__add__))
 def test_any_spec_is_a_task_or_a_clear_error(spec: str) -> None:
     try:
