@@ -27,7 +27,6 @@ from mopdsim.cli.texts import forecast_text, validation_text
 Kind = Literal[
     "decode", "train_throughput", "rl_steps", "quality", "project_totals", "published", "scenarios"
 ]
-CostKind = Literal["cost", "decode", "train_throughput", "rl_steps"]
 FitKind = Literal["cost", "decode", "train_throughput", "rl_steps", "quality"]
 
 

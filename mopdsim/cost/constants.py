@@ -21,9 +21,6 @@ from mopdsim.base.errors import UsageError
 
 SCHEMA = 1
 NORMAL_80 = 1.2816  # half-width of an 80% interval in standard deviations
-UNKNOWN_FRAMEWORK_LOG_SD = (
-    0.35  # prior: public comparisons of two frameworks on one task differ by 1.2 to 2.5
-)
 Value = float | NDArray[np.float64]
 Set = TypeVar("Set", bound="ConstantSet")
 

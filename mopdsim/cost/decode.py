@@ -56,13 +56,6 @@ class Speculation:
                 f"{self.draft_cost!r}; 1 <= tokens_per_step <= 1 + drafted and a cost of at least 0 must hold."
             )
 
-    @classmethod
-    def accepting(cls, *, acceptance: float, drafted: int, draft_cost: float = 0.05) -> Speculation:
-        """Each drafted token is accepted with this probability if all before it were: (1 - a^(d+1)) / (1 - a)
-        tokens a step (Leviathan et al., arXiv 2211.17192, equation 1)."""
-        tokens = sum(acceptance**i for i in range(drafted + 1))
-        return cls(drafted=drafted, tokens_per_step=tokens, draft_cost=draft_cost)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Replica:

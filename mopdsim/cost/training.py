@@ -11,7 +11,7 @@ Per token and GPU (work is spread evenly over the GPUs of a replica):
     bubble      x (1 + (pp - 1) / (microbatches x virtual stages))
 
 A microbatch takes no less than its launches, L / pp layers of `microbatch_layer_s` each: a p-norm of 3 with the work
-above, so that short sequences cost more a token. Padding is work: pass the padded length (`unpacked_length`). Gradient
+above, so that short sequences cost more a token. Padding is work: pass the padded length. Gradient
 and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3; members of a group on one node
 share their network cards. The optimizer's pass over its state is added, on the host where it is offloaded. Experts are
 sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts, slower links between nodes for their all-to-all,
@@ -28,7 +28,6 @@ import numpy as np
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
-from mopdsim.cost.lengths import Lengths
 from mopdsim.facts.hardware import PRECISIONS, Gpu, group_link
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
@@ -189,15 +188,6 @@ def _attention_flops(model: Model, lengths: Any) -> Any:
         return model.attention_flops(lengths)
     known = {length: model.attention_flops(length) for length in set(lengths.tolist())}
     return np.array([known[length] for length in lengths.tolist()])
-
-
-def unpacked_length(layout: TrainLayout, lengths: Lengths) -> float:
-    """Tokens per sequence that are paid for when sequences are not packed: every sequence of a microbatch is padded to
-    its longest, and with fully sharded weights all ranks gather each layer together, so that the longest sequence of
-    all ranks' microbatches sets the pace. Pass it as `mean_length` of `train_work`.
-    """
-    ranks = layout.data if layout.fully_sharded else 1
-    return float(lengths.expected_longest(layout.micro_batch * ranks))
 
 
 def stack(works: Sequence[TrainWork]) -> TrainWork:

@@ -128,14 +128,6 @@ class Model:
             return 0.0
         return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
 
-    def decode_attention_flops(self, context: ArrayLike) -> Array:
-        """Attention FLOPs to decode one token after `context` tokens."""
-        total = np.zeros_like(np.asarray(context, dtype=float))
-        for group in self.groups:
-            if group.mixer:
-                total = total + group.count * group.mixer.decode_score_flops(group.mixer.visible(context))
-        return total
-
     def cache_elements(self, context: ArrayLike) -> Array:
         """Cache kept for one sequence of `context` tokens: keys and values, latents, windows, states."""
         return self._summed("cache_elements", context)

@@ -83,14 +83,6 @@ class Timeline:
         return self.end_JN.max(axis=0)
 
     @property
-    def critical_N(self) -> Array:
-        """Seconds of the longest chain of dependencies: what no number of GPUs and teams can beat."""
-        ends: dict[str, Array] = {}
-        for job in self.jobs:
-            ends[job.name] = _latest(ends, job) + job.seconds_N
-        return np.max(list(ends.values()), axis=0)
-
-    @property
     def critical_path(self) -> tuple[str, ...]:
         """The longest chain of dependencies at median seconds, first job first."""
         by_name = {job.name: job for job in self.jobs}

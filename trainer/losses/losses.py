@@ -27,7 +27,6 @@ from trainer.losses import divergences
 from trainer.losses.divergences import Measured, differentiable, log_softmax, wide
 
 Loss = tuple[Tensor, dict[str, Tensor]]
-Divergence = Callable[[Tensor, Tensor, Tensor], Loss]  # student_logits_NV, teacher_logits_NV, weights_N
 
 
 def _weighted_sum(

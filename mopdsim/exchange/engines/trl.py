@@ -178,8 +178,3 @@ def _common(
         "report_to": [],
         "disable_tqdm": True,
     }
-
-
-def configuration_class(trainer: str) -> str:
-    """The name of the configuration class that checks a trainer's arguments."""
-    return trainer.removesuffix("Trainer") + "Config"

@@ -15,7 +15,7 @@ import torch
 
 from mopdsim.cli.exchange_command import request_of
 from mopdsim.exchange import export, table
-from mopdsim.exchange.engines import mergekit, nemo_rl, trl
+from mopdsim.exchange.engines import mergekit, nemo_rl
 from mopdsim.exchange.engines.job import Job
 from mopdsim.forecast.scenario import from_document, load, of_recipe
 from trainer.model import merging
@@ -36,7 +36,7 @@ def test_trl_accepts_every_stage_that_is_said(tmp_path: Path) -> None:
     seen = set()
     for name, job in jobs("trl"):
         config = json.loads(job.files["config.json"])
-        own = getattr(library, trl.configuration_class(config["trainer"]))
+        own = getattr(library, config["trainer"].removesuffix("Trainer") + "Config")
         arguments = dict(
             config["arguments"], output_dir=str(tmp_path), use_cpu=True, bf16=False, use_vllm=False
         )
