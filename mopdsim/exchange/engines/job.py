@@ -103,12 +103,13 @@ def checked(
     kinds: Mapping[str, str],
     *,
     agents: bool = False,
-    on_cpu: bool = True,
+    on_cpu: bool = False,
+    ppo: bool = False,
 ) -> Amounts:
     """The stage's amounts. UsageError for what the engine, by its `kinds`, or none of the engines can say.
 
     agents: an agent of the engine's plays and judges each domain, so that turns and verifiers are its own affair.
-    on_cpu: whether the engine runs without a GPU.
+    on_cpu: the engine runs without a GPU. ppo: it has that algorithm.
     """
     check_kind(stage, engine, kinds)
     assert isinstance(stage, Sft | Rl | Distill)
@@ -124,6 +125,8 @@ def checked(
         case Sft():
             _check_sft(request, stage, engine)
         case Rl():
+            if stage.algorithm == "ppo" and not ppo:
+                raise refused(stage.name, "algorithm", "ppo", engine, "use grpo, or export it to verl")
             _check_rl(stage, engine)
         case Distill():
             _check_distill(stage, engine)

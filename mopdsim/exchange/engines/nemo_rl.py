@@ -41,7 +41,7 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where NeMo-RL cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS, agents=True, on_cpu=False)
+    amounts = checked(request, stage, ENGINE, KINDS, agents=True)
     assert isinstance(stage, Rl | Distill)
     for name in stage.domains:
         if not request.tasks[name].agent:
@@ -213,8 +213,6 @@ def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
 
 
 def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
-    if stage.algorithm != "grpo":
-        raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
     config = {
         "grpo": {"normalize_rewards": stage.advantage_scale == "group"},
         "loss_fn": {

@@ -34,7 +34,7 @@ MOST_ROWS = 8  # of a micro-batch on a GPU; on a CPU the whole batch is one
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where TRL cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS)
+    amounts = checked(request, stage, ENGINE, KINDS, on_cpu=True)
     assert isinstance(stage, Sft | Rl | Distill)
     match stage:
         case Sft():
@@ -87,8 +87,6 @@ def _sft(request: Request, stage: Sft) -> dict[str, Any]:
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
-    if stage.algorithm != "grpo":
-        raise refused(stage.name, "algorithm", stage.algorithm, ENGINE, "use grpo, or export it to verl")
     updates = stage.updates_per_batch
     if amounts.prompts_per_step % updates:
         raise refused(

@@ -41,7 +41,7 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where verl cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS, on_cpu=False)
+    amounts = checked(request, stage, ENGINE, KINDS, ppo=True)
     assert isinstance(stage, Sft | Rl | Distill)
     if isinstance(stage, Sft):
         config, differs = _sft(request, stage, amounts)
