@@ -10,50 +10,28 @@ import streamlit as st
 from mopdsim.app import state
 from mopdsim.app.pages import calibration, interference, plan, recipes, runs, what_if
 
-WHAT_IF = st.Page(
-    what_if.page,
-    title="What if",
-    icon=":material/tune:",
-    default=True,
-    help="Drag a slider and see cost, calendar and scores change at once.",
-)
+_PAGES = (  # what draws it, title, icon, what it is for; the first is the one that opens
+    (what_if.page, "What if", "tune", "Drag a slider and see cost, calendar and scores change at once."),
+    (plan.page, "Plan", "route", "Ask which recipe, how many teachers and how much compute; see what would change the "
+     "answer."),
+    (interference.page, "Interference", "hub", "What training on one domain does to another: edit it, and deal domains "
+     "to teachers."),
+    (recipes.page, "Recipes", "account_tree", "The published systems and their rivals: graph, stages, calendar, cost; "
+     "all at one budget."),
+    (calibration.page, "Calibration", "query_stats", "Predicted against measured, parameters with grades; refit to "
+     "your own observations."),
+    (runs.page, "Runs", "play_circle", "Runs on disk, with live curves; start a tiny one."),
+)  # fmt: skip
 PAGES = [
-    WHAT_IF,
     st.Page(
-        plan.page,
-        title="Plan",
-        icon=":material/route:",
-        url_path="plan",
-        help="Ask which recipe, how many teachers and how much compute; see what would change the answer.",
-    ),
-    st.Page(
-        interference.page,
-        title="Interference",
-        icon=":material/hub:",
-        url_path="interference",
-        help="What training on one domain does to another: edit it, and deal domains to teachers.",
-    ),
-    st.Page(
-        recipes.page,
-        title="Recipes",
-        icon=":material/account_tree:",
-        url_path="recipes",
-        help="The published systems and their rivals: graph, stages, calendar, cost; all at one budget.",
-    ),
-    st.Page(
-        calibration.page,
-        title="Calibration",
-        icon=":material/query_stats:",
-        url_path="calibration",
-        help="Predicted against measured, parameters with grades; refit to your own observations.",
-    ),
-    st.Page(
-        runs.page,
-        title="Runs",
-        icon=":material/play_circle:",
-        url_path="runs",
-        help="Runs on disk, with live curves; start a tiny one.",
-    ),
+        page,
+        title=title,
+        icon=f":material/{icon}:",
+        url_path=None if place == 0 else title.lower(),
+        default=place == 0,
+        help=text,
+    )
+    for place, (page, title, icon, text) in enumerate(_PAGES)
 ]
 
 
@@ -65,7 +43,7 @@ def main() -> None:
         layout="wide",
     )
     state.restore()
-    st.session_state.what_if_page = WHAT_IF
+    st.session_state.what_if_page = PAGES[0]
     page = st.navigation(PAGES, position="top")
     page.run()
     _settle()

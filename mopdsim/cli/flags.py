@@ -61,8 +61,14 @@ Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
 
 def group(text: str | None = None, **more: Any) -> typer.Typer:
     """A group of commands, as all of ours look. text: its line of help."""
-    plain = {"add_completion": False, "rich_markup_mode": None, "pretty_exceptions_enable": False}
-    return typer.Typer(help=text, no_args_is_help=True, **plain, **more)
+    return typer.Typer(
+        help=text,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        **more,
+    )
 
 
 def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:

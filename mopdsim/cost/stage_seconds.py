@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Literal
 
 from mopdsim.base.errors import InfeasibleError
+from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.counting import forward_flops
 from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.generation import generation_s
@@ -238,22 +239,34 @@ def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, in
     """Seconds to sample a step's sequences at the rate of full replicas, and the GPUs of one replica. New
     samples replace those that end, and waiting for environments costs nothing.
     """
-    model, gpu, lengths = machine.sampler(batch), machine.gpu, _lengths(batch)
+    model, lengths = machine.sampler(batch), _lengths(batch)
     decode, _, _ = central_constants(batch.log_spread)
     full = float(_FULL_REPLICA * gpus)
-    replica = fastest_replica(model, gpu, gpus, full, batch.prompt_tokens, lengths, machine.formats)
+    seconds, replica_gpus = _sampled(
+        machine, model, gpus, full, batch.prompt_tokens, lengths, decode, drain=False
+    )
+    return seconds * batch.sequences / full, replica_gpus
+
+
+def _sampled(
+    machine: Machine,
+    model: Model,
+    gpus: int,
+    sequences: float,
+    prompt_tokens: float,
+    lengths: Lengths,
+    decode: DecodeConstants,
+    *,
+    drain: bool,
+) -> tuple[float, int]:
+    """Seconds to sample so many sequences on the fastest replicas, and the GPUs of one. drain: until the last ends."""
+    replica = fastest_replica(model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats)
     replicas = gpus // replica.gpus
     seconds = generation_s(
-        model,
-        gpu,
-        replica,
-        decode,
-        samples_per_replica=full / replicas,
-        lengths=lengths,
-        prompt_length=batch.prompt_tokens,
-        drain=False,
-    )
-    return float(seconds) * batch.sequences / full, replica.gpus
+        model, machine.gpu, replica, decode, samples_per_replica=sequences / replicas, lengths=lengths,
+        prompt_length=prompt_tokens, slowest_of=replicas if drain else 1.0, drain=drain,
+    )  # fmt: skip
+    return float(seconds), replica.gpus
 
 
 def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
@@ -283,19 +296,10 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
         return flops / (gpu.flops_per_s() * _CPU_EFFICIENCY)
     decode, _, rl = central_constants(0.6)
     lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
-    replica = fastest_replica(model, gpu, gpus, test.sequences, test.prompt_tokens, lengths, machine.formats)
-    replicas = gpus // replica.gpus
-    seconds = generation_s(
-        model,
-        gpu,
-        replica,
-        decode,
-        samples_per_replica=test.sequences / replicas,
-        lengths=lengths,
-        prompt_length=test.prompt_tokens,
-        slowest_of=replicas,
+    seconds, _ = _sampled(
+        machine, model, gpus, test.sequences, test.prompt_tokens, lengths, decode, drain=True
     )
-    return float(seconds) * math.exp(machine.stack.log_bias)
+    return seconds * math.exp(machine.stack.log_bias)
 
 
 def _on_cpu(batch: Batch, machine: Machine) -> dict[Phase, float]:
