@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "mopdsim/plan": _FORECAST,
     "mopdsim/validate": _FORECAST,
     "mopdsim/fit": _FORECAST | {"mopdsim/validate"},
-    "mopdsim/app": _FORECAST | {"mopdsim/plan", "mopdsim/validate"},
+    "mopdsim/app": _FORECAST | {"mopdsim/plan", "mopdsim/validate", "mopdsim/exchange"},
     "mopdsim/exchange": _FORECAST | {"mopdsim/validate"},
     "mopdsim/cli": _FORECAST
     | {"mopdsim/exchange", "mopdsim/plan", "mopdsim/validate", "mopdsim/fit", "mopdsim"},

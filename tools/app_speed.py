@@ -1,9 +1,9 @@
 """Times the app in a real browser: `python -m tools.app_speed [--sessions N] [--seconds S]`, one JSON document.
 
-Starts a server of its own and drives chromium: the first page from a cold server; a slider's key press to the last
-change of the drawn page, warm; with --sessions, that many browser contexts that move sliders at once, with the
-server's memory before and after. Needs playwright and chromium. Leaves out: judging the figures (machines differ,
-and so does their load, which is in the document).
+Starts a server of its own and drives chromium: the first screen from a cold server (its start counted) and again from
+a warm one; a slider's key press to the last change of the drawn page, warm; with --sessions, that many browser contexts
+that move sliders at once, with the server's memory meanwhile. Needs playwright and chromium. Leaves out: judging the
+figures (machines differ, and so does their load, which is in the document).
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ from typing import Any
 
 CHROMIUM = "/usr/bin/chromium"
 APP = Path(__file__).parents[1] / "app.py"
-SLIDERS = ("Conflict between domains", "Teacher quality", "Teams", "Teachers", "GPUs", "Budget")
+_MEMORY_S = 30.0  # between two looks at the server's memory
+SLIDERS = ("Conflict between domains", "Training of the teachers", "Teams", "Teachers", "GPUs", "Budget")
 # Notes each key press, with the address it found, and the last change of the page since.
 WATCH = """() => {
   window.last = 0; window.moved = 0; window.from = '';
@@ -84,10 +85,18 @@ def redraws(page: Any, presses: int) -> list[float]:
     return times
 
 
+def painted(page: Any) -> None:
+    """Until the first screen stands: verdict, columns, chart, what to measure."""
+    page.get_by_text("Measure first").first.wait_for(timeout=60_000)
+    page.locator("[data-testid=stVegaLiteChart] svg.marks").first.wait_for(timeout=60_000)
+
+
 def opened(browser: Any, port: int) -> Any:
     """A page of a fresh context, drawn to its first numbers, watched."""
     page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
     page.goto(f"http://127.0.0.1:{port}/")
+    painted(page)
+    page.get_by_text("Explore one recipe").click()
     page.get_by_text("in mean score").first.wait_for(timeout=60_000)
     page.locator("[data-testid=stVegaLiteChart] svg.marks").last.wait_for(timeout=60_000)
     page.wait_for_timeout(1500)
@@ -122,8 +131,14 @@ def measure(sessions: int, seconds: float, presses: int) -> dict[str, Any]:
         with server(port) as process:
             page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
             page.goto(f"http://127.0.0.1:{port}/")
-            page.get_by_text("in mean score").first.wait_for(timeout=60_000)
+            painted(page)
             found["first_page_seconds"] = time.perf_counter() - begun
+            page.close()
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            begun = time.perf_counter()
+            page.goto(f"http://127.0.0.1:{port}/")
+            painted(page)
+            found["warm_page_seconds"] = time.perf_counter() - begun
             page.close()
             page = opened(browser, port)
             redraws(page, len(SLIDERS))
@@ -142,9 +157,12 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
     """Several pages that take turns at pressing a key, so that their redraws overlap with one another."""
     pages = [opened(browser, port) for _ in range(sessions)]
     spent = cpu_seconds(pid)
-    before, times, until = resident_mb(pid), list[float](), time.perf_counter() + seconds
+    times, begun = list[float](), time.perf_counter()
+    memory = [resident_mb(pid)]
     turn = 0
-    while time.perf_counter() < until:
+    while time.perf_counter() < begun + seconds:
+        if time.perf_counter() > begun + _MEMORY_S * len(memory):
+            memory.append(resident_mb(pid))
         for page in pages:
             page.get_by_role("slider", name=SLIDERS[turn % len(SLIDERS)]).focus()
             page.keyboard.press("ArrowLeft" if turn // len(SLIDERS) % 2 == 0 else "ArrowRight")
@@ -158,7 +176,7 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
         "redraw_ms": _spread(times),
         "server_cpu_ms_a_redraw": 1000 * (cpu_seconds(pid) - spent) / len(times),
         "errors": errors,
-        "memory_mb": [before, resident_mb(pid)],
+        "memory_mb_every_30_s": [*memory, resident_mb(pid)],
     }
 
 

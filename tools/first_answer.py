@@ -1,30 +1,36 @@
-"""`python -m tools.first_answer`: works out the planner's answer to the question that the app opens with.
+"""`python -m tools.first_answer`: works out the planner's answers to the question that the app opens with.
 
-Written to mopdsim/data/first_answer.json, so that the first screen paints at once. A slow test holds it to what
-`mopd plan` says today. Leaves out: every other question, which the app has planned on request.
+Written to mopdsim/data/first_answer.json, so that the first screen paints at once: the question, the answer of
+`mopd plan`, and that of `mopd compare --all`, both of one search. A slow test holds it to what the planner says today.
+Leaves out: every other question, which the app has planned on request.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
-from mopdsim.app import opening
+from mopdsim.app import planned, questions
 from mopdsim.app.choice import Choice
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import loads
+from mopdsim.plan.ranking import ranking
 
 
-def made() -> dict[str, object]:
-    """The question and the part of its answer that is shown."""
-    text = opening.question(Choice().scenario())
-    return {"question": text, "answer": opening.short(plan(loads(text)).to_document())}
+def made() -> dict[str, Any]:
+    """The question with both answers, as they come back from JSON."""
+    text = questions.of_choice(Choice())
+    answer = plan(loads(text))
+    found = {"question": text, "planned": answer.to_document(), "ranked": ranking(answer)}
+    plain: dict[str, Any] = json.loads(json.dumps(found))
+    return plain
 
 
 def main() -> None:
     """Writes the file."""
-    path = Path(str(opening.FIRST))
-    path.write_text(json.dumps(made(), indent=1) + "\n", encoding="utf-8")
+    path = Path(str(planned.FIRST))
+    path.write_text(json.dumps(made(), separators=(",", ":")) + "\n", encoding="utf-8")
     print(path)
 
 

@@ -1,6 +1,6 @@
 """Draws docs/app.md's pictures: `python -m tools.screenshots`, into docs/app/.
 
-Starts the app with a run directory and a planner's answer of its own, and photographs each page in chromium at 1280
+Starts the app with a run directory of its own, and photographs each page in chromium at 1280
 pixels in light and at 390 pixels in dark. Needs playwright and chromium. Leaves out: the words of docs/app.md.
 """
 
@@ -26,8 +26,8 @@ TALLER = {"runs": 800}  # pixels more, for what stands below
 DRAWN = """() => document.querySelectorAll(
     "[data-testid=stSkeleton], [data-testid=stMermaidChart]:not(:has(img))").length === 0"""  # grey bars, empty places
 PAGES = {
-    "what_if": ("", "in mean score"),
-    "plan": ("plan", "how many teachers"),
+    "what_if": ("", "Measure first"),
+    "plan": ("plan", "GPUs used and idle"),
     "interference": ("interference", "No pull between two domains"),
     "recipes": ("recipes?recipe=DeepSeek-V4", "specialists by SFT then GRPO"),
     "calibration": ("calibration", "Predicted against measured"),
@@ -77,8 +77,6 @@ def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
     page.get_by_text(words).first.wait_for(timeout=60_000)
     page.wait_for_timeout(2500)
     page.wait_for_function(DRAWN, timeout=120_000)
-    if name == "plan":
-        _answered(page)
     tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
     page.set_viewport_size({"width": width, "height": min(tall, HIGHEST[shot] + TALLER.get(name, 0))})
     page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollTo(0, 0)")
@@ -88,13 +86,6 @@ def shoot(browser: Any, address: str, name: str, shot: str) -> Path:
     page.screenshot(path=target)
     context.close()
     return target
-
-
-def _answered(page: Any) -> None:
-    """Ask the form's question and wait for the planner."""
-    page.get_by_role("button", name="Recommend a plan").click()
-    page.get_by_text("plans forecast in").wait_for(timeout=600_000)
-    page.wait_for_timeout(1500)
 
 
 def main() -> None:

@@ -7,6 +7,7 @@ Leaves out: what the command does.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -22,7 +23,8 @@ from mopdsim.base.errors import UsageError
 
 PROGRAM = "from mopdsim.cli.main import main; main()"
 MAX_SECONDS = 600.0
-MOST = 2  # processes at once, of all visitors
+MOST = 4  # processes at once, of all visitors: a rough and a full answer each
+_STEP = re.compile(r"([1-9]\d?)/([1-9]\d?) (.+)")
 _live: list[subprocess.Popen[bytes]] = []
 _turn = threading.Lock()
 
@@ -46,6 +48,18 @@ class Work:
         """Whether it still computes."""
         return self.process.poll() is None
 
+    @property
+    def progress(self) -> tuple[int, int, str]:
+        """Steps done, steps in all, and what it does now, from the last line "3/8 judging plans" that it wrote."""
+        try:
+            lines = (self.directory / "err").read_text(errors="replace").splitlines()
+        except FileNotFoundError:
+            lines = []
+        for line in reversed(lines):
+            if found := _STEP.fullmatch(line):
+                return int(found[1]) - 1, int(found[2]), found[3]
+        return 0, 1, "starting"
+
     def result(self) -> dict[str, Any]:
         """The document it printed; its files are removed. UsageError, one sentence, where it failed."""
         try:
@@ -54,7 +68,8 @@ class Work:
                 return found
             if self.process.returncode < 0:
                 raise UsageError(f"it took more than {MAX_SECONDS:g} s and was ended: ask for less")
-            lines = (self.directory / "err").read_text(errors="replace").strip().splitlines()
+            text = (self.directory / "err").read_text(errors="replace")
+            lines = [line for line in text.strip().splitlines() if not _STEP.fullmatch(line)]
             raise UsageError(unplaced(self.directory, lines[-1] if lines else "it ended without a word"))
         except FileNotFoundError:
             raise UsageError("its result was not fetched in time and is gone: ask again") from None

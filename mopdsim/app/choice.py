@@ -17,9 +17,12 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field
 
 from mopdsim.app.presets import DEFAULT, PRESETS
-from mopdsim.app.uploads import MAX_OWN, toml_document
+from mopdsim.app.uploads import MAX_CONFIG, MAX_OWN, toml_document
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.cost.stacks import UNKNOWN
+from mopdsim.facts.domains import WHOLE as WHOLE_FACTS
 from mopdsim.facts.hardware import gpu
+from mopdsim.facts.model import title
 from mopdsim.forecast import published_scale
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
@@ -30,6 +33,7 @@ from mopdsim.recipes.systems import SYSTEMS
 
 OWN = "own scenario"
 MAX_DRAWS, MAX_ROUNDS, MAX_DOMAINS, MAX_STAGES = 5000, 10, 16, 64
+MAX_FACTS, MAX_WISHES = 400, 20_000  # facts, letters of the wishes
 NO_LIMIT = 0  # of teams, dollars or days: takes the base's limit away
 
 Pools = Literal["as_is", "by_kind", "by_stage"]
@@ -38,6 +42,7 @@ Whole = Annotated[int, Field(ge=1, le=1_000_000)]
 Limit = Annotated[float, Field(ge=0, le=1e12)]
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Ends = Annotated[float, Field(ge=-10, le=10)]
+Fact = Annotated[float, Field(ge=0, le=1e15)]
 
 
 class Choice(Value):
@@ -47,6 +52,11 @@ class Choice(Value):
     their order; groups: the split itself. conflict: shift of K for every pair. quality: factor on the RL steps of
     what the student learns from (of every RL stage, where nobody is taught). pairs: (source, target, P10, P90) of K.
     share: whether every stage gets an equal share of the pool, in whole nodes, so that teams work side by side.
+    model: a name, or the text of a config.json. facts: (domain, key, value) of what is known of domains; a value is a
+    number, (P10, P90), or of the key `like` the row of the table that a new domain starts from. measured: mean and
+    spread of the log factor on seconds that own step times show. wishes: the planner's own keys (what counts, further
+    limits, later releases) as TOML.
+    equal_total: whether fewer teachers train longer, so that all together take the steps of one teacher a domain.
     pools: the GPUs in pools as they are, or in equal parts for each kind of stage, or for each stage.
     """
 
@@ -54,12 +64,18 @@ class Choice(Value):
     own: Annotated[str, Field(max_length=MAX_OWN)] | None = None
     recipe: Name | None = None
     domains: Annotated[tuple[Name, ...], Field(min_length=1, max_length=MAX_DOMAINS)] | None = None
-    model: Name | None = None
+    model: Annotated[str, Field(min_length=1, max_length=MAX_CONFIG)] | None = None
     gpu: Name | None = None
     gpus: Whole | None = None
     teams: Annotated[int, Field(ge=NO_LIMIT, le=1000)] | None = None
     budget_usd: Limit | None = None
     deadline_days: Limit | None = None
+    usd_per_gpu_hour: Limit | None = None
+    facts: Annotated[
+        tuple[tuple[Name, Name, Fact | Name | tuple[Fact, Fact]], ...], Field(max_length=MAX_FACTS)
+    ] = ()
+    measured: tuple[Ends, Annotated[float, Field(gt=0, le=10)]] | None = None
+    wishes: Annotated[str, Field(max_length=MAX_WISHES)] = ""
     teachers: Annotated[int, Field(ge=1, le=MAX_DOMAINS)] | None = None
     groups: tuple[tuple[Name, ...], ...] | None = None
     conflict: Annotated[float, Field(ge=-2, le=2)] = 0.0
@@ -67,6 +83,7 @@ class Choice(Value):
     pairs: tuple[tuple[Name, Name, Ends, Ends], ...] = ()
     share: bool | None = None
     pools: Pools = "as_is"
+    equal_total: bool = False
 
     @property
     def shared(self) -> bool:
@@ -87,8 +104,12 @@ class Choice(Value):
     def changes(self) -> str:
         """What differs from the base, in a few words."""
         changed = self.model_dump(exclude_defaults=True, exclude={"preset", "own"})
+        if self.model is not None:
+            changed["model"] = title(self.model)
         return ", ".join(
-            f"own {name}" if name in ("groups", "pairs") else f"{name.removesuffix('_usd')} {_listed(value)}"
+            f"own {name}"
+            if name in ("groups", "pairs", "facts", "measured", "wishes")
+            else f"{name.removesuffix('_usd')} {_listed(value)}"
             for name, value in changed.items()
         ).replace("_", " ")
 
@@ -116,10 +137,13 @@ class Choice(Value):
     def resolved(self) -> Scenario:
         """The same, made anew."""
         found = scenarios.from_document(self.document(), source=OWN if self.own is not None else self.preset)
-        if self.quality != 1.0:
-            taught = {
-                name: found.recipe.amounts[name].scaled(self.quality) for name in rl_behind(found.recipe)
-            }
+        taught_by = rl_behind(found.recipe)
+        factor = self.quality
+        if self.equal_total and self.groupable:
+            many = len(found.recipe.domains)
+            factor *= many / len(self.groups or range(min(self.teachers or many, many)))
+        if factor != 1.0:
+            taught = {name: found.recipe.amounts[name].scaled(factor) for name in taught_by}
             found = replace(found, recipe=found.recipe.with_amounts(taught))
         if self.conflict:
             found = replace(found, conflict_shift=(found.conflict_shift or 0.0) + self.conflict)
@@ -137,12 +161,16 @@ class Choice(Value):
                 document[key] = getattr(self, key)
         if self.gpus is not None:
             document = scenarios.on_one_pool(document, self.gpus)
-        for key in ("teams", "budget_usd", "deadline_days"):
+        for key in ("teams", "budget_usd", "deadline_days", "usd_per_gpu_hour"):
             value = getattr(self, key)
             if value == NO_LIMIT:
                 document.pop(key, None)
             elif value is not None:
                 document[key] = value
+        if self.facts:
+            document["domain"] = self._known(document)
+        if self.measured is not None:
+            document["measured"] = scenarios.measured_table(document.get("stack", UNKNOWN), self.measured)
         if self.shared and "gpus" in document and document.get("teams"):
             document["gpus_per_stage"] = per_team(document["gpus"], document["teams"], document.get("gpu"))
         if (groups := self.groups or self._split(document)) is not None:
@@ -152,10 +180,27 @@ class Choice(Value):
             document["conflict"] = {**document.get("conflict", {}), **own}
         return document
 
+    def _known(self, document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """What is known of the document's domains, the own facts over the base's."""
+        recipe = document.get("recipe")
+        names = document.get("domains", recipe.get("domains") if isinstance(recipe, Mapping) else None) or ()
+        known = {name: dict(row) for name, row in document.get("domain", {}).items()}
+        for name, key, value in self.facts:
+            if name in names:
+                known.setdefault(name, {})[key] = _plain(key, value)
+        return known
+
     def _split(self, document: Mapping[str, Any]) -> tuple[tuple[str, ...], ...] | None:
         if self.teachers is None or not self.groupable:
             return None
         return split(document["domains"], self.teachers)
+
+
+def _plain(key: str, value: float | str | tuple[float, float]) -> Any:
+    """A fact as a scenario file holds it."""
+    if isinstance(value, tuple):
+        return list(value)
+    return int(value) if isinstance(value, float) and key in WHOLE_FACTS else value
 
 
 def _listed(value: Any) -> str:
@@ -191,11 +236,12 @@ def base_document(choice: Choice) -> Mapping[str, Any]:
 def _parsed(text: str) -> Mapping[str, Any]:
     document = toml_document(text, source=OWN)
     document = {"recipe": document} if "stages" in document else document
-    for key in ("model", "smaller"):
+    for key in ("model", "smaller", "measured"):
         name = document.get(key)
-        if isinstance(name, str) and (name.endswith(".json") or Path(name).is_dir()):
+        if isinstance(name, str) and (key == "measured" or is_path(name)):
             raise UsageError(
-                f"{OWN}: {key} = {name!r}: the app reads no files; use `mopd forecast` for an own model"
+                f"{OWN}: {key} = {name!r}: the app reads no files of its machine: upload it under *Yours*, or use "
+                "`mopd forecast`"
             )
     for where, value, most in _sizes(document):
         if isinstance(value, int | float) and value > most:
@@ -217,6 +263,11 @@ def _sizes(document: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
         ("number of stages", inner.get("stages"), MAX_STAGES),
     ):
         yield where, len(rows) if isinstance(rows, list) else None, most
+
+
+def is_path(model: str) -> bool:
+    """Whether a model is named by a file or directory."""
+    return not model.lstrip().startswith("{") and (model.endswith(".json") or Path(model).is_dir())
 
 
 def rl_behind(recipe: Recipe) -> list[str]:

@@ -6,12 +6,14 @@ Leaves out: buttons (`mopdsim.app.views`).
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
 _RISKY = ("=", "+", "-", "@", "\t", "\r")
+_WIDTH, _LETTERS = 640, 125  # of a picture, and of a line of its notes
 _SHEET_NAME = 31  # letters that XLSX allows
 
 
@@ -40,15 +42,32 @@ def xlsx_bytes(frames: Mapping[str, pd.DataFrame]) -> bytes:
     return buffer.getvalue()
 
 
-def png_bytes(spec: Mapping[str, Any], frame: pd.DataFrame) -> bytes:
-    """A Vega-Lite chart of the table as PNG, on white, without a browser and without a network."""
+def png_bytes(
+    spec: Mapping[str, Any], frame: pd.DataFrame, *, title: str = "", notes: Sequence[str] = ()
+) -> bytes:
+    """A Vega-Lite chart of the table as PNG, on white, without a browser and without a network. title and notes stand
+    above the chart, so that it can be shown alone."""
     import vl_convert
 
-    width = spec.get("width", 640)
-    whole = {
+    return bytes(vl_convert.vegalite_to_png(whole(spec, frame, title=title, notes=notes), scale=2))
+
+
+def whole(
+    spec: Mapping[str, Any], frame: pd.DataFrame, *, title: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    """The chart with its rows, a width of its own, and what stands above it."""
+    width = spec.get("width", _WIDTH)
+    found = {
         **spec,
-        "width": width if isinstance(width, int) else 640,
+        "width": width if isinstance(width, int) else _WIDTH,
         "data": {"values": frame.to_dict("records")},
         "background": "white",
+        "padding": 16,
     }
-    return bytes(vl_convert.vegalite_to_png(whole, scale=2))
+    if title:
+        found["title"] = {
+            "text": textwrap.wrap(title, _LETTERS - 25), "fontSize": 16, "anchor": "start", "frame": "bounds",
+            "subtitle": [line for note in notes for line in textwrap.wrap(note, _LETTERS)], "offset": 14,
+            "subtitleFontSize": 11, "subtitleColor": "#52606d",
+        }  # fmt: skip
+    return found

@@ -1,72 +1,80 @@
-"""What the app opens with: its purpose, the planner's verdict on the question, three kinds of plan at equal dollars.
+"""The planner's answer as the first screen shows it: verdict, three kinds of plan at equal dollars, the plans'
+intervals, what would change this, what to measure first.
 
-The answer to the question that the app opens with was worked out beforehand (`python -m tools.first_answer`), so that
-it is there at once; any other question is planned on request. Leaves out: the dials and the forecast of one recipe.
+Leaves out: where the answer comes from (`mopdsim.app.pages.plan_work`), the rest of it
+(`mopdsim.app.pages.plan_answer`).
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import questions, views
-from mopdsim.base.numbers import duration, interval, points, score, share, usd
-from mopdsim.forecast.scenario import Scenario
+from mopdsim.app import charts, state, views
+from mopdsim.app.choice import Choice
+from mopdsim.base.errors import MopdError
+from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan.answer import words
 
-KEYS = ("assumptions", "headline", "basis", "equal_dollars", "undecided_by", "deciding_pilot")
-FIRST = files("mopdsim").joinpath("data", "first_answer.json")
 _CHANGES = 3
+PLANS = ("plan", "P10", "mean", "P90", "USD", "days")
 
 
-def question(scenario: Scenario) -> str:
-    """The planner's question that a scenario poses, as TOML. UsageError where it has no limit."""
-    return questions.checked(questions.of_scenario(scenario))
+def show(question: str, answer: Mapping[str, Any]) -> None:
+    """All of the first screen but the question."""
+    verdict(answer)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        take(answer["recommended"]["scenario"], "recommended", label="Explore this plan")
+        export(question, answer)
+        badge(answer)
+    left, right = st.columns([6, 5], gap="medium")
+    with left:
+        st.markdown("**The best of three kinds, for what the first plan costs**")
+        st.table(
+            columns(answer).map(views.plain), border="horizontal", alt="Mixed RL, the best MOPD, the best other plan"
+        )  # fmt: skip
+    with right:
+        table = plans(answer)
+        best = table.iloc[0]
+        views.figure(
+            "What counts, by plan", table, charts.plans(), key="plans",
+            says=f"First {best.plan} {score(best['mean'])}, of {len(table)} plans.", note="Bar: P10 to P90. Dot: mean.",
+        )  # fmt: skip
+    changes, measure = st.columns([6, 5], gap="medium")
+    with changes:
+        st.markdown("**What would change this**")
+        st.markdown(views.plain("\n".join(f"- {line}" for line in sentences(answer))))
+    with measure:
+        st.markdown("**Measure first**")
+        st.markdown(views.plain(measured_first(answer)))
 
 
-def short(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a planner's answer, what the first screen shows."""
-    found = {key: document[key] for key in KEYS}
-    return {**found, "undecided_by": found["undecided_by"][:_CHANGES]}
-
-
-@cache
-def shipped() -> tuple[str, dict[str, Any]]:
-    """The opening question and its answer."""
-    found = json.loads(FIRST.read_text(encoding="utf-8"))
-    return found["question"], found["answer"]
-
-
-def known(text: str, planned: tuple[str, Mapping[str, Any]] | None) -> Mapping[str, Any] | None:
-    """The answer to a question, if it was worked out: the shipped one, or the last that the planner gave."""
-    if planned is not None and planned[0] == text:
-        return short(planned[1])
-    first, answer = shipped()
-    return answer if text == first else None
-
-
-def show(answer: Mapping[str, Any]) -> None:
-    """Verdict, three columns, what would change this, what to measure first."""
+def verdict(answer: Mapping[str, Any]) -> None:
+    """What was asked with every default, and the verdict in at most 25 words."""
     st.caption(views.plain(answer["assumptions"]))
-    st.markdown(f"### {views.plain(answer['headline'])}")
-    st.markdown(f":gray-badge[{views.plain(answer['basis'])}]")
-    st.dataframe(columns(answer), alt="Mixed RL, the best MOPD and the best other plan at equal dollars")
-    lines = [
-        f"If {row['what']} is {words.ENDS[row['at']]}, {row['to']} is better by "
-        f"{points(row['gain']).removeprefix('+')}."
-        for row in answer["undecided_by"]
-    ]
-    pilot = answer["deciding_pilot"]
-    if pilot is not None:
-        lines.append(f"Measure first: {pilot['title']}, {usd(pilot['usd'])}.")
-    if lines:
-        st.markdown(views.plain("\n".join(f"- {line}" for line in lines)))
+    st.subheader(views.plain(answer["headline"]), anchor=False)
+
+
+def take(text: str, name: str, *, label: str = "Open in What if") -> None:
+    """A plan's scenario under the dials of What if; the question stays as it is."""
+    if st.button(label, key=f"open_{name}", icon=":material/tune:"):
+        try:
+            found = Choice(own=text, wishes=state.choice().wishes)
+            found.scenario()
+        except MopdError as error:
+            st.error(str(error))
+            return
+        state.put(found)
+        st.session_state.explore = True
+        st.switch_page(st.session_state.what_if_page)
+
+
+def badge(answer: Mapping[str, Any]) -> None:
+    """What the verdict rests on."""
+    st.markdown(f":gray-badge[{views.plain(answer['basis'])}]", width="content")
 
 
 def columns(answer: Mapping[str, Any]) -> pd.DataFrame:
@@ -74,12 +82,102 @@ def columns(answer: Mapping[str, Any]) -> pd.DataFrame:
     found = {}
     for row in answer["equal_dollars"]:
         chance = row["within_deadline"]
-        found[f"{row['column']}: {row['name']}"] = {
-            "score, P10 to P90": f"{score(row['value'])} ({interval(row['utility'], score)})",
-            "worst domain": score(row["worst_score"]["p50"]),
-            "cost": usd(row["usd"]["p50"]),
-            "calendar": duration(row["days"]["p50"]),
+        cells = {
+            "plan": row["name"],
+            "score, mean and P10 to P90": f"{score(row['value'])} ({interval(row['utility'], score)})",
+            "worst domain, P50": score(row["worst_score"]["p50"]),
+            "cost, GPUs while busy": usd(row["usd"]["p50"]),
+            "cost, whole pool reserved": usd(row["usd_reserved"]["p50"]),
+            "calendar, P50": duration(row["days"]["p50"]),
             "deadline kept": "no deadline" if chance is None else share(chance),
             "best of the three": share(row["probability_best"]),
         }
+        found[row["column"]] = cells
     return pd.DataFrame(found)
+
+
+def plans(answer: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a finalist, the recommended one first: what counts with P10 and P90, cost and days at P50."""
+    rows = [
+        (row["name"], row["utility"]["p10"], row["value"], row["utility"]["p90"], row["usd"]["p50"], row["days"]["p50"])
+        for row in (answer["recommended"], *answer["alternatives"])
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=list(PLANS))
+
+
+def sentences(answer: Mapping[str, Any]) -> list[str]:
+    """At most three: the nearest flip points, then the largest doubts."""
+    names = {row["label"]: row["name"] for row in (answer["recommended"], *answer["alternatives"])}
+    found = [
+        f"If {row['what']} were {count(row['changes_at'])} (now {count(row['now'])}), "
+        f"{names.get(row['to'], row['to'])} would be best."
+        for row in answer["flip_points"]
+        if row["changes_at"] is not None
+    ]
+    found += [
+        f"If {row['what']} is {words.ENDS[row['at']]}, {names.get(row['to'], row['to'])} is better by "
+        f"{points(row['gain']).removeprefix('+')}."
+        for row in answer["undecided_by"]
+    ]
+    return found[:_CHANGES] or [
+        "Nothing that was tried: conflict, teachers, price and GPUs, each moved alone."
+    ]
+
+
+def measured_first(answer: Mapping[str, Any]) -> str:
+    """The pilot that decides it, or the one worth most."""
+    pilot = answer["deciding_pilot"]
+    worth = [row for row in answer["value_of_information"]["pilots"] if row["gain"] > 0]
+    if pilot is None and not worth:
+        return "No single pilot can be told from worthless."
+    chosen = worth[0] if pilot is None else pilot
+    gain = f": worth {points(chosen['gain'])}" if chosen["gain"] > 0 else ""
+    title = chosen["title"][:1].upper() + chosen["title"][1:]
+    return f"{title}, {usd(chosen['usd'])}{gain}. It tells {chosen['measures']}."
+
+
+def export(question: str, answer: Mapping[str, Any]) -> None:
+    """One menu: picture, workbook, files, link."""
+    table = plans(answer)
+    views.export(
+        "plan",
+        title=answer["headline"],
+        inputs=answer["assumptions"],
+        cautions=[answer["basis"]],
+        picture=(charts.plans(), table),
+        tables={
+            "plans": lambda: plans_in_numbers(answer),
+            "equal dollars": lambda: columns(answer).reset_index(names="figure"),
+            "what changes it": lambda: pd.DataFrame({"if": sentences(answer)}),
+            "measure first": lambda: pilots(answer),
+        },
+        texts={"scenario.toml": answer["recommended"]["scenario"], "question.toml": question},
+    )
+
+
+def plans_in_numbers(answer: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a plan with whole numbers, for a workbook."""
+    rows = []
+    for row in [answer["recommended"], *answer["alternatives"]]:
+        found = {"plan": row["name"], "in full": row["label"], "value": row["value"]}
+        for key in ("utility", "worst_score", "usd", "usd_reserved", "gpu_hours", "days"):
+            found |= {f"{key} {end}": row[key][end] for end in ("p10", "p50", "p90")}
+        rows.append({**found, "better than the first": row.get("probability_better")})
+    return pd.DataFrame(rows)
+
+
+def pilots(answer: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a pilot: what it tells, its worth and its price."""
+    rows = [
+        (
+            row["title"],
+            row["measures"],
+            100 * row["gain"],
+            100 * row["standard_error"],
+            row["gpu_hours"],
+            row["usd"],
+        )
+        for row in answer["value_of_information"]["pilots"]
+    ]
+    columns = ["pilot", "tells", "worth, points", "standard error", "GPU-hours", "USD"]
+    return pd.DataFrame(rows, columns=columns)

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import tomli_w
 
 from mopdsim.base import run_directory as files
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import CONFIG, MADE_FROM, METRICS, PHASES, SAMPLES, STATUS, STORE, SUMMARY
+from mopdsim.recipes.recipe_file import parse_toml
 
 MAX_LOG = 20_000_000  # bytes read of one metrics.jsonl, its end
 
@@ -162,6 +164,18 @@ def final_scores(found: Run) -> pd.DataFrame | None:
             f"{path}: damaged, or of another version: run it again for a table of scores"
         ) from None
     return pd.DataFrame(rows, columns=["domain", "start", "final", "standard error"])
+
+
+def scenario_text(found: Run) -> str:
+    """The scenario that a run carries out, as TOML. UsageError where its files are damaged."""
+    try:
+        model = json.loads((found.directory / files.RESOLVED).read_text())["model"]
+        recipe = parse_toml((found.directory / CONFIG).read_text(), source=found.name)
+        return tomli_w.dumps({"model": str(model), "recipe": recipe})
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UsageError(
+            f"{found.name}: without a model and a recipe that can be read, there is no forecast"
+        ) from None
 
 
 def gradient_cosines(where: Path) -> dict[str, float]:

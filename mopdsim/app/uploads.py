@@ -1,21 +1,33 @@
-"""Uploaded files: bytes from anywhere become TOML or CSV text, or one sentence of what is wrong.
+"""Uploaded files: bytes from anywhere become TOML, CSV or JSON text, step times become a factor on seconds, or one
+sentence says what is wrong.
 
 Names of files are never used. Leaves out: what a scenario may say (`mopdsim.forecast.scenario`), what a table must hold
-(`mopdsim.validate.cost`).
+(`mopdsim.validate.cost`), what a log says (`mopdsim.exchange.importing`).
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.cost.stacks import stack
+from mopdsim.exchange.importing import Context, imported
+from mopdsim.facts.model import model
+from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.recipe_file import parse_toml
+from mopdsim.validate import rl_rows
+from mopdsim.validate.measured import factor, rows_of
 
 MAX_OWN = 200_000  # letters of a scenario or question
 MAX_LINE = 4000  # letters of one of its lines
 MAX_CSV = 2_000_000  # bytes
+MAX_CONFIG, MAX_LOG = 60_000, 4_000_000  # bytes
 MAX_ROWS, MAX_COLUMNS, MAX_CELL = 20_000, 100, 2000
 
 
@@ -61,6 +73,72 @@ def csv_text(data: bytes) -> str:
         if any(len(cell) > MAX_CELL for cell in row):
             raise UsageError(f"file: row {number} has a cell of more than {MAX_CELL} letters: shorten it")
     return text
+
+
+def config_text(data: bytes) -> str:
+    """A config.json's text, which a model can be made of. UsageError, one sentence, for any other file."""
+    if len(data) > MAX_CONFIG:
+        raise UsageError(f"file: {len(data):,} bytes: a config.json has at most {MAX_CONFIG:,}")
+    text = _decoded(data, "a config.json").strip()
+    if not text.startswith("{"):
+        raise UsageError("file: no JSON object: give the config.json that lies beside a model's weights")
+    model(text)
+    return text
+
+
+def factor_of_steps(data: bytes, stack: str) -> tuple[float, float]:
+    """Mean and spread of the log factor that a table of step times shows. UsageError, one sentence, for any other."""
+    return _factor(csv_text(data), stack)
+
+
+def factor_of_step(scenario: Scenario, *, seconds: float, samples: int, tokens: int) -> tuple[float, float]:
+    """The same of one RL step: samples of that mean length on the scenario's whole pool took so many seconds."""
+    row = {
+        "framework": scenario.stack, "model": scenario.model, "gpu": scenario.gpu, "precision": "BF16",
+        "gpus": sum(scenario.pools.values()), "mode": "On policy", "max_tokens": 3 * tokens, "mean_tokens": tokens,
+        "samples_per_step": samples, "step_s": seconds,
+    }  # fmt: skip
+    return _factor(_table([row]), scenario.stack)
+
+
+def factor_of_log(data: bytes, name: str, scenario: Scenario, stage: str) -> tuple[float, float]:
+    """The same of an engine's own log of a stage. name: of the file, whose ending says which kind of log it is."""
+    if len(data) > MAX_LOG:
+        raise UsageError(
+            f"file: {len(data):,} bytes: a log has at most {MAX_LOG:,}; send the part with some steps"
+        )
+    with tempfile.TemporaryDirectory() as place:
+        ending = Path(name).suffix if re.fullmatch(r"\.[A-Za-z0-9]{1,9}", Path(name).suffix) else ""
+        path = Path(place) / ("events.out.tfevents.1" if "tfevents" in name else f"log{ending}")
+        path.write_bytes(data)
+        try:
+            runs = imported(path, Context(scenario=scenario, recipe="scenario"), stage=stage)
+        except MopdError as error:
+            raise UsageError(str(error).replace(str(path), "file")) from None
+        rows = [row for run in runs if (row := run.row()) is not None and row["step_s"]]
+    if not rows:
+        raise UsageError(f"file: holds no seconds of a whole step of {stage}: send a log that does")
+    return _factor(_table(rows), scenario.stack)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rl_rows.COLUMNS), extrasaction="ignore", restval="")
+    writer.writeheader()
+    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _factor(table: str, name: str) -> tuple[float, float]:
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / "steps.csv"
+        path.write_text(table, encoding="utf-8")
+        try:
+            return factor(rows_of("rl_steps", path), stack(name))
+        except MopdError as error:
+            raise UsageError(
+                str(error).replace(f"data file {str(path)!r}", "file").replace(str(path), "file")
+            ) from None
 
 
 def _decoded(data: bytes, what: str) -> str:

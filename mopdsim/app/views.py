@@ -5,10 +5,11 @@ Leaves out: what is shown.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
+from urllib.parse import urlencode
 
 import pandas as pd
 import streamlit as st
@@ -53,7 +54,10 @@ def figure(
 
 def table(frame: pd.DataFrame, *, key: str, alt: str, spec: Mapping[str, Any] | None = None) -> None:
     """A table with its CSV, and the PNG of the chart it belongs to."""
-    numbers = {name: st.column_config.NumberColumn(format="%.4g") for name in frame.select_dtypes("number")}
+    numbers = {
+        name: st.column_config.NumberColumn(format="$%.4g" if "USD" in str(name) else "%.4g")
+        for name in frame.select_dtypes("number")
+    }
     st.dataframe(frame, hide_index=True, key=f"{key}_rows", alt=alt, column_config=numbers)
     with st.container(horizontal=True):
         download("CSV", partial(csv_bytes, frame), f"{key}.csv", "text/csv")
@@ -69,6 +73,42 @@ def workbook(tables: Mapping[str, Callable[[], pd.DataFrame]], name: str) -> Non
         f"{name}.xlsx",
         XLSX,
     )
+
+
+def export(
+    name: str,
+    *,
+    title: str,
+    inputs: str,
+    cautions: Sequence[str],
+    picture: tuple[Mapping[str, Any], pd.DataFrame],
+    tables: Mapping[str, Callable[[], pd.DataFrame]],
+    texts: Mapping[str, str | Callable[[], bytes]],
+) -> None:
+    """One menu: the chart with title, inputs and cautions (PNG), all tables with the inputs (XLSX), files, the link."""
+    menu = st.popover("Export", icon=":material/download:", key=f"export_{name}", on_change="rerun")
+    if not menu.open:
+        return
+    with menu:
+        notes = [inputs, *cautions]
+        download(
+            "Slide, PNG", lambda: png_bytes(*picture, title=title, notes=notes), f"{name}.png", "image/png"
+        )
+        about = pd.DataFrame(
+            [("verdict", title), ("inputs", inputs), *(("caution", line) for line in cautions)],
+            columns=["what", "says"],
+        )
+        workbook({"inputs": lambda: about, **tables}, name)
+        for file, text in texts.items():
+            download(file, text, f"{name}_{file}", "application/toml")
+        st.caption("Link to this page:")
+        st.code(str(st.context.url) + _query(), language=None, wrap_lines=True)
+
+
+def _query() -> str:
+    """The address's parameters, as they are now."""
+    found = urlencode(dict(st.query_params))
+    return f"?{found}" if found else ""
 
 
 def download(label: str, data: Callable[[], bytes] | str, name: str, mime: str) -> None:

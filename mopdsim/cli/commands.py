@@ -93,6 +93,9 @@ def forecast(
         Path | None, typer.Option(help="Save the fully resolved scenario here.", callback=new_file)
     ] = None,
     why: Annotated[bool, typer.Option("--why", help="Say what each number rests on.")] = False,
+    details: Annotated[
+        bool, typer.Option("--details", help="Every stage, domain and warning of a long recipe.")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
@@ -122,7 +125,7 @@ def forecast(
         from mopdsim.forecast.why import why as reasons
 
         document["why"] = reasons(found, known)
-    emit(document) if json_ else print(forecast_text(document, assumptions(scenario)))
+    emit(document) if json_ else print(forecast_text(document, assumptions(scenario), details=details))
     if why and not json_:
         print("why", *document["why"], sep="\n  ")
 

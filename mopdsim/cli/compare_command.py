@@ -84,21 +84,22 @@ def compare(
 
 def ranked(file: Path, keys: Keys) -> dict[str, Any]:
     """The planner's finalists and the systems of a question with the flags on top."""
-    from mopdsim.cli.plan_command import question_document
+    from mopdsim.cli.plan_command import question_document, say
     from mopdsim.plan.plan import plan
     from mopdsim.plan.question import from_document
     from mopdsim.plan.ranking import ranking
 
-    return ranking(plan(from_document(question_document(file, keys), source=str(file))))
+    return ranking(plan(from_document(question_document(file, keys), source=str(file)), told=say))
 
 
 def ranking_text(document: Mapping[str, Any]) -> str:
     """The table for people: the planner's plans, then the systems at what the first plan costs."""
-    lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}", _ranking_row(None)]
-    lines += [_ranking_row(row) for row in document["finalists"]]
+    widest = max(len(row["name"]) + 1 for row in [*document["finalists"], *document["systems"]])
+    lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
+    lines += [_ranking_row(row, widest) for row in (None, *document["finalists"])]
     if document["systems"]:
         lines.append(f"published systems, each scaled to {usd(document['usd'])}")
-        lines += [_ranking_row(row) for row in document["systems"]]
+        lines += [_ranking_row(row, widest) for row in document["systems"]]
     if document["ahead"]:
         names = ", ".join(document["ahead"])
         lines.append(f"ahead of the first plan in most worlds, outside the planner's families: {names}")
@@ -106,7 +107,7 @@ def ranking_text(document: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _ranking_row(row: Mapping[str, Any] | None) -> str:
+def _ranking_row(row: Mapping[str, Any] | None, widest: int) -> str:
     """A line of the table; its head where there is no row."""
     cells = ["plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first"]
     if row is not None:
@@ -120,7 +121,7 @@ def _ranking_row(row: Mapping[str, Any] | None) -> str:
             duration(row["days"]["p50"]),
             "" if better is None else share(better),
         ]
-    widths = (22, 7, 14, 14, 9, 11, 0)
+    widths = (widest, 7, 14, 14, 9, 11, 0)
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 

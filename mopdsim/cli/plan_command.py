@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,7 +54,8 @@ def plan(
     from mopdsim.plan.question import from_document
     from mopdsim.recipes import recipe_file
 
-    answer = run(from_document(question_document(file, keys), source="flags" if file is None else str(file)))
+    question = from_document(question_document(file, keys), source="flags" if file is None else str(file))
+    answer = run(question, told=say)
     chosen = answer.recommended.forecast.scenario
     if write is not None:
         write.write_text(scenario.dump(chosen), encoding="utf-8")
@@ -61,6 +63,11 @@ def plan(
         recipe.write_text(recipe_file.dump(chosen.recipe), encoding="utf-8")
     found = answer.to_document()
     emit(found) if json_ else print(answer_text(found, details=details))
+
+
+def say(line: str) -> None:
+    """A step of long work, beside the answer."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def question_document(file: Path | None, keys: Keys) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from mopdsim.plan.answer import words
 _PLANS, _CHANGES, _PILOTS = 8, 4, 3  # lines of each part
 _POINTS = 12  # of the frontier
 _DOUBTS = 6  # unknowns that turn the recommendation, the largest
-_WIDTHS = (22, 7, 14, 8, 10)
+_WIDTHS = (7, 14, 8, 10)  # of the columns beside the plan's name
 
 
 def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
@@ -32,9 +32,10 @@ def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
 
 def _table(document: Mapping[str, Any]) -> list[str]:
     """A line a plan, the recommended one first."""
-    plans = [document["recommended"], *document["alternatives"]]
-    lines = [_row(("plan", "score", "80% range", "cost", "calendar"), "better than the first")]
-    for row in plans[:_PLANS]:
+    plans = [document["recommended"], *document["alternatives"]][:_PLANS]
+    width = max(len(row["name"]) for row in plans)
+    lines = [_row(("plan", "score", "80% range", "cost", "calendar"), "better than the first", width)]
+    for row in plans:
         cells = (
             row["name"],
             score(row["value"]),
@@ -42,12 +43,15 @@ def _table(document: Mapping[str, Any]) -> list[str]:
             usd(row["usd"]["p50"]),
             duration(row["days"]["p50"]),
         )
-        lines.append(_row(cells, share(row["probability_better"]) if "probability_better" in row else ""))
+        lines.append(
+            _row(cells, share(row["probability_better"]) if "probability_better" in row else "", width)
+        )
     return lines
 
 
-def _row(cells: Sequence[str], last: str) -> str:
-    first, *others = [f"{cell:<{width}}" for cell, width in zip(cells, _WIDTHS, strict=True)]
+def _row(cells: Sequence[str], last: str, widest: int) -> str:
+    widths = (widest, *_WIDTHS)
+    first, *others = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
     return "  ".join([first, *others, last]).rstrip()
 
 

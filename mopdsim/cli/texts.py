@@ -7,13 +7,28 @@ from typing import Any
 
 from mopdsim.base.numbers import count, duration, score, share, three, usd
 
+LINES = 25  # of an answer without --details
+_STAGES, _DOMAINS, _CAUTIONS = 4, 3, 2  # shown of many
 
-def forecast_text(document: Mapping[str, Any], assumed: str) -> str:
-    """A forecast for people: what was asked, totals, stages, scores with intervals, warnings."""
-    lines = [
+
+def forecast_text(document: Mapping[str, Any], assumed: str, *, details: bool = False) -> str:
+    """A forecast for people: what was asked, totals, stages, scores with intervals, warnings; of a long recipe the
+    dearest stages and the weakest domains, unless details are asked for."""
+    head = [
         assumed,
         f"{document['recipe']}, {len(document['stages'])} stages: P10 / P50 / P90 of {count(document['draws'])} draws",
+        *_totals(document),
     ]
+    whole = [*head, *_stages(document["stages"]), *_all_scores(document)]
+    whole += [f"warning: {warning}" for warning in document["warnings"]]
+    if details or len(whole) <= LINES:
+        return "\n".join(whole)
+    return "\n".join([*head, *_shortened(document)])
+
+
+def _totals(document: Mapping[str, Any]) -> list[str]:
+    """Cost and calendar, each with its grade, and how surely limits are kept."""
+    lines = []
     for name, label, unit in (
         ("gpu_hours", "GPU-hours", count),
         ("usd", "cost", usd),
@@ -27,20 +42,50 @@ def forecast_text(document: Mapping[str, Any], assumed: str) -> str:
     for name, label in (("within_budget", "within budget"), ("within_deadline", "within deadline")):
         if document[name] is not None:
             lines.append(f"  {label}: {share(document[name])} of draws")
-    lines.append("stages")
-    for stage in document["stages"]:
-        hours = f"{three(stage['gpu_hours'])} GPU-hours"
-        lines.append(
-            f"  {stage['name']:<20} {stage['kind']:<18} {hours:<36} {stage['layout'] or ''}".rstrip()
-        )
-    lines.append("scores")
+    return lines
+
+
+def _stages(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line a stage."""
+    return ["stages", *(_stage(row) for row in rows)]
+
+
+def _stage(row: Mapping[str, Any]) -> str:
+    hours = f"{three(row['gpu_hours'])} GPU-hours"
+    return f"  {row['name']:<20} {row['kind']:<18} {hours:<36} {row['layout'] or ''}".rstrip()
+
+
+def _all_scores(document: Mapping[str, Any]) -> list[str]:
+    """A line a domain, then their mean and the worst; of side outputs too."""
     means = {"mean of domains": document["mean_score"], "worst domain": document["worst_score"]}
     shown = document["scores"] if len(document["scores"]) == 1 else {**document["scores"], **means}
-    lines += _score_lines(shown)
+    lines = ["scores", *_score_lines(shown)]
     for title, scores in document["side_outputs"].items():
         lines += [f"scores of {title}", *_score_lines(scores)]
-    lines += [f"warning: {warning}" for warning in document["warnings"]]
-    return "\n".join(lines)
+    return lines
+
+
+def _shortened(document: Mapping[str, Any]) -> list[str]:
+    """The dearest stages, mean and worst with the weakest domains, the first cautions, and how many there are more."""
+    stages = sorted(document["stages"], key=lambda row: -float(row["gpu_hours"]["p50"]))
+    names = sorted(document["scores"], key=lambda name: float(document["scores"][name]["p50"]))
+    means = {"mean of domains": document["mean_score"], "worst domain": document["worst_score"]}
+    weakest = {name: document["scores"][name] for name in names[:_DOMAINS]}
+    left = {
+        "stages": len(stages) - _STAGES,
+        "domains": len(names) - _DOMAINS,
+        "side outputs": len(document["side_outputs"]),
+        "warnings": len(document["warnings"]) - _CAUTIONS,
+    }
+    more = ", ".join(f"{many} more {what}" for what, many in left.items() if many > 0)
+    return [
+        f"stages, the dearest of {len(stages)}",
+        *(_stage(row) for row in stages[:_STAGES]),
+        f"scores, and the weakest of {len(names)} domains",
+        *_score_lines({**means, **weakest}),
+        *(f"warning: {warning}" for warning in document["warnings"][:_CAUTIONS]),
+        f"--details shows {more}",
+    ]
 
 
 def _score_lines(rows: Mapping[str, Mapping[str, float]]) -> list[str]:

@@ -82,23 +82,29 @@ def read_measured(path: Path) -> tuple[str, tuple[float, float]]:
     UsageError with one sentence."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        version, name = found["schema_version"], found["stack"]
-        log_bias, log_sd = float(found["log_bias"]), float(found["log_sd"])
     except FileNotFoundError:
         raise NotFoundError(
             f"measured = {str(path)!r}: no such file: `mopd calibrate cost --data mine.csv --out FILE` writes one"
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, RecursionError):
+        found = None
+    return measured_of(found, f"measured = {str(path)!r}")
+
+
+def measured_of(found: Any, where: str) -> tuple[str, tuple[float, float]]:
+    """The same from the file's content, which a scenario may hold itself; other keys of it are not read."""
+    try:
+        version, name = found["schema_version"], found["stack"]
+        log_bias, log_sd = float(found["log_bias"]), float(found["log_sd"])
+    except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"measured = {str(path)!r}: not a measured stack: it must be a file that `mopd calibrate cost --out` wrote"
+            f"{where}: not a measured stack: it must be what `mopd calibrate cost --out` wrote"
         ) from None
     if version != MEASURED_SCHEMA:
         raise UsageError(
-            f"measured = {str(path)!r}: schema_version {version!r}: this mopd reads {MEASURED_SCHEMA}: calibrate again"
+            f"{where}: schema_version {version!r}: this mopd reads {MEASURED_SCHEMA}: calibrate again"
         )
     if not (math.isfinite(log_bias) and math.isfinite(log_sd) and log_sd > 0):
-        raise UsageError(
-            f"measured = {str(path)!r}: log_bias and log_sd must be finite and log_sd above 0: calibrate again"
-        )
+        raise UsageError(f"{where}: log_bias and log_sd must be finite and log_sd above 0: calibrate again")
     stack(name)
     return name, (log_bias, log_sd)

@@ -83,7 +83,7 @@ class Domain:
                 raise UsageError(
                     f"{source}: domain {self.name!r}: unknown key {key!r}{did_you_mean(key, FACTS)}"
                 )
-            changes[key] = _whole(value, where) if key in _WHOLE else _fact(key, value, where, source)
+            changes[key] = _whole(value, where) if key in WHOLE else _fact(key, value, where, source)
         domain = replace(self, **changes)
         if "start" in changes and "demonstrated" not in changes:
             domain = replace(domain, demonstrated=_demonstrated(domain.start, domain.asymptote))
@@ -122,9 +122,9 @@ UNKNOWN_START = (
     1.2  # sd in logits: models of one size differ by as much as 2507.17512's and MiMo's on one benchmark
 )
 _SCORES = ("start", "asymptote", "demonstrated")
-_WHOLE = ("max_response_tokens", "turns")
+WHOLE = ("max_response_tokens", "turns")
 _ESTIMATES = tuple(field.name for field in fields(Domain) if field.type == "Estimate")
-FACTS = (*_ESTIMATES, *_WHOLE)
+FACTS = (*_ESTIMATES, *WHOLE)
 P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a standard deviation
 
 

@@ -14,14 +14,15 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cache, cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mopdsim.base import numbers
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.families import filled, traits
 from mopdsim.facts.hardware import data_rows
@@ -157,19 +158,22 @@ class Model:
 
     @classmethod
     def from_config(
-        cls, config: Mapping[str, Any] | str | Path, *, name: str | None = None, **facts: Any
+        cls,
+        config: Mapping[str, Any] | str | Path,
+        *,
+        name: str | None = None,
+        fill: bool = False,
+        **facts: Any,
     ) -> Model:
-        """From a Hugging Face `config.json` (a mapping, the file, or a directory that holds it).
+        """From a Hugging Face `config.json` (a mapping, the file, or a directory that holds it). fill: the keys that a
+        mapping leaves out get their family's defaults, as a file's do.
 
         A missing or nonsensical field raises UsageError; an absent file NotFoundError.
         """
-        assumed: tuple[str, ...] = ()
-        if isinstance(config, Mapping):
-            text = config.get("text_config") or config
-        else:
+        if not isinstance(config, Mapping):
             name = name or (Path(config) if Path(config).is_dir() else Path(config).parent).name
-            config = _read_config(Path(config))
-            text, assumed = filled(config)
+            config, fill = _read_config(Path(config)), True
+        text, assumed = filled(config) if fill else (config.get("text_config") or config, ())
         traits(text)  # refuses a family that is not counted before any of its keys is missed
         sizes = shape(text)
         groups = Counter(layer_groups(text, sizes))
@@ -201,14 +205,36 @@ def _read_config(path: Path) -> Mapping[str, Any]:
             f"model config {str(path)!r} does not exist; give a config.json or its directory."
         )
     try:
-        config = json.loads(path.read_text(encoding="utf-8"), object_hook=_plain_numbers)
+        text = path.read_text(encoding="utf-8")
     except ValueError as error:
-        raise UsageError(f"model config {str(path)!r} is not JSON ({error}); give a config.json.") from error
+        raise UsageError(f"model config {str(path)!r} is no text ({error}); give a config.json.") from error
+    return _parsed_config(text, f"model config {str(path)!r}")
+
+
+def _parsed_config(text: str, what: str) -> Mapping[str, Any]:
+    try:
+        config = json.loads(text, object_hook=_plain_numbers)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{what} is not JSON ({error}); give a config.json.") from error
     if not isinstance(config, Mapping):
-        raise UsageError(
-            f"model config {str(path)!r} holds a {type(config).__name__}; it must be one JSON object."
-        )
+        raise UsageError(f"{what} holds a {type(config).__name__}; it must be one JSON object.")
+    if not isinstance(config.get("text_config", config), Mapping):
+        raise UsageError(f"{what}: text_config = {config['text_config']!r}: must be an object of its own.")
     return config
+
+
+@lru_cache(maxsize=32)
+def _of_text(text: str) -> Model:
+    """The model of a config.json's text, called as its maker saved it, or by its size."""
+    config = _parsed_config(text, "the model's config.json")
+    name = str(config.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]
+    found = Model.from_config(config, name=name or "own model", fill=True)
+    return found if name else replace(found, name=f"own {numbers.count(found.total_parameters)} model")
+
+
+def title(name: str) -> str:
+    """What a model is called where people read it: as it was named; of a config.json's text its own name."""
+    return model(name).name if name.lstrip().startswith("{") else name
 
 
 @cache
@@ -245,10 +271,12 @@ def _index() -> dict[str, str]:
 
 
 def model(name: str) -> Model:
-    """The model called `name`: a catalogue name or alias, or the path of a config.json.
+    """The model called `name`: a catalogue name or alias, the path of a config.json, or the text of one.
 
     NotFoundError with the nearest name otherwise.
     """
+    if name.lstrip().startswith("{"):
+        return _of_text(name)
     known = _index().get(_key(name))
     if known is not None:
         return models()[known]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from mopdsim.base.numbers import count, duration, usd
 from mopdsim.facts.hardware import gpu
+from mopdsim.facts.model import title
 from mopdsim.forecast.scenario import Scenario
 
 DEFAULT = "*"
@@ -25,7 +26,7 @@ def assumptions(scenario: Scenario, *, chosen: bool = False) -> str:
     price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
     pools = " + ".join(count(size) for size in scenario.pools.values())
     parts = [
-        f"{said(scenario.model, 'model')} on {said(pools, 'gpus', 'pools')} x {said(scenario.gpu, 'gpu')} at "
+        f"{said(title(scenario.model), 'model')} on {said(pools, 'gpus', 'pools')} x {said(scenario.gpu, 'gpu')} at "
         f"{said(usd(price), 'usd_per_gpu_hour')} a GPU-hour",
         said(f"domains {', '.join(scenario.recipe.domains)}", "domains"),
         f"{said(scenario.recipe.amounts_name, 'amounts')} amounts",
@@ -57,7 +58,9 @@ def _gpus_of_stages(scenario: Scenario) -> str:
 
 
 def _measured(scenario: Scenario) -> str:
-    return "" if scenario.measured is None else f" as measured in {scenario.measured}"
+    if scenario.factor is None:
+        return ""
+    return " as measured" if scenario.measured is None else f" as measured in {scenario.measured}"
 
 
 def _overhead(scenario: Scenario) -> str:

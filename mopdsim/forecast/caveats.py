@@ -14,7 +14,7 @@ from mopdsim.cost.constants import shipped
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import Domain
 from mopdsim.facts.hardware import gpu
-from mopdsim.facts.model import model
+from mopdsim.facts.model import model, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import STUDIED, bill_of, relative_size
 from mopdsim.quality.caps import SIZES_B
@@ -183,8 +183,8 @@ def _of_sizes(scenario: Scenario, world: World) -> list[str]:
     sizes = [size for size in world.sizes_b.values() if not low <= size <= high]
     if sizes:
         found.append(
-            f"the cap between {scenario.model} and {scenario.smaller} was fitted from {low:g} to {high:g} billion "
-            f"parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
+            f"the cap between {title(scenario.model)} and {scenario.smaller} was fitted from {low:g} to {high:g} "
+            f"billion parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
         )
     return found
 
@@ -197,8 +197,8 @@ def _of_larger(scenario: Scenario) -> list[str]:
     found = []
     if not ratio <= _SIZES_TRIED:
         found.append(
-            f"how size acts was measured up to {_SIZES_TRIED:g} times the parameters of {STUDIED!r}: {scenario.model} "
-            f"has {ratio:.3g} times as many"
+            f"how size acts was measured up to {_SIZES_TRIED:g} times the parameters of {STUDIED!r}: "
+            f"{title(scenario.model)} has {ratio:.3g} times as many"
         )
     usual = default_amounts("tiny", "rl").learning_rate
     rates = {

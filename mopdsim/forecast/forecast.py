@@ -22,6 +22,7 @@ from mopdsim.belief.form_error import form_error, moved
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
 from mopdsim.facts.hardware import Gpu, gpu
+from mopdsim.facts.model import title
 from mopdsim.forecast import ranges
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
@@ -189,7 +190,7 @@ class Forecast:
         return {
             "recipe": scenario.recipe.name,
             "amounts": scenario.recipe.amounts_name,
-            "model": scenario.model,
+            "model": title(scenario.model),
             "gpu": scenario.gpu,
             "pools": dict(scenario.pools),
             "stack": scenario.stack,

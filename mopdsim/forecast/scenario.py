@@ -31,7 +31,7 @@ from mopdsim.base.checks import keys as check_keys
 from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.rlstep import Overlap
-from mopdsim.cost.stacks import UNKNOWN, Stack, read_measured, stack
+from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, read_measured, stack
 from mopdsim.facts.domains import P90, SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
@@ -79,10 +79,11 @@ class Scenario:
     asynchronous mode. evaluations: tests in every stage (None: five; one of fine-tuning and of reward models).
     epochs: passes over a batch of RL samples; value_model: PPO's, where it is no head on the policy's own states;
     sampled_per_trained: samples drawn for one that is kept (dynamic sampling); environment_slots: samples whose
-    environment runs at once (None: all). measured: a file of `mopd calibrate cost`, whence the factor comes. factor:
-    mean and spread of the log factor on seconds that replace the stack's own, and launch_layer_s its launches.
-    precision: of weights, products and cache; speculative_factor: tokens that a decode step yields. stated: keys that
-    the question gave, the others being defaults.
+    environment runs at once (None: all). model: a name, the path of a config.json, or the text of one. measured: a file
+    of `mopd calibrate cost`, whence the factor comes (None where the scenario holds it). factor: mean and spread of the
+    log factor on seconds that replace the stack's own, and launch_layer_s its launches. precision: of weights, products
+    and cache; speculative_factor: tokens that a decode step yields. stated: keys that the question gave, the others
+    being defaults.
     """
 
     recipe: Recipe
@@ -246,9 +247,13 @@ def _stated(document: Mapping[str, Any]) -> frozenset[str]:
 
 
 def _measured(document: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """The stack's factor from the user's own measurements; the file is looked for beside the scenario's, then here."""
+    """The stack's factor from the user's own measurements: what such a file holds, or its name; it is looked for beside
+    the scenario's, then here."""
     if "measured" not in document:
         return {}
+    if isinstance(document["measured"], Mapping):
+        name, factor = measured_of(document["measured"], f"{source}: measured")
+        return {"measured": None, "factor": factor, "stack": document.get("stack", name)}
     if not isinstance(document["measured"], str):
         raise UsageError(
             f"{source}: measured = {document['measured']!r}: must be the name of a file of `mopd calibrate cost`"
@@ -324,8 +329,16 @@ def dump(scenario: Scenario) -> str:
             document[key] = {name: list(ends) for name, ends in getattr(scenario, key).items()}
     if scenario.overhead is not None:
         document["overhead"] = list(scenario.overhead)
+    if scenario.measured is None and scenario.factor is not None:
+        document["measured"] = measured_table(scenario.stack, scenario.factor)
     document["recipe"] = to_document(scenario.recipe)
     return tomli_w.dumps(document)
+
+
+def measured_table(name: str, factor: tuple[float, float]) -> dict[str, Any]:
+    """A measured stack as a scenario holds it."""
+    log_bias, log_sd = factor
+    return {"schema_version": MEASURED_SCHEMA, "stack": name, "log_bias": log_bias, "log_sd": log_sd}
 
 
 def _recipe(document: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]], source: str) -> Recipe:

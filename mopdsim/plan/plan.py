@@ -10,12 +10,13 @@ same numbers in `mopd forecast`. Leaves out: how it is printed (`mopdsim.cli.pla
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.numbers import count, duration, points, score, share, usd
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast import scenario as scenarios
@@ -39,6 +40,13 @@ from mopdsim.plan.search.explore import explore
 
 SHOWN_PILOTS = 12
 MOST_WORDS = 25  # of a verdict
+STEPS = (
+    "searching recipes, groupings and steps",
+    "judging the best plans over more worlds",
+    "looking for what would change the answer",
+    "pricing what to measure",
+    "seeing what the score hangs on",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +112,7 @@ class Answer:
     @property
     def headline(self) -> str:
         """The verdict in at most 25 words, for somebody who knows GPUs and money, not the simulator's parameters."""
-        return self._decided() if self.decision == "decided" else self._open()
+        return _capital(self._decided() if self.decision == "decided" else self._open())
 
     def _decided(self) -> str:
         best, other = self.recommended, self.runner_up
@@ -149,6 +157,10 @@ class Answer:
 
     def _value(self, one: Finalist) -> float:
         return float(self.question.value(one.utility_N))
+
+    def _reserved(self, days_N: Array) -> Array:
+        """Dollars of the whole pool for as long as the plan takes, its idle GPUs paid too."""
+        return days_N * 24.0 * self.question.pool * self.question.usd_per_gpu_hour
 
     def to_document(self) -> dict[str, Any]:
         """The answer as plain data, for JSON."""
@@ -222,6 +234,7 @@ class Answer:
             "utility": quantiles(self.question.utility(made.likely_DN)),
             "gpu_hours": quantiles(made.gpu_hours_N),
             "usd": quantiles(made.usd_N),
+            "usd_reserved": quantiles(self._reserved(made.days_N)),
             "days": quantiles(made.days_N),
             "scores": made.score_intervals,
             "mean_score": made.mean_score,
@@ -229,23 +242,47 @@ class Answer:
         }
 
 
-def plan(question: Question, calibration: Calibration | None = None) -> Answer:
-    """The planner's answer. InfeasibleError with the nearest feasible limits where no plan keeps them."""
+def _silent(_: str) -> None:
+    """Tells nobody."""
+
+
+def plan(
+    question: Question, calibration: Calibration | None = None, *, told: Callable[[str], None] = _silent
+) -> Answer:
+    """The planner's answer. told: hears of each step as it begins, as "3/8 comparing at equal dollars".
+
+    InfeasibleError with the nearest feasible limits where no plan keeps them."""
     started = time.perf_counter()
+    steps = iter(enumerate(STEPS, start=1))
+
+    def step() -> None:
+        place, name = next(steps)
+        told(f"{place}/{len(STEPS)} {name}")
+
+    step()
     found = explore(question, calibration)
+    step()
     judged = finalists(question, found, calibration)
     if not judged:
         raise infeasible(question, found, calibration)
+    equals = at_equal_dollars(question, found, judged[0], calibration)
+    step()
+    flipping = flips(question, judged)
+    tipping = tips(question, found, judged, calibration)
+    step()
+    worths = values(question, judged, pilots(question, found.evaluator.stock))
+    known = perfect(question, judged)
+    step()
     return Answer(
         question=question,
         finalists=judged,
-        equals=at_equal_dollars(question, found, judged[0], calibration),
+        equals=equals,
         reasons=reasons(question, judged),
         frontier=frontier(found.feasible),
-        flips=flips(question, judged),
-        tips=tips(question, found, judged, calibration),
-        worths=values(question, judged, pilots(question, found.evaluator.stock)),
-        perfect=perfect(question, judged),
+        flips=flipping,
+        tips=tipping,
+        worths=worths,
+        perfect=known,
         sensitivity=sensitivity(question, judged[0], calibration),
         portfolio=portfolio(question, judged),
         evaluated=len(found.outcomes),

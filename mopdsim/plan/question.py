@@ -53,13 +53,13 @@ _BATCH: dict[Scope, dict[str, int] | None] = {
     "small": None,
     "frontier": {"rl_prompts": 512, "rollouts": 16, "distill_prompts": 1024},  # prior: published runs' order
 }
-_PASSED = (
+PASSED_KEYS = (
     "model", "gpu", "gpus", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days", "overlap", "reliability",
     "domain", "conflict", "conflict_shift", "seed", "precision", "speculative_factor",
     "stack", "measured", "packed", "lora", "trainer_share", "lag", "evaluations", "overhead",
     "epochs", "sampled_per_trained", "environment_slots",
 )  # fmt: skip
-_OWN = (
+OWN_KEYS = (
     "domains", "budget_gpu_hours", "confidence", "objective", "weights", "minimum", "families", "max_teachers",
     "max_rounds", "batch", "draws", "portfolio",
 )  # fmt: skip
@@ -174,15 +174,15 @@ def loads(text: str, *, source: str = "question") -> Question:
 def from_document(document: Mapping[str, Any], *, source: str = "question") -> Question:
     """A validated question. Raises UsageError or NotFoundError with one sentence."""
     for key in document:
-        if key not in (*_OWN, *_PASSED):
-            hint = f" (use {_MEANT[key]})" if key in _MEANT else did_you_mean(key, (*_OWN, *_PASSED))
+        if key not in (*OWN_KEYS, *PASSED_KEYS):
+            hint = f" (use {_MEANT[key]})" if key in _MEANT else did_you_mean(key, (*OWN_KEYS, *PASSED_KEYS))
             raise UsageError(f"{source}: unknown key {key!r}{hint}")
     names = document.get("domains", list(table(document.get("domain", {}), f"{source}: domain")))
     if isinstance(names, list) and len(names) > MOST_DOMAINS:
         raise UsageError(f"{source}: {len(names)} domains: at most {MOST_DOMAINS}; put related ones together")
     draws = document.get("draws", SEARCH_DRAWS)
     whole(draws, f"{source}: draws", most=10_000)
-    passed = {key: document[key] for key in _PASSED if key in document}
+    passed = {key: document[key] for key in PASSED_KEYS if key in document}
     new_domains(passed.get("domain", {}), source)
     base = scenarios.from_document(
         {"recipe": "mixed_rl", "domains": names, "draws": draws, **passed}, source=source

@@ -161,6 +161,24 @@ def tables() -> Iterator[tuple[str, bytes]]:
         yield name, text.encode()
 
 
+def configs() -> Iterator[tuple[str, bytes]]:
+    """Models' config.json."""
+    yield from BINARY.items()
+    yield "huge", b'{"model_type": "' + b"x" * 100_000 + b'"}'
+    texts = {
+        "a list": "[]",
+        "half": '{"model_type": "qwen3"',
+        "deep": '{"a": ' * 5000 + "1" + "}" * 5000,
+        "no family": "{}",
+        "unknown family": '{"model_type": "qwen9"}',
+        "family is a list": '{"model_type": ["qwen3"]}',
+        "no sizes": '{"model_type": "no-such-family", "hidden_size": 1}',
+        "negative": '{"model_type": "qwen3", "hidden_size": -1, "num_hidden_layers": 2, "num_attention_heads": 2}',
+        "text config is text": '{"model_type": "qwen3", "text_config": "x"}',
+    }
+    yield from ((name, text.encode()) for name, text in texts.items())
+
+
 def questions() -> Iterator[tuple[str, bytes]]:
     """Files for the planner."""
     yield from BINARY.items()

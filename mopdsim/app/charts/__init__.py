@@ -7,7 +7,7 @@ theme (`.streamlit/config.toml`); meaning never hangs on colour alone. Leaves ou
 from mopdsim.app.charts.couplings import heat_map, signed_graph
 from mopdsim.app.charts.forecasts import cost_per_stage, gantt, ranking, scores, stage_costs, waterfall
 from mopdsim.app.charts.measured import cost_split, pass_rates, predicted, residuals, training
-from mopdsim.app.charts.plans import domain_scores, frontier, sobol
+from mopdsim.app.charts.plans import domain_scores, frontier, gpus_in_use, plans, sobol
 
 __all__ = [
     "cost_per_stage",
@@ -15,8 +15,10 @@ __all__ = [
     "domain_scores",
     "frontier",
     "gantt",
+    "gpus_in_use",
     "heat_map",
     "pass_rates",
+    "plans",
     "predicted",
     "ranking",
     "residuals",

@@ -93,11 +93,11 @@ def stage_costs(scenarios: Sequence[str]) -> Spec:
         "mark": {"type": "bar", "height": {"band": 0.6}, "stroke": "white", "strokeWidth": 0.6},
         "encoding": {
             "y": {**names("scenario"), "sort": list(scenarios)},
-            "x": at("USD", title="USD, P50", axis={"format": "~s"}),
+            "x": at("USD", title="cost, P50", axis={"format": "$~s"}),
             "color": {**nominal("kind"), "legend": legend(True)},
             "order": {"field": "start day"},
             "tooltip": hover(
-                "scenario", "stage", "kind", **{"USD P10": ",.0f", "USD": ",.0f", "USD P90": ",.0f"}
+                "scenario", "stage", "kind", **{"USD P10": "$,.0f", "USD": "$,.0f", "USD P90": "$,.0f"}
             ),
         },
     }
@@ -140,10 +140,10 @@ def gantt(by_pool: bool = False) -> Spec:
 def cost_per_stage() -> Spec:
     """Dollars of each stage: bar P10 to P90, dot P50."""
     tips = hover(
-        "stage", "kind", **{"USD P10": ",.0f", "USD": ",.0f", "USD P90": ",.0f", "GPU-hours": ",.0f"}
+        "stage", "kind", **{"USD P10": "$,.0f", "USD": "$,.0f", "USD P90": "$,.0f", "GPU-hours": ",.0f"}
     )
     color = {**nominal("kind"), "legend": legend(True)}
-    return intervals("stage", ("USD P10", "USD", "USD P90"), color, tips, title="USD", axis={"format": "~s"})
+    return intervals("stage", ("USD P10", "USD", "USD P90"), color, tips, title="USD", axis={"format": "$~s"})
 
 
 def ranking() -> Spec:

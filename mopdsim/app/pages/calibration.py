@@ -62,15 +62,19 @@ def _measured() -> None:
     with views.said():
         report = _report(kind)
         about = evidence.VALIDATIONS[kind]
-        _headline(report, about)
+        st.caption(views.plain(about.scope))
+        _headline(report, ratio=about.ratio)
         table = evidence.predictions(report)
-        outside = int((table["80% interval"] == "outside").sum())
-        views.figure(
-            f"Predicted against measured, {about.unit}", table, charts.predicted(about.ratio), key=f"predicted_{kind}",
-            says=f"{len(table)} predictions against measurements; {outside} lie outside their 80% interval.",
-            note="Line: P10 to P90 of the prediction; on the diagonal it is exact. Rows of a model are predicted by "
-            "constants that never saw it where it can be left out.",
-        )  # fmt: skip
+        for unit in table.unit.unique():
+            rows = table[table.unit == unit]
+            outside = int((rows["80% interval"] == "outside").sum())
+            views.figure(
+                f"Predicted against measured, {unit or about.unit}", rows, charts.predicted(about.ratio),
+                key=f"predicted_{kind}_{unit}",
+                says=f"{len(rows)} predictions against measurements; {outside} lie outside their 80% interval.",
+                note="Line: P10 to P90 of the prediction; on the diagonal it is exact. Rows of a model are "
+                "predicted by constants that never saw it where it can be left out.",
+            )  # fmt: skip
         column = "log2 of the ratio" if about.ratio else "residual"
         views.figure(
             "Residuals", table, charts.residuals(column), key=f"residuals_{kind}",
@@ -83,11 +87,11 @@ def _measured() -> None:
             views.table(errors, key=f"left_out_{kind}", alt="Median and P90 error by what was left out")
 
 
-def _headline(report: dict[str, Any], about: evidence.Kind) -> None:
+def _headline(report: dict[str, Any], *, ratio: bool) -> None:
     def shown(error: float | None) -> str:
         if error is None:
             return "-"
-        return f"{error:.0%}" if about.ratio else f"{error:.1f} points"
+        return f"{error:.0%}" if ratio else f"{error:.1f} points"
 
     cells = [
         ("Measurements", str(report["rows"])),
@@ -106,7 +110,7 @@ def _known() -> None:
     with views.said():
         found = answer(state.choice())
         scope = found.forecast.scenario.scope
-        st.markdown(f"##### Where the question of What if stands: scope {scope}")
+        st.subheader(f"Where the question of What if stands: scope {scope}", anchor=False)
         if found.forecast.warnings:
             st.markdown("\n".join(f"- {views.plain(line)}" for line in found.forecast.warnings))
         else:
@@ -127,7 +131,7 @@ def _known() -> None:
 
 @st.fragment
 def _own() -> None:
-    st.markdown("##### Refit the cost model to what you measured")
+    st.subheader("Refit the cost model to what you measured", anchor=False)
     kind = st.selectbox(
         "What was measured", list(refits.NAMES), format_func=refits.NAMES.__getitem__, key="refit_kind"
     )
@@ -174,8 +178,8 @@ def _wait() -> None:
 
 def _refitted(kind: str, document: dict[str, Any]) -> None:
     report = document["report"]
-    st.markdown(f"##### {refits.NAMES[kind]}, refitted to {report['rows']} rows")
-    _headline(report, evidence.Kind(title=refits.NAMES[kind], unit="", ratio=True))
+    st.subheader(f"{refits.NAMES[kind]}, refitted to {report['rows']} rows", anchor=False)
+    _headline(report, ratio=True)
     table: pd.DataFrame = evidence.refitted(kind, document["entry"])
     views.table(table, key="refitted", alt="Refitted constants beside their textbook values, P10, P50, P90")
     shown = evidence.predictions(report)

@@ -19,6 +19,10 @@ from mopdsim.base.errors import UsageError
 
 FILE = Path("held_out") / "held_out.json"  # under the directory of the studies' results
 POINTS = 100.0
+SCOPE = (
+    "Runs that no fit has seen: tiny models of 0.17 to 10 million parameters, synthetic tasks on strings, scores "
+    "sampled at temperature 1. Little of this transfers to a large model."
+)
 
 
 def read(results: Path) -> dict[str, Any] | None:
@@ -76,6 +80,7 @@ def grouped(document: Mapping[str, Any], key: str, of: str) -> pd.DataFrame:
             "inside the 80% interval": row["coverage_80"],
             "best simple rule": row["best_baseline"],
             "its error, points": row["best_baseline_mae_points"],
+            "wins": "the forecast" if row["mae_points"] < row["best_baseline_mae_points"] else "the rule",
         }
         for name, row in document.get(key, {}).items()
         if row["n"]
@@ -86,7 +91,8 @@ def grouped(document: Mapping[str, Any], key: str, of: str) -> pd.DataFrame:
 def show(document: Mapping[str, Any]) -> None:
     """The whole section."""
     found = document["held_out"]
-    st.markdown(f"##### {views.plain(finding(found))}")
+    st.caption(SCOPE)
+    st.subheader(views.plain(finding(found)), anchor=False)
     _numbers(found)
     table = trials(document)
     outside = int((table["80% interval"] == "outside").sum())

@@ -42,7 +42,7 @@ def _body() -> None:
         if len(scenario.recipe.domains) < 2:
             st.info("One domain has nobody to interfere with: choose more domains on the page What if.")
             return
-        st.markdown(f"##### {views.plain(_finding(scenario))}")
+        st.subheader(f"{views.plain(_finding(scenario))}", anchor=False)
         _summary(found)
         groups = _groups(found)
         left, right = st.columns(2, gap="medium")

@@ -1,6 +1,7 @@
-"""The planner's answer on the page: headline, the plan, its rivals, frontier, flip points, what to measure.
+"""The planner's answer on the page: verdict, plans side by side, the plan as a calendar, cost against score, what would
+change it, what to measure; the rest folded.
 
-Leaves out: the numbers; they are those of `mopd plan --json`.
+Leaves out: the numbers; they are those of `mopd plan --json`, and of the forecast of the plan's own scenario.
 """
 
 from __future__ import annotations
@@ -11,98 +12,176 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, questions, state, views
+from mopdsim.app import charts, opening, questions, views
+from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice
-from mopdsim.app.pages.plan_budget import budget
-from mopdsim.base.errors import MopdError
-from mopdsim.base.numbers import count, duration, interval, score, usd
+from mopdsim.app.tables import frames
+from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan.answer import words
+from mopdsim.plan.question import loads
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
+_PLANS, _PILOTS = 8, 5  # rows shown
+Document = Mapping[str, Any]
 
 
-def show(question: str, document: Mapping[str, Any]) -> None:
+def show(question: str, document: Document) -> None:
     """The whole answer."""
-    color = DECISIONS[document["decision"]]
-    st.caption(views.plain(document["assumptions"]))
-    st.markdown(f"##### {views.plain(document['headline'])}")
-    st.markdown(f":{color}-badge[{document['decision']}] :gray-badge[{views.plain(document['basis'])}]")
+    opening.verdict(document)
     best = document["recommended"]
-    _numbers(best)
-    _take(best["scenario"], "recommended")
-    _why(document)
-    _plan(best)
-    _rivals(document)
-    st.markdown("**Another budget**")
-    with views.said():
-        budget(question, document)
-    _frontier(question, document)
-    _flips(document)
-    _information(document)
-    _sensitivity(document)
-    if document.get("portfolio"):
-        _portfolio(document["portfolio"])
-    st.caption(f"{document['evaluated']:,} plans forecast in {document['seconds']:.0f} s.")
+    st.table(plans(document), border="horizontal", hide_index=True, alt="Plans, the recommended one first")
+    with st.container(horizontal=True, vertical_alignment="center"):
+        opening.take(best["scenario"], "recommended")
+        opening.export(question, document)
+        opening.badge(document)
+        badge = f":{DECISIONS[document['decision']]}-badge[{document['decision']}]"
+        tried = f"{document['evaluated']:,} plans tried"
+        st.markdown(f"{badge} :gray[:small[{tried}]]", width="content")
+    left, right = st.columns([6, 5], gap="medium")
+    with left, views.said():
+        _calendar(best)
+    with right:
+        _frontier(question, document)
+        _changes(document)
+        _pilots(document)
+    _folded(document)
 
 
-def _numbers(best: Mapping[str, Any]) -> None:
-    cells = (
-        ("What counts", score(best["value"]), interval(best["utility"], score)),
-        ("Cost", usd(best["usd"]["p50"]), interval(best["usd"], usd)),
-        ("Calendar", duration(best["days"]["p50"]), interval(best["days"], duration)),
-        ("GPU-hours", count(best["gpu_hours"]["p50"]), interval(best["gpu_hours"], count)),
+def plans(document: Document) -> pd.DataFrame:
+    """A row a plan in words, the recommended one first."""
+    rows = [
+        {
+            "plan": row["name"],
+            "score": score(row["value"]),
+            "80% range": interval(row["utility"], score),
+            "worst domain": score(row["worst_score"]["p50"]),
+            "cost": usd(row["usd"]["p50"]),
+            "calendar": duration(row["days"]["p50"]),
+            "better than the first": share(row["probability_better"]) if "probability_better" in row else "",
+        }
+        for row in [document["recommended"], *document["alternatives"]][:_PLANS]
+    ]
+    return pd.DataFrame(rows).map(views.plain)
+
+
+def _calendar(best: Document) -> None:
+    """When each stage runs, by its domains, and how many GPUs are used and idle meanwhile."""
+    found = answer(Choice(own=best["scenario"]))
+    forecast = found.document
+    stages = frames.by_domains(frames.stages({"plan": forecast}), found.forecast.scenario.recipe)
+    views.figure(
+        "The plan as a calendar", stages, charts.gantt(), key="plan_calendar",
+        says=f"{len(stages)} stages; the last ends after {duration(forecast['days']['p50'])} at P50.",
+        note="Bar: P50. Line: to the P90 of its end.",
+    )  # fmt: skip
+    used = frames.gpus_in_use(stages, sum(forecast["pools"].values()))
+    views.figure(
+        "GPUs used and idle", used, charts.gpus_in_use(), key="plan_gpus",
+        says=f"Of {sum(forecast['pools'].values())} GPUs, {share(frames.idle_share(used))} of GPU-days are idle.",
+        note="Stages at their P50.",
+    )  # fmt: skip
+
+
+def _frontier(question: str, document: Document) -> None:
+    """Cost against quality with the budget; a point that is clicked shows its plan."""
+    limit = loads(question, source=questions.SOURCE).limits.get("usd")
+    table = frontier(document)
+    table["budget"] = limit
+    dear, good = table.USD.max(), table.value.max()
+    st.markdown("**Cost against score: no plan is cheaper, sooner and better**")
+    event = st.vega_lite_chart(
+        table, charts.frontier(budget=limit is not None), key="frontier", on_select="rerun",
+        alt=f"{len(table)} plans from {usd(table.USD.min())} at {score(table.value.iloc[0])} to {usd(dear)} at "
+        f"{score(good)}.",
+    )  # fmt: skip
+    line = "" if limit is None else f" Line: the budget, {usd(limit)}."
+    st.caption(views.plain(f"Click a point to open its plan. Size: days.{line}"))
+    picked = event.selection.get("point", []) if event else []
+    if picked:
+        row = document["frontier"][int(picked[0]["place"])]
+        with st.container(border=True), views.said():
+            told = (
+                f"{row['plan']['label']}: {score(row['value'])}, {usd(row['usd'])}, {duration(row['days'])}"
+            )
+            st.caption(views.plain(told))
+            opening.take(questions.scenario_text(question, row["plan"]), "picked")
+
+
+def frontier(document: Document) -> pd.DataFrame:
+    """A row a plan of the frontier."""
+    rows = [
+        (row["plan"]["label"], row["plan"]["family"], row["value"], row["usd"], row["days"], place)
+        for place, row in enumerate(document["frontier"])
+    ]
+    return pd.DataFrame(rows, columns=["plan", "family", "value", "USD", "days", "place"])
+
+
+def _changes(document: Document) -> None:
+    """If ... then ...: only where something flips."""
+    st.markdown("**What would change this**")
+    st.markdown(views.plain("\n".join(f"- {line}" for line in opening.sentences(document))))
+
+
+def _pilots(document: Document) -> None:
+    """What to measure first, the most worth a dollar on top."""
+    table = opening.pilots(document)
+    worth = table[table["worth, points"] > 0]
+    st.markdown("**Measure first**")
+    if worth.empty:
+        st.markdown("No single pilot can be told from worthless.")
+        return
+    ordered = worth.assign(per_dollar=worth["worth, points"] / worth.USD).sort_values(
+        "per_dollar", ascending=False
     )
-    with st.grid(4, min_column_width=150):
-        for label, value, ends in cells:
-            with st.container(border=True, gap="xsmall"):
-                st.metric(label, value)
-                st.caption(views.plain(f"P10 to P90 {ends}"))
+    shown = pd.DataFrame(
+        {
+            "pilot": ordered.pilot,
+            "worth": [f"{value:+.1f} points" for value in ordered["worth, points"]],
+            "price": [usd(value) for value in ordered.USD],
+        }
+    )
+    st.table(
+        shown.head(_PILOTS).map(views.plain), border="horizontal", hide_index=True,
+        alt="Pilots by worth per dollar",
+    )  # fmt: skip
+    everything = points(document["value_of_information"]["perfect"])
+    st.caption(f"By worth per dollar. Knowing everything would be worth {everything}.")
 
 
-def _take(text: str, name: str) -> None:
-    """A plan's scenario: into What if, or as a file."""
-    with st.container(horizontal=True):
-        if st.button("Open in What if", key=f"open_{name}", icon=":material/tune:"):
-            try:
-                found = Choice(own=text)
-                found.scenario()
-                state.put(found)
-                st.session_state.notice = None
-                st.switch_page(st.session_state.what_if_page)
-            except MopdError as error:
-                st.error(str(error))
-        views.download("Scenario, TOML", text, f"plan_{name}.toml", "application/toml")
+def _folded(document: Document) -> None:
+    """Why, the plan in full, every doubt, sensitivities, the year: each folded."""
+    parts = {
+        "Why this one, and the plan in full": _full,
+        "Every limit where the plan changes, and every doubt": _doubts,
+        "What the score hangs on": _sensitivity,
+    }
+    if document.get("portfolio"):
+        parts["A year of releases"] = _portfolio
+    for title, draw in parts.items():
+        below = st.expander(title, key=f"fold_{draw.__name__}", on_change="rerun")
+        if below.open:
+            with below:
+                draw(document)
 
 
-def _why(document: Mapping[str, Any]) -> None:
-    """Against the best of each other kind, by cause; what being wrong costs."""
+def _full(document: Document) -> None:
+    best, wrong = document["recommended"], document["cost_of_being_wrong"]
     lines = [f"- {_capital(reason['sentence'])}." for reason in document["reasons"]]
-    wrong = document["cost_of_being_wrong"]
-    st.markdown("**Why this one**")
     lines.append(
-        f"- With probability {wrong['probability']:.2f} another plan would have been better, by "
+        f"- With probability {share(wrong['probability'])} another plan would have been better, by "
         f"{100 * wrong['loss']:.1f} points on average: that is what being wrong costs."
     )
     st.markdown(views.plain("\n".join(lines)))
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _plan(best: Mapping[str, Any]) -> None:
-    """What each teacher learns and for how long; the score it ends with by domain."""
-    runs = pd.DataFrame(
-        [(", ".join(group), steps) for group, steps in zip(best["groups"], best["rl_steps"], strict=True)],
-        columns=["trained together", "RL steps"],
-    )
-    st.markdown("**The plan**")
     more = {
         key: best[key]
         for key in ("rounds", "distill_steps", "balance", "reward_mix", "replay", "gpus")
         if key in best
     }
     st.caption(views.plain(", ".join(f"{key} {value}".replace("_", " ") for key, value in more.items())))
+    runs = pd.DataFrame(
+        [(", ".join(group), steps) for group, steps in zip(best["groups"], best["rl_steps"], strict=True)],
+        columns=["trained together", "RL steps"],
+    )
     views.table(runs, key="plan_runs", alt="What is trained together and for how many steps")
     rows = [(domain, row["p10"], row["p50"], row["p90"]) for domain, row in best["scores"].items()]
     table = pd.DataFrame(rows, columns=["domain", "P10", "P50", "P90"])
@@ -112,153 +191,80 @@ def _plan(best: Mapping[str, Any]) -> None:
         says=f"Final scores of {len(table)} domains under the plan; lowest {low.domain} {score(low.P50)}.",
         note="Bar: P10 to P90. Dot: P50.",
     )  # fmt: skip
+    views.table(opening.plans_in_numbers(document), key="rivals", alt="Every plan in numbers")
 
 
-def _rivals(document: Mapping[str, Any]) -> None:
+def _doubts(document: Document) -> None:
     rows = [
         (
-            row["name"],
-            row["label"],
-            row["value"],
-            row["usd"]["p50"],
-            row["days"]["p50"],
-            row["probability_better"],
-            row["verdict"],
+            row["what"],
+            count(row["now"]),
+            "-" if row["changes_at"] is None else count(row["changes_at"]),
+            row["to"] or "nothing in this range",
+            " to ".join(count(end) for end in row["range"]),
         )
-        for row in document["alternatives"]
-    ]
-    if rows:
-        st.markdown("**Runners-up**")
-        columns = ["plan", "in full", "value", "USD", "days", "better with probability", "verdict"]
-        views.table(
-            pd.DataFrame(rows, columns=columns),
-            key="rivals",
-            alt="Plans that come next, and how often better",
-        )
-
-
-def _frontier(question: str, document: Mapping[str, Any]) -> None:
-    """Cost against quality; a point that is clicked shows its plan."""
-    rows = [
-        (row["plan"]["label"], row["plan"]["family"], row["value"], row["usd"], row["days"])
-        for row in document["frontier"]
-    ]
-    table = pd.DataFrame(rows, columns=["plan", "family", "value", "USD", "days"])
-    table["place"] = range(len(table))
-    st.markdown("**Frontier: no plan is cheaper, sooner and better**")
-    event = st.vega_lite_chart(
-        table, charts.frontier(), key="frontier", on_select="rerun",
-        alt=f"{len(table)} plans from {usd(table.USD.min())} at {score(table.value.iloc[0])} to "
-        f"{usd(table.USD.max())} at {score(table.value.max())}.",
-    )  # fmt: skip
-    st.caption("Click a point to open its plan. Size: days.")
-    picked = event.selection.get("point", []) if event else []
-    if picked:
-        row = document["frontier"][int(picked[0]["place"])]
-        with st.container(border=True), views.said():
-            st.markdown(f"**{views.plain(row['plan']['label'])}**")
-            st.caption(
-                views.plain(f"value {score(row['value'])}, {usd(row['usd'])}, {duration(row['days'])}")
-            )
-            _take(questions.scenario_text(question, row["plan"]), "picked")
-    with st.expander("Table and files", key="frontier_table"):
-        views.table(
-            table.drop(columns="place"), key="frontier_rows", alt="Plans of the frontier, cheapest first"
-        )
-
-
-def _flips(document: Mapping[str, Any]) -> None:
-    rows = [
-        (row["what"], row["now"], row["changes_at"], row["to"] or "nothing in this range", *row["range"])
         for row in document["flip_points"]
     ]
-    st.markdown("**Flip points: where another plan would be best**")
-    columns = ["what", "now", "changes at", "to", "searched from", "searched to"]
+    columns = ["what", "now", "changes at", "to", "searched"]
     views.table(
         pd.DataFrame(rows, columns=columns), key="flips", alt="At which value of each input the plan changes"
     )
     doubts = [
-        (row["what"], words.ENDS[row["at"]], row["value"], row["to"], 100 * row["gain"])
+        (row["what"], words.ENDS[row["at"]], count(row["value"]), row["to"], points(row["gain"]))
         for row in document["undecided_by"]
     ]
     if doubts:
         st.markdown("**Too little known to be sure**")
-        columns = ["if this", "is", "value", "then better", "by points"]
+        columns = ["if this", "is", "value", "then better", "by"]
         views.table(
             pd.DataFrame(doubts, columns=columns),
             key="doubts",
             alt="Unknowns on which the recommendation hangs",
         )
+    views.table(
+        opening.pilots(document), key="information", alt="Each pilot's worth, what it tells and costs"
+    )
 
 
-def _information(document: Mapping[str, Any]) -> None:
-    """What measuring before deciding is worth."""
-    found = document["value_of_information"]
-    rows = [
-        (
-            row["title"],
-            row["measures"],
-            100 * row["gain"],
-            100 * row["standard_error"],
-            row["gpu_hours"],
-            row["usd"],
-        )
-        for row in found["pilots"]
-    ]
-    columns = ["pilot", "tells", "worth, points", "standard error", "GPU-hours", "USD"]
-    st.markdown("**What to measure next**")
-    everything = 100 * found["perfect"]
-    st.caption(f"Knowing everything would raise the expected result by {everything:.1f} points.")
-    if rows:
-        views.table(
-            pd.DataFrame(rows, columns=columns),
-            key="information",
-            alt="Each pilot's worth, what it tells and costs",
-        )
-    if document["deciding_pilot"]:
-        row = document["deciding_pilot"]
-        price = f"{count(row['gpu_hours'])} GPU-hours, {usd(row['usd'])}"
-        st.markdown(views.plain(f"The cheapest pilot that decides it: {row['title']} ({price})."))
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
-def _sensitivity(document: Mapping[str, Any]) -> None:
+def _sensitivity(document: Document) -> None:
     table = pd.DataFrame(document["sensitivity"])
     if table.empty:
+        st.caption("Nothing moves it.")
         return
     table["input"] = table.pop("what")
     top = table.sort_values("total").iloc[-1]
     views.figure(
-        "What the plan's result hangs on (Sobol indices)", table, charts.sobol(), key="sensitivity",
+        "Sobol indices", table, charts.sobol(), key="sensitivity",
         says=f"Sobol indices of {len(table)} inputs; most of the variance: {top.input}, {top.total:.2f}.",
         note="Bar: total. Tick: first order.",
     )  # fmt: skip
 
 
-def _portfolio(found: Mapping[str, Any]) -> None:
+def _portfolio(document: Document) -> None:
     """The year of each kind of plan: all releases together, then one by one."""
-    st.markdown("**A year of releases**")
+    found = document["portfolio"]
     if "cheapest" in found:
-        sure = found["probability_cheaper"]
+        sure = share(found["probability_cheaper"])
         first, second = (plan["label"] for plan in found["plans"][:2])
         st.caption(
-            views.plain(
-                f"{_capital(first)} costs less over the year than {second} with probability {sure:.2f}."
-            )
+            views.plain(f"{_capital(first)} costs less over the year than {second} with probability {sure}.")
         )
+    totals = [
+        (plan["label"], count(plan["gpu_hours"]["p50"]), usd(plan["usd"]["p50"]), interval(plan["usd"], usd),
+         count(plan["days"]["p50"]))
+        for plan in found["plans"]
+    ]  # fmt: skip
+    columns = ["plan", "GPU-hours", "cost", "P10 to P90", "days of work"]
+    views.table(pd.DataFrame(totals, columns=columns), key="portfolio", alt="The year's releases compared")
     rows = [
         (plan["label"], f"{place + 1}", ", ".join(release["changed"]), len(release["stages"]),
-         release["gpu_hours"]["p50"], release["days"]["p50"])
+         count(release["gpu_hours"]["p50"]), count(release["days"]["p50"]))
         for plan in found["plans"]
         for place, release in enumerate(plan["releases"])
     ]  # fmt: skip
-    totals = [
-        (plan["label"], plan["gpu_hours"]["p50"], *plan["usd"].values(), plan["days"]["p50"])
-        for plan in found["plans"]
-    ]
-    columns = ["plan", "GPU-hours", "USD P10", "USD", "USD P90", "days of work"]
-    views.table(pd.DataFrame(totals, columns=columns), key="portfolio", alt="The year's releases compared")
-    with st.expander("Release by release", key="releases_table"):
-        columns = ["plan", "release", "changed", "stages run", "GPU-hours", "days"]
-        views.table(
-            pd.DataFrame(rows, columns=columns), key="releases", alt="What each release runs and costs"
-        )
+    columns = ["plan", "release", "changed", "stages run", "GPU-hours", "days"]
+    views.table(pd.DataFrame(rows, columns=columns), key="releases", alt="What each release runs and costs")

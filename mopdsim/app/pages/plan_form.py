@@ -1,7 +1,7 @@
-"""The planner's question as fields: domains, machine, limits, what counts, what is known, the year's releases.
+"""The planner's question as fields: four of them, and what counts, what is known and the year's releases under More.
 
-Values are kept in the session beside the widgets, so that they outlive a switch of pages; another choice of What if
-begins them anew. Leaves out: how fields become a question (`mopdsim.app.questions`).
+Every field is set from the choice and replaces a part of it, so all pages ask the same. Leaves out: fields that the
+first screen has too (`mopdsim.app.pages.controls`), how a choice becomes a question (`mopdsim.app.questions`).
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import questions, state, views
-from mopdsim.app.pages import plan_work
-from mopdsim.app.uploads import scenario_text, toml_document
-from mopdsim.base.errors import MopdError
-from mopdsim.facts.domains import domains
-from mopdsim.facts.hardware import gpus
-from mopdsim.facts.model import models
+from mopdsim.app import planned, questions, state, views
+from mopdsim.app.choice import Choice
+from mopdsim.app.pages import controls, own
+from mopdsim.facts.domains import FACTS, WHOLE, Estimate
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.plan.question import MOST_DOMAINS, OBJECTIVES
+from mopdsim.plan.question import OBJECTIVES
 
 OBJECTIVE_TITLES = {
     "mean": "Mean score",
@@ -28,8 +25,12 @@ OBJECTIVE_TITLES = {
     "p10": "P10 of the mean (averse to risk)",
 }
 MOST_RELEASES = 8
-_KEY = "plan_w_"
-_COLUMNS = {
+CONFIDENCE = 0.8  # the planner's own, where nothing is wished
+SHOWN = (
+    "start", "asymptote", "midpoint", "steepness", "distill_tokens", "prompt_tokens", "response_tokens",
+    "environment_seconds", "max_response_tokens", "turns",
+)  # fmt: skip
+_TITLES = {
     "start": "base's score",
     "asymptote": "score RL tends to",
     "midpoint": "RL compute for half the gain",
@@ -43,136 +44,169 @@ _COLUMNS = {
 }
 
 
-def ask(scenario: Scenario) -> None:
-    """The fields, the button, and the question as a file."""
-    values = _values(scenario)
-    table = [name for name in domains() if not name.endswith(":")]
-    offered = [*table, *(name for name in values["asked"]["domains"] if name not in table)]
-    _field(values, "domains", st.multiselect, "Domains", options=offered, max_selections=MOST_DOMAINS)
-    _field(values, "model", st.selectbox, "Base model", options=_with(values["asked"]["model"], models()))
-    _field(values, "gpu", st.selectbox, "GPU type", options=_with(values["asked"]["gpu"], gpus()))
-    _number(values, "gpus", "GPUs", least=1, most=1_000_000)
-    _number(values, "teams", "Teams (0: no limit)", most=1000)
-    _number(values, "budget_usd", "Budget, USD (0: no limit)", most=1e12)
-    _number(values, "deadline_days", "Days (0: no limit)", most=1e4)
-    _field(
-        values, "objective", st.selectbox, "What counts", options=list(OBJECTIVES),
-        format_func=OBJECTIVE_TITLES.__getitem__,
+def fields(scenario: Scenario, question: str | None) -> None:
+    """Domains, model, GPUs and money; the rest folded."""
+    controls.of_domains_alone(scenario)
+    controls.of_model_alone(scenario)
+    controls.of_gpus(scenario)
+    controls.of_money(scenario)
+    more = st.expander("More", key="plan_more", on_change="rerun")
+    if more.open:
+        with more:
+            controls.of_price(scenario)
+            controls.of_time(scenario)
+            controls.of_teams(scenario)
+            _wishes(scenario)
+            own.file()
+    for title, key, draw in (
+        ("What you know of the domains", "plan_facts", _known),
+        ("Further releases this year", "plan_year", _year),
+    ):
+        below = st.expander(title, key=key, on_change="rerun")
+        if below.open:
+            with below, views.said():
+                draw(scenario)
+    if question is not None:
+        views.download("Question, TOML", question, planned.FILE, "application/toml")
+
+
+def _wish(**changes: Any) -> None:
+    """Change what is wished of the plan."""
+    state.change(wishes=questions.wished(state.choice(), **changes))
+
+
+def _wishes(scenario: Scenario) -> None:
+    """What counts, lowest scores, how surely limits must hold."""
+    choice = state.choice()
+    wished = questions.wishes(choice)
+    objective = wished.get("objective", "mean")
+    st.selectbox(
+        "What counts", list(OBJECTIVES), format_func=OBJECTIVE_TITLES.__getitem__,
+        key=state.hold("plan_objective", objective), on_change=_objective,
     )  # fmt: skip
-    _field(
-        values, "least", st.slider, "No domain below", min_value=0.0, max_value=1.0, step=0.05,
-        help="The lowest score that is acceptable, of every domain; single domains below.",
+    st.slider(
+        "Limits are kept with probability", 0.5, 0.99, step=0.01,
+        key=state.hold("plan_confidence", float(wished.get("confidence", CONFIDENCE))), on_change=_confidence,
     )  # fmt: skip
-    _wishes(values)
-    _known(values)
-    _year(values)
-    if st.button("Recommend a plan", type="primary", disabled=plan_work.busy()):
-        with views.said():
-            plan_work.begin(questions.checked(questions.of_form(values)))
-    try:
-        text = questions.checked(questions.of_form(values))
-        views.download("Question, TOML", text, plan_work.FILE, "application/toml")
-    except MopdError:
-        pass  # said when a plan is asked for
-    with st.expander("Own question file", key="plan_own"):
-        _upload()
+    st.caption("Lowest acceptable score of each domain, and its weight under *Weighted mean*:")
+    names = list(scenario.recipe.domains)
+    table = pd.DataFrame(
+        {
+            "least": [wished.get("minimum", {}).get(name) for name in names],
+            "weight": [wished.get("weights", {}).get(name, 1.0) for name in names],
+        },
+        index=pd.Index(names, name="domain"),
+        dtype=float,
+    )
+    _editor(
+        "wishes", table, _edited_wishes, alt="Lowest acceptable score and weight of each domain, editable",
+        column_config={
+            "least": st.column_config.NumberColumn("lowest score", min_value=0.0, max_value=1.0),
+            "weight": st.column_config.NumberColumn("weight", min_value=0.0, disabled=objective != "weighted"),
+        },
+    )  # fmt: skip
 
 
-def _values(scenario: Scenario) -> dict[str, Any]:
-    """The form's values: those of this session, or the scenario's where What if has moved on."""
-    basis = state.choice().key
-    kept = st.session_state.get("plan_form")
-    if kept is None or kept["basis"] != basis:
-        for key in [key for key in st.session_state if str(key).startswith(_KEY)]:
-            del st.session_state[key]
-        kept = st.session_state.plan_form = {"basis": basis, "values": questions.form_of(scenario)}
-    found: dict[str, Any] = kept["values"]
-    return found
+def _objective() -> None:
+    objective = st.session_state.plan_objective
+    weights = {} if objective == "weighted" else {"weights": None}
+    _wish(objective=None if objective == "mean" else objective, **weights)
 
 
-def _field(values: dict[str, Any], name: str, widget: Any, label: str, **settings: Any) -> None:
-    """A widget that begins with the value kept, and keeps what it is set to."""
-    key = _KEY + name
-    if key not in st.session_state:
-        st.session_state[key] = values[name]
-    values[name] = widget(label, key=key, **settings)
+def _confidence() -> None:
+    value = st.session_state.plan_confidence
+    _wish(confidence=None if value == CONFIDENCE else value)
 
 
-def _number(values: dict[str, Any], name: str, label: str, *, most: float, least: int = 0) -> None:
-    kind = type(values[name])
-    _field(values, name, st.number_input, label, min_value=kind(least), max_value=kind(most))
+def _editor(name: str, table: pd.DataFrame, take: Any, **settings: Any) -> None:
+    """A table with a row a domain; what is typed goes into the choice, and the table is laid out anew."""
+    key = f"plan_{name}_{abs(hash(table.to_json()))}"
+    st.data_editor(table, key=key, on_change=take, args=(key, table), **settings)
 
 
-def _with(value: str, known: Any) -> list[str]:
-    return [*known] if value in known else [value, *known]
+def typed(key: str, table: pd.DataFrame) -> list[tuple[str, str, float | None]]:
+    """(domain, column, value) of each cell that was typed over."""
+    rows = st.session_state[key]["edited_rows"].items()
+    return [
+        (str(table.index[int(row)]), column, value) for row, cells in rows for column, value in cells.items()
+    ]
 
 
-def _table(values: dict[str, Any], name: str, plain: pd.DataFrame, **settings: Any) -> None:
-    """An editable table with a row a domain: what was typed stays with its domain, whatever else is chosen."""
-    key = f"{_KEY}{name}_{'_'.join(plain.index)}_{'_'.join(plain.columns)}"
-    if key not in st.session_state:
-        begun = plain.copy()
-        begun.update(values[name])
-        values[f"{name}_begun"] = begun
-    values[name] = st.data_editor(values[f"{name}_begun"], key=key, **settings)
+def _edited_wishes(key: str, table: pd.DataFrame) -> None:
+    wished = questions.wishes(state.choice())
+    minimum, weights = dict(wished.get("minimum", {})), dict(wished.get("weights", {}))
+    for name, column, value in typed(key, table):
+        chosen = minimum if column == "least" else weights
+        if value is None:
+            chosen.pop(name, None)
+        else:
+            chosen[name] = float(value)
+    _wish(minimum={name: least for name, least in minimum.items() if least}, weights=weights or None)
 
 
-def _wishes(values: dict[str, Any]) -> None:
-    """Weights, lowest scores, and how surely the limits must hold."""
-    weighted = values["objective"] == "weighted"
-    with st.expander("Weights and lowest scores by domain", expanded=weighted, key="plan_wishes"):
-        plain = questions.wishes(values["domains"])
-        st.caption(
-            "An empty lowest score is the one above." if weighted else "Weights count under *Weighted mean*."
-        )
-        scores = st.column_config.NumberColumn("lowest score", min_value=0.0, max_value=1.0)
-        weights = st.column_config.NumberColumn("weight", min_value=0.0, disabled=not weighted)
-        _table(
-            values, "wishes", plain, alt="Weight and lowest acceptable score of each domain, editable",
-            column_config={"least": scores, "weight": weights},
-        )  # fmt: skip
-        _field(
-            values, "confidence", st.slider, "Limits are kept with probability", min_value=0.5, max_value=0.99,
-            step=0.01,
-        )  # fmt: skip
+def known(scenario: Scenario) -> pd.DataFrame:
+    """Central values of ten fields of each domain, a row a domain."""
+    rows = {
+        name: [
+            value.value if isinstance(value := getattr(row, field), Estimate) else float(value)
+            for field in SHOWN
+        ]
+        for name, row in scenario.domains.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index", columns=list(SHOWN)).rename_axis("domain")
 
 
-def _known(values: dict[str, Any]) -> None:
-    with st.expander("What you know of the domains", key="plan_facts"):
-        st.caption("Central values; a number you type over is taken as known, the others stay priors.")
-        with views.said():
-            _table(
-                values, "facts", questions.facts(values), alt="What is known of each domain, ten fields, editable",
-                column_config=_COLUMNS,
-            )  # fmt: skip
+def _known(scenario: Scenario) -> None:
+    st.caption("Central values; a number you type over is taken as known, the others stay priors.")
+    _editor(
+        "facts", known(scenario), _edited_facts, alt="What is known of each domain, ten fields, editable",
+        column_config=_TITLES,
+    )  # fmt: skip
+    st.button("Forget what was typed", disabled=not state.choice().facts, on_click=_forget)
 
 
-def _year(values: dict[str, Any]) -> None:
+def _edited_facts(key: str, table: pd.DataFrame) -> None:
+    state.change(facts=with_facts(state.choice(), typed(key, table)))
+
+
+def with_facts(choice: Choice, cells: list[tuple[str, str, float | None]]) -> Any:
+    """The choice's facts with cells typed over; an emptied cell is a prior again."""
+    found = {(name, key): value for name, key, value in choice.facts}
+    for name, key, value in cells:
+        if key not in FACTS:
+            continue
+        if value is None:
+            found.pop((name, key), None)
+        else:
+            found[name, key] = float(int(value) if key in WHOLE else value)
+    return tuple((*pair, value) for pair, value in found.items())
+
+
+def _forget() -> None:
+    """Own domains stay, as what they are like."""
+    state.change(facts=tuple(row for row in state.choice().facts if row[1] == "like"))
+
+
+def _year(scenario: Scenario) -> None:
     """Releases after the first, each with the domains that it changes."""
-    with st.expander("Further releases this year", key="plan_year"):
-        st.caption("Teachers of domains that do not change are shared; a mixed run is redone whole.")
-        _field(
-            values,
-            "releases",
-            st.number_input,
-            "Releases after the first",
-            min_value=0,
-            max_value=MOST_RELEASES,
-        )
-        names, kept = values["domains"], list(values["portfolio"][: values["releases"]])
-        kept += [[] for _ in range(values["releases"] - len(kept))]
-        for place, release in enumerate(kept):
-            key = f"{_KEY}release_{place}_{'_'.join(names)}"
-            chosen = [name for name in release if name in names]
-            kept[place] = st.multiselect(f"Release {place + 2} changes", names, chosen, key=key)
-        values["portfolio"] = kept
+    st.caption("Teachers of domains that do not change are shared; a mixed run is redone whole.")
+    names = list(scenario.recipe.domains)
+    kept = [
+        [name for name in release if name in names]
+        for release in questions.wishes(state.choice()).get("portfolio", [])
+    ]
+    shown = st.number_input(
+        "Releases after the first", 0, MOST_RELEASES, max(len(kept), st.session_state.get("plan_releases", 0)),
+        key="plan_releases",
+    )  # fmt: skip
+    kept = [*kept, *([] for _ in range(shown - len(kept)))][:shown]
+    for place, release in enumerate(kept):
+        st.multiselect(
+            f"Release {place + 2} changes", names, key=state.hold(f"plan_release_{place}", release),
+            on_change=_released, args=(shown,),
+        )  # fmt: skip
 
 
-def _upload() -> None:
-    file = st.file_uploader("Question (TOML)", type=["toml"], key="plan_upload", max_upload_size=1)
-    if file is not None:
-        with views.said():
-            text = scenario_text(file.getvalue())
-            questions.checked(toml_document(text, source=questions.SOURCE))  # a bad file is said at once
-            if st.button("Answer it", disabled=plan_work.busy()):
-                plan_work.begin(text)
+def _released(shown: int) -> None:
+    releases = [list(st.session_state.get(f"plan_release_{place}", ())) for place in range(shown)]
+    _wish(portfolio=[release for release in releases if release])

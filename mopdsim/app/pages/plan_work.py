@@ -1,56 +1,113 @@
-"""A question on its way to the planner, in a process of its own, and the page that waits for it: `mopd plan`, or
-`mopd compare --all` with the same finalists beside the published systems.
+"""The planner's answer to the question at hand, on every page that shows one: there at once, on its way, or asked for.
 
-Leaves out: the question's form (`mopdsim.app.pages.plan_form`), the answers (`mopdsim.app.pages.plan_answer`,
-`mopdsim.app.pages.recipes`).
+One answer for all pages: each takes it from here. While it is on its way, a rough one stands in its place, and the
+question's last one before that is greyed. Leaves out: the answers themselves (`mopdsim.app.planned`), how they are
+shown.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any
 
 import streamlit as st
 
-from mopdsim.app import background
+from mopdsim.app import planned, state
+from mopdsim.app.planned import Kind
 from mopdsim.base.errors import MopdError
 
-POLL_S = 1
-FILE = "question.toml"
-Kind = Literal["planned", "ranked"]
-COMMANDS: dict[Kind, list[str]] = {"planned": ["plan", FILE], "ranked": ["compare", "--all", FILE]}
-_WORK: dict[Kind, str] = {"planned": "planning", "ranked": "ranking"}
+POLL_S = 0.5
+PARAMETER = (
+    "answered"  # in the address: the question's answer was shown, and is worked out again where it is lost
+)
+Show = Callable[[str, Mapping[str, Any]], None]
+_STALE = "<style>.st-key-stale { opacity: 0.45; filter: grayscale(0.6); }</style>"
 
 
-def busy(kind: Kind = "planned") -> bool:
-    """Whether a question is being answered."""
-    return st.session_state.get(_WORK[kind]) is not None
+def answer(
+    question: str, show: Show, *, kind: Kind = "planned", ask: str | None = "Which plan is best?"
+) -> None:
+    """Draw the answer, or what there is of it: the button that asks for it, how far it is, the rough or the last one.
+
+    show: draws an answer, given its question. ask: the button's words, None where it stands elsewhere.
+    """
+    found = known(question, kind)
+    if found is not None:
+        _remember(question, kind)
+        show(question, found)
+        return
+    if not working(question, kind) and (_lost(kind) or _asked(ask, kind)):
+        begin(question, kind)
+    if working(question, kind):
+        wait(question, kind)
+    rough = known(question, "rough") if kind == "planned" else None
+    if rough is not None:
+        st.caption(":orange-badge[rough] From few simulated worlds; the full answer takes its place.")
+        show(question, rough)
+        return
+    last = st.session_state.get(f"shown_{kind}")
+    before = None if last is None else planned.known(last, kind)
+    if last is not None and before is not None:
+        st.html(_STALE)
+        st.caption(":gray-badge[to the question before]")
+        with st.container(key="stale"):
+            show(last, before)
 
 
-def found(kind: Kind = "planned") -> tuple[str, dict[str, Any]] | None:
-    """The last answer with its question."""
-    answer: tuple[str, dict[str, Any]] | None = st.session_state.get(kind)
-    return answer
+def known(question: str, kind: Kind = "planned") -> Mapping[str, Any] | None:
+    """The answer, if there is one; what went wrong with it is said once, with a rough one by the full one."""
+    try:
+        return planned.known(question, kind)
+    except MopdError as error:
+        if kind != "rough":
+            st.error(str(error))
+        return None
+
+
+def _asked(words: str | None, kind: Kind) -> bool:
+    """The button, where there is one, and whether it was pressed."""
+    return words is not None and st.button(words, type="primary", icon=":material/route:", key=f"ask_{kind}")
+
+
+def working(question: str | None, kind: Kind = "planned") -> bool:
+    """Whether the question is being answered."""
+    return question is not None and planned.under_way(question, kind) is not None
 
 
 def begin(question: str, kind: Kind = "planned") -> None:
-    """Hand a question's text to the planner and draw the page anew."""
-    st.session_state[_WORK[kind]] = (question, background.start(COMMANDS[kind], {FILE: question}))
-    st.session_state[kind] = None
-    st.rerun()
+    """Have the question answered, a rough answer first; a machine that has enough to do says so."""
+    try:
+        planned.begin(question, kind)
+    except MopdError as error:
+        st.error(str(error))
+        return
+    if kind == "planned":
+        with suppress(MopdError):  # a machine that has enough to do gives no rough answer
+            planned.begin(question, "rough")
+
+
+def _remember(question: str, kind: Kind) -> None:
+    """The answer shown last, and in the address that there is one."""
+    st.session_state[f"shown_{kind}"] = question
+    if kind == "planned" and state.PARAMETER in st.query_params:
+        st.query_params[PARAMETER] = "1"
+
+
+def _lost(kind: Kind) -> bool:
+    """Whether this address has shown an answer that this visit has not seen: a reload, or another server."""
+    return (
+        kind == "planned" and PARAMETER in st.query_params and st.session_state.get("shown_planned") is None
+    )
 
 
 @st.fragment(run_every=POLL_S)
-def wait(kind: Kind = "planned") -> None:
-    """Say how long it has been at work; when it is done, keep the answer for the page."""
-    if not busy(kind):
+def wait(question: str, kind: Kind = "planned") -> None:
+    """Say how far it is; the page is drawn again when it is done, and when the rough one is."""
+    work = planned.under_way(question, kind)
+    rough = planned.under_way(question, "rough")
+    if work is None or not work.running or (rough is not None and not rough.running and kind == "planned"):
+        st.rerun()
         return
-    question, work = st.session_state[_WORK[kind]]
-    if work.running:
-        st.info(f"Searching families, groupings and compute: {work.seconds:.0f} s.")
-        return
-    st.session_state[_WORK[kind]] = None
-    try:
-        st.session_state[kind] = (question, work.result())
-    except MopdError as error:
-        st.session_state.notice = str(error)
-    st.rerun()
+    done, stages, what = work.progress
+    st.progress(done / stages, text=f"{what[:1].upper()}{what[1:]}: {work.seconds:.0f} s")

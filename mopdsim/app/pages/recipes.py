@@ -12,13 +12,13 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, questions, state, views
+from mopdsim.app import charts, opening, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
 from mopdsim.app.pages import plan_work
 from mopdsim.app.tables import frames
 from mopdsim.app.words import recipe_title
-from mopdsim.base.numbers import count, duration, interval, score, usd
+from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.forecast.compare_all import RIVALS, compare_all
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, entries
@@ -30,7 +30,7 @@ POOL_TITLES: dict[Pools, str] = {
     "by_kind": "One for each kind of stage",
     "by_stage": "One for each stage",
 }
-RANKED = ["plan", "kind", "score", "P10", "P90", "worst domain", "USD", "days", "better than the first"]
+RANKED = ["plan", "of", "score", "P10", "P90", "worst domain", "USD", "days", "better than the first"]
 SCALES = {"asked": "The question of What if", "published": "As published"}
 
 
@@ -60,7 +60,7 @@ def _one() -> None:
             bind="query-params",
         )  # fmt: skip
     summary = {entry.name: entry.summary for entry in entries()}[name]
-    st.markdown(f"##### {views.plain(summary)}")
+    st.subheader(views.plain(summary), anchor=False)
     pools = st.segmented_control(
         "GPU pools", list(POOLS), format_func=POOL_TITLES.__getitem__, default="as_is", key="pools", required=True,
         bind="query-params",
@@ -94,7 +94,7 @@ def _show(found: Answer) -> None:
         key="stage_plan",
         alt=f"Stages of {recipe.name} with what each starts from and spends",
     )
-    table = frames.stages({recipe.name: document})
+    table = frames.by_domains(frames.stages({recipe.name: document}), recipe)
     views.figure(
         "Calendar", table, charts.gantt(by_pool=len(document["pools"]) > 1), key="recipe_calendar",
         says=f"When each of {len(table)} stages runs; the last ends after {duration(document['days']['p50'])} at P50.",
@@ -153,7 +153,18 @@ def _all() -> None:
         return
     with views.said():
         _ranked(choice)
-    st.markdown("**Untuned: every recipe's own proportions at the same training compute**")
+    below = st.expander(
+        "Untuned: every recipe's own proportions at the same training compute",
+        key="untuned",
+        on_change="rerun",
+    )
+    if below.open:
+        with below:
+            _untuned(choice)
+
+
+def _untuned(choice: Choice) -> None:
+    """What each recipe's own amounts come to, cut to one budget: what it is before anybody tunes it."""
     with views.said(), st.spinner("Forecasting every recipe"):
         document = _compared(json.dumps(common_keys(choice)))
         table = compared(document)
@@ -175,37 +186,46 @@ def _all() -> None:
 
 
 def _ranked(choice: Choice) -> None:
-    """The table of this question, or a button that has the planner make it."""
-    text = questions.checked(questions.of_scenario(answer(choice).forecast.scenario))
-    if plan_work.busy("ranked"):
-        plan_work.wait("ranked")
-        return
-    found = plan_work.found("ranked")
-    if found is not None and found[0] == text:
-        _ranked_table(found[1])
-        return
-    st.caption(
-        "The planner gives every kind of plan its best grouping and steps under the question's limits, then sets the "
-        "published systems beside them at equal dollars. It takes some twenty seconds."
-    )
-    if st.button("Rank with the planner", icon=":material/leaderboard:", key="rank"):
-        plan_work.begin(text, "ranked")
+    """This question's finalists beside the published systems; the planner makes the table where it is not known."""
+    text = questions.of_choice(choice)
+    if plan_work.known(text, "ranked") is None and not plan_work.working(text, "ranked"):
+        st.caption(
+            "The planner gives every kind of plan its best grouping and steps under the question's limits, then sets "
+            "the published systems beside them at equal dollars. It takes half a minute or so."
+        )
+    plan_work.answer(text, _ranked_table, kind="ranked", ask="Rank with the planner")
 
 
-def _ranked_table(document: Mapping[str, Any]) -> None:
-    st.caption(views.plain(document["assumptions"]))
-    st.markdown(f"##### {views.plain(document['headline'])}")
+def _ranked_table(_: str, document: Mapping[str, Any]) -> None:
+    opening.verdict(document)
+    opening.badge(document)
     st.caption(
         views.plain(
             f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
-            f"plan costs. Basis: {document['basis']}."
+            "plan costs."
         )
     )
-    views.table(
-        ranked(document),
-        key="ranked_table",
-        alt="Plans of the planner, then published systems at equal dollars",
-    )
+    table = ranked(document)
+    words = table.drop(columns=["P10", "P90"])
+    for name, unit in (
+        ("score", score),
+        ("worst domain", score),
+        ("USD", usd),
+        ("days", duration),
+        ("better than the first", share),
+    ):
+        words[name] = ["" if pd.isna(value) else unit(value) for value in words[name]]
+    ends = [{"p10": low, "p90": high} for low, high in zip(table.P10, table.P90, strict=True)]
+    words.insert(3, "80% range", [interval(row, score) for row in ends])
+    st.table(
+        words.rename(columns={"USD": "cost", "days": "calendar"}).map(views.plain),
+        border="horizontal", hide_index=True, alt="Plans of the planner, then published systems at equal dollars",
+    )  # fmt: skip
+    if document["ahead"]:
+        names = ", ".join(recipe_title(name) for name in document["ahead"])
+        st.caption(
+            views.plain(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
+        )
 
 
 def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
@@ -213,7 +233,7 @@ def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
     rows = [
         (
             recipe_title(row["name"]),
-            "plan" if row["of"] == "planner" else "system",
+            "the planner" if row["of"] == "planner" else "a system",
             row["value"],
             row["utility"]["p10"],
             row["utility"]["p90"],

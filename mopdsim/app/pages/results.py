@@ -18,6 +18,7 @@ from mopdsim.app.tables import frames
 from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
+from mopdsim.forecast.assumptions import assumptions
 from mopdsim.forecast.compare import MEASURES, TIE, difference
 from mopdsim.forecast.forecast import quantiles, weakest
 
@@ -31,11 +32,10 @@ DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
 
 
 def headline() -> None:
-    """The finding and four numbers; the link is written here."""
-    state.notice()
+    """What is assumed, the finding, and four numbers."""
     with views.said():
         now = answer(state.choice())
-        state.write_link()
+        st.caption(views.plain(assumptions(now.forecast.scenario)))
         _finding(now)
         _numbers(now)
 
@@ -59,7 +59,7 @@ def _finding(now: Answer) -> None:
             against_it = answer(other).forecast
             mean = difference(against_it, now.forecast, MEASURES["mean_score"], ("rival", "this"))
             sentence = finding(now.forecast, against_it, mean)
-    st.markdown(f"##### {views.plain(sentence)}")
+    st.markdown(f"**{views.plain(sentence)}**")
 
 
 def _beside(now: Answer) -> dict[str, Answer]:
@@ -128,7 +128,7 @@ def _charts(shown: dict[str, Answer]) -> None:
             note="P50 of each stage; stages of one kind have one colour.",
         )  # fmt: skip
     with right:
-        own = stages[stages.scenario == names[0]]
+        own = frames.by_domains(stages[stages.scenario == names[0]], now.forecast.scenario.recipe)
         views.figure(
             "Calendar", own, charts.gantt(), key="calendar",
             says=f"{len(own)} stages; the last ends after {duration(now.document['days']['p50'])} at P50.",

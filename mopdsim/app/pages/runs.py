@@ -9,16 +9,29 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from mopdsim.app import charts, state, views
+from mopdsim.app.answers import answer
+from mopdsim.app.choice import Choice
 from mopdsim.app.pages import samples
-from mopdsim.app.runs_on_disk import Run, cost_split, curves, final_scores, metrics, root, run, runs
+from mopdsim.app.runs_on_disk import (
+    Run,
+    cost_split,
+    curves,
+    final_scores,
+    metrics,
+    root,
+    run,
+    runs,
+    scenario_text,
+)
 from mopdsim.app.words import recipe_title
-from mopdsim.base.errors import UsageError
+from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.run_directory import STATUS
 from mopdsim.recipes.catalogue import PLAIN
 
@@ -102,17 +115,35 @@ def _status(chosen: Run, rows: list[dict[str, object]]) -> None:
     text = f"{chosen.recipe}: {chosen.status}, {steps} steps logged"
     if chosen.running:
         text += f", last written {chosen.age_s:.0f} s ago"
-    st.markdown(f"##### {views.plain(text)}")
+    st.subheader(f"{views.plain(text)}", anchor=False)
     if chosen.running and chosen.age_s > STALE_S:
         st.warning(f"Nothing was written for {chosen.age_s:.0f} s: it may have been killed. It goes on with "
                    f"mopd train resume {chosen.directory}.")  # fmt: skip
 
 
 def _scores(chosen: Run) -> None:
+    """What came out, beside what the simulator says of the same recipe and steps."""
     table = final_scores(chosen)
-    if table is not None:
-        st.markdown("**Scores on test prompts** :green-badge[measured]")
-        views.table(table, key="run_scores", alt="Measured scores of the finished run by domain")
+    if table is None:
+        return
+    st.markdown("**Scores on test prompts** :green-badge[measured]")
+    try:
+        told = answer(Choice(own=scenario_text(chosen))).document["scores"]
+        table = with_forecast(table, told)
+    except MopdError as error:
+        st.caption(views.plain(f"No forecast beside it: {error}"))
+    views.table(
+        table, key="run_scores", alt="Measured scores of the finished run by domain, and their forecast"
+    )
+
+
+def with_forecast(table: pd.DataFrame, told: Mapping[str, Mapping[str, float]]) -> pd.DataFrame:
+    """The measured scores with P10, P50 and P90 of the forecast, and whether they lie inside."""
+    known = table[table.domain.isin(list(told))].reset_index(drop=True)
+    for end in ("p10", "p50", "p90"):
+        known[f"forecast {end.upper()}"] = [told[name][end] for name in known.domain]
+    inside = known.final.between(known["forecast P10"], known["forecast P90"])
+    return known.assign(forecast=["inside" if one else "outside" for one in inside])
 
 
 def _new(busy: bool) -> None:

@@ -25,18 +25,41 @@ STEPS = {"predicted": "prediction.json", "measured": "observations.csv", "report
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """One validation: its title, what a measurement is, and whether its scale is a ratio."""
+    """One validation: its title, what a measurement is, whether its scale is a ratio, and what it was measured on."""
 
     title: str
     unit: str
     ratio: bool
+    scope: str
 
 
 VALIDATIONS: Mapping[str, Kind] = {
-    "rl_steps": Kind(title="RL step times", unit="seconds of a step", ratio=True),
-    "train_throughput": Kind(title="Training throughput", unit="seconds a token and GPU", ratio=True),
-    "quality": Kind(title="Scores of published recipes", unit="benchmark points", ratio=False),
-    "project_totals": Kind(title="Totals of published projects", unit="FLOPs or GPU-hours", ratio=True),
+    "rl_steps": Kind(
+        title="RL step times",
+        unit="seconds of a step",
+        ratio=True,
+        scope="Published steps of RL on models of 3 to 671 billion parameters on H100, GB200, A800 and H20, most of "
+        "them of one framework. Each model is left out of the fit that forecasts it.",
+    ),
+    "train_throughput": Kind(
+        title="Training throughput",
+        unit="seconds a token and GPU",
+        ratio=True,
+        scope="Published pre-training and fine-tuning of dense and expert models, most of them tuned by the vendor. "
+        "Your stack may be slower: measure a step.",
+    ),
+    "quality": Kind(
+        title="Scores of published recipes",
+        unit="benchmark points",
+        ratio=False,
+        scope="Benchmarks of published post-training studies, each study forecast from the others.",
+    ),
+    "project_totals": Kind(
+        title="Totals of published projects",
+        unit="FLOPs or GPU-hours",
+        ratio=True,
+        scope="Whole published runs, forecast from what their papers state; what they leave out is drawn from priors.",
+    ),
 }
 
 
@@ -66,11 +89,23 @@ def predictions(document: Mapping[str, Any]) -> pd.DataFrame:
         )
         inside = "inside" if low <= measured <= high else "outside"
         ratio = math.log2(middle / measured) if middle > 0 and measured > 0 else math.nan
-        rows.append((what, measured, low, middle, high, inside, middle - measured, ratio))
-    columns = ["what", "measured", "P10", "P50", "P90", "80% interval", "residual", "log2 of the ratio"]
+        unit = _UNITS.get(str(row.get("unit")), "")
+        rows.append((what, unit, measured, low, middle, high, inside, middle - measured, ratio))
+    columns = [
+        "what",
+        "unit",
+        "measured",
+        "P10",
+        "P50",
+        "P90",
+        "80% interval",
+        "residual",
+        "log2 of the ratio",
+    ]
     return pd.DataFrame(rows, columns=columns)
 
 
+_UNITS = {"flop": "FLOPs", "gpu_hours": "GPU-hours"}  # of rows that say which
 _ENDS = (("low", "p10"), ("predicted", "p50"), ("high", "p90"))
 
 

@@ -6,8 +6,10 @@ The tables feed the charts, stand beside them, and are what CSV and XLSX hold. L
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -15,6 +17,7 @@ import pandas as pd
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.quality.walk import CAUSES, Cause
 from mopdsim.recipes.graph import KINDS
+from mopdsim.recipes.recipe import Recipe, Rl
 
 Documents = Mapping[str, Mapping[str, Any]]  # forecast documents by the scenario's label
 CAUSE_TITLES: Mapping[Cause, str] = {
@@ -28,6 +31,7 @@ CAUSE_TITLES: Mapping[Cause, str] = {
     "judge": "reward model's errors",
     "collapse": "collapse",
 }
+_NAMED = 3  # domains in a stage's title
 FEW = 6  # pairs of K that are listed one by one
 SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
 MEAN = "mean of domains"
@@ -94,6 +98,40 @@ def stages(documents: Documents) -> pd.DataFrame:
             for row in found["stages"]
         ]
     )
+
+
+def by_domains(stages: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
+    """The same with each stage that trains some of the domains called by them: "math + code", and "math 2"
+    in a second round."""
+    names: dict[str, str] = {}
+    times: Counter[str] = Counter()
+    for stage in recipe.stages:
+        own = tuple(getattr(stage, "domains", ()) or ())
+        title = stage.name
+        if isinstance(stage, Rl) and 0 < len(own) < len(recipe.domains):
+            title = " + ".join(own[:_NAMED]) + (f" + {len(own) - _NAMED} more" if len(own) > _NAMED else "")
+        times[title] += 1
+        names[stage.name] = title if times[title] == 1 else f"{title} {times[title]}"
+    return stages.assign(stage=[names.get(name, name) for name in stages.stage])
+
+
+def gpus_in_use(stages: pd.DataFrame, pool: int) -> pd.DataFrame:
+    """GPUs used and idle from one change to the next, stages at their P50: `from` and `to` in days,
+    `low` and `high` where the band lies."""
+    changes = sorted({0.0, *stages["start day"], *stages["end day"]})
+    rows = []
+    for begin, end in pairwise(changes):
+        middle = (begin + end) / 2
+        running = stages[(stages["start day"] <= middle) & (stages["end day"] > middle)]
+        used = min(int(running.GPUs.sum()), pool)
+        rows += [("used", begin, end, used, 0, used), ("idle", begin, end, pool - used, used, pool)]
+    return pd.DataFrame(rows, columns=["GPUs are", "from", "to", "GPUs", "low", "high"])
+
+
+def idle_share(used: pd.DataFrame) -> float:
+    """The share of GPU-days that are idle."""
+    days = used.assign(days=used.GPUs * (used["to"] - used["from"])).groupby("GPUs are").days.sum()
+    return float(days.get("idle", 0.0) / days.sum())
 
 
 def totals(documents: Documents) -> pd.DataFrame:

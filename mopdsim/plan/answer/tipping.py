@@ -69,8 +69,8 @@ def tips(
     def of_gap(added: float) -> str:
         return _in_worlds(question, finalists, cap_gap=added)
 
-    shift = "conflict between domains trained together, every pair moved by (below 0: they hurt more)"
-    gap = "students further below their teachers, by this much score"
+    shift = "the shift of K in every pair of domains (K below 0: they hurt each other when trained together)"
+    gap = "the further gap of students below their teachers, in score"
     return [
         *_tips(shift, of_conflict, _CONFLICTS),
         *_tips(gap, of_gap, _GAPS, downward=False),

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Any
@@ -27,6 +28,7 @@ DISTILLED: tuple[Family, ...] = ("mopd", "off_policy")
 _LONGEST_NAME = 56  # a stage's name has 64 characters, the round's prefix some of them
 
 
+_FEW = 4  # teachers whose numbers of domains a short name lists one by one
 _ROUNDS = ("", "two-round ", "three-round ")
 
 
@@ -77,9 +79,11 @@ class Plan:
 
     @property
     def short(self) -> str:
-        """In at most four words, partitions left out: "MOPD 4x2" has four teachers of two domains each."""
+        """In at most four words, partitions left out: "MOPD 4x2" has four teachers of two domains each, "merge 3+2+1"
+        one of three, one of two and one of one, "MOPD 1x2+6x1" many."""
         sizes = sorted((len(group) for group in self.groups), reverse=True)
-        dealt = f"{len(sizes)}x{sizes[0]}" if len(set(sizes)) == 1 else "+".join(map(str, sizes))
+        few = len(sizes) <= _FEW and len(set(sizes)) > 1
+        dealt = "+".join(map(str, sizes) if few else (f"{n}x{size}" for size, n in Counter(sizes).items()))
         match self.family:
             case "mixed_rl":
                 return "mixed RL"

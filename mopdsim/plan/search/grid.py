@@ -9,6 +9,7 @@ import math
 from dataclasses import dataclass
 
 from mopdsim.base.errors import InfeasibleError
+from mopdsim.facts.model import title
 from mopdsim.plan.search.candidate import Plan
 from mopdsim.plan.search.evaluation import Evaluator
 from mopdsim.plan.search.moves import LEAST_STEPS
@@ -44,8 +45,8 @@ def grid(evaluator: Evaluator) -> Grid:
     alone, taught = (outcome.median["gpu_hours"] for outcome in evaluator.evaluate([mixed, one]))
     if not math.isfinite(taught):
         raise InfeasibleError(
-            f"{question.base.model} does not fit on {pool} x {question.base.gpu} for these domains: give more GPUs, "
-            "a GPU with more memory or a smaller model"
+            f"{title(question.base.model)} does not fit on {pool} x {question.base.gpu} for these domains: give more "
+            "GPUs, a GPU with more memory or a smaller model"
         )
     hours = question.most_gpu_hours
     return Grid(

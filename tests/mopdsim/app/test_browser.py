@@ -24,12 +24,13 @@ from tools.screenshots import CHROMIUM, app
 ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.browser
 PAGES = {
-    "Plan": "how many teachers",
+    "Plan": "GPUs used and idle",
     "Interference": "No pull between two domains",
     "Recipes": "Multi-teacher on-policy distillation",
     "Calibration": "Predicted against measured",
     "Runs": "Start a tiny run",
 }
+WHAT_IF_HIGH, PLAN_HIGH = 1600, 2400  # pixels at a width of 1280, the answer shown
 FOREIGN = "() => performance.getEntriesByType('resource').map(e => e.name).filter(n => !n.startsWith(location.origin))"
 
 
@@ -72,7 +73,7 @@ def page(browser: Any, address: str) -> Iterator[Any]:
     found.on("pageerror", lambda error: errors.append(str(error)))
     found.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     found.goto(address)
-    found.get_by_text("in mean score").first.wait_for()
+    found.get_by_text("Measure first").first.wait_for()
     yield found
     foreign = found.evaluate(FOREIGN)
     context.close()
@@ -83,6 +84,12 @@ def page(browser: Any, address: str) -> Iterator[Any]:
 def _of_a_deep_link(line: str) -> bool:
     """Streamlit asks for its health beside the page's own path first, and then at the root."""
     return "404" in line
+
+
+def explore(page: Any) -> None:
+    """Unfold the dials."""
+    page.get_by_text("Explore one recipe").first.click()
+    page.get_by_text("in mean score").first.wait_for()
 
 
 def cost(page: Any) -> str:
@@ -105,20 +112,23 @@ def press(page: Any, slider: str, key: str) -> None:
 
 
 def test_a_slider_redraws_and_its_link_restores_in_another_browser(page: Any, browser: Any) -> None:
+    explore(page)
     before = cost(page)
     press(page, "Teachers", "ArrowLeft")
-    press(page, "Teacher quality", "ArrowRight")
+    press(page, "Training of the teachers", "ArrowRight")
     page.wait_for_function(
         "before => document.querySelector('[data-testid=stMetricValue]').innerText !== before", arg=before
     )
     other = browser.new_context().new_page()
     other.goto(page.url)
+    other.get_by_text("Explore one recipe").first.click(timeout=60_000)
     other.get_by_text("changed inputs").first.wait_for(timeout=60_000)
     assert cost(other) == cost(page)
     other.context.close()
 
 
 def test_a_page_switch_and_back_keeps_the_state_and_every_page_draws(page: Any) -> None:
+    explore(page)
     press(page, "Teams", "ArrowLeft")
     expected = cost(page)
     for title, words in PAGES.items():
@@ -131,6 +141,7 @@ def test_a_page_switch_and_back_keeps_the_state_and_every_page_draws(page: Any) 
 
 
 def test_the_downloaded_scenario_forecasts_to_the_number_on_the_page(page: Any, tmp_path: Path) -> None:
+    explore(page)
     press(page, "Teachers", "ArrowLeft")
     page.wait_for_timeout(500)
     with page.expect_download() as waiting:
@@ -153,9 +164,9 @@ def test_files_under_a_chart_come_down(page: Any, tmp_path: Path) -> None:
 
 
 def test_an_upload_is_read_a_bad_one_is_one_sentence_and_the_server_lives(page: Any) -> None:
-    page.get_by_text("Own scenario file").first.click()
+    page.get_by_role("button", name="example").first.click()
     for name, text, words in (
-        ("good.toml", "recipe = 'merge'\ndomains = ['math', 'code']\ngpus = 64\n", "Weight merging"),
+        ("good.toml", "recipe = 'merge'\ndomains = ['math', 'code']\ngpus = 64\n", "2 domains"),
         ("bad.toml", "recipe = 'mopd'\ndomains = ['math']\nbudget_usd = nan\n", "must be a finite number"),
         ("worse.toml", "\0\0\0", "zero byte"),
     ):
@@ -165,21 +176,28 @@ def test_an_upload_is_read_a_bad_one_is_one_sentence_and_the_server_lives(page: 
         page.get_by_text(words).first.wait_for()
     assert page.locator("[data-testid=stException]").count() == 0
     page.reload()
-    page.get_by_text("Weight merging").first.wait_for()
+    page.get_by_text("2 domains").first.wait_for()
 
 
-def test_the_planner_answers_and_its_plan_opens_in_what_if(page: Any, address: str) -> None:
+def test_the_planner_answers_and_a_reload_keeps_it_and_its_plan_opens_in_what_if(
+    page: Any, address: str
+) -> None:
     view = View(choice=Choice(preset="tiny", domains=("sort", "reverse"), deadline_days=0.02))
-    page.goto(f"{address}/?view={to_token(view)}")
-    page.get_by_text("changed inputs").first.wait_for()
-    page.get_by_role("link", name="Plan").first.click()
+    page.goto(f"{address}/plan?view={to_token(view)}")
     page.get_by_role("button", name="Recommend a plan").click()
-    page.get_by_text("plans forecast in").wait_for(timeout=180_000)
-    page.get_by_text("Flip points").first.wait_for()
+    page.locator("[data-testid=stProgress]").first.wait_for()
+    page.get_by_text("plans tried").first.wait_for(timeout=180_000)
+    page.locator("[data-testid=stProgress]").first.wait_for(state="detached", timeout=180_000)
+    verdict = page.locator("h3").first.inner_text()
+    assert "answered=1" in page.url
+    page.reload()
+    page.get_by_text("plans tried").first.wait_for()
+    assert page.locator("h3").first.inner_text() == verdict
     page.locator(".st-key-frontier svg .role-mark.mark-symbol path").first.click()
     page.get_by_role("button", name="Open in What if").nth(1).click()
-    page.get_by_text("Own scenario file").first.wait_for()
+    page.get_by_text("Explore one recipe").first.wait_for()
     page.get_by_text("is weakest in").first.wait_for()
+    assert page.locator("h3").first.inner_text() == verdict
 
 
 def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> None:
@@ -221,6 +239,8 @@ def test_recipes_stand_side_by_side_at_one_budget(page: Any) -> None:
     page.get_by_role("link", name="Recipes").first.click()
     page.get_by_text("Multi-teacher on-policy distillation").first.wait_for()
     page.get_by_role("tab", name="All at one budget").click()
+    page.get_by_text("better than the first").first.wait_for()
+    page.get_by_text("Untuned").first.click()
     page.locator("[aria-label*='Mean score at the same training compute'] svg.marks").wait_for(
         timeout=120_000
     )
@@ -282,12 +302,22 @@ def test_nothing_is_wider_than_the_screen(browser: Any, address: str, width: int
         "charts => charts.map(chart => chart.getBoundingClientRect().right)"
     )
     assert wide and max(wide) <= width
-    page.locator("[data-testid=stVegaLiteChart][aria-label*='Score of each domain']").wait_for()
+    page.locator("[data-testid=stVegaLiteChart][aria-label*='What counts, by plan']").wait_for()
+    tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+    assert width < 1280 or tall <= WHAT_IF_HIGH
     red = page.evaluate(
         "() => +getComputedStyle(document.body.querySelector('.stApp')).backgroundColor.match(/\\d+/)[0]"
     )
     assert (red < 128) == (scheme == "dark")
     context.close()
+
+
+def test_the_plan_with_its_answer_is_not_long(page: Any) -> None:
+    page.get_by_role("link", name="Plan").first.click()
+    page.get_by_text("GPUs used and idle").first.wait_for()
+    page.locator(".st-key-frontier svg.marks").wait_for()
+    tall = page.evaluate("() => document.querySelector('[data-testid=stMain]').scrollHeight")
+    assert 900 < tall <= PLAN_HIGH
 
 
 def test_no_page_is_wider_than_a_phone(browser: Any, address: str) -> None:

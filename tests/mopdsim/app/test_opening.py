@@ -2,36 +2,73 @@
 
 from __future__ import annotations
 
-import pytest
+from collections import OrderedDict
 
-from mopdsim.app import opening
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from mopdsim.app import charts, files, opening, planned, questions
 from mopdsim.app.choice import Choice
 from mopdsim.plan.answer.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
 from tools.first_answer import made
 
 
-def test_the_opening_question_is_answered_and_another_is_not() -> None:
-    answer = opening.known(opening.question(Choice().scenario()), None)
+def test_the_opening_question_is_answered_and_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planned, "_found", OrderedDict())
+    answer = planned.known(questions.of_choice(Choice()))
     assert answer is not None and len(answer["headline"].split()) <= MOST_WORDS
-    table = opening.columns(answer)
-    assert [name.partition(":")[0] for name in table.columns] == list(COLUMNS)
-    other = opening.question(Choice(gpus=256).scenario())
-    assert opening.known(other, None) is None
-    whole = {**answer, "frontier": []}
-    assert opening.known(other, (other, whole)) == answer
+    assert list(opening.columns(answer).columns) == list(COLUMNS)
+    assert 1 <= len(opening.sentences(answer)) <= 3
+    other = questions.of_choice(Choice(gpus=256))
+    assert planned.known(other) is None
+    planned.keep(other, answer)
+    assert planned.known(other) == answer
+    for number in range(planned.KEPT):
+        planned.keep(f"question {number}", answer)
+    assert planned.known(other) is None  # the last few are kept
+
+
+def test_the_export_carries_verdict_inputs_and_cautions() -> None:
+    answer = planned.shipped()["planned"]
+    table = opening.plans(answer)
+    notes = [answer["assumptions"], answer["basis"]]
+    picture = files.whole(charts.plans(), table, title=answer["headline"], notes=notes)
+    assert " ".join(picture["title"]["text"]) == answer["headline"]
+    assert " ".join(picture["title"]["subtitle"]) == " ".join(notes)
+    assert files.png_bytes(charts.plans(), table, title=answer["headline"], notes=notes).startswith(
+        b"\x89PNG"
+    )
+    assert opening.plans_in_numbers(answer)["usd p50"].iloc[0] == answer["recommended"]["usd"]["p50"]
+    assert not opening.columns(answer).map(lambda cell: "\\" in cell).any().any()
+
+
+@pytest.mark.parametrize("script", ["what_if", "plan"])
+def test_one_menu_has_the_picture_the_workbook_the_files_and_the_link(script: str) -> None:
+    def page(script: str) -> None:
+        from mopdsim.app.pages import plan, what_if
+
+        {"what_if": what_if, "plan": plan}[script].page()
+
+    at = AppTest.from_function(page, default_timeout=900, args=(script,))
+    at.session_state["export_plan"] = True
+    at.run()
+    assert not at.exception
+    labels = [button.proto.label for button in at.get("download_button")]
+    assert {"Slide, PNG", "XLSX, all tables", "scenario.toml", "question.toml"} <= set(labels)
 
 
 @pytest.mark.slow
 def test_the_shipped_answer_is_what_the_planner_says_today() -> None:
     """After a change of numbers: python -m tools.first_answer."""
-    question, answer = opening.shipped()
-    today = made()
-    assert today["question"] == question
-    found = today["answer"]
-    assert isinstance(found, dict) and found["headline"] == answer["headline"]
-    for row, shipped in zip(found["equal_dollars"], answer["equal_dollars"], strict=True):
-        assert row["name"] == shipped["name"]
-        assert [row[key] for key in ("value", "probability_best")] == pytest.approx(
-            [shipped[key] for key in ("value", "probability_best")], rel=1e-9
+    shipped, today = planned.shipped(), made()
+    assert today["question"] == shipped["question"]
+    for kind in ("planned", "ranked"):
+        assert today[kind]["headline"] == shipped[kind]["headline"]
+    for found, row in zip(
+        today["planned"]["equal_dollars"], shipped["planned"]["equal_dollars"], strict=True
+    ):
+        assert found["name"] == row["name"]
+        assert [found[key] for key in ("value", "probability_best")] == pytest.approx(
+            [row[key] for key in ("value", "probability_best")], rel=1e-9
         )

@@ -84,11 +84,11 @@ def test_the_page_shows_a_result_first_and_stands_without_one(
 
     put(tmp_path, json.dumps(document))
     monkeypatch.setattr(evidence, "RESULTS", tmp_path)
-    at = AppTest.from_function(page, default_timeout=120).run()
+    at = AppTest.from_function(page, default_timeout=900).run()
     assert not at.exception and not at.error
     assert [metric.value for metric in at.metric] == ["12.5 points", "25.0 points", "50%", "1.5 points"]
     (tmp_path / held_out.FILE).write_text("{")
-    at = AppTest.from_function(page, default_timeout=120).run()
+    at = AppTest.from_function(page, default_timeout=900).run()
     assert not at.exception
     assert len(at.error) == 1
     assert at.metric[0].label == "Measurements"

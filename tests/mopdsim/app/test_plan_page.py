@@ -1,4 +1,4 @@
-"""The page Plan: every wish of a question file can be asked in its form, and both are answered in the same numbers."""
+"""The page Plan: every wish of a question file can be asked in its form, and both are the same question."""
 
 from __future__ import annotations
 
@@ -7,22 +7,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
-import typer
 from streamlit.testing.v1 import AppTest
-from typer.testing import CliRunner
 
-from mopdsim.app import background, questions
+from mopdsim.app import background, planned, questions
 from mopdsim.app.choice import Choice
 from mopdsim.app.link import View
-from mopdsim.app.pages.plan_budget import within
-from mopdsim.cli.plan_command import plan as verb
-from mopdsim.facts.model import model
-from mopdsim.forecast import scenario
-from mopdsim.plan.plan import plan as planned
+from mopdsim.app.pages import plan_form
+from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.plan.plan import plan
 from mopdsim.plan.question import Question, from_document, load, loads
-from mopdsim.recipes.recipe_file import parse_toml
 
 TINY = Choice(preset="tiny", domains=("sort", "reverse"), deadline_days=0.02)
 EIGHT = Path(__file__).parents[3] / "studies" / "questions" / "eight_domains.toml"
@@ -31,8 +25,10 @@ EIGHT = Path(__file__).parents[3] / "studies" / "questions" / "eight_domains.tom
 def page() -> None:
     import streamlit as st
 
+    from mopdsim.app import state
     from mopdsim.app.pages import plan
 
+    state.restore()
     if not st.session_state.get("elsewhere"):
         plan.page()
 
@@ -42,42 +38,45 @@ class Begun:
 
     seconds = 1.0
     running = True
+    progress = (1, 5, "judging")
 
     def __init__(self) -> None:
         self.questions: list[str] = []
+        self.error = ""
 
     def start(self, arguments: list[str], files: dict[str, str]) -> Begun:
-        assert arguments == ["plan", *files]
+        assert arguments[:2] == ["plan", *files]
         self.questions.extend(files.values())
         return self
+
+    def result(self) -> dict[str, Any]:
+        raise UsageError(self.error)
 
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begun]:
     found = Begun()
     monkeypatch.setattr(background, "start", found.start)
+    monkeypatch.setattr(planned, "_working", {})
     yield found
 
 
 def drawn(choice: Choice = TINY, **state: Any) -> AppTest:
-    at = AppTest.from_function(page, default_timeout=60)
-    at.session_state["view"] = View(choice=choice)
-    for key, value in state.items():
+    at = AppTest.from_function(page, default_timeout=900)
+    opened = {"plan_more": True, "plan_facts": True, "plan_year": True}
+    for key, value in {"view": View(choice=choice), **opened, **state}.items():
         at.session_state[key] = value
     at.run()
     assert not at.exception, at.exception
     return at
 
 
-def press(at: AppTest, label: str) -> None:
-    next(button for button in at.button if button.label == label).click().run()
-    assert not at.exception, at.exception
-
-
 def asked(at: AppTest, begun: Begun) -> Question:
-    """The question that the form asks when its button is pressed."""
-    press(at, "Recommend a plan")
+    """The question that the form asks when its button is pressed: the rough one and the full are the same."""
+    at.button(key="recommend").click().run()
+    assert not at.exception, at.exception
     assert not at.error, [error.value for error in at.error]
+    assert begun.questions[-1] == begun.questions[-2]
     return loads(begun.questions[-1])
 
 
@@ -87,143 +86,154 @@ def question(**changes: Any) -> Question:
     return from_document({"domains": ["sort", "reverse"], "deadline_days": 0.02, **tiny, **changes})
 
 
-def test_the_form_opens_on_the_question_that_ships_as_a_file(begun: Begun) -> None:
-    document = parse_toml(EIGHT.read_text(), source="file")
-    del document["portfolio"]
-    document["model"] = model(document["model"]).name
-    assert asked(drawn(Choice()), begun) == from_document(document)
-    assert load(EIGHT).portfolio
+def test_the_opening_question_is_answered_at_once_and_its_button_rests(begun: Begun) -> None:
+    at = drawn(Choice())
+    assert at.button(key="recommend").disabled
+    assert any("80% range" in table.value.columns for table in at.table)
+    assert not begun.questions
 
 
-def test_the_form_asks_for_weights_lowest_scores_and_confidence(begun: Begun) -> None:
+def test_the_form_asks_what_counts_lowest_scores_and_confidence(begun: Begun) -> None:
+    wishes = 'objective = "weighted"\n[weights]\nsort = 3.0\n[minimum]\nreverse = 0.25\n'
+    at = drawn(TINY.changed(wishes=wishes))
+    at.slider(key="plan_confidence").set_value(0.7).run()
+    wanted = question(
+        objective="weighted", weights={"sort": 3.0, "reverse": 1.0}, minimum={"reverse": 0.25}, confidence=0.7
+    )
+    assert asked(at, begun) == wanted
+    at.selectbox(key="plan_objective").select("p10").run()
+    assert loads(questions.of_choice(at.session_state["view"].choice)).objective == "p10"
+
+
+def test_the_form_asks_for_a_year_of_releases(begun: Begun) -> None:
     at = drawn()
-    at.selectbox(key="plan_w_objective").select("weighted").run()
-    kept = at.session_state["plan_form"]["values"]
-    kept["wishes"] = pd.DataFrame({"weight": [3.0, 1.0], "least": [None, 0.25]}, index=["sort", "reverse"])
+    at.number_input(key="plan_releases").set_value(2).run()
+    at.multiselect(key="plan_release_0").select("sort").run()
+    at.multiselect(key="plan_release_1").set_value(["sort", "reverse"]).run()
+    assert asked(at, begun) == question(portfolio=[["sort"], ["sort", "reverse"]])
+
+
+def test_numbers_typed_over_are_known_and_stay_with_their_domain() -> None:
+    choice = TINY.changed(domains=("sort", "shift"))
+    facts = plan_form.with_facts(
+        choice, [("shift", "start", 0.125), ("shift", "turns", 2), ("sort", "x", 1.0)]
+    )
+    found = loads(questions.of_choice(choice.changed(facts=facts))).base.domains["shift"]
+    assert (found.start.value, found.start.grade, found.turns) == (0.125, "measured", 2)
+    assert plan_form.known(choice.scenario()).loc["shift", "start"] != 0.125
+    forgotten = plan_form.with_facts(choice.changed(facts=facts), [("shift", "start", None)])
+    assert [row[1] for row in forgotten] == ["turns"]
+
+
+def test_what_was_asked_outlives_a_switch_of_pages(begun: Begun) -> None:
+    at = drawn()
+    at.number_input(key="q_gpus").set_value(2).run()
+    for elsewhere in (True, False):
+        at.session_state["elsewhere"] = elsewhere
+        at.run()
+    assert at.number_input(key="q_gpus").value == 2
+    assert asked(at, begun) == question(gpus=2)
+    assert len(begun.questions) == 2
     at.session_state["elsewhere"] = True
     at.run()
     at.session_state["elsewhere"] = False
     at.run()
-    at.slider(key="plan_w_least").set_value(0.1)
-    at.slider(key="plan_w_confidence").set_value(0.7).run()
-    weights, minimum = {"sort": 3.0, "reverse": 1.0}, {"sort": 0.1, "reverse": 0.25}
-    wanted = question(objective="weighted", weights=weights, minimum=minimum, confidence=0.7)
-    assert asked(at, begun) == wanted
+    assert at.button(key="recommend").disabled and len(begun.questions) == 2
 
 
-def test_the_form_asks_for_the_low_end_and_a_year_of_releases(begun: Begun) -> None:
-    at = drawn()
-    at.selectbox(key="plan_w_objective").select("p10").run()
-    at.number_input(key="plan_w_releases").set_value(2).run()
-    at.multiselect(key="plan_w_release_0_sort_reverse").select("sort").run()
-    at.multiselect(key="plan_w_release_1_sort_reverse").set_value(["sort", "reverse"]).run()
-    assert asked(at, begun) == question(objective="p10", portfolio=[["sort"], ["sort", "reverse"]])
-
-
-def test_domains_added_in_the_form_bring_their_rows_and_typed_numbers_are_known(begun: Begun) -> None:
-    at = drawn()
-    at.multiselect(key="plan_w_domains").set_value(["sort", "shift"]).run()
-    values = at.session_state["plan_form"]["values"]
-    assert list(values["facts"].index) == ["sort", "shift"]
-    values["facts"].loc["shift", ["start", "turns"]] = [0.125, 2]
-    document = questions.of_form(values)
-    assert document["domain"] == {"shift": {"start": 0.125, "turns": 2}}
-    assert loads(questions.checked(document)).domains == ("sort", "shift")
-
-
-def test_what_was_asked_outlives_a_switch_of_pages_and_another_choice_begins_anew(begun: Begun) -> None:
-    at = drawn()
-    at.number_input(key="plan_w_gpus").set_value(2)
-    at.number_input(key="plan_w_releases").set_value(1).run()
-    at.multiselect(key="plan_w_release_0_sort_reverse").select("reverse").run()
-    for elsewhere in (True, False):
-        at.session_state["elsewhere"] = elsewhere
-        at.run()
-    assert at.number_input(key="plan_w_gpus").value == 2
-    assert asked(at, begun) == question(gpus=2, portfolio=[["reverse"]])
-    at.session_state["planning"] = None
-    at.session_state["view"] = View(choice=TINY.changed(gpus=4))
-    at.run()
-    assert at.number_input(key="plan_w_gpus").value == 4
-    assert at.session_state["plan_form"]["values"]["portfolio"] == []
-
-
-@pytest.mark.slow
-def test_the_form_and_the_command_give_the_same_answer(begun: Begun, tmp_path: Path) -> None:
-    """The form's question and one written by hand as the documentation shows it, each through the verb."""
-    at = drawn()
-    at.selectbox(key="plan_w_objective").select("worst").run()
-    asked(at, begun)
-    by_hand = (
-        'domains = ["sort", "reverse"]\nmodel = "tiny"\ngpu = "CPU-2-cores"\ngpus = 1\nteams = 1\n'
-        'deadline_days = 0.02\nobjective = "worst"\n'
-        "[reliability]\nfailures_per_gpu_hour = 0\nrerun_probability = 0\n"
-    )
-    answers = []
-    for name, text in (("form", begun.questions[-1]), ("hand", by_hand)):
-        path = tmp_path / f"{name}.toml"
-        path.write_text(text)
-        app = typer.Typer()
-        app.command()(verb)
-        result = CliRunner().invoke(app, [str(path), "--draws", "24", "--json"], catch_exceptions=False)
-        answers.append(json.loads(result.stdout))
-    form, hand = answers
-    assert form["recommended"]["label"] == hand["recommended"]["label"]
-    assert form["recommended"]["value"] == hand["recommended"]["value"]
-    scenarios = [scenario.loads(found["recommended"].pop("scenario")) for found in answers]
-    assert scenarios[0] == scenarios[1]
-    assert {**form, "seconds": 0} == {**hand, "seconds": 0}
+def test_an_own_question_is_asked_as_it_stands(begun: Begun) -> None:
+    choice = questions.to_choice(EIGHT.read_text())
+    assert asked(drawn(choice), begun) == load(EIGHT)
 
 
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("choice", "sentence"),
     [
-        ({"deadline_days": 0.0}, "no limit: give budget_usd"),
-        ({"domains": []}, "domains = []: must be a list of names"),
-        ({"model": "/"}, "the app reads no files"),
+        (TINY.changed(deadline_days=0), "no limit: give budget_usd"),
+        (TINY.changed(wishes="model = 'tiny'"), "belongs to the scenario"),
+        (TINY.changed(wishes="objective = 'best'"), "no such objective"),
     ],
 )
-def test_a_form_that_makes_no_question_is_one_sentence(fields: dict[str, Any], sentence: str) -> None:
+def test_a_form_that_makes_no_question_is_one_sentence(choice: Choice, sentence: str) -> None:
+    with pytest.raises(MopdError, match=sentence):
+        questions.of_choice(choice)
+    at = drawn(choice)
+    assert len(at.error) >= 1 and sentence in at.error[0].value
+    assert at.button(key="recommend").disabled
+
+
+def test_the_planners_error_is_said_and_the_button_is_back(begun: Begun) -> None:
+    begun.error = "no plan keeps the limits"
     at = drawn()
-    values = {**at.session_state["plan_form"]["values"], **fields}
-    with pytest.raises(Exception, match="question: ") as caught:
-        questions.checked(questions.of_form(values))
-    assert sentence in str(caught.value) and "\n" not in str(caught.value)
+    asked(at, begun)
+    begun.running = False  # type: ignore[misc]
+    at.run()
+    assert any("no plan keeps the limits" in error.value for error in at.error)
+    assert not at.button(key="recommend").disabled
 
 
 @pytest.fixture(scope="module")
 def answered() -> tuple[str, dict[str, Any]]:
-    text = (
-        'domains = ["sort", "reverse"]\ndeadline_days = 0.02\nbudget_usd = 0.01\nmax_rounds = 1\ndraws = 32\n'
-    )
-    more = 'portfolio = [["sort"]]\n[conflict]\n"sort>reverse" = [-1.5, 1.0]\n'
-    return text + more, json.loads(json.dumps(planned(loads(text + more)).to_document()))
+    own = {
+        "domains": ["sort", "reverse"],
+        "deadline_days": 0.02,
+        "budget_usd": 0.01,
+        "max_rounds": 1,
+        "draws": 32,
+    }
+    more = {"portfolio": [["sort"]], "conflict": {"sort>reverse": [-1.5, 1.0]}}
+    text = questions.checked({**own, **more})
+    return text, json.loads(json.dumps(plan(loads(text)).to_document()))
 
 
-def test_a_smaller_budget_takes_the_frontiers_best_that_surely_keeps_it(
+def test_the_answer_has_calendar_frontier_and_its_folds(answered: tuple[str, dict[str, Any]]) -> None:
+    text, document = answered
+    choice = questions.to_choice(text)
+    planned.keep(questions.of_choice(choice), document)
+    folds = ("fold__full", "fold__doubts", "fold__sensitivity", "fold__portfolio")
+    at = drawn(choice, **dict.fromkeys(folds, True))
+    told = " ".join(str(element.value) for kind in (at.markdown, at.caption) for element in kind)
+    for words in (
+        "The plan as a calendar",
+        "GPUs used and idle",
+        "Cost against score",
+        "What would change this",
+    ):
+        assert words in told
+    assert "that is what being wrong costs" in told and "times its cost" in told
+    years = next(table.value for table in at.dataframe if "days of work" in table.value.columns)
+    assert list(years["plan"]) == [row["label"] for row in document["portfolio"]["plans"]]
+    plans = next(table.value for table in at.table if "80% range" in table.value.columns)
+    assert len(plans) == 1 + len(document["alternatives"])
+
+
+def test_another_question_greys_the_answer_and_a_reload_finds_it(
     answered: tuple[str, dict[str, Any]], begun: Begun
 ) -> None:
-    text, document = answered
-    rows = document["frontier"]
-    for money in (1e-4, 3e-4, 1e-3, 1e-2):
-        best = within(document, money)
-        able = [row for row in rows if row["usd_at_confidence"] <= money]
-        assert (best is None) == (not able)
-        if best is not None:
-            assert best["value"] >= max(row["value"] for row in able) - 0.001
-    at = drawn(planned=answered)
-    at.select_slider(key="plan_budget_0.01").set_value(0.005).run()
-    assert "within $0.005" in " ".join(str(caption.value).replace("\\", "") for caption in at.caption)
-    press(at, "Plan again with \\$0.005")
-    assert parse_toml(begun.questions[-1], source="again") == {
-        **parse_toml(text, source="first"),
-        "budget_usd": 0.005,
-    }
+    choice = questions.to_choice(answered[0])
+    asked_for = questions.of_choice(choice)
+    planned.keep(asked_for, answered[1])
+    at = drawn(choice)
+    at.number_input(key="q_gpus").set_value(4).run()
+    assert any("to the question before" in caption.value for caption in at.caption)
+    assert not at.button(key="recommend").disabled and not begun.questions
+    token = at.query_params["view"]
+    again = AppTest.from_function(page, default_timeout=900)
+    again.query_params["view"] = token[0] if isinstance(token, list) else token
+    again.query_params["answered"] = "1"
+    again.run()
+    assert not again.exception
+    assert len(begun.questions) == 2  # an answer that this server has lost is worked out again
+    assert loads(begun.questions[0]).base.pools != loads(asked_for).base.pools
 
 
-def test_the_answer_says_why_and_what_a_year_costs(answered: tuple[str, dict[str, Any]]) -> None:
-    at = drawn(planned=answered)
-    told = " ".join(str(element.value) for kind in (at.markdown, at.caption) for element in kind)
-    assert "Why this one" in told and "A year of releases" in told and "times its cost" in told
-    years = next(table.value for table in at.dataframe if "days of work" in table.value.columns)
-    assert list(years["plan"]) == [row["label"] for row in answered[1]["portfolio"]["plans"]]
+def test_gpus_in_use_and_idle_fill_the_pool() -> None:
+    import pandas as pd
+
+    from mopdsim.app.tables import frames
+
+    stages = pd.DataFrame({"start day": [0.0, 0.0, 2.0], "end day": [2.0, 1.0, 3.0], "GPUs": [4, 2, 8]})
+    used = frames.gpus_in_use(stages, 8)
+    whole = used.groupby("from").GPUs.sum()
+    assert list(whole) == [8, 8, 8]
+    assert frames.idle_share(used) == pytest.approx((2 * 1 + 4 * 1 + 0) / 24)

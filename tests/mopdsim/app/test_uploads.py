@@ -7,6 +7,7 @@ import io
 import math
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 
 import hostile
 import pandas as pd
@@ -19,6 +20,8 @@ from mopdsim.app.choice import Choice
 from mopdsim.app.link import from_token
 from mopdsim.app.pages import refits
 from mopdsim.base.errors import MopdError
+
+ROOT = Path(__file__).parents[3]
 
 
 def own(data: bytes) -> None:
@@ -39,16 +42,36 @@ def linked(data: bytes) -> None:
         choice.scenario()
 
 
+def own_config(data: bytes) -> None:
+    uploads.config_text(data)
+
+
+def own_steps(data: bytes) -> None:
+    uploads.factor_of_steps(data, "unknown")
+
+
+def own_log(data: bytes) -> None:
+    uploads.factor_of_log(data, "run.jsonl", Choice().scenario(), "teacher_1")
+
+
+def own_question(data: bytes) -> None:
+    questions.of_choice(questions.to_choice(uploads.scenario_text(data)))
+
+
 CASES: list[tuple[str, Callable[[bytes], None], bytes]] = [
     *((f"scenario {name}", own, data) for name, data in hostile.scenarios()),
     *((f"table {name}", refit, data) for name, data in hostile.tables()),
     *((f"question {name}", asked, data) for name, data in hostile.questions()),
+    *((f"own question {name}", own_question, data) for name, data in hostile.questions()),
+    *((f"config {name}", own_config, data) for name, data in hostile.configs()),
+    *((f"steps {name}", own_steps, data) for name, data in hostile.tables()),
+    *((f"log {name}", own_log, data) for name, data in hostile.BINARY.items()),
     *((f"link {name}", linked, text.encode()) for name, text in hostile.tokens()),
 ]
 
 
 def test_there_are_a_hundred_and_more() -> None:
-    assert len(CASES) >= 150
+    assert len(CASES) >= 250
 
 
 @pytest.mark.parametrize(("take", "data"), [row[1:] for row in CASES], ids=[row[0] for row in CASES])
@@ -64,7 +87,7 @@ def test_a_hostile_file_gets_one_sentence(take: Callable[[bytes], None], data: b
 
 @given(data=some.binary(max_size=400))
 def test_random_bytes_are_refused_or_read(data: bytes) -> None:
-    for take in (own, refit, asked):
+    for take in (own, refit, asked, own_config, own_steps, own_question):
         with pytest.raises(MopdError):
             take(data)
 
@@ -88,3 +111,20 @@ def test_tables_keep_numbers_and_lose_formulas() -> None:
         assert len(sheets) == 2
         assert all(b"<f>" not in book.read(name) for name in sheets)
         assert b"'=1+1" in book.read("xl/sharedStrings.xml")
+
+
+def test_a_step_a_table_and_a_log_say_how_fast_a_stack_is() -> None:
+    scenario = Choice(gpus=64).scenario()
+    slow, fast = (uploads.factor_of_step(scenario, seconds=s, samples=1024, tokens=2000) for s in (200, 100))
+    assert slow[0] - fast[0] == pytest.approx(math.log(2), abs=0.15)  # drawn a little to what stacks are like
+    assert slow[1] < scenario.software.log_sd
+    table = (ROOT / "mopdsim" / "data" / "published" / "rl_steps.csv").read_bytes()
+    assert uploads.factor_of_steps(table, "unknown")[1] < slow[1]
+    log = (ROOT / "tests" / "mopdsim" / "exchange" / "logs" / "verl.jsonl").read_bytes()
+    assert uploads.factor_of_log(log, "verl.jsonl", scenario, "teacher_1")[1] < scenario.software.log_sd
+
+
+def test_a_file_that_is_no_log_is_named_without_its_path() -> None:
+    with pytest.raises(MopdError) as caught:
+        uploads.factor_of_log(b"hello", "../../x.jsonl", Choice().scenario(), "teacher_1")
+    assert "/tmp" not in str(caught.value)

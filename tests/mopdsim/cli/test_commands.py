@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import MopdError
 from mopdsim.cli import main
+from mopdsim.cli.texts import LINES
 
 RUN = CliRunner()
 
@@ -19,7 +20,7 @@ RUN = CliRunner()
 def output(*args: str) -> str:
     result = RUN.invoke(main.app, list(args), catch_exceptions=False)
     assert result.exit_code == 0, result.output
-    return result.output
+    return str(result.stdout)
 
 
 def failure(*args: str) -> MopdError:
@@ -211,3 +212,19 @@ def test_plan_and_compare_all_give_one_answer_to_a_shipped_question(question: Pa
     for row, plan in zip(ranked["finalists"], plans, strict=True):
         assert all(row[key] == plan[key] for key in ("value", "utility", "usd", "days", "worst_score"))
     assert ranked["systems"] and all(row["usd"]["p50"] > 0 for row in ranked["systems"])
+
+
+@pytest.mark.parametrize("recipe", ["mimo_v2_flash", "deepseek_v4", "llama3"])
+def test_a_long_forecast_fits_a_screen_and_its_details_have_the_rest(recipe: str) -> None:
+    short, whole = (
+        output("forecast", recipe, "--draws", "50", *flags).splitlines() for flags in ((), ("--details",))
+    )
+    assert len(short) <= LINES < len(whole)
+    assert short[:5] == whole[:5] and short[-1].startswith("--details shows")
+    for line in short[:-1]:
+        assert line in whole or line.startswith(("stages", "scores"))
+
+
+def test_a_short_forecast_is_whole() -> None:
+    flags = ("forecast", "mixed_rl", "--draws", "50")
+    assert output(*flags) == output(*flags, "--details")
