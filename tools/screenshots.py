@@ -59,9 +59,9 @@ def app(runs: Path) -> Iterator[str]:
 
 
 def tiny_run(runs: Path) -> None:
-    """A run of seconds for the page Runs to show."""
+    """A run of minutes for the page Runs to show."""
     code = "from mopdsim.cli.main import main; main()"
-    words = ["train", "run", "mopd", "--domains", "sort,reverse", "--scale", "0.05", "--out"]
+    words = ["train", "run", "mopd", "--domains", "sort,reverse", "--scale", "0.5", "--out"]
     subprocess.run(
         [sys.executable, "-c", code, *words, str(runs / "tiny-1")], check=True, stdout=subprocess.DEVNULL
     )

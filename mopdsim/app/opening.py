@@ -20,6 +20,7 @@ from mopdsim.base.numbers import count, duration, interval, points, score, share
 from mopdsim.plan.answer import words
 
 _CHANGES = 3
+NOT_YET = "Not looked for in a rough answer."
 PLANS = ("plan", "P10", "mean", "P90", "USD", "days")
 
 
@@ -119,6 +120,8 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
         f"{points(row['gain']).removeprefix('+')}."
         for row in answer["undecided_by"]
     ]
+    if not answer["flip_points"]:
+        return [NOT_YET]
     return found[:_CHANGES] or [
         "Nothing that was tried: conflict, teachers, price and GPUs, each moved alone."
     ]
@@ -126,6 +129,8 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
 
 def measured_first(answer: Mapping[str, Any]) -> str:
     """The pilot that decides it, or the one worth most."""
+    if not answer["value_of_information"]["pilots"]:
+        return NOT_YET
     pilot = answer["deciding_pilot"]
     worth = [row for row in answer["value_of_information"]["pilots"] if row["gain"] > 0]
     if pilot is None and not worth:

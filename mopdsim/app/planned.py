@@ -2,8 +2,8 @@
 
 A question is its TOML text, so that two pages, two tabs, or a page that was loaded again, meet the same answer: nothing
 is worked out twice and nothing is lost by leaving. Each answer is a command of its own in the background: `mopd plan`,
-the same with few draws (rough, for the time until the other is there), or `mopd compare --all`, which sets the
-published systems beside the finalists. Leaves out: what an answer looks like.
+the same with --rough for the time until that is there, or `mopd compare --all`, which sets the published systems beside
+the finalists. Leaves out: what an answer looks like.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FIRST = files("mopdsim").joinpath("data", "first_answer.json")
 KEPT = 32  # answers, some 150 KB each
 Kind = Literal["rough", "planned", "ranked"]
 COMMANDS: dict[Kind, list[str]] = {
-    "rough": ["plan", FILE, "--draws", "24"],
+    "rough": ["plan", FILE, "--rough"],
     "planned": ["plan", FILE],
     "ranked": ["compare", "--all", FILE],
 }

@@ -30,6 +30,9 @@ def plan(
     details: Annotated[
         bool, typer.Option("--details", help="Partitions, reasons, every doubt, sensitivities, frontier.")
     ] = False,
+    rough: Annotated[
+        bool, typer.Option("--rough", help="A first answer: one round, few draws, not what would change it.")
+    ] = False,
     write: Annotated[
         Path | None,
         typer.Option(
@@ -55,7 +58,7 @@ def plan(
     from mopdsim.recipes import recipe_file
 
     question = from_document(question_document(file, keys), source="flags" if file is None else str(file))
-    answer = run(question, told=say)
+    answer = run(question, rough=rough, told=say)
     chosen = answer.recommended.forecast.scenario
     if write is not None:
         write.write_text(scenario.dump(chosen), encoding="utf-8")

@@ -77,7 +77,8 @@ def _short_changes(document: Mapping[str, Any]) -> list[str]:
         for flip in document["undecided_by"]
     ]
     if not found:
-        return ["what would change this: nothing that was tried"]
+        tried = "nothing that was tried" if document["flip_points"] else "not looked for with --rough"
+        return [f"what would change this: {tried}"]
     return ["what would change this", *found[:_CHANGES]]
 
 
@@ -85,7 +86,9 @@ def _short_pilots(document: Mapping[str, Any]) -> list[str]:
     """What a pilot is worth, the most a dollar first."""
     worth = [pilot for pilot in document["value_of_information"]["pilots"] if pilot["gain"] > 0]
     if not worth:
-        return ["measure first: no single pilot can be told from worthless"]
+        looked = document["value_of_information"]["pilots"]
+        told = "no single pilot can be told from worthless" if looked else "not looked for with --rough"
+        return [f"measure first: {told}"]
     return [
         "measure first",
         *(f"  {pilot['short']}, {usd(pilot['usd'])}: {points(pilot['gain'])}" for pilot in worth[:_PILOTS]),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from mopdsim.plan.search.explore import explore
 
 SHOWN_PILOTS = 12
 MOST_WORDS = 25  # of a verdict
+ROUGH_DRAWS = 16  # of the search for a rough answer
 STEPS = (
     "searching recipes, groupings and steps",
     "judging the best plans over more worlds",
@@ -247,9 +248,14 @@ def _silent(_: str) -> None:
 
 
 def plan(
-    question: Question, calibration: Calibration | None = None, *, told: Callable[[str], None] = _silent
+    question: Question,
+    calibration: Calibration | None = None,
+    *,
+    rough: bool = False,
+    told: Callable[[str], None] = _silent,
 ) -> Answer:
-    """The planner's answer. told: hears of each step as it begins, as "3/8 comparing at equal dollars".
+    """The planner's answer. rough: of one round and few draws, and without what would change it; for the time until the
+    full answer is there. told: hears of each step as it begins, as "3/5 pricing what to measure".
 
     InfeasibleError with the nearest feasible limits where no plan keeps them."""
     started = time.perf_counter()
@@ -260,17 +266,18 @@ def plan(
         told(f"{place}/{len(STEPS)} {name}")
 
     step()
-    found = explore(question, calibration)
+    searched = replace(question, max_rounds=1).on(draws=ROUGH_DRAWS) if rough else question
+    found = explore(searched, calibration)
     step()
-    judged = finalists(question, found, calibration)
+    judged = finalists(searched, found, calibration)
     if not judged:
         raise infeasible(question, found, calibration)
-    equals = at_equal_dollars(question, found, judged[0], calibration)
+    equals = at_equal_dollars(searched, found, judged[0], calibration)
     step()
-    flipping = flips(question, judged)
-    tipping = tips(question, found, judged, calibration)
+    flipping = [] if rough else flips(question, judged)
+    tipping = [] if rough else tips(question, found, judged, calibration)
     step()
-    worths = values(question, judged, pilots(question, found.evaluator.stock))
+    worths = [] if rough else values(question, judged, pilots(question, found.evaluator.stock))
     known = perfect(question, judged)
     step()
     return Answer(
@@ -283,7 +290,7 @@ def plan(
         tips=tipping,
         worths=worths,
         perfect=known,
-        sensitivity=sensitivity(question, judged[0], calibration),
+        sensitivity=[] if rough else sensitivity(question, judged[0], calibration),
         portfolio=portfolio(question, judged),
         evaluated=len(found.outcomes),
         seconds=time.perf_counter() - started,

@@ -128,7 +128,7 @@ def _pilots(document: Document) -> None:
     worth = table[table["worth, points"] > 0]
     st.markdown("**Measure first**")
     if worth.empty:
-        st.markdown("No single pilot can be told from worthless.")
+        st.markdown(opening.measured_first(document))
         return
     ordered = worth.assign(per_dollar=worth["worth, points"] / worth.USD).sort_values(
         "per_dollar", ascending=False

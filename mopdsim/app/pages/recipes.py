@@ -196,16 +196,26 @@ def _ranked(choice: Choice) -> None:
     plan_work.answer(text, _ranked_table, kind="ranked", ask="Rank with the planner")
 
 
-def _ranked_table(_: str, document: Mapping[str, Any]) -> None:
+def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
     opening.verdict(document)
-    opening.badge(document)
+    table = ranked(document)
+    with st.container(horizontal=True, vertical_alignment="center"):
+        views.export(
+            "ranked",
+            title=document["headline"],
+            inputs=document["assumptions"],
+            cautions=[document["basis"], f"systems scaled to {usd(document['usd'])}"],
+            picture=(charts.plans(), table.rename(columns={"score": "mean"})),
+            tables={"plans and systems": lambda: table},
+            texts={"question.toml": question},
+        )
+        opening.badge(document)
     st.caption(
         views.plain(
             f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
             "plan costs."
         )
     )
-    table = ranked(document)
     words = table.drop(columns=["P10", "P90"])
     for name, unit in (
         ("score", score),

@@ -36,7 +36,7 @@ def headline() -> None:
     with views.said():
         now = answer(state.choice())
         st.caption(views.plain(assumptions(now.forecast.scenario)))
-        _finding(now)
+        st.markdown(f"**{views.plain(finding_of(now))}**")
         _numbers(now)
 
 
@@ -51,15 +51,15 @@ def details() -> None:
         _files(now, shown)
 
 
-def _finding(now: Answer) -> None:
+def finding_of(now: Answer) -> str:
     """The forecast's first sentence: against its rival, or alone where that fits no machine."""
-    sentence, other = plain_finding(now.document), rival(now.choice)
+    other = rival(now.choice)
     with suppress(MopdError):
         if other is not None:
             against_it = answer(other).forecast
             mean = difference(against_it, now.forecast, MEASURES["mean_score"], ("rival", "this"))
-            sentence = finding(now.forecast, against_it, mean)
-    st.markdown(f"**{views.plain(sentence)}**")
+            return finding(now.forecast, against_it, mean)
+    return plain_finding(now.document)
 
 
 def _beside(now: Answer) -> dict[str, Answer]:
@@ -217,21 +217,31 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
 
 
 def _files(now: Answer, shown: dict[str, Answer]) -> None:
-    """The scenario, all tables, and how to come back."""
+    """One menu: picture, workbook, scenario, link."""
     documents = {label: found.document for label, found in shown.items()}
-    st.subheader("Take it along")
-    with st.container(horizontal=True):
-        views.download("Scenario, TOML", now.toml, "scenario.toml", "application/toml")
-        views.workbook(
-            {
-                "scores": partial(frames.scores, documents),
-                "stages": partial(frames.stages, documents),
-                "totals": partial(frames.totals, documents),
-                "waterfall": partial(frames.waterfall, now.document, frames.MEAN),
-            },
-            "what_if",
-        )
-    st.caption(
-        "The address of this page restores all of it. The same numbers on the command line: "
-        "`mopd forecast scenario.toml`."
+    names = list(shown)
+    beside = [f"{label}: {assumptions(found.forecast.scenario)}" for label, found in shown.items()]
+    views.export(
+        "what_if",
+        title=finding_of(now) if len(shown) == 1 else side_by_side_title(shown),
+        inputs="; ".join(beside) if len(shown) > 1 else assumptions(now.forecast.scenario),
+        cautions=list(now.forecast.warnings),
+        picture=(charts.scores(names), frames.scores(documents)),
+        tables={
+            "scores": partial(frames.scores, documents),
+            "stages": partial(frames.stages, documents),
+            "totals": partial(frames.totals, documents),
+            "waterfall": partial(frames.waterfall, now.document, frames.MEAN),
+        },
+        texts={"scenario.toml": now.toml},
+    )
+    st.caption("The same numbers on the command line: `mopd forecast scenario.toml`.")
+
+
+def side_by_side_title(shown: Mapping[str, Answer]) -> str:
+    """Each scenario's recipe, mean score and cost, for a picture that shows them all."""
+    return "; ".join(
+        f"{label}: {recipe_title(found.forecast.scenario.recipe.name)} "
+        f"{score(found.forecast.mean_score['p50'])} for {usd(found.document['usd']['p50'])}"
+        for label, found in shown.items()
     )

@@ -50,7 +50,7 @@ def page() -> None:
         _new(any(one.running and one.age_s < STALE_S for one in found))
     with left:
         if not found:
-            st.info(f"No runs in {root()}/ yet: start a tiny one; it takes about a minute.")
+            st.info(f"No runs in {root()}/ yet: start a tiny one; it takes a few minutes.")
             return
         names = [one.name for one in found]
         state.mend("run", names)
@@ -155,7 +155,10 @@ def _new(busy: bool) -> None:
         )
         domains = st.multiselect("Domains", list(DOMAINS), default=list(DOMAINS[:3]), max_selections=6)
         scale = st.select_slider(
-            "Scale", [0.02, 0.05, 0.1, 0.25, 0.5, 1.0], value=0.1, help="Factor on all steps."
+            "Scale",
+            [0.02, 0.05, 0.1, 0.25, 0.5, 1.0],
+            value=0.5,
+            help="Factor on all steps. Below .5 the base learns too little for scores to move.",
         )
         name = st.text_input("Name", value=_free_name(), max_chars=40)
         if st.form_submit_button("Start", type="primary", disabled=busy) and not busy:

@@ -17,7 +17,9 @@ from mopdsim.app import planned, questions
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice, rl_behind, split
 from mopdsim.app.link import SIDE_BY_SIDE, View, from_token, to_token
+from mopdsim.app.pages import results
 from mopdsim.app.presets import DEFAULT, PRESETS
+from mopdsim.base.numbers import score, usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
 from mopdsim.plan.plan import plan
@@ -164,6 +166,21 @@ def test_four_scenarios_stand_side_by_side_and_no_more() -> None:
     assert list(beside.loc["changed"]) == [f"teachers {count}" for count in (4, 1, 2, 4)]
     at.button(key="unpin_0").click().run()
     assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 2
+
+
+def test_what_is_pinned_is_in_the_slide_with_its_inputs() -> None:
+    choice = Choice(preset="three_specialists", recipe="deepseek_r1")
+    view = View(choice=choice, pinned=(choice.changed(recipe="mimo_v2_flash"),))
+    at = drawn(what_if, view=view, explore=True, export_what_if=True)
+    labels = [button.proto.label for button in at.get("download_button")]
+    assert {"Slide, PNG", "XLSX, all tables", "scenario.toml"} <= set(labels)
+    shown = {"now": answer(choice), "A": answer(view.pinned[0])}
+    title = results.side_by_side_title(shown)
+    for name, found in (("DeepSeek-R1", shown["now"]), ("MiMo-V2-Flash", shown["A"])):
+        assert (
+            f"{name} {score(found.forecast.mean_score['p50'])} for {usd(found.document['usd']['p50'])}"
+            in title
+        )
 
 
 def test_what_does_not_fit_is_one_sentence_and_the_sliders_stay() -> None:

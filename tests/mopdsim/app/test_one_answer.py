@@ -111,7 +111,11 @@ def test_the_winner_and_its_numbers_are_the_same_everywhere(path: Path) -> None:
     again = forecast(scenarios.loads(best["scenario"])).to_document()
     assert usd(again["usd"]["p50"]) == cost and duration(again["days"]["p50"]) == duration(days)
 
-    for at in (drawn(plan_page, choice), drawn(recipes, choice, recipes_tab="All at one budget")):
+    pages = (
+        drawn(plan_page, choice, export_plan=True),
+        drawn(recipes, choice, recipes_tab="All at one budget", export_ranked=True),
+    )
+    for at in pages:
         assert first_row(at) == row
         assert verdict in shown(at) and asked in shown(at)
     at = drawn(what_if, choice)

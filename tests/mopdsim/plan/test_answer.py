@@ -92,6 +92,18 @@ def test_at_equal_dollars_no_plan_costs_more_and_the_chances_of_being_best_add_u
     assert any(row["label"] == answer.recommended.plan.label for row in rows)
 
 
+def test_a_rough_answer_is_a_plan_that_keeps_the_limits_and_says_what_it_left_out() -> None:
+    steps: list[str] = []
+    question = _question(draws=200, max_rounds=2)
+    made = plan(question, rough=True, told=steps.append)
+    assert [step.partition(" ")[0] for step in steps] == ["1/5", "2/5", "3/5", "4/5", "5/5"]
+    assert np.mean(made.recommended.forecast.days_N <= 0.02) >= question.confidence
+    assert made.recommended.plan.rounds == 1 and not made.flips and not made.tips
+    text = answer_text(made.to_document())
+    assert "what would change this: not looked for with --rough" in text
+    assert "measure first: not looked for with --rough" in text
+
+
 def test_the_recommended_scenario_forecasts_the_same_numbers(answer: Answer) -> None:
     document = answer.to_document()["recommended"]
     made = forecast(scenario.loads(document["scenario"])).to_document()
