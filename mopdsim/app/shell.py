@@ -8,7 +8,15 @@ from importlib.resources import files
 import streamlit as st
 
 from mopdsim.app import state
-from mopdsim.app.pages import calibration, interference, plan, recipes, runs, what_if
+from mopdsim.app.pages import interference, plan, recipes, runs, what_if
+
+
+def _calibration() -> None:
+    """The page Calibration, loaded when it is asked for: its fits take as long to load as all other pages."""
+    from mopdsim.app.pages import calibration
+
+    calibration.page()
+
 
 _PAGES = (  # what draws it, title, icon, what it is for; the first is the one that opens
     (what_if.page, "What if", "tune", "Drag a slider and see cost, calendar and scores change at once."),
@@ -18,7 +26,7 @@ _PAGES = (  # what draws it, title, icon, what it is for; the first is the one t
      "to teachers."),
     (recipes.page, "Recipes", "account_tree", "The published systems and their rivals: graph, stages, calendar, cost; "
      "all at one budget."),
-    (calibration.page, "Calibration", "query_stats", "Predicted against measured, parameters with grades; refit to "
+    (_calibration, "Calibration", "query_stats", "Predicted against measured, parameters with grades; refit to "
      "your own observations."),
     (runs.page, "Runs", "play_circle", "Runs on disk, with live curves; start a tiny one."),
 )  # fmt: skip

@@ -1,7 +1,8 @@
 """Uploaded files: bytes from anywhere become TOML, CSV or JSON text, step times become a factor on seconds, or one
 sentence says what is wrong.
 
-Names of files are never used. Leaves out: what a scenario may say (`mopdsim.forecast.scenario`), what a table must hold
+Names of files are never used. What reads step times is loaded when there are some, since the app opens sooner without.
+Leaves out: what a scenario may say (`mopdsim.forecast.scenario`), what a table must hold
 (`mopdsim.validate.cost`), what a log says (`mopdsim.exchange.importing`).
 """
 
@@ -17,12 +18,9 @@ from typing import Any
 
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.cost.stacks import stack
-from mopdsim.exchange.importing import Context, imported
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.recipe_file import parse_toml
-from mopdsim.validate import rl_rows
-from mopdsim.validate.measured import factor, rows_of
 
 MAX_OWN = 200_000  # letters of a scenario or question
 MAX_LINE = 4000  # letters of one of its lines
@@ -103,6 +101,8 @@ def factor_of_step(scenario: Scenario, *, seconds: float, samples: int, tokens: 
 
 def factor_of_log(data: bytes, name: str, scenario: Scenario, stage: str) -> tuple[float, float]:
     """The same of an engine's own log of a stage. name: of the file, whose ending says which kind of log it is."""
+    from mopdsim.exchange.importing import Context, imported
+
     if len(data) > MAX_LOG:
         raise UsageError(
             f"file: {len(data):,} bytes: a log has at most {MAX_LOG:,}; send the part with some steps"
@@ -122,6 +122,8 @@ def factor_of_log(data: bytes, name: str, scenario: Scenario, stage: str) -> tup
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    from mopdsim.validate import rl_rows
+
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rl_rows.COLUMNS), extrasaction="ignore", restval="")
     writer.writeheader()
@@ -130,6 +132,8 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _factor(table: str, name: str) -> tuple[float, float]:
+    from mopdsim.validate.measured import factor, rows_of
+
     with tempfile.TemporaryDirectory() as place:
         path = Path(place) / "steps.csv"
         path.write_text(table, encoding="utf-8")

@@ -102,13 +102,13 @@ def export(
         for file, text in texts.items():
             download(file, text, f"{name}_{file}", "application/toml")
         st.caption("Link to this page:")
-        st.code(str(st.context.url) + _query(), language=None, wrap_lines=True)
+        st.code(_address(), language=None, wrap_lines=True)
 
 
-def _query() -> str:
-    """The address's parameters, as they are now."""
+def _address() -> str:
+    """The page's address with its parameters as they are now."""
     found = urlencode(dict(st.query_params))
-    return f"?{found}" if found else ""
+    return (st.context.url or "").partition("?")[0] + (f"?{found}" if found else "")
 
 
 def download(label: str, data: Callable[[], bytes] | str, name: str, mime: str) -> None:

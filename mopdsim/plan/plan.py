@@ -254,8 +254,8 @@ def plan(
     rough: bool = False,
     told: Callable[[str], None] = _silent,
 ) -> Answer:
-    """The planner's answer. rough: of one round and few draws, and without what would change it; for the time until the
-    full answer is there. told: hears of each step as it begins, as "3/5 pricing what to measure".
+    """The planner's answer. rough: of one round, few groupings and few draws, and without what would change it; for
+    the time until the full answer is there. told: hears of each step as it begins, as "3/5 pricing what to measure".
 
     InfeasibleError with the nearest feasible limits where no plan keeps them."""
     started = time.perf_counter()
@@ -267,7 +267,7 @@ def plan(
 
     step()
     searched = replace(question, max_rounds=1).on(draws=ROUGH_DRAWS) if rough else question
-    found = explore(searched, calibration)
+    found = explore(searched, calibration, rough=rough)
     step()
     judged = finalists(searched, found, calibration)
     if not judged:

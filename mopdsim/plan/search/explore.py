@@ -57,10 +57,11 @@ class Found:
         return list(best.values())
 
 
-def explore(question: Question, calibration: Calibration | None = None) -> Found:
-    """Searches every family that the question allows. The same question gives the same result."""
+def explore(question: Question, calibration: Calibration | None = None, *, rough: bool = False) -> Found:
+    """Searches every family that the question allows. The same question gives the same result. rough: of groupings the
+    signed graph's alone."""
     evaluator = Evaluator(question, calibration)
-    search = _Search(evaluator, grid(Evaluator(question, stock=evaluator.stock)))
+    search = _Search(evaluator, grid(Evaluator(question, stock=evaluator.stock)), rough)
     for family in question.families:
         search.family(family)
     return Found(evaluator=evaluator, outcomes=evaluator.best(evaluator.found.values()))
@@ -69,7 +70,8 @@ def explore(question: Question, calibration: Calibration | None = None) -> Found
 class _Search:
     """One search under way."""
 
-    def __init__(self, evaluator: Evaluator, steps: Grid) -> None:
+    def __init__(self, evaluator: Evaluator, steps: Grid, rough: bool) -> None:
+        self.rough = rough
         self.evaluator = evaluator
         self.question = evaluator.question
         self.grid = steps
@@ -163,6 +165,8 @@ class _Search:
         first = self.graph_groupings()
         tried = self.ranked(plan for groups in first for plan in self.allocations(family, groups))
         models = _apart(tried, _SCREENED)
+        if self.rough:
+            return [outcome.plan for outcome in _distinct(tried, _KEPT)]
         if len(question.domains) <= ENUMERATED:
             groupings: Sequence[Grouping] = list(partitions(question.domains, question.max_teachers))
             plans = [regrouped(model.plan, groups) for model in models for groups in groupings]
