@@ -5,7 +5,7 @@ Leaves out: how an answer is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -74,8 +74,3 @@ def against(baseline: Answer, other: Answer, names: tuple[str, str]) -> dict[str
         }
     except UsageError:
         return {}
-
-
-def labels(choices: Sequence[Choice]) -> list[str]:
-    """Short distinct names of scenarios shown side by side: now, A, B, C."""
-    return ["now", *"ABC"[: len(choices) - 1]]

@@ -19,15 +19,40 @@ from mopdsim.recipes.amounts import Value
 from mopdsim.recipes.recipe_file import in_words
 
 SIDE_BY_SIDE = 4
+LETTERS = "ABC"
 MAX_TOKEN = 32_768
 MAX_TEXT = 1_000_000
 
 
 class View(Value):
-    """What the What-if page shows: the choice at hand and those pinned beside it."""
+    """What the What-if page shows: the choice at hand and those pinned beside it, each with a letter that it keeps."""
 
     choice: Choice = Choice()
     pinned: Annotated[tuple[Choice, ...], Field(max_length=SIDE_BY_SIDE - 1)] = ()
+    letters: Annotated[str, Field(pattern=f"^[{LETTERS}]*$", max_length=SIDE_BY_SIDE - 1)] = ""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The letters of those pinned; in their order where a link has none."""
+        known = self.letters if len(set(self.letters)) == len(self.pinned) else LETTERS
+        return tuple(known[: len(self.pinned)])
+
+    def pin(self) -> View:
+        """The same with the choice at hand pinned too, under the first free letter."""
+        free = next(letter for letter in LETTERS if letter not in self.names)
+        return self.model_copy(
+            update={"pinned": (*self.pinned, self.choice), "letters": "".join((*self.names, free))}
+        )
+
+    def unpin(self, place: int) -> View:
+        """The same without one of those pinned; the others keep their letters."""
+        kept = [number for number in range(len(self.pinned)) if number != place]
+        return self.model_copy(
+            update={
+                "pinned": tuple(self.pinned[number] for number in kept),
+                "letters": "".join(self.names[number] for number in kept),
+            }
+        )
 
 
 def to_token(view: View) -> str:

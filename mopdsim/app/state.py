@@ -82,13 +82,12 @@ def change(**fields: Any) -> None:
 def pin() -> None:
     """Keep the choice at hand beside the next ones."""
     if len(view().pinned) < SIDE_BY_SIDE - 1:
-        st.session_state.view = view().model_copy(update={"pinned": (*view().pinned, choice())})
+        st.session_state.view = view().pin()
 
 
 def unpin(place: int) -> None:
     """Let a pinned choice go."""
-    kept = tuple(found for index, found in enumerate(view().pinned) if index != place)
-    st.session_state.view = view().model_copy(update={"pinned": kept})
+    st.session_state.view = view().unpin(place)
 
 
 def notice() -> None:

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from mopdsim.app import charts, state, views
-from mopdsim.app.answers import Answer, against, answer, labels, rival
+from mopdsim.app.answers import Answer, against, answer, rival
 from mopdsim.app.tables import frames
 from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
@@ -64,9 +64,9 @@ def finding_of(now: Answer) -> str:
 
 def _beside(now: Answer) -> dict[str, Answer]:
     """The scenario at hand and the pinned ones that can be forecast, by label."""
-    choices = [now.choice, *state.view().pinned]
+    view = state.view()
     shown = {}
-    for label, choice in zip(labels(choices), choices, strict=True):
+    for label, choice in zip(("now", *view.names), (now.choice, *view.pinned), strict=True):
         with views.said():
             shown[label] = answer(choice)
     return shown
@@ -157,7 +157,7 @@ def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
     """Baseline against change: inputs that differ, and what that does, draw by draw."""
     pinned = list(shown)[1:]
     baseline = shown[pinned[0]] if pinned else answer(now.choice.base)
-    title = "pinned scenario A" if pinned else "the question as it was"
+    title = f"pinned scenario {pinned[0]}" if pinned else "the question as it was"
     inputs = frames.changed_inputs(baseline.forecast.scenario, now.forecast.scenario)
     st.subheader(f"Now against {title}")
     if inputs.empty:

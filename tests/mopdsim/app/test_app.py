@@ -166,6 +166,9 @@ def test_four_scenarios_stand_side_by_side_and_no_more() -> None:
     assert list(beside.loc["changed"]) == [f"teachers {count}" for count in (4, 1, 2, 4)]
     at.button(key="unpin_0").click().run()
     assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 2
+    beside = next(table.value for table in at.table if "now" in table.value.columns)
+    assert list(beside.columns) == ["now", "B", "C"]  # who stays keeps its name
+    assert at.session_state["view"].pin().names == ("B", "C", "A")
 
 
 def test_what_is_pinned_is_in_the_slide_with_its_inputs() -> None:
