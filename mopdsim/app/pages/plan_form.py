@@ -197,7 +197,7 @@ def _year(scenario: Scenario) -> None:
     ]
     shown = st.number_input(
         "Releases after the first", 0, MOST_RELEASES, max(len(kept), st.session_state.get("plan_releases", 0)),
-        key="plan_releases",
+        key="plan_releases", on_change=_fewer,
     )  # fmt: skip
     kept = [*kept, *([] for _ in range(shown - len(kept)))][:shown]
     for place, release in enumerate(kept):
@@ -205,6 +205,11 @@ def _year(scenario: Scenario) -> None:
             f"Release {place + 2} changes", names, key=state.hold(f"plan_release_{place}", release),
             on_change=_released, args=(shown,),
         )  # fmt: skip
+
+
+def _fewer() -> None:
+    """Releases beyond the number go."""
+    _wish(portfolio=questions.wishes(state.choice()).get("portfolio", [])[: st.session_state.plan_releases])
 
 
 def _released(shown: int) -> None:

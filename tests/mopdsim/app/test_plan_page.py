@@ -111,6 +111,8 @@ def test_the_form_asks_for_a_year_of_releases(begun: Begun) -> None:
     at.multiselect(key="plan_release_0").select("sort").run()
     at.multiselect(key="plan_release_1").set_value(["sort", "reverse"]).run()
     assert asked(at, begun) == question(portfolio=[["sort"], ["sort", "reverse"]])
+    at.number_input(key="plan_releases").set_value(1).run()
+    assert loads(questions.of_choice(at.session_state["view"].choice)).portfolio == (("sort",),)
 
 
 def test_numbers_typed_over_are_known_and_stay_with_their_domain() -> None:
