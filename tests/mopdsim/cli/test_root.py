@@ -138,6 +138,7 @@ def run_options(world: dict[str, str], out: Path, store: Path) -> list[str]:
     return [*found, "--workers", "1"]
 
 
+@pytest.mark.slow
 def test_a_run_from_start_to_curves(mopd: Mopd, world: dict[str, str], stored: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     done = mopd("train", "run", "mopd", *run_options(world, out, stored), "--json")

@@ -80,7 +80,7 @@ def _exhaustive(question: Question) -> float:
     return max(o.value for o in evaluator.evaluate(plans) if o.feasible)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize("objective", ["mean", "worst"])
 def test_two_domains_within_one_percent_of_exhaustive_search(objective: str, seed: int) -> None:
     question = _question(
@@ -125,7 +125,10 @@ def test_limits_on_teachers_and_families_are_kept() -> None:
 
 
 def test_the_same_seed_gives_the_same_plan_and_another_other_numbers() -> None:
-    first, again, other = (plan(_question(2, seed=seed)).to_document() for seed in (5, 5, 6))
+    families = ["mixed_rl", "merge"]
+    first, again, other = (
+        plan(_question(2, seed=seed, families=families)).to_document() for seed in (5, 5, 6)
+    )
     for document in (first, again, other):
         del document["seconds"]
     assert first == again and first != other

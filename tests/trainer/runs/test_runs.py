@@ -58,6 +58,14 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("merge", {"method": "ties"}),
 ]
 
+QUICK: list[dict[str, Any]] = [
+    {},
+    {"rounds": 2},
+    {"reward_mix": 0.5},
+    {"method": "ties"},
+    {"curriculum": "staged"},
+]
+
 
 def specs_in(value: Any, specs: dict[str, str]) -> Any:
     """An option with the domains' names replaced by their specs."""
@@ -70,8 +78,15 @@ def specs_in(value: Any, specs: dict[str, str]) -> Any:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    CASES,
-    ids=[f"{name}-{'-'.join(map(str, options.values()))}" for name, options in CASES],
+    [
+        pytest.param(
+            name,
+            options,
+            id=f"{name}-{'-'.join(map(str, options.values()))}",
+            marks=[] if options in QUICK else [pytest.mark.slow],
+        )
+        for name, options in CASES
+    ],
 )
 def test_two_steps_of_every_recipe(
     name: str, options: dict[str, Any], small: dict[str, str], model: Path, shared_store: Path, tmp_path: Path
