@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
-
-from scipy.stats import norm
 
 from mopdsim.cost.stacks import UNKNOWN
 from mopdsim.exchange.logs.steps import Steps
@@ -104,5 +103,5 @@ def _row(middle: float, log_sd: float, measured: float | None) -> dict[str, floa
         "place": None,
     }
     if measured and middle:
-        shown["place"] = float(norm.cdf(math.log(measured / middle) / log_sd))
+        shown["place"] = NormalDist().cdf(math.log(measured / middle) / log_sd)
     return shown

@@ -1,0 +1,11 @@
+"""Streamlit looks through the metadata of all installed packages before each run of a page: a fifth of a test's time."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_search_for_components(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The app has no component of another package."""
+    monkeypatch.setattr("streamlit.components.v2.manifest_scanner.scan_component_manifests", list)
