@@ -1,4 +1,4 @@
-"""Streamlit looks through the metadata of all installed packages before each run of a page: a fifth of a test's time."""
+"""Streamlit reads the metadata of all installed packages before each run of a page: a fifth of the time of a test."""
 
 from __future__ import annotations
 
