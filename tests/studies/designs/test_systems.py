@@ -123,6 +123,7 @@ def test_recipes_are_scaled_to_one_budget() -> None:
         comparable(["mopd"], ["sort"], model="tiny", scale=math.nan, own=False)
 
 
+@pytest.mark.slow
 def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path: Path) -> None:
     made = comparable(["single_domain", "mixed_rl"], ["sort", "reverse"], model="tiny", scale=0.03, own=True)
     document = run_compare(
@@ -148,6 +149,7 @@ def test_compare_wants_names_or_all(arguments: list[str]) -> None:
     assert isinstance(found.exception, UsageError) and "--all" in str(found.exception)
 
 
+@pytest.mark.slow
 def test_committed_reports_are_those_of_the_committed_results(tmp_path: Path) -> None:
     shutil.copytree(report.RESULTS, tmp_path / "results")
     report.main(tmp_path / "results")

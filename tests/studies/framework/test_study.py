@@ -112,7 +112,7 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
     make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:
     work = make()
-    outcome = conduct.run(work, executor="local", workers=2)
+    outcome = conduct.run(work, executor="here", workers=1)
     assert not outcome.failures and len(outcome.summaries) == 6
     shown = capsys.readouterr().err
     assert "[6/6]" in shown and " left" in shown
@@ -146,7 +146,7 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
     (work.folder / prediction.FILE).unlink()
 
     again = Work(study=work.study, out=work.out, results=work.results)
-    conduct.run(again, executor="local", workers=2)
+    conduct.run(again, executor="here", workers=1)
     assert capsys.readouterr().err == ""  # nothing ran
     assert conduct.status(again)["finished"] == 3 and again.ledger.left_seconds == 0
 
@@ -227,6 +227,7 @@ def test_an_edited_record_is_found_out(make: Make) -> None:
         prediction.read(work.folder)
 
 
+@pytest.mark.slow
 def test_one_failing_run_is_reported_and_the_rest_finish(make: Make) -> None:
     work = make()
     design = work.study.design

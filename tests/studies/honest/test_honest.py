@@ -123,16 +123,28 @@ def fitted(folder: Path, leave: refitting.Leave | None = None) -> Mapping[str, A
     return refit(folders, committed(folders), leave=leave, starts=1).document
 
 
-def test_a_held_out_run_never_enters_a_fit(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The planted study, to be read only."""
+    return planted(tmp_path_factory.mktemp("planted") / "s", design())
+
+
+@pytest.fixture(scope="module")
+def first(written: Path) -> Mapping[str, Any]:
+    """Its fit."""
+    return fitted(written)
+
+
+def test_a_held_out_run_never_enters_a_fit(first: Mapping[str, Any], tmp_path: Path) -> None:
     """What it scored changes nothing; the same run, not held out, changes the fit."""
-    worse = collapsed("mixed_rl", 1)
-    before = fitted(planted(tmp_path / "before" / "s", design()))
+    worse, before = collapsed("mixed_rl", 1), first
     after = fitted(planted(tmp_path / "after" / "s", design(), worse))
     assert same(before, after) and not any("mixed_rl/seed1" in name for name in before["fit"]["runs"])
     entered = fitted(planted(tmp_path / "entered" / "s", design(held_out=False), worse))
     assert not same(before["parameters"], entered["parameters"])
 
 
+@pytest.mark.slow
 def test_a_strategy_left_out_does_not_touch_the_fit(tmp_path: Path) -> None:
     def is_mopd(study: str, row: Mapping[str, Any]) -> bool:
         return str(row["factors"]["recipe"]) == "mopd"
@@ -146,8 +158,8 @@ def test_a_strategy_left_out_does_not_touch_the_fit(tmp_path: Path) -> None:
     assert found["mopd"]["fitted_runs"] == 6 and found["mopd"]["runs"] == 2 and found["mopd"]["n"] == 4
 
 
-def test_a_run_that_holds_a_held_out_runs_last_stage_does_not_enter(tmp_path: Path) -> None:
-    studies = committed({"s": planted(tmp_path / "s", design())})
+def test_a_run_that_holds_a_held_out_runs_last_stage_does_not_enter(written: Path) -> None:
+    studies = committed({"s": written})
     runs = studies["s"].manifest["runs"]
     assert len(entering(studies)["s"]) == 8
     runs["3-mopd/seed1"]["keys"]["teacher_1"] = runs["2-mixed_rl/seed1"]["keys"]["mixed"]
@@ -156,19 +168,20 @@ def test_a_run_that_holds_a_held_out_runs_last_stage_does_not_enter(tmp_path: Pa
     assert len(entering(studies)["s"]) == 6
 
 
-def test_a_fit_of_nothing_is_refused(tmp_path: Path) -> None:
-    folders = {"s": planted(tmp_path / "s", design())}
+def test_a_fit_of_nothing_is_refused(written: Path) -> None:
+    folders = {"s": written}
     with pytest.raises(UsageError, match="no finished run enters the fit"):
         refit(folders, committed(folders), leave=lambda study, row: True)
 
 
-def test_a_rebuilt_calibration_is_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuilt_calibration_is_the_same(
+    written: Path, first: Mapping[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whether the one that ships holds a fit or not, even one of other runs."""
-    first = fitted(planted(tmp_path / "s", design()))
     assert same(prior_of(first), prior_of(refitting.shipped()))
     other = fitted(planted(tmp_path / "other" / "s", design(), collapsed("mopd", 0)))
     monkeypatch.setattr(refitting, "shipped", lambda: json.loads(json.dumps(other)))
-    assert same(first, fitted(tmp_path / "s")) and not same(first["parameters"], other["parameters"])
+    assert same(first, fitted(written)) and not same(first["parameters"], other["parameters"])
 
 
 def test_documents_are_compared_to_six_digits() -> None:

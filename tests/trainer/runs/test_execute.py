@@ -30,6 +30,7 @@ def planned(specs: dict[str, str], model: Path, root: Path, **changes: Any) -> P
     return plan({"run": recipe}, model=str(model), settings=SETTINGS, store=Store(root=root))
 
 
+@pytest.mark.slow
 def test_a_killed_worker_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
@@ -57,6 +58,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one
     assert one.read_bytes() == other.read_bytes()
 
 
+@pytest.mark.slow
 def test_what_a_stage_raises_in_a_worker_is_raised_here(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
