@@ -31,6 +31,10 @@ record = _load()
 QUESTIONS = record.questions()
 
 
+def _is_long(question: Any) -> bool:
+    return question.verb in ("plan", "validate") or "--all" in question.command
+
+
 @cache
 def answers() -> dict[str, Any]:
     return record.answers()
@@ -39,7 +43,7 @@ def answers() -> dict[str, Any]:
 @pytest.mark.parametrize(
     "question",
     [
-        pytest.param(question, id=question.name, marks=[pytest.mark.slow] if question.verb == "plan" else [])
+        pytest.param(question, id=question.name, marks=[pytest.mark.slow] if _is_long(question) else [])
         for question in QUESTIONS
     ],
 )

@@ -97,7 +97,9 @@ def test_the_app_opens_on_the_planners_verdict() -> None:
     assert gc.get_freeze_count() > 10_000  # the collection after every run passes over what is loaded
 
 
-@pytest.mark.parametrize("preset", [*PRESETS, "deepseek_r1_zero"])
+@pytest.mark.parametrize(
+    "preset", [pytest.param(name, marks=pytest.mark.slow) for name in PRESETS] + ["deepseek_r1_zero"]
+)
 def test_every_preset_draws(preset: str) -> None:
     at = drawn(what_if, view=View(choice=Choice(preset=preset)), explore=True)
     assert len(charts_of(at)) == (5 if preset == DEFAULT else 4)
@@ -364,7 +366,7 @@ def test_pools_that_no_model_fits_are_one_sentence() -> None:
     assert "does not fit" in at.error[0].value
 
 
-@pytest.mark.parametrize("kind", ["rl_steps", "project_totals"])
+@pytest.mark.parametrize("kind", [pytest.param("rl_steps", marks=pytest.mark.slow), "project_totals"])
 def test_calibration_shows_predictions_against_measurements(kind: str) -> None:
     at = drawn(calibration, validation=kind)
     assert not at.error

@@ -91,7 +91,14 @@ def test_compare_names_a_verdict_for_every_measure() -> None:
     assert found["verdict"] in ("mixed_rl", "mopd", "tie") and 0 <= found["probability_better"] <= 1
 
 
-@pytest.mark.parametrize("kind", ["train_throughput", "rl_steps", "quality", "project_totals", "published"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "published",
+        "project_totals",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("train_throughput", "rl_steps", "quality")),
+    ],
+)
 def test_validate_reports(kind: str) -> None:
     document = json.loads(output("validate", kind, "--json"))
     assert document["rows"] == len(document["predictions"])
