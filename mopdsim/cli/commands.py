@@ -13,15 +13,7 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.compare_command import compare
-from mopdsim.cli.flags import (
-    Json,
-    Keys,
-    emit,
-    new_file,
-    published_scenario,
-    scenario_flags,
-    scenario_of,
-)
+from mopdsim.cli.flags import Json, Keys, emit, new_file, published_scenario, scenario_flags, scenario_of
 from mopdsim.cli.texts import forecast_text, validation_text
 
 Kind = Literal[

@@ -13,14 +13,7 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
-from mopdsim.cli.flags import (
-    Json,
-    Keys,
-    emit,
-    require_domains,
-    scenario_flags,
-    scenario_of,
-)
+from mopdsim.cli.flags import Json, Keys, emit, require_domains, scenario_flags, scenario_of
 from mopdsim.cli.texts import comparison_text
 
 

@@ -9,15 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cli.flags import (
-    Json,
-    Keys,
-    emit,
-    new_file,
-    published_scenario,
-    scenario_flags,
-    scenario_of,
-)
+from mopdsim.cli.flags import Json, Keys, emit, new_file, published_scenario, scenario_flags, scenario_of
 
 if TYPE_CHECKING:
     from mopdsim.exchange.engines.job import Job, Request

@@ -8,13 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mopdsim.cli.flags import (
-    Json,
-    Keys,
-    emit,
-    new_file,
-    scenario_flags,
-)
+from mopdsim.cli.flags import Json, Keys, emit, new_file, scenario_flags
 
 
 @scenario_flags(without=["amounts"])
