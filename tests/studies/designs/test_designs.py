@@ -46,7 +46,12 @@ def test_designs_are_sound(name: str) -> None:
     assert {claim.quantity for claim in chosen.prediction.claims}
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = ("gain", "interference", "rounds")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
+)
 def test_every_claim_is_measured(name: str) -> None:
     chosen = study(name)
     quantities = set(chosen.analyse(_observed(chosen)).quantities)

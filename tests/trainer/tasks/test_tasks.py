@@ -135,7 +135,7 @@ def test_a_clean_demonstrator_is_always_right_and_fits(name: str) -> None:
 def test_corruption_is_the_share_of_wrong_demonstrations(name: str, corruption: float) -> None:
     domain = task(f"{name}?corruption={corruption}")
     rng = random.Random(2)
-    items = domain.stream("train", 0, 1500, seed=0)
+    items = domain.stream("train", 0, 500, seed=0)
     said = [domain.demonstrate(item, rng) for item in items]
     right = sum(episode(domain, item, turns) for item, turns in zip(items, said, strict=True)) / len(items)
     assert abs(right - (1 - corruption)) <= 4 * (corruption * (1 - corruption) / len(items)) ** 0.5
