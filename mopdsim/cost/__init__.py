@@ -1,6 +1,5 @@
 """What a stage costs: tokens, FLOPs, bytes, memory and seconds. Pure functions of numpy arrays.
 
-counting   FLOPs of training and scoring passes, conventions stated
 memory     bytes per GPU and the smallest layout that fits
 lengths    response lengths and their longest of many
 decode     one step of a serving engine; generation: a whole batch with its shrinking tail

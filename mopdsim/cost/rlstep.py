@@ -13,7 +13,6 @@ Leaves out: the quality price of staleness (`mopdsim.quality.walk`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -223,14 +222,3 @@ def scoring_s(
     traffic."""
     work = train_work(model, gpu, layout, sequences=sequences, mean_length=mean_length)
     return train_step_s(replace(work, data_s_per_step=0.0, optimizer_s_per_step=0.0), train) / 3.0
-
-
-def teacher_scoring_s(
-    passes_s: Sequence[Array], *, load_s: Sequence[float] = (), dedicated: bool = False
-) -> Array:
-    """Several teachers, each scoring its share: one after the other on the same GPUs, each loaded first
-    (`load_s` seconds), or each on GPUs of its own (`dedicated`: the slowest counts, nothing is loaded).
-    """
-    if dedicated:
-        return np.maximum.reduce([np.asarray(seconds) for seconds in passes_s])
-    return np.asarray(sum(passes_s) + sum(load_s))

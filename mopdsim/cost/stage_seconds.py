@@ -16,12 +16,11 @@ from typing import Literal
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.cost.counting import forward_flops
 from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
-from mopdsim.cost.rlstep import Overlap, RlStep, StepSeconds, rl_step_s, scoring_s, teacher_scoring_s
+from mopdsim.cost.rlstep import Overlap, RlStep, StepSeconds, rl_step_s, scoring_s
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_layout import (
@@ -231,8 +230,7 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
     held = WEIGHT_BYTES[precision] * model.total_parameters
     in_host = held * batch.teachers <= HOST_BYTES_PER_GPU * gpus
     load = held / (gpus * (_HOST_BYTES_PER_S if in_host else _STORAGE_BYTES_PER_S))
-    loads = [load] * batch.teachers if batch.teachers > 1 else []
-    return float(teacher_scoring_s([one] * batch.teachers, load_s=loads))
+    return batch.teachers * float(one + load if batch.teachers > 1 else one)
 
 
 def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, int]:
@@ -338,7 +336,7 @@ def _packed(model: Model, batch: Batch, group: int) -> float:
 @lru_cache(maxsize=4096)
 def forward(model: Model, length: float) -> float:
     """FLOPs of a forward pass over one sequence."""
-    return forward_flops(model, [length])
+    return model.forward_flops([length])
 
 
 def _longest(batch: Batch) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from pathlib import Path
@@ -128,6 +128,11 @@ class Model:
         if not lengths.any():
             return 0.0
         return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
+
+    def forward_flops(self, lengths: Sequence[float]) -> float:
+        """One forward pass over sequences of these lengths. A multiply-add is two FLOPs, attention is causal (half the
+        square of the length); norms and rotary embeddings, each below 1%, are left out."""
+        return sum(lengths) * self.forward_flops_per_token + self.attention_flops(lengths)
 
     def cache_elements(self, context: ArrayLike) -> Array:
         """Cache kept for one sequence of `context` tokens: keys and values, latents, windows, states."""

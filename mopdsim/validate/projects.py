@@ -26,7 +26,6 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal
 from mopdsim.cost.constants import shipped
-from mopdsim.cost.counting import forward_flops
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_training_layout
 from mopdsim.cost.rlstep import RlStep, rl_step_s
@@ -139,7 +138,7 @@ def _widened(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _flops(preset: Mapping[str, Any]) -> Array:
     """Forward passes over the sequences, `passes` each. (N,)"""
-    per_token = forward_flops(model(preset["shape"]), [1000.0]) / 1000.0
+    per_token = model(preset["shape"]).forward_flops([1000.0]) / 1000.0
     return preset["sequences"] * _draw(preset, "tokens") * preset["passes"] * per_token
 
 

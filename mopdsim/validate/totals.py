@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.cost.counting import forward_flops
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast import published_scale, ranges, scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
@@ -104,4 +103,4 @@ def _sequence_tokens(found: Forecast, stage: str) -> Array:
 
 
 def _forward(shape: Model, lengths_N: Array) -> Array:
-    return np.array([forward_flops(shape, [length]) for length in lengths_N])
+    return np.array([shape.forward_flops([length]) for length in lengths_N])

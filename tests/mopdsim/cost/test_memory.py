@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopdsim.base.errors import InfeasibleError, UsageError
-from mopdsim.cost.counting import forward_flops, training_flops
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.decode import Replica
 from mopdsim.cost.memory import (
     LORA_SHARE,
@@ -122,17 +121,6 @@ def test_lora_fits_where_full_training_does_not() -> None:
     with pytest.raises(InfeasibleError):
         smallest_training_layout(model("Qwen/Qwen3-32B"), H100, 4, length=4096)
     assert smallest_training_layout(model("Qwen/Qwen3-32B"), H100, 4, length=4096, lora=True).gpus == 4
-
-
-def test_passes() -> None:
-    lengths = [100.0, 300.0]
-    forward = forward_flops(LLAMA, lengths)
-    assert training_flops(LLAMA, lengths) == pytest.approx(3 * forward)
-    assert training_flops(LLAMA, lengths, recompute=True) == pytest.approx(4 * forward)
-    lora = training_flops(LLAMA, lengths, method="lora")
-    assert 3 * forward - lora == pytest.approx(400 * LLAMA.forward_flops_per_token)
-    with pytest.raises(UsageError, match="dora"):
-        training_flops(LLAMA, lengths, method="dora")
 
 
 def test_experts_stay_within_the_fast_link_when_they_can() -> None:

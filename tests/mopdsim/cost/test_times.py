@@ -19,8 +19,6 @@ from mopdsim.cost.rlstep import (
     RlStep,
     fastest_split,
     rl_step_s,
-    scoring_s,
-    teacher_scoring_s,
     weight_sync_s,
 )
 from mopdsim.cost.training import TrainLayout, roofline_train_s, train_step_s, train_work
@@ -260,13 +258,6 @@ def test_draws_broadcast_and_centre_on_the_constants() -> None:
     assert np.median(drawn) == pytest.approx(float(rl_step_s(rl_step(), DECODE, TRAIN, RL).step), rel=0.05)
     one = [replace(s, **{n: getattr(s, n)[7] for n in s.names()}) for s in sets]
     assert float(rl_step_s(rl_step(), *one).step) == pytest.approx(drawn[7], rel=1e-3)  # type: ignore[arg-type]
-
-
-def test_teachers_score_in_turn_or_side_by_side() -> None:
-    layout = TrainLayout(gpus=8)
-    one = scoring_s(QWEN, H100, layout, TRAIN, sequences=64, mean_length=2000)
-    assert teacher_scoring_s([one, one, one], load_s=[1.0, 1.0, 1.0]) == pytest.approx(3 * one + 3)
-    assert teacher_scoring_s([one, 2 * one], dedicated=True) == pytest.approx(2 * one)
 
 
 @pytest.mark.parametrize(
