@@ -32,7 +32,7 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("mimo_v2_flash", 6, {}),  # enough domains for a teacher of each sort
     ("deepseek_v4", 10, {}),
 ]
-LONG = ("llama3", "nemotron3_ultra", "mai_thinking_1")  # many stages: seconds each
+QUICK = (("instructgpt", {}), ("deepseek_r1", {"smaller": True}))  # every kind but preference and merge
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,7 +65,7 @@ def domains_of(specs: dict[str, str], count: int) -> list[str]:
             count,
             options,
             id=f"{name}-{count}-{len(options)}",
-            marks=[pytest.mark.slow] if count > 3 or name in LONG else [],
+            marks=[] if (name, options) in QUICK else [pytest.mark.slow],
         )
         for name, count, options in CASES
     ],
