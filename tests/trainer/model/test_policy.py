@@ -40,7 +40,7 @@ def gradients(of: Policy, logits: Tensor) -> list[Tensor]:
     return list(torch.autograd.grad((logits * weight).sum(), list(of.parameters())))
 
 
-@pytest.fixture(params=ARCHITECTURES)
+@pytest.fixture(scope="module", params=ARCHITECTURES)
 def any_policy(request: pytest.FixtureRequest) -> Policy:
     return policy(request.param)
 

@@ -170,10 +170,7 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
 
 @pytest.mark.parametrize(
     "kind",
-    [
-        pytest.param(kind, marks=[pytest.mark.slow] if kind in ("off-policy", "rewarded") else [])
-        for kind in STAGES
-    ],
+    [pytest.param(kind, marks=[] if kind in ("student", "dpo") else [pytest.mark.slow]) for kind in STAGES],
 )
 def test_a_split_stage_equals_a_straight_one(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str

@@ -179,9 +179,10 @@ def left_by(job: Job) -> tuple[Any, bytes]:
     return timeless(rows_of(job.directory)), (job.directory / "data" / "samples.jsonl").read_bytes()
 
 
-@pytest.fixture
-def straight(small: dict[str, str], model: Path, tmp_path: Path) -> tuple[Any, Any]:
-    job = rejection_job(small, model, tmp_path / "straight", settings=EVERY_SECOND)
+@pytest.fixture(scope="module")
+def straight(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    torch.set_num_threads(1)
+    job = rejection_job(small, model, tmp_path_factory.mktemp("straight"), settings=EVERY_SECOND)
     return timeless(run_stage(job, lambda done: None)), left_by(job)
 
 
@@ -206,7 +207,7 @@ def stopped_job(
     return job
 
 
-@pytest.mark.parametrize("batches", [1, 2, 4, 5])
+@pytest.mark.parametrize("batches", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 4, 5))])
 def test_a_stage_that_is_stopped_ends_as_an_unbroken_one(
     small: dict[str, str],
     model: Path,
@@ -225,7 +226,9 @@ def test_a_stage_that_is_stopped_ends_as_an_unbroken_one(
     assert calls == list(range((batches - 1) // 2 * 2, 5))  # from the checkpoint on
 
 
-@pytest.mark.parametrize("damage", ["truncated", "flipped", "gone"])
+@pytest.mark.parametrize(
+    "damage", ["flipped", *(pytest.param(how, marks=pytest.mark.slow) for how in ("truncated", "gone"))]
+)
 @pytest.mark.parametrize("part", ["step_00000002", "step_00000004"])
 def test_a_damaged_part_is_sampled_again(
     small: dict[str, str],
@@ -241,6 +244,7 @@ def test_a_damaged_part_is_sampled_again(
     assert (timeless(run_stage(job, lambda done: None)), left_by(job)) == straight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", [1, 3, 4])  # the first part, the last one, the dataset
 def test_killed_in_the_middle_of_a_save_it_ends_as_an_unbroken_one(
     small: dict[str, str],
