@@ -155,7 +155,13 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(damage, marks=[] if damage == "flipped weights" else [pytest.mark.slow])
+        for damage in DAMAGES
+    ],
+)
 def test_a_damaged_stage_is_run_again_with_the_same_result(
     ran: tuple[Recipe, Path], model: Path, damage: str
 ) -> None:
