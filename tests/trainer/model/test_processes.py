@@ -56,13 +56,8 @@ def launched(arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, **options)
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        pytest.param(kind, marks=[] if kind in ("distill", "ppo") else [pytest.mark.slow])
-        for kind in stages("a", "b")
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", stages("a", "b"))
 def test_two_processes_do_what_one_does(
     small: dict[str, str], model: Path, tmp_path: Path, kind: str
 ) -> None:

@@ -38,6 +38,7 @@ def places(recipe: Recipe, model: Path, root: Path) -> dict[str, Path]:
     return {name: store.weights(key) for name, key in planned.keys[recipe.name].items()}
 
 
+@pytest.mark.slow
 def test_a_student_learns_from_adapters_of_its_own_base(
     small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
@@ -81,6 +82,7 @@ def chain(small: dict[str, str], ranks: tuple[int | None, int | None]) -> Recipe
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ranks", "ends_as_adapter"), [((2, 2), True), ((2, None), False), ((None, 2), True)]
 )
@@ -103,6 +105,7 @@ def test_another_rank_than_the_parents_is_refused(small: dict[str, str], model: 
         carry_out(chain(small, (2, 3)), model, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_student_may_be_an_adapter_too(small: dict[str, str], model: Path, tmp_path: Path) -> None:
     recipe = with_adapters(shrunk(catalogue.recipe("mopd", list(small.values()))), 2, Rl, Distill)
     carry_out(recipe, model, tmp_path / "run")

@@ -170,7 +170,7 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
 
 @pytest.mark.parametrize(
     "kind",
-    [pytest.param(kind, marks=[] if kind in ("student", "dpo") else [pytest.mark.slow]) for kind in STAGES],
+    [pytest.param(kind, marks=[] if kind == "student" else [pytest.mark.slow]) for kind in STAGES],
 )
 def test_a_split_stage_equals_a_straight_one(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
@@ -248,6 +248,7 @@ def test_a_full_disk_is_said_and_the_run_goes_on_later(
     assert left_by(out) == left_by(tmp_path / "unbroken")
 
 
+@pytest.mark.slow
 def test_a_shortened_log_is_refused_rather_than_padded(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,7 +296,7 @@ def _terminate_after(calls: int) -> Callable[..., Any]:
     return counted
 
 
-@pytest.mark.parametrize("kind", ["student", "rl"])
+@pytest.mark.parametrize("kind", ["student", pytest.param("rl", marks=pytest.mark.slow)])
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -58,13 +58,7 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("merge", {"method": "ties"}),
 ]
 
-QUICK: list[dict[str, Any]] = [
-    {},
-    {"rounds": 2},
-    {"reward_mix": 0.5},
-    {"method": "ties"},
-    {"curriculum": "staged"},
-]
+QUICK: list[dict[str, Any]] = [{}, {"reward_mix": 0.5}, {"method": "ties"}]
 
 
 def specs_in(value: Any, specs: dict[str, str]) -> Any:

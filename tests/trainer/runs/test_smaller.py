@@ -98,6 +98,7 @@ def test_the_student_is_delivered_beside_the_output(
     assert again == summary
 
 
+@pytest.mark.slow
 def test_kl_to_the_start_is_to_the_students_own_root(
     small: dict[str, str], model: Path, smaller: Path, tmp_path: Path
 ) -> None:
@@ -110,6 +111,7 @@ def test_kl_to_the_start_is_to_the_students_own_root(
     assert any(row["kl_start"] > 1e-4 for row in summary["stages"]["rl"]["domains"].values())
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on_with_the_same_smaller_model(
     small: dict[str, str], model: Path, smaller: Path, tmp_path: Path
 ) -> None:
