@@ -32,7 +32,7 @@ from mopdsim.plan.search.moves import LEAST_STEPS, moves, regrouped
 _SCREENED = 1  # allocations that every grouping is tried with
 _KEPT = 6  # groupings a family keeps after the screening
 _BEAM = 3  # plans of a family whose moves are tried
-_ROUNDS = 20
+_ROUNDS, _ROUGH_ROUNDS = 20, 2  # of moves around the best plans
 _ORDERS = 16  # of a cascade, tried at first
 _GAIN = 1e-6
 
@@ -59,7 +59,7 @@ class Found:
 
 def explore(question: Question, calibration: Calibration | None = None, *, rough: bool = False) -> Found:
     """Searches every family that the question allows. The same question gives the same result. rough: of groupings the
-    signed graph's alone."""
+    signed graph's alone, and few moves."""
     evaluator = Evaluator(question, calibration)
     search = _Search(evaluator, grid(Evaluator(question, stock=evaluator.stock)), rough)
     for family in question.families:
@@ -222,7 +222,7 @@ class _Search:
         chained = plans[0].family == "cascade_rl" or plans[0].rounds > 1  # dear to evaluate
         width = 1 if chained else _BEAM
         beam = self.top(plans)[:width]
-        for _ in range(_ROUNDS):
+        for _ in range(_ROUGH_ROUNDS if self.rough else _ROUNDS):
             near = [
                 near
                 for outcome in beam
