@@ -82,7 +82,7 @@ _SETS: dict[str, dict[SpendingKind, Amounts]] = {
         ),
     },
     "real": {
-        "sft": Amounts(steps=10, prompts_per_step=66, learning_rate=5e-5, warmup_steps=2),
+        "sft": Amounts(steps=10, prompts_per_step=44, learning_rate=6e-5, warmup_steps=2),
         "rl": Amounts(
             steps=40, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=5e-5, warmup_steps=3
         ),

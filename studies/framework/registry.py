@@ -18,6 +18,7 @@ _FILES = {  # of `studies.designs`, by the study's name
     "bias": "effects.bias",
     "synergy": "effects.synergy",
     "throughput": "effects.throughput",
+    "real_conflict": "effects.real_conflict",
     "turnover": "recipes.turnover",
     "choice": "recipes.choice",
     "stability": "effects.stability",

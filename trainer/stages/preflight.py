@@ -89,7 +89,11 @@ def preflight(
         student, opened, rollouts_per_prompt=2, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=seed
     )
     findings = [self_distillation(student, rollouts)]
-    gradients = {STUDENT: teacher_gradient(student, student, rollouts, rollouts, loss, None)}
+    hidden_ND, own_logprob = (
+        hidden_states(student, rollouts)[rollouts.trained_BT],
+        greedy_logprob(student, prompts),
+    )
+    gradients = {STUDENT: teacher_gradient(student, hidden_ND, student, rollouts, loss, None)}
     for name in teachers:
         teacher = teachers[name]
         findings += [vocabulary(student, name, teacher, rollouts), end_of_sequence(student, name, teacher)]
@@ -97,10 +101,10 @@ def preflight(
         read = with_prompts_of(rollouts, teacher, items)
         findings += [
             deterministic(name, teacher, read),
-            own_greedy_output(name, student, teacher, prompts),
+            own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob),
         ]
         gradients[name] = teacher_gradient(
-            student, teacher, rollouts, read, loss, shared_ids(student, name, teacher)
+            student, hidden_ND, teacher, read, loss, shared_ids(student, name, teacher)
         )
         del teacher
     return [*findings, *different_gradients(gradients)]
@@ -217,14 +221,12 @@ def self_distillation(student: Policy, rollouts: Rollouts) -> Finding:
     return Finding(check="self-distillation", teacher=STUDENT, message="KL to itself, nats a token", value=kl)
 
 
-@torch.no_grad()
-def own_greedy_output(name: str, student: Policy, teacher: Policy, prompts: Sequence[str]) -> Finding:
+def own_greedy_output(name: str, mean: float, own: float) -> Finding:
     """Mean log-prob, as scored in training, of what the teacher itself would say: low if misread.
 
     Low means below GREEDY_FLOOR and below the student's own by more than GREEDY_SLACK, so that untrained models, which
     are unsure of everything alike, may be tried out.
     """
-    mean, own = greedy_logprob(teacher, prompts), greedy_logprob(student, prompts)
     if not mean >= min(GREEDY_FLOOR, own - GREEDY_SLACK):
         raise UsageError(
             f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at "
@@ -246,20 +248,20 @@ def greedy_logprob(policy: Policy, prompts: Sequence[str]) -> float:
 
 def teacher_gradient(
     student: Policy,
+    hidden_ND: Tensor,
     teacher: Policy,
-    rollouts: Rollouts,
     read: Rollouts,
     loss: TeacherLoss,
     valid_V: Tensor | None,
 ) -> Tensor:
-    """Gradient (N, D) of the stage's loss on the student's final hidden states.
+    """Gradient (N, D) of the stage's loss on the student's final hidden states, which are given.
 
     `read` are the rollouts as the teacher reads them: the same responses after its own prompts.
     """
-    hidden_ND = hidden_states(student, rollouts)[rollouts.trained_BT].requires_grad_()
+    hidden_ND = hidden_ND.detach().requires_grad_()
     with torch.no_grad():
         teacher_logits_NV = teacher.logits(hidden_states(teacher, read)[read.trained_BT])
-    token_N = rollouts.response_BT[rollouts.trained_BT]
+    token_N = read.response_BT[read.trained_BT]
     weights_N = torch.full(token_N.shape, 1 / len(token_N), device=student.device)
     value, _ = loss(student.logits(hidden_ND), teacher_logits_NV, token_N, weights_N, valid_V)
     return torch.autograd.grad(value, hidden_ND)[0]

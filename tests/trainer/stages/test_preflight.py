@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -256,10 +255,9 @@ def test_teacher_gradient_is_that_of_the_loss_on_the_logits(
     rollouts = preflight.generate(
         student, opened, rollouts_per_prompt=1, max_new_tokens=5, temperature=1.0, seed=3
     )
-    found = preflight.teacher_gradient(
-        student, teacher, rollouts, replace(rollouts), preflight.full_reverse_kl, None
-    )
     trained = rollouts.trained_BT
+    hidden_ND = preflight.hidden_states(student, rollouts)[trained]
+    found = preflight.teacher_gradient(student, hidden_ND, teacher, rollouts, preflight.full_reverse_kl, None)
     with torch.no_grad():
         log_p, log_q = (
             who.logits(preflight.hidden_states(who, rollouts)[trained]).log_softmax(-1)

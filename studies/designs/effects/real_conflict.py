@@ -1,0 +1,109 @@
+"""real_conflict: does the ambiguity dial make conflict in a real open model, and nothing but the dial?
+
+SmolLM2-135M learns to name the smallest of three numbers, the largest, or both in one run with as many prompts of each
+and as many updates. With the dial at 1 both questions read alike and their rewards oppose. A specialist of one domain
+forgets the other in either case: that is no conflict, and K does not count it. Leaves out: other recipes, sizes and
+pairs (`interference` has them on tiny models).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.recipe import BASE, Recipe
+from studies.designs.builders import kept, over
+from studies.designs.effects.coupling import by_world, directions
+from studies.framework.analysis import Analysis, Table
+from studies.framework.observe import Observations
+from studies.framework.resample import mean_quantity
+from studies.framework.run import Run
+from studies.framework.study import Study, at_most, predicted, within
+from trainer.files.settings import FOR_REAL, Settings
+
+MODEL = "smollm2-135m"
+PAIR = ("ask:smallest", "ask:largest")
+DIALS = (0, 1)
+SEEDS = (0, 1, 2)
+RL = default_amounts("real", "rl").model_copy(update={"steps": 18})
+SETTINGS = Settings.model_validate(
+    {**FOR_REAL, "dtype": "bfloat16", "validation_items": 8, "evaluate_every": 1000, "checkpoint_every": 50}
+)
+
+
+def design() -> list[Run]:
+    """Each domain alone and both together, at both ends of the dial."""
+    return [
+        Run(
+            name=f"dial{dial}/{'-'.join(domain.partition('?')[0].partition(':')[2] for domain in chosen)}/seed{seed}",
+            recipe=_recipe(world, chosen),
+            settings=SETTINGS.model_copy(update={"seed": seed}),
+            model=MODEL,
+            factors={"world": f"dial{dial}", "kind": "ambiguity", "dial": dial, "trained": " ".join(chosen)},
+            cut=seed,
+        )
+        for seed in SEEDS
+        for dial in DIALS
+        for world in [tuple(f"{domain}?ambiguity=1" if dial else domain for domain in PAIR)]
+        for chosen in [world[:1], world[1:], world]
+    ]
+
+
+def _recipe(world: Sequence[str], chosen: Sequence[str]) -> Recipe:
+    """RL on the chosen domains, the same prompts of each whatever their number."""
+    if len(chosen) == 1:
+        own = catalogue.single_domain(chosen, amounts="real").with_amounts({"specialist": RL})
+        return over(own, world)
+    joint = RL.model_copy(update={"prompts_per_step": RL.prompts_per_step * len(chosen)})
+    return over(catalogue.mixed_rl(chosen, amounts="real").with_amounts({"mixed": joint}), world)
+
+
+def analyse(found: Observations) -> Analysis:
+    """K by direction and seed, and what every run scored."""
+    pairs = directions(found)
+    worlds = by_world(pairs)
+    k = {dial: mean_quantity(pairs[pairs.dial == dial].groupby("seed").K.mean()) for dial in DIALS}
+    shown = ", ".join(f"{r.world} {r.K:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in worlds.itertuples())
+    scores = [
+        {
+            "world": found.factor(name, "world"),
+            "seed": found.seed(name),
+            "trained": found.factor(name, "trained"),
+        }
+        | {"domain": domain, "start": found.scores(name, BASE)[domain], "score": score}
+        for name in found.runs()
+        for domain, score in found.scores(name).items()
+        if domain.partition("?")[0] in PAIR
+    ]
+    return Analysis(
+        quantities=kept(K_dial_0=k[0], K_dial_1=k[1]),
+        findings=(f"K, mean of both directions, 80% interval over seeds: {shown}.",) if shown else (),
+        tables=(
+            Table(title="K by direction and seed", frame=pairs.drop(columns=["run", "cosine", "log_update_ratio"])),
+            Table(title="Scores at temperature 1, 40 prompts x 8 samples", frame=pd.DataFrame(scores)),
+        ),
+        limits=(
+            "One pair of one model after 18 updates of 8 prompts x 8 samples of each domain: K of the first gains.",
+        ),
+    )  # fmt: skip
+
+
+STUDY = Study(
+    name="real_conflict",
+    question="Does the ambiguity dial make conflict in a real open model, and nothing but the dial?",
+    prediction=predicted(
+        "At dial 0 the question names its task, and one run learns both as each alone: K is zero. At dial 1 one model "
+        "can be right on half of the prompts, where a specialist is right on all: with starts near .3, K is about "
+        "log((.5 - .3) / (.9 - .3)), which is -1.1.",
+        within(-0.3, 0.3, "K_dial_0", "K at ambiguity 0"),
+        at_most(-0.5, "K_dial_1", "K at ambiguity 1"),
+    ),
+    observed="test scores on 40 prompts x 8 samples at temperature 1 after 18 updates",
+    held_out="nothing: two conditions, judged against the prediction",
+    design=design,
+    analyse=analyse,
+    of_skills=True,
+)
