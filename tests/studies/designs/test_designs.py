@@ -26,7 +26,10 @@ from studies.honest.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 JUDGING = ("choice", "choice_again", "size", "size_again", "size_fresh")  # no run of these is fitted
-WHOLE = ("stability", "real_conflict")  # nothing is held out: `choice_again` judges the first, a claim the second
+WHOLE = (
+    "stability",
+    "real_conflict",
+)  # nothing is held out: `choice_again` judges the first, a claim the second
 
 
 @pytest.mark.parametrize("name", NAMES)
