@@ -34,6 +34,12 @@ CASES = {
 }
 
 
+every_case = pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("mopd", "merge") else [pytest.mark.slow]) for name in CASES],
+)
+
+
 @pytest.fixture(scope="module")
 def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Finished runs by name; they share a store."""
@@ -49,13 +55,13 @@ def student_without(subject: Subject, *teachers: str, reward: bool = True) -> Pa
     return distil(subject, {"": nodes}, Progress(quiet=True), resume="again")[""]
 
 
-@pytest.mark.parametrize("name", CASES)
+@every_case
 def test_with_nobody_replaced_it_is_the_run_again(finished: dict[str, Path], name: str) -> None:
     subject = open_run(finished[name])
     assert tensors_sha256(student_without(subject)) == tensors_sha256(subject.places[subject.student])
 
 
-@pytest.mark.parametrize("name", CASES)
+@every_case
 def test_each_teacher_that_is_left_out_changes_the_student(finished: dict[str, Path], name: str) -> None:
     subject = open_run(finished[name])
     students = {tensors_sha256(student_without(subject, teacher)) for teacher in subject.teachers}
