@@ -42,6 +42,13 @@ from trainer.tasks import task
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 LOSSES = ("reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token")
+every_loss = pytest.mark.parametrize(
+    "loss",
+    [
+        pytest.param(loss, marks=[] if loss in ("reverse_kl", "sampled_token") else [pytest.mark.slow])
+        for loss in LOSSES
+    ],
+)
 Served = Mapping[str, Mapping[str, float]]  # domain -> teacher -> weight, summing to one
 
 
@@ -140,7 +147,7 @@ def check(stage: Distill, step: Step, served: Served, weights: Mapping[str, Path
 # Who teaches whom.
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@every_loss
 def test_every_row_learns_from_its_own_teacher(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, loss: str
 ) -> None:
@@ -152,7 +159,7 @@ def test_every_row_learns_from_its_own_teacher(
         assert row["domains"][small[name]]["kl"] == pytest.approx(kl)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@every_loss
 def test_several_teachers_of_a_domain_are_a_weighted_sum(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, loss: str
 ) -> None:
@@ -183,7 +190,14 @@ def test_one_teacher_of_all_domains_is_single_teacher_distillation(
     check(whole, steps[0], {low: {"a": 1.0}, high: {"a": 1.0}}, weights)
 
 
-@pytest.mark.parametrize("options", [{"loss": loss} for loss in LOSSES] + [{"reward_mix": 2.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"loss": "reverse_kl"},
+        {"reward_mix": 2.0},
+        *(pytest.param({"loss": loss}, marks=pytest.mark.slow) for loss in LOSSES[1:]),
+    ],
+)
 def test_a_different_teacher_gives_a_different_gradient(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, options: dict[str, Any]
 ) -> None:
@@ -331,7 +345,7 @@ def test_no_domain_is_starved_and_no_prompt_lost(shares: list[float], counts: li
 # Vocabularies and templates.
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@every_loss
 def test_the_padded_tail_of_a_teachers_vocabulary_is_masked(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, loss: str
 ) -> None:
