@@ -363,13 +363,13 @@ def _correlations(table: Any, source: str) -> dict[Scope, Correlation]:
     return found
 
 
-def _row(text: Any, place: int, where: str) -> list[float]:
+def _row(text: Any, place: int, where: str) -> Array:
     """A row of a lower triangle from its text."""
     try:
-        values = [float(each) for each in str(text).split()]
+        values = np.array(str(text).split(), dtype=float)
     except ValueError as error:
         raise UsageError(f"{where}: row {place}: must be numbers: {error}") from None
-    if len(values) != place + 1 or values[-1] != 1 or not all(-1 <= value <= 1 for value in values):
+    if len(values) != place + 1 or values[-1] != 1 or not (np.abs(values) <= 1).all():
         raise UsageError(
             f"{where}: row {place}: must be {place + 1} numbers from -1 to 1, the last of them 1"
         )

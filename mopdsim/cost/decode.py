@@ -19,13 +19,12 @@ a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
@@ -95,6 +94,33 @@ class Replica:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ReplicaGrid:
+    """Replicas of several sizes and the formats of one, side by side: what generation is timed and counted by.
+    gpus and attention_replicas: of each, (R, 1), to broadcast against an axis of work."""
+
+    like: Replica
+    gpus: NDArray[np.int64]
+    attention_replicas: NDArray[np.int64]
+
+    precision = property(lambda self: self.like.precision)
+    expert_precision = property(lambda self: self.like.expert_precision)
+    cache_bytes = property(lambda self: self.like.cache_bytes)
+    speculation = property(lambda self: self.like.speculation)
+    tokens_per_step = property(lambda self: self.like.tokens_per_step)
+
+    @classmethod
+    def of(cls, like: Replica, splits: Sequence[tuple[int, int]]) -> ReplicaGrid:
+        """Replicas of so many GPUs and attention replicas."""
+        gpus, attention = np.array(splits).T[:, :, None]
+        return cls(like=like, gpus=gpus, attention_replicas=attention)
+
+    def at(self, place: int) -> Replica:
+        """One of the replicas."""
+        gpus, attention = int(self.gpus[place, 0]), int(self.attention_replicas[place, 0])
+        return replace(self.like, gpus=gpus, attention_replicas=attention)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DecodeWork:
     """What one step moves and computes; fields are floats or arrays of one shape. Bytes, FLOPs, counts.
     verified: tokens per sequence that one step computes; draft_share: of a step, spent on drafting."""
@@ -129,32 +155,31 @@ class DecodeWork:
 def decode_work(
     model: Model,
     gpu: Gpu,
-    replica: Replica,
+    replica: Replica | ReplicaGrid,
     *,
     batch: ArrayLike,
     context: ArrayLike,
     prompts_per_step: ArrayLike = 0.0,
     prompt_length: float = 0.0,
 ) -> DecodeWork:
-    """Work of one step of `batch` sequences with `context` tokens behind them, on one replica.
+    """Work of one step of `batch` sequences with `context` tokens behind them, on one replica or each of a grid.
 
     prompts_per_step: new prompts of prompt_length tokens computed in the same step (0 for a batch that only
     drains); in steady state batch / output length.
     """
     batch = np.asarray(batch, dtype=float)
     expert_precision = replica.expert_precision or replica.precision
-    wide = replica.gpus > NODE_GPUS
     per_replica = replica.gpus / replica.attention_replicas
     heads = [g.mixer.kv_heads for g in model.groups if isinstance(g.mixer, Attention)]
     speculation = replica.speculation
     verified = 1.0 + (speculation.drafted if speculation else 0)
-    prompts = np.zeros_like(batch) if wide else np.asarray(prompts_per_step, dtype=float)
+    prompts = np.where(replica.gpus > NODE_GPUS, 0.0, prompts_per_step)
     return DecodeWork(
         batch=batch,
         verified=verified,
         draft_share=speculation.drafted * speculation.draft_cost if speculation else 0.0,
-        gpus=float(replica.gpus),
-        attention_replicas=float(replica.attention_replicas),
+        gpus=np.asarray(replica.gpus, dtype=float),
+        attention_replicas=np.asarray(replica.attention_replicas, dtype=float),
         dense_weight_bytes=model.dense_matmul_parameters * WEIGHT_BYTES[replica.precision],
         expert_weight_bytes=model.expert_parameters_touched(batch * verified)
         * WEIGHT_BYTES[expert_precision],
@@ -165,26 +190,26 @@ def decode_work(
         bf16_flops_per_s=gpu.bf16_flops_per_s,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
         ring_bytes_per_s=group_link(gpu, replica.gpus, 1),
-        link_bytes_per_s=gpu.scale_up_bytes_per_s
-        if replica.gpus <= gpu.scale_up_gpus
-        else gpu.scale_out_bytes_per_s,
+        link_bytes_per_s=np.where(
+            replica.gpus <= gpu.scale_up_gpus, gpu.scale_up_bytes_per_s, gpu.scale_out_bytes_per_s
+        ),
         cache_bytes_per_sequence=model.cache_elements_read(context) * replica.cache_bytes,
-        cache_split=min(per_replica, max(heads, default=1)),
+        cache_split=np.minimum(per_replica, max(heads, default=1)),
         prompt_tokens=prompts * prompt_length,
         prompt_attention_flops=prompts * model.attention_flops(prompt_length),
         layers=model.layers,
         moe_layers=float(model.moe_layers),
-        wide_layers=float(model.moe_layers * (replica.attention_replicas > 1)),
+        wide_layers=model.moe_layers * np.where(replica.attention_replicas > 1, 1.0, 0.0),
         dispatched_bytes=4.0 * model.hidden * _dispatches(model, replica.attention_replicas),
-        node_doublings=math.log2(max(replica.gpus / gpu.scale_up_gpus, 1.0)),
+        node_doublings=np.log2(np.maximum(replica.gpus / gpu.scale_up_gpus, 1.0)),
         hidden=float(model.hidden),
     )
 
 
-def _dispatches(model: Model, attention_replicas: int) -> float:
+def _dispatches(model: Model, attention_replicas: Any) -> Any:
     """GPUs that a token is sent to for its experts, over all layers: its experts', but each other GPU once."""
-    return float(
-        sum(count * min(kind.per_token, attention_replicas - 1) for count, kind in model.expert_layers)
+    return sum(
+        count * np.minimum(kind.per_token, attention_replicas - 1.0) for count, kind in model.expert_layers
     )
 
 

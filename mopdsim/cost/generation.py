@@ -7,11 +7,13 @@ Leaves out: prompt computation (charged as scoring in `rlstep`), preemption.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.cost.decode import Replica, decode_step_s, decode_work
+from mopdsim.cost.decode import Replica, ReplicaGrid, decode_step_s, decode_work
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import USABLE_MEMORY, generation_bytes
 from mopdsim.facts.hardware import Gpu
@@ -19,48 +21,52 @@ from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 
-def cache_slots(model: Model, gpu: Gpu, replica: Replica, *, context: float) -> int:
-    """Sequences of `context` tokens whose cache fits beside the weights; InfeasibleError when none does."""
+def cache_slots(model: Model, gpu: Gpu, replica: Replica | ReplicaGrid, *, context: float) -> Any:
+    """Sequences of `context` tokens whose cache fits beside the weights, for each replica of a grid; InfeasibleError
+    where no replica holds one."""
     weights = replica.gpus * generation_bytes(model, replica, sequences=0, context=0)
     free = replica.gpus * gpu.memory_bytes * USABLE_MEMORY - weights
     per_sequence = float(model.cache_elements(context)) * replica.cache_bytes
-    if free < per_sequence:
+    most = np.max(free)
+    if most < per_sequence:
         raise InfeasibleError(
-            f"{model.name} does not fit on {replica.gpus} x {gpu.name} for generation: it lacks "
-            f"{(per_sequence - free) / 1e9:,.0f} GB; use more GPUs per replica or a narrower precision."
+            f"{model.name} does not fit on {np.max(replica.gpus)} x {gpu.name} for generation: it lacks "
+            f"{(per_sequence - most) / 1e9:,.0f} GB; use more GPUs per replica or a narrower precision."
         )
-    return int(free // per_sequence)
+    return np.maximum(free // per_sequence, 0)
 
 
 def generation_s(
     model: Model,
     gpu: Gpu,
-    replica: Replica,
+    replica: Replica | ReplicaGrid,
     c: DecodeConstants,
     *,
-    samples_per_replica: float,
+    samples_per_replica: Any,
     lengths: Lengths,
     prompt_length: float,
-    slowest_of: float = 1.0,
+    slowest_of: Any = 1.0,
     drain: bool = True,
 ) -> Array:
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
-    Constants may carry draws (shape (n,)); the answer has that shape. When the cache of all samples does not fit,
+    Constants may carry draws (shape (n,)); the answer has that shape. A grid of replicas, with samples for each, gives
+    one number for each, infinite where the cache holds not one sequence. When the cache of all samples does not fit,
     the batch is held at what fits and the steady part lasts longer in proportion (continuous batching).
     drain=False: new samples take the place of those that end, so the full batch runs at its mean length.
     """
-    if samples_per_replica <= 0:
+    if np.any(samples_per_replica <= 0):
         raise UsageError(f"generation has samples_per_replica={samples_per_replica!r}; it must be positive.")
     tokens, weight, survival = lengths.over_tokens
     running = samples_per_replica * survival
     everything = samples_per_replica * slowest_of
-    alive = 1.0 - (1.0 - np.clip(survival, 0.0, 1.0)) ** max(everything, 1.0)
+    alive = 1.0 - (1.0 - np.clip(survival, 0.0, 1.0)) ** np.maximum(everything, 1.0)
     if not drain:
-        running, alive = np.full_like(survival, samples_per_replica), survival
+        running, alive = np.ones_like(survival) * samples_per_replica, survival
     slots = cache_slots(model, gpu, replica, context=prompt_length + lengths.mean)
-    waves = np.maximum(running / slots, 1.0)
+    waves = np.maximum(running / np.maximum(slots, 1), 1.0)
     batch = np.maximum(running / waves, 1.0)
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)
     step = decode_step_s(work, c.column())
-    return (step * waves * alive * weight).sum(axis=-1) / replica.tokens_per_step
+    seconds = (step * waves * alive * weight).sum(axis=-1) / replica.tokens_per_step
+    return np.where(np.ravel(slots) > 0, seconds, np.inf) if isinstance(replica, ReplicaGrid) else seconds

@@ -20,10 +20,9 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.decode import WEIGHT_BYTES, Replica
+from mopdsim.cost.decode import WEIGHT_BYTES, Replica, ReplicaGrid
 from mopdsim.cost.training import LayoutGrid, TrainLayout
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Experts
@@ -127,8 +126,11 @@ def stored_bytes(model: Model, *, lora: bool = False) -> float:
     return 14.0 * model.total_parameters * (LORA_SHARE if lora else 1.0)
 
 
-def generation_bytes(model: Model, replica: Replica, *, sequences: float, context: float) -> float:
-    """Bytes per GPU of weights and cache of `sequences` sequences of `context` tokens on one replica."""
+def generation_bytes(
+    model: Model, replica: Replica | ReplicaGrid, *, sequences: float, context: float
+) -> Any:
+    """Bytes per GPU of weights and cache of `sequences` sequences of `context` tokens on one replica, or each of a
+    grid."""
     routed = model.routed_parameters
     dense = (model.total_parameters - routed) * WEIGHT_BYTES[replica.precision] * replica.attention_replicas
     experts = routed * WEIGHT_BYTES[replica.expert_precision or replica.precision]
@@ -219,6 +221,7 @@ def training_layouts(
     return LayoutGrid(sorted(found, key=price), precision=precision, lora=lora)
 
 
+@lru_cache(maxsize=1024)
 def fitting_training_layouts(
     model: Model,
     gpu: Gpu,
@@ -229,9 +232,9 @@ def fitting_training_layouts(
     lora: bool = False,
     precision: str = "bf16",
     offload: bool = False,
-) -> tuple[LayoutGrid, NDArray[np.intp]]:
-    """All layouts and the places of those that fit, with microbatches of one sequence; InfeasibleError says by how much
-    the best one fails. `offload`: the optimizer may go to the host, as far as its memory reaches."""
+) -> LayoutGrid:
+    """The layouts that fit, with microbatches of one sequence, from cheap to dear; InfeasibleError says by how much the
+    best one fails. `offload`: the optimizer may go to the host, as far as its memory reaches."""
     grid = training_layouts(model, gpu, gpus, lora=lora, precision=precision, offload=offload)
     need = train_memory(model, grid, length=length, resident_models=resident_models).total
     room = USABLE_MEMORY * gpu.memory_bytes
@@ -243,12 +246,11 @@ def fitting_training_layouts(
             f"best layout lacks {max(float(need.min()) - room, 1e9) / 1e9:,.0f} GB per GPU; use more GPUs, "
             f"{'' if lora else 'lora = true '}or a smaller model."
         )
-    return grid, places
+    return grid.only(places)
 
 
 def smallest_training_layout(
     model: Model, gpu: Gpu, gpus: int, *, length: float, lora: bool = False, precision: str = "bf16"
 ) -> TrainLayout:
     """The cheapest of `fitting_training_layouts` without the host's memory."""
-    grid, places = fitting_training_layouts(model, gpu, gpus, length=length, lora=lora, precision=precision)
-    return grid.at(int(places[0]))
+    return fitting_training_layouts(model, gpu, gpus, length=length, lora=lora, precision=precision).at(0)

@@ -153,13 +153,14 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
     replicas = max(step.generation_gpus // step.replica.gpus, 1)
     waits = step.overlap != "asynchronous"
     held = 1 if waits else step.lag
+    same = np.array_equal(step.lengths.sigma, rl.length_sigma)
     generation = generation_s(
         step.model,
         step.gpu,
         step.replica,
         _rollout_decode(decode, rl),
         samples_per_replica=step.samples * step.oversampling * held / replicas,
-        lengths=replace(step.lengths, sigma=rl.length_sigma),
+        lengths=step.lengths if same else replace(step.lengths, sigma=rl.length_sigma),
         prompt_length=step.prompt_length,
         slowest_of=replicas,
         drain=waits,

@@ -14,7 +14,7 @@ import numpy as np
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
-from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, Speculation
+from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, ReplicaGrid, Speculation
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import (
@@ -98,16 +98,36 @@ def training_layout(
 ) -> TrainLayout:
     """The fastest layout of at most so many GPUs that trains the model with so many more of its size held as weights:
     with full sharding alone where the stack knows no other, experts within the fast link where they can be."""
-    grid, places = fitting_training_layouts(
+    grid = _usable_layouts(
+        model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
+        stack=stack,
+    )  # fmt: skip
+    seconds_L = np.asarray(train_step_s(update.work(model, gpu, grid), training_constants(stack)))
+    return grid.at(int(np.argmin(seconds_L)))
+
+
+@lru_cache(maxsize=1024)
+def _usable_layouts(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    *,
+    longest: float,
+    precision: str,
+    resident_models: int,
+    lora: bool,
+    stack: Stack,
+) -> LayoutGrid:
+    """The layouts that fit: those with full sharding where the stack knows no other, and with experts within the fast
+    link where any has them there."""
+    grid = fitting_training_layouts(
         model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
         offload=not stack.tuned,
     )  # fmt: skip
+    if stack.sharded and np.any(grid.fully_sharded):
+        grid = grid.only(np.flatnonzero(grid.fully_sharded))
     near = grid.expert * grid.tensor <= gpu.scale_up_gpus
-    for wanted in (grid.fully_sharded if stack.sharded else None, near):
-        if wanted is not None and np.any(wanted[places]):
-            places = places[wanted[places]]
-    seconds_L = np.asarray(train_step_s(update.work(model, gpu, grid), training_constants(stack)))
-    return grid.at(int(places[np.argmin(seconds_L[places])]))
+    return grid.only(np.flatnonzero(near)) if np.any(near) else grid
 
 
 @lru_cache(maxsize=1024)
@@ -151,30 +171,27 @@ def fastest_replica(
         most_gpus=gpus,
     )
     smallest = replace(smallest, speculation=formats.speculation)
-    decode = central_constants(0.6)[0]
-    best = (math.inf, smallest)
-    for size in (smallest.gpus * factor for factor in (1, 2, 4, 8)):
-        if size > min(gpus, _MOST_REPLICA_GPUS):
-            break
-        splits = {1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1}
-        for split in sorted(splits):
-            replica = replace(smallest, gpus=size, attention_replicas=split)
-            replicas = gpus // size
-            try:
-                seconds = generation_s(
-                    model,
-                    gpu,
-                    replica,
-                    decode,
-                    samples_per_replica=sequences / replicas,
-                    lengths=lengths,
-                    prompt_length=prompt_tokens,
-                    slowest_of=replicas,
-                )
-            except InfeasibleError:  # attention weights on every GPU leave no room for the cache
-                continue
-            best = min(best, (float(seconds), replica), key=lambda found: found[0])
-    return best[1]
+    splits = [
+        (size, split)
+        for size in (smallest.gpus * factor for factor in (1, 2, 4, 8))
+        if size <= min(gpus, _MOST_REPLICA_GPUS)
+        for split in sorted({1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1})
+    ]
+    if not splits:
+        return smallest
+    grid = ReplicaGrid.of(smallest, splits)
+    replicas_R1 = gpus // grid.gpus
+    seconds_R = generation_s(
+        model,
+        gpu,
+        grid,
+        central_constants(0.6)[0],
+        samples_per_replica=sequences / replicas_R1,
+        lengths=lengths,
+        prompt_length=prompt_tokens,
+        slowest_of=replicas_R1,
+    )  # infinite where attention weights on every GPU leave no room for the cache
+    return grid.at(int(np.argmin(seconds_R)))
 
 
 def central_constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:

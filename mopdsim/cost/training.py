@@ -25,6 +25,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
@@ -92,6 +93,10 @@ class LayoutGrid:
         self.precision, self.lora, self._rows = precision, lora, tuple(rows)
         for name, column in zip(_VARIED, np.array(rows, dtype=int).T, strict=True):
             setattr(self, name, column.astype(bool) if name in _VARIED[4:] else column)
+
+    def only(self, places: NDArray[np.intp]) -> LayoutGrid:
+        """Some of the layouts."""
+        return LayoutGrid([self._rows[place] for place in places], precision=self.precision, lora=self.lora)
 
     def at(self, place: int) -> TrainLayout:
         """One of the layouts."""

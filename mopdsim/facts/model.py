@@ -243,18 +243,28 @@ def title(name: str) -> str:
 
 
 @cache
+def _rows() -> dict[str, dict[str, str]]:
+    """Rows of `data/models.csv` by name."""
+    return {row["model"]: row for row in data_rows("models.csv")}
+
+
+@cache
+def _listed(name: str) -> Model:
+    """One model of the catalogue: of sixty, most commands want one."""
+    row = _rows()[name]
+    return Model.from_config(
+        row_to_config(row),
+        name=name,
+        published_total_b=float(row["total_b"]),
+        published_active_b=float(row["active_b"]),
+        source=row["source"],
+    )
+
+
+@cache
 def models() -> dict[str, Model]:
     """The catalogue, by the names of `data/models.csv`."""
-    found = {}
-    for row in data_rows("models.csv"):
-        found[row["model"]] = Model.from_config(
-            row_to_config(row),
-            name=row["model"],
-            published_total_b=float(row["total_b"]),
-            published_active_b=float(row["active_b"]),
-            source=row["source"],
-        )
-    return found
+    return {name: _listed(name) for name in _rows()}
 
 
 def _key(name: str) -> str:
@@ -269,7 +279,7 @@ def _key(name: str) -> str:
 @cache
 def _index() -> dict[str, str]:
     index = {}
-    for row in data_rows("models.csv"):
+    for row in _rows().values():
         for alias in (row["model"], *filter(None, row["aliases"].split("|"))):
             index[_key(alias)] = row["model"]
     return index
@@ -284,10 +294,10 @@ def model(name: str) -> Model:
         return _of_text(name)
     known = _index().get(_key(name))
     if known is not None:
-        return models()[known]
+        return _listed(known)
     if name and (name.endswith(".json") or Path(name).is_dir()):
         return Model.from_config(name)
-    hint = did_you_mean(name, models())
+    hint = did_you_mean(name, _rows())
     raise NotFoundError(
         f"model {name!r} is not in the catalogue{hint if 'did you mean' in hint else ''}; "
         "`mopd models` lists it, and the path of a config.json works too."

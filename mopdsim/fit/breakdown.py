@@ -14,7 +14,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.fit.forest import Tree
 from mopdsim.fit.posterior import Posterior
-from mopdsim.quality.pace import breakdown_hazard, paced
+from mopdsim.quality.learning import breakdown_hazard, paced
 from mopdsim.recipes.recipe import Rl
 
 BROKEN = 0.5  # of the score before

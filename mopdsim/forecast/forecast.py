@@ -56,8 +56,12 @@ class Forecast:
     products: Products
     world: World
     grades: Mapping[str, Grade]
-    warnings: tuple[str, ...]
     error_DN: Array | None = None
+
+    @cached_property
+    def warnings(self) -> tuple[str, ...]:
+        """What a reader must know of the numbers; worked out when asked for, since it takes bills of its own."""
+        return caveats(self.scenario, self.domains, self.efforts, self.world, self.bills)
 
     @property
     def states(self) -> Mapping[str, State]:
@@ -312,7 +316,6 @@ def forecast(
             scored=all(row.start.grade == "measured" for row in domains.values()),
         ),
         grades=_grades(scenario, domains, bills, machine),
-        warnings=caveats(scenario, domains, efforts, world, bills),
     )
 
 

@@ -6,14 +6,14 @@ Leaves out: how a cap is made (`mopdsim.quality.caps`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
-from mopdsim.quality.interference import mean_conflict, scaled_gain
+from mopdsim.quality.interference import column, mean_conflict, scaled_gain
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step, recovered
 from mopdsim.recipes.recipe import BASE, Distill
@@ -71,13 +71,13 @@ def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[
     reached_SN = before_SN + closed_SN * (target_SN - before_SN)
     step.move_some("shortfall", places, reached_SN)
     conflict_SN = mean_conflict(
-        world.conflict_DDN[np.ix_(places, places)] * lesson.apart_SSN, shares_SN, constants["pair_exponent"]
+        world.conflict_DDN[np.ix_(places, places)], shares_SN, constants["pair_exponent"], lesson.apart_SSN
     )
     if len(places) > 1:
         conflict_SN = conflict_SN * constants["distill_conflict_share"]
         scaled_SN = scaled_gain(before_SN, reached_SN, np.exp(conflict_SN))
         low_SN, high_SN = np.minimum(before_SN, target_SN), np.maximum(before_SN, target_SN)
-        step.move_some("interference", places, np.clip(scaled_SN, low_SN, high_SN))
+        step.move_some("interference", places, np.minimum(np.maximum(scaled_SN, low_SN), high_SN))
     if stage.reward_mix:
         _reward(stage, step, effort, shares_SN, conflict_SN)
     if stage.on_policy:
@@ -111,8 +111,9 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
     else:
         target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
     step.move_some("cap", places, target_SN)
-    target_SN = caps.misrouted(target_SN, lesson.others_SN, stage.misrouting)
-    step.move_some("routing", places, target_SN)
+    if stage.misrouting:
+        target_SN = caps.misrouted(target_SN, lesson.others_SN, stage.misrouting)
+        step.move_some("routing", places, target_SN)
     return target_SN
 
 
@@ -120,8 +121,10 @@ def _collapse(step: Step, before_DN: Array, distance_N: Array) -> None:
     """A student too far from a teacher keeps only part of what it gained."""
     constants = step.world.constants
     hazard_N = caps.collapse_hazard(distance_N, constants["collapse_middle"], constants["collapse_width"])
-    left_DN = before_DN + constants["collapse_kept"] * (step.score_DN - before_DN)
     happens_N = step.world.luck.get(step.name, 0.5) < hazard_N
+    if not happens_N.any():
+        return
+    left_DN = before_DN + constants["collapse_kept"] * (step.score_DN - before_DN)
     step.move("collapse", np.where(happens_N, np.minimum(left_DN, step.score_DN), step.score_DN))
 
 
@@ -153,26 +156,24 @@ def _apart(stage: Distill) -> Array:
 def _companions(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
     """`companions` of each domain: the teachers of others. (S, N)"""
     world = step.world
-    rows = np.zeros_like(step.score_DN[step.trained])
-    for row, (name, place) in enumerate(zip(stage.domains, step.trained, strict=True)):
-        pulls = []
-        for teacher in stage.teachers:
-            if name not in teacher.domains:
-                sources = [world.index[source] for source in teacher.domains]
-                mistaken_N = mistaken(world.spill_DDN[sources, place])
-                after_N = states[teacher.stage].score_DN[place]
-                pulls.append(pull(step.score_DN[place], after_N, mistaken_N, world.constants))
-        rows[row] = companions(pulls, world.constants)
-    return rows
+    pulls_SN, count_S = np.zeros_like(step.score_DN[step.trained]), np.zeros(len(step.trained))
+    for teacher in stage.teachers:
+        others = [row for row, name in enumerate(stage.domains) if name not in teacher.domains]
+        places, sources = step.trained[others], np.array([world.index[name] for name in teacher.domains])
+        mistaken_ON = mistaken(world.spill_DDN[np.ix_(sources, places)])
+        after_ON = states[teacher.stage].score_DN[places]
+        pulls_SN[others] += pull(step.score_DN[places], after_ON, mistaken_ON, world.constants)
+        count_S[others] += 1
+    return companions(pulls_SN, column(count_S, pulls_SN), world.constants)
 
 
-def companions(pulls: Sequence[Array], constants: Mapping[str, Array]) -> Array:
-    """What other teachers do to a domain's target, in logits: n^-p times the sum of their pulls. (N,)"""
-    return np.asarray(sum(pulls, np.zeros(1)) * max(len(pulls), 1) ** -constants["pair_exponent"])
+def companions(pulls_SN: Array, count: Array | float, constants: Mapping[str, Array]) -> Array:
+    """What other teachers do to a domain's target, in logits: n^-p times the sum of their n pulls. (S, N)"""
+    return np.asarray(pulls_SN * np.maximum(count, 1.0) ** -constants["pair_exponent"])
 
 
 def pull(before_N: Array, after_N: Array, mistaken_N: Array, constants: Mapping[str, Array]) -> Array:
-    """One teacher's pull on a domain that it does not teach, in logits, (N,). A share of what the teacher
+    """One teacher's pull on domains that it does not teach, in logits, (..., N). A share of what the teacher
     gained there lifts the student. A share of what it lost drags the student down, as far as its prompts are
     mistaken for the domain's."""
     moved_N = _moved(before_N, after_N)

@@ -131,8 +131,6 @@ def pressure(
     d* lambda_0 / lambda (1/d adds up); as in 2210.10760 it acts like an earlier stop. d*^2 is in proportion to the
     fidelity: a worse reward model is exhausted sooner.
     """
-    if not reward_models:
-        return Pressure(pace_SN=np.ones((1, 1)), won_SN=np.ones((1, 1)))
     constants = step.world.constants
     fidelity_SN, judged_S = fidelities(domains, reward_models, step, judges)
     peak_SN = constants["overoptimisation_kl"] * np.maximum(fidelity_SN, 1e-6)

@@ -35,18 +35,24 @@ def column(values_S: Array, like: Array) -> Array:
     return values_S.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def mean_conflict(conflict_SSN: Array, shares_SN: Array, exponent_N: Array) -> Array:
+def mean_conflict(
+    conflict_SSN: Array, shares_SN: Array, exponent_N: Array, apart_SSN: Array | None = None
+) -> Array:
     """kbar_d = (k - 1)^-p sum over j != d of (k w_j) K_jd, (S, N): log of the factor on d's gain.
 
     Equal shares give science's (k - 1)^-p sum K_jd; a companion with few tokens counts for little. p = 1 is
-    the mean over companions, so conflict does not compound with their number.
+    the mean over companions, so conflict does not compound with their number. apart: 1 for pairs that do conflict, 0
+    for the others and on the diagonal (none: all pairs do).
     """
     count = len(shares_SN)
     if count == 1:
         return np.zeros_like(shares_SN)
-    pull_SN = np.einsum("jd...,j...->d...", conflict_SSN, shares_SN)
-    own_SN = np.einsum("dd...,d...->d...", conflict_SSN, shares_SN)
-    return (pull_SN - own_SN) * (count * (count - 1.0) ** -exponent_N)
+    if apart_SSN is None:
+        pull_SN = np.einsum("jd...,j...->d...", conflict_SSN, shares_SN)
+        pull_SN = pull_SN - np.einsum("dd...,d...->d...", conflict_SSN, shares_SN)
+    else:
+        pull_SN = np.einsum("jd...,jd...->d...", apart_SSN, conflict_SSN * shares_SN[:, None])
+    return np.asarray(pull_SN * (count * (count - 1.0) ** -exponent_N))
 
 
 def scaled_gain(before: Array, after: Array, factor: Array) -> Array:

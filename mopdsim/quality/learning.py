@@ -1,12 +1,16 @@
 """Learning without a teacher: reinforcement learning, imitation of demonstrations, and merging of weights.
 
-Leaves out: distillation (`mopdsim.quality.distillation`), judges (`mopdsim.quality.feedback`). PPO climbs GRPO's curve:
-its value and scoring passes are cost.
+Progress goes with FLOPs times rate^a times batch^-b. Adam's steps have the length of the rate whatever the gradient, so
+that at equal FLOPs a higher rate and a smaller batch go farther: a = b = 1 where the length of steps is what limits
+training, a = b = 0 where samples are. Both exponents are fitted. PPO climbs GRPO's curve: its value and scoring passes
+are cost. Leaves out: distillation (`mopdsim.quality.distillation`), judges (`mopdsim.quality.feedback`), schedules
+(weighting FLOPs by a decaying rate fitted our runs no better), rates and batches of other amounts than `tiny`, which
+are taken as usual: no run of ours tells what others do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -14,8 +18,43 @@ from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
 from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, transfer
-from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote
+from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote, with_rows
+from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
 from mopdsim.recipes.recipe import Merge, Rl, Sft
+
+LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
+# a judge is as good as its comparisons are many, whatever the rate
+BREAKING_COMPUTE = 1e5  # FLOPs per active parameter: about the C_mid of a tiny domain
+
+
+def paced(
+    effort: Effort, amounts: Amounts, usual: AmountsName, kind: SpendingKind, constants: Mapping[str, Array]
+) -> Effort:
+    """The effort as the set's usual learning rate and batch would have spent it."""
+    if usual != "tiny" or kind not in LEARNING:
+        return effort
+    base = default_amounts(usual, kind)
+    rate = amounts.learning_rate / base.learning_rate
+    batch = _rows(amounts) / _rows(base)
+    factor_N = rate ** constants["rate_exponent"] * batch ** -constants["batch_exponent"]
+    return Effort(compute_N=effort.compute_N * factor_N, tokens_N=effort.tokens_N * factor_N)
+
+
+def _rows(amounts: Amounts) -> int:
+    return amounts.prompts_per_step * amounts.rollouts_per_prompt
+
+
+def breakdown_hazard(
+    effort: Effort, amounts: Amounts, usual: AmountsName, constants: Mapping[str, Array]
+) -> Array | None:
+    """The hazard that RL at this rate loses a domain during the stage, (N,): (rate / r0)^m sqrt(C / C0), with
+    C the paced compute. The square root is the distance of a random walk. None for amounts that were never
+    measured."""
+    if usual != "tiny":
+        return None
+    relative_N = amounts.learning_rate / constants["breaking_rate"]
+    length_N = np.sqrt(effort.compute_N / BREAKING_COMPUTE)
+    return np.asarray(relative_N ** constants["breaking_power"] * length_N)
 
 
 def climb(score: Array, start: Array, asymptote: Array, relative_compute: Array, steepness: Array) -> Array:
@@ -57,10 +96,17 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
         world.speed_conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
     )
     speed_SN = np.exp(world.constants["efficiency_shift"] * slowed_SN)
-    pressed = pressure(
-        tuple(stage.domains), stage.reward_models, stage.kl_coefficient, step, judges, whole_SN * shares_SN
-    )
-    speed_SN = speed_SN * pressed.pace_SN
+    won_SN: Array | None = None
+    if stage.reward_models:
+        pressed = pressure(
+            tuple(stage.domains),
+            stage.reward_models,
+            stage.kl_coefficient,
+            step,
+            judges,
+            whole_SN * shares_SN,
+        )
+        speed_SN, won_SN = speed_SN * pressed.pace_SN, pressed.won_SN
     progress_SN = hill(whole_SN * shares_SN * speed_SN, steep_SN)
     kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
     step.forget(kl_SN, demonstrations=stage.demonstration_mix)
@@ -82,9 +128,9 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     if len(places) > 1:
         climbed_SN = scaled_gain(before_SN, climbed_SN, np.exp(conflict_SN))
     step.move_some("interference", places, climbed_SN)
-    if stage.reward_models:
-        won_SN = before_SN + pressed.won_SN * (climbed_SN - before_SN)
-        step.move_some("judge", places, not_below(step, won_SN, before_SN))
+    if won_SN is not None:
+        judged_SN = before_SN + won_SN * (climbed_SN - before_SN)
+        step.move_some("judge", places, not_below(step, judged_SN, before_SN))
     step.clash(progress_SN)
     _spill(step, progress_SN)
     step.settle()
@@ -98,8 +144,7 @@ def _spill(step: Step, progress_SN: Array) -> None:
         return
     spill_SON = step.world.spill_DDN[np.ix_(step.trained, others)]
     change_ON, lifted_ON = transfer(progress_SN, spill_SON, step.lifted_DN[others])
-    step.lifted_DN = step.lifted_DN.copy()
-    step.lifted_DN[others] = lifted_ON
+    step.lifted_DN = with_rows(step.lifted_DN, others, lifted_ON)
     step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
 
 
@@ -178,21 +223,17 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
     factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
     density = stage.density if stage.method == "ties" else 1.0
     before_DN = step.score_DN
-    moved = [states[name].score_DN - before_DN for name in stage.inputs]
-    harm_N = step.world.constants["merge_harm"]
-    arriving = [np.where(change > 0, change, harm_N * change) for change in moved]
-    summed_DN = sum((factor * change for factor, change in zip(factors, arriving, strict=True)), np.zeros(1))
-    overlap_DN = sum(
-        (
-            factor * (factors.sum() - factor) * np.abs(change)
-            for factor, change in zip(factors, moved, strict=True)
-        ),
-        np.zeros(1),
-    )
-    step.move("gain", before_DN + summed_DN)
+    inputs_IDN = np.stack([states[name].score_DN for name in stage.inputs])
+    moved_IDN = inputs_IDN - before_DN
+    gained_IDN = np.maximum(moved_IDN, 0.0)
+    lost_IDN = moved_IDN - gained_IDN
+    arriving_DN = np.tensordot(factors, gained_IDN, 1)
+    arriving_DN = arriving_DN + step.world.constants["merge_harm"] * np.tensordot(factors, lost_IDN, 1)
+    overlap_DN = np.tensordot(factors * (factors.sum() - factors), np.abs(moved_IDN), 1)
+    step.move("gain", before_DN + arriving_DN)
     loss_DN = step.world.constants["merge_overlap"] * density * overlap_DN
     step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
-    factor_DN = np.exp(step.world.constants["merge_conflict"] * _kept_apart(moved, step))
+    factor_DN = np.exp(step.world.constants["merge_conflict"] * _kept_apart(gained_IDN, step))
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
     if step.world.recovery:
@@ -200,19 +241,18 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
         shares = step.world.recovery
         share_N = shares.get(strategy, shares["unknown"])
         step.move("cap", scaled_gain(before_DN, step.score_DN, share_N / np.mean(share_N)))
-    best_DN = np.max([before_DN, *(states[name].score_DN for name in stage.inputs)], axis=0)
-    step.move("cap", np.minimum(step.score_DN, best_DN))
+    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, inputs_IDN.max(axis=0))))
     step.settle()
     return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
 
 
-def _kept_apart(moved: Sequence[Array], step: Step) -> Array:
-    """kbar of a merge: conflicts of domains that different inputs gained on. moved: each input's change. (D, N)"""
-    gained_IDN = np.maximum(np.stack(np.broadcast_arrays(*moved)), 0.0)
-    whole_DN = gained_IDN.sum(axis=0)
+def _kept_apart(gained_IDN: Array, step: Step) -> Array:
+    """kbar of a merge: conflicts of domains that different inputs gained on, sum over j of K_jd a_jd with a_jd = 1 -
+    sum over inputs i of s_ij s_id and s the inputs' shares in a domain's gain. (D, N)"""
+    whole_DN, conflict_DDN = gained_IDN.sum(axis=0), step.world.conflict_DDN
     share_IDN = gained_IDN / np.maximum(whole_DN, 1e-12)
-    apart_DDN = (1.0 - np.einsum("ij...,id...->jd...", share_IDN, share_IDN)) * (whole_DN > 0)[:, None]
-    world = step.world
+    all_DN = np.einsum("jd...,j...->d...", conflict_DDN, (whole_DN > 0).astype(float))
+    felt_IDN = np.einsum("jd...,ij...->id...", conflict_DDN, share_IDN)
+    settled_DN = np.einsum("id...,id...->d...", share_IDN, felt_IDN)
     count_N = np.maximum((whole_DN > 0).sum(axis=0) - 1.0, 1.0)
-    pull_DN = np.einsum("jd...,jd...->d...", world.conflict_DDN * np.ones_like(apart_DDN), apart_DDN)
-    return np.asarray(count_N ** -world.constants["pair_exponent"] * pull_DN)
+    return np.asarray(count_N ** -step.world.constants["pair_exponent"] * (all_DN - settled_DN))

@@ -82,9 +82,7 @@ class Step:
 
     def move_some(self, cause: Cause, places: NDArray[np.intp], after_SN: Array) -> None:
         """The scores of the domains at `places` become `after_SN`."""
-        after_DN = self.score_DN.copy()
-        after_DN[places] = after_SN
-        self.move(cause, after_DN)
+        self.move(cause, with_rows(self.score_DN, places, after_SN))
 
     def forget(self, kl_SN: Array, factor_N: Array | float = 1.0, *, demonstrations: float = 0.0) -> None:
         """Gains over the root decay as training on other domains moves the model. A domain's own share of the
@@ -138,6 +136,16 @@ class Step:
             root=self.before.root,
             lifted_DN=self.lifted_DN,
         )
+
+
+def with_rows(all_DN: Array, places: NDArray[np.intp], rows_SN: Array) -> Array:
+    """All domains, those at `places` replaced; axes of one between domain and draw are broadcast to the rows'."""
+    shape = (len(all_DN), *np.broadcast_shapes(all_DN.shape[1:], rows_SN.shape[1:]))
+    if np.array_equal(places, np.arange(len(all_DN))):
+        return np.broadcast_to(rows_SN, shape)
+    found_DN = np.broadcast_to(all_DN, shape).copy()
+    found_DN[places] = rows_SN
+    return found_DN
 
 
 def recovered(step: Step, strategy: str, before_SN: Array, own_SN: Array) -> Array:

@@ -3,7 +3,7 @@
 RL climbs a domain's curve from where the score lies, q = q0 + (A - q0) / (1 + (C_mid / C)^B) (ScaleRL
 2510.13786), so that a run cut in two ends where the uncut run ends. Trained together, domains share the
 compute (effective share) and scale each other's gain in logits by rho = exp(kbar), and C_mid by exp(-phi
-kbar). A FLOP counts for more at a higher rate and a smaller batch (`mopdsim.quality.pace`). Distillation closes
+kbar). A FLOP counts for more at a higher rate and a smaller batch (`mopdsim.quality.learning`). Distillation closes
 the gap to the cap exponentially in gradient tokens; the cap is the own teacher's score, raised by what the other
 teachers gained there. Everything stays in [0, 1]. A reward model in the verifier's place wins a share of the gain and
 can be over-optimised; chosen samples are the target of the fine-tuning that reads them. The `waterfall` splits a
@@ -24,8 +24,16 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.quality.distillation import distill
 from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
-from mopdsim.quality.learning import break_down, climb, hill, imitate, learn_by_reward, merge
-from mopdsim.quality.pace import breakdown_hazard, paced
+from mopdsim.quality.learning import (
+    break_down,
+    breakdown_hazard,
+    climb,
+    hill,
+    imitate,
+    learn_by_reward,
+    merge,
+    paced,
+)
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName
@@ -59,10 +67,15 @@ class Products:
 
 
 def walk(
-    recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
+    recipe: Recipe,
+    world: World,
+    efforts: Mapping[str, Effort],
+    *,
+    explain: bool = True,
+    made: Mapping[str, State] | None = None,
 ) -> Mapping[str, State]:
     """The policy after every stage that leaves one, roots included: `products` without judges and datasets."""
-    return products(recipe, world, efforts, explain=explain).states
+    return products(recipe, world, efforts, explain=explain, made=made).states
 
 
 def products(
@@ -72,9 +85,10 @@ def products(
     *,
     explain: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
+    made: Mapping[str, State] | None = None,
 ) -> Products:
     """What every stage leaves. `efforts` names every stage that spends anything. known: scores that were measured, by
-    stage and domain, from which the walk goes on.
+    stage and domain, from which the walk goes on. made: what stages leave that need not be walked again.
 
     Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
     axis of one there, (D, 1, N), is broadcast.
@@ -85,16 +99,19 @@ def products(
     states = {root: _root(root, world, shape, explain) for root in recipe.roots}
     judges: dict[str, Judge] = {}
     datasets: dict[str, Dataset] = {}
-    made = Products(states=states, judges=judges, datasets=datasets)
+    found = Products(states=states, judges=judges, datasets=datasets)
     for stage in recipe.stages:
-        match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), made):
+        if made is not None and stage.name in made:
+            states[stage.name] = made[stage.name]
+            continue
+        match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), found):
             case State() as state:
                 states[stage.name] = _as_measured(state, world, (known or {}).get(stage.name, {}))
             case Judge() as judge:
                 judges[stage.name] = judge
             case Dataset() as dataset:
                 datasets[stage.name] = dataset
-    return made
+    return found
 
 
 class Spending(Protocol):

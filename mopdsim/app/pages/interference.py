@@ -22,7 +22,7 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import P90
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
-from mopdsim.plan.search.grouping import interference_graph, suggested
+from mopdsim.plan.search.grouping import Grouping, friendliness, suggested
 
 Pairs = dict[tuple[str, str], tuple[float, float]]
 
@@ -96,7 +96,7 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
                     views.plain(name), range(1, len(domains) + 1), key=state.hold(f"group_{name}", own[name]),
                     format_func=lambda number: f"teacher {number}", on_change=_regroup, args=(tuple(domains),),
                 )  # fmt: skip
-        options = {len(group): group for group in suggested(_graph_of(found))}
+        options = {len(group): group for group in _suggested(found)}
         count = st.select_slider(
             "Or let K group them into", sorted(options), value=len(groups) if len(groups) in options else None,
             key="grouped_by_k", format_func=lambda number: f"{number} teachers" if number > 1 else "1 teacher",
@@ -105,9 +105,9 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
     return groups
 
 
-def _graph_of(found: Answer) -> Any:
+def _suggested(found: Answer) -> list[Grouping]:
     world = found.forecast.world
-    return interference_graph(world.names, world.conflict_DDN)
+    return suggested(world.names, friendliness(world.conflict_DDN))
 
 
 def _regroup(domains: tuple[str, ...]) -> None:

@@ -7,8 +7,9 @@ Axes: F finalist, N draw. Leaves out: the search itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -20,8 +21,9 @@ from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.plan.search.candidate import Plan, scenario_of
 from mopdsim.plan.search.evaluation import Outcome
 from mopdsim.plan.search.explore import Found
-from mopdsim.quality.walk import Effort, walk
+from mopdsim.quality.walk import Effort, State, walk
 from mopdsim.quality.world import World
+from mopdsim.recipes.recipe import ROOTS, Rl
 
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
 NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
@@ -38,16 +40,31 @@ class Finalist:
     forecast: Forecast
     utility_N: Array
 
-    def utility_in(self, question: Question, world: World) -> Array:
-        """What counts if the world were this one, (N,); costs do not depend on it."""
+    def utility_in(self, question: Question, world: World, made: Mapping[str, State] | None = None) -> Array:
+        """What counts if the world were this one, (N,); costs do not depend on it. made: states that are the same in
+        it."""
         recipe = self.forecast.scenario.recipe
-        state = walk(recipe, world, self.efforts_in(world), explain=False)[recipe.output]
+        state = walk(recipe, world, self.efforts_in(world), explain=False, made=made)[recipe.output]
         return question.utility(state.score_DN)
 
-    def efforts_in(self, world: World) -> dict[str, Effort]:
-        """What the stages learn from in this world."""
-        scenario = replace(self.forecast.scenario, draws=world.start_DN.shape[-1])
-        return efforts_of(scenario, self.forecast.bills, world)
+    @cached_property
+    def alone(self) -> Mapping[str, State]:
+        """What RL on one domain leaves that starts from a root: neither conflict nor what students lose acts on it."""
+        made = self.forecast
+        stages = made.scenario.recipe.stages
+        return {
+            stage.name: made.states[stage.name]
+            for stage in stages
+            if isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init in ROOTS
+        }
+
+    def efforts_in(self, world: World) -> Mapping[str, Effort]:
+        """What the stages learn from in this world: of all it holds, the cost of stale samples alone acts on it."""
+        made = self.forecast
+        if world.constants["staleness_cost"] is made.world.constants["staleness_cost"]:
+            return made.efforts
+        scenario = replace(made.scenario, draws=world.start_DN.shape[-1])
+        return efforts_of(scenario, made.bills, world)
 
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:

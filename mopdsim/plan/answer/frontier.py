@@ -19,12 +19,13 @@ _DIGITS = 3  # of the objective: a smaller difference is none
 def undominated(points_PX: Array) -> list[int]:
     """Places of the points that no other point equals or betters in every column (less is better), and betters in
     one; of equal points the first."""
-    order = np.lexsort(points_PX.T[::-1])
+    left_P = np.lexsort(points_PX.T[::-1])  # no point is beaten by a later one
+    left_XP = points_PX[left_P].T
     kept: list[int] = []
-    for place in order:
-        beaten = (points_PX[kept] <= points_PX[place]).all(axis=1)
-        if not beaten.any():
-            kept.append(int(place))
+    while left_P.size:
+        kept.append(int(left_P[0]))
+        unbeaten_P = (left_XP < left_XP[:, :1]).any(axis=0)
+        left_P, left_XP = left_P[unbeaten_P], left_XP[:, unbeaten_P]
     return kept
 
 

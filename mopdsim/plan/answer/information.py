@@ -16,6 +16,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -170,17 +172,20 @@ def flips(question: Question, finalists: Sequence[Finalist]) -> list[Flip]:
     found = []
     utility_FN = _utilities(finalists)
     ahead_FN = utility_FN - utility_FN[0]
+    ends = [
+        (end, _curve(np.array([z]))[0], share) for end, z, share in (("p10", -P90, 0.1), ("p90", P90, 0.9))
+    ]
     for name, row_N in parameters(finalists[0].forecast.world).items():
-        z_N = normal_scores(row_N)
-        features_NX = _curve(z_N)
+        features_NX = _curve(normal_scores(row_N))
         fitted_FX = _regress(features_NX, ahead_FN)
+        if question.objective != "p10" and max((fitted_FX @ at_X).max() for _, at_X, _ in ends) < FLOOR:
+            continue
         rest_FN = ahead_FN - fitted_FX @ features_NX.T
         inverse_XX = np.linalg.inv(features_NX.T @ features_NX)
         low_F, low_error_F = np.zeros((2, len(finalists)))
         if question.objective == "p10":
             low_F, low_error_F = _low_ends(utility_FN, features_NX)
-        for end, z, share in (("p10", -P90, 0.1), ("p90", P90, 0.9)):
-            at_X = _curve(np.array([z]))[0]
+        for end, at_X, share in ends:
             lead_F = fitted_FX @ at_X + low_F
             error_F = np.hypot(rest_FN.std(axis=1) * np.sqrt(at_X @ inverse_XX @ at_X), low_error_F)
             best = int(lead_F.argmax())
@@ -215,10 +220,15 @@ def deciding(flipped: Sequence[Flip], worths: Sequence[Value]) -> Value | None:
 
 def normal_scores(row_N: Array) -> Array:
     """Ranks as standard normal quantiles: parameters of any distribution on one scale."""
-    from scipy.special import ndtri
+    scores_N = np.empty(len(row_N))
+    scores_N[np.argsort(row_N, kind="stable")] = _normal_quantiles(len(row_N))
+    return scores_N
 
-    ranks_N = np.argsort(np.argsort(row_N, kind="stable"), kind="stable")
-    return np.asarray(ndtri((ranks_N + 0.5) / len(row_N)))
+
+@cache
+def _normal_quantiles(count: int) -> Array:
+    """Quantiles of a standard normal at the middles of so many equal shares."""
+    return np.array([NormalDist().inv_cdf((place + 0.5) / count) for place in range(count)])
 
 
 def _utilities(finalists: Sequence[Finalist]) -> Array:

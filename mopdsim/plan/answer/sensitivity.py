@@ -9,7 +9,7 @@ Leaves out: the time model, which does not act on scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -59,10 +59,13 @@ def indices(utility_of: Callable[[World], Array], one: World, other: World) -> d
         name: replace(one, **{field: getattr(other, field) for field in fields})
         for name, fields in GROUPS.items()
     }
+    watched = _Watched(one.constants)
+    base_N, other_N = utility_of(replace(one, constants=watched)), utility_of(other)
     mixed |= {
-        name: replace(one, constants={**one.constants, name: other.constants[name]}) for name in one.constants
+        name: replace(one, constants={**one.constants, name: other.constants[name]})
+        for name in one.constants
+        if name in watched.read  # the others move nothing
     }
-    base_N, other_N = utility_of(one), utility_of(other)
     variance = float(np.var([base_N, other_N]))
     centred_N = other_N - np.mean([base_N, other_N])
     found = {}
@@ -74,6 +77,18 @@ def indices(utility_of: Callable[[World], Array], one: World, other: World) -> d
         first = float(np.mean(centred_N * moved_N)) / variance
         found[name] = min(max(first, 0.0), total), total
     return found
+
+
+class _Watched(dict[str, Array]):
+    """Constants that remember which of them were read."""
+
+    def __init__(self, constants: Mapping[str, Array]) -> None:
+        super().__init__(constants)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Array:
+        self.read.add(name)
+        return super().__getitem__(name)
 
 
 def _world(question: Question, recommended: Finalist, calibration: Calibration | None, shift: int) -> World:

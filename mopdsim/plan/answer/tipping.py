@@ -24,6 +24,7 @@ from mopdsim.plan.search.candidate import DISTILLED, Plan
 from mopdsim.plan.search.evaluation import Evaluator, Outcome
 from mopdsim.plan.search.explore import Found, fitting
 from mopdsim.plan.search.moves import LEAST_STEPS
+from mopdsim.plan.search.stock import Stock
 
 SAME = "the same"
 _HALVINGS = 6
@@ -116,7 +117,11 @@ def _tips(
 def _in_worlds(question: Question, finalists: Sequence[Finalist], **moved: float) -> str:
     """The best finalist where the worlds are shifted so; the recommended one as long as it is as good."""
     values = [
-        float(question.value(one.utility_in(question, one.forecast.world.shifted(**moved))))
+        float(
+            question.value(one.utility_in(question, one.forecast.world.shifted(**moved), one.alone))
+            if any(moved.values())
+            else question.value(one.utility_N)
+        )
         for one in finalists
     ]
     best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))
@@ -174,12 +179,13 @@ def _choice(
 def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibration | None) -> list[Tip]:
     """The size of the pool at which another kind of plan is best."""
     plans = [one.plan for one in finalists[:_POOL_STRUCTURES]]
+    stock = Stock(question.on(draws=min(_POOL_DRAWS, question.base.draws)), calibration)
 
     @cache
     def left(size: float) -> list[Outcome]:
         pool = max(1, round(size))
-        smaller = question.on(pools={"pool": pool}, draws=min(_POOL_DRAWS, question.base.draws))
-        evaluator = Evaluator(smaller, calibration)
+        smaller = stock.question.on(pools={"pool": pool})
+        evaluator = Evaluator(smaller, stock=stock.on(smaller))
         tried = [near for plan in plans for near in _resized(plan, smaller, evaluator.options)]
         try:
             ranked = evaluator.best(evaluator.evaluate(tried))

@@ -53,6 +53,16 @@ class Plan:
     scale: float = 0.5
     replay: float = 0.0
 
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """Worked out once: a search looks every plan up many times."""
+        return hash(
+            (self.groups, self.rl_steps, self.distill_steps, self.gpus, self.student_gpus, self.family)
+        )
+
     @cached_property
     def structure(self) -> tuple[Family, tuple[Group, ...], int]:
         """What makes two plans different in kind: family, groups (not their order), rounds."""

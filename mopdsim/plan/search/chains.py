@@ -62,6 +62,6 @@ def _seconds(stock: Stock, runs: Path, gpus: int) -> Array:
     """Seconds of all runs, (N,); infinite where one does not fit."""
     total_N = np.zeros(stock.question.base.draws)
     for run in runs:
-        seconds_N = stock.run_seconds(run, gpus)
-        total_N += np.inf if seconds_N is None else seconds_N
+        timed = stock.timed(run, gpus)
+        total_N += np.inf if timed is None else timed.seconds_N
     return total_N

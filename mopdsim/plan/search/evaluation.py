@@ -94,12 +94,9 @@ class Evaluator:
     def _judged(self, plans: Sequence[Plan], found: Outcomes) -> list[Outcome]:
         question, index = self.question, self.stock.world.index
         surely, median = {}, {}
-        for name, per_hour, cost_CN in (
-            ("gpu_hours", 1.0, found.gpu_hours_CN),
-            ("usd", question.usd_per_gpu_hour, found.gpu_hours_CN),
-            ("days", 1.0, found.days_CN),
-        ):
-            ordered_CN = np.sort(cost_CN * per_hour, axis=1)
+        hours_CN, days_CN = np.sort(found.gpu_hours_CN, axis=1), np.sort(found.days_CN, axis=1)
+        usd_CN = hours_CN * question.usd_per_gpu_hour
+        for name, ordered_CN in (("gpu_hours", hours_CN), ("usd", usd_CN), ("days", days_CN)):
             surely[name] = ordered_CN[:, int(np.ceil(question.confidence * (ordered_CN.shape[1] - 1)))]
             median[name] = _middle(ordered_CN)
         lowest = {

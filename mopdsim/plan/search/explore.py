@@ -2,7 +2,7 @@
 
 Learning curves with B > 1 are not concave, so nothing here follows a slope: allocations come from a grid of halvings of
 what the limits allow, and refinement tries every single move around a few good plans until none is better. Groupings of
-up to eight domains are enumerated; of more, the signed graph's are taken and domains moved one by one.
+up to six domains are enumerated; of more, the signed graph's are taken and domains moved one by one.
 Leaves out: evaluation (`mopdsim.plan.search.evaluation`), how many steps to try (`mopdsim.plan.search.grid`), what is
 said of the result (`mopdsim.plan.plan`).
 """
@@ -22,7 +22,7 @@ from mopdsim.plan.search.grid import Grid, grid
 from mopdsim.plan.search.grouping import (
     ENUMERATED,
     Grouping,
-    interference_graph,
+    friendliness,
     neighbours,
     partitions,
     suggested,
@@ -175,18 +175,20 @@ class _Search:
             tried += self.walk_groupings(models)
         return [outcome.plan for outcome in _distinct(self.evaluator.best(tried), _KEPT)]
 
+    def suggested(self) -> list[Grouping]:
+        """The signed graph's groupings."""
+        weight_DD = friendliness(self.evaluator.stock.world.conflict_DDN)
+        return suggested(self.question.domains, weight_DD, self.question.max_teachers)
+
     def graph_groupings(self) -> list[Grouping]:
         """At most five of the signed graph's groupings, from many teachers to one."""
-        question = self.question
-        graph = interference_graph(question.domains, self.evaluator.stock.world.conflict_DDN)
-        found = sorted(suggested(graph, question.max_teachers), key=len, reverse=True)
+        found = sorted(self.suggested(), key=len, reverse=True)
         return [found[round(place * (len(found) - 1) / 4)] for place in range(min(5, len(found)))]
 
     def walk_groupings(self, models: Sequence[Outcome]) -> list[Outcome]:
         """Local search from the graph's groupings: the best neighbour of each, until none is better."""
         question = self.question
-        graph = interference_graph(question.domains, self.evaluator.stock.world.conflict_DDN)
-        plans = [regrouped(m.plan, g) for m in models for g in suggested(graph, question.max_teachers)]
+        plans = [regrouped(model.plan, groups) for model in models for groups in self.suggested()]
         tried = self.ranked(plans)
         for start in _distinct(self.evaluator.best(tried), _BEAM):
             here = start

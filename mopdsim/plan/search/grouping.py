@@ -9,18 +9,16 @@ part; the search then moves single domains (`neighbours`). Leaves out: what a gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from itertools import combinations
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.plan.search.candidate import Group
 
-if TYPE_CHECKING:
-    import networkx as nx
-
-ENUMERATED = 8  # up to so many domains, 4,140 groupings, all are tried
+ENUMERATED = 6  # up to so many domains, 203 groupings, all are tried
 Grouping = tuple[Group, ...]
+Level = list[tuple[int, ...]]  # groups by the places of their domains
 
 
 def partitions(domains: Sequence[str], most: int | None = None) -> Iterator[Grouping]:
@@ -46,37 +44,38 @@ def partitions(domains: Sequence[str], most: int | None = None) -> Iterator[Grou
     yield from extend(0, [])
 
 
-def interference_graph(domains: Sequence[str], conflict_DDN: Array) -> nx.Graph:
-    """Domains as nodes; edge `weight`: the mean over draws of K in both directions added."""
-    import networkx as nx
-
-    mean_DD = conflict_DDN.reshape(len(domains), len(domains), -1).mean(axis=2)
-    graph = nx.Graph()
-    graph.add_nodes_from(domains)
-    for first, one in enumerate(domains):
-        for second in range(first + 1, len(domains)):
-            graph.add_edge(
-                one, domains[second], weight=float(mean_DD[first, second] + mean_DD[second, first])
-            )
-    return graph
+def friendliness(conflict_DDN: Array) -> Array:
+    """What two domains do to each other: the mean over draws of K in both directions added, (D, D)."""
+    mean_DD = conflict_DDN.reshape(*conflict_DDN.shape[:2], -1).mean(axis=2)
+    return np.asarray(mean_DD + mean_DD.T)
 
 
-def suggested(graph: nx.Graph, most: int | None = None) -> list[Grouping]:
+def suggested(domains: Sequence[str], weight_DD: Array, most: int | None = None) -> list[Grouping]:
     """Groupings read off the signed graph, from one teacher a domain to one for all; each once."""
-    import networkx as nx
+    order = {name: place for place, name in enumerate(domains)}
+    levels = [*_joined(weight_DD), *(communities(weight_DD, resolution) for resolution in (0.5, 1.0, 2.0))]
+    named = [ordered([[domains[place] for place in group] for group in level], order) for level in levels]
+    return [level for level in dict.fromkeys(named) if most is None or len(level) <= most]
 
-    order = {name: place for place, name in enumerate(graph)}
-    found = dict.fromkeys(_joined(graph))
-    positive = nx.Graph()
-    positive.add_nodes_from(graph)
-    positive.add_weighted_edges_from((u, v, w) for u, v, w in graph.edges(data="weight") if w > 0)
-    if positive.number_of_edges():
-        for resolution in (0.5, 1.0, 2.0):
-            parts = nx.community.greedy_modularity_communities(
-                positive, weight="weight", resolution=resolution
-            )
-            found[ordered([tuple(part) for part in parts], order)] = None
-    return [grouping for grouping in found if most is None or len(grouping) <= most]
+
+def communities(weight_DD: Array, resolution: float) -> Level:
+    """Communities of the positive weights by greedy modularity (Clauset, Newman and Moore 2004): the two connected
+    groups whose union adds most to it are joined, until none adds anything."""
+    weight_GG = np.maximum(weight_DD * (1 - np.eye(len(weight_DD))), 0.0)
+    groups: Level = [(place,) for place in range(len(weight_DD))]
+    while weight_GG.any():
+        share_GG = weight_GG / weight_GG.sum()
+        whole_G = share_GG.sum(axis=1)
+        gain_GG = share_GG - resolution * whole_G[:, None] * whole_G
+        gain_GG[(weight_GG == 0) | np.eye(len(groups), dtype=bool)] = -np.inf
+        one, other = sorted(np.unravel_index(gain_GG.argmax(), gain_GG.shape))
+        if gain_GG[one, other] < 0:
+            break
+        weight_GG[one] += weight_GG[other]
+        weight_GG[:, one] += weight_GG[:, other]
+        weight_GG = np.delete(np.delete(weight_GG, other, axis=0), other, axis=1)
+        groups[one] += groups.pop(other)
+    return groups
 
 
 def ordered(groups: Sequence[Sequence[str]], order: dict[str, int]) -> Grouping:
@@ -85,21 +84,15 @@ def ordered(groups: Sequence[Sequence[str]], order: dict[str, int]) -> Grouping:
     return tuple(sorted(inside, key=lambda group: order[group[0]]))
 
 
-def _joined(graph: nx.Graph) -> list[Grouping]:
+def _joined(weight_DD: Array) -> list[Level]:
     """Average linkage: the two groups with the highest mean weight between them are joined, again and again."""
-    order = {name: place for place, name in enumerate(graph)}
-    groups: list[Group] = [(name,) for name in graph]
-    levels = [ordered(groups, order)]
+    groups: Level = [(place,) for place in range(len(weight_DD))]
+    levels = [groups]
     while len(groups) > 1:
-        pairs = [(one, other) for place, one in enumerate(groups) for other in groups[place + 1 :]]
-        friendliest = max(pairs, key=lambda pair: _mean_weight(graph, *pair))
-        groups = [group for group in groups if group not in friendliest] + [friendliest[0] + friendliest[1]]
-        levels.append(ordered(groups, order))
+        one, other = max(combinations(groups, 2), key=lambda pair: float(weight_DD[np.ix_(*pair)].mean()))
+        groups = [group for group in groups if group not in (one, other)] + [one + other]
+        levels.append(groups)
     return levels
-
-
-def _mean_weight(graph: nx.Graph, one: Group, other: Group) -> float:
-    return float(np.mean([graph[u][v]["weight"] for u in one for v in other]))
 
 
 def neighbours(grouping: Grouping, domains: Sequence[str], most: int | None = None) -> list[Grouping]:

@@ -9,7 +9,7 @@ machines. Axes: D domain, C candidate, K teacher, N draw. Leaves out: plans with
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
 from mopdsim.plan.search.candidate import DISTILLED, Group, Plan, group_name, recipe_of
 from mopdsim.plan.search.grouping import Grouping
-from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Trained, equal_shares, run_kind
-from mopdsim.quality.distillation import Lesson, follow
+from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
+from mopdsim.quality.distillation import Lesson, companions, follow
 from mopdsim.quality.learning import merge
 from mopdsim.quality.step import Step
 from mopdsim.quality.walk import State, paced
@@ -29,16 +29,17 @@ from mopdsim.recipes.stage_fields import Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:
-    """Plans of one kind are evaluated side by side: later rounds train each group from another student."""
-    many = len(plan.groups) if plan.family == "merge" else 0
-    groups = plan.groups if plan.rounds > 1 else ()
-    return plan.family, plan.balance, plan.reward_mix, plan.scale, many, plan.rounds, groups
+    """Plans of one kind are evaluated side by side: as many teachers, and where later rounds train each group from
+    another student, the same groups."""
+    groups = plan.groups if plan.rounds > 1 else len(plan.groups)
+    return plan.family, plan.balance, plan.reward_mix, plan.scale, plan.rounds, groups
 
 
-def runs_of(plan: Plan, number: int = 0) -> list[Run]:
+@lru_cache(maxsize=1 << 15)
+def runs_of(plan: Plan, number: int = 0) -> tuple[Run, ...]:
     """The teachers of a plan's round, the first being number 0."""
     prefix = f"r{number + 1}_" if plan.rounds > 1 else ""
-    return list(map(Run, _kinds(plan.groups, plan.normalizer, prefix, number > 0), plan.rl_steps))
+    return tuple(map(Run, _kinds(plan.groups, plan.normalizer, prefix, number > 0), plan.rl_steps))
 
 
 @cache
@@ -67,16 +68,27 @@ class Rounds:
 
     def evaluate(self, plans: Sequence[Plan]) -> Outcomes:
         """Scores, hours and days of plans of one kind; `prepare` must have been told of them."""
-        shape = (len(plans), self.stock.question.base.draws)
-        hours_CN, days_CN = np.zeros(shape), np.zeros(shape)
-        state = self.stock.base(len(plans))
+        distinct: dict[tuple[object, ...], Plan] = {}  # plans that differ in their GPUs alone score the same
+        keys = [(plan.groups, plan.rl_steps, plan.distill_steps, plan.normalizer) for plan in plans]
+        for key, plan in zip(keys, plans, strict=True):
+            distinct.setdefault(key, plan)
+        place = {key: place for place, key in enumerate(distinct)}
+        scores_DCN = self._scores([*distinct.values()])[:, [place[key] for key in keys]]
+        costs = [self._costs(plans, number) for number in range(plans[0].rounds)]
+        return Outcomes(
+            scores_DCN=scores_DCN,
+            gpu_hours_CN=np.sum([hours_CN for hours_CN, _ in costs], axis=0),
+            days_CN=np.sum([days_CN for _, days_CN in costs], axis=0),
+        )
+
+    def _scores(self, plans: Sequence[Plan]) -> Array:
+        """Scores after the last round, (D, C, N)."""
+        state = self.stock.base
         for number in range(plans[0].rounds):
             runs = [runs_of(plan, number) for plan in plans]
             taught = self._later(plans, runs, state) if number else self._first(runs)
-            more_CN, longer_CN = self._costs(plans, runs, number)
-            hours_CN, days_CN = hours_CN + more_CN, days_CN + longer_CN
             state = self._end(plans, taught, state, number)
-        return Outcomes(scores_DCN=state.score_DN, gpu_hours_CN=hours_CN, days_CN=days_CN)
+        return state.score_DN
 
     def _first(self, runs: Sequence[Sequence[Run]]) -> list[list[Trained]]:
         return [[self.stock.trained((run,)) for run in row] for row in runs]
@@ -93,7 +105,7 @@ class Rounds:
 
     def last_stage(self, plan: Plan, number: int) -> Distill | Merge:
         """A round's student or merge as the plan's recipe has it, for this number of teachers."""
-        key = (*kind(plan), len(plan.groups))
+        key = kind(plan)
         if key not in self._last:
             stages = recipe_of(self.stock.question, plan).stages
             self._last[key] = [stage for stage in stages if isinstance(stage, Distill | Merge)]
@@ -126,17 +138,17 @@ class Rounds:
         """The student: on each domain its own teacher's score, moved by the others, as far as the farthest."""
         question, world = self.stock.question, step.world
         shape = (len(plans), len(question.domains), question.base.draws)
-        own_CDN, pulls_CDN, kl_CN = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], shape[2]))
-        for place, found in enumerate(taught):
-            for piece in found:
-                assert piece.own_DN is not None and piece.pull_DN is not None
-                own_CDN[place] += piece.own_DN
+        row = {name: place for place, name in enumerate(stage.domains)}
+        own_CSN, pulls_CDN, kl_CN = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], shape[2]))
+        groupings = [plan.groups for plan in plans]
+        for place, (groups, pieces) in enumerate(zip(groupings, taught, strict=True)):
+            for group, piece in zip(groups, pieces, strict=True):
+                for name in group:
+                    own_CSN[place, row[name]] = piece.score_DN[world.index[name]]
                 pulls_CDN[place] += piece.pull_DN
                 np.maximum(kl_CN[place], piece.kl_N, out=kl_CN[place])
-        others_C = np.array([max(len(found) - 1, 1) for found in taught])
-        companions_DCN = pulls_CDN.swapaxes(0, 1) * others_C[:, None] ** -world.constants["pair_exponent"]
-        own_SCN = own_CDN.swapaxes(0, 1)[step.trained]
-        groupings = [plan.groups for plan in plans]
+        companions_DCN = companions(pulls_CDN.swapaxes(0, 1), len(taught[0]) - 1.0, world.constants)
+        own_SCN = own_CSN.swapaxes(0, 1)
         if len(set(groupings)) == 1:  # one matrix for all candidates
             groupings = groupings[:1]
         lesson = Lesson(
@@ -145,41 +157,44 @@ class Rounds:
             companions_SN=companions_DCN[step.trained],
             within_SN=1.0,
             distance_N=kl_CN,
-            apart_SSN=np.stack([_apart(groups, stage) for groups in groupings], axis=-1)[..., None],
+            apart_SSN=np.stack([_apart(groups, tuple(stage.domains)) for groups in groupings], axis=-1)[
+                ..., None
+            ],
         )
         one_step = question.amounts("distill", 1, group=REWARD_GROUP if stage.reward_mix else 1)
-        steps_C = np.array([plan.distill_steps for plan in plans])
-        key = (*kind(plans[0]), len(plans[0].groups), stage.name)
-        effort = self.stock.effort(key, stage, one_step, steps_C, plans[0].student_gpus)
+        steps = [plan.distill_steps for plan in plans]
+        if len(set(steps)) == 1:  # one effort for all candidates
+            steps = steps[:1]
+        key = (*kind(plans[0]), stage.name)
+        effort = self.stock.effort(key, stage, one_step, np.array(steps), plans[0].student_gpus)
         follow(
             stage, step, paced(effort, one_step, question.amounts_name, stage.kind, world.constants), lesson
         )
 
-    def _costs(
-        self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], number: int
-    ) -> tuple[Array, Array]:
+    def _costs(self, plans: Sequence[Plan], number: int) -> tuple[Array, Array]:
         """GPU-hours and days of a round, (C, N); infinite where a stage does not fit."""
         shape = (len(plans), self.stock.question.base.draws)
         hours_CN, days_CN = np.full(shape, np.inf), np.full(shape, np.inf)
-        alike: dict[tuple[int, int, int], dict[int, tuple[list[Array], Array]]] = {}
-        for place, (plan, row) in enumerate(zip(plans, runs, strict=True)):
-            timed = [self.stock.run_seconds(run, plan.gpus) for run in row]
+        alike: dict[tuple[int, int], dict[int, tuple[list[Timed], Array]]] = {}
+        for place, plan in enumerate(plans):
+            timed = [self.stock.timed(run, plan.gpus) for run in runs_of(plan, number)]
             fitting = [found for found in timed if found is not None]
             last_gpus = plan.student_gpus if plan.family in DISTILLED else 1
             last_N = self._seconds_of_last(plan, number, last_gpus)
-            if last_N is not None and len(fitting) == len(row):
-                alike.setdefault((len(row), plan.gpus, last_gpus), {})[place] = (fitting, last_N)
-        for (_, gpus, last_gpus), found in alike.items():
-            places = [*found]
-            runs_KCN = np.array([fitting for fitting, _ in found.values()]).swapaxes(0, 1)
-            last_CN = np.array([last_N for _, last_N in found.values()])
+            if last_N is not None and len(fitting) == len(timed):
+                alike.setdefault((plan.gpus, last_gpus), {})[place] = (fitting, last_N)
+        for (gpus, last_gpus), found in alike.items():
+            places, last_CN = [*found], np.array([last_N for _, last_N in found.values()])
+            longest_first = [sorted(row, key=_shortness) for row, _ in found.values()]
+            columns = list(zip(*longest_first, strict=True))
+            runs_KCN = np.array([[one.seconds_N for one in column] for column in columns])
             hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
             days_CN[places] = (self._teachers_done(runs_KCN, gpus, last_gpus) + last_CN) / DAY
         return hours_CN, days_CN
 
     def _seconds_of_last(self, plan: Plan, number: int, gpus: int) -> Array | None:
         """Seconds of a round's student or merge, (N,), remembered."""
-        own = (*kind(plan), len(plan.groups))
+        own = kind(plan)
         key = (*own, number, plan.distill_steps, gpus)
         if key not in self._last_seconds:
             stage, question = self.last_stage(plan, number), self.stock.question
@@ -191,22 +206,25 @@ class Rounds:
         return self._last_seconds[key]
 
     def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
-        """Seconds until the last teacher is done: the longest first, each on the machine that is free first. (C, N)"""
+        """Seconds until the last teacher is done, the longest first, each on the machine that is free. (C, N)"""
         question, many = self.stock.question, len(runs_KCN)
         unit = slot_gpus(question.pool, [gpus, last_gpus])
         side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
         bank = Bank(runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many))
-        order_KC = np.argsort(-np.median(runs_KCN, axis=2), axis=0, kind="stable")
-        done_CN = np.zeros(runs_KCN.shape[1:])
-        for chosen_C in order_KC:
-            seconds_CN = runs_KCN[chosen_C, np.arange(len(chosen_C))]
-            _, end_CN = placed([(bank, 1)], np.zeros_like(seconds_CN), seconds_CN)
+        at_once_CN = done_CN = np.zeros(runs_KCN.shape[1:])
+        for seconds_CN in runs_KCN:
+            _, end_CN = placed([(bank, 1)], at_once_CN, seconds_CN)
             done_CN = np.maximum(done_CN, end_CN)
         return done_CN
 
 
-def _apart(groups: Sequence[Group], stage: Distill) -> Array:
+def _shortness(one: Timed) -> float:
+    return -one.median
+
+
+@cache
+def _apart(groups: Grouping, domains: Group) -> Array:
     """Whether two domains of the student are in different groups, 1 or 0. (S, S)"""
     group = {name: place for place, names in enumerate(groups) for name in names}
-    places = np.array([group[name] for name in stage.domains])
+    places = np.array([group[name] for name in domains])
     return np.asarray(places[:, None] != places, dtype=float)

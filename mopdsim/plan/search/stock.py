@@ -8,6 +8,7 @@ putting runs together (`mopdsim.plan.search.chains`, `mopdsim.plan.search.rounds
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import NamedTuple
@@ -60,6 +61,13 @@ class Run(NamedTuple):
     steps: int
 
 
+class Timed(NamedTuple):
+    """Seconds of a run by draw, and their median."""
+
+    seconds_N: Array
+    median: float
+
+
 Path = tuple[Run, ...]  # runs from the base on, each from the one before
 
 
@@ -79,15 +87,13 @@ class Outcomes:
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,). What a
-    student takes from a teacher (None: it teaches nobody): scores where it trained, else 0, and its pull elsewhere,
-    logits, 0 where it trained."""
+    """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,).
+    pull_DN: on a student where it did not train, logits, 0 where it did (no array: it teaches nobody)."""
 
     score_DN: Array
     lifted_DN: Array
     kl_N: Array
-    own_DN: Array | None = None
-    pull_DN: Array | None = None
+    pull_DN: Array | float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,9 +116,16 @@ class Stock:
         self.world = _with_candidates(world_of(plain, self.calibration))
         self._worlds: dict[str, World] = {}
         self._trained: dict[Path, Trained] = {}
-        self._run_seconds: dict[tuple[Run, int], Array | None] = {}
+        self._timed: dict[tuple[Run, int], Timed | None] = {}
+        self._efforts: dict[Hashable, Effort] = {}
         self._bills: dict[tuple[Hashable, int], Bill | None] = {}
         self._rl = question.amounts("rl", 1)
+
+    def on(self, question: Question) -> Stock:
+        """The same pieces for a question that has another pool."""
+        twin = copy(self)
+        twin.question = question
+        return twin
 
     def world_of(self, stage: str) -> World:
         """The world with what is drawn for this stage by name: the spread of seeds, (D, 1, N), and luck, (N,)."""
@@ -123,13 +136,11 @@ class Stock:
             self._worlds[stage] = replace(self.world, spread=spread, luck=luck)
         return self._worlds[stage]
 
-    def base(self, count: int) -> State:
-        """The model before any stage, (D, C, N)."""
+    @property
+    def base(self) -> State:
+        """The model before any stage, the same for all candidates, (D, 1, N)."""
         start_DN = self.world.start_DN
-        shape = (len(start_DN), count, start_DN.shape[-1])
-        return State(
-            score_DN=np.broadcast_to(start_DN, shape), kl_N=np.zeros(shape[1:]), lineage=(), waterfall=None
-        )
+        return State(score_DN=start_DN, kl_N=np.zeros(start_DN.shape[1:]), lineage=(), waterfall=None)
 
     def trained(self, path: Path) -> Trained:
         """What is left after the last run of a path; `prepare` must have been told of it."""
@@ -165,25 +176,24 @@ class Stock:
         """Runs of one kind after so many steps, from the base (None) or from as many states."""
         stage, world = stage_of(kind), self.world_of(kind.name)
         effort = self.effort(kind, stage, self._rl, np.array(steps), gpus)
-        before = self.base(len(steps)) if init is None else init
+        before = self.base if init is None else init
         spends = _Spends(amounts={stage.name: self._rl}, amounts_name=self.question.amounts_name)
         made = Products(states={stage.init: before}, judges={}, datasets={})
         after = perform(stage, spends, world, effort, made)
         assert isinstance(after, State) and after.lifted_DN is not None
         kl_CN = np.broadcast_to(after.kl_N, effort.compute_N.shape)
+        lifted_DCN = np.broadcast_to(after.lifted_DN, after.score_DN.shape)
         rows = [
-            Trained(score_DN=after.score_DN[:, at], lifted_DN=after.lifted_DN[:, at], kl_N=kl_CN[at])
+            Trained(score_DN=after.score_DN[:, at], lifted_DN=lifted_DCN[:, at], kl_N=kl_CN[at])
             for at in range(len(steps))
         ]
         if not teaches:
             return rows
         places = [world.index[name] for name in stage.domains]
-        own_DCN = np.zeros_like(after.score_DN)
-        own_DCN[places] = after.score_DN[places]
         mistaken_DCN = mistaken(world.spill_DDN[places])
         pull_DCN = pull(before.score_DN, after.score_DN, mistaken_DCN, world.constants)
         pull_DCN[places] = 0.0
-        return [replace(row, own_DN=own_DCN[:, at], pull_DN=pull_DCN[:, at]) for at, row in enumerate(rows)]
+        return [replace(row, pull_DN=pull_DCN[:, at]) for at, row in enumerate(rows)]
 
     def effort(
         self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64], gpus: int
@@ -196,7 +206,11 @@ class Stock:
             raise InfeasibleError(
                 f"stage {stage.name!r} does not fit on {self.question.pool} GPUs: give more"
             )
-        return effort_of(self.question.base, stage, one_step, self.machine, steps_C, self.world.constants)
+        base, constants = self.question.base, self.world.constants
+        if key not in self._efforts:
+            self._efforts[key] = effort_of(base, stage, one_step, self.machine, 1, constants)
+        one = self._efforts[key]
+        return Effort(compute_N=steps_C[:, None] * one.compute_N, tokens_N=steps_C[:, None] * one.tokens_N)
 
     def seconds(
         self,
@@ -227,21 +241,22 @@ class Stock:
     def _length(self, found: Bill) -> Array:
         return np.ravel(length_of(self.question.base, found, self.world))
 
-    def run_seconds(self, run: Run, gpus: int) -> Array | None:
-        """A run's seconds, (N,); None where it does not fit. `time` must have been told of it."""
-        return self._run_seconds[run, gpus]
+    def timed(self, run: Run, gpus: int) -> Timed | None:
+        """A run's seconds; None where it does not fit. `time` must have been told of it."""
+        return self._timed[run, gpus]
 
     def time(self, runs: Iterable[Run], gpus: int) -> None:
         """Times on so many GPUs the runs that were not, those of one kind side by side."""
         new: dict[RunKind, dict[int, None]] = {}
         for run in runs:
-            if (run, gpus) not in self._run_seconds:
+            if (run, gpus) not in self._timed:
                 new.setdefault(run.kind, {})[run.steps] = None
         for kind, counts in new.items():
             seconds_CN = self.seconds(kind, stage_of(kind), self._rl, np.array([*counts]), gpus)
-            for place, count in enumerate(counts):
-                found = None if seconds_CN is None else seconds_CN[place]
-                self._run_seconds[Run(kind, count), gpus] = found
+            found: list[Timed | None] = [None] * len(counts)
+            if seconds_CN is not None:
+                found = list(map(Timed, seconds_CN, np.median(seconds_CN, axis=1).tolist()))
+            self._timed |= {(Run(kind, count), gpus): one for count, one in zip(counts, found, strict=True)}
 
 
 @cache

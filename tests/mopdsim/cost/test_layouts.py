@@ -107,8 +107,7 @@ def test_the_optimizer_goes_to_the_host_only_where_nothing_else_fits() -> None:
     shape = model("Qwen2.5-32B")
     with pytest.raises(InfeasibleError):
         fitting_training_layouts(shape, H100, 8, length=16384)
-    grid, places = fitting_training_layouts(shape, H100, 8, length=16384, offload=True)
-    assert all(grid.at(int(place)).offload for place in places)
+    assert fitting_training_layouts(shape, H100, 8, length=16384, offload=True).offload.all()
     sharded = TrainLayout(gpus=8, fully_sharded=True)
     assert train_memory(shape, sharded, length=1).optimizer == pytest.approx(12 * shape.total_parameters / 8)
     assert train_memory(shape, replace(sharded, offload=True), length=1).optimizer == 0

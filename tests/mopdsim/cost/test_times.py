@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
-from mopdsim.cost.decode import Replica, Speculation, decode_step_s, decode_work, roofline_step_s
+from mopdsim.cost.decode import Replica, ReplicaGrid, Speculation, decode_step_s, decode_work, roofline_step_s
 from mopdsim.cost.generation import cache_slots, generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE
@@ -151,6 +152,31 @@ def test_a_cache_that_does_not_fit_queues_the_samples() -> None:
     full = float(decode_step_s(decode_work(QWEN, H100, Replica(), batch=slots, context=1200), DECODE))
     steady = 8 * 2000 * full
     assert steady < generate(8 * slots) < steady + generate(slots)
+
+
+@pytest.mark.parametrize(("samples", "drain"), [(64.0, True), (20_000.0, True), (64.0, False)])
+def test_a_grid_of_replicas_says_what_its_replicas_say(samples: float, drain: bool) -> None:
+    """A dense model of 70 B: with attention on every GPU it does not fit."""
+    large = model("Llama-3.1-70B")
+    like = Replica(gpus=8, speculation=Speculation(drafted=1, tokens_per_step=1.5))
+    grid = ReplicaGrid.of(like, [(8, 1), (8, 8), (16, 2), (64, 8)])
+    many_R1 = 64 // grid.gpus
+
+    def seconds(replica: Replica | ReplicaGrid, many: Any) -> Any:
+        return generation_s(
+            large, H100, replica, DECODE, samples_per_replica=samples / many, lengths=LENGTHS, prompt_length=200,
+            slowest_of=many, drain=drain,
+        )  # fmt: skip
+
+    together_R = seconds(grid, many_R1)
+    for place, value in enumerate(together_R):
+        replica = grid.at(place)
+        if np.isfinite(value):
+            assert value == pytest.approx(float(seconds(replica, 64 // replica.gpus)), rel=1e-12)
+        else:
+            with pytest.raises(InfeasibleError):
+                seconds(replica, 64 // replica.gpus)
+    assert np.isfinite(together_R).tolist() == [True, False, True, True]
 
 
 def test_speculation_saves_steps_and_streams_do_not_wait() -> None:

@@ -12,7 +12,7 @@ from mopdsim.fit.breakdown import breaking
 from mopdsim.fit.forest import Point, Run, Score, Tree, spent, trees_of
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
-from mopdsim.quality.pace import BREAKING_COMPUTE
+from mopdsim.quality.learning import BREAKING_COMPUTE
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE
 

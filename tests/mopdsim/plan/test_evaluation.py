@@ -18,7 +18,7 @@ from mopdsim.plan.question import Question, from_document
 from mopdsim.plan.search.candidate import Plan, group_name, scenario_of
 from mopdsim.plan.search.evaluation import Evaluator, splits
 from mopdsim.plan.search.explore import explore
-from mopdsim.plan.search.grouping import interference_graph, neighbours, ordered, partitions, suggested
+from mopdsim.plan.search.grouping import communities, friendliness, neighbours, ordered, partitions, suggested
 from mopdsim.plan.search.moves import moves, regrouped
 
 NAMES = ["math", "code", "swe", "if"]
@@ -191,10 +191,24 @@ def test_the_graph_suggests_the_planted_groups() -> None:
     for group in planted:
         for one, other in combinations(group, 2):
             conflict_DDN[names.index(one), names.index(other)] = 0.4
-    graph = interference_graph(names, conflict_DDN)
-    assert graph["a"]["d"]["weight"] == pytest.approx(0.4 - 0.5)
-    assert isinstance(graph, nx.Graph) and planted in suggested(graph)
-    assert all(len(grouping) <= 2 for grouping in suggested(graph, most=2))
+    weight_DD = friendliness(conflict_DDN)
+    assert weight_DD[0, 3] == pytest.approx(0.4 - 0.5)
+    assert planted in suggested(names, weight_DD)
+    assert all(len(grouping) <= 2 for grouping in suggested(names, weight_DD, most=2))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("resolution", [0.5, 1.0, 2.0])
+def test_communities_are_networkxs(seed: int, resolution: float) -> None:
+    weight_DD = np.random.default_rng(seed).normal(-0.2, 1.0, (9, 9))
+    weight_DD += weight_DD.T
+    graph = nx.Graph()
+    graph.add_nodes_from(range(9))
+    pairs = combinations(range(9), 2)
+    graph.add_weighted_edges_from((a, b, weight_DD[a, b]) for a, b in pairs if weight_DD[a, b] > 0)
+    wanted = nx.community.greedy_modularity_communities(graph, weight="weight", resolution=resolution)
+    found = communities(weight_DD, resolution)
+    assert {frozenset(group) for group in found} == set(wanted)
 
 
 def test_regrouping_keeps_every_domains_steps() -> None:

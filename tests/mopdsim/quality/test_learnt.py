@@ -13,7 +13,7 @@ from mopdsim.facts.domains import Estimate, domain
 from mopdsim.forecast.scenario import from_document
 from mopdsim.forecast.stage_draws import relative_size
 from mopdsim.quality.distillation import companions, mistaken, pull
-from mopdsim.quality.pace import BREAKING_COMPUTE, breakdown_hazard
+from mopdsim.quality.learning import BREAKING_COMPUTE, breakdown_hazard
 from mopdsim.quality.walk import Effort, paced, products, walk
 from mopdsim.quality.world import World, draw_world, sized
 from mopdsim.recipes.amounts import default_amounts
@@ -88,9 +88,9 @@ def test_others_lift_by_their_gains_and_drag_by_their_losses_where_prompts_are_m
     half = mistaken(np.log([[0.25], [1.0]]))  # the mean of two domains' spills is ln 0.5
     assert half == pytest.approx(0.5) and mistaken(np.array([[2.0], [-1.0]])) == 0
     pulls = [pull(before, won, half, constants), pull(before, lost, half, constants)]
-    assert companions(pulls, constants) == pytest.approx((0.4 - 0.5 * 0.1) / np.sqrt(2))
+    assert companions(sum(pulls), len(pulls), constants) == pytest.approx((0.4 - 0.5 * 0.1) / np.sqrt(2))
     assert pull(before, lost, np.zeros(1), constants) == 0
-    assert companions([], constants) == 0
+    assert companions(np.zeros(1), 0, constants) == 0
 
 
 def test_domains_of_one_teacher_do_not_conflict_in_the_student() -> None:
