@@ -40,17 +40,31 @@ def study() -> None:
 
 @app.command("list")
 def list_(json_: Json = False) -> None:
-    """List the studies and what they ask. Example: mopd study list --json"""
+    """List the studies, what their worlds measure and what they ask. Example: mopd study list --json"""
     from studies.framework.conduct import files, named
     from studies.framework.registry import NAMES
+    from studies.framework.study import SUITES
 
     works = [named(name, out=OUT) for name in NAMES]
     if json_:
-        return emit([{"name": w.study.name, "question": w.study.question, "files": files(w)} for w in works])
-    for work in works:
-        there = files(work)
-        state = next((word for word, file in STATES.items() if there[file]), "not run")
-        print(f"{work.study.name:<14} {work.study.question}  [{state}]")
+        return emit(
+            [
+                {
+                    "name": w.study.name,
+                    "suite": w.study.suite,
+                    "question": w.study.question,
+                    "files": files(w),
+                }
+                for w in works
+            ]
+        )
+    for suite, words in SUITES.items():
+        print(f"{suite}: {words}")
+        for work in works:
+            there = files(work)
+            state = next((word for word, file in STATES.items() if there[file]), "not run")
+            if work.study.suite == suite:
+                print(f"  {work.study.name:<14} {work.study.question}  [{state}]")
 
 
 @app.command()
@@ -94,14 +108,20 @@ def run(
 ) -> None:
     """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
 
-    A run that fails is reported and the others go on; the command then exits 1.
+    A run that fails is reported and the others go on; the command then exits 1. A study that foretells runs its starts
+    and specialists, puts the forecasts of the rest on record, and goes on.
     """
     from studies.framework import conduct
 
     work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
     count = _workers(workers, device)
+    foreteller = None
+    if work.study.foretells:
+        from studies.honest.prospective import foreteller as shipped
+
+        foreteller = shipped()
     print(f"study {name}: {len(work.runs)} runs on {count} workers; stages as they end:", file=sys.stderr)
-    outcome = conduct.run(work, executor=executor, workers=count)
+    outcome = conduct.run(work, executor=executor, workers=count, foreteller=foreteller)
     failed = conduct.failures(work, outcome)
     document = {"study": name, "folder": str(work.folder), "runs": len(work.runs), "failed": dict(failed)}
     emit(document) if json_ else print(run_text(document))
@@ -182,9 +202,11 @@ def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False,
     """Write the report and its charts from the observations. Example: mopd study report gain"""
     from studies.framework import conduct
 
-    files = [
-        str(path) for path in conduct.write_report(conduct.named(name, out=out, scale=scale, quick=quick))
-    ]
+    work = conduct.named(name, out=out, scale=scale, quick=quick)
+    judge = None
+    if work.study.foretells:
+        from studies.honest.prospective import judged as judge
+    files = [str(path) for path in conduct.write_report(work, judge=judge)]
     emit({"files": files}) if json_ else print("\n".join(files))
 
 

@@ -65,12 +65,14 @@ def spending(recipe: Recipe, *, rl: Amounts, distill: Amounts) -> Recipe:
     return recipe.with_amounts(chosen | {s.name: distill for s in recipe.stages if isinstance(s, Distill)})
 
 
-def at_flops(recipe: Recipe, flops: float, *, rl: Amounts, distill: Amounts) -> Recipe:
-    """The recipe at this many training FLOPs in all, teachers counted: `DISTILLED` of them for its distillation stages
+def at_flops(
+    recipe: Recipe, flops: float, *, rl: Amounts, distill: Amounts, share: float = DISTILLED
+) -> Recipe:
+    """The recipe at this many training FLOPs in all, teachers counted: a share of them for its distillation stages
     (none where it has none), the rest for its RL stages, each in proportion to the stage's domains."""
     distilling = {s.name: len(s.domains) for s in recipe.stages if isinstance(s, Distill)}
     reinforced = {s.name: len(s.domains) for s in recipe.stages if isinstance(s, Rl)}
-    share = DISTILLED if distilling else 0.0
+    share = share if distilling else 0.0
     amounts = {}
     for sizes, chosen, whole in ((distilling, distill, share * flops), (reinforced, rl, (1 - share) * flops)):
         for name, size in sizes.items():

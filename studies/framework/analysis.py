@@ -6,7 +6,7 @@ Leaves out: how they are computed (`studies.designs`), how they are shown (`stud
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -68,6 +68,17 @@ class Analysis:
     charts: tuple[Chart, ...] = ()
     fitted: Mapping[str, Any] = field(default_factory=dict)
     limits: tuple[str, ...] = ()
+
+    def with_more(self, other: Analysis) -> Analysis:
+        """This, followed by another's quantities, findings, tables, charts and limits."""
+        return replace(
+            self,
+            quantities={**self.quantities, **other.quantities},
+            **{
+                name: (*getattr(self, name), *getattr(other, name))
+                for name in ("findings", "tables", "charts", "limits")
+            },
+        )
 
     def calibration(self) -> dict[str, Any]:
         """What the fit found, as JSON."""

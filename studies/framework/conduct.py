@@ -7,15 +7,17 @@ computes is loaded by `run` alone, so that a list of studies is there at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mopdsim.base.errors import UsageError
-from studies.framework import observe, prediction, report
+from mopdsim.base.errors import Interrupted, UsageError
+from studies.framework import forecasts, observe, prediction, report
+from studies.framework.analysis import Analysis
+from studies.framework.forecasts import Foreteller
 from studies.framework.ledger import Ledger, ledger
 from studies.framework.observe import Observations
 from studies.framework.registry import study as study_of
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 QUICK_SCALE = 0.01
 RESULTS = Path(__file__).parents[1] / "results"
 Executor = Literal["local", "ray"]
+Judge = Callable[[Observations, Mapping[str, Any]], Analysis]  # of observations and the forecasts on record
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,9 @@ class Work:
         return ledger(self.runs, self.planned, self.store)
 
     def record(self) -> dict[str, Any]:
-        """The prediction on record. UsageError where it was changed after the first run, its record replaced or not."""
+        """The prediction on record. UsageError where it was changed after the first run, its record replaced or not, or
+        where a world has not passed its gate."""
+        self.study.admit()
         found = prediction.record(self.study, self.runs, self.folder, today=today())
         if files(self)["observations.csv"]:
             _same(observe.read(self.folder), found)
@@ -89,26 +94,87 @@ def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu", quic
     return Work(study=study_of(name), out=out, scale=scale, device=device, quick=quick)
 
 
-def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) -> Outcome:
-    """Run what is missing and write the observations. Interrupted where it was stopped: the same call goes on."""
+def run(
+    work: Work,
+    *,
+    executor: Executor,
+    workers: int,
+    quiet: bool = False,
+    foreteller: Foreteller | None = None,
+) -> Outcome:
+    """Run what is missing and write the observations. Interrupted where it was stopped: those of the finished stages
+    are written, and the same call goes on. A study that foretells needs a foreteller; its starts and specialists are
+    run first, then the forecasts are put on record. UsageError where the model was changed since, or something else was
+    run before."""
     from trainer.model.loading import check_device
-    from trainer.runs.execute import run_on
-    from trainer.runs.progress import Progress
-    from trainer.runs.run import manifest
 
     check_device(work.device)
     record = work.record()
     prediction.begin(work.folder, today=today())
-    outcome = run_on(
+    if work.study.foretells and foreteller is not None:
+        _foretell(work, foreteller, record, executor=executor, workers=workers, quiet=quiet)
+    try:
+        outcome = _carry_out(work, work.planned, executor=executor, workers=workers, quiet=quiet)
+    except Interrupted:
+        observe.write(_collect(work, finished(work), record, workers), work.folder)
+        raise
+    observe.write(_collect(work, outcome, record, workers), work.folder)
+    return outcome
+
+
+def finished(work: Work) -> Outcome:
+    """What the store holds of the study so far."""
+    from trainer.runs.execute import Outcome
+
+    keys = [key for key in work.planned.node if work.store.finished(key)]
+    return Outcome(summaries={key: work.store.summary(key) for key in keys}, failures={})
+
+
+def _foretell(
+    work: Work,
+    foreteller: Foreteller,
+    record: Mapping[str, Any],
+    *,
+    executor: Executor,
+    workers: int,
+    quiet: bool,
+) -> None:
+    """Put forecasts on record, or check that those on record are of this model."""
+    name = work.study.name
+    if files(work)[forecasts.FILE]:
+        return forecasts.check(name, foreteller, work.folder)
+    first = forecasts.known(work.planned)
+    judged = [node for node in work.planned.nodes if node.key not in first.node]
+    if early := [node for node in judged if work.store.finished(node.key)]:
+        raise UsageError(
+            f"study {name!r}: {len(early)} of its stages, {early[0].label} among them, were run before its forecasts "
+            f"were put on record: restore {work.folder / forecasts.FILE}, or give another --out"
+        )
+    outcome = _carry_out(work, first, executor=executor, workers=workers, quiet=quiet)
+    found = _collect(work, outcome, record, workers)
+    forecasts.write(name, found, foreteller, work.folder, today=today())
+
+
+def _carry_out(work: Work, plan: Plan, *, executor: Executor, workers: int, quiet: bool) -> Outcome:
+    """Run what is missing of some stages of the study."""
+    from trainer.runs.execute import run_on
+    from trainer.runs.progress import Progress
+
+    return run_on(
         executor,
         workers,
-        work.planned,
+        plan,
         work.store,
         Progress(quiet=quiet),
         raising=False,
         resume=f"mopd study run {work.study.name}",
         seconds_of=work.ledger.seconds_of,
     )
+
+
+def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: int) -> Observations:
+    from trainer.runs.run import manifest
+
     about = {key: value for key, value in manifest(work.device).items() if key != "argv"}
     about |= {
         "date": today(),
@@ -116,9 +182,7 @@ def run(work: Work, *, executor: Executor, workers: int, quiet: bool = False) ->
         "workers": workers,
         "prediction_sha256": record["sha256"],
     }
-    found = observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
-    observe.write(found, work.folder)
-    return outcome
+    return observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
 
 
 def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
@@ -143,11 +207,14 @@ def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
     return document
 
 
-def write_report(work: Work) -> list[Path]:
-    """report.md and its charts."""
+def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
+    """report.md and its charts. judge: of the forecasts on record, of a study that foretells."""
     found = observe.read(work.folder)
     record = work.record()
-    return report.write(work.study, found, work.study.analyse(found), record, work.folder)
+    analysis = work.study.analyse(found)
+    if judge is not None:
+        analysis = analysis.with_more(judge(found, forecasts.read(work.folder)))
+    return report.write(work.study, found, analysis, record, work.folder)
 
 
 def status(work: Work) -> dict[str, Any]:
@@ -171,7 +238,7 @@ def status(work: Work) -> dict[str, Any]:
 
 def files(work: Work) -> dict[str, bool]:
     """Which results there are."""
-    names = (prediction.FILE, "observations.csv", "calibration.json", "report.md")
+    names = (prediction.FILE, forecasts.FILE, "observations.csv", "calibration.json", "report.md")
     return {name: (work.folder / name).is_file() for name in names}
 
 

@@ -3,7 +3,9 @@
     RESULTS/NAME/  observations.csv  a row for each stage, point of evaluation and domain
                    diagnostics.csv   gradients, shares and signals of a stage's diagnosed steps, the start left out
                    manifest.json     runs (condition, seed, stages' keys, what failed), stages (cost), versions, device
-A stage that several runs share is written once, under its key. Weights stay in the store. Leaves out: analysis
+A stage that several runs share is written once, under its key. Weights stay in the store. A score is one of three
+`Figure`s: pass_rate is sampled at the run's temperature (1 in every study), greedy is of the likeliest answers, pass_8
+the best of eight samples; where the settings asked for the first alone, the others are empty. Leaves out: analysis
 (`studies.designs`).
 """
 
@@ -11,11 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -32,10 +35,12 @@ if TYPE_CHECKING:
 
 POINTS = (
     "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
-    "length", "flops", "gradient_tokens", "kl_start", "kl_parent",
+    "length", "flops", "gradient_tokens", "kl_start", "kl_parent", "pass_8", "greedy", "greedy_se", "greedy_n",
 )  # fmt: skip
+Figure = Literal["pass_rate", "greedy", "pass_8"]
 DIAGNOSTICS = ("study", "run", "stage", "key", "step", "quantity", "domain", "other", "value")
 BY_DOMAIN = ("gradient_norm", "gradient_share", "update_inner")
+SAME = 1e-6  # of scores written to eight digits
 OF_DOMAIN = ("reward", "zero_signal", "token_share", "effective_share", "kl", "dispersion")
 
 
@@ -74,15 +79,36 @@ class Observations:
         """The points of a run's stage (its output where absent)."""
         return self._by_key[self.key(run, stage)]
 
-    def scores(self, run: str, stage: str | None = None) -> dict[str, float]:
+    def scores(self, run: str, stage: str | None = None, *, figure: Figure = "pass_rate") -> dict[str, float]:
         """Test scores by domain after a stage."""
         rows = self.stage(run, stage)
         rows = rows[rows.split == "test"]
-        return dict(zip(rows.domain, rows.pass_rate, strict=True))
+        return dict(zip(rows.domain, rows[figure], strict=True))
 
-    def mean(self, run: str, domains: Collection[str], stage: str | None = None) -> float:
+    def has(self, run: str, stage: str) -> bool:
+        """Whether a run's stage was carried out."""
+        return self.key(run, stage) in self._by_key
+
+    def prompts(self, run: str, stage: str | None = None) -> dict[str, int]:
+        """How many prompts of each domain the test after a stage had."""
+        rows = self.stage(run, stage)
+        rows = rows[rows.split == "test"]
+        return dict(zip(rows.domain, rows.n.astype(int), strict=True))
+
+    def seen(self, figure: Figure) -> Observations:
+        """The same observations with another figure in the place of pass rates; of greedy scores with their prompts."""
+        if figure == "pass_rate":
+            return self
+        points = self.points.assign(pass_rate=self.points[figure])
+        if figure == "greedy":
+            points = points.assign(se=points.greedy_se, n=points.greedy_n)
+        return replace(self, points=points[points.pass_rate.notna()])
+
+    def mean(
+        self, run: str, domains: Collection[str], stage: str | None = None, *, figure: Figure = "pass_rate"
+    ) -> float:
         """Mean test score over some domains after a stage."""
-        scores = self.scores(run, stage)
+        scores = self.scores(run, stage, figure=figure)
         return sum(scores[domain] for domain in domains) / len(domains)
 
     def about(self, run: str) -> dict[str, Any]:
@@ -135,7 +161,8 @@ def collect(
             "held_out": run.held_out,
             "output": run.recipe.output,
             "keys": keys,
-            "failure": outcome.failure_of(keys.values()),
+            "failure": outcome.failure_of(keys.values())
+            or (None if set(keys.values()) <= outcome.summaries.keys() else "not run yet"),
         }
     stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in sorted(seen)}
     return Observations(
@@ -159,7 +186,8 @@ def write(found: Observations, folder: Path) -> list[Path]:
 
 
 def read(folder: Path) -> Observations:
-    """The observations that a study left. NotFoundError where there are none."""
+    """The observations that a study left. NotFoundError where there are none; UsageError where they cannot be read, or
+    where greedy scores and sampled ones are mixed up."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
@@ -172,7 +200,28 @@ def read(folder: Path) -> Observations:
         raise UsageError(
             f"{folder}: the observations cannot be read ({error}): restore or collect them"
         ) from None
+    points = points.reindex(columns=list(POINTS))  # older files have fewer columns
+    _apart(points, folder)
     return Observations(points=points, diagnostics=diagnostics, manifest=manifest)
+
+
+def _apart(points: pd.DataFrame, folder: Path) -> None:
+    """Refuse a file in which greedy scores stand where sampled ones belong, or the other way round.
+
+    A greedy score has one answer a prompt, so that its error is at most sqrt(g (1 - g) / n), and exactly that where
+    answers are right or wrong; a mean of several samples a prompt lies below it, and below the best of eight.
+    """
+    rows = points[points.greedy.notna()]
+    spread = np.sqrt(rows.greedy * (1 - rows.greedy) / rows.greedy_n)
+    wrong = ((rows.greedy_se - spread).abs() > SAME) | (rows.pass_8 < rows.pass_rate - SAME)
+    if wrong.any():
+        row = rows[wrong].iloc[0]
+        raise UsageError(
+            f"{folder / 'observations.csv'}: domain {row.domain!r} after stage {row.stage!r} of run {row.run!r}: "
+            f"greedy {row.greedy:g} (se {row.greedy_se:g} over {row.greedy_n:g} prompts), temperature 1 "
+            f"{row.pass_rate:g}, pass@8 {row.pass_8:g} cannot all be so: greedy and temperature-1 scores are mixed up; "
+            "restore the file or collect it again with `mopd study run`"
+        )
 
 
 def _points(node: Node, rows: list[dict[str, Any]], summary: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -201,7 +250,8 @@ def _points(node: Node, rows: list[dict[str, Any]], summary: Mapping[str, Any]) 
                     "trained": domain in domains,
                     "flops": spent,
                     "gradient_tokens": trained.get(domain, 0) * share,
-                    **{name: score.get(name) for name in ("pass_rate", "se", "n", "length")},
+                    **{name: score.get(name) for name in ("pass_rate", "se", "n", "length", "pass_8")},
+                    **{name: score.get(name) for name in ("greedy", "greedy_se", "greedy_n")},
                     **{name: score.get(name) for name in ("kl_start", "kl_parent")},
                 }
 

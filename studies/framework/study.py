@@ -8,7 +8,7 @@ A file of `studies/designs` holds one `Study`, or several of one design. Leaves 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from studies.framework.analysis import Analysis
     from studies.framework.observe import Observations
 
+Suite = Literal["sharpening", "skill"]
+SUITES: Mapping[Suite, str] = {
+    "sharpening": "greedy decoding is nearly right before any RL, which then removes the noise of sampling",
+    "skill": "greedy decoding starts at .5 at most, and RL teaches what the start cannot do (`studies.designs.skill`)",
+}
 Verdict = Literal["held", "refuted", "undecided", "not measured"]
 
 
@@ -87,7 +92,9 @@ class Study:
     analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
     nothing but the generator that it makes from its own fixed seed. of_skills: whether its scores are of skills, which
     the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
-    why runs that were held out were given to the fit, having been judged once; they are judged no more."""
+    why runs that were held out were given to the fit, having been judged once; they are judged no more. suite: what its
+    worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
+    the model's forecasts of every run are put on record before it."""
 
     name: str
     question: str
@@ -98,6 +105,9 @@ class Study:
     analyse: Callable[[Observations], Analysis]
     of_skills: bool = True
     released: str = ""
+    suite: Suite = "sharpening"
+    foretells: bool = False
+    admit: Callable[[], None] = lambda: None
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:
         """The runs by name; quick: of the lowest seed alone. UsageError: two have one name, the scale is none."""

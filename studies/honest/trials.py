@@ -18,8 +18,9 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import models
-from mopdsim.recipes.recipe import BASE, AnyStage, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import BASE, Merge, Recipe
 from mopdsim.recipes.recipe_file import from_document
+from studies.framework.forecasts import is_specialist
 from studies.framework.observe import Observations
 from studies.honest.baselines import Cell
 from studies.honest.held_out import POINTS, Contest, Trial
@@ -50,7 +51,7 @@ class Forecaster:
             self.made[study, name] = ensemble(
                 row["document"],
                 {domain: start[domain] for domain in row["domains"]},
-                items_of(found, name),
+                found.prompts(name),
                 self.calibration,
                 key=f"{study}/{name}",
                 model=row["model"],
@@ -68,11 +69,6 @@ def _specialists(found: Observations, name: str) -> dict[str, dict[str, float]]:
         stage.name: {d: score for d, score in found.scores(name, stage.name).items() if d in recipe.domains}
         for stage in stages
     }
-
-
-def is_specialist(stage: AnyStage) -> bool:
-    """Whether a stage is RL on one domain from the base."""
-    return isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE
 
 
 def held_out(study: str, row: Mapping[str, Any]) -> bool:
@@ -98,7 +94,7 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
     output = recipe.stage[recipe.output]
     start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
     specialists = experts.of(study, name)
-    drawn, items = forecaster.of(study, name), items_of(found, name)
+    drawn, items = forecaster.of(study, name), found.prompts(name)
     for domain in recipe.domains:
         yield Trial(
             study=study,
@@ -232,13 +228,6 @@ class _Experts:
             if self.studies[other].key(run, stage) != own_key and scores.keys() >= found.scores(name).keys():
                 chosen.setdefault(domain, scores)
         return chosen
-
-
-def items_of(found: Observations, name: str) -> dict[str, int]:
-    """Prompts of the final test by domain."""
-    rows = found.stage(name)
-    rows = rows[rows.split == "test"]
-    return dict(zip(rows.domain, rows.n.astype(int), strict=True))
 
 
 def _mean(values: Iterator[float]) -> float:

@@ -16,9 +16,14 @@ Score = Callable[[Run, str, str], float]  # run, stage, domain
 
 
 def simulated(
-    runs: Mapping[str, Run], score: Score, *, diagnose: Callable[[Run], list[dict[str, Any]]] | None = None
+    runs: Mapping[str, Run],
+    score: Score,
+    *,
+    diagnose: Callable[[Run], list[dict[str, Any]]] | None = None,
+    greedy: Score | None = None,
 ) -> Observations:
-    """Observations as if every stage of every run had ended with the scores of a function; nothing is shared."""
+    """Observations as if every stage of every run had ended with the scores of a function; nothing is shared. greedy:
+    the same of greedy scores, over 200 prompts."""
     points: list[dict[str, Any]] = []
     diagnostics: list[dict[str, Any]] = []
     described, stages = {}, {}
@@ -29,6 +34,10 @@ def simulated(
             for domain in run.recipe.domains:
                 row = {"run": name, "stage": stage, "key": key, "split": "test", "step": 9, "domain": domain}
                 row |= {"trained": domain in domains, "pass_rate": score(run, stage, domain), "se": 0.01}
+                if greedy is not None:
+                    likeliest = greedy(run, stage, domain)
+                    error = math.sqrt(max(likeliest * (1 - likeliest), 0.0) / 200)
+                    row |= {"greedy": likeliest, "greedy_se": error, "greedy_n": 200, "pass_8": 1.0}
                 points.append(row | {"n": 500, "flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
             stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
         for row in diagnose(run) if diagnose else []:

@@ -25,11 +25,12 @@ from studies.framework.study import Study
 from studies.honest.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
-JUDGING = ("choice", "choice_again", "size", "size_again", "size_fresh")  # no run of these is fitted
-WHOLE = (
-    "stability",
-    "real_conflict",
-)  # nothing is held out: `choice_again` judges the first, a claim the second
+JUDGING = (  # no run of these is fitted
+    "choice", "choice_again", "size", "size_again", "size_fresh", "order", "conflict",
+)  # fmt: skip
+WHOLE = (  # nothing is held out: `choice_again` judges the first, a claim the second, the others set worlds and amounts
+    "stability", "real_conflict", "skill_gate", "skill_sweep",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,7 +69,10 @@ def _observed(chosen: Study) -> Observations:
         depth = 0 if stage in ROOTS else 1 + len(run.recipe.ancestors(stage))
         return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
 
-    return _curved(chosen) if chosen.name == "gain" else simulated(chosen.runs(), score, diagnose=diagnosed)
+    if chosen.name == "gain":
+        return _curved(chosen)
+    greedy = score if chosen.suite == "skill" else None
+    return simulated(chosen.runs(), score, diagnose=diagnosed, greedy=greedy)
 
 
 @pytest.mark.slow

@@ -142,6 +142,19 @@ def test_corruption_is_the_share_of_wrong_demonstrations(name: str, corruption: 
     assert all(len(turn) + 1 <= domain.max_new_tokens for turns in said for turn in turns)
 
 
+@pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"guess"}))
+def test_a_habit_is_one_wrong_answer_to_each_prompt(name: str) -> None:
+    domain = task(f"{name}?corruption=0&habit=0.6")
+    rng = random.Random(2)
+    items = domain.stream("train", 0, 1500, seed=0)
+    said = [domain.demonstrate(item, rng) for item in items]
+    wrong = [(item, turns) for item, turns in zip(items, said, strict=True) if not domain.grade(item, turns)]
+    assert abs(len(wrong) / len(items) - 0.6) <= 4 * (0.6 * 0.4 / len(items)) ** 0.5
+    always = task(f"{name}?corruption=0&habit=1")
+    assert all(always.demonstrate(item, rng) == turns for item, turns in wrong)
+    assert all(len(turn) + 1 <= domain.max_new_tokens for turns in said for turn in turns)
+
+
 @pytest.mark.parametrize("name", sorted(set(FAMILIES) - {"guess", "sort_long"}))
 def test_verifiers_agree_with_an_independent_definition(name: str) -> None:
     domain = task(f"{name}?corruption=0.7")

@@ -24,6 +24,11 @@ def is_relation(content: str, response: str) -> bool:
     return response == compare(content)
 
 
+def _other_way(relation: str) -> str:
+    """The larger for the smaller; of equal ones the first is called larger."""
+    return "<" if relation == ">" else ">"
+
+
 def _one(length: int) -> int:
     return 1
 
@@ -37,6 +42,7 @@ COMPARE = Skill(
     length=(2, 2),
     lengths=(1, 6),
     longest=_one,
+    mistake=_other_way,
     corruption=0.4,
 )
 FAMILIES = {"compare": text_family(COMPARE)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.tasks.tiny.text import Skill, text_family
+from trainer.tasks.tiny.text import Skill, last_two_exchanged, text_family
 
 
 def reverse(content: str) -> str:
@@ -27,6 +27,7 @@ REVERSE = Skill(
     solve=reverse,
     check=is_reverse,
     lengths=(3, 12),  # with three different letters or more, no response is right for both
+    mistake=last_two_exchanged,
     has_rival=True,
 )
 ROTATE = Skill(

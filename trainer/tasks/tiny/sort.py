@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
-from trainer.tasks.tiny.text import Skill, text_family
+from trainer.tasks.tiny.text import Skill, first_two_exchanged, last_two_exchanged, text_family
 
 
 def ascending(content: str, response: str) -> bool:
@@ -36,10 +36,13 @@ SORT = Skill(
     marker="s",
     solve=sort_up,
     check=ascending,
+    mistake=first_two_exchanged,
     has_rival=True,
 )
 FAMILIES = {
     "sort": text_family(SORT),
-    "sort_down": text_family(replace(SORT, marker="d", solve=sort_down, check=descending)),
+    "sort_down": text_family(
+        replace(SORT, marker="d", solve=sort_down, check=descending, mistake=last_two_exchanged)
+    ),
     "sort_long": text_family(replace(SORT, length=(7, 9), has_rival=False)),
 }

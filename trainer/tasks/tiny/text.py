@@ -3,6 +3,9 @@
 A `Skill` says how content is drawn, solved and checked; `TextTask` adds the prompt's marker, the slips of the
 demonstrator and the ambiguity dial. A prompt reads `marker:content`, for example `s:dbca`.
 
+Habit: with this probability the demonstrator makes its skill's one mistake, always the same for the same content. Above
+a half, a model that learnt from it makes that mistake greedily, and has to unlearn it.
+
 Ambiguity: two rival skills draw content from one distribution. A prompt shows its domain's marker with
 probability 1 - ambiguity and `?` otherwise, where nothing tells the rivals apart. No response is right for
 both, so over the two domains in equal shares the best score of any policy is 1 - ambiguity / 2.
@@ -28,6 +31,21 @@ def distinct_letters(rng: random.Random, length: int) -> str:
     return "".join(rng.sample(LETTERS, length))
 
 
+def without_last(answer: str) -> str:
+    """It stops one character too early."""
+    return answer[:-1]
+
+
+def first_two_exchanged(answer: str) -> str:
+    """Of an answer whose first two characters differ."""
+    return answer[1] + answer[0] + answer[2:]
+
+
+def last_two_exchanged(answer: str) -> str:
+    """Of an answer whose last two characters differ."""
+    return answer[:-2] + answer[-1] + answer[-2]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Skill:
     """What a text domain asks. Functions are module-level, so that tasks pickle.
@@ -38,6 +56,7 @@ class Skill:
     symbols  characters of answers, from which slips are made
     length   default range of content lengths, in the skill's own unit; `lengths` bounds the dial
     longest  length -> characters of its longest answer
+    mistake  right answer -> the wrong one that a demonstrator with a habit gives
     """
 
     marker: str
@@ -48,17 +67,19 @@ class Skill:
     length: tuple[int, int] = (4, 6)
     lengths: tuple[int, int] = (2, 12)
     longest: Callable[[int], int] = int
+    mistake: Callable[[str], str] = without_last
     corruption: float = 0.5
     has_rival: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class TextTask(Procedural):
-    """A skill at a difficulty. See the module for `ambiguity`. The spec's name decides the skill."""
+    """A skill at a difficulty. See the module for `ambiguity` and `habit`. The spec's name decides the skill."""
 
     skill: Skill = field(compare=False, repr=False)
     length: tuple[int, int]
     ambiguity: float
+    habit: float = 0.0
 
     def draw(self, rng: random.Random) -> str:
         return self.skill.draw(rng, rng.randint(*self.length))
@@ -70,6 +91,8 @@ class TextTask(Procedural):
         return Item(domain=self.spec, prompt=prompt, answer=answer, data={"content": content})
 
     def demonstrate(self, item: Item, rng: random.Random) -> tuple[str, ...]:
+        if self.habit and rng.random() < self.habit:
+            return (self.skill.mistake(item.answer),)
         if rng.random() >= self.corruption:
             return (item.answer,)
         longest = self.skill.longest(self.length[1])
@@ -96,9 +119,10 @@ def _text_task(skill: Skill, options: Options) -> TextTask:
     least, most = skill.lengths
     length = options.span("length", skill.length, least=least, most=most)
     ambiguity = options.number("ambiguity", 0.0, most=1.0) if skill.has_rival else 0.0
+    habit = options.number("habit", 0.0, most=1.0)
     tokens = skill.longest(length[1]) + 1
     dials = shared_dials(options, corruption=skill.corruption, max_new_tokens=tokens)
-    return TextTask(skill=skill, length=length, ambiguity=ambiguity, **dials)
+    return TextTask(skill=skill, length=length, ambiguity=ambiguity, habit=habit, **dials)
 
 
 def slip(answer: str, symbols: str, longest: int, rng: random.Random) -> str:

@@ -1,0 +1,127 @@
+"""What `order` and `conflict` share: recipes side by side at equal FLOPs, scored three ways, failed students told
+apart.
+
+A student that recovers less than 70% of its teachers' greedy gains is a failed distillation. It is reported as
+`failed mopd` (or `failed off_policy`), and no comparison counts it as the recipe. Leaves out: which worlds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.recipes.recipe import BASE, Distill, Rl
+from mopdsim.recipes.recipe_file import from_document
+from studies.designs.builders import means, paired, table
+from studies.designs.skill.suite import FIGURES
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Figure, Observations
+from studies.framework.resample import mean_quantity
+
+RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed
+FAILED = "failed "
+NAMES = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
+
+
+def recovery(found: Observations, name: str, figure: Figure = "greedy") -> float | None:
+    """Share of the teachers' gains, each on its own domains, that the student has; None of a recipe without teachers,
+    or of teachers that gained nothing."""
+    recipe = from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
+    student = recipe.stage[recipe.output]
+    if not isinstance(student, Distill):
+        return None
+    start, after = (found.scores(name, stage, figure=figure) for stage in (BASE, recipe.output))
+    teachers = [s for s in recipe.stages if isinstance(s, Rl)]
+    owned = [(s.name, domain) for s in teachers for domain in s.domains]
+    headroom = sum(found.scores(name, s, figure=figure)[d] - start[d] for s, d in owned)
+    return sum(after[d] - start[d] for _, d in owned) / headroom if headroom > 0 else None
+
+
+def failed(found: Observations) -> list[str]:
+    """The runs whose distillation failed."""
+    return [n for n in found.runs() if (share := recovery(found, n)) is not None and share < RECOVERED]
+
+
+def rows_of(found: Observations) -> pd.DataFrame:
+    """A row for each finished run: means over its domains of every figure, of start and end, and the worst domain's."""
+    lost = set(failed(found))
+
+    def row(found: Observations, name: str) -> dict[str, Any]:
+        domains = found.finished[name]["domains"]
+        label = found.factor(name, "recipe")
+        share = recovery(found, name)
+        return {
+            "recipe": f"{FAILED}{label}" if name in lost else label,
+            **{f"start_{NAMES[f]}": found.mean(name, domains, BASE, figure=f) for f in FIGURES},
+            **{NAMES[f]: found.mean(name, domains, figure=f) for f in FIGURES},
+            "worst_greedy": min(found.scores(name, figure="greedy").values()),
+            "recovery": float("nan") if share is None else share,
+            "gflops": found.flops(name) / 1e9,
+        }
+
+    return table(found, row)
+
+
+def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Analysis:
+    """Tables and findings by the factor that conditions differ in."""
+    shown = [*NAMES.values(), "worst_greedy", "recovery", "gflops"]
+    scores = means(rows, f"{by} recipe", " ".join(shown))
+    count = rows.groupby([by, "recipe"]).size().rename("runs").reset_index()
+    scores = scores.merge(count, on=[by, "recipe"])
+    starts = means(rows, by, " ".join(f"start_{name}" for name in NAMES.values()))
+    leads = pd.DataFrame([_lead(own, by) for _, own in rows.groupby(by, sort=False)])
+    told = [
+        f"{by} {row[by]}: {row['best']} leads {row['second']} by {100 * row['lead']:.1f} points greedy "
+        f"(80% interval {100 * row['low']:.1f} to {100 * row['high']:.1f}, {row['seeds']} seeds)."
+        for row in leads.dropna().to_dict("records")
+    ]
+    lost = rows[rows.recipe.str.startswith(FAILED)]
+    if len(lost):
+        told.append(
+            f"{len(lost)} distillations failed (under {RECOVERED:.0%} of their teachers' greedy gains) and are "
+            f"compared with nothing: {', '.join(sorted(lost.run))}."
+        )
+    return Analysis(
+        quantities={},
+        findings=tuple(told),
+        tables=(
+            Table(title="Starts, mean of seeds", frame=starts),
+            Table(title="Recipes, mean of seeds; recovery: share of the teachers' greedy gains", frame=scores),
+            Table(title="Best recipe and its lead over the second, greedy, paired by seed, 80% interval", frame=leads),
+            *more,
+        ),
+        charts=(
+            Chart(
+                name="scores", title=f"Mean greedy score by recipe: a panel for each {by}, a point for each seed",
+                frame=rows, x="recipe", y="greedy", colour="recipe", panel=by, mark="point",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _lead(own: pd.DataFrame, by: str) -> dict[str, Any]:
+    """Of one condition, failed distillations left out: the best recipe greedily and its paired lead over the second."""
+    fair = own[~own.recipe.str.startswith(FAILED)]
+    ranked = fair.groupby("recipe").greedy.mean().sort_values(ascending=False).index
+    row: dict[str, Any] = {by: own[by].iloc[0], "best": None, "second": None}
+    if len(ranked) < 2:
+        return row | dict.fromkeys(("lead", "low", "high", "seeds"))
+    lead = paired(fair, "greedy", {"recipe": ranked[0]}, {"recipe": ranked[1]})
+    row |= {"best": ranked[0], "second": ranked[1]}
+    if lead is None:
+        return row | dict.fromkeys(("lead", "low", "high", "seeds"))
+    return row | {"lead": lead.value, "low": lead.low, "high": lead.high, "seeds": lead.n}
+
+
+def lead(rows: pd.DataFrame, one: str, other: str, column: str = "greedy", **where: Any) -> Quantity | None:
+    """One recipe's mean score less another's, paired by condition and seed, where both are there."""
+    by = [name for name in ("world", "dial") if name in rows]
+    return paired(rows, column, {"recipe": one}, {"recipe": other}, by=(*by, "seed"), **where)
+
+
+def share_failed(rows: pd.DataFrame, recipe: str) -> Quantity | None:
+    """The share of a recipe's runs whose distillation failed, by seed."""
+    own = rows[rows.recipe.isin([recipe, f"{FAILED}{recipe}"])]
+    return mean_quantity(own.recipe.str.startswith(FAILED).astype(float).groupby(own.seed).mean())

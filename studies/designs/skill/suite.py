@@ -1,0 +1,107 @@
+"""The suite 'skill': tiny worlds whose starts are wrong greedily too; their domains, starts, amounts and scores.
+
+The older worlds ('sharpening') are shown demonstrations with random slips, so that greedy decoding is right 91 to 98%
+of the time before any RL. Here the demonstrator has a habit: more often than not it makes the skill's one mistake,
+always the same. A start that learnt from it makes that mistake greedily, though it is often right among eight samples,
+as a real model is; RL has to teach it otherwise. Starts are also shorter, so that some of the skill itself is left to
+learn. Every score is taken three ways: sampled at temperature 1, greedily, and as the best of eight samples. Leaves
+out: whether a world is fit for a study (`studies.designs.skill.gate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import Recipe
+from studies.designs.builders import UNBOUNDED, at_flops
+from studies.framework.observe import Figure
+from studies.framework.run import Factor, Run
+from trainer.files.settings import Settings
+
+HABIT = "habit=0.6&corruption=0"  # of the demonstrator: random slips are left out
+WORLDS: Mapping[str, tuple[str, ...]] = {
+    "letters": (f"sort?{HABIT}", f"reverse?{HABIT}&length=4-5"),
+    "runs": (f"rle_decode?{HABIT}", f"sort_down?{HABIT}"),
+    "marks": (f"brackets_two?{HABIT}", f"rle_encode?{HABIT}&length=2"),
+    "choices": (f"compare?{HABIT}", f"dedup?{HABIT}"),
+}
+PAIR, RIVALS = "rivals", ("sort", "sort_down")  # the world of the competing pair
+START = Amounts(steps=120, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
+STEPS = {"letters": 140, "runs": 140, "marks": 140, "choices": 140, PAIR: 100}  # of a world's start
+RL = Amounts(
+    steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=1.5e-3, warmup_steps=3
+)
+STUDENT = Amounts(steps=UNBOUNDED, prompts_per_step=32, learning_rate=2e-3, warmup_steps=3)
+SAMPLES = STUDENT  # of fine-tuning on the specialists' samples
+SHARES = {"mopd": 0.25, "off_policy": 0.25}  # of a recipe's FLOPs for distillation
+FLOPS = 0.02e12  # a recipe's training FLOPs for each domain, teachers counted
+FIGURES: tuple[Figure, ...] = ("pass_rate", "greedy", "pass_8")
+SEEDS = (70, 71, 72)  # of the worlds; the forecasts know their starts and specialists
+RIVAL_SEEDS = (80, 81, 82)
+SWEPT = "letters"  # the world on which amounts were set, on a seed on which no study judges
+SWEEP_SEED = 60
+RECIPES = ("mixed_rl", "mopd", "off_policy", "merge", "cascade", "cascade_back")
+
+
+def settings(seed: int) -> Settings:
+    """Scores of every stage: 40 prompts x 8 samples, and 200 prompts greedily, of each domain. A collapsed run counts
+    with its score."""
+    return Settings(
+        seed=seed, test_items=40, samples_per_prompt=8, greedy_items=200, validation_items=1, evaluate_every=UNBOUNDED,
+        diagnose_every=0, score_others="at_end", max_truncation=1.0,
+    )  # fmt: skip
+
+
+def plain(domain: str) -> str:
+    """A domain without its dials."""
+    return domain.partition("?")[0]
+
+
+def rivals(dial: float) -> tuple[str, ...]:
+    """The competing pair with its ambiguity dial turned up."""
+    return tuple(f"{name}?ambiguity={dial:g}&{HABIT}" for name in RIVALS)
+
+
+def start(world: str) -> Amounts:
+    """Of a world's start."""
+    return START.model_copy(update={"steps": STEPS[world]})
+
+
+def recipe(
+    name: str,
+    domains: Sequence[str],
+    *,
+    flops: float = FLOPS,
+    rl: Amounts = RL,
+    distill: Amounts | None = None,
+    share: float | None = None,
+) -> Recipe:
+    """One of `RECIPES` at this many training FLOPs a domain, teachers counted; with the suite's amounts, or others."""
+    if name.startswith("cascade"):
+        order = domains if name == "cascade" else domains[::-1]
+        made = catalogue.cascade_rl(domains, order=order)
+    else:
+        made = catalogue.PLAIN[name](domains)
+    own = SAMPLES if name == "off_policy" else STUDENT
+    return at_flops(
+        made,
+        flops * len(domains),
+        rl=rl,
+        distill=distill or own,
+        share=SHARES.get(name, 0.0) if share is None else share,
+    )
+
+
+def run(name: str, made: Recipe, seed: int, world: str, *, held_out: bool = False, **factors: Factor) -> Run:
+    """A run in a world of the suite; the seed is part of its name, the world one of its factors."""
+    return Run(
+        name=f"{name}/seed{seed}",
+        recipe=made,
+        settings=settings(seed),
+        start=start(world),
+        factors={"world": world, **factors},
+        held_out=held_out,
+        cut=seed,
+    )

@@ -1,0 +1,135 @@
+"""skill_sweep: at which rates, batches and shares does each recipe of the suite 'skill' do best? One world, one seed.
+
+One setting at a time is moved from the suite's, for every recipe alike, until the best lies inside what was tried: RL's
+rate and batch on mixed RL; the student's rate, batch and share of compute on MOPD; the same of off-policy fine-tuning;
+and, as mixed RL's due, advantages by domain, prompts by signal, and rewards weighted by what is left to gain. The
+suite's amounts were set by it, so that it is no evidence on them; its world and seed are in no study that judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pandas as pd
+
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import Recipe
+from studies.designs.builders import at_flops, kept, told
+from studies.designs.skill.contest import FAILED, rows_of
+from studies.designs.skill.suite import (
+    FLOPS,
+    RL,
+    SAMPLES,
+    STUDENT,
+    SWEEP_SEED,
+    SWEPT,
+    WORLDS,
+    recipe,
+    run,
+)
+from studies.framework.analysis import Analysis, Chart, Table
+from studies.framework.observe import Observations
+from studies.framework.resample import mean_quantity
+from studies.framework.run import Run
+from studies.framework.study import Study, at_least, predicted
+
+RATES = (7e-4, 1.5e-3, 3e-3)
+BATCHES = (8, 16, 32)
+STUDENT_RATES = (1e-3, 2e-3, 4e-3)
+STUDENT_BATCHES = (16, 32, 64)
+PARTS = (0.15, 0.25, 0.4, 0.6)
+DUES: Mapping[str, Mapping[str, Any]] = {
+    "advantages by domain": {"advantage_scale": "domain"},
+    "prompts by signal": {"curriculum": "signal"},
+    "both": {"advantage_scale": "domain", "curriculum": "signal"},
+}
+
+
+def design() -> list[Run]:
+    """Every setting of every recipe once; what equals the suite's own is run once for all."""
+    made: dict[str, Run] = {}
+    for name, knob, value, own in _settings():
+        label = f"{name}/{knob} {value}".replace(" ", "-")
+        made[label] = run(label, own, SWEEP_SEED, SWEPT, recipe=name, knob=knob, value=str(value))
+    return list(made.values())
+
+
+def _settings() -> Iterator[tuple[str, str, object, Recipe]]:
+    domains = WORLDS[SWEPT]
+
+    def changed(amounts: Amounts, **changes: float) -> Amounts:
+        return amounts.model_copy(update=changes)
+
+    for rate in RATES:
+        yield "mixed_rl", "rate", rate, recipe("mixed_rl", domains, rl=changed(RL, learning_rate=rate))
+        yield "merge", "rate", rate, recipe("merge", domains, rl=changed(RL, learning_rate=rate))
+    for batch in BATCHES:
+        yield "mixed_rl", "batch", batch, recipe("mixed_rl", domains, rl=changed(RL, prompts_per_step=batch))
+    for name, own in (("mopd", STUDENT), ("off_policy", SAMPLES)):
+        for rate in STUDENT_RATES:
+            yield name, "rate", rate, recipe(name, domains, distill=changed(own, learning_rate=rate))
+        for batch in STUDENT_BATCHES:
+            yield name, "batch", batch, recipe(name, domains, distill=changed(own, prompts_per_step=batch))
+        for share in PARTS:
+            yield name, "share", share, recipe(name, domains, share=share)
+    for words, options in DUES.items():
+        made = catalogue.mixed_rl(domains, **options)
+        yield "mixed_rl", "due", words, at_flops(made, FLOPS * len(domains), rl=RL, distill=STUDENT)
+
+
+def analyse(found: Observations) -> Analysis:
+    """Scores by setting, and which optima lie on an edge of what was tried."""
+    rows = rows_of(found)
+    if rows.empty:
+        return Analysis(quantities={})
+    rows = rows.assign(recipe=rows.recipe.str.removeprefix(FAILED))
+    best = optima(rows)
+    shown = rows[["recipe", "knob", "value", "temperature_1", "greedy", "pass_8", "worst_greedy", "recovery"]]
+    due = rows[(rows.recipe == "mixed_rl") & (rows.knob == "due")]
+    dues = ", ".join(f"{row.value} {row.greedy:.3f}" for row in due.itertuples())
+    return Analysis(
+        quantities=kept(inside=mean_quantity(best.inside.astype(float))),
+        findings=(
+            *told(best, "{recipe}, {knob}: best {best} at {greedy:.3f} greedy, {where}."),
+            f"Mixed RL given its due, greedy: {dues or 'not run'}.",
+        ),
+        tables=(Table(title="Settings", frame=shown), Table(title="Optima", frame=best)),
+        charts=(
+            Chart(
+                name="settings", title="Mean greedy score by setting: a panel for each knob", frame=rows, x="value",
+                y="greedy", colour="recipe", panel="knob", mark="point",
+            ),
+        ),
+        limits=("One world and one seed: differences below some five points are noise.",),
+    )  # fmt: skip
+
+
+def optima(rows: pd.DataFrame) -> pd.DataFrame:
+    """The best value of each recipe's knobs, and whether values on both sides of it were tried."""
+    found = []
+    for (name, knob), own in rows[rows.knob != "due"].groupby(["recipe", "knob"], sort=False):
+        best = own.loc[own.greedy.idxmax()]
+        tried = sorted(own.value.astype(float))
+        inside = tried[0] < float(best.value) < tried[-1]
+        where = "inside what was tried" if inside else "on an edge of what was tried"
+        row = {"recipe": name, "knob": knob, "best": best.value, "greedy": best.greedy}
+        found.append({**row, "inside": inside, "where": where})
+    return pd.DataFrame(found, columns=["recipe", "knob", "best", "greedy", "inside", "where"])
+
+
+STUDY = Study(
+    name="skill_sweep",
+    question="At which rates, batches and shares does each recipe do best in the suite 'skill'?",
+    prediction=predicted(
+        "Every optimum lies inside what was tried, up to the noise of one seed.",
+        at_least(0.5, "inside", "share of knobs whose best value lies inside what was tried"),
+    ),
+    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs",
+    held_out="nothing: the sweep sets amounts and judges no forecast",
+    design=design,
+    analyse=analyse,
+    of_skills=False,
+    suite="skill",
+)

@@ -1,0 +1,271 @@
+"""Forecasts of a study's runs, made before them and judged after them: sampled and greedy, against rules listed before.
+
+A forecast knows a run's start and its own specialists, in the figure that it speaks of. So do the rules, which also
+know the best trained specialists that other runs have on the same start. All of it stands on record before anything
+else is run (`studies.framework.forecasts`). The model was fitted to scores sampled at temperature 1: of greedy scores
+it is told greedy starts and specialists. Leaves out: fits, and runs that were forecast after the fact
+(`studies.honest.honest`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from mopdsim.belief.calibration import default_calibration
+from mopdsim.recipes.recipe import BASE, Merge, Recipe, Rl
+from mopdsim.recipes.recipe_file import from_document
+from studies.designs.skill.contest import failed
+from studies.framework.analysis import Analysis, Quantity, Table
+from studies.framework.forecasts import Foreteller, is_specialist
+from studies.framework.observe import Figure, Observations
+from studies.framework.resample import bootstrap
+from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert
+from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE
+from studies.honest.predictive import ensemble
+from studies.honest.refit import shipped_path
+from studies.honest.scoring import choose, exact_interval, regret
+from studies.honest.strategies import strategy_of, trained
+
+FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
+RECOVERED = 0.70
+BOLD_RATE = 4e-3
+SEED = 20_261_129
+LABEL = "recipe"
+
+
+def constant_70(cell: Cell) -> float | None:
+    """Start plus 70% of the specialist's gain, whatever the recipe."""
+    expert = own_expert(cell)
+    if expert is None:
+        return None
+    start = cell.start[cell.domain]
+    return start + RECOVERED * (expert - start)
+
+
+RULES: Final[Mapping[str, Callable[[Cell], float | None]]] = {
+    "start": no_change,
+    "own specialist": own_expert,
+    "constant .70 recovery": constant_70,
+    "constant recovery per strategy": constant_recovery,
+}
+MIXED_BUT_BOLD = f"mixed RL, but MOPD at rate {BOLD_RATE:.0e} and above".replace("e-0", "e-")
+CHOICES: Final[Mapping[str, Callable[[float], str]]] = {  # of a recipe, given RL's rate
+    MIXED_BUT_BOLD: lambda rate: "mopd" if rate >= BOLD_RATE else "mixed_rl",
+    "always MOPD": lambda rate: "mopd",
+    "always merging": lambda rate: "merge",
+}
+
+
+def foreteller() -> Foreteller:
+    """The model as it ships, and the rules."""
+    model = hashlib.sha256(shipped_path().read_bytes()).hexdigest()
+    return Foreteller(model=model, rules=(*RULES, *CHOICES), tell=tell)
+
+
+def tell(found: Observations) -> dict[str, Any]:
+    """Of each run and trained domain, by figure: P10, P50 and P90 of the model, and what each rule says. Runs whose
+    start or own specialists failed are left out."""
+    views = {figure: found.seen(figure) for figure in FIGURES}
+    told: dict[str, Any] = {}
+    for name, row in found.manifest["runs"].items():
+        recipe = from_document(row["document"], source=f"manifest: {name}")
+        own = [s.name for s in recipe.stages if s.name != recipe.output and is_specialist(s)]
+        if all(found.has(name, stage) for stage in (BASE, *own)):
+            told[name] = {figure: _of_run(view, name, recipe, own, figure) for figure, view in views.items()}
+    return told
+
+
+def _of_run(
+    found: Observations, name: str, recipe: Recipe, own: Sequence[str], figure: Figure
+) -> dict[str, dict[str, Any]]:
+    start = found.scores(name, BASE)
+    drawn = ensemble(
+        found.manifest["runs"][name]["document"],
+        {domain: start[domain] for domain in recipe.domains},
+        found.prompts(name, BASE),
+        default_calibration(),
+        key=f"{found.manifest['study']}/{name}/{figure}",
+        model=found.manifest["runs"][name]["model"],
+        known={stage: found.scores(name, stage) for stage in own},
+    )
+    specialists = _specialists(found, name, recipe, own)
+    last = recipe.stage[recipe.output]
+    rows: dict[str, dict[str, Any]] = {}
+    for domain in trained(recipe):
+        cell = Cell(
+            strategy=strategy_of(recipe),
+            domain=domain,
+            trained=trained(recipe),
+            start=start,
+            specialist=specialists,
+            merge_scale=last.scale if isinstance(last, Merge) else None,
+        )
+        low, median, high = np.quantile(drawn[domain], [0.1, 0.5, 0.9]).tolist()
+        said = {rule: of(cell) for rule, of in RULES.items()}
+        simplest = said["own specialist"] if said["own specialist"] is not None else start[domain]
+        rows[domain] = {
+            "low": low,
+            "median": median,
+            "high": high,
+            "rules": {rule: simplest if value is None else value for rule, value in said.items()},
+        }
+    return rows
+
+
+def _specialists(
+    found: Observations, name: str, recipe: Recipe, own: Sequence[str]
+) -> dict[str, Mapping[str, float]]:
+    """Scores of each domain's specialist: the run's own, else the one on its start that was trained longest."""
+    longest: dict[str, float] = {}
+    chosen: dict[str, Mapping[str, float]] = {}
+    for run, row in found.manifest["runs"].items():
+        if found.key(run, BASE) != found.key(name, BASE):
+            continue
+        for stage in from_document(row["document"], source=f"manifest: {run}").stages:
+            if isinstance(stage, Rl) and is_specialist(stage) and found.has(run, stage.name):
+                (domain,) = stage.domains
+                mine = run == name and stage.name in own
+                spent = math.inf if mine else found.manifest["stages"][found.key(run, stage.name)]["flops"]
+                if spent > longest.get(domain, 0.0):
+                    longest[domain], chosen[domain] = spent, found.scores(run, stage.name)
+    return chosen
+
+
+def judged(found: Observations, record: Mapping[str, Any]) -> Analysis:
+    """The forecasts on record beside what was measured: errors, intervals, signs of differences, what choices lose; of
+    the runs that finished and whose distillation did not fail."""
+    lost = set(failed(found))
+    rows = pd.DataFrame(
+        [
+            row
+            for name, by_figure in record["runs"].items()
+            if name in found.finished and name not in lost
+            for figure, told in by_figure.items()
+            for row in _rows(found.seen(figure), name, figure, told)
+        ]
+    )
+    if rows.empty:
+        return Analysis(quantities={})
+    rng = np.random.default_rng(SEED)
+    tables, findings = [], []
+    for figure, words in FIGURES.items():
+        own = rows[rows.figure == figure]
+        errors, lead = _errors(own, rng)
+        tables.append(
+            Table(title=f"Forecasts made before the runs, {words}: mean error in points", frame=errors)
+        )
+        findings.append(_finding(own, errors, lead, words))
+        means = own.groupby(["condition", "seed", LABEL], as_index=False)[["truth", "model", *RULES]].mean()
+        tables.append(Table(title=f"Signs of differences between recipes, {words}", frame=_signs(means)))
+        tables.append(Table(title=f"What a choice loses, {words}", frame=_losses(means, own)))
+    return Analysis(quantities={}, findings=tuple(findings), tables=tuple(tables))
+
+
+def _rows(found: Observations, name: str, figure: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+    measured, factors = found.scores(name), found.finished[name]["factors"]
+    return [
+        {
+            "run": name, "seed": found.seed(name), "figure": figure, "domain": domain,
+            "condition": factors["contest"], LABEL: factors[LABEL], "rate": factors.get("rate", 0.0),
+            "truth": measured[domain], "model": row["median"], "low": row["low"], "high": row["high"],
+            **row["rules"],
+        }
+        for domain, row in told.items()
+    ]  # fmt: skip
+
+
+def _errors(rows: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame, Quantity | None]:
+    """Mean absolute error of the model and of each rule, with the interval over conditions; and the best rule's error
+    less the model's, the rule chosen with hindsight."""
+    names = ("model", *RULES)
+    error = {name: POINTS * (rows[name] - rows.truth).abs() for name in names}
+    groups = list(rows.groupby("condition").indices.values())
+    found = []
+    for name in names:
+        of = error[name].to_numpy()
+        spread = bootstrap(groups, lambda picked, of=of: float(of[np.concatenate(picked)].mean()), rng)
+        bias = POINTS * float((rows[name] - rows.truth).mean())
+        ends = (np.nan, np.nan) if spread is None else (spread.low, spread.high)
+        found.append({"forecast": name, "error": of.mean(), "low": ends[0], "high": ends[1], "bias": bias})
+    table = pd.DataFrame(found)
+    best = min(RULES, key=lambda name: error[name].mean())
+    gap = (error[best] - error["model"]).to_numpy()
+    lead = bootstrap(groups, lambda picked: float(gap[np.concatenate(picked)].mean()), rng)
+    return table, lead
+
+
+def _finding(rows: pd.DataFrame, errors: pd.DataFrame, lead: Quantity | None, words: str) -> str:
+    inside = int(((rows.low <= rows.truth) & (rows.truth <= rows.high)).sum())
+    low, high = exact_interval(inside, len(rows))
+    model, rules = errors.iloc[0], errors.iloc[1:]
+    best = rules.loc[rules.error.idxmin()]
+    beside = "" if lead is None else f", the rule's error less the model's {lead} over conditions"
+    winner = "The model wins" if model.error < best.error else f"The simple rule '{best.forecast}' wins"
+    return (
+        f"{words}, {len(rows)} scores of {rows.run.nunique()} runs in {rows.condition.nunique()} conditions: the model "
+        f"errs by {model.error:.1f} points, the best rule ('{best.forecast}') by {best.error:.1f}{beside}. {winner}. "
+        f"{inside / len(rows):.0%} (95% interval {low:.0%} to {high:.0%}) of the 80% intervals hold the score; they "
+        f"are {POINTS * (rows.high - rows.low).mean():.0f} points wide."
+    )
+
+
+def _signs(means: pd.DataFrame) -> pd.DataFrame:
+    """By forecaster: of the pairs of recipes that differ by more than two standard errors over seeds (paired) in a
+    condition, how many differences it gives the right sign; none is wrong."""
+    counted = {name: [0, 0] for name in ("model", *RULES)}
+    for _, own in means.groupby("condition"):
+        by_recipe = {label: each.set_index("seed") for label, each in own.groupby(LABEL)}
+        for one, other in combinations(sorted(by_recipe), 2):
+            gap = (by_recipe[one][["truth", *counted]] - by_recipe[other][["truth", *counted]]).dropna()
+            if len(gap) < 2:
+                continue
+            mean, se = gap.truth.mean(), gap.truth.std(ddof=1) / np.sqrt(len(gap))
+            if abs(mean) <= 2 * se:
+                continue
+            for name, count in counted.items():
+                count[0] += 1
+                count[1] += bool(np.sign(gap[name].mean()) == np.sign(mean))
+    return pd.DataFrame(
+        [
+            {"forecast": name, "pairs": pairs, "right": right, "share": right / pairs if pairs else np.nan}
+            for name, (pairs, right) in counted.items()
+        ]
+    )
+
+
+def _losses(means: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean score lost by taking what a forecaster or a rule chooses, over conditions in which recipes differ by
+    `LEAST_SPREAD`; in points."""
+    rate = rows.groupby("condition").rate.first()
+    chosen: dict[str, list[Sequence[str]]] = {name: [] for name in ("model", *CHOICES)}
+    measured: list[Mapping[str, float]] = []
+    for condition, own in means.groupby("condition"):
+        scores = own.groupby(LABEL)[["truth", "model"]].mean()
+        if scores.truth.max() - scores.truth.min() < LEAST_SPREAD:
+            continue
+        picks = {name: [of(float(rate[condition]))] for name, of in CHOICES.items()}
+        if not all(set(pick) <= set(scores.index) for pick in picks.values()):
+            continue
+        measured.append(scores.truth.to_dict())
+        chosen["model"].append(choose(scores.model.to_dict(), tie=TIE))
+        for name, pick in picks.items():
+            chosen[name].append(pick)
+    if not measured:
+        return pd.DataFrame()
+    return pd.DataFrame(
+        [
+            {
+                "choice": name,
+                "conditions": len(measured),
+                "lost points": POINTS * regret(picks, measured).mean,
+            }
+            for name, picks in chosen.items()
+        ]
+    )

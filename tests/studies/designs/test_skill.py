@@ -1,0 +1,192 @@
+"""The suite 'skill': what passes its gate and what is refused, which distillations failed, and equal FLOPs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from simulated import noise, simulated
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.recipes.recipe import BASE
+from studies.designs.skill import conflict, contest, gate, order, suite, sweep
+from studies.framework import observe
+from studies.framework.forecasts import known
+from studies.framework.observe import Observations
+from studies.framework.registry import NAMES, study
+from studies.framework.run import Run, planned
+from trainer.runs.store import Store
+from trainer.tasks import task
+
+START, GAIN = 0.3, 0.5
+
+
+def gated(*, start: float = START, gain: float = GAIN, k: tuple[float, float] = (1.0, 0.4)) -> Observations:
+    """Every domain starts alike and gains alike greedily; together the rivals gain these shares of it at dials 0 and
+    1."""
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return start
+        together = run.factors["recipe"] == "both"
+        share = k[int(float(run.factors["dial"]))] if together else 1.0
+        behind = 0.1 if run.factors["recipe"] == "merge" else 0.0
+        return start + share * gain - behind + noise(run, stage)
+
+    return simulated(study("skill_gate").runs(), lambda run, stage, domain: 0.2, greedy=greedy)
+
+
+def test_worlds_of_skill_pass_and_the_report_says_so() -> None:
+    found = gated()
+    domains = gate.domains_of(found)
+    assert domains.passed.all() and len(domains) == sum(map(len, suite.WORLDS.values())) >= gate.LEAST_DOMAINS
+    assert all(gate.refusal(found, world) is None for world in suite.WORLDS)
+    made = gate.analyse(found)
+    assert made.quantities["K_dial_1"].value == pytest.approx(-0.916, abs=0.02)
+    assert made.quantities["least_gain"].value == pytest.approx(GAIN, abs=0.01)
+    assert any(
+        "differ by 10 points greedy" in sentence and "at least 8" in sentence for sentence in made.findings
+    )
+    assert "The competing pair passes." in made.findings
+
+
+@pytest.mark.parametrize(
+    ("start", "gain", "said"),
+    [(0.6, 0.3, "starts at 0.60 greedy"), (0.3, 0.2, "gains 20 points")],
+)
+def test_a_world_of_sharpening_is_refused_in_one_sentence(
+    tmp_path: Path, start: float, gain: float, said: str
+) -> None:
+    observe.write(gated(start=start, gain=gain), tmp_path)
+    with pytest.raises(UsageError, match=said) as error:
+        gate.admit(tuple(suite.WORLDS), folder=tmp_path)
+    assert (
+        "\n" not in str(error.value) and "fails the gate" in str(error.value) and error.value.exit_code == 2
+    )
+
+
+@pytest.mark.parametrize(("k", "dial"), [((1.0, 1.2), 1), ((0.6, 0.4), 0)])
+def test_a_pair_without_conflict_at_1_or_with_some_at_0_is_refused(
+    tmp_path: Path, k: tuple[float, float], dial: int
+) -> None:
+    observe.write(gated(k=k), tmp_path)
+    gate.admit(tuple(suite.WORLDS), folder=tmp_path)
+    with pytest.raises(UsageError, match=f"at ambiguity {dial} K lies") as error:
+        gate.admit(pair=True, folder=tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_before_the_gate_has_run_no_world_is_admitted(tmp_path: Path) -> None:
+    with pytest.raises(NotFoundError, match="no observations yet"):
+        gate.admit(tuple(suite.WORLDS), folder=tmp_path)
+
+
+def test_every_recipe_spends_alike_and_every_score_is_taken_three_ways() -> None:
+    for name, flops in (("order", suite.FLOPS), ("conflict", conflict.FACTOR * suite.FLOPS)):
+        for run in study(name).runs().values():
+            spent = sum(amounts.max_flops or 0.0 for amounts in run.recipe.amounts.values())
+            assert spent == pytest.approx(flops * len(run.recipe.domains))
+            assert run.settings.greedy_items >= 100 and run.settings.samples_per_prompt == 8
+            assert run.held_out and run.start == suite.start(str(run.factors["world"]))
+    assert {run.factors["recipe"] for run in study("order").runs().values()} == set(suite.RECIPES)
+    assert len(suite.SEEDS) >= 3 and len(suite.RIVAL_SEEDS) >= 3
+    assert all(task(domain) for world in suite.WORLDS.values() for domain in world)
+
+
+def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
+    assert not set(suite.SEEDS) & set(suite.RIVAL_SEEDS)
+    assert suite.SWEEP_SEED not in {*suite.SEEDS, *suite.RIVAL_SEEDS}
+    elsewhere = {
+        run.settings.seed for name in NAMES if study(name).suite != "skill" for run in study(name).design()
+    }
+    assert not elsewhere & {*suite.SEEDS, *suite.RIVAL_SEEDS}
+    assert {name for name in NAMES if study(name).suite == "skill"} == {
+        "skill_gate", "skill_sweep", "order", "conflict",
+    }  # fmt: skip
+
+
+def test_the_gate_s_specialists_are_those_that_the_order_s_forecasts_know(tmp_path: Path) -> None:
+    """The same stages, so that they are run once; nothing else of `order` is run by the gate."""
+    store = Store(root=tmp_path)
+    gated, ordered = (planned(study(name).runs(), store) for name in ("skill_gate", "order"))
+    first = set(known(ordered).node)
+    shared = set(gated.node) & set(ordered.node)
+    assert shared <= first
+    worlds = {
+        name for name, run in study("skill_gate").runs().items() if run.factors["world"] in suite.WORLDS
+    }
+    assert {key for name in worlds for key in gated.needed(name)} <= first
+
+
+def test_dial_point_nine_is_asked_nowhere_else() -> None:
+    asked = {
+        domain for name in NAMES if name != "conflict" for run in study(name).runs().values() for domain in
+        run.recipe.domains }  # fmt: skip
+    assert not set(suite.rivals(conflict.UNSEEN)) & asked
+
+
+@pytest.fixture(scope="module")
+def contested() -> Observations:
+    """Teachers gain .5 greedily; mixed RL .45; students .4 but in the first world, where MOPD's gain is .3."""
+    gains = {
+        "mixed_rl": 0.45,
+        "mopd": 0.4,
+        "off_policy": 0.36,
+        "merge": 0.2,
+        "cascade": 0.3,
+        "cascade_back": 0.3,
+    }
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return START
+        if stage != run.recipe.output:
+            return START + GAIN
+        first = run.factors["world"] == next(iter(suite.WORLDS)) and run.factors["recipe"] == "mopd"
+        return START + (0.3 if first else gains[str(run.factors["recipe"])]) + noise(run, stage)
+
+    return simulated(study("order").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+
+
+def test_a_failed_distillation_is_reported_and_not_compared(contested: Observations) -> None:
+    lost = contest.failed(contested)
+    first = next(iter(suite.WORLDS))
+    assert len(lost) == len(suite.SEEDS) and all(name.startswith(f"{first}/mopd/") for name in lost)
+    made = order.analyse(contested)
+    share = made.quantities["failed_mopd"].value
+    assert share == pytest.approx(1 / len(suite.WORLDS))
+    assert made.quantities["mixed_minus_mopd"].value == pytest.approx(
+        0.05, abs=0.01
+    )  # of the worlds where it did not
+    assert any("3 distillations failed" in sentence for sentence in made.findings)
+    recipes = set(made.tables[1].frame.recipe[made.tables[1].frame.world == first])
+    assert "failed mopd" in recipes and "mopd" not in recipes
+
+
+def test_a_conflict_is_told_along_its_dial() -> None:
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return START
+        return 1 - float(run.factors["dial"]) / 2 if stage == run.recipe.output else 0.99
+
+    found = simulated(study("conflict").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+    made = conflict.analyse(found)
+    assert made.quantities["fall_of_mixed"].value == pytest.approx(0.5)
+    below = next(table.frame for table in made.tables if "best possible" in table.title)
+    assert below.below.abs().max() == pytest.approx(0.0)
+
+
+def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        knob, value = run.factors["knob"], str(run.factors["value"])
+        best = {"rate": "0.0015", "batch": "32"}
+        return START + (0.4 if best.get(str(knob)) == value else 0.2) * (stage != BASE) + noise(run)
+
+    found = simulated(study("skill_sweep").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+    told = sweep.analyse(found).findings
+    assert any(
+        s.startswith("mixed_rl, rate: best 0.0015") and s.endswith("inside what was tried.") for s in told
+    )
+    assert any(
+        s.startswith("mixed_rl, batch: best 32") and s.endswith("on an edge of what was tried.") for s in told
+    )

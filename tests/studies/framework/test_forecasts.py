@@ -1,0 +1,185 @@
+"""Forecasts on record: made from starts and specialists alone, before the rest is run, and of one model to the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_world import SETTINGS, shrunk
+
+from mopdsim.base.errors import Interrupted, NotFoundError, UsageError
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import BASE
+from studies.framework import conduct, forecasts, observe
+from studies.framework.analysis import Analysis
+from studies.framework.conduct import Work
+from studies.framework.forecasts import Foreteller
+from studies.framework.observe import Observations
+from studies.framework.run import Run
+from studies.framework.study import Study, at_least, predicted
+
+MODEL = "a" * 64
+Make = Callable[..., Work]
+
+
+@pytest.fixture
+def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
+    """A study that foretells: MOPD and mixed RL of two domains, each score taken three ways."""
+    domains = [small["low"], small["high"]]
+    settings = SETTINGS.model_copy(update={"samples_per_prompt": 8, "greedy_items": 8})
+
+    def design() -> list[Run]:
+        made = {"mopd": catalogue.mopd(domains), "mixed": catalogue.mixed_rl(domains)}
+        return [
+            Run(name=name, recipe=shrunk(recipe), settings=settings, model=str(model), held_out=True)
+            for name, recipe in made.items()
+        ]
+
+    def made(**changes: Any) -> Work:
+        study = Study(
+            name="foretold",
+            question="Is it?",
+            prediction=predicted("It is.", at_least(0.0, "none", "nothing")),
+            observed="scores",
+            held_out="all",
+            design=design,
+            analyse=lambda found: Analysis(quantities={}, findings=(f"{len(found.runs())} runs.",)),
+            foretells=True,
+            **changes,
+        )
+        return Work(study=study, out=tmp_path / "out", results=tmp_path / "results")
+
+    return made
+
+
+def foreteller(model: str = MODEL, rules: tuple[str, ...] = ("start",)) -> Foreteller:
+    """What a run's start scores, and which of its stages were there when it was asked."""
+
+    def tell(found: Observations) -> dict[str, Any]:
+        rows = found.manifest["runs"]
+        assert all(row["failure"] == "not run yet" for row in rows.values()) and not found.runs()
+        return {
+            name: {"start": found.scores(name, BASE), "there": [s for s in row["keys"] if found.has(name, s)]}
+            for name, row in rows.items()
+        }
+
+    return Foreteller(model=model, rules=rules, tell=tell)
+
+
+def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make) -> None:
+    work = make()
+    with pytest.raises(NotFoundError, match="no forecasts are on record"):
+        forecasts.read(work.folder)
+    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    record = forecasts.read(work.folder)
+    assert record["runs"]["mixed"]["there"] == [BASE]
+    assert record["runs"]["mopd"]["there"] == [BASE, "teacher_1", "teacher_2"]
+    found = observe.read(work.folder)
+    assert sorted(found.runs()) == ["mixed", "mopd"]
+    for figure in ("greedy", "pass_8"):
+        assert set(found.scores("mopd", figure=figure)) == set(found.scores("mopd"))
+    assert found.scores("mopd", figure="greedy") == found.seen("greedy").scores("mopd")
+    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    assert forecasts.read(work.folder) == record
+
+    def judge(found: Observations, told: Any) -> Analysis:
+        return Analysis(quantities={}, findings=(f"Judged by {told['model'][:4]}.",))
+
+    conduct.write_report(work, judge=judge)
+    report = (work.folder / "report.md").read_text()
+    assert "2 runs." in report and "Judged by aaaa." in report
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (foreteller("b" * 64), "the model file was changed after the forecasts of"),
+        (foreteller(rules=("start", "another")), "the list of rules was changed after the forecasts of"),
+    ],
+)
+def test_a_study_does_not_go_on_under_another_model(make: Make, changed: Foreteller, said: str) -> None:
+    work = make()
+    work.folder.mkdir(parents=True)
+    told = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {})
+    forecasts.write("foretold", observe.Observations, told, work.folder, today="2026-01-01")  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=said) as error:
+        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=changed)
+    assert "\n" not in str(error.value) and error.value.exit_code == 2
+
+
+def test_edited_forecasts_are_found_out(make: Make) -> None:
+    work = make()
+    work.folder.mkdir(parents=True)
+    told = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {"mixed": {"score": 0.25}})
+    forecasts.write("foretold", observe.Observations, told, work.folder, today="2026-01-01")  # type: ignore[arg-type]
+    path = work.folder / forecasts.FILE
+    path.write_text(path.read_text().replace("0.25", "0.75"))
+    with pytest.raises(UsageError, match="not the one that was hashed"):
+        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=told)
+
+
+def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
+    work = make()
+    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    (work.folder / forecasts.FILE).unlink()
+    with pytest.raises(UsageError, match="were run before its forecasts") as error:
+        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    assert "\n" not in str(error.value)
+
+
+def test_a_stopped_study_leaves_the_observations_of_what_is_finished(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped when its forecasts stand and nothing more is run."""
+    work = make()
+    carry_out = conduct._carry_out
+
+    def stopped(own: Work, plan: Any, **options: Any) -> Any:
+        if len(plan.nodes) == len(own.planned.nodes):
+            raise Interrupted("it was stopped")
+        return carry_out(own, plan, **options)
+
+    monkeypatch.setattr(conduct, "_carry_out", stopped)
+    with pytest.raises(Interrupted):
+        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    found = observe.read(work.folder)
+    assert found.runs() == [] and found.has("mopd", "teacher_2") and not found.has("mopd", "student")
+    assert {row["failure"] for row in found.manifest["runs"].values()} == {"not run yet"}
+
+
+def test_a_world_that_has_not_passed_its_gate_is_not_run(make: Make) -> None:
+    def refuse() -> None:
+        raise UsageError("world 'easy' fails the gate: domain 'sort' starts at .9 greedy")
+
+    work = make(admit=refuse)
+    with pytest.raises(UsageError, match="fails the gate"):
+        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    assert not work.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "there"),
+    [
+        ({"pass_rate": "greedy", "greedy": "pass_rate", "se": "greedy_se", "greedy_se": "se"}, True),
+        ({"greedy": "pass_rate"}, True),
+        ({}, False),
+    ],
+)
+def test_greedy_scores_where_sampled_ones_belong_are_refused(
+    make: Make, wrong: dict[str, str], there: bool
+) -> None:
+    """Columns exchanged, or one written over the other."""
+    work = make()
+    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    found = observe.read(work.folder)
+    mixed = {name: found.points[other] for name, other in wrong.items()}
+    observe.write(replace(found, points=found.points.assign(**mixed)), work.folder)
+    if not there:
+        observe.read(work.folder)
+        return
+    with pytest.raises(UsageError, match="greedy and temperature-1 scores are mixed up") as error:
+        observe.read(work.folder)
+    assert "\n" not in str(error.value)
