@@ -22,21 +22,19 @@ from trainer.files.settings import Settings
 
 HABIT = "habit=0.6&corruption=0"  # of the demonstrator: random slips are left out
 WORLDS: Mapping[str, tuple[str, ...]] = {
-    "letters": (f"sort?{HABIT}", f"reverse?{HABIT}&length=4-5"),
-    "runs": (f"rle_decode?{HABIT}", f"sort_down?{HABIT}"),
-    "marks": (f"brackets_two?{HABIT}", f"rle_encode?{HABIT}&length=2"),
-    "choices": (f"compare?{HABIT}", f"dedup?{HABIT}"),
+    "letters": (f"sort?{HABIT}", f"brackets_two?{HABIT}"),
+    "orders": (f"sort_down?{HABIT}", f"compare?{HABIT}"),
+    "lengths": (f"sort_long?{HABIT}", f"brackets?{HABIT}&length=4-8"),
+    "runs": (f"rle_decode?{HABIT}", f"rle_encode?{HABIT}&length=2"),
 }
 PAIR, RIVALS = "rivals", ("sort", "sort_down")  # the world of the competing pair
 START = Amounts(steps=120, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
-STEPS = {"letters": 140, "runs": 140, "marks": 140, "choices": 140, PAIR: 100}  # of a world's start
-RL = Amounts(
-    steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=1.5e-3, warmup_steps=3
-)
+STEPS = {"letters": 120, "orders": 120, "lengths": 120, "runs": 160, PAIR: 120}  # of a world's start
+RL = Amounts(steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=8e-4, warmup_steps=3)
 STUDENT = Amounts(steps=UNBOUNDED, prompts_per_step=32, learning_rate=2e-3, warmup_steps=3)
 SAMPLES = STUDENT  # of fine-tuning on the specialists' samples
-SHARES = {"mopd": 0.25, "off_policy": 0.25}  # of a recipe's FLOPs for distillation
-FLOPS = 0.02e12  # a recipe's training FLOPs for each domain, teachers counted
+SHARES = {"mopd": 0.4, "off_policy": 0.4}  # of a recipe's FLOPs for distillation
+FLOPS = 0.015e12  # a recipe's training FLOPs for each domain, teachers counted
 FIGURES: tuple[Figure, ...] = ("pass_rate", "greedy", "pass_8")
 SEEDS = (70, 71, 72)  # of the worlds; the forecasts know their starts and specialists
 RIVAL_SEEDS = (80, 81, 82)
@@ -46,10 +44,10 @@ RECIPES = ("mixed_rl", "mopd", "off_policy", "merge", "cascade", "cascade_back")
 
 
 def settings(seed: int) -> Settings:
-    """Scores of every stage: 40 prompts x 8 samples, and 200 prompts greedily, of each domain. A collapsed run counts
+    """Scores of every stage: 30 prompts x 8 samples, and 120 prompts greedily, of each domain. A collapsed run counts
     with its score."""
     return Settings(
-        seed=seed, test_items=40, samples_per_prompt=8, greedy_items=200, validation_items=1, evaluate_every=UNBOUNDED,
+        seed=seed, test_items=30, samples_per_prompt=8, greedy_items=120, validation_items=1, evaluate_every=UNBOUNDED,
         diagnose_every=0, score_others="at_end", max_truncation=1.0,
     )  # fmt: skip
 

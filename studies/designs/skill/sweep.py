@@ -1,9 +1,10 @@
 """skill_sweep: at which rates, batches and shares does each recipe of the suite 'skill' do best? One world, one seed.
 
 One setting at a time is moved from the suite's, for every recipe alike, until the best lies inside what was tried: RL's
-rate and batch on mixed RL; the student's rate, batch and share of compute on MOPD; the same of off-policy fine-tuning;
-and, as mixed RL's due, advantages by domain, prompts by signal, and rewards weighted by what is left to gain. The
-suite's amounts were set by it, so that it is no evidence on them; its world and seed are in no study that judges.
+rate and batch on mixed RL; the student's rate, batch and share of compute on MOPD; rate and share of off-policy
+fine-tuning; and, as mixed RL's due, advantages by domain, prompts by signal, and rewards weighted by what is left to
+gain. The suite's amounts were set by it, so that it is no evidence on them; its world and seed are in no study that
+judges.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import Study, at_least, predicted
 
-RATES = (7e-4, 1.5e-3, 3e-3)
+RATES = (4e-4, 8e-4, 1.6e-3)
 BATCHES = (8, 16, 32)
 STUDENT_RATES = (1e-3, 2e-3, 4e-3)
 STUDENT_BATCHES = (16, 32, 64)
-PARTS = (0.15, 0.25, 0.4, 0.6)
+PARTS = (0.25, 0.4, 0.6)
 DUES: Mapping[str, Mapping[str, Any]] = {
     "advantages by domain": {"advantage_scale": "domain"},
     "prompts by signal": {"curriculum": "signal"},
@@ -64,16 +65,20 @@ def _settings() -> Iterator[tuple[str, str, object, Recipe]]:
 
     for rate in RATES:
         yield "mixed_rl", "rate", rate, recipe("mixed_rl", domains, rl=changed(RL, learning_rate=rate))
-        yield "merge", "rate", rate, recipe("merge", domains, rl=changed(RL, learning_rate=rate))
     for batch in BATCHES:
         yield "mixed_rl", "batch", batch, recipe("mixed_rl", domains, rl=changed(RL, prompts_per_step=batch))
     for name, own in (("mopd", STUDENT), ("off_policy", SAMPLES)):
         for rate in STUDENT_RATES:
             yield name, "rate", rate, recipe(name, domains, distill=changed(own, learning_rate=rate))
-        for batch in STUDENT_BATCHES:
-            yield name, "batch", batch, recipe(name, domains, distill=changed(own, prompts_per_step=batch))
         for share in PARTS:
             yield name, "share", share, recipe(name, domains, share=share)
+    for batch in STUDENT_BATCHES:
+        yield (
+            "mopd",
+            "batch",
+            batch,
+            recipe("mopd", domains, distill=changed(STUDENT, prompts_per_step=batch)),
+        )
     for words, options in DUES.items():
         made = catalogue.mixed_rl(domains, **options)
         yield "mixed_rl", "due", words, at_flops(made, FLOPS * len(domains), rl=RL, distill=STUDENT)
