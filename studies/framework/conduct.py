@@ -103,18 +103,21 @@ def run(
     foreteller: Foreteller | None = None,
 ) -> Outcome:
     """Run what is missing and write the observations. Interrupted where it was stopped: those of the finished stages
-    are written, and the same call goes on. A study that foretells needs a foreteller; its starts and specialists are
-    run first, then the forecasts are put on record. UsageError where the model was changed since, or something else was
-    run before."""
+    are written, and the same call goes on. A study that foretells needs a foreteller. UsageError where the model was
+    changed since its forecasts, or where something was run before them."""
     from trainer.model.loading import check_device
 
     check_device(work.device)
     record = work.record()
     prediction.begin(work.folder, today=today())
-    if work.study.foretells and foreteller is not None:
-        _foretell(work, foreteller, record, executor=executor, workers=workers, quiet=quiet)
+
+    def carry_out(plan: Plan) -> Outcome:
+        return _carry_out(work, plan, executor=executor, workers=workers, quiet=quiet)
+
     try:
-        outcome = _carry_out(work, work.planned, executor=executor, workers=workers, quiet=quiet)
+        if work.study.foretells and foreteller is not None:
+            _foretell(work, foreteller, carry_out, lambda: _collect(work, finished(work), record, workers))
+        outcome = carry_out(work.planned)
     except Interrupted:
         observe.write(_collect(work, finished(work), record, workers), work.folder)
         raise
@@ -133,26 +136,28 @@ def finished(work: Work) -> Outcome:
 def _foretell(
     work: Work,
     foreteller: Foreteller,
-    record: Mapping[str, Any],
-    *,
-    executor: Executor,
-    workers: int,
-    quiet: bool,
+    carry_out: Callable[[Plan], Outcome],
+    collect: Callable[[], Observations],
 ) -> None:
-    """Put forecasts on record, or check that those on record are of this model."""
-    name = work.study.name
-    if files(work)[forecasts.FILE]:
-        return forecasts.check(name, foreteller, work.folder)
-    first = forecasts.known(work.planned)
-    judged = [node for node in work.planned.nodes if node.key not in first.node]
-    if early := [node for node in judged if work.store.finished(node.key)]:
-        raise UsageError(
-            f"study {name!r}: {len(early)} of its stages, {early[0].label} among them, were run before its forecasts "
-            f"were put on record: restore {work.folder / forecasts.FILE}, or give another --out"
-        )
-    outcome = _carry_out(work, first, executor=executor, workers=workers, quiet=quiet)
-    found = _collect(work, outcome, record, workers)
-    forecasts.write(name, found, foreteller, work.folder, today=today())
+    """Condition by condition: run what a forecast may know, put the forecasts on record, run the rest, and write the
+    observations."""
+    name, folder, whole = work.study.name, work.folder, work.planned
+    forecasts.check(name, foreteller, folder)
+    on_record = forecasts.read(folder)["conditions"] if files(work)[forecasts.FILE] else {}
+    for condition, runs in forecasts.conditions(work.runs).items():
+        own = whole.only(key for run in runs for key in whole.needed(run))
+        if condition not in on_record:
+            first = forecasts.known(own)
+            judged = [node for node in own.nodes if node.key not in first.node]
+            if early := [node for node in judged if work.store.finished(node.key)]:
+                raise UsageError(
+                    f"study {name!r}: {len(early)} of its stages, {early[0].label} among them, were run before their "
+                    f"forecasts were put on record: restore {folder / forecasts.FILE}, or give another --out"
+                )
+            carry_out(first)
+            forecasts.add(name, condition, runs, collect(), foreteller, folder, today=today())
+        carry_out(own)
+        observe.write(collect(), folder)
 
 
 def _carry_out(work: Work, plan: Plan, *, executor: Executor, workers: int, quiet: bool) -> Outcome:

@@ -1,15 +1,17 @@
 """Forecasts on record: what the model and the simple rules say of every run, hashed before what they speak of is run.
 
-    RESULTS/NAME/forecasts.json    the model's file as its sha256, the rules, forecasts by run and domain, sha256, date
-A study that foretells runs its starts and specialists first: a forecast may know them, as the rules do. Everything else
-is run after the forecasts are written. Leaves out: making them and judging them (`studies.honest.prospective`).
+    RESULTS/NAME/forecasts.json    the model's file as its sha256, the rules; by condition the forecasts of its runs by
+                                   domain, their sha256, the date
+A study that foretells goes condition by condition (the factor `contest`): first its starts and specialists are run,
+which a forecast may know, as the rules do; then its forecasts are written; then the rest is run. Leaves out: making
+forecasts and judging them (`studies.honest.prospective`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,13 @@ from typing import Any
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from studies.framework.observe import Observations
+from studies.framework.run import Run
 from trainer.files.atomic import write_json
 from trainer.runs.plan import Plan
 
 FILE = "forecasts.json"
-HASHED = ("study", "model", "rules", "runs")
+HASHED = ("study", "model", "rules", "runs")  # of a condition
+CONTEST = "contest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +45,42 @@ def is_specialist(stage: AnyStage) -> bool:
 
 def known(found: Plan) -> Plan:
     """The stages that a forecast may know: starts and specialists."""
-    nodes = tuple(node for node in found.nodes if not node.needs or _specialised(node.job.stage))
-    return Plan(nodes=nodes, keys=found.keys)
+    return found.only(n.key for n in found.nodes if not n.needs or _specialised(n.job.stage))
 
 
 def _specialised(stage: AnyStage | None) -> bool:
     return stage is not None and is_specialist(stage)
 
 
-def write(study: str, found: Observations, foreteller: Foreteller, folder: Path, *, today: str) -> None:
-    """Put the forecasts on record."""
-    content = {
-        "study": study,
-        "model": foreteller.model,
-        "rules": list(foreteller.rules),
-        "runs": foreteller.tell(found),
-    }
-    write_json(folder / FILE, {**content, "sha256": digest(content), "written": today})
+def conditions(runs: Mapping[str, Run]) -> dict[str, list[str]]:
+    """Names of the runs of each condition, in the design's order."""
+    found: dict[str, list[str]] = {}
+    for name, run in runs.items():
+        found.setdefault(str(run.factors.get(CONTEST, "")), []).append(name)
+    return found
+
+
+def add(
+    study: str,
+    condition: str,
+    runs: Sequence[str],
+    found: Observations,
+    foreteller: Foreteller,
+    folder: Path,
+    *,
+    today: str,
+) -> None:
+    """Put the forecasts of a condition's runs on record, beside those that are."""
+    told = foreteller.tell(found)
+    own = {name: told[name] for name in runs if name in told}
+    head = {"study": study, "model": foreteller.model, "rules": list(foreteller.rules)}
+    document = read(folder) if (folder / FILE).exists() else {**head, "conditions": {}}
+    batch = {"written": today, "sha256": digest({**head, "runs": own}), "runs": own}
+    write_json(folder / FILE, {**document, "conditions": {**document["conditions"], condition: batch}})
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The record. NotFoundError where there is none; UsageError where its text is not what its hash says."""
+    """The record. NotFoundError where there is none; UsageError where its text is not what its hashes say."""
     path = folder / FILE
     try:
         document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -71,26 +90,38 @@ def read(folder: Path) -> dict[str, Any]:
         ) from None
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON ({error}): restore it") from None
-    if digest(document) != document.get("sha256"):
-        raise UsageError(f"{path}: its text is not the one that was hashed: restore it from version control")
+    for batch in document["conditions"].values():
+        if digest({**document, "runs": batch["runs"]}) != batch["sha256"]:
+            raise UsageError(
+                f"{path}: its text is not the one that was hashed: restore it from version control"
+            )
     return document
+
+
+def told(record: Mapping[str, Any]) -> dict[str, Any]:
+    """What is forecast of each run on record."""
+    return {name: row for batch in record["conditions"].values() for name, row in batch["runs"].items()}
 
 
 def check(study: str, foreteller: Foreteller, folder: Path) -> None:
     """UsageError where a study goes on under another model, or other rules, than its forecasts were made by."""
+    if not (folder / FILE).exists():
+        return
     document = read(folder)
-    for name, now in (("model file", foreteller.model), ("list of rules", list(foreteller.rules))):
-        before = document["model" if name == "model file" else "rules"]
-        if now != before:
+    for name, key, now in (
+        ("model file", "model", foreteller.model),
+        ("list of rules", "rules", list(foreteller.rules)),
+    ):
+        if now != document[key]:
+            since = min(batch["written"] for batch in document["conditions"].values())
             raise UsageError(
-                f"study {study!r}: the {name} was changed after the forecasts of {document['written']} (now "
-                f"{_short(now)}, on record {_short(before)} in {folder / FILE}): restore it, or give the new one a "
-                "study of its own"
+                f"study {study!r}: the {name} was changed after the forecasts of {since} (now {_short(now)}, on record "
+                f"{_short(document[key])} in {folder / FILE}): restore it, or give the new one a study of its own"
             )
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON of what is hashed."""
+    """sha256 of the canonical JSON of what is hashed of a condition."""
     content = {key: document.get(key) for key in HASHED}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

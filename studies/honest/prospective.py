@@ -23,7 +23,7 @@ from mopdsim.recipes.recipe import BASE, Merge, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.skill.contest import failed
 from studies.framework.analysis import Analysis, Quantity, Table
-from studies.framework.forecasts import Foreteller, is_specialist
+from studies.framework.forecasts import Foreteller, is_specialist, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
 from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert
@@ -73,13 +73,15 @@ def tell(found: Observations) -> dict[str, Any]:
     """Of each run and trained domain, by figure: P10, P50 and P90 of the model, and what each rule says. Runs whose
     start or own specialists failed are left out."""
     views = {figure: found.seen(figure) for figure in FIGURES}
-    told: dict[str, Any] = {}
+    forecasts: dict[str, Any] = {}
     for name, row in found.manifest["runs"].items():
         recipe = from_document(row["document"], source=f"manifest: {name}")
         own = [s.name for s in recipe.stages if s.name != recipe.output and is_specialist(s)]
         if all(found.has(name, stage) for stage in (BASE, *own)):
-            told[name] = {figure: _of_run(view, name, recipe, own, figure) for figure, view in views.items()}
-    return told
+            forecasts[name] = {
+                figure: _of_run(view, name, recipe, own, figure) for figure, view in views.items()
+            }
+    return forecasts
 
 
 def _of_run(
@@ -145,10 +147,10 @@ def judged(found: Observations, record: Mapping[str, Any]) -> Analysis:
     rows = pd.DataFrame(
         [
             row
-            for name, by_figure in record["runs"].items()
+            for name, by_figure in told(record).items()
             if name in found.finished and name not in lost
-            for figure, told in by_figure.items()
-            for row in _rows(found.seen(figure), name, figure, told)
+            for figure, rows in by_figure.items()
+            for row in _rows(found.seen(figure), name, figure, rows)
         ]
     )
     if rows.empty:
@@ -168,7 +170,7 @@ def judged(found: Observations, record: Mapping[str, Any]) -> Analysis:
     return Analysis(quantities={}, findings=tuple(findings), tables=tuple(tables))
 
 
-def _rows(found: Observations, name: str, figure: str, told: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _rows(found: Observations, name: str, figure: str, forecast: Mapping[str, Any]) -> list[dict[str, Any]]:
     measured, factors = found.scores(name), found.finished[name]["factors"]
     return [
         {
@@ -177,7 +179,7 @@ def _rows(found: Observations, name: str, figure: str, told: Mapping[str, Any]) 
             "truth": measured[domain], "model": row["median"], "low": row["low"], "high": row["high"],
             **row["rules"],
         }
-        for domain, row in told.items()
+        for domain, row in forecast.items()
     ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ Leaves out: running (`trainer.runs.execute`), and what computes: planning alone 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -75,6 +75,11 @@ class Plan:
     def node(self) -> dict[str, Node]:
         """By key."""
         return {node.key: node for node in self.nodes}
+
+    def only(self, keys: Iterable[str]) -> Plan:
+        """The same with these stages alone."""
+        chosen = set(keys)
+        return Plan(nodes=tuple(node for node in self.nodes if node.key in chosen), keys=self.keys)
 
     def needed(self, label: str) -> set[str]:
         """Keys of all stages of a recipe, or of a study's run."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from small_world import SETTINGS, shrunk
 
@@ -27,14 +28,21 @@ Make = Callable[..., Work]
 
 @pytest.fixture
 def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
-    """A study that foretells: MOPD and mixed RL of two domains, each score taken three ways."""
+    """A study that foretells, of two conditions: MOPD and mixed RL of two domains, each score taken three ways."""
     domains = [small["low"], small["high"]]
     settings = SETTINGS.model_copy(update={"samples_per_prompt": 8, "greedy_items": 8})
 
     def design() -> list[Run]:
         made = {"mopd": catalogue.mopd(domains), "mixed": catalogue.mixed_rl(domains)}
         return [
-            Run(name=name, recipe=shrunk(recipe), settings=settings, model=str(model), held_out=True)
+            Run(
+                name=name,
+                recipe=shrunk(recipe),
+                settings=settings,
+                model=str(model),
+                held_out=True,
+                factors={"contest": f"only {name}"},
+            )
             for name, recipe in made.items()
         ]
 
@@ -56,14 +64,16 @@ def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
 
 
 def foreteller(model: str = MODEL, rules: tuple[str, ...] = ("start",)) -> Foreteller:
-    """What a run's start scores, and which of its stages were there when it was asked."""
+    """What a run's start scores, which of its stages were there when it was asked, and which runs had finished."""
 
     def tell(found: Observations) -> dict[str, Any]:
-        rows = found.manifest["runs"]
-        assert all(row["failure"] == "not run yet" for row in rows.values()) and not found.runs()
         return {
-            name: {"start": found.scores(name, BASE), "there": [s for s in row["keys"] if found.has(name, s)]}
-            for name, row in rows.items()
+            name: {
+                "start": found.scores(name, BASE),
+                "there": [stage for stage in row["keys"] if found.has(name, stage)],
+                "finished": found.runs(),
+            }
+            for name, row in found.manifest["runs"].items()
         }
 
     return Foreteller(model=model, rules=rules, tell=tell)
@@ -75,8 +85,10 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
         forecasts.read(work.folder)
     conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     record = forecasts.read(work.folder)
-    assert record["runs"]["mixed"]["there"] == [BASE]
-    assert record["runs"]["mopd"]["there"] == [BASE, "teacher_1", "teacher_2"]
+    assert list(record["conditions"]) == ["only mopd", "only mixed"]
+    told = forecasts.told(record)
+    assert told["mopd"]["there"] == [BASE, "teacher_1", "teacher_2"] and told["mopd"]["finished"] == []
+    assert told["mixed"]["there"] == [BASE] and told["mixed"]["finished"] == ["mopd"]
     found = observe.read(work.folder)
     assert sorted(found.runs()) == ["mixed", "mopd"]
     for figure in ("greedy", "pass_8"):
@@ -103,8 +115,9 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
 def test_a_study_does_not_go_on_under_another_model(make: Make, changed: Foreteller, said: str) -> None:
     work = make()
     work.folder.mkdir(parents=True)
-    told = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {})
-    forecasts.write("foretold", observe.Observations, told, work.folder, today="2026-01-01")  # type: ignore[arg-type]
+    before = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {})
+    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    forecasts.add("foretold", "only mopd", ["mopd"], nothing, before, work.folder, today="2026-01-01")
     with pytest.raises(UsageError, match=said) as error:
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=changed)
     assert "\n" not in str(error.value) and error.value.exit_code == 2
@@ -114,7 +127,8 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
     work = make()
     work.folder.mkdir(parents=True)
     told = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {"mixed": {"score": 0.25}})
-    forecasts.write("foretold", observe.Observations, told, work.folder, today="2026-01-01")  # type: ignore[arg-type]
+    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    forecasts.add("foretold", "only mixed", ["mixed"], nothing, told, work.folder, today="2026-01-01")
     path = work.folder / forecasts.FILE
     path.write_text(path.read_text().replace("0.25", "0.75"))
     with pytest.raises(UsageError, match="not the one that was hashed"):
@@ -125,7 +139,7 @@ def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
     work = make()
     conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     (work.folder / forecasts.FILE).unlink()
-    with pytest.raises(UsageError, match="were run before its forecasts") as error:
+    with pytest.raises(UsageError, match="were run before their forecasts") as error:
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     assert "\n" not in str(error.value)
 
@@ -133,12 +147,12 @@ def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
 def test_a_stopped_study_leaves_the_observations_of_what_is_finished(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped when its forecasts stand and nothing more is run."""
+    """Stopped when the first condition's forecasts stand and nothing more is run."""
     work = make()
     carry_out = conduct._carry_out
 
     def stopped(own: Work, plan: Any, **options: Any) -> Any:
-        if len(plan.nodes) == len(own.planned.nodes):
+        if any(node.label.endswith("student") for node in plan.nodes):
             raise Interrupted("it was stopped")
         return carry_out(own, plan, **options)
 
@@ -146,6 +160,7 @@ def test_a_stopped_study_leaves_the_observations_of_what_is_finished(
     with pytest.raises(Interrupted):
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     found = observe.read(work.folder)
+    assert list(forecasts.read(work.folder)["conditions"]) == ["only mopd"]
     assert found.runs() == [] and found.has("mopd", "teacher_2") and not found.has("mopd", "student")
     assert {row["failure"] for row in found.manifest["runs"].values()} == {"not run yet"}
 

@@ -88,12 +88,11 @@ def record(error: float, width: float) -> dict[str, Any]:
             "rules": rules,
         }
 
-    return {
-        "runs": {
-            name: {"pass_rate": {domain: row(run, domain) for domain in run.recipe.domains}}
-            for name, run in ONE.items()
-        }
+    runs = {
+        name: {"pass_rate": {domain: row(run, domain) for domain in run.recipe.domains}}
+        for name, run in ONE.items()
     }
+    return {"conditions": {"order": {"runs": runs}}}
 
 
 def test_errors_intervals_and_losses_are_those_that_were_put_in(
