@@ -115,13 +115,13 @@ def run(
 
     work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
     count = _workers(workers, device)
-    foreteller = None
+    foretold = None
     if work.study.foretells:
-        from studies.honest.prospective import foreteller as shipped
+        from studies.honest.prospective import foreteller
 
-        foreteller = shipped()
+        foretold = foreteller()
     print(f"study {name}: {len(work.runs)} runs on {count} workers; stages as they end:", file=sys.stderr)
-    outcome = conduct.run(work, executor=executor, workers=count, foreteller=foreteller)
+    outcome = conduct.run(work, executor=executor, workers=count, foreteller=foretold)
     failed = conduct.failures(work, outcome)
     document = {"study": name, "folder": str(work.folder), "runs": len(work.runs), "failed": dict(failed)}
     emit(document) if json_ else print(run_text(document))
@@ -203,9 +203,11 @@ def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False,
     from studies.framework import conduct
 
     work = conduct.named(name, out=out, scale=scale, quick=quick)
-    judge = None
+    judge: conduct.Judge | None = None
     if work.study.foretells:
-        from studies.honest.prospective import judged as judge
+        from studies.honest.prospective import judged
+
+        judge = judged
     files = [str(path) for path in conduct.write_report(work, judge=judge)]
     emit({"files": files}) if json_ else print("\n".join(files))
 

@@ -74,10 +74,10 @@ class Analysis:
         return replace(
             self,
             quantities={**self.quantities, **other.quantities},
-            **{
-                name: (*getattr(self, name), *getattr(other, name))
-                for name in ("findings", "tables", "charts", "limits")
-            },
+            findings=(*self.findings, *other.findings),
+            tables=(*self.tables, *other.tables),
+            charts=(*self.charts, *other.charts),
+            limits=(*self.limits, *other.limits),
         )
 
     def calibration(self) -> dict[str, Any]:
