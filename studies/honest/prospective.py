@@ -207,7 +207,7 @@ def _finding(rows: pd.DataFrame, errors: pd.DataFrame, lead: Quantity | None, wo
     inside = int(((rows.low <= rows.truth) & (rows.truth <= rows.high)).sum())
     low, high = exact_interval(inside, len(rows))
     model, rules = errors.iloc[0], errors.iloc[1:]
-    best = rules.loc[rules.error.idxmin()]
+    best = rules.sort_values("error").iloc[0]
     beside = "" if lead is None else f", the rule's error less the model's {lead} over conditions"
     winner = "The model wins" if model.error < best.error else f"The simple rule '{best.forecast}' wins"
     return (
@@ -223,7 +223,7 @@ def _signs(means: pd.DataFrame) -> pd.DataFrame:
     condition, how many differences it gives the right sign; none is wrong."""
     counted = {name: [0, 0] for name in ("model", *RULES)}
     for _, own in means.groupby("condition"):
-        by_recipe = {label: each.set_index("seed") for label, each in own.groupby(LABEL)}
+        by_recipe = {str(label): each.set_index("seed") for label, each in own.groupby(LABEL)}
         for one, other in combinations(sorted(by_recipe), 2):
             gap = (by_recipe[one][["truth", *counted]] - by_recipe[other][["truth", *counted]]).dropna()
             if len(gap) < 2:
@@ -255,8 +255,9 @@ def _losses(means: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
         picks = {name: [of(float(rate[condition]))] for name, of in CHOICES.items()}
         if not all(set(pick) <= set(scores.index) for pick in picks.values()):
             continue
-        measured.append(scores.truth.to_dict())
-        chosen["model"].append(choose(scores.model.to_dict(), tie=TIE))
+        measured.append({str(name): float(score) for name, score in scores.truth.items()})
+        forecast = {str(name): float(score) for name, score in scores.model.items()}
+        chosen["model"].append(choose(forecast, tie=TIE))
         for name, pick in picks.items():
             chosen[name].append(pick)
     if not measured:

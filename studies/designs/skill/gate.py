@@ -237,7 +237,7 @@ def _least_gain(found: Observations, domains: pd.DataFrame) -> Quantity | None:
     """Over seeds, of the domain whose specialist gains least greedily."""
     if domains.empty:
         return None
-    least = domains.loc[domains.gain.idxmin()]
+    least = domains.sort_values("gain").iloc[0]
     names = found.runs(world=least.world, recipe=least.domain)
     return mean_quantity(
         [

@@ -115,7 +115,7 @@ def optima(rows: pd.DataFrame) -> pd.DataFrame:
     """The best value of each recipe's knobs, and whether values on both sides of it were tried."""
     found = []
     for (name, knob), own in rows[rows.knob != "due"].groupby(["recipe", "knob"], sort=False):
-        best = own.loc[own.greedy.idxmax()]
+        best = own.sort_values("greedy").iloc[-1]
         tried = sorted(own.value.astype(float))
         inside = tried[0] < float(best.value) < tried[-1]
         where = "inside what was tried" if inside else "on an edge of what was tried"
