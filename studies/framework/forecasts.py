@@ -73,7 +73,7 @@ def add(
     """Put the forecasts of a condition's runs on record, beside those that are."""
     told = foreteller.tell(found)
     own = {name: told[name] for name in runs if name in told}
-    head = {"study": study, "model": foreteller.model, "rules": list(foreteller.rules)}
+    head: dict[str, Any] = {"study": study, "model": foreteller.model, "rules": list(foreteller.rules)}
     document = read(folder) if (folder / FILE).exists() else {**head, "conditions": {}}
     batch = {"written": today, "sha256": digest({**head, "runs": own}), "runs": own}
     write_json(folder / FILE, {**document, "conditions": {**document["conditions"], condition: batch}})

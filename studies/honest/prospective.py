@@ -18,6 +18,7 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
+from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE, Merge, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
@@ -187,20 +188,25 @@ def _errors(rows: pd.DataFrame, rng: np.random.Generator) -> tuple[pd.DataFrame,
     """Mean absolute error of the model and of each rule, with the interval over conditions; and the best rule's error
     less the model's, the rule chosen with hindsight."""
     names = ("model", *RULES)
-    error = {name: POINTS * (rows[name] - rows.truth).abs() for name in names}
+    error = {name: POINTS * (rows[name] - rows.truth).abs().to_numpy() for name in names}
     groups = list(rows.groupby("condition").indices.values())
+
+    def over_conditions(values: Array) -> Quantity | None:
+        def mean(picked: Sequence[Any]) -> float:
+            return float(values[np.concatenate(list(picked))].mean())
+
+        return bootstrap(groups, mean, rng)
+
     found = []
     for name in names:
-        of = error[name].to_numpy()
-        spread = bootstrap(groups, lambda picked, of=of: float(of[np.concatenate(picked)].mean()), rng)
+        spread = over_conditions(error[name])
         bias = POINTS * float((rows[name] - rows.truth).mean())
         ends = (np.nan, np.nan) if spread is None else (spread.low, spread.high)
-        found.append({"forecast": name, "error": of.mean(), "low": ends[0], "high": ends[1], "bias": bias})
-    table = pd.DataFrame(found)
-    best = min(RULES, key=lambda name: error[name].mean())
-    gap = (error[best] - error["model"]).to_numpy()
-    lead = bootstrap(groups, lambda picked: float(gap[np.concatenate(picked)].mean()), rng)
-    return table, lead
+        found.append(
+            {"forecast": name, "error": error[name].mean(), "low": ends[0], "high": ends[1], "bias": bias}
+        )
+    best = min(RULES, key=lambda name: float(error[name].mean()))
+    return pd.DataFrame(found), over_conditions(error[best] - error["model"])
 
 
 def _finding(rows: pd.DataFrame, errors: pd.DataFrame, lead: Quantity | None, words: str) -> str:
