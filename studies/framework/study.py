@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from studies.framework.analysis import Analysis
     from studies.framework.observe import Observations
 
-Suite = Literal["sharpening", "skill"]
+Suite = Literal["sharpening", "skill", "real"]
 SUITES: Mapping[Suite, str] = {
     "sharpening": "greedy decoding is nearly right before any RL, which then removes the noise of sampling",
     "skill": "greedy decoding starts at .5 at most, and RL teaches what the start cannot do (`studies.designs.skill`)",
+    "real": "a small open model, whose greedy scores RL moves too",
 }
 Verdict = Literal["held", "refuted", "undecided", "not measured"]
 

@@ -106,4 +106,5 @@ STUDY = Study(
     design=design,
     analyse=analyse,
     of_skills=True,
+    suite="real",
 )

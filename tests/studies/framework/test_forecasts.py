@@ -85,7 +85,7 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
         forecasts.read(work.folder)
     conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     record = forecasts.read(work.folder)
-    assert list(record["conditions"]) == ["only mopd", "only mixed"]
+    assert set(record["conditions"]) == {"only mopd", "only mixed"}
     told = forecasts.told(record)
     assert told["mopd"]["there"] == [BASE, "teacher_1", "teacher_2"] and told["mopd"]["finished"] == []
     assert told["mixed"]["there"] == [BASE] and told["mixed"]["finished"] == ["mopd"]
