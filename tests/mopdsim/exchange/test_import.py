@@ -7,8 +7,6 @@ import json
 import math
 import random
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +14,11 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 from write_logs import GPUS, SAMPLES, STEPS, measured
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
+from mopdsim.cli.main import app
 from mopdsim.exchange import importing
 from mopdsim.exchange.importing import Context, context_of, imported
 from mopdsim.exchange.logs.steps import Steps
@@ -316,13 +316,14 @@ def test_step_and_phases_have_a_place_in_the_forecast(scenario: Path) -> None:
     assert math.isclose(run.forecast["mean_tokens"], run.found.median("mean_tokens") or 0)
 
 
-def test_one_import_is_checked_and_narrows_the_next_forecast(tmp_path: Path, scenario: Path) -> None:
-    def mopd(*arguments: object) -> dict[str, Any]:
-        command = [sys.executable, "-m", "mopdsim.cli", *map(str, arguments), "--json"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return dict(json.loads(done.stdout))
+def mopd(*arguments: object) -> dict[str, Any]:
+    """The document of `mopd ARGUMENTS --json`, in this process."""
+    done = CliRunner().invoke(app, [*map(str, arguments), "--json"], catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return dict(json.loads(done.stdout))
 
+
+def test_one_import_is_checked_and_narrows_the_next_forecast(tmp_path: Path, scenario: Path) -> None:
     out, stack = tmp_path / "observations.csv", tmp_path / "my_stack.json"
     imported_here = mopd("import", LOGS / VERL, "--scenario", scenario, "--out", out)
     assert imported_here["runs"][0]["forecast"]["stack"] == "verl"
@@ -386,18 +387,8 @@ def test_a_run_export_is_read_without_naming_anything(tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, scenario: Path) -> None:
-    command = [
-        sys.executable,
-        "-m",
-        "mopdsim.cli",
-        "import",
-        str(LOGS / VERL),
-        "--scenario",
-        str(scenario),
-        "--json",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    (run,) = json.loads(done.stdout)["runs"]
+    (run,) = mopd("import", LOGS / VERL, "--scenario", scenario)["runs"]
     assert run["steps"] == {"work": 5, "warm-up": 1, "evaluation": 2}
-    bad = subprocess.run([*command[:4], str(tmp_path)], capture_output=True, text=True, check=False)
-    assert bad.returncode == 3 and bad.stderr.count("\n") == 1 and "Traceback" not in bad.stderr
+    with pytest.raises(MopdError) as caught:
+        mopd("import", tmp_path)
+    assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
