@@ -12,6 +12,7 @@ from mopdsim.app.choice import Choice
 from mopdsim.plan.answer.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
 from tools.first_answer import made
+from tools.record import answers, changes
 
 
 def test_the_opening_question_is_answered_and_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,6 +57,20 @@ def test_one_menu_has_the_picture_the_workbook_the_files_and_the_link(script: st
     assert not at.exception
     labels = [button.proto.label for button in at.get("download_button")]
     assert {"Slide, PNG", "XLSX, all tables", "scenario.toml", "question.toml"} <= set(labels)
+
+
+def test_the_shipped_answer_is_the_recorded_one() -> None:
+    """The record is of the same question from its file, and is held to what the planner says by tests/test_recorded."""
+    shipped, recorded = planned.shipped()["planned"], answers()["plan_eight_domains"]
+    of_its_own = {"seconds", "portfolio"}  # a time, and what the file asks beside
+    for key in shipped.keys() - of_its_own:
+        found, known = (
+            {"": row[key]} if key != "recommended" else dict(row[key]) for row in (shipped, recorded)
+        )
+        for row in (found, known):
+            row.pop("scenario", None)
+        assert not list(changes(known, found)), key
+    assert shipped.keys() - of_its_own == recorded.keys() - of_its_own
 
 
 @pytest.mark.slow
