@@ -40,6 +40,7 @@ POINTS = (
 Figure = Literal["pass_rate", "greedy", "pass_8"]
 DIAGNOSTICS = ("study", "run", "stage", "key", "step", "quantity", "domain", "other", "value")
 BY_DOMAIN = ("gradient_norm", "gradient_share", "update_inner")
+NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
 SAME = 1e-6  # of scores written to eight digits
 OF_DOMAIN = ("reward", "zero_signal", "token_share", "effective_share", "kl", "dispersion")
 
@@ -162,7 +163,7 @@ def collect(
             "output": run.recipe.output,
             "keys": keys,
             "failure": outcome.failure_of(keys.values())
-            or (None if set(keys.values()) <= outcome.summaries.keys() else "not run yet"),
+            or (None if set(keys.values()) <= outcome.summaries.keys() else NOT_RUN),
         }
     stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in sorted(seen)}
     return Observations(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from studies.framework.analysis import Analysis
 from studies.framework.figures import draw
-from studies.framework.observe import Observations
+from studies.framework.observe import NOT_RUN, Observations
 from studies.framework.study import Claim, Study, Verdict
 from trainer.files.atomic import write_text
 
@@ -129,7 +129,7 @@ def _ran(found: Observations) -> list[str]:
         f"{len(found.finished)} of {len(runs)} runs finished ({held_out} of them declared held out), {len(stages)} "
         f"distinct stages, {seconds / 60:.1f} worker-minutes.",
     ]
-    failed = {name: row["failure"] for name, row in runs.items() if row["failure"] is not None}
+    failed = {name: row["failure"] for name, row in runs.items() if row["failure"] not in (None, NOT_RUN)}
     for name, why in failed.items():
         lines.append(f"- `{name}` failed: {why.strip().splitlines()[-1]}")
     return lines

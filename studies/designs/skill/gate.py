@@ -14,7 +14,7 @@ on a world that fails is refused (`admit`). Leaves out: the older worlds (`studi
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,8 +91,8 @@ def _pair(domains: Sequence[str]) -> dict[str, Recipe]:
 
 
 def domains_of(found: Observations) -> pd.DataFrame:
-    """Of every domain of a world: greedy start and gain of its specialist, mean of seeds, and whether it passes; the
-    other figures beside them."""
+    """Of every domain of a world: greedy start and gain of its specialist, mean of the seeds that were run, and whether
+    it passes on them; the other figures beside them."""
     rows: list[dict[str, Any]] = []
     for name, row in found.finished.items():
         world, domain = row["factors"]["world"], row["factors"]["recipe"]
@@ -106,7 +106,8 @@ def domains_of(found: Observations) -> pd.DataFrame:
         rows.append({"world": world, "domain": domain, **scores})
     if not rows:
         return pd.DataFrame(columns=["world", "domain", "passed"])
-    means = pd.DataFrame(rows).groupby(["world", "domain"], as_index=False, sort=False).mean()
+    groups = pd.DataFrame(rows).groupby(["world", "domain"], as_index=False, sort=False)
+    means = groups.mean().assign(seeds=groups.size()["size"])
     gain = means["specialist greedy"] - means["start greedy"]
     passed = (means["start greedy"] <= HIGHEST_START) & (gain >= LEAST_GAIN)
     return means.assign(gain=gain, passed=passed)
@@ -151,8 +152,9 @@ def refusal(found: Observations, world: str) -> str | None:
     """Why a world may not be studied, in one sentence; None where it passes."""
     domains = domains_of(found)
     own = domains[domains.world == world]
-    if own.empty:
-        return f"world {world!r} has not been through the gate: run `mopd study run skill_gate`"
+    seeds = 0 if len(own) < len(WORLDS[world]) else int(own.seeds.min())
+    if seeds < len(SEEDS):
+        return _not_yet(f"world {world!r}", seeds, len(SEEDS))
     for row in own[~own.passed].to_dict("records"):
         return (
             f"world {world!r} fails the gate: domain {row['domain']!r} starts at {row['start greedy']:.2f} greedy (at "
@@ -162,6 +164,10 @@ def refusal(found: Observations, world: str) -> str | None:
     return None
 
 
+def _not_yet(what: str, seeds: int, wanted: int) -> str:
+    return f"{what} has been through the gate on {seeds} of {wanted} seeds: run `mopd study run skill_gate`"
+
+
 def refusal_of_rivals(found: Observations) -> str | None:
     """Why the competing pair may not be studied, in one sentence; None where it passes."""
     rows = conflict_of(found)
@@ -169,7 +175,10 @@ def refusal_of_rivals(found: Observations) -> str | None:
         (1.0, lambda z: z <= -ERRORS, "at least two standard errors below zero"),
         (0.0, lambda z: abs(z) <= ERRORS, "within two standard errors of zero"),
     ):
-        z = in_errors(rows[rows.dial == dial].K)
+        own = rows[rows.dial == dial].K
+        if len(own) < len(RIVAL_SEEDS):
+            return _not_yet(f"the competing pair at ambiguity {dial:g}", len(own), len(RIVAL_SEEDS))
+        z = in_errors(own)
         if not passes(z):
             return (
                 f"the competing pair fails the gate: at ambiguity {dial:g} K lies {z:.1f} standard errors from zero "
@@ -193,8 +202,6 @@ def analyse(found: Observations) -> Analysis:
     passed = [str(domain) for domain in domains[domains.passed.astype(bool)].domain]
     worlds = [world for world in WORLDS if refusal(found, world) is None]
     pair = refusal_of_rivals(found)
-    spread = max(scores.values()) - min(scores.values()) if scores else float("nan")
-    enough = "at least" if spread >= LEAST_SPREAD else "less than the"
     return Analysis(
         quantities=kept(
             K_dial_0=mean_quantity(conflict[conflict.dial == 0].K),
@@ -202,11 +209,11 @@ def analyse(found: Observations) -> Analysis:
             least_gain=_least_gain(found, domains),
         ),
         findings=(
-            f"{len(passed)} domains pass ({LEAST_DOMAINS} are wanted): {', '.join(passed) or 'none'}.",
-            f"Worlds in which every domain passes: {', '.join(worlds) or 'none'}.",
+            f"{len(passed)} domains pass on the seeds that were run ({LEAST_DOMAINS} are wanted): "
+            f"{', '.join(passed) or 'none'}.",
+            f"Worlds in which every domain passes on all seeds: {', '.join(worlds) or 'none'}.",
             "The competing pair passes." if pair is None else f"{pair[0].upper()}{pair[1:]}.",
-            f"Best and worst recipe differ by {100 * spread:.0f} points greedy in world {SWEPT!r} on one seed, "
-            f"{enough} {100 * LEAST_SPREAD:.0f} that are asked.",
+            _spread_in_words(scores),
         ),
         tables=(
             Table(title="Domains: start and specialist, mean of seeds", frame=domains),
@@ -216,6 +223,17 @@ def analyse(found: Observations) -> Analysis:
         ),
         charts=(_chart(domains),),
         limits=("The spread of recipes is seen in one world on one seed here; `order` has more.",),
+    )
+
+
+def _spread_in_words(scores: Mapping[str, float]) -> str:
+    if not scores:
+        return "Recipes have not been run side by side yet."
+    spread = max(scores.values()) - min(scores.values())
+    enough = "at least" if spread >= LEAST_SPREAD else "less than"
+    return (
+        f"Best and worst recipe differ by {100 * spread:.0f} points greedy in world {SWEPT!r} on one seed, {enough} "
+        f"the {100 * LEAST_SPREAD:.0f} that are asked."
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -45,7 +46,8 @@ def test_worlds_of_skill_pass_and_the_report_says_so() -> None:
     assert made.quantities["K_dial_1"].value == pytest.approx(-0.916, abs=0.02)
     assert made.quantities["least_gain"].value == pytest.approx(GAIN, abs=0.01)
     assert any(
-        "differ by 10 points greedy" in sentence and "at least 8" in sentence for sentence in made.findings
+        "differ by 10 points greedy" in sentence and "at least the 8" in sentence
+        for sentence in made.findings
     )
     assert "The competing pair passes." in made.findings
 
@@ -74,6 +76,20 @@ def test_a_pair_without_conflict_at_1_or_with_some_at_0_is_refused(
     with pytest.raises(UsageError, match=f"at ambiguity {dial} K lies") as error:
         gate.admit(pair=True, folder=tmp_path)
     assert "\n" not in str(error.value)
+
+
+def test_a_world_that_was_run_on_some_seeds_only_is_not_admitted(tmp_path: Path) -> None:
+    whole = gated()
+    runs = {
+        name: row
+        | {"failure": observe.NOT_RUN if row["seed"] in (suite.SEEDS[-1], suite.RIVAL_SEEDS[-1]) else None}
+        for name, row in whole.manifest["runs"].items()
+    }
+    observe.write(replace(whole, manifest={**whole.manifest, "runs": runs}), tmp_path)
+    for options in ({"worlds": tuple(suite.WORLDS)}, {"pair": True}):
+        with pytest.raises(UsageError, match="through the gate on 2 of 3 seeds"):
+            gate.admit(**options, folder=tmp_path)
+    assert "8 domains pass on the seeds that were run" in gate.analyse(observe.read(tmp_path)).findings[0]
 
 
 def test_before_the_gate_has_run_no_world_is_admitted(tmp_path: Path) -> None:
