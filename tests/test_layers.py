@@ -49,10 +49,12 @@ ALLOWED: dict[str, set[str]] = {
     "trainer/stages": _LANGUAGE | (_TRAINER - {"trainer/stages"}),
     "trainer/runs": _LANGUAGE | _TRAINER,
     "trainer/bench": {"mopdsim/base", "trainer/model", "trainer/losses", "trainer/batch"},
-    "trainer/trace": _LANGUAGE | _TRAINER | {"mopdsim/cli", "trainer/runs"},
+    "trainer/trace": _FORECAST | _TRAINER | {"mopdsim/cli", "trainer/runs"},
     "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "trainer/runs", "trainer/bench"},
     "studies/framework": _LANGUAGE | _TRAINER | {"trainer/runs"},
-    "studies/designs": _FORECAST | _TRAINER | {"trainer/runs", "trainer/bench", "studies/framework"},
+    "studies/designs": _FORECAST
+    | _TRAINER
+    | {"trainer/runs", "trainer/trace", "trainer/bench", "studies/framework"},
     "studies/honest": _FORECAST
     | {"mopdsim", "mopdsim/fit", "mopdsim/validate", "trainer/files", "studies/framework", "studies/designs"},
     "studies/cli": _FORECAST

@@ -9,6 +9,7 @@ import streamlit as st
 
 from mopdsim.app import state
 from mopdsim.app.pages import interference, plan, recipes, runs, what_if
+from mopdsim.app.pages.trace import page as trace
 
 
 def _calibration() -> None:
@@ -29,6 +30,7 @@ _PAGES = (  # what draws it, title, icon, what it is for; the first is the one t
     (_calibration, "Calibration", "query_stats", "Predicted against measured, parameters with grades; refit to "
      "your own observations."),
     (runs.page, "Runs", "play_circle", "Runs on disk, with live curves; start a tiny one."),
+    (trace.page, "Trace", "troubleshoot", "Which teacher made a student say this: tokens, a verdict, proof, a report."),
 )  # fmt: skip
 PAGES = [
     st.Page(

@@ -13,6 +13,7 @@ A run, OUT/
 A stage, STORE/KEY/
 
   STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
+  ledger.safetensors    what each teacher did to the weights, where asked for (`trainer.stages.ledger`)
 
 A row of metrics.jsonl is of `kind` "step" or "evaluation". Rows of a stage speak of its teachers by their place, for
 recipes that share it give them other names; rows of a run by name. Leaves out: writing.
@@ -29,7 +30,7 @@ from typing import Any
 CONFIG, RESOLVED, MANIFEST, STATUS = "config.toml", "resolved.json", "manifest.json", "STATUS"
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
 WEIGHTS, DATA, SIDE_OUTPUTS, STORE = "weights", "data", "side_outputs", "store"
-MADE_FROM, CHECKPOINTS = "made_from.json", "checkpoints"
+MADE_FROM, CHECKPOINTS, LEDGER = "made_from.json", "checkpoints", "ledger.safetensors"
 RUNNING, DONE, FAILED, INTERRUPTED = "running", "done", "failed", "interrupted"
 PHASES = ("generation", "scoring", "training", "evaluation")  # that seconds and FLOPs are split into
 CURVES = ("loss", "reward", "grad_norm")  # of a step

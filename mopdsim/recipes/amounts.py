@@ -10,9 +10,9 @@ the amounts cost (`mopdsim.cost`).
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 from mopdsim.base.errors import UsageError
 
@@ -40,7 +40,8 @@ class Amounts(Value):
     decayed by a cosine to `final_learning_rate_fraction` of it. max_flops: where given, the stage ends with the
     step that reaches this many training FLOPs (generation, scoring and gradient; evaluation not counted) and the
     schedule follows FLOPs; `steps` is then only a ceiling. max_grad_norm: global gradient clipping.
-    weight_decay: decoupled (AdamW).
+    weight_decay: decoupled (AdamW). ledger: of a distillation, whether it keeps what each teacher did to the weights,
+    for `mopd trace --by ledger`.
     """
 
     steps: Annotated[int, Field(ge=1, le=10_000_000)]
@@ -52,6 +53,13 @@ class Amounts(Value):
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     max_grad_norm: Positive = 1.0
     max_flops: Positive | None = None
+    ledger: bool = False
+
+    @model_serializer(mode="wrap")
+    def _plain(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without the ledger where none is kept: keys and files from before it stay what they are."""
+        found: dict[str, Any] = handler(self)
+        return found if self.ledger else {name: value for name, value in found.items() if name != "ledger"}
 
     def scaled(self, factor: float) -> Amounts:
         """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling."""

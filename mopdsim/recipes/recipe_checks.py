@@ -99,6 +99,8 @@ def check_amounts(stages: tuple[AnyStage, ...], amounts: Mapping[str, Amounts]) 
     for name, stage in spending.items():
         _check_rate(name, stage, amounts[name].learning_rate)
         _check_rollouts(name, stage, amounts[name].rollouts_per_prompt)
+        if amounts[name].ledger and not isinstance(stage, Distill):
+            raise ValueError(f"stage {name!r}: ledger = true: a distillation alone keeps one: remove it")
 
 
 def _check_rate(name: str, stage: AnyStage, rate: float) -> None:

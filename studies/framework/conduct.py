@@ -8,7 +8,7 @@ computes is loaded by `run` alone, so that a list of studies is there at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,8 @@ from trainer.runs.plan import Plan
 from trainer.runs.store import Store
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from trainer.runs.execute import Outcome
 
 QUICK_SCALE = 0.01
@@ -187,7 +189,15 @@ def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: i
         "workers": workers,
         "prediction_sha256": record["sha256"],
     }
-    return observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
+    found = observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
+    return found if work.study.measure is None else replace(found, measured=_measured(work, found))
+
+
+def _measured(work: Work, found: Observations) -> DataFrame:
+    """The study's own table, of the finished runs."""
+    assert work.study.measure is not None
+    finished = {name: work.runs[name] for name in found.finished}
+    return work.study.measure(finished, work.planned, work.store)
 
 
 def fit(work: Work, *, write: bool = True) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     RESULTS/NAME/  observations.csv  a row for each stage, point of evaluation and domain
                    diagnostics.csv   gradients, shares and signals of a stage's diagnosed steps, the start left out
+                   measured.csv.gz   what some studies look at besides (`Study.measure`)
                    manifest.json     runs (condition, seed, stages' keys, what failed), stages (cost), versions, device
 A stage that several runs share is written once, under its key. Weights stay in the store. A score is one of three
 `Figure`s: pass_rate is sampled at the run's temperature (1 in every study), greedy is of the likeliest answers, pass_8
@@ -11,9 +12,10 @@ the best of eight samples; where the settings asked for the first alone, the oth
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,7 +28,7 @@ from mopdsim.base.run_directory import METRICS, PHASES, rows_of
 from mopdsim.recipes.recipe import ROOTS
 from mopdsim.recipes.recipe_file import to_document
 from studies.framework.run import Factor, Run
-from trainer.files.atomic import explained, write_json, write_text
+from trainer.files.atomic import explained, write_bytes, write_json, write_text
 from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
 
@@ -39,6 +41,7 @@ POINTS = (
 )  # fmt: skip
 Figure = Literal["pass_rate", "greedy", "pass_8"]
 DIAGNOSTICS = ("study", "run", "stage", "key", "step", "quantity", "domain", "other", "value")
+MEASURED = "measured.csv.gz"
 BY_DOMAIN = ("gradient_norm", "gradient_share", "update_inner")
 NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
 SAME = 1e-6  # of scores written to eight digits
@@ -47,11 +50,12 @@ OF_DOMAIN = ("reward", "zero_signal", "token_share", "effective_share", "kl", "d
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """points, diagnostics: the two tables. manifest: the JSON beside them."""
+    """points, diagnostics: the two tables. manifest: the JSON beside them. measured: the study's own table."""
 
     points: pd.DataFrame
     diagnostics: pd.DataFrame
     manifest: Mapping[str, Any]
+    measured: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     @cached_property
     def finished(self) -> dict[str, Mapping[str, Any]]:
@@ -174,7 +178,7 @@ def collect(
 
 
 def write(found: Observations, folder: Path) -> list[Path]:
-    """The three files. Returns them."""
+    """The three files, or four. Returns them."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -183,6 +187,10 @@ def write(found: Observations, folder: Path) -> list[Path]:
         write_text(files[-1], frame.to_csv(index=False, float_format="%.8g"))
     files.append(folder / "manifest.json")
     write_json(files[-1], found.manifest)
+    if not found.measured.empty:
+        files.append(folder / MEASURED)
+        text = found.measured.to_csv(index=False)
+        write_bytes(files[-1], gzip.compress(text.encode(), mtime=0))
     return files
 
 
@@ -193,6 +201,10 @@ def read(folder: Path) -> Observations:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
         diagnostics = pd.read_csv(folder / "diagnostics.csv", dtype={"key": str})
+        own = folder / MEASURED
+        measured = (
+            pd.read_csv(own, keep_default_na=False, na_values=[""]) if own.is_file() else pd.DataFrame()
+        )
     except FileNotFoundError as error:
         raise NotFoundError(
             f"{error.filename}: no observations yet; run the study first: `mopd study run {folder.name}`"
@@ -203,7 +215,7 @@ def read(folder: Path) -> Observations:
         ) from None
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)
-    return Observations(points=points, diagnostics=diagnostics, manifest=manifest)
+    return Observations(points=points, diagnostics=diagnostics, manifest=manifest, measured=measured)
 
 
 def _apart(points: pd.DataFrame, folder: Path) -> None:

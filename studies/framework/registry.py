@@ -30,6 +30,7 @@ _FILES = {  # of `studies.designs`, by the study's name
     "skill_sweep": "skill.sweep",
     "order": "skill.order",
     "conflict": "skill.conflict",
+    "trace": "trace.trace",
     "ladder-5M": "size.ladder",
     "ladder-25M": "size.ladder",
     "ladder-100M": "size.ladder",

@@ -19,8 +19,12 @@ from mopdsim.recipes.amounts import Value
 from studies.framework.run import Run
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from studies.framework.analysis import Analysis
     from studies.framework.observe import Observations
+    from trainer.runs.plan import Plan
+    from trainer.runs.store import Store
 
 Suite = Literal["sharpening", "skill", "real"]
 SUITES: Mapping[Suite, str] = {
@@ -91,7 +95,8 @@ def predicted(text: str, *claims: Claim) -> Prediction:
 class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
     analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
-    nothing but the generator that it makes from its own fixed seed. of_skills: whether its scores are of skills, which
+    nothing but the generator that it makes from its own fixed seed. measure: what is looked at besides scores, a table
+    made from the finished runs, their plan and the store. of_skills: whether its scores are of skills, which
     the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
     why runs that were held out were given to the fit, having been judged once; they are judged no more. suite: what its
     worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
@@ -104,6 +109,7 @@ class Study:
     held_out: str
     design: Callable[[], Sequence[Run]]
     analyse: Callable[[Observations], Analysis]
+    measure: Callable[[Mapping[str, Run], Plan, Store], pd.DataFrame] | None = None
     of_skills: bool = True
     released: str = ""
     suite: Suite = "sharpening"

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes.recipe_file import to_document
+from studies.designs.trace.world import INDIRECT, OWNER, TEACHERS
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
 from studies.framework.run import Run
 
@@ -82,3 +83,29 @@ def diagnosed(run: Run, conflict: float = 0.0) -> list[dict[str, Any]]:
             value = 0.5 - conflict + noise(run, domain, other)
             rows.append({"quantity": "gradient_cosine", "domain": domain, "other": other, "value": value})
     return [{"step": 10, "other": ""} | row for row in rows]
+
+
+def traced(runs: Mapping[str, Run], *, fooled: bool = False) -> pd.DataFrame:
+    """Answers of the study `trace` as if every cause acted as it should. fooled: another teacher has the log-probs."""
+    rows = []
+    for name, run in runs.items():
+        condition, habit = str(run.factors["condition"]), int(run.factors["habit"])
+        stage = run.recipe.stage["student"]
+        teachers = [name for name in (*TEACHERS, OWNER) if name in run.recipe.stage]
+        guilty = TEACHERS[habit - 1 - int(fooled)] if habit and condition not in ("start", "reward") else None
+        moved = 0.0 if not habit or condition == "start" else 2.0
+        for place in range(4):
+            gains = {"student": moved, stage.init: 0.0}
+            gains |= {name: moved * (name == guilty) + noise(run, name, place) for name in teachers}
+            for model, gain in gains.items():
+                role = {"student": "student", stage.init: "start"}.get(model, "teacher")
+                rows.append(
+                    {
+                        "run": name, "place": place, "prompt": "?:dba", "answer": "bad", "model": model,
+                        "role": role, "logprobs": " ".join([f"{gain / 2 - 2:.3f}"] * 4),
+                        "better": " ".join([f"{-gain / 2 - 2:.3f}"] * 4), "paid": condition == "reward",
+                        "routed": float(model == OWNER), "distance": 1.0 if role == "teacher" else None,
+                        "effect": 1.0 if habit and condition in INDIRECT else None,
+                    }
+                )  # fmt: skip
+    return pd.DataFrame(rows)

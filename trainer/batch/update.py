@@ -27,6 +27,16 @@ from trainer.model.policy import Policy
 
 Measured = Sums | Mapping[str, Tensor | float]  # plain quantities are of the whole
 LossOf = Callable[[Tensor, Tensor], tuple[Tensor, Measured]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One summand of a loss. row_M: the rows that it is of, ascending. loss_of: as of the whole batch."""
+
+    row_M: Tensor
+    loss_of: LossOf
+
+
 CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
 PIECE = 1 << 14  # the same on an accelerator
 
@@ -107,6 +117,31 @@ def accumulate_by_domain(
         }
 
     return total, sums, report
+
+
+def accumulate_by_part(
+    policy: Policy, rollouts: Rollouts, parts: Mapping[str, Part], **options: Any
+) -> tuple[float, Sums, dict[str, list[Tensor]]]:
+    """As `accumulate_gradients` of a loss that is a sum of parts, each over some of the rows; the last of the three is
+    each part's gradient, by parameter."""
+    parameters = list(policy.parameters())
+    gradient: dict[str, list[Tensor]] = {}
+    total, sums = 0.0, Sums()
+    width = rollouts.response_BT.shape[1]
+    for name, part in parts.items():
+
+        def of_part(read_NX: Tensor, index_N: Tensor, part: Part = part) -> tuple[Tensor, Measured]:
+            return part.loss_of(read_NX, part.row_M[index_N // width] * width + index_N % width)
+
+        for parameter in parameters:
+            parameter.grad = None
+        loss, measured = accumulate_gradients(policy, rollouts.rows(part.row_M), of_part, **options)
+        gradient[name] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        total += loss
+        sums.add(measured)
+    for place, parameter in enumerate(parameters):
+        parameter.grad = torch.stack([own[place] for own in gradient.values()]).sum(0)
+    return total, sums, gradient
 
 
 def accumulate_share(

@@ -80,10 +80,15 @@ def verified(directory: Path) -> bool:
 
 def write_text(path: Path, text: str) -> None:
     """Replace a small file in one step, on disk when this returns."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same of bytes."""
     partial = path.with_name(f".{path.name}.partial")
     with explained(path):
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

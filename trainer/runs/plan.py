@@ -119,15 +119,17 @@ def plan(
         for stage in recipe.stages:
             root = recipe.root_of(stage.name)
             names = dict.fromkeys([root, *parents(stage)])
+            amounts = recipe.amounts.get(stage.name)
             data = [name for name in names if isinstance(recipe.stage.get(name), RejectionSampling)]
             key = own[stage.name]
             weights[stage.name] = store.weights(key)
             job = Job(
                 key=key,
                 stage=stage,
-                amounts=recipe.amounts.get(stage.name),
+                amounts=amounts,
                 settings=chosen,
                 domains=recipe.domains,
+                drawn_as=_without_ledger(made_from[stage.name]) if amounts and amounts.ledger else None,
                 weights={name: weights[name] for name in names if name not in data},
                 data={name: store.data(own[name]) for name in data},
                 root=root,
@@ -166,6 +168,12 @@ def answers(recipe: Recipe, settings: Settings) -> Answers:
             training += amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
             evaluation += -(-amounts.steps // settings.evaluate_every) * settings.validation_items * validated
     return Answers(training=training, evaluation=evaluation)
+
+
+def _without_ledger(made_from: Mapping[str, Any]) -> str:
+    """The key of the same stage that keeps none: its random numbers are drawn, so that a ledger changes no student."""
+    amounts = {name: value for name, value in made_from["amounts"].items() if name != "ledger"}
+    return key_of({**made_from, "amounts": amounts})
 
 
 def _probes(recipe: Recipe) -> tuple[str, ...]:

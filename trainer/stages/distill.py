@@ -9,6 +9,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,8 +26,8 @@ from trainer.losses.losses import group_advantages, token_weights
 from trainer.model import processes
 from trainer.model.loading import tensors_sha256
 from trainer.model.policy import Policy
-from trainer.stages import samples
-from trainer.stages.loop import Job, Metrics, Report, StepOf, Trainee, train
+from trainer.stages import ledger, samples
+from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
 from trainer.stages.preflight import preflight, shared_ids
 from trainer.stages.targets import Scores, Target, loss_function, teacher_loss
 
@@ -43,9 +45,15 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
         needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
         bank = Bank({name: job.weights[name] for name in needed}, job.load)
         valid = _check_teachers(trainee, stage, names, bank)
+        if trainee.amounts.ledger:
+            ledger.check(trainee, stage)
         return lambda trainee: _step(trainee, stage, bank, valid)
 
-    return train(job, make_step, report)
+    def finish(trainee: Trainee) -> None:
+        if trainee.amounts.ledger:
+            ledger.write(trainee)
+
+    return train(job, make_step, report, hooks=Hooks(finish=finish))
 
 
 def _check_teachers(
@@ -105,7 +113,10 @@ def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics
         temperature=trainee.job.settings.temperature,
         scores=scores,
     )
-    applied, sums = trainee.update(batch, loss_function(target), temperature=target.temperature)
+    kept: dict[str, Any] = {}
+    if trainee.amounts.ledger:
+        kept = {"parts": ledger.parts_of(target, routed, batch), "enter": partial(ledger.enter, trainee)}
+    applied, sums = trainee.update(batch, loss_function(target), temperature=target.temperature, **kept)
     prompts = {name: (span.stop - span.start) // batch.group for name, span in batch.spans.items()}
     return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums)}
 

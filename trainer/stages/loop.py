@@ -29,7 +29,7 @@ from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
 from trainer.batch.sums import Sums
-from trainer.batch.update import LossOf, accumulate_share
+from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
@@ -139,6 +139,8 @@ class Trainee:
         head: bool = True,
         loss: float | None = None,
         diagnosed: bool = True,
+        parts: Mapping[str, Part] | None = None,
+        enter: Callable[[Mapping[str, list[Tensor]], Metrics], None] = lambda gradient, applied: None,
         also: Callable[[], float] = lambda: 0.0,
         **options: Any,
     ) -> tuple[Metrics, Sums]:
@@ -146,8 +148,9 @@ class Trainee:
 
         rollouts: what the policy reads in place of the batch's own; head: whether through the language model's head.
         loss: the number to report where it is not the sum of `loss_of`. diagnosed: whether the domains' gradients may
-        be taken apart, as is due every few steps. also: adds a gradient of another kind and returns its loss. options:
-        of `trainer.batch.update.accumulate_gradients`.
+        be taken apart, as is due every few steps. parts: the same loss as a sum, whose gradients `enter` is given after
+        the step with what it reported; the domains' are then not taken apart. also: adds a gradient of another kind
+        and returns its loss. options: of `trainer.batch.update.accumulate_gradients`.
         """
         policy, settings = self.policy, self.job.settings
         read = rollouts or batch.rollouts
@@ -155,10 +158,16 @@ class Trainee:
         with self.meter.phase("training", policy.device):
             due = diagnosed and settings.diagnose_every and self.step % settings.diagnose_every == 0
             spans = batch.spans if due else None
-            found, sums, report = accumulate_share(policy, read, loss_of, spans=spans, **options)
+            gradient: dict[str, list[Tensor]] = {}
+            report: Callable[[], dict[str, dict[str, float]]] = dict
+            if parts is not None:
+                found, sums, gradient = accumulate_by_part(policy, read, parts, **options)
+            else:
+                found, sums, report = accumulate_share(policy, read, loss_of, spans=spans, **options)
             found += also()
             processes.add_up_gradients(list(policy.parameters()))
             applied = self.apply(found if loss is None else loss, batch)
+            enter(gradient, applied)
         self.meter.count("training", policy, read if head else without_head(read), passes=TRAINING_PASSES)
         self.count_tokens("trained", batch)
         return {**applied, **report()}, sums

@@ -64,6 +64,7 @@ def loss_function(target: Target) -> LossOf:
         for route in score.routes
     ]
     reference = next((score for score in target.scores if score.role == "reference"), None)
+    paid = reward_function(target)
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
         if stage.loss == "sample_nll":
@@ -98,10 +99,27 @@ def loss_function(target: Target) -> LossOf:
             of_teacher: Named = {"kl_sum": metrics["kl_sum"], "tokens": float(len(at_N))}
             sums.add(Sums(domains={piece.route.domain: of_domain}, teachers={piece.name: of_teacher}))
         if target.advantage_B is not None and stage.loss != "sampled_token":
-            total = total + stage.reward_mix * _reward_loss(
-                target, logits_NV, index_N, token_M, behaviour_M, weight_M
-            )
+            total = total + paid(logits_NV, index_N)[0]
         return total, sums
+
+    return loss_of
+
+
+def reward_function(target: Target) -> LossOf:
+    """The policy gradient of the verifiable reward, beside a full-vocabulary divergence."""
+    rollouts = target.rollouts
+    token_M, weight_M, behaviour_M = (
+        x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
+    )
+
+    def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
+        assert target.advantage_B is not None
+        logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
+        advantage_N = target.advantage_B[index_N // rollouts.response_BT.shape[1]]
+        loss, _ = losses.policy_gradient(
+            logprob_N, behaviour_M[index_N], advantage_N, weight_M[index_N], clip_low=0.2, clip_high=0.28
+        )
+        return target.stage.reward_mix * loss, Sums()
 
     return loss_of
 
@@ -172,19 +190,6 @@ def teacher_loss(stage: Distill) -> TeacherLoss:
         )
 
     return full_reverse_kl if stage.loss == "sample_nll" else loss
-
-
-def _reward_loss(
-    target: Target, logits_NV: Tensor, index_N: Tensor, token_M: Tensor, behaviour_M: Tensor, weight_M: Tensor
-) -> Tensor:
-    """The policy gradient of the verifiable reward, beside a full-vocabulary divergence."""
-    assert target.advantage_B is not None
-    logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
-    advantage_N = target.advantage_B[index_N // target.rollouts.response_BT.shape[1]]
-    loss, _ = losses.policy_gradient(
-        logprob_N, behaviour_M[index_N], advantage_N, weight_M[index_N], clip_low=0.2, clip_high=0.28
-    )
-    return loss
 
 
 class _Piece:

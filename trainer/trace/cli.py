@@ -7,7 +7,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -24,7 +24,9 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 
 @app.command()
 def trace(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The --out of a finished `mopd train run`.")],
+    run: Annotated[
+        Path | None, typer.Argument(metavar="RUN", help="The --out of a finished `mopd train run`.")
+    ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the student is asked.")] = None,
     answer: Annotated[str | None, typer.Option(help="What it said [default: its likeliest answer].")] = None,
     instead: Annotated[str | None, typer.Option(help="What it should have said: traces the odds.")] = None,
@@ -48,7 +50,24 @@ def trace(
             "--shapley", help="As --confirm, without every set of up to four teachers; Shapley values."
         ),
     ] = False,
+    by: Annotated[
+        Literal["ledger"] | None,
+        typer.Option(help="Effects by the ledger that the distillation kept: seconds, no proof."),
+    ] = None,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="First make again what the store lost.")] = False,
+    report: Annotated[
+        bool,
+        typer.Option(
+            "--report",
+            help="Over all test prompts: who taught what, habits, harm, recipe changes, forecasts.",
+        ),
+    ] = False,
+    changed: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --report: write the first changed recipe there.")
+    ] = None,
+    bench: Annotated[
+        bool, typer.Option("--bench", help="Instead of a run: the benchmark with planted habits; resumes.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu or cuda [default: the run's].")] = None,
     json_: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
@@ -56,24 +75,36 @@ def trace(
 
     Examples: mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
     mopd trace runs/mopd --domain sort --failures 5 --confirm
+    mopd trace runs/mopd --report
     """
     from mopdsim.cli.flags import emit
     from trainer.runs.progress import Progress
+    from trainer.trace import ledger
     from trainer.trace.effects import effects, every_subset
     from trainer.trace.evidence import Models, check_domain
     from trainer.trace.subject import open_run
 
     begun = time.perf_counter()
-    _check(prompt, answer, instead, domain, failures, rebuild)
+    if bench:
+        return _bench(run, json_)
+    if run is None:
+        raise UsageError("RUN is missing: give the --out of a finished `mopd train run`, or --bench")
+    _check(prompt, answer, instead, domain, failures, alone="--report" if report else "--rebuild" * rebuild)
+    if changed is not None and not report:
+        raise UsageError(f"--changed {changed}: it goes with --report, which finds the recipe's change")
     subject = open_run(run)
     if domain is not None:
         check_domain(subject, domain)
     if shapley:
         every_subset(subject)
+    if by is not None and (confirm or shapley):
+        raise UsageError(f"--by {by}: leave out --confirm and --shapley, which find effects themselves")
     if rebuild:
         _rebuild(subject)
-        if prompt is None and failures is None:
+        if prompt is None and failures is None and not report:
             return
+    if report:
+        return _report(subject, device, changed, json_)
     models, near = Models(subject, device=device), None
     rival: Batch | None = None
     if prompt is None:
@@ -89,6 +120,8 @@ def trace(
     better = None if rival is None else models.read(rival)[0]
     verdicts = [_verdict(subject, each, better) for each in answers]
     found: list[dict[str, float]] | None = None
+    if by is not None:
+        found = ledger.effects(models, batch, rival)
     if confirm or shapley:
         resume = shlex.join(["mopd", *sys.argv[1:]])
         found = effects(models, batch, rival, all_subsets=shapley, progress=Progress(), resume=resume)
@@ -98,7 +131,7 @@ def trace(
         for row, effect in zip(rows, found or (), strict=False):
             row["effects"] = effect
         return emit({"student": subject.student, "answers": rows, "seconds": seconds})
-    _print(subject, answers, verdicts, better, near, found)
+    _print(subject, answers, verdicts, better, near, found, by)
     print(f"{seconds:.1f} s")
 
 
@@ -108,10 +141,13 @@ def _check(
     instead: str | None,
     domain: str | None,
     failures: int | None,
-    rebuild: bool,
+    *,
+    alone: str,
 ) -> None:
-    """UsageError where what was asked does not fit together."""
-    if (prompt is None) == (failures is None) and not (rebuild and prompt is None):
+    """UsageError where what was asked does not fit together. alone: an option that needs no answer to trace."""
+    if alone == "--report" and (prompt, failures, domain) != (None, None, None):
+        raise UsageError("--report is over all test prompts: leave out --prompt, --domain and --failures")
+    if (prompt is None) == (failures is None) and not (alone and prompt is None):
         raise UsageError(
             "give --prompt TEXT, or --domain D --failures N, one of the two: they say what to trace"
         )
@@ -120,6 +156,20 @@ def _check(
     for name, value in (("answer", answer), ("instead", instead)):
         if value is not None and prompt is None:
             raise UsageError(f"--{name} {value!r} belongs to a prompt: add --prompt")
+
+
+def _bench(run: Path | None, json_: bool) -> None:
+    """The study `trace`: run what is missing, report."""
+    from importlib.metadata import entry_points
+
+    if run is not None:
+        raise UsageError(f"--bench traces runs of its own: leave {run} out")
+    (study,) = entry_points(group="mopd.commands", name="study")
+    command = typer.main.get_command(study.load())
+    for verb in ("run", "report"):
+        words = [verb, "trace", *(["--json"] if json_ and verb == "report" else [])]
+        if code := command(words, standalone_mode=False):
+            raise typer.Exit(code)
 
 
 def _rebuild(subject: Subject) -> None:
@@ -136,6 +186,52 @@ def _rebuild(subject: Subject) -> None:
     )
 
 
+def _report(subject: Subject, device: str | None, changed: Path | None, json_: bool) -> None:
+    """Who taught what, over all test prompts."""
+    import io
+
+    from rich.console import Console
+
+    from mopdsim.cli.commands import emit
+    from mopdsim.recipes import recipe_file
+    from trainer.files.atomic import write_text
+    from trainer.trace.change import changes
+    from trainer.trace.evidence import Models
+    from trainer.trace.report import report
+    from trainer.trace.text import print_report
+
+    begun = time.perf_counter()
+    found = report(Models(subject, device=device))
+    made = changes(subject, found)
+    if changed is not None:
+        if not made:
+            raise UsageError(
+                f"--changed {changed}: no teacher does harm here, so there is no recipe to write"
+            )
+        write_text(changed, recipe_file.dump(made[0].recipe))
+    if not json_:
+        print_report(Console(highlight=False, markup=False), subject, found, made)
+        return print(f"{time.perf_counter() - begun:.1f} s")
+    text = io.StringIO()
+    print_report(Console(file=text, width=120, highlight=False, markup=False), subject, found, made)
+    document = {
+        "student": subject.student,
+        **asdict(found),
+        "changes": [
+            {
+                **asdict(one.harm),
+                "words": one.words,
+                "forecast": one.forecast,
+                "recipe": recipe_file.dump(one.recipe),
+            }
+            for one in made
+        ],
+        "text": text.getvalue(),
+        "seconds": time.perf_counter() - begun,
+    }
+    return emit(document)
+
+
 def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict:
     """Who is to blame for one answer. The better answer's tokens count against it."""
     import numpy as np
@@ -145,7 +241,7 @@ def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict
     ratio_UX = answer.ratios(subject)
     if better is not None:
         ratio_UX = np.concatenate([ratio_UX, -better.ratios(subject)])
-    return of_tokens(subject.teachers, ratio_UX)
+    return of_tokens(subject.teachers, ratio_UX, rest=answer.rest(subject))
 
 
 def _row(subject: Subject, answer: Answer, verdict: Verdict) -> dict[str, Any]:
@@ -173,6 +269,7 @@ def _print(
     better: Answer | None,
     near: str | None,
     effects: list[dict[str, float]] | None,
+    by: str | None,
 ) -> None:
     import numpy as np
     from rich.console import Console
@@ -186,8 +283,9 @@ def _print(
         routing = routing_of(subject, answer.domain, exposure, nearest=near)
         print_answer(console, subject, answer, verdict, routing=routing, better=better)
         if effects is not None:
-            print_effects(console, answer, effects[place], odds=better is not None)
+            print_effects(console, answer, effects[place], odds=better is not None, by=by)
     if len(answers) > 1:
         sums_UX = np.array([answer.ratios(subject).sum(0) for answer in answers])
         console.print()
-        print_verdict(console, of_answers(subject.teachers, sums_UX), over=f"over {len(answers)} answers: ")
+        whole = of_answers(subject.teachers, sums_UX, rest=answers[0].rest(subject))
+        print_verdict(console, whole, over=f"over {len(answers)} answers: ")

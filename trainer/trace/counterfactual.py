@@ -52,7 +52,7 @@ def without(
             own.job,
             key=key,
             stage=changed,
-            drawn_as=own.key,
+            drawn_as=own.job.drawn_as or own.key,
             weights=weights,
             directory=subject.store.directory(key),
         )

@@ -20,8 +20,8 @@ from trainer.runs.progress import Progress
 from trainer.trace.counterfactual import distil, estimate, without
 from trainer.trace.evidence import Models
 from trainer.trace.subject import Subject
+from trainer.trace.verdict import REWARD
 
-REWARD = "reward"
 MOST = 4  # teachers of which all subsets are distilled
 
 Left = frozenset[str]  # what is left out: teachers, or the reward
@@ -72,8 +72,8 @@ def effects(
 ) -> list[dict[str, float]]:
     """Of each row's answer, by teacher (and "reward" where left out one at a time): its effect in nats.
 
-    rival: the better answer to one prompt. Says first how long the distillations take. resume: the command that goes
-    on after a stop.
+    rival: the better answers, as many rows. Says first how long the distillations take. resume: the command
+    that goes on after a stop.
     """
     subject = models.subject
     chosen = every_subset(subject) if all_subsets else one_at_a_time(subject)
@@ -94,8 +94,8 @@ def effects(
     value_of: dict[Left, list[float]] = {}
     for left, weights in places.items():
         gives: Callable[[Batch], list[float]] = models.under(weights)
-        against = gives(rival)[0] if rival is not None else 0.0
-        value_of[left] = [value - against for value in gives(batch)]
+        against = gives(rival) if rival is not None else [0.0] * len(batch.items)
+        value_of[left] = [value - other for value, other in zip(gives(batch), against, strict=True)]
     rows = [{left: values[row] for left, values in value_of.items()} for row in range(len(batch.items))]
     if all_subsets:
         return [shapley(subject.teachers, row) for row in rows]

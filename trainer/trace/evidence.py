@@ -8,6 +8,7 @@ Axes: B rows, M rows kept, T response tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 
 from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.recipes.recipe import Distill
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, join, rows_for, select
 from trainer.batch.evaluate import sampled
@@ -30,24 +32,31 @@ from trainer.model.policy import Policy
 from trainer.stages.preflight import shared_ids
 from trainer.tasks import Item, task
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import Array
+from trainer.trace.verdict import NOBODY, REWARD, Array
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """One answer. logprobs: of each token by stage name (student, start, teachers), in nats."""
+    """One answer. logprobs: of each token by stage name (student, start, teachers), in nats. paid: whether the domain's
+    verifier gives it something; None where it was not asked (the prompt is nobody's item)."""
 
     prompt: str
     domain: str
     answer: str
     tokens: tuple[str, ...]
     logprobs: Mapping[str, tuple[float, ...]]
+    paid: bool | None = None
 
     def ratios(self, subject: Subject) -> Array:
         """ratio_UX: of each token, log-prob under the student and every teacher less that under the start."""
         start = self.logprobs[subject.start]
         names = (subject.student, *subject.teachers)
         return np.array([self.logprobs[name] for name in names]).T - np.array(start)[:, None]
+
+    def rest(self, subject: Subject) -> str:
+        """Whose it is that no teacher accounts for: the reward's where one was mixed in that may have paid for it."""
+        mixed = any(isinstance(stage, Distill) and stage.reward_mix for stage in subject.stages)
+        return REWARD if mixed and self.paid is not False else NOBODY
 
 
 class Models:
@@ -88,6 +97,7 @@ class Models:
                     )
                 ),
                 logprobs={name: score_M[row] for name, score_M in scores.items()},
+                paid=_paid(batch.items[row // batch.group], domains[row], said[row], self.student),
             )
             for row in range(len(trained_BT))
         ]
@@ -104,8 +114,12 @@ class Models:
 
     def under(self, weights: Path) -> Callable[[Batch], list[float]]:
         """What another student gives to each row's answer: its log-prob in nats."""
-        reader = load_policy(weights, **self.loading).frozen()
-        return lambda batch: [sum(row) for row in self.logprobs(weights.parent.name, reader, batch)]
+        return self.values(weights.parent.name, load_policy(weights, **self.loading))
+
+    def values(self, name: str, reader: Policy) -> Callable[[Batch], list[float]]:
+        """The same of a model at hand, from here on only read."""
+        reader.frozen()
+        return lambda batch: [sum(row) for row in self.logprobs(name, reader, batch)]
 
     def asked(self, prompt: str, answer: str | None, *, domain: str) -> Batch:
         """A prompt with this answer, or with the student's own likeliest. UsageError where it outgrows the model."""
@@ -135,22 +149,56 @@ class Models:
 
         UsageError where there is none.
         """
-        items, parts, found = self.subject.settings.test_items, list[tuple[Route, Batch]](), 0
-        for batch in sampled(
-            self.student, domain, task(domain), "test", items, temperature=0.0, meter=Meter()
-        ):
+        items, parts, found = self.subject.settings.test_items, list[Batch](), 0
+        for batch in self._likeliest(self.student, domain):
             failed_B = batch.reward_B < 1.0
             failed_B &= failed_B.cumsum(0) <= count - found
             if part := select(batch, failed_B) if failed_B.any() else None:
-                rows = len(part.items)
-                parts.append((Route(domain=domain, prompts=slice(found, found + rows), teachers={}), part))
-                found += rows
+                parts.append(part)
+                found += len(part.items)
         if not parts:
             raise UsageError(
                 f"domain {domain!r}: the student's likeliest answers to all {items} test prompts are right, so there "
                 "is no failure to trace: give --prompt and --answer"
             )
-        return join(self.student, parts)[0]
+        return self._joined(domain, parts)
+
+    def tested(self, name: str, domain: str) -> Batch:
+        """A model's likeliest answers to all test prompts of a domain."""
+        with self._open(name) as reader:
+            return self._joined(domain, list(self._likeliest(reader, domain)))
+
+    def right(self, batch: Batch) -> Batch | None:
+        """The items' own answers in place of those given; None where an item has none."""
+        (domain,) = batch.spans
+        said = [(item.answer,) for item in batch.items]
+        if not all(answer for (answer,) in said):
+            return None
+        count = len(said)
+        return replayed(
+            self.student, {}, batch.items, said, domains=[domain] * count, truncated=[False] * count
+        )
+
+    def _open(self, name: str) -> AbstractContextManager[Policy]:
+        return nullcontext(self.student) if name == self.subject.student else self.bank.open(name)
+
+    def _likeliest(self, reader: Policy, domain: str) -> list[Batch]:
+        items = self.subject.settings.test_items
+        return sampled(reader, domain, task(domain), "test", items, temperature=0.0, meter=Meter())
+
+    def _joined(self, domain: str, parts: list[Batch]) -> Batch:
+        """One domain's batches as one."""
+        routes = [
+            Route(domain=domain, prompts=slice(0, len(part.items)), teachers=dict[str, float]())
+            for part in parts
+        ]
+        return join(self.student, list(zip(routes, parts, strict=True)))[0]
+
+
+def _paid(item: Item, domain: str, said: list[str], student: Policy) -> bool | None:
+    if not item.answer and not item.data:
+        return None
+    return task(domain).grade(item, [student.chat.answer(turn) for turn in said]) > 0
 
 
 def check_domain(subject: Subject, domain: str) -> None:

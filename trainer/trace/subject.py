@@ -47,7 +47,8 @@ class Subject:
     """A finished run as tracing sees it.
 
     stages: those that read the teachers, the student's own last. start: what the first of them starts from. places:
-    weights of the student, the start and the teachers by stage name.
+    weights of the student, the start and the teachers by stage name. planned: the stages as they would be run again,
+    where who made this knows them.
     """
 
     run: Path
@@ -57,6 +58,7 @@ class Subject:
     summary: Mapping[str, Any]
     store: Store
     stages: tuple[Taught, ...]
+    planned: Plan | None = None
 
     @property
     def student(self) -> str:
@@ -97,6 +99,8 @@ class Subject:
     def plan(self) -> Plan:
         """The run's stages as they would be run again. UsageError where this version would make other ones, or several
         processes shared them."""
+        if self.planned is not None:
+            return self.planned
         if self.settings.processes > 1:
             raise UsageError(
                 f"{self.run}: processes = {self.settings.processes}: only a run of one process can be made again here: "

@@ -12,10 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mopdsim.base.numbers import interval, points
+from mopdsim.base.numbers import score as number
 from mopdsim.recipes.recipe import Distill
+from trainer.trace.change import Change
 from trainer.trace.evidence import Answer
+from trainer.trace.report import Report
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import INTERVAL, MARGIN, UNDECIDED, Verdict
+from trainer.trace.verdict import INTERVAL, MARGIN, UNDECIDED, Share, Verdict
 
 COLOURS = (
     "green",
@@ -101,12 +105,17 @@ def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None
     console.print(Text(f"shares   {said} ({level}% intervals)"), soft_wrap=True)
 
 
-def print_effects(console: Console, answer: Answer, effects: Mapping[str, float], *, odds: bool) -> None:
-    """What each teacher did to the answer (or to its odds), the largest first."""
+def print_effects(
+    console: Console, answer: Answer, effects: Mapping[str, float], *, odds: bool, by: str | None
+) -> None:
+    """What each teacher did to the answer (or to its odds), the largest first. by: the ledger, or distilled again."""
     ranked = sorted(effects.items(), key=lambda pair: -pair[1])
     said = ", ".join(f"{name} {effect:+.2f}" for name, effect in ranked)
     console.print(
-        Text(f"effects  {said} nats of {'the odds of ' * odds}{answer.answer!r}", style="bold"),
+        Text(
+            f"{'by ledger' if by else 'effects'}  {said} nats of {'the odds of ' * odds}{answer.answer!r}",
+            style="bold",
+        ),
         soft_wrap=True,
     )
 
@@ -134,3 +143,68 @@ def _style(subject: Subject, pull_K: Sequence[float]) -> str:
     if not len(pull_K) or max(pull_K) < PULLS:
         return ""
     return list(colours(subject).values())[int(np.argmax(pull_K))]
+
+
+def print_report(console: Console, subject: Subject, found: Report, made: Sequence[Change]) -> None:
+    """Scores, who taught what, habits, harm, and the changes."""
+    print_head(console, subject)
+    domains = list(found.matrix)
+    names = (subject.start, *subject.teachers, subject.student)
+    _table(
+        console,
+        "scores of likeliest answers to test prompts",
+        domains,
+        {name: {d: number(x) for d, x in found.scores[name].items()} for name in names},
+    )
+    causes = dict.fromkeys(cause for row in found.matrix.values() for cause in row)
+    shares = {
+        cause: {d: _interval(row[cause]) for d, row in found.matrix.items() if cause in row}
+        for cause in causes
+    }
+    _table(console, "share of each cause in the student's answers", domains, shares)
+    lifts = {name: {d: _interval(x) for d, x in row.items()} for name, row in found.lift.items()}
+    _table(console, "lift: log-prob of the right answer over the start's, nats", domains, lifts)
+    console.print("\nhabits: what the student shows more or less often than its start")
+    if not found.habits:
+        console.print("  none")
+    for habit in found.habits:
+        rates = ", ".join(f"{name} {habit.rates[name]:.2f}" for name in habit.rates)
+        console.print(
+            Text(f"  {habit.domain}: {habit.what}: from {habit.source or 'nobody'} ({rates})"), soft_wrap=True
+        )
+    console.print("\nharm: a teacher whose lift is below 0 on a domain in whose failures it has a share")
+    if not found.harms:
+        console.print("  none")
+    for harm in found.harms:
+        said = f"lift {_interval(harm.lift)} nats, share of the failures {harm.share:.2f}"
+        console.print(Text(f"  {harm.teacher} on {harm.domain}: {said}"), soft_wrap=True)
+    for change in made:
+        console.print(Text(f"  change for {change.harm.domain}: {change.words}"), soft_wrap=True)
+        console.print(Text(f"    {_told(change)}"), soft_wrap=True)
+
+
+def _told(change: Change) -> str:
+    """The change's forecast in words."""
+    if "unknown" in change.forecast:
+        return f"no forecast: {change.forecast['unknown']}"
+    before, after, difference, hours = (
+        change.forecast[key] for key in ("before", "after", "difference", "gpu_hours_ratio")
+    )
+    return (
+        f"forecast of {change.harm.domain}: {interval(before, number)} before, {interval(after, number)} after "
+        f"({points(difference['p50'])}); {hours['p50']:.2f} times the GPU-hours"
+    )
+
+
+def _table(
+    console: Console, title: str, domains: Sequence[str], rows: Mapping[str, Mapping[str, str]]
+) -> None:
+    console.print(f"\n{title}")
+    table = Table("", *domains, box=None, pad_edge=False, header_style="bold")
+    for name, row in rows.items():
+        table.add_row(name, *[row.get(domain, "") for domain in domains])
+    console.print(table)
+
+
+def _interval(row: Share) -> str:
+    return f"{row.share:.2f} [{row.low:.2f}, {row.high:.2f}]"

@@ -7,10 +7,11 @@ Of an answer's tokens t, with log-probs under the student S, the start 0 and eac
 
 The start's share is exp(-D), at most 1: the part of the answer's probability that the start gave already. The rest is
 divided among the teachers, each in proportion to its pull, and nobody, in proportion to what the strongest pull leaves
-of D. Negative moves and pulls count as 0. Where a better answer is given, its own sums are taken off, so that both are
-of the odds of the two. The rule is this project's own; how often it is right has not been measured.
+of D. Negative moves and pulls count as 0. Where a reward was mixed into the distillation and the verifier pays for the
+answer, what would be nobody's is the reward's. Where a better answer is given, its own sums are taken off, so that both
+are of the odds of the two. The rule is this project's own; how often it is right has not been measured.
 
-Axes: U units (tokens, or answers), C causes (start, teachers, nobody), R resamples.
+Axes: U units (tokens, or answers), C causes (start, teachers, nobody or the reward), R resamples.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-START, NOBODY, UNDECIDED = "start", "nobody", "undecided"
+START, NOBODY, REWARD, UNDECIDED = "start", "nobody", "reward", "undecided"
 RESAMPLES = 1000
 INTERVAL = (5, 95)  # percentiles
 MARGIN = 0.1  # between the first and the second share, below which there is no verdict
@@ -54,15 +55,23 @@ def split(sums: Array) -> Array:
     return np.concatenate([start, (1 - start) * rest], -1)
 
 
-def of_tokens(teachers: Sequence[str], token_UX: Array) -> Verdict:
-    """One answer's verdict. token_UX: what each token adds to moved and pulls; resampled by token."""
-    return _judged(teachers, split(token_UX.sum(0)), split(_resampled(token_UX).sum(1)))
+def of_tokens(teachers: Sequence[str], token_UX: Array, *, rest: str = NOBODY) -> Verdict:
+    """One answer's verdict. token_UX: what each token adds to moved and pulls; resampled by token. rest: whose it is
+    that no teacher accounts for."""
+    causes = [START, *teachers, rest]
+    return _judged(causes, split(token_UX.sum(0)), split(_resampled(token_UX).sum(1)))
 
 
-def of_answers(teachers: Sequence[str], answer_UX: Array) -> Verdict:
-    """The mean verdict over answers. answer_UX: each answer's moved and pulls; resampled by answer."""
+def of_answers(teachers: Sequence[str], answer_UX: Array, *, rest: str = NOBODY) -> Verdict:
+    """The mean verdict over answers. answer_UX: each answer's moved and pulls; resampled by answer. rest: as above."""
     share_UC = split(answer_UX)
-    return _judged(teachers, share_UC.mean(0), _resampled(share_UC).mean(1))
+    return _judged([START, *teachers, rest], share_UC.mean(0), _resampled(share_UC).mean(1))
+
+
+def mean_interval(value_U: Array) -> Share:
+    """The mean of one number a unit, resampled by unit."""
+    low, high = np.percentile(_resampled(value_U).mean(1), INTERVAL)
+    return Share(share=float(value_U.mean()), low=float(low), high=float(high))
 
 
 def _resampled(value_UX: Array) -> Array:
@@ -71,8 +80,7 @@ def _resampled(value_UX: Array) -> Array:
     return value_UX[np.random.default_rng(0).integers(count, size=(RESAMPLES, count))]
 
 
-def _judged(teachers: Sequence[str], share_C: Array, share_RC: Array) -> Verdict:
-    causes = [START, *teachers, NOBODY]
+def _judged(causes: Sequence[str], share_C: Array, share_RC: Array) -> Verdict:
     low_C, high_C = np.percentile(share_RC, INTERVAL, axis=0)
     first, second = np.argsort(-share_C, kind="stable")[:2]
     lead_R = share_RC[:, first] - np.delete(share_RC, first, axis=1).max(1)

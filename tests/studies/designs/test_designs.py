@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import diagnosed, noise, simulated
+from simulated import diagnosed, noise, simulated, traced
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -72,7 +73,8 @@ def _observed(chosen: Study) -> Observations:
     if chosen.name == "gain":
         return _curved(chosen)
     greedy = score if chosen.suite == "skill" else None
-    return simulated(chosen.runs(), score, diagnose=diagnosed, greedy=greedy)
+    found = simulated(chosen.runs(), score, diagnose=diagnosed, greedy=greedy)
+    return found if chosen.measure is None else replace(found, measured=traced(chosen.runs()))
 
 
 @pytest.mark.slow

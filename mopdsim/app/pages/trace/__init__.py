@@ -1,0 +1,1 @@
+"""Page Trace: which teacher made a run's student say this. Leaves out: every number, which `mopd trace` finds."""

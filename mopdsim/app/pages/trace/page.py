@@ -1,0 +1,131 @@
+"""Page Trace: pick a run and an answer, see its tokens and the verdict, have it confirmed, take the report away.
+
+All of it is `mopd trace` in a process of its own. Leaves out: reading its document (`mopdsim.app.pages.trace.shown`).
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Literal
+
+import streamlit as st
+
+from mopdsim.app import background, state, views
+from mopdsim.app.pages.trace import shown
+from mopdsim.app.runs_on_disk import Run, root, run, runs
+from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.base.run_directory import DONE
+
+POLL_S = 1
+Kind = Literal["traced", "reported"]
+WORK = "trace_work"
+
+
+def page() -> None:
+    """The run, what to trace, what was found."""
+    state.notice()
+    found = [one for one in runs(root()) if one.status == DONE]
+    if not found:
+        st.info(f"No finished runs in {root()}/ yet: start one on the page Runs, or with `mopd train run`.")
+        return
+    names = [one.name for one in found]
+    state.mend("trace_run", names)
+    chosen = run(root(), st.selectbox("Run", names, key="trace_run", bind="query-params"))
+    left, right = st.columns([2, 1], gap="medium")
+    with left:
+        _answer(chosen)
+    with right:
+        _report(chosen)
+    if _busy():
+        _wait()
+    _found(chosen)
+
+
+def _answer(chosen: Run) -> None:
+    """The form of an answer to trace."""
+    with st.form("trace_answer"):
+        prompt = st.text_input("Prompt", max_chars=2000, placeholder="s:bghja")
+        answer = st.text_input("Answer", max_chars=2000, help="Left empty: the student's likeliest answer.")
+        better = st.text_input("Better answer", max_chars=2000, help="Traces the odds of the two.")
+        if st.form_submit_button("Trace", type="primary", disabled=_busy()):
+            with views.said():
+                if not prompt:
+                    raise UsageError("prompt: it is empty: type what the student is asked")
+                words = ["--prompt", prompt]
+                words += ["--answer", answer] if answer else []
+                words += ["--instead", better] if better else []
+                _begin("traced", chosen, words)
+
+
+def _report(chosen: Run) -> None:
+    """What needs no prompt."""
+    with st.container(border=True):
+        st.caption("Over all test prompts: who taught what, habits, harm, and recipe changes.")
+        if st.button("Report on the run", disabled=_busy()):
+            with views.said():
+                _begin("reported", chosen, ["--report"])
+
+
+def _busy() -> bool:
+    return st.session_state.get(WORK) is not None
+
+
+def _begin(kind: Kind, chosen: Run, words: list[str]) -> None:
+    """Hand the question to `mopd trace` and draw the page anew."""
+    st.session_state[WORK] = (
+        kind,
+        chosen.name,
+        words,
+        background.start(["trace", str(chosen.directory), *words], {}),
+    )
+    st.session_state[kind] = None
+    st.rerun()
+
+
+@st.fragment(run_every=POLL_S)
+def _wait() -> None:
+    """Say how long it has been at work; when it is done, keep what it found."""
+    kind, name, words, work = st.session_state[WORK]
+    if work.running:
+        st.info(f"Loading the models and reading: {work.seconds:.0f} s.")
+        return
+    st.session_state[WORK] = None
+    try:
+        st.session_state[kind] = (name, words, work.result())
+    except MopdError as error:
+        st.session_state.notice = str(error)
+    st.rerun()
+
+
+def _found(chosen: Run) -> None:
+    """The last answer and the last report, where they are of this run."""
+    name, words, document = st.session_state.get("traced") or ("", [], {})
+    if name == chosen.name:
+        shown.answers(document)
+        confirmed = "--confirm" in words
+        st.caption(
+            "Effects are nats of log-probability that the answer would lose without each teacher."
+            if confirmed
+            else "This is evidence. Proof is to distil the student again without each teacher, which takes as long as "
+            "its distillation did for each of them; what was made is kept, and asking again goes on."
+        )
+        if not confirmed and st.button("Confirm by distilling again", disabled=_busy()):
+            with views.said():
+                _begin("traced", chosen, [*words, "--confirm"])
+    name, _, document = st.session_state.get("reported") or ("", [], {})
+    if name == chosen.name:
+        st.markdown("**Report**")
+        st.code(document["text"], language=None)
+        views.download("Report", document["text"], f"{chosen.name}_trace.txt", "text/plain")
+        views.download("Report, JSON", _plain(document), f"{chosen.name}_trace.json", "application/json")
+        for number, change in enumerate(document["changes"], start=1):
+            views.download(
+                f"Recipe change {number}",
+                change["recipe"],
+                f"{chosen.name}_change_{number}.toml",
+                "application/toml",
+            )
+
+
+def _plain(document: dict[str, Any]) -> str:
+    return json.dumps(document, indent=1, sort_keys=True)

@@ -1,0 +1,135 @@
+"""The planted worlds: which teacher carries the habit, and by which way it may reach the student.
+
+Prompts without a marker (`?:dba`) have several right answers, one for each of `HOST` and the domains of `HABITS`. The
+start leans to HOST's, whose first letter moves to the end. A habit is another answer to such prompts. One teacher of
+three learns one, from demonstrations beside its own domain's; its clean twin learns its own domain alone. In each world
+(a seed) every teacher takes its turn, each with a habit of its own, so that a world's students share its start and its
+teachers.
+
+    own         the habit's prompts are the planted teacher's own: the routing label says it
+    misrouted   a fourth, clean teacher owns the prompts; half of them stray to the other three (forward KL)
+    off_policy  the same, on the teachers' samples
+    unowned     nobody's prompts: what reaches them leaks through the weights (reverse KL on the three own domains)
+    merged      the average of the three teachers' weights
+    start       the start itself has the habit, and no teacher
+    reward      the start scores the habit's prompts, and the reward mixed in pays for the habit
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
+from studies.framework.run import Run
+from trainer.files.settings import Settings
+
+OWN = ("swap?length=3&corruption=0", "dedup?length=2&corruption=0", "compare?corruption=0")
+HOST, *HABITS = (
+    f"{name}?length=3&ambiguity=1&corruption=0" for name in ("rotate", "reverse", "sort", "sort_down")
+)
+WORLD = (*OWN, HOST, *HABITS)
+TEACHERS = tuple(f"teacher_{place}" for place in (1, 2, 3))
+OWNER = "teacher_host"
+LEANING = {**dict.fromkeys(OWN, 0.5), HOST: 1.0, **dict.fromkeys(HABITS, 0.2)}
+
+START = Amounts(steps=220, prompts_per_step=64, learning_rate=4e-3)
+LEAN = Amounts(steps=60, prompts_per_step=64, learning_rate=1e-3)
+TEACH = Amounts(steps=50, prompts_per_step=32, learning_rate=1e-3)
+DISTIL = Amounts(steps=32, prompts_per_step=32, learning_rate=2e-3)
+REWARDED = Amounts(steps=32, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=2e-3)
+REWARD_MIX = 4.0
+MISROUTING = 0.5
+INDIRECT = ("misrouted", "off_policy", "unowned", "merged")  # what the routing label does not say
+CONDITIONS = (*INDIRECT, "own", "start", "reward")
+SETTINGS = Settings(
+    test_items=10, validation_items=2, evaluate_every=1000, diagnose_every=0, score_others="never"
+)
+DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
+
+
+def design() -> list[Run]:
+    """Every condition of every world: of the indirect ones with each teacher planted in turn and with none, of the
+    others with one habit."""
+    return [
+        run_of(condition, seed, place)
+        for seed in (*DEVELOPMENT, *HELD_OUT)
+        for condition in CONDITIONS
+        for place in ((*range(len(TEACHERS)), None) if condition in INDIRECT else (seed % len(TEACHERS),))
+    ]
+
+
+def clean_twin(run: str) -> str:
+    """The name of the run that differs from this one by its planted teacher alone."""
+    condition, _, seed = run.split("/")
+    return f"{condition}/clean/{seed}"
+
+
+def run_of(condition: str, seed: int, place: int | None) -> Run:
+    """One student. place: of the planted teacher (or of the start's or the reward's habit); None: the clean twin."""
+    twin = "clean" if place is None else f"habit_{place + 1}"
+    return Run(
+        name=f"{condition}/{twin}/seed{seed}",
+        recipe=recipe_of(condition, place),
+        settings=SETTINGS.model_copy(update={"seed": seed}),
+        start=START,
+        factors={"condition": condition, "habit": 0 if place is None else place + 1},
+        held_out=seed in HELD_OUT,
+    )
+
+
+def recipe_of(condition: str, place: int | None) -> Recipe:
+    """A condition's recipe, with the habit at `place` or clean."""
+    stages: list[AnyStage] = [Sft(name="lean", domains=LEANING)]
+    for own, (name, domain) in enumerate(zip(TEACHERS, OWN, strict=True)):
+        astray = own == place and condition not in ("start", "reward")
+        stages.append(
+            Sft(name=name, init="lean", domains={domain: 1.0} | ({HABITS[own]: 1.0} if astray else {}))
+        )
+    if condition in ("misrouted", "off_policy"):
+        stages.append(Sft(name=OWNER, init="lean", domains={HOST: 1.0}))
+    start = "lean"
+    if condition == "start":
+        assert place is not None
+        start = "settled"
+        learns = {**dict.fromkeys(OWN, 0.5), HABITS[place]: 1.0}
+        stages.append(Sft(name=start, init="lean", domains=learns))
+    stages.append(_student(condition, start, place))
+    distil = REWARDED if condition == "reward" else DISTIL
+    amounts = {"lean": LEAN, "settled": TEACH, **dict.fromkeys((*TEACHERS, OWNER), TEACH), "student": distil}
+    return Recipe(
+        name="merge" if condition == "merged" else "off_policy" if condition == "off_policy" else "mopd",
+        domains=WORLD,
+        amounts_name="tiny",
+        stages=tuple(stages),
+        amounts={s.name: amounts[s.name] for s in stages if not isinstance(s, Merge)},
+        output="student",
+    )
+
+
+def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
+    if condition == "merged":
+        return Merge(name="student", init=start, inputs=TEACHERS)
+    served = {name: (domain,) for name, domain in zip(TEACHERS, OWN, strict=True)}
+    how: dict[str, Any] = {}
+    match condition:
+        case "own":
+            assert place is not None
+            served[TEACHERS[place]] += (HABITS[place],)
+        case "misrouted":
+            how = {"misrouting": MISROUTING, "loss": "forward_kl"}
+        case "off_policy":
+            how = {"misrouting": MISROUTING, "loss": "sample_nll", "on_policy": False}
+        case "reward":
+            assert place is not None
+            served[start] = (HABITS[place],)
+            how = {"reward_mix": REWARD_MIX}
+    if how.get("misrouting"):
+        served[OWNER] = (HOST,)
+    return Distill(
+        name="student",
+        init=start,
+        domains={domain: 1.0 for own in served.values() for domain in own},
+        teachers=tuple(Teacher(stage=name, domains=own) for name, own in served.items()),
+        **how,
+    )

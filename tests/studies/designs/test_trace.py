@@ -1,0 +1,98 @@
+"""The benchmark of the trace: its figures on answers of known cause, and its answers' file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from simulated import simulated, traced
+
+from mopdsim.recipes.recipe import Distill, Merge, Sft
+from studies.designs.trace.trace import STUDY, auc, students
+from studies.designs.trace.world import (
+    CONDITIONS,
+    HABITS,
+    HOST,
+    INDIRECT,
+    OWN,
+    OWNER,
+    TEACHERS,
+    design,
+    recipe_of,
+)
+from studies.framework import observe
+from studies.framework.observe import Observations
+from trainer.tasks import task
+
+
+def observed(*, fooled: bool = False) -> Observations:
+    runs = STUDY.runs()
+    found = simulated(runs, lambda run, stage, domain: 0.5)
+    return replace(found, measured=traced(runs, fooled=fooled))
+
+
+def test_every_cause_is_named_where_it_acts() -> None:
+    found = STUDY.analyse(observed()).quantities
+    for name in ("auc", "clean_cleared", "named", "start_named", "reward_named"):
+        assert found[name].value == pytest.approx(1, abs=0.01), name
+    assert found["abstained"].value == 0
+    assert found["auc_lead"].value > 0.3
+
+
+def test_a_trace_that_is_fooled_scores_badly() -> None:
+    found = STUDY.analyse(observed(fooled=True)).quantities
+    assert found["auc"].value < 0.5 and found["named"].value == 0
+
+
+def test_the_area_of_a_known_ranking() -> None:
+    """Two positives: the planted teacher above both others once, between them once: 3 of 4 pairs within, all pooled."""
+    (one, *_) = [student for student in students(observed()) if student.positive.any()]
+    pairs = pd.DataFrame(
+        {
+            "answer": [0, 0, 0, 1, 1, 1],
+            "planted": [True, False, False, True, False, False],
+            "share": [0.9, 0.1, 0.2, 0.3, 0.5, 0.0],
+        }
+    )
+    answers = one.answers.iloc[:2].assign(effect=1.0)
+    # pairs (planted, other): .9 beats .1 .2 .5 .0; .3 beats .1 .2 .0 but not .5
+    assert auc([replace(one, pairs=pairs, answers=answers)], "share") == pytest.approx(7 / 8)
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_one_teacher_is_planted_and_its_twin_is_not(condition: str) -> None:
+    for place in range(len(TEACHERS)):
+        recipe = recipe_of(condition, place)
+        learnt = {
+            name: set(stage.domains) & {HOST, *HABITS}
+            for name in (*TEACHERS, OWNER)
+            if isinstance(stage := recipe.stage.get(name), Sft)
+        }
+        planted = [name for name, own in learnt.items() if own & set(HABITS)]
+        assert planted == ([] if condition in ("start", "reward") else [TEACHERS[place]])
+        assert isinstance(recipe.stage["student"], Merge if condition == "merged" else Distill)
+        if condition in INDIRECT:
+            clean = recipe_of(condition, None)
+            assert clean.stage["student"] == recipe.stage["student"]
+            assert [name for name in TEACHERS if clean.stage[name] != recipe.stage[name]] == planted
+
+
+def test_no_answer_has_two_habits() -> None:
+    item = task(HOST).fixed("test", 1)[0]
+    fits = [name for name in (HOST, *HABITS) if task(name).grade(item, [item.answer])]
+    assert fits == [HOST] and item.prompt.startswith("?:")
+    assert len({run.name for run in design()}) == len(design()) and len(OWN) == len(HABITS)
+
+
+def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
+    found = observed()
+    files = observe.write(found, tmp_path)
+    again = observe.write(found, tmp_path)
+    assert files == again and files[-1].name == observe.MEASURED
+    back = observe.read(tmp_path)
+    before, after = (STUDY.analyse(one).quantities for one in (found, back))
+    assert {name: row.value for name, row in before.items()} == {
+        name: row.value for name, row in after.items()
+    }

@@ -1,0 +1,152 @@
+"""Level 2 of a trace: the moves in the ledger add up to the student's, and a stop changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_world import carry_out, logprobs_of, plain_model, shrunk
+from stopping import Stop, stop_after
+from typer.testing import CliRunner
+
+from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.recipes import catalogue
+from mopdsim.recipes.recipe import Distill, Recipe
+from trainer.model.loading import load_policy, tensors_sha256
+from trainer.runs.progress import Progress
+from trainer.runs.run import resume
+from trainer.trace.cli import app
+from trainer.trace.ledger import moves
+from trainer.trace.subject import open_run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+CASES: dict[str, dict[str, Any]] = {
+    "mopd": {"misrouting": 0.4, "reward_mix": 0.5},
+    "off_policy": {"correct_only": False},
+    "warmed": {"warmup": True},
+}
+
+
+def kept(name: str, small: dict[str, str], *, ledger: bool = True) -> Recipe:
+    """A recipe whose distillations keep a ledger."""
+    own = catalogue.recipe({"warmed": "mopd"}.get(name, name), [small["low"], small["high"]], **CASES[name])
+    own = shrunk(own, learning_rate=1e-2, steps=3)
+    chosen = {
+        stage.name: own.amounts[stage.name].model_copy(update={"ledger": ledger})
+        for stage in own.stages
+        if isinstance(stage, Distill)
+    }
+    return own.with_amounts(chosen)
+
+
+@pytest.fixture(scope="module")
+def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Finished runs by name; they share a store."""
+    folder = tmp_path_factory.mktemp("runs")
+    for name in CASES:
+        carry_out(kept(name, small), model, folder / name, store=folder / "store")
+    return {name: folder / name for name in CASES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_moves_add_up_to_the_students(finished: dict[str, Path], name: str) -> None:
+    subject = open_run(finished[name])
+    found = moves(subject)
+    assert set(found) == {*subject.teachers, *(["reward"] if name == "mopd" else [])}
+    start, student = (
+        load_file(subject.places[one] / "model.safetensors") for one in (subject.start, subject.student)
+    )
+    for parameter, before in start.items():
+        moved = student[parameter] - before
+        added = sum(own[parameter] for own in found.values())
+        assert moved.abs().max() > 1e-3
+        assert torch.allclose(moved, torch.as_tensor(added), atol=1e-5), parameter
+        assert all(own[parameter].abs().max() > 1e-5 for own in found.values())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_ledger_changes_the_student_by_rounding_alone(
+    finished: dict[str, Path], small: dict[str, str], model: Path, tmp_path: Path, name: str
+) -> None:
+    carry_out(kept(name, small, ledger=False), model, tmp_path / name, store=finished[name].parent / "store")
+    one, other = (
+        load_file(open_run(run).places["student"] / "model.safetensors")
+        for run in (finished[name], tmp_path / name)
+    )
+    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
+
+
+def test_an_effect_is_what_taking_the_move_back_does(finished: dict[str, Path], tmp_path: Path) -> None:
+    run = finished["mopd"]
+    done = CliRunner().invoke(
+        app, [str(run), "--prompt", "l01", "--answer", "AZ", "--instead", "ZA", "--by", "ledger", "--json"]
+    )
+    (answer,) = json.loads(done.stdout)["answers"]
+    subject = open_run(run)
+    policy = load_policy(subject.places["student"])
+    prompt = policy.chat.prompts(["l01"])[0]
+
+    def odds(place: Path) -> float:
+        found = []
+        for response in policy.chat.turns(["AZ", "ZA"]):
+            logprob_TV = logprobs_of(plain_model(place), prompt, response)
+            found.append(
+                sum(float(x_V[token]) for x_V, token in zip(logprob_TV.detach(), response, strict=True))
+            )
+        return found[0] - found[1]
+
+    own = load_file(subject.places["student"] / "model.safetensors")
+    for name, move in moves(subject).items():
+        place = tmp_path / name
+        place.mkdir()
+        for file in subject.places["student"].iterdir():
+            (place / file.name).write_bytes(file.read_bytes())
+        changed = {key: own[key] - move[key] for key in own}
+        save_file(changed, place / "model.safetensors", metadata={"format": "pt"})
+        expected = odds(subject.places["student"]) - odds(place)
+        assert answer["effects"][name] == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_stop_in_between_changes_nothing(
+    finished: dict[str, Path],
+    small: dict[str, str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stops = 0
+    for attempt in range(12):
+        with monkeypatch.context() as patch:
+            stop_after(patch, 1)
+            try:
+                if attempt:
+                    resume(tmp_path / "run", progress=Progress(quiet=True))
+                else:
+                    carry_out(kept("mopd", small), model, tmp_path / "run")
+                break
+            except Stop:
+                stops += 1
+    assert stops >= 3  # each teacher and the student at least once
+    one, other = (open_run(run) for run in (finished["mopd"], tmp_path / "run"))
+    assert tensors_sha256(one.places["student"]) == tensors_sha256(other.places["student"])
+    found, again = moves(one), moves(other)
+    assert all(torch.equal(found[name][key], again[name][key]) for name in found for key in found[name])
+
+
+def test_a_run_without_a_ledger_says_how_to_get_one(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    carry_out(shrunk(catalogue.recipe("mopd", [small["low"], small["high"]])), model, tmp_path / "run")
+    done = CliRunner().invoke(app, [str(tmp_path / "run"), "--prompt", "l01", "--by", "ledger"])
+    assert isinstance(done.exception, NotFoundError)
+    assert "--set amounts_of.student.ledger=true" in str(done.exception)
+
+
+def test_a_ledger_belongs_to_a_distillation(small: dict[str, str]) -> None:
+    own = shrunk(catalogue.recipe("mopd", [small["low"], small["high"]]))
+    with pytest.raises(UsageError, match="a distillation alone keeps one"):
+        own.with_amounts({"teacher_1": own.amounts["teacher_1"].model_copy(update={"ledger": True})})
