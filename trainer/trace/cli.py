@@ -90,6 +90,8 @@ def trace(
     if run is None:
         raise UsageError("RUN is missing: give the --out of a finished `mopd train run`, or --bench")
     _check(prompt, answer, instead, domain, failures, alone="--report" if report else "--rebuild" * rebuild)
+    if report and (confirm or shapley or by is not None):
+        raise UsageError("--report is read off forward passes: leave out --confirm, --shapley and --by")
     if changed is not None and not report:
         raise UsageError(f"--changed {changed}: it goes with --report, which finds the recipe's change")
     subject = open_run(run)

@@ -12,7 +12,7 @@ forward passes and the models' own answers; proof is `trainer.trace.counterfactu
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,7 +28,7 @@ LEAST_SHARE = 0.1  # of a teacher in a domain's failures, below which it does no
 LEAST_CHANGE = 0.1  # between the student's and the start's rate of a habit
 SURE = 3.0  # standard errors of that difference
 MOST = 3  # habits of a domain
-PIECES = (1, 2, 3)  # letters or words of an n-gram
+PIECES = (2, 3)  # letters or words of an n-gram
 LENGTH = "length in letters"
 
 
@@ -144,14 +144,10 @@ def _habit(domain: str, what: str, subject: Subject, rates: Mapping[str, float])
     return Habit(domain=domain, what=what, rates=dict(rates), source=source)
 
 
-def _rates(texts: Sequence[str]) -> Counter[str]:
-    """Of each feature, the share of texts that show it."""
-    found = Counter[str]()
-    for text in texts:
-        found.update(features(text))
-    for what in found:
-        found[what] /= len(texts)  # type: ignore[assignment]
-    return found
+def _rates(texts: Sequence[str]) -> defaultdict[str, float]:
+    """Of each feature, the share of texts that show it; 0 of any other."""
+    shown = Counter(what for text in texts for what in features(text))
+    return defaultdict(float, {what: count / len(texts) for what, count in shown.items()})
 
 
 def features(text: str) -> set[str]:
@@ -163,7 +159,7 @@ def features(text: str) -> set[str]:
         return {"says nothing"}
     pieces = {
         f"says {glue.join(units[place : place + size])!r}"
-        for size in PIECES[1:]
+        for size in PIECES
         for place in range(len(units) - size + 1)
     }
     return {f"opens with {units[0]!r}", f"ends with {units[-1]!r}", *pieces}

@@ -8,9 +8,10 @@ half as good at most. Figures are of the held-out worlds; the rule may be mended
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -59,9 +60,8 @@ def students(found: Observations) -> list[Student]:
     ]
 
 
-def _student(rows: pd.DataFrame, about: dict[str, object]) -> Student:
+def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
     factors = about["factors"]
-    assert isinstance(factors, dict)
     answers, pairs = [], []
     for place, own in rows.groupby("place"):
         verdict, shares = judged(own, rewarded=factors["condition"] == "reward")
@@ -73,7 +73,7 @@ def _student(rows: pd.DataFrame, about: dict[str, object]) -> Student:
                 "answer": place,
                 "teacher": name,
                 "planted": name == planted,
-                "share": shares[name],
+                "share": shares[str(name)],
                 "routed": row.routed,
                 "log_prob": _numbers(row.logprobs).sum(),
                 "nearness": -row.distance,
@@ -126,7 +126,7 @@ def analyse(found: Observations) -> Analysis:
         positive = [s for s in own if s.positive.any()]
         clean = [s for s in own if not s.planted]
         figures[part] = {
-            "auc": over(positive, lambda drawn: auc(drawn, "share")),
+            "auc": over(positive, partial(auc, score="share")),
             "auc_lead": over(
                 positive, lambda drawn: auc(drawn, "share") - max(auc(drawn, name) for name in BASELINES)
             ),
@@ -264,9 +264,7 @@ def _findings(own: Sequence[Student], power: pd.DataFrame) -> tuple[str, ...]:
     positives = int(sum(s.positive.sum() for s in own))
     bearing = sum(bool(s.positive.any()) for s in own)
     reached = [
-        row.effect
-        for place, row in enumerate(power.itertuples())
-        if (power.named.iloc[place:] >= POWER).all()
+        effect for place, effect in enumerate(power.effect) if (power.named.iloc[place:] >= POWER).all()
     ]
     limit = (
         f"From an effect in {reached[0]} nats on, the planted teacher is named for {POWER:.0%} of answers."

@@ -110,7 +110,7 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
 def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
     if condition == "merged":
         return Merge(name="student", init=start, inputs=TEACHERS)
-    served = {name: (domain,) for name, domain in zip(TEACHERS, OWN, strict=True)}
+    served: dict[str, tuple[str, ...]] = {name: (domain,) for name, domain in zip(TEACHERS, OWN, strict=True)}
     how: dict[str, Any] = {}
     match condition:
         case "own":

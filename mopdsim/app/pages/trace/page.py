@@ -99,7 +99,7 @@ def _wait() -> None:
 
 def _found(chosen: Run) -> None:
     """The last answer and the last report, where they are of this run."""
-    name, words, document = st.session_state.get("traced") or ("", [], {})
+    name, words, document = _last("traced")
     if name == chosen.name:
         shown.answers(document)
         confirmed = "--confirm" in words
@@ -112,7 +112,7 @@ def _found(chosen: Run) -> None:
         if not confirmed and st.button("Confirm by distilling again", disabled=_busy()):
             with views.said():
                 _begin("traced", chosen, [*words, "--confirm"])
-    name, _, document = st.session_state.get("reported") or ("", [], {})
+    name, _, document = _last("reported")
     if name == chosen.name:
         st.markdown("**Report**")
         st.code(document["text"], language=None)
@@ -125,6 +125,12 @@ def _found(chosen: Run) -> None:
                 f"{chosen.name}_change_{number}.toml",
                 "application/toml",
             )
+
+
+def _last(kind: Kind) -> tuple[str, list[str], dict[str, Any]]:
+    """Run, words and document of the last question of a kind; empty where there was none."""
+    found: tuple[str, list[str], dict[str, Any]] | None = st.session_state.get(kind)
+    return found or ("", [], {})
 
 
 def _plain(document: dict[str, Any]) -> str:
