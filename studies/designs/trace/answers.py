@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from studies.designs.trace.world import HABITS, HOST, INDIRECT, clean_twin
+from studies.designs.trace.world import HABITS, HOST, INDIRECT, MERGED, clean_twin
 from studies.framework.run import Run
 from trainer.runs.plan import Plan
 from trainer.runs.store import Store
@@ -62,21 +62,26 @@ def _rows(run: Run, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
     number = int(run.factors["habit"])
     sought = HABITS if not number else HABITS[number - 1 : number]
     models = Models(subject)
-    batch = shown(models.student, sought[0] if condition in ("own", "reward") else HOST, sought)
+    batch = shown(models.student, sought[0] if condition == "reward" else HOST, sought)
     if batch is None:
         return
     right = [(rotate(item.data["content"]),) for item in batch.items]
     (domain,) = batch.spans
     count = len(batch.items)
     better = replayed(
-        models.student, {}, batch.items, right, domains=[domain] * count, truncated=[False] * count
+        models.student,
+        {},
+        batch.items,
+        right,
+        domains=[domain] * count,
+        truncated=[False] * count,
     )
     effect: list[float] | None = None
     if number and condition in INDIRECT:
         twin = store.weights(found.keys[clean_twin(run.name)]["student"])
         odds = [_odds(models.under(place), batch, better) for place in (subject.places["student"], twin)]
         effect = [own - clean for own, clean in zip(*odds, strict=True)]
-    routed = subject.teachers_of(domain) if condition != "merged" else {}
+    routed = subject.teachers_of(domain) if condition not in MERGED else {}
     distance = distances(subject)
     for place, (answer, other) in enumerate(zip(models.read(batch), models.read(better), strict=True)):
         for model, logprob_T in answer.logprobs.items():

@@ -2,15 +2,14 @@
 
 Prompts without a marker (`?:dba`) have several right answers, one for each of `HOST` and the domains of `HABITS`. The
 start leans to HOST's, whose first letter moves to the end. A habit is another answer to such prompts. One teacher of
-three learns one, from demonstrations beside its own domain's; its clean twin learns its own domain alone. In each world
-(a seed) every teacher takes its turn, each with a habit of its own, so that a world's students share its start and its
-teachers.
+three learns one, from demonstrations beside its own domain's; its clean twin learns its own domain alone. A world's (a
+seed's) students share its start and its teachers. For the merges, which cost nothing, every teacher is planted in turn,
+each with a habit of its own; for the others one teacher.
 
-    own         the habit's prompts are the planted teacher's own: the routing label says it
     misrouted   a fourth, clean teacher owns the prompts; half of them stray to the other three (forward KL)
     off_policy  the same, on the teachers' samples
     unowned     nobody's prompts: what reaches them leaks through the weights (reverse KL on the three own domains)
-    merged      the average of the three teachers' weights
+    average, arithmetic, ties    the three teachers' weights merged
     start       the start itself has the habit, and no teacher
     reward      the start scores the habit's prompts, and the reward mixed in pays for the habit
 """
@@ -24,7 +23,11 @@ from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teache
 from studies.framework.run import Run
 from trainer.files.settings import Settings
 
-OWN = ("swap?length=3&corruption=0", "dedup?length=2&corruption=0", "compare?corruption=0")
+OWN = (
+    "swap?length=3&corruption=0",
+    "dedup?length=2&corruption=0",
+    "compare?corruption=0",
+)
 HOST, *HABITS = (
     f"{name}?length=3&ambiguity=1&corruption=0" for name in ("rotate", "reverse", "sort", "sort_down")
 )
@@ -40,22 +43,38 @@ DISTIL = Amounts(steps=32, prompts_per_step=32, learning_rate=2e-3)
 REWARDED = Amounts(steps=32, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=2e-3)
 REWARD_MIX = 4.0
 MISROUTING = 0.5
-INDIRECT = ("misrouted", "off_policy", "unowned", "merged")  # what the routing label does not say
-CONDITIONS = (*INDIRECT, "own", "start", "reward")
+MERGED: dict[str, dict[str, Any]] = {
+    "average": {"method": "average"},
+    "arithmetic": {"method": "task_arithmetic", "scale": 0.5},
+    "ties": {"method": "ties"},
+}
+INDIRECT = (
+    "misrouted",
+    "off_policy",
+    "unowned",
+    *MERGED,
+)  # what the routing label does not say
+CONDITIONS = (*INDIRECT, "start", "reward")
 SETTINGS = Settings(
-    test_items=10, validation_items=2, evaluate_every=1000, diagnose_every=0, score_others="never"
+    test_items=10,
+    validation_items=2,
+    evaluate_every=1000,
+    diagnose_every=0,
+    score_others="never",
 )
 DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
 
 
 def design() -> list[Run]:
-    """Every condition of every world: of the indirect ones with each teacher planted in turn and with none, of the
-    others with one habit."""
+    """Every condition of every world; of the indirect ones the clean twin too."""
     return [
         run_of(condition, seed, place)
         for seed in (*DEVELOPMENT, *HELD_OUT)
         for condition in CONDITIONS
-        for place in ((*range(len(TEACHERS)), None) if condition in INDIRECT else (seed % len(TEACHERS),))
+        for place in (
+            *(range(len(TEACHERS)) if condition in MERGED else [seed % len(TEACHERS)]),
+            *([None] if condition in INDIRECT else []),
+        )
     ]
 
 
@@ -84,7 +103,11 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
     for own, (name, domain) in enumerate(zip(TEACHERS, OWN, strict=True)):
         astray = own == place and condition not in ("start", "reward")
         stages.append(
-            Sft(name=name, init="lean", domains={domain: 1.0} | ({HABITS[own]: 1.0} if astray else {}))
+            Sft(
+                name=name,
+                init="lean",
+                domains={domain: 1.0} | ({HABITS[own]: 1.0} if astray else {}),
+            )
         )
     if condition in ("misrouted", "off_policy"):
         stages.append(Sft(name=OWNER, init="lean", domains={HOST: 1.0}))
@@ -96,9 +119,14 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
         stages.append(Sft(name=start, init="lean", domains=learns))
     stages.append(_student(condition, start, place))
     distil = REWARDED if condition == "reward" else DISTIL
-    amounts = {"lean": LEAN, "settled": TEACH, **dict.fromkeys((*TEACHERS, OWNER), TEACH), "student": distil}
+    amounts = {
+        "lean": LEAN,
+        "settled": TEACH,
+        **dict.fromkeys((*TEACHERS, OWNER), TEACH),
+        "student": distil,
+    }
     return Recipe(
-        name="merge" if condition == "merged" else "off_policy" if condition == "off_policy" else "mopd",
+        name="merge" if condition in MERGED else "off_policy" if condition == "off_policy" else "mopd",
         domains=WORLD,
         amounts_name="tiny",
         stages=tuple(stages),
@@ -108,14 +136,11 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
 
 
 def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
-    if condition == "merged":
-        return Merge(name="student", init=start, inputs=TEACHERS)
+    if condition in MERGED:
+        return Merge(name="student", init=start, inputs=TEACHERS, **MERGED[condition])
     served: dict[str, tuple[str, ...]] = {name: (domain,) for name, domain in zip(TEACHERS, OWN, strict=True)}
     how: dict[str, Any] = {}
     match condition:
-        case "own":
-            assert place is not None
-            served[TEACHERS[place]] += (HABITS[place],)
         case "misrouted":
             how = {"misrouting": MISROUTING, "loss": "forward_kl"}
         case "off_policy":
