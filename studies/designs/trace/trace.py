@@ -127,23 +127,15 @@ def analyse(found: Observations) -> Analysis:
         clean = [s for s in own if not s.planted]
         figures[part] = {
             "auc": over(positive, partial(auc, score="share")),
-            "auc_lead": over(
-                positive, lambda drawn: auc(drawn, "share") - max(auc(drawn, name) for name in BASELINES)
-            ),
-            **{
-                f"auc_{name}": over(positive, lambda drawn, name=name: auc(drawn, name)) for name in BASELINES
-            },
+            "auc_lead": over(positive, _lead),
+            **{f"auc_{name}": over(positive, partial(auc, score=name)) for name in BASELINES},
             "clean_cleared": over(clean, _cleared),
-            "abstained": over(positive, lambda drawn: _said(drawn, _undecided)),
-            "named": over(positive, lambda drawn: _said(drawn, _planted_named)),
-            "start_named": over(
-                [s for s in own if s.condition == "start"],
-                lambda drawn: _rate([s.answers.verdict == "start" for s in drawn]),
-            ),
-            "reward_named": over(
-                [s for s in own if s.condition == "reward"],
-                lambda drawn: _rate([s.answers.verdict == "reward" for s in drawn]),
-            ),
+            "abstained": over(positive, partial(_said, what=_undecided)),
+            "named": over(positive, partial(_said, what=_planted_named)),
+            **{
+                f"{cause}_named": over([s for s in own if s.condition == cause], partial(_named, cause=cause))
+                for cause in ("start", "reward")
+            },
         }
     quantities = {name: value for name, value in figures["held out"].items() if value is not None}
     table = pd.DataFrame(
@@ -187,6 +179,11 @@ def auc(drawn: Sequence[Student], score: str) -> float:
     return float((rank[planted].sum() - yes * (yes + 1) / 2) / (yes * no))
 
 
+def _lead(drawn: Sequence[Student]) -> float:
+    """Of the share's area over that of the best baseline."""
+    return auc(drawn, "share") - max(auc(drawn, name) for name in BASELINES)
+
+
 def _rate(values: Sequence[pd.Series]) -> float:
     return float(np.mean(np.concatenate([value.to_numpy(dtype=float) for value in values])))
 
@@ -203,6 +200,10 @@ def _undecided(student: Student) -> pd.Series:
 def _planted_named(student: Student) -> pd.Series:
     planted = student.pairs.loc[student.pairs.planted, "teacher"].iloc[0]
     return student.answers.verdict == planted
+
+
+def _named(drawn: Sequence[Student], cause: str) -> float:
+    return _rate([s.answers.verdict == cause for s in drawn])
 
 
 def _cleared(drawn: Sequence[Student]) -> float:

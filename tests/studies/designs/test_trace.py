@@ -16,6 +16,7 @@ from studies.designs.trace.world import (
     HABITS,
     HOST,
     INDIRECT,
+    MERGED,
     OWN,
     OWNER,
     TEACHERS,
@@ -72,7 +73,7 @@ def test_one_teacher_is_planted_and_its_twin_is_not(condition: str) -> None:
         }
         planted = [name for name, own in learnt.items() if own & set(HABITS)]
         assert planted == ([] if condition in ("start", "reward") else [TEACHERS[place]])
-        assert isinstance(recipe.stage["student"], Merge if condition == "merged" else Distill)
+        assert isinstance(recipe.stage["student"], Merge if condition in MERGED else Distill)
         if condition in INDIRECT:
             clean = recipe_of(condition, None)
             assert clean.stage["student"] == recipe.stage["student"]
