@@ -115,21 +115,26 @@ def plan(
         root_keys = {name: root.key for name, root in roots.items()}
         made_from = stage_keys(recipe, chosen, root_keys, ALGORITHM_VERSIONS)
         own = root_keys | {name: key_of(made) for name, made in made_from.items()}
+        # A ledger changes no student: the random numbers are those of the same stages without one.
+        plain = recipe.with_amounts(
+            {name: row.model_copy(update={"ledger": False}) for name, row in recipe.amounts.items()}
+        )
+        unkept = stage_keys(plain, chosen, root_keys, ALGORITHM_VERSIONS)
+        drawn = {name: key_of(made) for name, made in unkept.items()}
         weights = {name: _root_weights(root, store) for name, root in roots.items()}
         for stage in recipe.stages:
             root = recipe.root_of(stage.name)
             names = dict.fromkeys([root, *parents(stage)])
-            amounts = recipe.amounts.get(stage.name)
             data = [name for name in names if isinstance(recipe.stage.get(name), RejectionSampling)]
             key = own[stage.name]
             weights[stage.name] = store.weights(key)
             job = Job(
                 key=key,
                 stage=stage,
-                amounts=amounts,
+                amounts=recipe.amounts.get(stage.name),
                 settings=chosen,
                 domains=recipe.domains,
-                drawn_as=_without_ledger(made_from[stage.name]) if amounts and amounts.ledger else None,
+                drawn_as=drawn[stage.name] if drawn[stage.name] != key else None,
                 weights={name: weights[name] for name in names if name not in data},
                 data={name: store.data(own[name]) for name in data},
                 root=root,
@@ -168,12 +173,6 @@ def answers(recipe: Recipe, settings: Settings) -> Answers:
             training += amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
             evaluation += -(-amounts.steps // settings.evaluate_every) * settings.validation_items * validated
     return Answers(training=training, evaluation=evaluation)
-
-
-def _without_ledger(made_from: Mapping[str, Any]) -> str:
-    """The key of the same stage that keeps none: its random numbers are drawn, so that a ledger changes no student."""
-    amounts = {name: value for name, value in made_from["amounts"].items() if name != "ledger"}
-    return key_of({**made_from, "amounts": amounts})
 
 
 def _probes(recipe: Recipe) -> tuple[str, ...]:

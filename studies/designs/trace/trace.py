@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,25 +31,57 @@ LEAST_EFFECT = float(np.log(2))  # nats on the odds
 POWER = 0.8
 BINS = (-np.inf, 0.1, 0.25, 0.5, 1.0, 2.0, np.inf)  # of effects, in nats
 BASELINES = ("routed", "log_prob", "nearness")
+SCORES = ("share", *BASELINES)
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """One student's answers. answers: a row each with its verdict; pairs: a row for each answer and teacher."""
+    """One student's answers U. verdict_U, effect_U: of each; pairs: a row for each answer and teacher, with what each
+    of `SCORES` gives. teachers: their names; guilty: the planted one's."""
 
     condition: str
     planted: bool
     held_out: bool
-    answers: pd.DataFrame
+    teachers: tuple[str, ...]
+    guilty: str
+    verdict_U: NDArray[np.str_]
+    effect_U: Floats
     pairs: pd.DataFrame
 
-    @property
-    def positive(self) -> NDArray[np.bool_]:
-        """Of each answer: whether the planted teacher brought it about."""
+    @cached_property
+    def positive_U(self) -> Flags:
+        """Whether the planted teacher brought it about."""
         if not self.planted or self.condition not in INDIRECT:
-            return np.zeros(len(self.answers), dtype=bool)
-        return (self.answers.effect >= LEAST_EFFECT).to_numpy()
+            return np.zeros(len(self.verdict_U), dtype=bool)
+        return np.asarray(self.effect_U >= LEAST_EFFECT)
+
+    @cached_property
+    def named_U(self) -> Flags:
+        return np.asarray(self.verdict_U == self.guilty)
+
+    @cached_property
+    def undecided_U(self) -> Flags:
+        return np.asarray(self.verdict_U == "undecided")
+
+    @cached_property
+    def accused_U(self) -> Flags:
+        """Whether a teacher is named."""
+        return np.isin(self.verdict_U, self.teachers)
+
+    @cached_property
+    def scores(self) -> dict[str, tuple[Floats, Floats]]:
+        """By score, of the positives: the planted teacher's, and the other teachers'."""
+        positive = self.positive_U[self.pairs.answer.to_numpy()]
+        planted = (self.pairs.teacher == self.guilty).to_numpy()
+        return {
+            name: (
+                self.pairs[name].to_numpy(dtype=float)[positive & planted],
+                self.pairs[name].to_numpy(dtype=float)[positive & ~planted],
+            )
+            for name in SCORES
+        }
 
 
 def students(found: Observations) -> list[Student]:
@@ -62,29 +95,33 @@ def students(found: Observations) -> list[Student]:
 
 def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
     factors = about["factors"]
-    answers, pairs = [], []
-    for place, own in rows.groupby("place"):
+    verdicts, effects, pairs = [], [], []
+    teachers: tuple[str, ...] = ()
+    for place, (_, own) in enumerate(rows.groupby("place")):
         verdict, shares = judged(own, rewarded=factors["condition"] == "reward")
-        teachers = own[own.role == "teacher"].set_index("model")
-        planted = TEACHERS[int(factors["habit"]) - 1]  # of a clean twin nobody: its last stands for it
-        answers.append({"verdict": verdict, "effect": own.effect.iloc[0]})
+        verdicts.append(verdict)
+        effects.append(float(own.effect.iloc[0]))
+        read = own[own.role == "teacher"]
+        teachers = tuple(map(str, read.model))
         pairs += [
             {
                 "answer": place,
-                "teacher": name,
-                "planted": name == planted,
-                "share": shares[str(name)],
-                "routed": row.routed,
-                "log_prob": _numbers(row.logprobs).sum(),
-                "nearness": -row.distance,
+                "teacher": str(row.model),
+                "share": shares[str(row.model)],
+                "routed": float(str(row.routed)),
+                "log_prob": _numbers(str(row.logprobs)).sum(),
+                "nearness": -float(str(row.distance)),
             }
-            for name, row in teachers.iterrows()
+            for row in read.itertuples()
         ]
     return Student(
         condition=str(factors["condition"]),
         planted=bool(factors["habit"]),
         held_out=bool(about["held_out"]),
-        answers=pd.DataFrame(answers),
+        teachers=teachers,
+        guilty=TEACHERS[int(factors["habit"]) - 1] if factors["habit"] else "",
+        verdict_U=np.array(verdicts),
+        effect_U=np.array(effects),
         pairs=pd.DataFrame(pairs),
     )
 
@@ -123,15 +160,15 @@ def analyse(found: Observations) -> Analysis:
 
     figures: dict[str, dict[str, Quantity | None]] = {}
     for part, own in parts.items():
-        positive = [s for s in own if s.positive.any()]
+        positive = [s for s in own if s.positive_U.any()]
         clean = [s for s in own if not s.planted]
         figures[part] = {
             "auc": over(positive, partial(auc, score="share")),
             "auc_lead": over(positive, _lead),
             **{f"auc_{name}": over(positive, partial(auc, score=name)) for name in BASELINES},
-            "clean_cleared": over(clean, _cleared),
-            "abstained": over(positive, partial(_said, what=_undecided)),
-            "named": over(positive, partial(_said, what=_planted_named)),
+            "clean_cleared": over(clean, lambda drawn: _rate([~s.accused_U for s in drawn])),
+            "abstained": over(positive, lambda drawn: _rate([s.undecided_U[s.positive_U] for s in drawn])),
+            "named": over(positive, lambda drawn: _rate([s.named_U[s.positive_U] for s in drawn])),
             **{
                 f"{cause}_named": over([s for s in own if s.condition == cause], partial(_named, cause=cause))
                 for cause in ("start", "reward")
@@ -169,14 +206,12 @@ def analyse(found: Observations) -> Analysis:
 
 def auc(drawn: Sequence[Student], score: str) -> float:
     """The chance that the planted teacher of a positive scores above another teacher of a positive; ties count half."""
-    pairs = [s.pairs[s.pairs.answer.map(dict(enumerate(s.positive)))] for s in drawn]
-    rows = pd.concat(pairs)
-    if rows.planted.all() or not rows.planted.any():
+    planted = np.concatenate([s.scores[score][0] for s in drawn])
+    others = np.sort(np.concatenate([s.scores[score][1] for s in drawn]))
+    if not len(planted) or not len(others):
         return float("nan")
-    rank = rows[score].rank().to_numpy()
-    planted = rows.planted.to_numpy()
-    yes, no = planted.sum(), (~planted).sum()
-    return float((rank[planted].sum() - yes * (yes + 1) / 2) / (yes * no))
+    below = np.searchsorted(others, planted, "left") + np.searchsorted(others, planted, "right")
+    return float(below.mean() / 2 / len(others))
 
 
 def _lead(drawn: Sequence[Student]) -> float:
@@ -184,91 +219,68 @@ def _lead(drawn: Sequence[Student]) -> float:
     return auc(drawn, "share") - max(auc(drawn, name) for name in BASELINES)
 
 
-def _rate(values: Sequence[pd.Series]) -> float:
-    return float(np.mean(np.concatenate([value.to_numpy(dtype=float) for value in values])))
-
-
-def _said(drawn: Sequence[Student], what: Callable[[Student], pd.Series]) -> float:
-    """Share of the positives of which this is true."""
-    return _rate([what(s)[s.positive] for s in drawn])
-
-
-def _undecided(student: Student) -> pd.Series:
-    return student.answers.verdict == "undecided"
-
-
-def _planted_named(student: Student) -> pd.Series:
-    planted = student.pairs.loc[student.pairs.planted, "teacher"].iloc[0]
-    return student.answers.verdict == planted
+def _rate(flags: Sequence[Flags]) -> float:
+    return float(np.concatenate(flags).mean())
 
 
 def _named(drawn: Sequence[Student], cause: str) -> float:
-    return _rate([s.answers.verdict == cause for s in drawn])
-
-
-def _cleared(drawn: Sequence[Student]) -> float:
-    """Share of answers for which no teacher is named."""
-    return _rate([~s.answers.verdict.isin(s.pairs.teacher) for s in drawn])
+    return _rate([np.asarray(s.verdict_U == cause) for s in drawn])
 
 
 def _power(own: Sequence[Student]) -> pd.DataFrame:
     """Of the indirect planted students, by the planted teacher's effect."""
     chosen = [s for s in own if s.planted and s.condition in INDIRECT]
-    columns = ["mean effect", "answers", "named", "undecided"]
+    columns = ["effect", "mean effect", "answers", "named", "undecided"]
     if not chosen:
-        return pd.DataFrame(columns=["effect", *columns])
-    rows = pd.concat([s.answers.assign(named=_planted_named(s)) for s in chosen]).dropna(subset="effect")
-    rows["bin"] = pd.cut(rows.effect, list(BINS), right=False)
-    return pd.DataFrame(
-        [
-            {
-                "effect": str(name),
-                "mean effect": float(group.effect.mean()),
-                "answers": len(group),
-                "named": float(group.named.mean()),
-                "undecided": float((group.verdict == "undecided").mean()),
-            }
-            for name, group in rows.groupby("bin", observed=True)
-        ],
-        columns=["effect", *columns],
+        return pd.DataFrame(columns=columns)
+    effect_U, named_U, undecided_U = (
+        np.concatenate([getattr(s, name) for s in chosen]) for name in ("effect_U", "named_U", "undecided_U")
     )
+    rows = []
+    for low, high in pairwise(BINS):
+        within = (effect_U >= low) & (effect_U < high)
+        if within.any():
+            told = [float(value[within].mean()) for value in (effect_U, named_U, undecided_U)]
+            rows.append((f"{low:g} to {high:g}", told[0], int(within.sum()), told[1], told[2]))
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _by_condition(own: Sequence[Student]) -> pd.DataFrame:
     rows = []
     for condition, planted in dict.fromkeys((s.condition, s.planted) for s in own):
         chosen = [s for s in own if (s.condition, s.planted) == (condition, planted)]
-        verdict = pd.concat([s.answers.verdict for s in chosen])
-        right = pd.concat([_planted_named(s) for s in chosen])
+        verdict_U, named_U, accused_U, effect_U = (
+            np.concatenate([getattr(s, name) for s in chosen])
+            for name in ("verdict_U", "named_U", "accused_U", "effect_U")
+        )
+        indirect = planted and condition in INDIRECT
         rows.append(
             {
                 "condition": condition,
                 "planted": planted,
                 "students": len(chosen),
-                "answers": len(verdict),
-                "positives": int(sum(s.positive.sum() for s in chosen)),
-                "median_effect": float(np.nanmedian(pd.concat([s.answers.effect for s in chosen])))
-                if planted and condition in INDIRECT
-                else np.nan,
-                "planted_teacher": float(right.mean()),
+                "answers": len(verdict_U),
+                "positives": int(sum(s.positive_U.sum() for s in chosen)),
+                "median_effect": float(np.nanmedian(effect_U)) if indirect else np.nan,
+                "planted_teacher": float(named_U.mean()),
+                "other_teacher": float((accused_U & ~named_U).mean()),
                 **{
-                    name: float((verdict == name).mean())
+                    name: float((verdict_U == name).mean())
                     for name in ("start", "reward", "nobody", "undecided")
                 },
-                "other_teacher": float((verdict.str.startswith("teacher") & ~right).mean()),
             }
         )
     return pd.DataFrame(rows)
 
 
 def _findings(own: Sequence[Student], power: pd.DataFrame) -> tuple[str, ...]:
-    positives = int(sum(s.positive.sum() for s in own))
-    bearing = sum(bool(s.positive.any()) for s in own)
+    positives = int(sum(s.positive_U.sum() for s in own))
+    bearing = sum(bool(s.positive_U.any()) for s in own)
     reached = [
         effect for place, effect in enumerate(power.effect) if (power.named.iloc[place:] >= POWER).all()
     ]
     limit = (
-        f"From an effect in {reached[0]} nats on, the planted teacher is named for {POWER:.0%} of answers."
+        f"From an effect of {reached[0]} nats on, the planted teacher is named for {POWER:.0%} of answers."
         if reached
         else f"At no size of the effect is the planted teacher named for {POWER:.0%} of answers."
     )

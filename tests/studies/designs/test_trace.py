@@ -10,7 +10,7 @@ import pytest
 from simulated import simulated, traced
 
 from mopdsim.recipes.recipe import Distill, Merge, Sft
-from studies.designs.trace.trace import STUDY, auc, students
+from studies.designs.trace.trace import SCORES, STUDY, auc, students
 from studies.designs.trace.world import (
     CONDITIONS,
     HABITS,
@@ -48,18 +48,18 @@ def test_a_trace_that_is_fooled_scores_badly() -> None:
 
 
 def test_the_area_of_a_known_ranking() -> None:
-    """Two positives: the planted teacher above both others once, between them once: 3 of 4 pairs within, all pooled."""
-    (one, *_) = [student for student in students(observed()) if student.positive.any()]
+    """.9 beats .1 .2 .5 and .0; .3 beats .1 .2 and .0, but not .5."""
+    (one, *_) = [student for student in students(observed()) if student.positive_U.any()]
+    others = [name for name in TEACHERS if name != one.guilty]
     pairs = pd.DataFrame(
         {
             "answer": [0, 0, 0, 1, 1, 1],
-            "planted": [True, False, False, True, False, False],
-            "share": [0.9, 0.1, 0.2, 0.3, 0.5, 0.0],
+            "teacher": [one.guilty, *others] * 2,
+            **dict.fromkeys(SCORES, [0.9, 0.1, 0.2, 0.3, 0.5, 0.0]),
         }
     )
-    answers = one.answers.iloc[:2].assign(effect=1.0)
-    # pairs (planted, other): .9 beats .1 .2 .5 .0; .3 beats .1 .2 .0 but not .5
-    assert auc([replace(one, pairs=pairs, answers=answers)], "share") == pytest.approx(7 / 8)
+    known = replace(one, pairs=pairs, verdict_U=one.verdict_U[:2], effect_U=one.effect_U[:2])
+    assert auc([known], "share") == pytest.approx(7 / 8)
 
 
 @pytest.mark.parametrize("condition", CONDITIONS)
