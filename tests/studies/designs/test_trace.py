@@ -55,7 +55,7 @@ def test_the_area_of_a_known_ranking() -> None:
         {
             "answer": [0, 0, 0, 1, 1, 1],
             "teacher": [one.guilty, *others] * 2,
-            **dict.fromkeys(SCORES, [0.9, 0.1, 0.2, 0.3, 0.5, 0.0]),
+            **{name: [0.9, 0.1, 0.2, 0.3, 0.5, 0.0] for name in SCORES},
         }
     )
     known = replace(one, pairs=pairs, verdict_U=one.verdict_U[:2], effect_U=one.effect_U[:2])
