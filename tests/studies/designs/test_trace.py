@@ -10,7 +10,7 @@ import pytest
 from simulated import simulated, traced
 
 from mopdsim.recipes.recipe import Distill, Merge, Sft
-from studies.designs.trace.trace import SCORES, STUDY, auc, students
+from studies.designs.trace.trace import BASELINES, SCORES, STUDY, auc, students
 from studies.designs.trace.world import (
     CONDITIONS,
     HABITS,
@@ -39,7 +39,8 @@ def test_every_cause_is_named_where_it_acts() -> None:
     for name in ("auc", "clean_cleared", "named", "start_named", "reward_named"):
         assert found[name].value == pytest.approx(1, abs=0.01), name
     assert found["abstained"].value == 0
-    assert found["auc_lead"].value > 0.3
+    rivals = [found[f"auc_{name}"].value for name in BASELINES]
+    assert found["auc_lead"].value == pytest.approx(1 - max(rivals)) and min(rivals) < 0.6
 
 
 def test_a_trace_that_is_fooled_scores_badly() -> None:
