@@ -85,9 +85,12 @@ def reported(subject: Subject, teacher: str, domain: str, lifting: str = "") -> 
 
 
 def with_stage(subject: Subject, stage: Any) -> Subject:
-    recipe = subject.recipe.model_copy(
-        update={"stages": tuple(stage if own.name == stage.name else own for own in subject.recipe.stages)}
-    )
+    own = subject.recipe
+    spent = {
+        name: row for name, row in own.amounts.items() if name != stage.name or isinstance(stage, Distill)
+    }
+    stages = tuple(stage if one.name == stage.name else one for one in own.stages)
+    recipe = own.model_copy(update={"stages": stages, "amounts": spent})
     resolved = {**subject.resolved, "model": "tiny"}
     return replace(subject, recipe=recipe, stages=(stage,), resolved=resolved)
 
