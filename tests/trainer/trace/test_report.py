@@ -90,7 +90,14 @@ def with_stage(subject: Subject, stage: Any) -> Subject:
         name: row for name, row in own.amounts.items() if name != stage.name or isinstance(stage, Distill)
     }
     stages = tuple(stage if one.name == stage.name else one for one in own.stages)
-    recipe = own.model_copy(update={"stages": stages, "amounts": spent})
+    draft = own.model_copy(update={"stages": stages})
+    needed = {stage.name, *draft.ancestors(stage.name)}
+    recipe = draft.model_copy(
+        update={
+            "stages": tuple(one for one in stages if one.name in needed),
+            "amounts": {name: row for name, row in spent.items() if name in needed},
+        }
+    )
     resolved = {**subject.resolved, "model": "tiny"}
     return replace(subject, recipe=recipe, stages=(stage,), resolved=resolved)
 
@@ -131,6 +138,7 @@ def test_a_change_for_every_way_of_harm(finished: Path) -> None:
     for made in (routed, kept, paid, straight, anchored, dropped):
         assert recipe_file.loads(recipe_file.dump(made.recipe)) == made.recipe
         row = made.forecast
+        assert "unknown" not in row, row
         assert row["before"]["p10"] <= row["before"]["p50"] <= row["before"]["p90"]
         assert row["gpu_hours_ratio"]["p50"] > 0
 
