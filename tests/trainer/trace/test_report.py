@@ -145,8 +145,9 @@ def test_a_change_for_every_way_of_harm(finished: Path) -> None:
 
 def test_a_model_that_the_simulator_does_not_know_has_no_forecast(finished: Path) -> None:
     subject = open_run(finished)
+    subject = replace(subject, resolved={**subject.resolved, "model": "nobodys-model"})
     (made,) = changes(subject, reported(subject, "teacher_1", "sort"))
-    assert "model" in made.forecast["unknown"]
+    assert "nobodys-model" in made.forecast["unknown"]
 
 
 @pytest.mark.parametrize(
