@@ -9,7 +9,7 @@ The start's share is exp(-D), at most 1: the part of the answer's probability th
 divided among the teachers, each in proportion to its pull, and nobody, in proportion to what the strongest pull leaves
 of D. Negative moves and pulls count as 0. Where a reward was mixed into the distillation and the verifier pays for the
 answer, what would be nobody's is the reward's. Where a better answer is given, its own sums are taken off, so that both
-are of the odds of the two. The rule is this project's own; how often it is right has not been measured.
+are of the odds of the two. The rule is this project's own; how often it is right: `studies/results/trace`.
 
 Axes: U units (tokens, or answers), C causes (start, teachers, nobody or the reward), R resamples.
 """
