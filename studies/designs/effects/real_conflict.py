@@ -17,7 +17,7 @@ from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe
 from studies.designs.builders import kept, over
 from studies.designs.effects.coupling import by_world, directions
-from studies.framework.analysis import Analysis, Table
+from studies.framework.analysis import Analysis, Chart, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
@@ -85,6 +85,12 @@ def analyse(found: Observations) -> Analysis:
             Table(title="K by direction and seed", frame=pairs.drop(columns=["run", "cosine", "log_update_ratio"])),
             Table(title="Scores at temperature 1, 40 prompts x 8 samples", frame=pd.DataFrame(scores)),
         ),
+        charts=(
+            Chart(
+                name="dial", title="K at both ends of the dial, with 80% intervals over seeds", frame=worlds, x="dial",
+                y="K", low="low", high="high", mark="point",
+            ),
+        ),
         limits=(
             "One pair of one model after 18 updates of 8 prompts x 8 samples of each domain: K of the first gains.",
         ),
@@ -105,6 +111,5 @@ STUDY = Study(
     held_out="nothing: two conditions, judged against the prediction",
     design=design,
     analyse=analyse,
-    of_skills=True,
     suite="real",
 )
