@@ -64,7 +64,8 @@ def test_the_second_time_nothing_was_seen_before() -> None:
 def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
     setup: comparison.Setup,
 ) -> None:
-    elsewhere = [run for name in NAMES if name != setup.study for run in study(name).runs().values()]
+    others = [study(name) for name in NAMES if name != setup.study]
+    elsewhere = [run for other in others if other.suite == "sharpening" for run in other.runs().values()]
     assert not {run.settings.seed for run in elsewhere} & set(setup.seeds)
     ratio = model(setup.model).active_parameters / model("tiny").active_parameters
     assert ratio > 3
