@@ -1,8 +1,8 @@
 """order: which recipe comes first where RL has to teach? Six recipes at equal FLOPs, four worlds of the suite 'skill'.
 
 Mixed RL, MOPD, off-policy fine-tuning on the specialists' correct samples, merging, and cascades in both orders;
-teachers are counted. Rates, batches and the share of compute for distillation come from sweeps on a seed of their own
-(`studies.designs.skill.suite`). All runs are forecast before they are made, and none enters a fit.
+teachers are counted. Rates, batches and the share for distillation are those of `studies.designs.skill.suite`;
+`skill_sweep` judges them on a seed of its own. All runs are forecast before they are made, and none enters a fit.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def analyse(found: Observations) -> Analysis:
         charts=made.charts,
         limits=(
             f"{len(SEEDS)} seeds a world, one budget, one size. A lead within its interval is no winner.",
-            "Rates and batches were swept on one seed of one world; other worlds may want others.",
+            "Rates and batches are the same in every world; `skill_sweep` judges them, on one seed of one world.",
         ),
     )
 
