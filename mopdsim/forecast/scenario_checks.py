@@ -18,6 +18,7 @@ from mopdsim.forecast.schedule import Reliability
 from mopdsim.recipes.recipe import SMALLER, Merge, Recipe, Rl
 
 MAX_DRAWS = 100_000
+MOST_K = 5.0  # of a conflict: at -5 less than a hundredth of a gain is left
 PRECISIONS = tuple(CACHE_BYTES)  # formats that weights, products and cache can all take
 OVERLAPS: tuple[Overlap, ...] = get_args(Overlap)
 RELIABILITY = tuple(row.name for row in fields(Reliability))
@@ -49,7 +50,7 @@ def pair_of(
 
 
 def conflicts(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
-    """P10 and P90 of K, by "source>target"."""
+    """P10 and P90 of K, by "source>target". K is the ln of the factor on a gain."""
     found = {}
     for pair, value in given.items():
         ends = tuple(pair.split(">"))
@@ -59,7 +60,12 @@ def conflicts(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str
                 raise UsageError(
                     f'{source}: conflict {pair!r}: must be "source>target", two domains of the recipe{hint}'
                 )
-        found[pair] = pair_of(value, f"{source}: conflict {pair!r}", least=-10.0, most=10.0)
+        if ends[0] == ends[1]:
+            raise UsageError(
+                f"{source}: conflict {pair!r}: a domain has no conflict with itself: name two domains"
+            )
+        where = f"{source}: conflict {pair!r}: K, the ln of the factor on the gain,"
+        found[pair] = pair_of(value, where, least=-MOST_K, most=MOST_K)
     return found
 
 

@@ -139,6 +139,17 @@ BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     ({"conflict": {"math>cod": 0.1}}, UsageError, "did you mean 'code'"),
     ({"conflict": {"math>code": [0.2, -0.2]}}, UsageError, "P10 is above P90"),
     ({"conflict": {"math>code": "strong"}}, UsageError, "finite number"),
+    (
+        {"conflict": {"math>code": [-40, 0]}},
+        UsageError,
+        "conflict 'math>code': K, .* = -40: must be .* from -5 to 5",
+    ),
+    (
+        {"conflict": {"math>math": -0.4}},
+        UsageError,
+        "conflict 'math>math': a domain has no conflict with itself",
+    ),
+    ({"conflict": {"math-code": -0.4}}, UsageError, 'must be "source>target"'),
     ({"reliability": {"rerun_probability": 1}}, UsageError, "below 1"),
     ({"reliability": {"reruns": 1}}, UsageError, "unknown key"),
     ({"schema_version": 99}, UsageError, "reads version 1"),
