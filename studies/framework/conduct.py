@@ -108,8 +108,12 @@ def run(
     are written, and the same call goes on. A study that foretells needs a foreteller. UsageError where the model was
     changed since its forecasts, or where something was run before them."""
     from trainer.model.loading import check_device
+    from trainer.runs.run import check_prompts
 
     check_device(work.device)
+    asked = {(r.recipe.domains, r.settings.model_dump_json()): r for r in work.runs.values()}
+    for own in asked.values():
+        check_prompts((*own.recipe.domains, *own.settings.probes), own.settings)
     record = work.record()
     prediction.begin(work.folder, today=today())
 

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -129,12 +129,17 @@ def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings
         if name not in BUILT_IN:
             model_directory(name)
     check_tokens(given)
-    for spec in (*recipe.domains, *settings.probes):
-        task(spec).fixed("validation", settings.validation_items)
-        task(spec).fixed("test", settings.test_items)
+    check_prompts((*recipe.domains, *settings.probes), settings)
     for name in given.values():
         if name not in BUILT_IN:
             check_lengths((*recipe.domains, *settings.probes), model_directory(name), settings)
+
+
+def check_prompts(domains: Iterable[str], settings: Settings) -> None:
+    """UsageError where a domain has fewer distinct prompts than are to be scored."""
+    for spec in domains:
+        task(spec).fixed("validation", settings.validation_items)
+        task(spec).fixed("test", max(settings.test_items, settings.greedy_items))
 
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:

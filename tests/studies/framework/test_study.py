@@ -151,6 +151,15 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
     assert conduct.status(again)["finished"] == 3 and again.ledger.left_seconds == 0
 
 
+def test_too_few_prompts_are_refused_before_anything_runs(make: Make) -> None:
+    work = make()
+    greedy = work.runs["mopd"].settings.model_copy(update={"greedy_items": 10**6})
+    design = lambda: [run.model_copy(update={"settings": greedy}) for run in work.runs.values()]  # noqa: E731
+    with pytest.raises(UsageError, match=r"1000000 distinct test prompts asked for, \d+ exist"):
+        conduct.run(make(design=design), executor="here", workers=1)
+    assert not work.folder.exists() and not work.store.root.exists()
+
+
 def test_the_ledger_counts_shared_stages_once_and_says_what_to_drop(make: Make) -> None:
     found = make().ledger
     assert (
