@@ -52,7 +52,8 @@ RESULTS = Path(__file__).parents[2] / "results" / "skill_gate"
 HIGHEST_START, LEAST_GAIN, LEAST_SPREAD = 0.5, 0.25, 0.08
 LEAST_DOMAINS = 8
 DIALS = (0.0, 1.0)
-UPDATES = RL.model_copy(update={"steps": 40, "prompts_per_step": 8})  # of each domain of the pair
+# of each domain of the pair; twice the suite's rate, so that 40 updates suffice
+UPDATES = RL.model_copy(update={"steps": 40, "prompts_per_step": 8, "learning_rate": 8e-4})
 FLOOR = 0.01  # of a mean gain, so that its logarithm exists
 ERRORS = 2.0  # standard errors
 

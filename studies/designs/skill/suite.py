@@ -21,19 +21,20 @@ from studies.framework.run import Factor, Run
 from trainer.files.settings import Settings
 
 HABIT = "habit=0.6&corruption=0"  # of the demonstrator: random slips are left out
+STRONG = "habit=0.7&corruption=0"  # where the skill is learnt from fewer right answers
 WORLDS: Mapping[str, tuple[str, ...]] = {
     "letters": (f"sort?{HABIT}", f"brackets_two?{HABIT}"),
-    "orders": (f"sort_down?{HABIT}", f"compare?{HABIT}"),
-    "lengths": (f"sort_long?{HABIT}", f"brackets?{HABIT}&length=4-8"),
-    "runs": (f"rle_decode?{HABIT}", f"rle_encode?{HABIT}&length=2"),
+    "orders": (f"sort_down?{STRONG}", f"shift_back?{STRONG}"),
+    "lengths": (f"sort_long?{HABIT}", f"brackets?{HABIT}&length=7-14"),
+    "runs": (f"rle_encode?{HABIT}&length=2", f"shift?{HABIT}"),
 }
 PAIR, RIVALS = "rivals", ("sort", "sort_down")  # the world of the competing pair
 START = Amounts(steps=120, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
-STEPS = {"letters": 120, "orders": 120, "lengths": 120, "runs": 160, PAIR: 120}  # of a world's start
-RL = Amounts(steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=8e-4, warmup_steps=3)
-STUDENT = Amounts(steps=UNBOUNDED, prompts_per_step=32, learning_rate=2e-3, warmup_steps=3)
+STEPS = {"letters": 120, "orders": 160, "lengths": 120, "runs": 160, PAIR: 120}  # of a world's start
+RL = Amounts(steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=4e-4, warmup_steps=3)
+STUDENT = Amounts(steps=UNBOUNDED, prompts_per_step=32, learning_rate=5e-4, warmup_steps=3)
 SAMPLES = STUDENT  # of fine-tuning on the specialists' samples
-SHARES = {"mopd": 0.4, "off_policy": 0.4}  # of a recipe's FLOPs for distillation
+SHARES = {"mopd": 0.6, "off_policy": 0.9}  # of a recipe's FLOPs for distillation
 FLOPS = 0.015e12  # a recipe's training FLOPs for each domain, teachers counted
 FIGURES: tuple[Figure, ...] = ("pass_rate", "greedy", "pass_8")
 SEEDS = (70, 71, 72)  # of the worlds; the forecasts know their starts and specialists
