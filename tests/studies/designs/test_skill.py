@@ -193,7 +193,7 @@ def test_a_conflict_is_told_along_its_dial() -> None:
 def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
     def greedy(run: Run, stage: str, domain: str) -> float:
         knob, value = run.factors["knob"], str(run.factors["value"])
-        best = {"rate": "0.0008", "batch": "32"}
+        best = {"rate": "0.0008", "batch": "64"}
         return START + (0.4 if best.get(str(knob)) == value else 0.2) * (stage != BASE) + noise(run)
 
     found = simulated(study("skill_sweep").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
@@ -202,5 +202,5 @@ def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
         s.startswith("mixed_rl, rate: best 0.0008") and s.endswith("inside what was tried.") for s in told
     )
     assert any(
-        s.startswith("mixed_rl, batch: best 32") and s.endswith("on an edge of what was tried.") for s in told
+        s.startswith("mixed_rl, batch: best 64") and s.endswith("on an edge of what was tried.") for s in told
     )
