@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "mopdsim/belief": {"mopdsim/base", "mopdsim/facts"},
     "mopdsim/quality": _FACTS | {"mopdsim/belief"},
     "mopdsim/forecast": _SCORES | {"mopdsim/cost"},
-    "mopdsim/plan": _FORECAST,
+    "mopdsim/plan": _FORECAST | {"mopdsim/validate"},
     "mopdsim/validate": _FORECAST,
     "mopdsim/fit": _FORECAST | {"mopdsim/validate"},
     "mopdsim/app": _FORECAST | {"mopdsim/plan", "mopdsim/validate", "mopdsim/exchange"},

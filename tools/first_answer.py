@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mopdsim.app import planned, questions
+from mopdsim.app import questions
 from mopdsim.app.choice import Choice
+from mopdsim.app.planned import FIRST
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import loads
 from mopdsim.plan.ranking import ranking
@@ -21,15 +22,16 @@ from mopdsim.plan.ranking import ranking
 def made() -> dict[str, Any]:
     """The question with both answers, as they come back from JSON."""
     text = questions.of_choice(Choice())
-    answer = plan(loads(text))
-    found = {"question": text, "planned": answer.to_document(), "ranked": ranking(answer)}
+    question = loads(text)
+    planned = plan(question).to_document()
+    found = {"question": text, "planned": planned, "ranked": ranking(question, planned)}
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
 
 
 def main() -> None:
     """Writes the file."""
-    path = Path(str(planned.FIRST))
+    path = Path(str(FIRST))
     path.write_text(json.dumps(made(), separators=(",", ":")) + "\n", encoding="utf-8")
     print(path)
 

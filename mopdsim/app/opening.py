@@ -57,6 +57,8 @@ def verdict(answer: Mapping[str, Any]) -> None:
     """What was asked with every default, and the verdict in at most 25 words."""
     st.caption(views.plain(answer["assumptions"]))
     st.subheader(views.plain(answer["headline"]), anchor=False)
+    for loss in answer.get("contradicted_by", [])[:1]:
+        st.markdown(f":material/warning: {views.plain(loss['sentence'])}")
 
 
 def take(text: str, name: str, *, label: str = "Open in What if") -> None:

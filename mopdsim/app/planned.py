@@ -18,7 +18,7 @@ from typing import Any, Literal
 from mopdsim.app import background
 from mopdsim.app.background import Work
 
-FILE = "question.toml"
+FILE, ANSWER = "question.toml", "answer.json"
 FIRST = files("mopdsim").joinpath("data", "first_answer.json")
 KEPT = 32  # answers, some 150 KB each
 Kind = Literal["rough", "planned", "ranked"]
@@ -67,7 +67,12 @@ def under_way(question: str, kind: Kind = "planned") -> Work | None:
 
 
 def begin(question: str, kind: Kind = "planned") -> None:
-    """Have a question answered, unless it is or is being. UsageError where the machine has enough to do."""
+    """Have a question answered, unless it is or is being; a plan that is known is ranked as it is. UsageError where the
+    machine has enough to do."""
+    answer = known(question) if kind == "ranked" else None
+    command, given = COMMANDS[kind], {FILE: question}
+    if answer is not None:
+        command, given = [*command, "--planned", ANSWER], {**given, ANSWER: json.dumps(answer)}
     with _turn:
         if (kind, question) not in _found and (kind, question) not in _working:
-            _working[kind, question] = background.start(COMMANDS[kind], {FILE: question})
+            _working[kind, question] = background.start(command, given)

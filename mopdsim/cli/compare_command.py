@@ -5,6 +5,7 @@ Leaves out: the arithmetic (`mopdsim.forecast.compare`, `mopdsim.forecast.compar
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -38,6 +39,13 @@ def compare(
         float | None,
         typer.Option(help="With --all: that budget [default: what mopd spends with its own amounts]."),
     ] = None,
+    planned: Annotated[
+        Path | None,
+        typer.Option(
+            help="With --all and a question: its answer as `mopd plan --json` printed it, so that nothing is planned "
+            "anew."
+        ),
+    ] = None,
     *,
     keys: Keys,
     json_: Json = False,
@@ -47,6 +55,8 @@ def compare(
     Example: mopd compare mixed_rl mopd merge --domains math,code
     Example: mopd compare --all studies/questions/known_conflict.toml
     """
+    if planned is not None and not (all_ and recipes and recipes[0].endswith(".toml")):
+        raise UsageError(f"planned = {planned}: belongs to --all FILE.toml: add those, or leave it out")
     if all_:
         from mopdsim.forecast.compare_all import compare_all
 
@@ -55,7 +65,7 @@ def compare(
                 raise UsageError(
                     f"budget_flops = {budget_flops:g}: {recipes[0]} has limits of its own: leave it out"
                 )
-            found = ranked(Path(recipes[0]), keys)
+            found = ranked(Path(recipes[0]), keys, planned)
             return emit(found) if json_ else print(ranking_text(found))
         if recipes:
             raise UsageError(
@@ -75,20 +85,37 @@ def compare(
     return emit(document) if json_ else print(comparison_text(document, assumptions(scenarios[0])))
 
 
-def ranked(file: Path, keys: Keys) -> dict[str, Any]:
-    """The planner's finalists and the systems of a question with the flags on top."""
+def ranked(file: Path, keys: Keys, planned: Path | None = None) -> dict[str, Any]:
+    """The planner's finalists and the systems of a question with the flags on top. planned: the file that holds the
+    question's answer."""
     from mopdsim.cli.plan_command import question_document, say
     from mopdsim.plan.plan import plan
     from mopdsim.plan.question import from_document
     from mopdsim.plan.ranking import ranking
 
-    return ranking(plan(from_document(question_document(file, keys), source=str(file)), told=say))
+    question = from_document(question_document(file, keys), source=str(file))
+    answer = plan(question, told=say).to_document() if planned is None else _answer_in(planned)
+    return ranking(question, answer)
+
+
+def _answer_in(path: Path) -> dict[str, Any]:
+    """The document that `mopd plan --json` printed into a file. UsageError where it is no such thing."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"planned = {path}: {error}: give the file that `mopd plan FILE --json` wrote"
+        ) from None
+    if not isinstance(found, dict):
+        raise UsageError(f"planned = {path}: it holds no answer: give what `mopd plan FILE --json` printed")
+    return found
 
 
 def ranking_text(document: Mapping[str, Any]) -> str:
     """The table for people: the planner's plans, then the systems at what the first plan costs."""
     widest = max(len(row["name"]) + 1 for row in [*document["finalists"], *document["systems"]])
     lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
+    lines += [loss["sentence"] for loss in document["contradicted_by"][:1]]
     lines += [_ranking_row(row, widest) for row in (None, *document["finalists"])]
     if document["systems"]:
         lines.append(f"published systems, each scaled to {usd(document['usd'])}")

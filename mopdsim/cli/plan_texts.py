@@ -17,7 +17,9 @@ _WIDTHS = (7, 14, 8, 10)  # of the columns beside the plan's name
 
 def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
     """What was asked, the verdict, the plans side by side, what would change it, and what to measure."""
-    lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
+    lines = [document["assumptions"], document["headline"]]
+    lines += [loss["sentence"] for loss in document["contradicted_by"][:1]]
+    lines.append(f"basis: {document['basis']}")
     lines += _table(document)
     lines.append(_equal_dollars(document))
     lines += _short_changes(document)

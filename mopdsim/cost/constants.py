@@ -51,8 +51,9 @@ class ConstantSet:
         return np.log(np.array([getattr(self, name) for name in self.names()], dtype=float))
 
     def column(self: Set) -> Set:
-        """The same with a trailing axis, to broadcast against an axis of work."""
-        return replace(self, **{name: np.asarray(getattr(self, name))[..., None] for name in self.names()})
+        """The same with a trailing axis, to broadcast against an axis of work; single numbers do so as they are."""
+        many = {name: np.asarray(value)[..., None] for name, value in vars(self).items() if np.ndim(value)}
+        return replace(self, **many) if many else self
 
 
 @dataclass(frozen=True)
@@ -131,8 +132,8 @@ class RlConstants(ConstantSet):
         """The factor of a framework release; an unknown one gets the geometric mean of all."""
         if self.knows(framework):
             return getattr(self, _version_field(framework))
-        known = [np.log(getattr(self, name)) for name in self.names() if name.startswith("version_")]
-        return np.exp(np.mean(known, axis=0))
+        known = [value for name, value in vars(self).items() if name.startswith("version_")]
+        return np.exp(np.mean(np.log(known), axis=0))
 
 
 KINDS: dict[str, type[ConstantSet]] = {

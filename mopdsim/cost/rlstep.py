@@ -166,9 +166,11 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         drain=waits,
     )
     generation = (generation + step.environment_s) / held
-    full = replace(step, trained_share=1.0, updates_per_sample=1.0, critic_share=0.0)
-    scoring = (step.scoring_passes + step.critic_share) / 3.0 * training_phase_s(full, train, rl)
     training = training_phase_s(step, train, rl)
+    passes, scoring = step.scoring_passes + step.critic_share, np.zeros_like(training)
+    if passes:
+        full = replace(step, trained_share=1.0, updates_per_sample=1.0, critic_share=0.0)
+        scoring = passes / 3.0 * training_phase_s(full, train, rl)
     fixed = np.asarray(rl.fixed_s)
     handed = LORA_SHARE if step.layout.lora else 1.0
     sync = weight_sync_s(step) + rl.refit_s * handed * step.model.total_parameters / 1e9

@@ -194,6 +194,7 @@ def fastest_replica(
     return grid.at(int(np.argmin(seconds_R)))
 
 
+@lru_cache(maxsize=4096)
 def central_constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:
     """Central constants, the length spread set to this batch's."""
     sets = shipped()

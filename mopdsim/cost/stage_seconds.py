@@ -343,5 +343,6 @@ def _longest(batch: Batch) -> float:
     return batch.prompt_tokens + batch.max_response_tokens
 
 
+@lru_cache(maxsize=4096)
 def _lengths(batch: Batch) -> Lengths:
     return Lengths(mean=batch.response_tokens, maximum=batch.max_response_tokens, sigma=batch.log_spread)

@@ -16,10 +16,11 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import steps_within
 from mopdsim.facts.hardware import gpu
-from mopdsim.forecast.forecast import HOUR
+from mopdsim.forecast.forecast import HOUR, forecast
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bills_of, length_of, seconds_of, world_of
 from mopdsim.recipes.amounts import Amounts
@@ -69,10 +70,10 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     return _scaled_to(scenario, flops, spent)
 
 
-def at_dollars(scenario: Scenario, usd: float, calibration: Calibration | None = None) -> AtBudget:
-    """The scenario whose forecast costs `usd` at the median. UsageError for a sum that is no amount."""
-    if not (math.isfinite(usd) and usd > 0):
-        raise UsageError(f"budget_usd = {usd}: must be a finite number above 0")
+def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | None = None) -> AtBudget:
+    """The scenario whose forecast costs so many dollars at the median. UsageError for a sum that is no amount."""
+    if not (math.isfinite(dollars) and dollars > 0):
+        raise UsageError(f"budget_usd = {dollars}: must be a finite number above 0")
     bills, world = bills_of(scenario), world_of(scenario, calibration or default_calibration())
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
     price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
@@ -86,7 +87,17 @@ def at_dollars(scenario: Scenario, usd: float, calibration: Calibration | None =
         taken = (hours(name, steps_within(row, bills[name].step_flops)) for name, row in rows.items())
         return float(np.median(sum(taken, fixed_N))) * price
 
-    return _scaled_to(scenario, usd, spent)
+    return _scaled_to(scenario, dollars, spent)
+
+
+def bought(scenario: Scenario, budget: float, calibration: Calibration | None = None) -> str:
+    """What a budget of dollars buys of a recipe that costs more, in one sentence: a share of its steps with the score
+    that they bring, or nothing, and then what its fewest steps cost."""
+    found = at_dollars(scenario, budget, calibration)
+    if found.spent > budget * (1 + CLOSE):
+        return f"{usd(budget)} buys nothing of it: at its fewest steps it costs {usd(found.spent)}"
+    mean = forecast(found.scenario, calibration).mean_score["p50"]
+    return f"{usd(budget)} buys {100 * found.factor:.2g}% of its steps, which bring a mean score of {score(mean)}"
 
 
 def _scaled_to(

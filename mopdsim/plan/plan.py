@@ -24,6 +24,7 @@ from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.plan.answer import words
+from mopdsim.plan.answer.contradiction import Loss, losses, strategy_of
 from mopdsim.plan.answer.finalists import Finalist, at_equal_dollars, finalists, probability_better, verdict
 from mopdsim.plan.answer.frontier import frontier
 from mopdsim.plan.answer.infeasible import infeasible
@@ -89,6 +90,11 @@ class Answer:
     def pilot(self) -> Value | None:
         """The cheapest pilot that measures what the recommendation hangs on."""
         return deciding(self.flips, self.worths)
+
+    @property
+    def contradicted_by(self) -> list[Loss]:
+        """Published comparisons that the recommended strategy lost; none for tiny domains, which no paper has."""
+        return [] if self.question.base.scope == "tiny" else losses(strategy_of(self.recommended.plan))
 
     @property
     def decision(self) -> str:
@@ -171,6 +177,7 @@ class Answer:
             "assumptions": self.assumptions,
             "basis": basis(self.question.base),
             "decision": self.decision,
+            "contradicted_by": [loss.to_document() for loss in self.contradicted_by],
             "recommended": {**self._finalist(best), "scenario": scenarios.dump(best.forecast.scenario)},
             "runner_up": None
             if other is None

@@ -8,69 +8,79 @@ systems with their own amounts (`mopd forecast SYSTEM`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from mopdsim.base.errors import MopdError
+from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.at_budget import AtBudget, at_dollars
 from mopdsim.forecast.compare import SURE
-from mopdsim.forecast.forecast import forecast, quantiles
-from mopdsim.plan.answer.finalists import Finalist, probability_better
-from mopdsim.plan.plan import Answer
+from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.scenario import loads
+from mopdsim.plan.answer.finalists import how_often
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import SMALLER
 from mopdsim.recipes.systems import SYSTEMS
 
 
-def ranking(answer: Answer, calibration: Calibration | None = None) -> dict[str, Any]:
-    """The table as plain data: finalists first in the planner's order, then systems, the best first."""
-    document = answer.to_document()
-    finalists = [document["recommended"], *document["alternatives"]]
-    dollars = float(np.median(answer.recommended.forecast.usd_N))
+def ranking(
+    question: Question, document: Mapping[str, Any], calibration: Calibration | None = None
+) -> dict[str, Any]:
+    """The table as plain data, from the planner's answer as `mopd plan --json` prints it: finalists first in the
+    planner's order, then systems, the best first. UsageError where the document is no such answer."""
+    for key in ("recommended", "alternatives", "assumptions", "headline", "basis", "contradicted_by"):
+        if key not in document:
+            raise UsageError(f"the answer has no {key!r}: give what `mopd plan FILE --json` printed")
+    recommended = forecast(loads(document["recommended"]["scenario"]), calibration)
+    dollars = float(np.median(recommended.usd_N))
     found, left_out = [], {}
     for name in SYSTEMS:
         try:
-            found.append(_system(answer, name, dollars, calibration))
+            found.append(_system(question, name, recommended, dollars, calibration))
         except MopdError as error:
             left_out[name] = str(error)
     return {
         "assumptions": document["assumptions"],
         "headline": document["headline"],
         "basis": document["basis"],
+        "contradicted_by": document["contradicted_by"],
         "usd": dollars,
-        "finalists": [{"of": "planner", **_row(row)} for row in finalists],
+        "finalists": [
+            {"of": "planner", **_row(row)} for row in (document["recommended"], *document["alternatives"])
+        ],
         "ahead": [row["name"] for row in found if row["probability_better"] >= SURE],
         "systems": sorted(found, key=lambda row: -float(row["value"])),
         "left_out": left_out,
     }
 
 
-def _row(finalist: dict[str, Any]) -> dict[str, Any]:
+def _row(finalist: Mapping[str, Any]) -> dict[str, Any]:
     keys = ("name", "label", "value", "utility", "mean_score", "worst_score", "usd", "gpu_hours", "days")
     return {**{key: finalist[key] for key in keys}, "probability_better": finalist.get("probability_better")}
 
 
-def _system(answer: Answer, name: str, dollars: float, calibration: Calibration | None) -> dict[str, Any]:
-    question = answer.question
+def _system(
+    question: Question, name: str, recommended: Forecast, dollars: float, calibration: Calibration | None
+) -> dict[str, Any]:
     scaled = _scaled(question, name, dollars)
     made = forecast(scaled.scenario, calibration)
-    one = Finalist(plan=answer.recommended.plan, forecast=made, utility_N=question.utility(made.scores_DN))
+    utility_N = question.utility(made.scores_DN)
     return {
         "of": "catalogue",
         "name": name,
         "label": name,
-        "value": float(question.value(one.utility_N)),
+        "value": float(question.value(utility_N)),
         "utility": quantiles(question.utility(made.likely_DN)),
         "mean_score": made.mean_score,
         "worst_score": made.worst_score,
         "usd": quantiles(made.usd_N),
         "gpu_hours": quantiles(made.gpu_hours_N),
         "days": quantiles(made.days_N),
-        "probability_better": probability_better(question, one, answer.recommended),
+        "probability_better": how_often(question, utility_N, question.utility(recommended.scores_DN)),
         "off_budget": scaled.reason,
     }
 

@@ -110,6 +110,8 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
         target_SN = caps.same_base(target_SN, constants["cap_gap"])
     else:
         target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
+    if world.further_gap:
+        target_SN = caps.same_base(target_SN, np.asarray(world.further_gap))
     step.move_some("cap", places, target_SN)
     if stage.misrouting:
         target_SN = caps.misrouted(target_SN, lesson.others_SN, stage.misrouting)

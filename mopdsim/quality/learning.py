@@ -10,7 +10,8 @@ are taken as usual: no run of ours tells what others do.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -212,28 +213,61 @@ def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, A
     return reached_N, caps.off_policy(reached_N, step.world.length_DN[index], constants["exposure"])
 
 
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What the inputs of a merge bring together, before it is scaled, (D, N) each. gained_DN, lost_DN: sums of what
+    they moved up and down by weight w_i; overlap_DN: sum over pairs of w_i w_j (|T_i| + |T_j|); conflict_DN: kbar;
+    highest_DN: of the inputs; weight: the sum of weights."""
+
+    gained_DN: Array
+    lost_DN: Array
+    overlap_DN: Array
+    conflict_DN: Array
+    highest_DN: Array
+    weight: float
+
+    @classmethod
+    def of(cls, stage: Merge, step: Step, inputs_IDN: Array) -> Brought:
+        """From the inputs' scores."""
+        weights = np.array(stage.weights or np.ones(len(stage.inputs)))
+        moved_IDN = inputs_IDN - step.score_DN
+        gained_IDN = np.maximum(moved_IDN, 0.0)
+        return cls(
+            gained_DN=np.tensordot(weights, gained_IDN, 1),
+            lost_DN=np.tensordot(weights, moved_IDN - gained_IDN, 1),
+            overlap_DN=np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1),
+            conflict_DN=_kept_apart(gained_IDN, step),
+            highest_DN=inputs_IDN.max(axis=0),
+            weight=float(weights.sum()),
+        )
+
+    def some(self, places: Sequence[int]) -> Brought:
+        """Of some candidates, the axis before the draws."""
+        arrays = {name: value[:, places] for name, value in vars(self).items() if name.endswith("_DN")}
+        return replace(self, **arrays)
+
+
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
+    """`blend` of the stage's inputs. Returns their mean distance, nats a token, (N,)."""
+    blend(stage, step, Brought.of(stage, step, np.stack([states[name].score_DN for name in stage.inputs])))
+    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
+
+
+def blend(stage: Merge, step: Step, brought: Brought) -> None:
     """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); of what a specialist
     lost (T < 0) only a share arrives, since the others' weights outvote it; never above the best of its inputs.
 
     What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-p sum over j of K_jd a_jd over the n
     domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
     learned both have settled their conflict."""
-    weights = np.array(stage.weights or np.ones(len(stage.inputs)))
-    factors = weights / weights.sum() if stage.method == "average" else weights * stage.scale
+    factor = 1 / brought.weight if stage.method == "average" else stage.scale
     density = stage.density if stage.method == "ties" else 1.0
-    before_DN = step.score_DN
-    inputs_IDN = np.stack([states[name].score_DN for name in stage.inputs])
-    moved_IDN = inputs_IDN - before_DN
-    gained_IDN = np.maximum(moved_IDN, 0.0)
-    lost_IDN = moved_IDN - gained_IDN
-    arriving_DN = np.tensordot(factors, gained_IDN, 1)
-    arriving_DN = arriving_DN + step.world.constants["merge_harm"] * np.tensordot(factors, lost_IDN, 1)
-    overlap_DN = np.tensordot(factors * (factors.sum() - factors), np.abs(moved_IDN), 1)
+    before_DN, constants = step.score_DN, step.world.constants
+    arriving_DN = factor * brought.gained_DN + constants["merge_harm"] * (factor * brought.lost_DN)
     step.move("gain", before_DN + arriving_DN)
-    loss_DN = step.world.constants["merge_overlap"] * density * overlap_DN
+    loss_DN = constants["merge_overlap"] * density * factor**2 * brought.overlap_DN
     step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
-    factor_DN = np.exp(step.world.constants["merge_conflict"] * _kept_apart(gained_IDN, step))
+    factor_DN = np.exp(constants["merge_conflict"] * brought.conflict_DN)
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
     if step.world.recovery:
@@ -241,9 +275,8 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
         shares = step.world.recovery
         share_N = shares.get(strategy, shares["unknown"])
         step.move("cap", scaled_gain(before_DN, step.score_DN, share_N / np.mean(share_N)))
-    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, inputs_IDN.max(axis=0))))
+    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, brought.highest_DN)))
     step.settle()
-    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
 
 
 def _kept_apart(gained_IDN: Array, step: Step) -> Array:

@@ -31,7 +31,7 @@ class World:
     smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
     where there are two. rivals: pairs of domains that no model can both master.
     recovery: by strategy, what share of its specialists' gain published studies recover, (N,); empty where a scope's
-    own runs say what is lost.
+    own runs say what is lost. further_gap: in score, by which students stay below what either says.
     """
 
     names: tuple[str, ...]
@@ -52,6 +52,7 @@ class World:
     sizes_b: Mapping[str, float] = field(default_factory=dict)
     rivals: Rivals = ()
     recovery: Mapping[str, Array] = field(default_factory=dict)
+    further_gap: float = 0.0
 
     @cached_property
     def index(self) -> dict[str, int]:
@@ -77,15 +78,14 @@ class World:
             raise UsageError(f"a stage grows from {root!r}, and this world was drawn without a second model")
         return self.smaller
 
-    def shifted(self, *, conflict: float = 0.0, cap_gap: float = 0.0) -> World:
-        """The world with every conflict K, or the points a student stays below its teachers, moved by so much."""
+    def shifted(self, *, conflict: float = 0.0, gap: float = 0.0) -> World:
+        """The world with every conflict K, or the score that students stay below their teachers, moved by so much."""
         apart_DD = np.expand_dims(1.0 - np.eye(len(self.names)), tuple(range(2, self.conflict_DDN.ndim)))
-        constants = {**self.constants, "cap_gap": self.constants["cap_gap"] + cap_gap}
         return replace(
             self,
             conflict_DDN=self.conflict_DDN + conflict * apart_DD,
-            constants=constants,
-            smaller=self.smaller and self.smaller.shifted(conflict=conflict, cap_gap=cap_gap),
+            further_gap=self.further_gap + gap,
+            smaller=self.smaller and self.smaller.shifted(conflict=conflict, gap=gap),
         )
 
     def without_seeds(self) -> World:

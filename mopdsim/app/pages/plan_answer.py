@@ -22,14 +22,26 @@ from mopdsim.plan.question import loads
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
 _PLANS, _PILOTS = 8, 5  # rows shown
+_WIDE = (
+    "80% range",
+    "worst domain",
+    "better than the first",
+)  # columns of the plans that a phone has no room for
 Document = Mapping[str, Any]
+COLUMNS = ("plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first")
+_LEFT_OUT = ", ".join(f".st-key-plans_table tr > :nth-child({COLUMNS.index(name) + 1})" for name in _WIDE)
+_ON_A_PHONE = f"<style>@media (max-width: 640px) {{ {_LEFT_OUT} {{ display: none; }} }}</style>"
 
 
 def show(question: str, document: Document) -> None:
     """The whole answer."""
     opening.verdict(document)
     best = document["recommended"]
-    st.table(plans(document), border="horizontal", hide_index=True, alt="Plans, the recommended one first")
+    st.html(_ON_A_PHONE)
+    with st.container(key="plans_table"):
+        st.table(
+            plans(document), border="horizontal", hide_index=True, alt="Plans, the recommended one first"
+        )
     with st.container(horizontal=True, vertical_alignment="center"):
         opening.take(best["scenario"], "recommended")
         opening.export(question, document)
@@ -61,7 +73,7 @@ def plans(document: Document) -> pd.DataFrame:
         }
         for row in [document["recommended"], *document["alternatives"]][:_PLANS]
     ]
-    return pd.DataFrame(rows).map(views.plain)
+    return pd.DataFrame(rows, columns=list(COLUMNS)).map(views.plain)
 
 
 def _calendar(best: Document) -> None:

@@ -19,6 +19,7 @@ from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
 from mopdsim.forecast.assumptions import assumptions
+from mopdsim.forecast.at_budget import bought
 from mopdsim.forecast.compare import MEASURES, TIE, difference
 from mopdsim.forecast.forecast import quantiles, weakest
 
@@ -29,6 +30,8 @@ DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "usd": ("cost", usd),
     "days": ("calendar", duration),
 }
+
+_LIKELY = 0.5  # a budget kept less often than that is said to be too small
 
 
 def headline() -> None:
@@ -94,6 +97,10 @@ def _numbers(now: Answer) -> None:
         if found[name] is not None:
             notes.append(f"{limit} kept in {found[name]:.0%} of draws")
     st.caption("; ".join([*notes, *_before(now)]) + ".")
+    budget = now.forecast.scenario.budget_usd
+    if budget is not None and found["within_budget"] < _LIKELY:
+        with views.said():
+            st.caption(f"{views.plain(bought(now.forecast.scenario, budget))}.")
 
 
 def _before(now: Answer) -> list[str]:

@@ -7,7 +7,7 @@ Axes: F finalist, N draw. Leaves out: the search itself.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -23,7 +23,7 @@ from mopdsim.plan.search.evaluation import Outcome
 from mopdsim.plan.search.explore import Found
 from mopdsim.quality.walk import Effort, State, walk
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import ROOTS, Rl
+from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Rl
 
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
 NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
@@ -50,13 +50,20 @@ class Finalist:
     @cached_property
     def alone(self) -> Mapping[str, State]:
         """What RL on one domain leaves that starts from a root: neither conflict nor what students lose acts on it."""
+        return self._made_by(
+            lambda stage: isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init in ROOTS
+        )
+
+    @cached_property
+    def before_students(self) -> Mapping[str, State]:
+        """What stages leave that learn from no student: what students lose does not act on it."""
+        recipe = self.forecast.scenario.recipe
+        taught = {stage.name for stage in recipe.stages if isinstance(stage, Distill)}
+        return self._made_by(lambda stage: not taught & {stage.name, *recipe.ancestors(stage.name)})
+
+    def _made_by(self, wanted: Callable[[AnyStage], bool]) -> Mapping[str, State]:
         made = self.forecast
-        stages = made.scenario.recipe.stages
-        return {
-            stage.name: made.states[stage.name]
-            for stage in stages
-            if isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init in ROOTS
-        }
+        return {stage.name: made.states[stage.name] for stage in made.scenario.recipe.stages if wanted(stage)}
 
     def efforts_in(self, world: World) -> Mapping[str, Effort]:
         """What the stages learn from in this world: of all it holds, the cost of stale samples alone acts on it."""
@@ -145,10 +152,14 @@ def keeps(question: Question, made: Forecast) -> bool:
 
 
 def probability_better(question: Question, one: Finalist, other: Finalist) -> float:
+    """`how_often` of two finalists."""
+    return how_often(question, one.utility_N, other.utility_N)
+
+
+def how_often(question: Question, one_N: Array, other_N: Array) -> float:
     """How often `one` is better in the same world; equal counts half. Under objective p10: how often it is `one` that
     stays above the bar between the two plans' P10, of the worlds in which only one of the two does.
     """
-    one_N, other_N = one.utility_N, other.utility_N
     if question.objective == "p10":
         bar = (question.value(one_N) + question.value(other_N)) / 2
         apart_N = (one_N >= bar) != (other_N >= bar)

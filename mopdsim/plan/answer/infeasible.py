@@ -32,6 +32,11 @@ def infeasible(question: Question, found: Found, calibration: Calibration | None
         return _out_of_reach(question, found)
     nearest = min(good, key=lambda outcome: _ratio(question, outcome))
     binding = {name: limit for name, limit in question.limits.items() if nearest.surely[name] > limit}
+    if set(binding) == {"usd"} and not question.minimum:
+        return InfeasibleError(
+            f"budget_usd = {binding['usd']:g} buys no plan with probability {question.confidence:g}: the least that "
+            f"does is budget_usd = {_up(nearest.surely['usd']):g} ({nearest.plan.label})"
+        )
     asked = " and ".join(f"{_KEYS[name]} = {limit:g}" for name, limit in binding.items())
     needed = ", ".join(f"{_KEYS[name]} = {_up(nearest.surely[name]):g}" for name in binding)
     minimum = "".join(f" with minimum.{name} = {least:g}" for name, least in question.minimum.items())

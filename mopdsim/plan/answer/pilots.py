@@ -191,7 +191,7 @@ class _Prices:
         stage = _run(group)
         rows = [self.stock.domains[name].midpoint.value for name in group]
         amounts = self.question.amounts("rl", 1)
-        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1]), self.question.pool).compute_N
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).compute_N
         steps = max(2, round(midpoints * sum(rows) / float(np.median(per_step))))
         return self._hours(stage, steps)
 
@@ -201,7 +201,7 @@ class _Prices:
         stage = Distill(name=STUDENT, domains=dict.fromkeys(group, 1.0), teachers=teachers)
         tokens = sum(self.stock.domains[name].distill_tokens.value for name in group)
         amounts = self.question.amounts("distill", 1)
-        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1]), self.question.pool).tokens_N
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).tokens_N
         return self._hours(stage, max(2, round(_FOLDS * tokens / float(np.median(per_step)))))
 
     def _hours(self, stage: TrainedStage, steps: int) -> float:

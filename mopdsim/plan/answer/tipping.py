@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration
 from mopdsim.plan.answer.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
@@ -24,7 +23,6 @@ from mopdsim.plan.search.candidate import DISTILLED, Plan
 from mopdsim.plan.search.evaluation import Evaluator, Outcome
 from mopdsim.plan.search.explore import Found, fitting
 from mopdsim.plan.search.moves import LEAST_STEPS
-from mopdsim.plan.search.stock import Stock
 
 SAME = "the same"
 _HALVINGS = 6
@@ -64,68 +62,94 @@ def tips(
 ) -> list[Tip]:
     """Every flip point, both directions, in the order conflict, teacher quality, price, GPUs."""
 
-    def of_conflict(added: float) -> str:
-        return _in_worlds(question, finalists, conflict=added)
-
-    def of_gap(added: float) -> str:
-        return _in_worlds(question, finalists, cap_gap=added)
-
     shift = "the shift of K in every pair of domains (K below 0: they hurt each other when trained together)"
     gap = "the further gap of students below their teachers, in score"
     return [
-        *_tips(shift, of_conflict, _CONFLICTS),
-        *_tips(gap, of_gap, _GAPS, downward=False),
+        *_tips(shift, _Shifted(question, finalists, "conflict"), _CONFLICTS),
+        *_tips(gap, _Shifted(question, finalists, "gap"), _GAPS, downward=False),
         *_price(question, found, finalists[0].plan),
         *_gpus(question, finalists, calibration),
     ]
 
 
 def first_change(
-    best: Callable[[float], str], now: float, outward: Sequence[float], *, halvings: int = _HALVINGS
+    best: Callable[[float], str],
+    now: float,
+    outward: Sequence[float],
+    *,
+    halvings: int = _HALVINGS,
+    as_now: Callable[[float], bool] | None = None,
 ) -> tuple[float | None, str | None]:
-    """The nearest value, going outward, at which `best` differs from what it is now, halved down; None: nowhere."""
-    here, same = best(now), now
+    """The nearest value, going outward, at which `best` differs from what it is now, halved down; None: nowhere.
+    as_now: whether `best` is the same there as now, where that is sooner told."""
+    if as_now is None:
+        here = best(now)
+
+        def as_now(value: float) -> bool:
+            return best(value) == here
+
+    same = now
     for value in outward:
-        there = best(value)
-        if there == here:
+        if as_now(value):
             same = value
             continue
         changed = value
         for _ in range(halvings):
             middle = (same + changed) / 2
-            label = best(middle)
-            if label == here:
+            if as_now(middle):
                 same = middle
             else:
-                changed, there = middle, label
-        return changed, there
+                changed = middle
+        return changed, best(changed)
     return None, None
 
 
-def _tips(
-    what: str, best: Callable[[float], str], steps: Sequence[float], *, downward: bool = True
-) -> list[Tip]:
+def _tips(what: str, shifted: _Shifted, steps: Sequence[float], *, downward: bool = True) -> list[Tip]:
     """Both directions from nothing added, or upward alone."""
     found = []
     for sign in (-1, 1) if downward else (1,):
         outward = [sign * step for step in steps]
-        at, to = first_change(best, 0.0, outward)
+        at, to = first_change(shifted.best, 0.0, outward, as_now=shifted.recommended)
         found.append(Tip(what=what, now=0.0, at=at, to=to, tried=(0.0, outward[-1])))
     return found
 
 
-def _in_worlds(question: Question, finalists: Sequence[Finalist], **moved: float) -> str:
-    """The best finalist where the worlds are shifted so; the recommended one as long as it is as good."""
-    values = [
-        float(
-            question.value(one.utility_in(question, one.forecast.world.shifted(**moved), one.alone))
-            if any(moved.values())
-            else question.value(one.utility_N)
-        )
-        for one in finalists
-    ]
-    best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))
-    return finalists[best].plan.label
+class _Shifted:
+    """The finalists in worlds where every conflict K, or the gap of students, is moved by so much."""
+
+    def __init__(
+        self, question: Question, finalists: Sequence[Finalist], moved: Literal["conflict", "gap"]
+    ) -> None:
+        self.question, self.finalists, self.moved = question, finalists, moved
+        self._values: dict[tuple[int, float], float] = {}
+        self._rivals = list(range(1, len(finalists)))  # those that were ahead last come first
+
+    def best(self, added: float) -> str:
+        """The best finalist's label; the recommended one's as long as it is as good."""
+        values = [self._value(place, added) for place in range(len(self.finalists))]
+        best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))
+        return self.finalists[best].plan.label
+
+    def recommended(self, added: float) -> bool:
+        """Whether the recommended plan is as good as the best: until one rival is ahead."""
+        own = self._value(0, added)
+        for place in self._rivals:
+            if own < self._value(place, added) - FLOOR:
+                self._rivals.sort(key=lambda rival: rival != place)
+                return False
+        return True
+
+    def _value(self, place: int, added: float) -> float:
+        if (place, added) not in self._values:
+            self._values[place, added] = self._worked_out(self.finalists[place], added)
+        return self._values[place, added]
+
+    def _worked_out(self, one: Finalist, added: float) -> float:
+        made = one.alone if self.moved == "conflict" else one.before_students
+        if not added or len(made) == len(one.forecast.scenario.recipe.stages):  # nothing acts on it
+            return float(self.question.value(one.utility_N))
+        world = one.forecast.world.shifted(**{self.moved: added})
+        return float(self.question.value(one.utility_in(self.question, world, made)))
 
 
 def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
@@ -134,16 +158,21 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
         return []
     price = question.usd_per_gpu_hour
 
-    ranked = sorted(
-        (o for o in found.outcomes if all(o.lowest[n] >= least for n, least in question.minimum.items())),
-        key=lambda outcome: -outcome.value,
-    )
-    surely = {name: np.array([outcome.surely[name] for outcome in ranked]) for name in question.limits}
+    outcomes = [
+        o for o in found.outcomes if all(o.lowest[n] >= least for n, least in question.minimum.items())
+    ]
+    surely = {name: np.array([outcome.surely[name] for outcome in outcomes]) for name in question.limits}
+    values_P = np.array([outcome.value for outcome in outcomes])
+    own_P = np.array([outcome.plan.structure == recommended.structure for outcome in outcomes])
 
     def left(dollars: float) -> list[Outcome]:
         limits = {**question.limits, "usd": question.limits["usd"] * price / dollars}
         kept_P = np.all([surely[name] <= limit for name, limit in limits.items()], axis=0)
-        return [ranked[place] for place in np.flatnonzero(kept_P)]
+        new = np.flatnonzero(kept_P & np.isnan(values_P))
+        for place, outcome in zip(new, found.evaluator.valued(outcomes[at] for at in new), strict=True):
+            outcomes[place], values_P[place] = outcome, outcome.value
+        some = [np.where(wanted_P, values_P, -np.inf) for wanted_P in (kept_P, kept_P & own_P)]
+        return [outcomes[values.argmax()] for values in some if values.max() > -np.inf]
 
     best = _choice(left, recommended, price)
     tipped = []
@@ -158,12 +187,11 @@ def _choice(
     left: Callable[[float], Sequence[Outcome]], recommended: Plan, now: float
 ) -> Callable[[float], str]:
     """The best plan at a value, in words. "the same": a plan of the recommended structure is behind the best
-    by no more than it is now, or by less than the difference that counts. left: outcomes that keep the limits
-    at this value, best first."""
+    by no more than it is now, or by less than the difference that counts. left: of the outcomes that keep the limits
+    at this value the best, and the best of the recommended structure if there is one."""
 
     def behind(ranked: Sequence[Outcome]) -> float:
-        own = (outcome.value for outcome in ranked if outcome.plan.structure == recommended.structure)
-        return ranked[0].value - next(own, -np.inf)
+        return ranked[0].value - ranked[1].value if len(ranked) > 1 else np.inf
 
     def best(value: float) -> str:
         ranked = left(value)
@@ -179,19 +207,15 @@ def _choice(
 def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibration | None) -> list[Tip]:
     """The size of the pool at which another kind of plan is best."""
     plans = [one.plan for one in finalists[:_POOL_STRUCTURES]]
-    stock = Stock(question.on(draws=min(_POOL_DRAWS, question.base.draws)), calibration)
+    here = Evaluator(question.on(draws=min(_POOL_DRAWS, question.base.draws)), calibration)
 
     @cache
     def left(size: float) -> list[Outcome]:
-        pool = max(1, round(size))
-        smaller = stock.question.on(pools={"pool": pool})
-        evaluator = Evaluator(smaller, stock=stock.on(smaller))
-        tried = [near for plan in plans for near in _resized(plan, smaller, evaluator.options)]
-        try:
-            ranked = evaluator.best(evaluator.evaluate(tried))
-        except InfeasibleError:
-            return []
-        return [outcome for outcome in ranked if outcome.feasible]
+        evaluator = here.on(here.question.on(pools={"pool": max(1, round(size))}))
+        tried = [near for plan in plans for near in _resized(plan, evaluator.question, evaluator.options)]
+        best = evaluator.first_within(tried)
+        own = evaluator.first_within([plan for plan in tried if plan.structure == plans[0].structure])
+        return [outcome for outcome in (best, own) if outcome is not None]
 
     pool = float(question.pool)
     best = _choice(left, plans[0], pool)

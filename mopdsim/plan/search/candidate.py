@@ -63,6 +63,14 @@ class Plan:
             (self.groups, self.rl_steps, self.distill_steps, self.gpus, self.student_gpus, self.family)
         )
 
+    def but(self, **changes: Any) -> Plan:
+        """The plan with some fields changed: `dataclasses.replace`, six times as fast."""
+        made = object.__new__(Plan)
+        made.__dict__.update(self.__dict__, **changes)
+        made.__dict__.pop("_hash", None)
+        made.__dict__.pop("structure", None)
+        return made
+
     @cached_property
     def structure(self) -> tuple[Family, tuple[Group, ...], int]:
         """What makes two plans different in kind: family, groups (not their order), rounds."""

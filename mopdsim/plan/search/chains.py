@@ -14,7 +14,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.stock import Outcomes, Path, Run, Stock, equal_shares, run_kind
+from mopdsim.plan.search.stock import Costs, Path, Run, Stock, equal_shares, run_kind
 from mopdsim.recipes.catalogue import cascade_shares
 
 _NAMES = {"mixed_rl": "mixed", "single": "specialist"}  # the catalogue's
@@ -30,7 +30,7 @@ def chain(plan: Plan) -> Path:
         Run(
             run_kind(
                 f"step_{place + 1}",
-                tuple(cascade_shares(order, place, plan.replay).items()),
+                _shares(order, place, plan.replay),
                 plan.normalizer,
                 goes_on=place > 0,
             ),
@@ -40,22 +40,33 @@ def chain(plan: Plan) -> Path:
     )
 
 
-def evaluate(stock: Stock, plans: Sequence[Plan]) -> Outcomes:
-    """Scores, hours and days of plans without a teacher."""
+def _shares(order: Sequence[str], place: int, replay: float) -> tuple[tuple[str, float], ...]:
+    """Shares of the prompts in one step of a cascade, its own domain first; in which order the domains before were
+    trained does not matter."""
+    own, *old = cascade_shares(order, place, replay).items()
+    return own, *sorted(old)
+
+
+def costs(stock: Stock, plans: Sequence[Plan]) -> Costs:
+    """GPU-hours and days of plans without a teacher."""
     chains = [chain(plan) for plan in plans]
-    for plan, runs in zip(plans, chains, strict=True):
-        stock.time(runs, plan.gpus)
-    for count in range(1, max(map(len, chains)) + 1):
-        stock.prepare((runs[:count] for runs in chains if len(runs) >= count), plans[0].gpus)
+    for gpus in dict.fromkeys(plan.gpus for plan in plans):
+        stock.time(
+            (run for plan, runs in zip(plans, chains, strict=True) if plan.gpus == gpus for run in runs), gpus
+        )
     seconds_CN = np.stack(
         [_seconds(stock, runs, plan.gpus) for plan, runs in zip(plans, chains, strict=True)]
     )
     gpus_C = np.array([plan.gpus for plan in plans])
-    return Outcomes(
-        scores_DCN=np.stack([stock.trained(runs).score_DN for runs in chains], axis=1),
-        gpu_hours_CN=seconds_CN * gpus_C[:, None] / HOUR,
-        days_CN=seconds_CN / DAY,
-    )
+    return Costs(gpu_hours_CN=seconds_CN * gpus_C[:, None] / HOUR, days_CN=seconds_CN / DAY)
+
+
+def scores(stock: Stock, plans: Sequence[Plan]) -> Array:
+    """Scores of plans without a teacher, (D, C, N)."""
+    chains = [chain(plan) for plan in plans]
+    for count in range(1, max(map(len, chains)) + 1):
+        stock.prepare(runs[:count] for runs in chains if len(runs) >= count)
+    return np.stack([stock.trained(runs).score_DN for runs in chains], axis=1)
 
 
 def _seconds(stock: Stock, runs: Path, gpus: int) -> Array:

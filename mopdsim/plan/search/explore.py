@@ -10,7 +10,7 @@ said of the result (`mopdsim.plan.plan`).
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
 
@@ -214,7 +214,7 @@ class _Search:
             for rl, distill in product((0.25, 0.5, 1.0), (0.25, 0.5, 1.0)):
                 steps = tuple(max(LEAST_STEPS, round(count * rl)) for count in plan.rl_steps)
                 student = max(LEAST_STEPS, round(plan.distill_steps * distill))
-                plans.append(replace(plan, rounds=rounds, rl_steps=steps, distill_steps=student))
+                plans.append(plan.but(rounds=rounds, rl_steps=steps, distill_steps=student))
         self.refine(self.seed(plans))
 
     def refine(self, plans: Sequence[Plan]) -> None:

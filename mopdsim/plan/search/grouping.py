@@ -9,6 +9,7 @@ part; the search then moves single domains (`neighbours`). Leaves out: what a gr
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -95,9 +96,14 @@ def _joined(weight_DD: Array) -> list[Level]:
     return levels
 
 
-def neighbours(grouping: Grouping, domains: Sequence[str], most: int | None = None) -> list[Grouping]:
+def neighbours(grouping: Grouping, domains: Sequence[str], most: int | None = None) -> tuple[Grouping, ...]:
     """Groupings one step away: a domain moved to another group or to its own, two domains swapped, two groups
     joined. domains: all of them, in the question's order."""
+    return _neighbours(grouping, tuple(domains), most)
+
+
+@lru_cache(maxsize=4096)  # a search asks for those of its best groupings again and again
+def _neighbours(grouping: Grouping, domains: Group, most: int | None) -> tuple[Grouping, ...]:
     order = {name: place for place, name in enumerate(domains)}
     found: dict[Grouping, None] = {}
     for source, group in enumerate(grouping):
@@ -117,4 +123,4 @@ def neighbours(grouping: Grouping, domains: Sequence[str], most: int | None = No
                     swap = {one: other, other: one}
                     found[ordered([[swap.get(d, d) for d in g] for g in grouping], order)] = None
     found.pop(ordered(grouping, order), None)
-    return [near for near in found if most is None or len(near) <= most]
+    return tuple(near for near in found if most is None or len(near) <= most)

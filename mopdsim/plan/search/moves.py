@@ -6,7 +6,6 @@ Leaves out: which plans to move (`mopdsim.plan.search.explore`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import DISTILLED, TAUGHT, Plan
@@ -31,21 +30,21 @@ def moves(plan: Plan, options: Sequence[int], question: Question) -> list[Plan]:
 def _moves(plan: Plan, options: Sequence[int], question: Question) -> Iterator[Plan]:
     yield from _step_moves(plan)
     for gpus in options:
-        yield replace(plan, gpus=gpus)
+        yield plan.but(gpus=gpus)
         if plan.family in DISTILLED:
-            yield replace(plan, student_gpus=gpus)
+            yield plan.but(student_gpus=gpus)
     if any(len(group) > 1 for group in plan.groups) or plan.replay:
-        yield replace(plan, normalizer="sequence" if plan.normalizer == "token" else "token")
+        yield plan.but(normalizer="sequence" if plan.normalizer == "token" else "token")
     match plan.family:
         case "mopd":
-            yield from (replace(plan, balance=balance) for balance in BALANCES)
-            yield from (replace(plan, reward_mix=mix) for mix in REWARD_MIXES)
+            yield from (plan.but(balance=balance) for balance in BALANCES)
+            yield from (plan.but(reward_mix=mix) for mix in REWARD_MIXES)
         case "off_policy":
-            yield from (replace(plan, balance=balance) for balance in BALANCES[:2])
+            yield from (plan.but(balance=balance) for balance in BALANCES[:2])
         case "merge":
-            yield from (replace(plan, scale=scale) for scale in SCALES)
+            yield from (plan.but(scale=scale) for scale in SCALES)
         case "cascade_rl":
-            yield from (replace(plan, replay=replay) for replay in REPLAYS)
+            yield from (plan.but(replay=replay) for replay in REPLAYS)
             yield from _swapped(plan)
         case "mixed_rl" | "single":
             pass
@@ -58,15 +57,15 @@ def _step_moves(plan: Plan) -> Iterator[Plan]:
     """All runs by a factor, one run by a factor, the student by a factor, one against the other."""
     for factor in FACTORS:
         more = tuple(_times(steps, factor) for steps in plan.rl_steps)
-        yield replace(plan, rl_steps=more)
+        yield plan.but(rl_steps=more)
         if plan.distill_steps:
-            yield replace(plan, distill_steps=_times(plan.distill_steps, factor))
-            yield replace(plan, rl_steps=more, distill_steps=_times(plan.distill_steps, 1 / factor))
+            yield plan.but(distill_steps=_times(plan.distill_steps, factor))
+            yield plan.but(rl_steps=more, distill_steps=_times(plan.distill_steps, 1 / factor))
         for place in range(len(plan.rl_steps)):
-            yield replace(plan, rl_steps=_with(plan.rl_steps, place, factor))
+            yield plan.but(rl_steps=_with(plan.rl_steps, place, factor))
     for place in range(len(plan.rl_steps)):
         others = tuple(_times(steps, 0.85) for steps in plan.rl_steps)
-        yield replace(plan, rl_steps=_with(others, place, 1.4 / 0.85))
+        yield plan.but(rl_steps=_with(others, place, 1.4 / 0.85))
 
 
 def _with(steps: tuple[int, ...], place: int, factor: float) -> tuple[int, ...]:
@@ -83,7 +82,7 @@ def _swapped(plan: Plan) -> Iterator[Plan]:
         groups, steps = list(plan.groups), list(plan.rl_steps)
         groups[place : place + 2] = groups[place : place + 2][::-1]
         steps[place : place + 2] = steps[place : place + 2][::-1]
-        yield replace(plan, groups=tuple(groups), rl_steps=tuple(steps))
+        yield plan.but(groups=tuple(groups), rl_steps=tuple(steps))
 
 
 def regrouped(plan: Plan, groups: Grouping) -> Plan:
@@ -94,4 +93,4 @@ def regrouped(plan: Plan, groups: Grouping) -> Plan:
         for name in group
     }
     steps = tuple(max(LEAST_STEPS, round(sum(share[name] for name in group))) for group in groups)
-    return replace(plan, groups=groups, rl_steps=steps)
+    return plan.but(groups=groups, rl_steps=steps)

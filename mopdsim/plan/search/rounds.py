@@ -9,6 +9,7 @@ machines. Axes: D domain, C candidate, K teacher, N draw. Leaves out: plans with
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
 
 import numpy as np
@@ -18,9 +19,9 @@ from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
 from mopdsim.plan.search.candidate import DISTILLED, Group, Plan, group_name, recipe_of
 from mopdsim.plan.search.grouping import Grouping
-from mopdsim.plan.search.stock import Outcomes, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
+from mopdsim.plan.search.stock import Costs, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
 from mopdsim.quality.distillation import Lesson, companions, follow
-from mopdsim.quality.learning import merge
+from mopdsim.quality.learning import Brought, blend
 from mopdsim.quality.step import Step
 from mopdsim.quality.walk import State, paced
 from mopdsim.recipes.parts import REWARD_GROUP
@@ -29,10 +30,8 @@ from mopdsim.recipes.stage_fields import Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:
-    """Plans of one kind are evaluated side by side: as many teachers, and where later rounds train each group from
-    another student, the same groups."""
-    groups = plan.groups if plan.rounds > 1 else len(plan.groups)
-    return plan.family, plan.balance, plan.reward_mix, plan.scale, plan.rounds, groups
+    """Plans of one kind are scored side by side: their last stages are the same, but for a merge's scale."""
+    return plan.family, plan.balance, plan.reward_mix, plan.rounds, len(plan.groups)
 
 
 @lru_cache(maxsize=1 << 15)
@@ -56,33 +55,48 @@ class Rounds:
     def __init__(self, stock: Stock) -> None:
         self.stock = stock
         self._last: dict[tuple[object, ...], list[Distill | Merge]] = {}
-        self._last_seconds: dict[tuple[object, ...], Array | None] = {}
+        self._lasts: dict[tuple[object, ...], Array | None] = {}
+
+    def time(self, plans: Sequence[Plan]) -> None:
+        """Times what these plans of any kind share."""
+        runs: dict[int, dict[Run, None]] = {}
+        lasts: dict[tuple[object, ...], tuple[Plan, int, dict[int, None]]] = {}
+        for plan in plans:
+            last_gpus = _last_gpus(plan)
+            for number in range(plan.rounds):
+                runs.setdefault(plan.gpus, {}).update(dict.fromkeys(runs_of(plan, number)))
+                _, _, counts = lasts.setdefault((*kind(plan), number, last_gpus), (plan, number, {}))
+                counts[plan.distill_steps] = None
+        for gpus, found in runs.items():
+            self.stock.time(found, gpus)
+        for key, (plan, number, counts) in lasts.items():
+            self._time_last(
+                key, plan, number, [steps for steps in counts if (*key, steps) not in self._lasts]
+            )
+
+    def _time_last(self, key: tuple[object, ...], plan: Plan, number: int, counts: Sequence[int]) -> None:
+        """Seconds of a round's student or merge after so many steps, (N,), remembered; None where it does not fit."""
+        if not counts:
+            return
+        stage, question = self.last_stage(plan, number), self.stock.question
+        samples = REWARD_GROUP if plan.reward_mix else 1
+        amounts = question.amounts("distill", 1, group=samples) if isinstance(stage, Distill) else None
+        steps_C = np.maximum(np.array(counts), 1)
+        found = self.stock.seconds((*kind(plan), stage.name), stage, amounts, steps_C, _last_gpus(plan))
+        for place, steps in enumerate(counts):
+            self._lasts[*key, steps] = None if found is None else found[place]
+
+    def costs(self, plans: Sequence[Plan]) -> Costs:
+        """GPU-hours and days of plans with as many teachers in as many rounds; `time` must have been told of them."""
+        found = [self._costs(plans, number) for number in range(plans[0].rounds)]
+        return Costs(*(np.sum(rows, axis=0) for rows in zip(*found, strict=True)))
 
     def prepare(self, plans: Sequence[Plan]) -> None:
-        """Trains and times what these plans of any kind share."""
-        for gpus in dict.fromkeys(plan.gpus for plan in plans):
-            alike = [plan for plan in plans if plan.gpus == gpus]
-            self.stock.prepare(((run,) for plan in alike for run in runs_of(plan)), gpus)
-            for number in range(max(plan.rounds for plan in alike)):
-                self.stock.time((run for p in alike if p.rounds > number for run in runs_of(p, number)), gpus)
+        """Trains the teachers of the first round that these plans of any kind share."""
+        self.stock.prepare((run,) for plan in plans for run in runs_of(plan))
 
-    def evaluate(self, plans: Sequence[Plan]) -> Outcomes:
-        """Scores, hours and days of plans of one kind; `prepare` must have been told of them."""
-        distinct: dict[tuple[object, ...], Plan] = {}  # plans that differ in their GPUs alone score the same
-        keys = [(plan.groups, plan.rl_steps, plan.distill_steps, plan.normalizer) for plan in plans]
-        for key, plan in zip(keys, plans, strict=True):
-            distinct.setdefault(key, plan)
-        place = {key: place for place, key in enumerate(distinct)}
-        scores_DCN = self._scores([*distinct.values()])[:, [place[key] for key in keys]]
-        costs = [self._costs(plans, number) for number in range(plans[0].rounds)]
-        return Outcomes(
-            scores_DCN=scores_DCN,
-            gpu_hours_CN=np.sum([hours_CN for hours_CN, _ in costs], axis=0),
-            days_CN=np.sum([days_CN for _, days_CN in costs], axis=0),
-        )
-
-    def _scores(self, plans: Sequence[Plan]) -> Array:
-        """Scores after the last round, (D, C, N)."""
+    def scores(self, plans: Sequence[Plan]) -> Array:
+        """Scores after the last round of plans of one kind, (D, C, N); `prepare` must have been told of them."""
         state = self.stock.base
         for number in range(plans[0].rounds):
             runs = [runs_of(plan, number) for plan in plans]
@@ -96,16 +110,16 @@ class Rounds:
     def _later(
         self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], init: State
     ) -> list[list[Trained]]:
-        """Each group's teachers, from the students of the round before."""
-        by_group = [
-            self.stock.train(column[0].kind, [run.steps for run in column], plans[0].gpus, init, teaches=True)
-            for column in zip(*runs, strict=True)
-        ]
-        return [list(row) for row in zip(*by_group, strict=True)]
+        """Each plan's teachers, from its student of the round before."""
+        many = len(runs[0])
+        flat = [run for row in runs for run in row]
+        starts = np.repeat(np.arange(len(plans)), many)
+        found = self.stock.train(flat, init, starts, teaches=True)
+        return [found[first : first + many] for first in range(0, len(found), many)]
 
     def last_stage(self, plan: Plan, number: int) -> Distill | Merge:
         """A round's student or merge as the plan's recipe has it, for this number of teachers."""
-        key = kind(plan)
+        key = (*kind(plan), plan.scale)
         if key not in self._last:
             stages = recipe_of(self.stock.question, plan).stages
             self._last[key] = [stage for stage in stages if isinstance(stage, Distill | Merge)]
@@ -116,21 +130,32 @@ class Rounds:
     ) -> State:
         """What the merge or the student comes to."""
         stage = self.last_stage(plans[0], number)
-        states = {stage.init: init}
+        step = Step(stage, {stage.init: init}, self.stock.world_of(stage.name))
         if isinstance(stage, Distill):
-            step = Step(stage, states, self.stock.world_of(stage.name))
             self._distilled(stage, step, plans, taught)
-        else:
-            for place, name in enumerate(stage.inputs):
-                states[name] = State(
-                    score_DN=np.stack([found[place].score_DN for found in taught], axis=1),
-                    kl_N=np.stack([found[place].kl_N for found in taught]),
-                    lineage=(name,),
-                    waterfall=None,
-                )
-            step = Step(stage, states, self.stock.world_of(stage.name))
-            merge(stage, step, states)
-        return step.finish(np.zeros((len(plans), self.stock.question.base.draws)))
+            return step.finish(np.zeros((len(plans), self.stock.question.base.draws)))
+        return self._merged(stage, step, plans, taught)
+
+    def _merged(
+        self, stage: Merge, step: Step, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]]
+    ) -> State:
+        """Merges of any scale: what those of the same specialists have in common is worked out once."""
+        alike: dict[tuple[object, ...], int] = {}
+        places = [alike.setdefault((p.groups, p.rl_steps, p.normalizer), len(alike)) for p in plans]
+        rows = [taught[places.index(place)] for place in alike.values()]
+        inputs_IDCN = np.stack(
+            [np.stack([one.score_DN for one in column], axis=1) for column in zip(*rows, strict=True)]
+        )
+        brought, init = Brought.of(stage, step, inputs_IDCN), step.before
+        score_DCN = np.empty((len(init.score_DN), len(plans), init.score_DN.shape[-1]))
+        for scale in dict.fromkeys(plan.scale for plan in plans):
+            at = [place for place, plan in enumerate(plans) if plan.scale == scale]
+            own = self.last_stage(plans[at[0]], 0)
+            assert isinstance(own, Merge)
+            step = Step(own, {own.init: init}, step.world)
+            blend(own, step, brought.some([places[place] for place in at]))
+            score_DCN[:, at] = step.score_DN
+        return replace(init, score_DN=score_DCN)
 
     def _distilled(
         self, stage: Distill, step: Step, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]]
@@ -166,7 +191,7 @@ class Rounds:
         if len(set(steps)) == 1:  # one effort for all candidates
             steps = steps[:1]
         key = (*kind(plans[0]), stage.name)
-        effort = self.stock.effort(key, stage, one_step, np.array(steps), plans[0].student_gpus)
+        effort = self.stock.effort(key, stage, one_step, np.array(steps))
         follow(
             stage, step, paced(effort, one_step, question.amounts_name, stage.kind, world.constants), lesson
         )
@@ -179,8 +204,8 @@ class Rounds:
         for place, plan in enumerate(plans):
             timed = [self.stock.timed(run, plan.gpus) for run in runs_of(plan, number)]
             fitting = [found for found in timed if found is not None]
-            last_gpus = plan.student_gpus if plan.family in DISTILLED else 1
-            last_N = self._seconds_of_last(plan, number, last_gpus)
+            last_gpus = _last_gpus(plan)
+            last_N = self._lasts[*kind(plan), number, last_gpus, plan.distill_steps]
             if last_N is not None and len(fitting) == len(timed):
                 alike.setdefault((plan.gpus, last_gpus), {})[place] = (fitting, last_N)
         for (gpus, last_gpus), found in alike.items():
@@ -191,19 +216,6 @@ class Rounds:
             hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
             days_CN[places] = (self._teachers_done(runs_KCN, gpus, last_gpus) + last_CN) / DAY
         return hours_CN, days_CN
-
-    def _seconds_of_last(self, plan: Plan, number: int, gpus: int) -> Array | None:
-        """Seconds of a round's student or merge, (N,), remembered."""
-        own = kind(plan)
-        key = (*own, number, plan.distill_steps, gpus)
-        if key not in self._last_seconds:
-            stage, question = self.last_stage(plan, number), self.stock.question
-            samples = REWARD_GROUP if plan.reward_mix else 1
-            amounts = question.amounts("distill", 1, group=samples) if isinstance(stage, Distill) else None
-            steps_C = np.array([max(plan.distill_steps, 1)])
-            found = self.stock.seconds((*own, stage.name), stage, amounts, steps_C, gpus)
-            self._last_seconds[key] = None if found is None else found[0]
-        return self._last_seconds[key]
 
     def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
         """Seconds until the last teacher is done, the longest first, each on the machine that is free. (C, N)"""
@@ -216,6 +228,11 @@ class Rounds:
             _, end_CN = placed([(bank, 1)], at_once_CN, seconds_CN)
             done_CN = np.maximum(done_CN, end_CN)
         return done_CN
+
+
+def _last_gpus(plan: Plan) -> int:
+    """GPUs of a round's student; a merge takes one."""
+    return plan.student_gpus if plan.family in DISTILLED else 1
 
 
 def _shortness(one: Timed) -> float:

@@ -1,8 +1,10 @@
 """Pieces that many plans share: RL runs after so many steps, and the seconds and efforts of any stage.
 
 A run that two plans share is trained and timed once here. Scores come from the forecast's own walk, seconds and efforts
-from its own functions, with an axis of candidates before the draws. Axes: D domain, C candidate, N draw. Leaves out:
-putting runs together (`mopdsim.plan.search.chains`, `mopdsim.plan.search.rounds`).
+from its own functions, with an axis of candidates before the draws. Runs on as many domains are trained side by side,
+whichever those are: each candidate meets the world with its own domains in the first places. Axes: D domain, C
+candidate, P candidate or one for all of them, N draw. Leaves out: putting runs together (`mopdsim.plan.search.chains`,
+`mopdsim.plan.search.rounds`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from mopdsim.recipes.stage_fields import Normalizer
 
 STUDENT = "student"  # the catalogue's name of a distillation
 _BEFORE = "before"  # what a run starts from that does not start from the base
+_SIDE = 32  # runs at a time: their arrays stay in the processor's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +79,14 @@ def equal_shares(group: Group) -> tuple[tuple[str, float], ...]:
     return tuple((name, 1.0) for name in group)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Outcomes:
-    """What plans come to: scores, GPU-hours and days by draw; infinite hours where a stage does not fit."""
+class Costs(NamedTuple):
+    """GPU-hours and days of plans by draw; infinite where a stage does not fit."""
 
-    scores_DCN: Array
     gpu_hours_CN: Array
     days_CN: Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class Trained:
+class Trained(NamedTuple):
     """What a run leaves: scores of all domains and what training others did to them, (D, N), nats a token, (N,).
     pull_DN: on a student where it did not train, logits, 0 where it did (no array: it teaches nobody)."""
 
@@ -146,18 +146,16 @@ class Stock:
         """What is left after the last run of a path; `prepare` must have been told of it."""
         return self._trained[path]
 
-    def prepare(self, paths: Iterable[Path], gpus: int) -> None:
-        """Trains the last runs of paths that are not in stock, those of one kind side by side. What comes before them
-        must be in stock."""
-        new: dict[RunKind, dict[Path, None]] = {}
-        for path in paths:
-            if path not in self._trained:
-                new.setdefault(path[-1].kind, {})[path] = None
-        for kind, found in new.items():
-            init = self._before([path[:-1] for path in found]) if kind.goes_on else None
-            steps = [path[-1].steps for path in found]
-            rows = self.train(kind, steps, gpus, init, teaches=not kind.goes_on)
-            self._trained |= dict(zip(found, rows, strict=True))
+    def prepare(self, paths: Iterable[Path]) -> None:
+        """Trains the last runs of paths that are not in stock; all of them start from the base, or none. What comes
+        before them must be in stock."""
+        new = [path for path in dict.fromkeys(paths) if path not in self._trained]
+        if not new:
+            return
+        runs, goes_on = [path[-1] for path in new], new[0][-1].kind.goes_on
+        init = self._before([path[:-1] for path in new]) if goes_on else self.base
+        starts = np.arange(len(new)) if goes_on else np.zeros(len(new), dtype=int)
+        self._trained |= dict(zip(new, self.train(runs, init, starts, teaches=not goes_on), strict=True))
 
     def _before(self, paths: Sequence[Path]) -> State:
         """The states after these paths, side by side."""
@@ -171,46 +169,104 @@ class Stock:
         )
 
     def train(
-        self, kind: RunKind, steps: Sequence[int], gpus: int, init: State | None, *, teaches: bool
+        self, runs: Sequence[Run], init: State, starts: NDArray[np.int64], *, teaches: bool
     ) -> list[Trained]:
-        """Runs of one kind after so many steps, from the base (None) or from as many states."""
-        stage, world = stage_of(kind), self.world_of(kind.name)
-        effort = self.effort(kind, stage, self._rl, np.array(steps), gpus)
-        before = self.base if init is None else init
+        """What runs leave. init: states side by side; starts: the place there of the state that each run starts from.
+        teaches: with what a student gets of it."""
+        alike: dict[Hashable, dict[RunKind, list[int]]] = {}
+        for place, run in enumerate(runs):
+            alike.setdefault(self._alike(run.kind), {}).setdefault(run.kind, []).append(place)
+        found: dict[int, Trained] = {}
+        for by_kind in alike.values():
+            places = [place for own in by_kind.values() for place in own]
+            for first in range(0, len(places), _SIDE):
+                some = places[first : first + _SIDE]
+                rows = self._side_by_side([runs[at] for at in some], init, starts[some], teaches=teaches)
+                found |= zip(some, rows, strict=True)
+        return [found[place] for place in range(len(runs))]
+
+    def _alike(self, kind: RunKind) -> Hashable:
+        """Runs that can be trained side by side: on as many domains in the same shares. Rivals must lie in the same
+        places too."""
+        names, shares = zip(*kind.shares, strict=True)
+        return shares, kind.normalizer, kind.goes_on, names if self.world.rivals else ()
+
+    def _side_by_side(
+        self, runs: Sequence[Run], init: State, starts_C: NDArray[np.int64], *, teaches: bool
+    ) -> list[Trained]:
+        kinds = [run.kind for run in runs]
+        if len(set(kinds)) == 1:
+            kinds = kinds[:1]
+        order_DP = np.stack([_order(kind, self.world.names) for kind in kinds], axis=1)
+        stage, world = stage_of(kinds[0]), self._seen(kinds, order_DP)
+        one = [self._one_step(kind, stage_of(kind), self._rl) for kind in kinds]
+        steps_C = np.array([run.steps for run in runs])
+        effort = _times(steps_C, np.stack([e.compute_N for e in one]), np.stack([e.tokens_N for e in one]))
+        if init.score_DN.shape[1] == 1:  # all start alike
+            starts_C = np.zeros(1, dtype=int)
+        lifted_DN = np.zeros(1) if init.lifted_DN is None else init.lifted_DN
+        before = replace(
+            init,
+            score_DN=init.score_DN[order_DP, starts_C],
+            lifted_DN=np.broadcast_to(lifted_DN, init.score_DN.shape)[order_DP, starts_C],
+        )
         spends = _Spends(amounts={stage.name: self._rl}, amounts_name=self.question.amounts_name)
         made = Products(states={stage.init: before}, judges={}, datasets={})
         after = perform(stage, spends, world, effort, made)
         assert isinstance(after, State) and after.lifted_DN is not None
         kl_CN = np.broadcast_to(after.kl_N, effort.compute_N.shape)
-        lifted_DCN = np.broadcast_to(after.lifted_DN, after.score_DN.shape)
-        rows = [
-            Trained(score_DN=after.score_DN[:, at], lifted_DN=lifted_DCN[:, at], kl_N=kl_CN[at])
-            for at in range(len(steps))
-        ]
+        back_DC, all_C = np.argsort(order_DP, axis=0), np.arange(len(runs))
+        score_DCN = after.score_DN[back_DC, all_C]
+        lifted_DCN = np.broadcast_to(after.lifted_DN, after.score_DN.shape)[back_DC, all_C]
         if not teaches:
-            return rows
-        places = [world.index[name] for name in stage.domains]
-        mistaken_DCN = mistaken(world.spill_DDN[places])
-        pull_DCN = pull(before.score_DN, after.score_DN, mistaken_DCN, world.constants)
-        pull_DCN[places] = 0.0
-        return [replace(row, pull_DN=pull_DCN[:, at]) for at, row in enumerate(rows)]
+            return [Trained(score_DCN[:, at], lifted_DCN[:, at], kl_CN[at]) for at in all_C]
+        count = len(stage.domains)
+        pull_DCN = pull(before.score_DN, after.score_DN, mistaken(world.spill_DDN[:count]), world.constants)
+        pull_DCN[:count] = 0.0
+        pull_DCN = pull_DCN[back_DC, all_C]
+        return [Trained(score_DCN[:, at], lifted_DCN[:, at], kl_CN[at], pull_DCN[:, at]) for at in all_C]
 
-    def effort(
-        self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64], gpus: int
-    ) -> Effort:
-        """What a stage spends after so many steps, (C, N). It does not depend on the GPUs: where a step does not fit on
-        these, its bill is that on the whole pool."""
-        found = self.step_bill(key, stage, one_step, gpus)
-        found = found or self.step_bill(key, stage, one_step, self.question.pool)
-        if found is None:
-            raise InfeasibleError(
-                f"stage {stage.name!r} does not fit on {self.question.pool} GPUs: give more"
+    def _seen(self, kinds: Sequence[RunKind], order_DP: NDArray[np.intp]) -> World:
+        """The world as each of these runs meets it, the domains that it trains first, in the order of its shares.
+        Domains and the stage go by the first kind's names. Of pairs that others of the domains start there is
+        nothing, unless there are rivals."""
+        whole, names = self.world, tuple(self.world.names[place] for place in order_DP[:, 0])
+        rows = {
+            field.name: getattr(whole, field.name)[order_DP, 0]
+            for field in fields(World)
+            if field.name.endswith("_DN")
+        }
+        sources_SP = order_DP if whole.rivals else order_DP[: len(kinds[0].shares)]
+        pairs = {
+            name: getattr(whole, name)[sources_SP[:, None], order_DP[None], 0]
+            for name in ("conflict_DDN", "spill_DDN")
+        }
+        drawn = [self.world_of(kind.name) for kind in kinds]
+        columns = list(zip(kinds, drawn, order_DP.T, strict=True))
+        own = kinds[0].name
+        spread = np.stack([one.spread[kind.name][order_D, 0] for kind, one, order_D in columns], axis=1)
+        luck = {
+            f"{own}/{name}": np.stack(
+                [one.luck[f"{kind.name}/{whole.names[order_D[place]]}"] for kind, one, order_D in columns]
             )
-        base, constants = self.question.base, self.world.constants
+            for place, name in enumerate(names)
+            if f"{own}/{name}" in drawn[0].luck
+        }
+        at = {int(place): new for new, place in enumerate(order_DP[:, 0])}
+        rivals = tuple((at[one], at[other], dial) for one, other, dial in whole.rivals)
+        return replace(whole, names=names, **rows, **pairs, spread={own: spread}, luck=luck, rivals=rivals)
+
+    def effort(self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64]) -> Effort:
+        """What a stage spends after so many steps, (C, N), whatever it runs on."""
+        one = self._one_step(key, stage, one_step)
+        return _times(steps_C, one.compute_N, one.tokens_N)
+
+    def _one_step(self, key: Hashable, stage: AnyStage, one_step: Amounts) -> Effort:
+        """What one step spends, (N,), remembered by the stage's key."""
         if key not in self._efforts:
+            base, constants = self.question.base, self.world.constants
             self._efforts[key] = effort_of(base, stage, one_step, self.machine, 1, constants)
-        one = self._efforts[key]
-        return Effort(compute_N=steps_C[:, None] * one.compute_N, tokens_N=steps_C[:, None] * one.tokens_N)
+        return self._efforts[key]
 
     def seconds(
         self,
@@ -257,6 +313,18 @@ class Stock:
             if seconds_CN is not None:
                 found = list(map(Timed, seconds_CN, np.median(seconds_CN, axis=1).tolist()))
             self._timed |= {(Run(kind, count), gpus): one for count, one in zip(counts, found, strict=True)}
+
+
+def _times(steps_C: NDArray[np.int64], compute_N: Array, tokens_N: Array) -> Effort:
+    """The effort of so many steps, (C, N)."""
+    return Effort(compute_N=steps_C[:, None] * compute_N, tokens_N=steps_C[:, None] * tokens_N)
+
+
+@cache
+def _order(kind: RunKind, names: tuple[str, ...]) -> NDArray[np.intp]:
+    """The places of the domains that a run trains, then of the others, (D,)."""
+    trained = [names.index(name) for name, _ in kind.shares]
+    return np.array([*trained, *(place for place in range(len(names)) if place not in trained)])
 
 
 @cache

@@ -328,6 +328,18 @@ def test_the_plan_with_its_answer_is_not_long(page: Any) -> None:
     assert 900 < tall <= PLAN_HIGH
 
 
+def test_the_table_of_plans_fits_a_phone(browser: Any, address: str) -> None:
+    context = browser.new_context(viewport={"width": 390, "height": 850})
+    page = context.new_page()
+    page.goto(f"{address}/plan")
+    table = page.locator(".st-key-plans_table table")
+    table.wait_for(timeout=60_000)
+    heads = table.locator("th:visible").all_inner_texts()
+    assert [head for head in heads if head.strip()] == ["plan", "score", "cost", "calendar"]
+    assert table.evaluate("table => table.getBoundingClientRect().right") <= 390
+    context.close()
+
+
 def test_no_page_is_wider_than_a_phone(browser: Any, address: str) -> None:
     context = browser.new_context(viewport={"width": 390, "height": 850}, color_scheme="dark")
     page = context.new_page()

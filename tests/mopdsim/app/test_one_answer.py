@@ -14,6 +14,7 @@ from streamlit.testing.v1 import AppTest
 from mopdsim.app import planned, questions
 from mopdsim.app.choice import Choice
 from mopdsim.app.link import View
+from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import duration, interval, score, usd
 from mopdsim.cli.compare_command import ranking_text
 from mopdsim.cli.plan_texts import answer_text
@@ -83,8 +84,9 @@ def answered(path: Path) -> tuple[Choice, str, dict[str, Any], dict[str, Any]]:
         return Choice(), first["question"], first["planned"], first["ranked"]
     choice = questions.to_choice(f"draws = {FEW}\n{path.read_text()}")
     question = questions.of_choice(choice)
-    answer = plan(loads(question))
-    document, table = (json.loads(json.dumps(found)) for found in (answer.to_document(), ranking(answer)))
+    asked = loads(question)
+    document = json.loads(json.dumps(plan(asked).to_document()))
+    table = json.loads(json.dumps(ranking(asked, document)))
     planned.keep(question, document)
     planned.keep(question, table, "ranked")
     return choice, question, document, table
@@ -144,3 +146,17 @@ def test_an_opened_plan_asks_the_same_question() -> None:
     opened = Choice(own=first["planned"]["recommended"]["scenario"])
     assert loads(questions.of_choice(opened)) == loads(first["question"])
     assert questions.of_choice(opened) == questions.of_choice(Choice())
+
+
+def test_an_answer_that_is_there_is_ranked_as_it_is() -> None:
+    question = 'domains = ["sort", "reverse"]\ndeadline_days = 0.02\ndraws = 24\nmax_rounds = 1\n'
+    asked = loads(question)
+    document = json.loads(json.dumps(plan(asked).to_document()))
+    planned.keep(question, document)
+    planned.begin(question, "ranked")
+    work = planned.under_way(question, "ranked")
+    assert work is not None and "--planned" in str(work.process.args)
+    work.process.wait(timeout=300)
+    assert planned.known(question, "ranked") == json.loads(json.dumps(ranking(asked, document)))
+    with pytest.raises(UsageError, match="the answer has no 'recommended'"):
+        ranking(asked, {})

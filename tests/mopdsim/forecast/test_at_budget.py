@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import usd
 from mopdsim.cli.compare_command import all_text
-from mopdsim.forecast.at_budget import at_budget, at_dollars, training_flops
+from mopdsim.forecast.at_budget import at_budget, at_dollars, bought, training_flops
 from mopdsim.forecast.compare_all import DOMAINS, RECIPES, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
@@ -90,3 +91,14 @@ def test_at_equal_dollars_the_forecast_costs_them() -> None:
     assert scaled.met and float(np.median(forecast(scaled.scenario).usd_N)) == pytest.approx(scaled.spent)
     with pytest.raises(UsageError, match="budget_usd"):
         at_dollars(scenario, 0.0)
+
+
+def test_a_budget_too_small_says_what_it_buys() -> None:
+    scenario = of_recipe("mopd", domains=["math", "code"], gpus=64, draws=50)
+    whole = float(np.median(forecast(scenario).usd_N))
+    half = bought(scenario, whole / 2)
+    assert (
+        40 < float(half.split(" buys ")[1].split("%")[0]) < 50
+    )  # evaluation costs the same however few the steps
+    least = at_dollars(scenario, 1.0).spent
+    assert bought(scenario, 1.0) == f"$1 buys nothing of it: at its fewest steps it costs {usd(least)}"

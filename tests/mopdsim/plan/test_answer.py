@@ -19,6 +19,7 @@ from mopdsim.cli.plan_texts import answer_text
 from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import forecast
+from mopdsim.plan.answer.contradiction import losses
 from mopdsim.plan.answer.finalists import (
     COLUMNS,
     FLOOR,
@@ -41,7 +42,7 @@ from mopdsim.plan.answer.pilots import pilots
 from mopdsim.plan.answer.portfolio import releases
 from mopdsim.plan.answer.reasons import reasons, regret
 from mopdsim.plan.answer.sensitivity import GROUPS, indices
-from mopdsim.plan.answer.tipping import first_change
+from mopdsim.plan.answer.tipping import first_change, tips
 from mopdsim.plan.answer.words import CONSTANTS, group, parameter
 from mopdsim.plan.plan import MOST_WORDS, Answer, plan
 from mopdsim.plan.question import JUDGING_DRAWS, Question, from_document
@@ -332,10 +333,41 @@ def test_flip_points_are_bisected() -> None:
 
 def test_conflict_and_teacher_quality_shift_the_world_they_name(answer: Answer) -> None:
     world = answer.recommended.forecast.world
-    moved = world.shifted(conflict=0.3, cap_gap=0.02)
+    moved = world.shifted(conflict=0.3, gap=0.02)
     assert moved.conflict_DDN[0, 1] == pytest.approx(world.conflict_DDN[0, 1] + 0.3)
     assert (moved.conflict_DDN[0, 0] == 0).all()
-    assert moved.constants["cap_gap"] == pytest.approx(world.constants["cap_gap"] + 0.02)
+    assert moved.further_gap == pytest.approx(0.02)
+
+
+PRICED = {"domains": ["math", "code"], "gpu": "H100", "gpus": 16, "budget_usd": 1e5, "deadline_days": 30}
+
+
+@pytest.mark.parametrize("asked", [{}, PRICED], ids=["own runs", "published"])
+def test_students_further_below_their_teachers_lose_to_plans_without(asked: dict[str, Any]) -> None:
+    """Whether our own runs say what a student keeps of its teachers, or published studies."""
+    question = _question(**{**asked, "families": ["mixed_rl", "mopd"], "conflict_shift": -0.3})
+    found = explore(question)
+    judged = finalists(question, found)
+    assert judged[0].plan.family == "mopd"
+    (tip,) = (one for one in tips(question, found, judged) if "below their teachers" in one.what)
+    assert tip.to == "one RL run on all domains" and tip.at is not None and 0 < tip.at < 0.1
+
+
+def test_a_strategy_that_a_study_saw_lose_is_contradicted_by_it() -> None:
+    """2606.30406, six benchmarks: a cascade is 1.32 points below MOPD, which lost to nobody there."""
+    (cascade,) = losses("cascade_rl")
+    assert (cascade.study, cascade.to, cascade.benchmarks) == ("2606.30406", "mopd", 6)
+    assert (
+        cascade.by[0] == pytest.approx(1.32, abs=0.01) and 0 < cascade.by[1] < cascade.by[0] < cascade.by[2]
+    )
+    assert cascade.sentence.startswith(
+        "Published against it: in 2606.30406 (Qwen3-30B-A3B) MOPD beat a cascade by 1.3"
+    )
+    assert all(loss.study != "2606.30406" for loss in losses("mopd")) and losses("") == []
+
+
+def test_tiny_domains_are_contradicted_by_no_published_study(answer: Answer) -> None:
+    assert answer.contradicted_by == [] and answer.to_document()["contradicted_by"] == []
 
 
 def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:

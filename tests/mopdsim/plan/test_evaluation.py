@@ -58,8 +58,8 @@ def _check_forecasts(question: Question, plans: list[Plan]) -> None:
     """What the evaluator makes of plans is what the forecasts of their scenarios say."""
     evaluator = Evaluator(question)
     scores = {
-        plan: found.scores_DCN[:, place]
-        for batch, found in evaluator.outcomes(plans)
+        plan: scores_DCN[:, place]
+        for batch, scores_DCN in evaluator.scores(plans)
         for place, plan in enumerate(batch)
     }
     for plan, found in zip(plans, evaluator.evaluate(plans), strict=True):

@@ -166,6 +166,15 @@ def test_an_infeasible_question_names_what_binds_and_the_nearest_that_works(
         plan(_question(2, **{**changes, key: nearest / 1.2}))
 
 
+def test_a_budget_that_buys_nothing_names_the_least_that_buys_a_plan() -> None:
+    with pytest.raises(
+        InfeasibleError, match=r"budget_usd = 1e-09 buys no plan .* the least that does is"
+    ) as caught:
+        plan(_question(2, budget_usd=1e-9))
+    least = float(str(caught.value).split("is budget_usd = ")[1].split(" ")[0])
+    assert plan(_question(2, budget_usd=least)).finalists
+
+
 def test_a_minimum_that_a_wider_budget_reaches_and_one_that_none_does() -> None:
     facts = {name: {"start": 0.5, "asymptote": 0.9} for name in TINY[:2]}
     with pytest.raises(
