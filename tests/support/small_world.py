@@ -22,6 +22,7 @@ from trainer.runs.plan import Node
 from trainer.runs.progress import Progress
 from trainer.runs.run import run_recipe
 from trainer.runs.worker import run_stage
+from trainer.stages import preflight
 from trainer.stages.loop import Job, Trainee
 from trainer.tasks import Item
 
@@ -41,6 +42,8 @@ SETTINGS = Settings(
     max_truncation=1.0,
     probes=("sort_then_shift",),
 )
+UNSCORED = SETTINGS.model_copy(update={"test_items": 1, "validation_items": 1, "probes": ()})
+"""Where a stage's steps are looked at, not its scores."""
 
 
 def write_domains(folder: Path) -> dict[str, str]:
@@ -152,7 +155,7 @@ def job_of(
     directory: Path,
     *,
     domains: Sequence[str],
-    settings: Settings = SETTINGS,
+    settings: Settings = UNSCORED,
     key: str = "fixed",
     data: Mapping[str, Path] | None = None,
     **amounts: Any,
@@ -194,6 +197,7 @@ def run_watched(job: Job) -> tuple[list[Step], list[dict[str, Any]]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainee, "apply", watching)
+        patch.setattr(preflight, "NEW_TOKENS", NEW_TOKENS)  # as short as the answers
         run_stage(job, lambda done: None)
     log = job.directory / "metrics.jsonl"
     return seen, rows_of(log) if log.exists() else []

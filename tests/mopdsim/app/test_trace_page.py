@@ -48,6 +48,7 @@ def test_without_runs_it_says_where_to_start_one(folder: Path) -> None:
     assert "No finished runs" in at.info[0].value
 
 
+@pytest.mark.slow
 def test_an_answer_and_a_report_of_a_run(folder: Path, model: Path) -> None:
     recipe = shrunk(catalogue.recipe("mopd", ["sort", "reverse"]), learning_rate=1e-2)
     carry_out(recipe, model, folder / "first")

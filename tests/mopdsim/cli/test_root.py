@@ -390,6 +390,7 @@ def test_every_end_has_its_code(
     assert (found.code, found.out) == (code, "") and words in found.err
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_says_how_to_go_on(
     mopd: Mopd, world: dict[str, str], stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -110,6 +110,7 @@ def test_the_graph_method_comes_within_one_percent_of_enumeration(
     assert _best(explore(question)) >= 0.99 * everything
 
 
+@pytest.mark.slow
 def test_more_domains_than_are_enumerated() -> None:
     names = [*TINY, "swap", "brackets", "dedup", "rle_decode", "compare", "guess"]
     question = from_document({"domains": names, "deadline_days": 0.05, "draws": 8, "families": ["merge"]})
@@ -124,6 +125,7 @@ def test_limits_on_teachers_and_families_are_kept() -> None:
     assert max(len(o.plan.groups) for o in found.outcomes) == 2
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_plan_and_another_other_numbers() -> None:
     families = ["mixed_rl", "merge"]
     first, again, other = (
@@ -175,6 +177,7 @@ def test_a_budget_that_buys_nothing_names_the_least_that_buys_a_plan() -> None:
     assert plan(_question(2, budget_usd=least)).finalists
 
 
+@pytest.mark.slow
 def test_a_minimum_that_a_wider_budget_reaches_and_one_that_none_does() -> None:
     facts = {name: {"start": 0.5, "asymptote": 0.9} for name in TINY[:2]}
     with pytest.raises(

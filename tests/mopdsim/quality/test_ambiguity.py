@@ -51,7 +51,9 @@ def spent(plan: Recipe, compute: float, tokens: float) -> dict[str, Effort]:
     return {stage.name: effort for stage in plan.stages}
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[] if n in ("mixed_rl", "mopd") else pytest.mark.slow) for n in CATALOGUE]
+)
 def test_no_draw_of_the_shipped_calibration_passes_the_bound_at_any_dial(name: str) -> None:
     for dial in DIALS:
         plan = made(name, [*pair(dial), "reverse"])

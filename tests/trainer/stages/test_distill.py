@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from other_models import renderer, retold, widened
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     Step,
     distance,
     gradient_of,
@@ -245,7 +245,7 @@ def test_samples_and_scores_have_one_temperature(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path
 ) -> None:
     stage = one_each(small)
-    warm = SETTINGS.model_copy(update={"temperature": 1.7})
+    warm = UNSCORED.model_copy(update={"temperature": 1.7})
     step, _ = run(stage, weights, tmp_path, settings=warm)
     check(stage, step, {small["low"]: {"a": 1.0}, small["high"]: {"b": 1.0}}, weights, temperature=1.7)
 
@@ -257,7 +257,7 @@ def test_small_batches_make_the_same_gradient(
     stage = one_each(small, loss="reverse_kl")
     steps = []
     for number, rows in enumerate((None, 1, 3)):
-        cut = SETTINGS.model_copy(update={"micro_batch_rows": rows, "diagnose_every": 1 + number})
+        cut = UNSCORED.model_copy(update={"micro_batch_rows": rows, "diagnose_every": 1 + number})
         steps.append(run(stage, weights, tmp_path / str(number), settings=cut, prompts_per_step=9)[0])
     assert max(distance(steps[0].gradient, step.gradient) for step in steps) < 1e-5
 
@@ -416,12 +416,13 @@ def talkers(model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     folder = tmp_path_factory.mktemp("talkers")
     stage = Sft(name="tuned", domains={"guess": 1.0})
     for name, steps in ((BASE, 40), ("a", 60)):
-        quick = SETTINGS.model_copy(update={"evaluate_every": 100, "diagnose_every": 100, "probes": ()})
+        quick = UNSCORED.model_copy(update={"evaluate_every": 100, "diagnose_every": 100})
         amounts = {"steps": steps, "prompts_per_step": 24, "learning_rate": 1e-2}
         run_watched(job_of(stage, {BASE: model}, folder / name, domains=["guess"], settings=quick, **amounts))
     return {name: folder / name / "weights" for name in (BASE, "a")}
 
 
+@pytest.mark.slow
 def test_what_the_environment_says_is_read_but_never_trained(
     talkers: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -453,6 +454,7 @@ def test_what_the_environment_says_is_read_but_never_trained(
     check(stage, step, {"guess": {"a": 1.0}}, talkers)
 
 
+@pytest.mark.slow
 def test_other_replies_leave_the_same_positions_trained(talkers: dict[str, Path], tmp_path: Path) -> None:
     from trainer.batch.update import accumulate_gradients
     from trainer.model.loading import load_policy

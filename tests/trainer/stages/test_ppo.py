@@ -12,7 +12,7 @@ import pytest
 import torch
 from reward_models import QUICK, states, with_random_head
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     distance,
     gradient_of,
     job_of,
@@ -144,7 +144,7 @@ def ppo_job(specs: Sequence[str], model: Path, directory: Path, **changes: Any) 
         weights,
         directory,
         domains=list(specs),
-        settings=SETTINGS.model_copy(update=settings),
+        settings=UNSCORED.model_copy(update=settings),
         **{"prompts_per_step": 12, **amounts},
     )
 
@@ -288,9 +288,10 @@ def sequences(policy: Policy, prompt: list[int], length: int) -> dict[tuple[int,
     return found | open_
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "length, steps, sharpness, variation_limit",
-    [(1, 60, 1.0, 0.02), pytest.param(2, 130, 4.0, 0.04, marks=pytest.mark.slow)],
+    [(1, 60, 1.0, 0.02), (2, 130, 4.0, 0.04)],
 )
 def test_it_reaches_the_optimum_of_reward_less_kl(
     tmp_path: Path,
@@ -372,6 +373,7 @@ def judged_job(small: dict[str, str], model: Path, judge: Path, directory: Path,
     )
 
 
+@pytest.mark.slow
 def test_it_raises_what_the_reward_model_gives_and_logs_the_true_reward_too(
     small: dict[str, str], model: Path, judge: Path, tmp_path: Path
 ) -> None:
@@ -407,6 +409,7 @@ def test_grpo_is_judged_by_a_reward_model_too(
     assert row["reward"] in [n / len(score_B) for n in range(len(score_B) + 1)] and row["zero_signal"] == 0
 
 
+@pytest.mark.slow
 def test_a_killed_stage_ends_as_if_unbroken(
     small: dict[str, str], model: Path, judge: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

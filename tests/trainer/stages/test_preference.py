@@ -13,7 +13,7 @@ import torch
 from policies import policy
 from safetensors.torch import load_file
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     Step,
     distance,
     gradient_of,
@@ -57,7 +57,7 @@ def preference_job(
         {BASE: model},
         directory,
         domains=domains,
-        settings=SETTINGS.model_copy(update={"temperature": temperature}),
+        settings=UNSCORED.model_copy(update={"temperature": temperature}),
         steps=steps,
         prompts_per_step=9,
         rollouts_per_prompt=GROUP,

@@ -15,6 +15,7 @@ import torch
 from damage import hurt
 from small_world import (
     SETTINGS,
+    UNSCORED,
     carry_out,
     job_of,
     rows_of,
@@ -44,7 +45,7 @@ GROUP = 4
 
 
 def rejection_job(
-    specs: dict[str, str], model: Path, directory: Path, *, settings: Any = SETTINGS, **changes: Any
+    specs: dict[str, str], model: Path, directory: Path, *, settings: Any = UNSCORED, **changes: Any
 ) -> Job:
     weights = {BASE: model, **changes.pop("weights", {})}
     stage = RejectionSampling(name="kept", domains=dict.fromkeys(specs.values(), 1.0), **changes)
@@ -172,7 +173,7 @@ class Stop(BaseException):
     """Ends a stage as a kill would, without its leave."""
 
 
-EVERY_SECOND = SETTINGS.model_copy(update={"checkpoint_every": 2})
+EVERY_SECOND = UNSCORED.model_copy(update={"checkpoint_every": 2})
 
 
 def left_by(job: Job) -> tuple[Any, bytes]:

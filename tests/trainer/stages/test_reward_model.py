@@ -14,7 +14,7 @@ import torch
 from policies import ARCHITECTURES, policy, prompts
 from reward_models import QUICK, states, with_random_head
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     distance,
     gradient_of,
     job_of,
@@ -201,7 +201,7 @@ def rm_job(specs: dict[str, str], model: Path, directory: Path, **changes: Any) 
     stage = RewardModel(
         name="judge", domains=dict.fromkeys(specs.values(), 1.0), noise=changes.pop("noise", 0)
     )
-    settings = SETTINGS.model_copy(update=changes.pop("settings", {}))
+    settings = UNSCORED.model_copy(update=changes.pop("settings", {}))
     amounts = {"rollouts_per_prompt": GROUP, "prompts_per_step": 9, **changes}
     domains = list(specs.values())
     return job_of(stage, {BASE: model}, directory, domains=domains, settings=settings, **amounts)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from by_hand import GROUP, by_group, centred, reinforce
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     Step,
     distance,
     gradient_of,
@@ -46,7 +46,7 @@ def rl_job(specs: dict[str, str], model: Path, directory: Path, **changes: Any) 
         {BASE: model},
         directory,
         domains=list(specs.values()),
-        settings=SETTINGS.model_copy(update=settings),
+        settings=UNSCORED.model_copy(update=settings),
         **{"rollouts_per_prompt": GROUP, "prompts_per_step": 9, **amounts},
     )
 

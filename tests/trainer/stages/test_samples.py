@@ -11,7 +11,7 @@ import pytest
 import torch
 from other_models import renderer, retold, widened
 from small_world import (
-    SETTINGS,
+    UNSCORED,
     carry_out,
     job_of,
     logprobs_of,
@@ -72,7 +72,7 @@ def job(
     temperature: float = 1.0,
     **amounts: Any,
 ) -> Job:
-    settings = SETTINGS.model_copy(update={"temperature": temperature, "evaluate_every": 100})
+    settings = UNSCORED.model_copy(update={"temperature": temperature, "evaluate_every": 100})
     return job_of(stage, weights, directory, domains=list(stage.domains), settings=settings, **amounts)
 
 
@@ -87,8 +87,15 @@ def direct(directory: Path, render: Rendered, batch: Batch, place: int, temperat
 
 @pytest.mark.parametrize(
     ("options", "temperature"),
-    [({}, 0.7), ({"on_policy": False, "loss": "sample_nll", "correct_only": False}, 1.0)],
-    ids=["on-policy", "off-policy"],
+    [
+        pytest.param({}, 0.7, id="on-policy"),
+        pytest.param(
+            {"on_policy": False, "loss": "sample_nll", "correct_only": False},
+            1.0,
+            id="off-policy",
+            marks=pytest.mark.slow,
+        ),
+    ],
 )
 def test_every_score_is_that_of_a_direct_forward_pass(
     small: dict[str, str],
@@ -170,7 +177,7 @@ def test_the_environments_words_have_no_numbers_and_long_answers_are_cut(
     assert not all(value is not None for row in rows for value in row["student"])
 
 
-@pytest.mark.parametrize("steps", [3, 23])
+@pytest.mark.parametrize("steps", [3, pytest.param(23, marks=pytest.mark.slow)])
 def test_samples_are_kept_ten_times_a_stage_at_most(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, steps: int
 ) -> None:
@@ -195,6 +202,7 @@ def test_a_run_is_the_same_bit_for_bit_without_samples(
     assert rows_of(tmp_path / "with" / SAMPLES) and not rows_of(tmp_path / "without" / SAMPLES)
 
 
+@pytest.mark.slow
 def test_a_run_names_the_teachers_of_its_samples(
     small: dict[str, str], model: Path, shared_store: Path, tmp_path: Path
 ) -> None:
@@ -210,6 +218,7 @@ def test_a_run_names_the_teachers_of_its_samples(
     assert {row["stage"] for row in rows} == {stage.name for stage in plan.stages}
 
 
+@pytest.mark.slow
 def test_a_killed_stage_leaves_the_samples_of_an_unbroken_one(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
