@@ -119,25 +119,32 @@ def scenario_keys(
 
 
 def scenario_flags(*, without: Collection[str] = ()) -> Callable[[Verb], Verb]:
-    """Decorator of a verb: in place of its parameter `keys` stand the flags of `scenario_keys`, but for those named in
-    `without`, and the verb is called with the keys that they make."""
+    """Decorator of a verb whose parameter `keys` is made by `scenario_keys`."""
+    return options_of(scenario_keys, "keys", without=without)
+
+
+def options_of(
+    made: Callable[..., Any], place: str, *, without: Collection[str] = ()
+) -> Callable[[Verb], Verb]:
+    """Decorator of a verb: in place of its parameter `place` stand the options of the function `made`, but for those
+    named in `without`, and the verb is called with what that function makes of them."""
 
     def decorated(verb: Verb) -> Verb:
         flags = {
             name: flag
-            for name, flag in signature(scenario_keys, eval_str=True).parameters.items()
+            for name, flag in signature(made, eval_str=True).parameters.items()
             if name not in without
         }
         own = signature(verb, eval_str=True)
         shown = [
             parameter.replace(kind=Parameter.KEYWORD_ONLY)
             for name, written in own.parameters.items()
-            for parameter in (flags.values() if name == "keys" else [written])
+            for parameter in (flags.values() if name == place else [written])
         ]
 
         def run(**given: Any) -> None:
-            keys = scenario_keys(**{name: given.pop(name) for name in flags})
-            verb(**given, keys=keys)
+            found = made(**{name: given.pop(name) for name in flags})
+            verb(**given, **{place: found})
 
         update_wrapper(run, verb)
         run.__dict__["__signature__"] = own.replace(parameters=shown)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mopdsim.cli.flags import Device, Json, Workers, emit, group
+from mopdsim.cli.flags import Device, Json, Workers, emit, group, options_of
 from studies.cli.measure import MEASURING
 from studies.cli.systems import COMMANDS
 from studies.cli.text import fit_text, ledger_text, run_text, status_text
+
+if TYPE_CHECKING:
+    from studies.framework.conduct import Work
+else:
+    Work = Any  # read at run time by the command line; the module behind it is loaded when a verb runs
 
 Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
 Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")]
@@ -36,6 +41,15 @@ app = group("Studies that run recipes for real.")
 @app.callback()
 def study() -> None:
     """Studies that run recipes for real."""
+
+
+def work_of(
+    name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, device: Device = "cpu"
+) -> Work:
+    """The study that a verb is about."""
+    from studies.framework.conduct import named
+
+    return named(name, out=out, scale=scale, device=device, quick=quick)
 
 
 @app.command("list")
@@ -68,42 +82,28 @@ def list_(json_: Json = False) -> None:
 
 
 @app.command()
-def plan(
-    name: Name,
-    out: Out = OUT,
-    scale: Scale = 1.0,
-    quick: Quick = False,
-    device: Device = "cpu",
-    workers: Workers = None,
-    json_: Json = False,
-) -> None:
+@options_of(work_of, "work")
+def plan(work: Work, workers: Workers = None, json_: Json = False) -> None:
     """Record the prediction and print the ledger: runs, shared stages, seconds, what to drop first.
 
     Seconds are those of one worker, from the rates of finished stages in the store. Example: mopd study plan gain
     """
-    from studies.framework.conduct import named
-
-    work = named(name, out=out, scale=scale, device=device, quick=quick)
     record, found = work.record(), work.ledger
-    count = _workers(workers, device)
+    count = _workers(workers, work.device)
     if json_:
-        return emit(
-            {"study": name, "scale": work.factor, "workers": count, "prediction": record, **found.as_json()}
-        )
+        about = {"study": work.study.name, "scale": work.factor, "workers": count, "prediction": record}
+        return emit({**about, **found.as_json()})
     print(ledger_text(work.study, record, found, count))
 
 
 @app.command()
+@options_of(work_of, "work")
 def run(
-    name: Name,
+    work: Work,
     executor: Annotated[
         Literal["local", "ray"], typer.Option(help="Processes here, or a Ray cluster.")
     ] = "local",
     workers: Workers = None,
-    device: Device = "cpu",
-    out: Out = OUT,
-    scale: Scale = 1.0,
-    quick: Quick = False,
     json_: Json = False,
 ) -> None:
     """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
@@ -113,8 +113,7 @@ def run(
     """
     from studies.framework import conduct
 
-    work = conduct.named(name, out=out, scale=scale, device=device, quick=quick)
-    count = _workers(workers, device)
+    name, count = work.study.name, _workers(workers, work.device)
     foretold = None
     if work.study.foretells:
         from studies.honest.prospective import foreteller
@@ -129,18 +128,12 @@ def run(
 
 
 @app.command()
-def status(
-    name: Name,
-    out: Out = OUT,
-    scale: Scale = 1.0,
-    quick: Quick = False,
-    device: Device = "cpu",
-    json_: Json = False,
-) -> None:
+@options_of(work_of, "work")
+def status(work: Work, json_: Json = False) -> None:
     """Show which runs are finished and which results there are. Example: mopd study status gain"""
     from studies.framework import conduct
 
-    found = conduct.status(conduct.named(name, out=out, scale=scale, device=device, quick=quick))
+    found = conduct.status(work)
     emit(found) if json_ else print(status_text(found))
 
 
@@ -198,11 +191,11 @@ def fit(
 
 
 @app.command()
-def report(name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, json_: Json = False) -> None:
+@options_of(work_of, "work", without=["device"])
+def report(work: Work, json_: Json = False) -> None:
     """Write the report and its charts from the observations. Example: mopd study report gain"""
     from studies.framework import conduct
 
-    work = conduct.named(name, out=out, scale=scale, quick=quick)
     judge: conduct.Judge | None = None
     if work.study.foretells:
         from studies.honest.prospective import judged

@@ -102,11 +102,18 @@ Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, An
 def of_runs(row: Row) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
     """An analysis of a table, made one of observations: `row` gives what a run adds to its name, seed and factors, in
     one row or in several. Nothing is found where no run is finished."""
+    return of_table(lambda found: table(found, row))
+
+
+def of_table(
+    made: Callable[[Observations], pd.DataFrame],
+) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
+    """The same of a table that is made of the observations in another way."""
 
     def decorated(analyse: Callable[[pd.DataFrame], Analysis]) -> Callable[[Observations], Analysis]:
         @wraps(analyse)
         def of(found: Observations) -> Analysis:
-            rows = table(found, row)
+            rows = made(found)
             return Analysis(quantities={}) if rows.empty else analyse(rows)
 
         return of

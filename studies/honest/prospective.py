@@ -20,7 +20,7 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.recipes.recipe import BASE, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.skill.contest import failed
 from studies.framework.analysis import Analysis, Quantity, Table
@@ -32,7 +32,7 @@ from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE
 from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
-from studies.honest.strategies import strategy_of, trained
+from studies.honest.strategies import cell_of, trained
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -99,17 +99,9 @@ def _of_run(
         known={stage: found.scores(name, stage) for stage in own},
     )
     specialists = _specialists(found, name, recipe, own)
-    last = recipe.stage[recipe.output]
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
-        cell = Cell(
-            strategy=strategy_of(recipe),
-            domain=domain,
-            trained=trained(recipe),
-            start=start,
-            specialist=specialists,
-            merge_scale=last.scale if isinstance(last, Merge) else None,
-        )
+        cell = cell_of(recipe, domain, start=start, specialist=specialists)
         low, median, high = np.quantile(drawn[domain], [0.1, 0.5, 0.9]).tolist()
         said = {rule: of(cell) for rule, of in RULES.items()}
         simplest = said["own specialist"] if said["own specialist"] is not None else start[domain]

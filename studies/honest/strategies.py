@@ -1,11 +1,15 @@
-"""What a recipe is, whatever it is called: its strategy by how it ends, and the domains it was trained on.
+"""What a recipe is, whatever it is called: its strategy by how it ends, the domains it was trained on, and what the
+simple rules see of it.
 
 Leaves out: what it was run for (`studies.framework.study`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl
+from studies.honest.baselines import Cell
 
 
 def strategy_of(recipe: Recipe) -> str:
@@ -32,3 +36,24 @@ def trained(recipe: Recipe) -> tuple[str, ...]:
         d for name in lineage & recipe.stage.keys() for d in getattr(recipe.stage[name], "domains", {})
     }
     return tuple(domain for domain in recipe.domains if domain in touched)
+
+
+def cell_of(
+    recipe: Recipe,
+    domain: str,
+    *,
+    start: Mapping[str, float],
+    specialist: Mapping[str, Mapping[str, float]],
+    last: float | None = None,
+) -> Cell:
+    """One domain's score at the end of a recipe, as a rule sees it; measured scores as in `Cell`."""
+    output = recipe.stage[recipe.output]
+    return Cell(
+        strategy=strategy_of(recipe),
+        domain=domain,
+        trained=trained(recipe),
+        start=start,
+        specialist=specialist,
+        merge_scale=output.scale if isinstance(output, Merge) else None,
+        last=last,
+    )

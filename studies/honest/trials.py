@@ -18,15 +18,14 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import models
-from mopdsim.recipes.recipe import BASE, Merge, Recipe
+from mopdsim.recipes.recipe import BASE, Recipe
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.forecasts import is_specialist
 from studies.framework.observe import Observations
-from studies.honest.baselines import Cell
 from studies.honest.held_out import POINTS, Contest, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import Leave
-from studies.honest.strategies import strategy_of, trained
+from studies.honest.strategies import cell_of, strategy_of, trained
 
 Studies = Mapping[str, Observations]
 
@@ -101,15 +100,7 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
             run=name,
             condition=condition_of(study, found.manifest["runs"][name]),
             seed=found.seed(name),
-            cell=Cell(
-                strategy=strategy_of(recipe),
-                domain=domain,
-                trained=trained(recipe),
-                start=start,
-                specialist=specialists,
-                merge_scale=output.scale if isinstance(output, Merge) else None,
-                last=last[domain],
-            ),
+            cell=cell_of(recipe, domain, start=start, specialist=specialists, last=last[domain]),
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=items[domain],

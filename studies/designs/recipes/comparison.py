@@ -15,7 +15,7 @@ import pandas as pd
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe
-from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, paired, table, where
+from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, of_runs, paired, where
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -124,17 +124,14 @@ def study_of(
         observed="test scores on 300 prompts of each domain, of start, specialists and outputs; FLOPs of all stages",
         held_out=f"all runs: the calibration is fitted on {held_out}",
         design=setup.runs,
-        analyse=lambda found: compared(found, measured),
+        analyse=of_runs(_row)(lambda rows: compared(rows, measured)),
         released=released,
     )
 
 
-def compared(found: Observations, own: Measured) -> Analysis:
+def compared(rows: pd.DataFrame, own: Measured) -> Analysis:
     """Scores by condition and recipe, who wins and by how much, what the constant rules lose; and the study's own
     quantities."""
-    rows = table(found, _row)
-    if rows.empty:
-        return Analysis(quantities={})
     scores = rows.groupby(["condition", "recipe"], as_index=False, sort=False)[
         ["start", "mean", "worst", "tflops"]
     ].mean()

@@ -12,12 +12,11 @@ from functools import partial
 
 import pandas as pd
 
-from studies.designs.builders import kept, means, where
+from studies.designs.builders import kept, means, of_table, where
 from studies.designs.skill.contest import compared, lead, rows_of
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, PAIR, RIVAL_SEEDS, RL, recipe, rivals, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
-from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import Study, at_least, at_most, predicted
@@ -41,11 +40,9 @@ def design() -> list[Run]:
     ]  # fmt: skip
 
 
-def analyse(found: Observations) -> Analysis:
+@of_table(rows_of)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Scores along the dial, beside the bound."""
-    rows = rows_of(found)
-    if rows.empty:
-        return Analysis(quantities={})
     made = compared(rows, "dial")
     lost = means(rows.assign(below=1 - rows.dial / 2 - rows.greedy), "dial recipe", "below")
     return Analysis(

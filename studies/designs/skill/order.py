@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from functools import partial
 
-from studies.designs.builders import kept
+import pandas as pd
+
+from studies.designs.builders import kept, of_table
 from studies.designs.skill.contest import compared, lead, rows_of, share_failed
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import RECIPES, RL, SEEDS, WORLDS, recipe, run
 from studies.framework.analysis import Analysis
-from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import Study, at_least, at_most, predicted, within
 
@@ -32,11 +33,9 @@ def design() -> list[Run]:
     ]  # fmt: skip
 
 
-def analyse(found: Observations) -> Analysis:
+@of_table(rows_of)
+def analyse(rows: pd.DataFrame) -> Analysis:
     """Scores by world and recipe, and the leads that the prediction speaks of."""
-    rows = rows_of(found)
-    if rows.empty:
-        return Analysis(quantities={})
     made = compared(rows, "world")
     quantities = kept(
         mixed_minus_mopd=lead(rows, "mixed_rl", "mopd"),

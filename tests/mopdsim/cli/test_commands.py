@@ -200,7 +200,12 @@ def test_calibrate_cost_takes_the_kind_from_the_columns(tmp_path: Path) -> None:
 
 
 QUESTIONS = sorted(Path("studies/questions").glob("*.toml"))
-SMALL = 'domains = ["sort", "reverse"]\ndeadline_days = 0.02\nmax_rounds = 1\nfamilies = ["mixed_rl", "mopd", "merge"]\n'
+SMALL = """
+domains = ["sort", "reverse"]
+deadline_days = 0.02
+max_rounds = 1
+families = ["mixed_rl", "mopd", "merge"]
+"""
 
 
 @pytest.mark.parametrize(

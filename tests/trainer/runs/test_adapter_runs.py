@@ -55,6 +55,7 @@ def test_a_student_learns_from_adapters_of_its_own_base(
     assert plain["teacher_1"] != found["teacher_1"] and plain[BASE] == found[BASE]
 
 
+@pytest.mark.slow
 def test_adapters_are_merged_and_trained_on(small: dict[str, str], model: Path, tmp_path: Path) -> None:
     recipe = with_adapters(shrunk(catalogue.recipe("merge", list(small.values()))), 2, Rl)
     carry_out(recipe, model, tmp_path / "run", store=tmp_path / "store")

@@ -58,7 +58,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
     ("merge", {"method": "ties"}),
 ]
 
-QUICK: list[dict[str, Any]] = [{}, {"reward_mix": 0.5}, {"method": "ties"}]
+QUICK: list[tuple[str, dict[str, Any]]] = [  # every kind of stage once
+    ("single_domain", {}),
+    ("mixed_rl", {}),
+    ("mopd", {}),
+    ("off_policy", {}),
+    ("merge", {"method": "ties"}),
+]
 
 
 def specs_in(value: Any, specs: dict[str, str]) -> Any:
@@ -77,7 +83,7 @@ def specs_in(value: Any, specs: dict[str, str]) -> Any:
             name,
             options,
             id=f"{name}-{'-'.join(map(str, options.values()))}",
-            marks=[] if options in QUICK else [pytest.mark.slow],
+            marks=[] if (name, options) in QUICK else [pytest.mark.slow],
         )
         for name, options in CASES
     ],
