@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import subprocess
 import sys
@@ -19,6 +20,12 @@ settings.register_profile("developer", deadline=None, max_examples=20)
 def pytest_configure(config: pytest.Config) -> None:
     """The developer's loop (`-m "not slow ..."`) tries fewer examples than the whole suite."""
     settings.load_profile("developer" if "not slow" in config.option.markexpr else "whole")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: no later collection, and Streamlit makes one after every run of a page, looks at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

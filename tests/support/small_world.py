@@ -5,7 +5,7 @@ right, and ways to run a recipe and read what it left.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -131,6 +131,18 @@ def carry_out(
         workers=workers,
         progress=progress or Progress(quiet=True),
     )
+
+
+class Made(dict[str, Path]):
+    """Folders by name, each filled when it is first asked for."""
+
+    def __init__(self, make: Callable[[str], Path]) -> None:
+        super().__init__()
+        self.make = make
+
+    def __missing__(self, name: str) -> Path:
+        self[name] = self.make(name)
+        return self[name]
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:

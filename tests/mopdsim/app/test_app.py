@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import planned, questions
+from mopdsim.app import planned, questions, shell
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice, rl_behind, split
 from mopdsim.app.link import SIDE_BY_SIDE, View, from_token, to_token
@@ -90,6 +90,8 @@ def charts_of(at: AppTest) -> list[Any]:
 
 
 def test_the_app_opens_on_the_planners_verdict() -> None:
+    gc.unfreeze()
+    shell._settle.clear()
     at = AppTest.from_file(str(APP), default_timeout=TIMEOUT).run()
     assert not at.exception
     assert planned.shipped()["planned"]["headline"] in text_of(at).replace("\\", "")

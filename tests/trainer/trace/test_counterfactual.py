@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
-from small_world import carry_out, logprobs_of, plain_model, shrunk
+from small_world import Made, carry_out, logprobs_of, plain_model, shrunk
 from stopping import Stop, stop_after
 from typer.testing import CliRunner
 
@@ -41,13 +41,17 @@ every_case = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Finished runs by name; they share a store."""
     folder = tmp_path_factory.mktemp("runs")
-    for name, options in CASES.items():
-        own = catalogue.recipe({"warmed": "mopd"}.get(name, name), [small["low"], small["high"]], **options)
+
+    def make(name: str) -> Path:
+        kind = {"warmed": "mopd"}.get(name, name)
+        own = catalogue.recipe(kind, [small["low"], small["high"]], **CASES[name])
         carry_out(shrunk(own, learning_rate=1e-2), model, folder / name, store=folder / "store")
-    return {name: folder / name for name in CASES}
+        return folder / name
+
+    return Made(make)
 
 
 def student_without(subject: Subject, *teachers: str, reward: bool = True) -> Path:
@@ -56,19 +60,19 @@ def student_without(subject: Subject, *teachers: str, reward: bool = True) -> Pa
 
 
 @every_case
-def test_with_nobody_replaced_it_is_the_run_again(finished: dict[str, Path], name: str) -> None:
+def test_with_nobody_replaced_it_is_the_run_again(finished: Made, name: str) -> None:
     subject = open_run(finished[name])
     assert tensors_sha256(student_without(subject)) == tensors_sha256(subject.places[subject.student])
 
 
 @every_case
-def test_each_teacher_that_is_left_out_changes_the_student(finished: dict[str, Path], name: str) -> None:
+def test_each_teacher_that_is_left_out_changes_the_student(finished: Made, name: str) -> None:
     subject = open_run(finished[name])
     students = {tensors_sha256(student_without(subject, teacher)) for teacher in subject.teachers}
     assert len(students | {tensors_sha256(subject.places[subject.student])}) == 3
 
 
-def test_a_merge_without_a_teacher_averages_the_start_in(finished: dict[str, Path]) -> None:
+def test_a_merge_without_a_teacher_averages_the_start_in(finished: Made) -> None:
     subject = open_run(finished["merge"])
     start, kept = (
         load_file(subject.places[name] / "model.safetensors") for name in (subject.start, subject.teachers[1])
@@ -78,7 +82,7 @@ def test_a_merge_without_a_teacher_averages_the_start_in(finished: dict[str, Pat
         assert (tensor - (start[name] + kept[name]) / 2).abs().max() < 1e-6, name
 
 
-def test_the_teachers_place_in_the_routing_is_kept(finished: dict[str, Path]) -> None:
+def test_the_teachers_place_in_the_routing_is_kept(finished: Made) -> None:
     subject = open_run(finished["mopd"])
     planned = subject.plan()
     own = planned.node[planned.keys["mopd"]["student"]].job
@@ -89,7 +93,8 @@ def test_the_teachers_place_in_the_routing_is_kept(finished: dict[str, Path]) ->
     assert node.job.weights["teacher_2"] == own.weights["teacher_2"]
 
 
-def test_a_warmup_is_distilled_again_too(finished: dict[str, Path]) -> None:
+@pytest.mark.slow
+def test_a_warmup_is_distilled_again_too(finished: Made) -> None:
     subject = open_run(finished["warmed"])
     warmup, student = without(subject, subject.plan(), ["teacher_1"])
     assert student.job.weights["warmup"] == subject.store.weights(warmup.key)
@@ -97,8 +102,9 @@ def test_a_warmup_is_distilled_again_too(finished: dict[str, Path]) -> None:
     assert teacher_names(warmup.job.stage) == teacher_names(student.job.stage)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_a_stop_in_between_changes_nothing(
-    finished: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     subject = open_run(finished["mopd"])
     unbroken = tensors_sha256(student_without(subject, "teacher_1"))
@@ -115,7 +121,7 @@ def test_a_stop_in_between_changes_nothing(
     assert estimate(elsewhere, nodes.values()) == (0, 0.0)
 
 
-def test_effects_are_differences_of_log_probs(finished: dict[str, Path]) -> None:
+def test_effects_are_differences_of_log_probs(finished: Made) -> None:
     run = finished["mopd"]
     done = CliRunner().invoke(
         app, [str(run), "--prompt", "l01", "--answer", "AZ", "--instead", "ZA", "--confirm", "--json"]
@@ -155,7 +161,7 @@ def test_shapley_values_of_a_known_game() -> None:
     assert found == pytest.approx({"left": 2 / 3, "right": 1 / 6, "other": 1 / 6})
 
 
-def test_shapley_values_add_up_to_what_all_teachers_did(finished: dict[str, Path]) -> None:
+def test_shapley_values_add_up_to_what_all_teachers_did(finished: Made) -> None:
     run = finished["merge"]
     arguments = [str(run), "--prompt", "l01", "--answer", "AZ", "--json"]
     (answer,) = json.loads(CliRunner().invoke(app, [*arguments, "--shapley"]).stdout)["answers"]
@@ -170,7 +176,7 @@ def test_shapley_values_add_up_to_what_all_teachers_did(finished: dict[str, Path
         every_subset(replace(subject, stages=(stage,)))
 
 
-def test_a_run_that_would_be_made_otherwise_now_is_refused(finished: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_that_would_be_made_otherwise_now_is_refused(finished: Made, tmp_path: Path) -> None:
     run = Path(shutil.copytree(finished["mopd"], tmp_path / "run"))
     summary = json.loads((run / "summary.json").read_text())
     subject = replace(

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_world import carry_out, logprobs_of, plain_model, shrunk
+from small_world import Made, carry_out, logprobs_of, plain_model, shrunk
 from stopping import Stop, stop_after
 from typer.testing import CliRunner
 
@@ -44,16 +44,21 @@ def kept(name: str, small: dict[str, str], *, ledger: bool = True) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPathFactory) -> Made:
     """Finished runs by name; they share a store."""
     folder = tmp_path_factory.mktemp("runs")
-    for name in CASES:
+
+    def make(name: str) -> Path:
         carry_out(kept(name, small), model, folder / name, store=folder / "store")
-    return {name: folder / name for name in CASES}
+        return folder / name
+
+    return Made(make)
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_the_moves_add_up_to_the_students(finished: dict[str, Path], name: str) -> None:
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "mopd" else pytest.mark.slow) for name in CASES]
+)
+def test_the_moves_add_up_to_the_students(finished: Made, name: str) -> None:
     subject = open_run(finished[name])
     found = moves(subject)
     assert set(found) == {*subject.teachers, *(["reward"] if name == "mopd" else [])}
@@ -68,9 +73,11 @@ def test_the_moves_add_up_to_the_students(finished: dict[str, Path], name: str) 
         assert all(own[parameter].abs().max() > 1e-5 for own in found.values())
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "mopd" else pytest.mark.slow) for name in CASES]
+)
 def test_a_ledger_changes_the_student_by_rounding_alone(
-    finished: dict[str, Path], small: dict[str, str], model: Path, tmp_path: Path, name: str
+    finished: Made, small: dict[str, str], model: Path, tmp_path: Path, name: str
 ) -> None:
     carry_out(kept(name, small, ledger=False), model, tmp_path / name, store=finished[name].parent / "store")
     one, other = (
@@ -80,7 +87,7 @@ def test_a_ledger_changes_the_student_by_rounding_alone(
     assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
 
 
-def test_an_effect_is_what_taking_the_move_back_does(finished: dict[str, Path], tmp_path: Path) -> None:
+def test_an_effect_is_what_taking_the_move_back_does(finished: Made, tmp_path: Path) -> None:
     run = finished["mopd"]
     done = CliRunner().invoke(
         app, [str(run), "--prompt", "l01", "--answer", "AZ", "--instead", "ZA", "--by", "ledger", "--json"]
@@ -111,8 +118,9 @@ def test_an_effect_is_what_taking_the_move_back_does(finished: dict[str, Path], 
         assert answer["effects"][name] == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_stop_in_between_changes_nothing(
-    finished: dict[str, Path],
+    finished: Made,
     small: dict[str, str],
     model: Path,
     tmp_path: Path,
@@ -138,9 +146,10 @@ def test_a_stop_in_between_changes_nothing(
 
 
 def test_a_run_without_a_ledger_says_how_to_get_one(
-    small: dict[str, str], model: Path, tmp_path: Path
+    finished: Made, small: dict[str, str], model: Path, tmp_path: Path
 ) -> None:
-    carry_out(shrunk(catalogue.recipe("mopd", [small["low"], small["high"]])), model, tmp_path / "run")
+    store = finished["mopd"].parent / "store"
+    carry_out(kept("mopd", small, ledger=False), model, tmp_path / "run", store=store)
     done = CliRunner().invoke(app, [str(tmp_path / "run"), "--prompt", "l01", "--by", "ledger"])
     assert isinstance(done.exception, NotFoundError)
     assert "--set amounts_of.student.ledger=true" in str(done.exception)
