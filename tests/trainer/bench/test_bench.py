@@ -38,6 +38,7 @@ def test_warm_up_and_repeats_are_kept_apart(measure: Callable[..., Any], rows: i
     assert "trl_s" not in found
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.timeout(120)
 def test_trl_computes_the_same_loss_on_its_batch() -> None:
@@ -47,6 +48,7 @@ def test_trl_computes_the_same_loss_on_its_batch() -> None:
     assert found["trl_first_loss"] > 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_each_trainer_counts_with_its_best_number_of_threads() -> None:
     pytest.importorskip("trl")
