@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.documents import json_document
+from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -82,14 +83,8 @@ def add(
 def read(folder: Path) -> dict[str, Any]:
     """The record. NotFoundError where there is none; UsageError where its text is not what its hashes say."""
     path = folder / FILE
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path}: no forecasts are on record; `mopd study run {folder.name}` writes them"
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error}): restore it") from None
+    missing = f"{path}: no forecasts are on record; `mopd study run {folder.name}` writes them"
+    document = json_document(path, missing=missing, remedy="restore it")
     for batch in document["conditions"].values():
         if digest({**document, "runs": batch["runs"]}) != batch["sha256"]:
             raise UsageError(

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.documents import json_document
+from mopdsim.base.errors import UsageError
 from studies.framework.run import Run
 from studies.framework.study import Study
 from trainer.files.atomic import explained, write_json
@@ -59,12 +60,8 @@ def begin(folder: Path, *, today: str) -> None:
 def read(folder: Path) -> dict[str, Any]:
     """The record. NotFoundError where there is none; UsageError where its text is not what its hash says."""
     path = folder / FILE
-    try:
-        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no prediction is on record; `mopd study plan` writes it") from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON ({error}): restore it") from None
+    missing = f"{path}: no prediction is on record; `mopd study plan` writes it"
+    document = json_document(path, missing=missing, remedy="restore it")
     if digest({key: document.get(key) for key in HASHED}) != document.get("sha256"):
         raise UsageError(f"{path}: its text is not the one that was hashed: restore it from version control")
     return document

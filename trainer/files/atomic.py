@@ -20,7 +20,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from mopdsim.base.errors import MopdError, NotFoundError, UsageError
+from mopdsim.base.documents import json_document
+from mopdsim.base.errors import MopdError
 
 MANIFEST = "sha256.json"
 
@@ -120,12 +121,5 @@ def _sync(path: Path) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON file of a run directory. NotFoundError where it is not one."""
-    try:
-        found: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run"
-        ) from None
-    except ValueError as error:
-        raise UsageError(f"{path}: not valid JSON: {error}; the run directory is damaged") from None
-    return found
+    missing = f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run"
+    return json_document(path, missing=missing, remedy="the run directory is damaged")

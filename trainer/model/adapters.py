@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mopdsim.base.documents import json_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST
 
@@ -199,17 +200,8 @@ def _scale(config: dict[str, Any], module: str, rank: int) -> float:
 
 
 def _config(directory: Path) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads((directory / CONFIG).read_text())
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"adapter {str(directory)!r}: {CONFIG} is missing; give an adapter's directory"
-        ) from None
-    except ValueError as error:
-        raise UsageError(
-            f"adapter {str(directory)!r}: {CONFIG} is not valid JSON: {error}; save it again"
-        ) from None
-    return found
+    missing = f"adapter {str(directory)!r}: {CONFIG} is missing; give an adapter's directory"
+    return json_document(directory / CONFIG, missing=missing, remedy="save the adapter again")
 
 
 def merge_adapter(base: Path, directory: Path, target: Path) -> None:

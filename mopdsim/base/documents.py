@@ -1,0 +1,21 @@
+"""JSON documents from files, and the errors of those that are absent or broken. Leaves out: what they hold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mopdsim.base.errors import NotFoundError, UsageError
+
+
+def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
+    """The document in a file. NotFoundError, which says `missing`, where there is none; UsageError, which ends with the
+    remedy, where it is not JSON."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(missing) from None
+    except ValueError as error:
+        raise UsageError(f"{path}: not valid JSON ({error}): {remedy}") from None
+    return found
