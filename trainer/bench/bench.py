@@ -22,6 +22,7 @@ from trainer.bench.step import (
     Against,
     DistillStep,
     GrpoStep,
+    Size,
     Step,
     log_probs,
     matmul_rate,
@@ -32,29 +33,31 @@ from trainer.bench.step import (
 
 def bench_distill(name: str = "0.36M", *, against: Against = None, repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds of a distillation step: medians, ratios to TRL and to the limit, warm-up apart."""
-    size = size_of(name)
-    step = DistillStep(size)
-    if against is None:
-        return _report(name, step, *_alone(step, repeats))
-    from trainer.bench.trl import distill
-
-    theirs = distill(size, step.texts, step, WARM_UP + repeats)
-    fresh, batch = DistillStep(size), theirs.first_batch
+    found, theirs = _bench(name, DistillStep, "distill", against, repeats)
+    if theirs is None:
+        return found
+    fresh, batch = DistillStep(size_of(name)), theirs.first_batch
     loss, _ = accumulate_gradients(fresh.policy, batch, fresh.loss_of(batch))
-    compared = {"trl_first_loss": theirs.first_loss, "our_loss_on_its_batch": loss}
-    return _report(name, step, theirs.between, theirs.seconds) | compared
+    return found | {"trl_first_loss": theirs.first_loss, "our_loss_on_its_batch": loss}
 
 
 def bench_grpo(name: str = "0.36M", *, against: Against = None, repeats: int = REPEATS) -> dict[str, Any]:
     """Seconds of a GRPO step, as `bench_distill`."""
-    size = size_of(name)
-    step = GrpoStep(size)
-    if against is None:
-        return _report(name, step, *_alone(step, repeats))
-    from trainer.bench.trl import grpo
+    return _bench(name, GrpoStep, "grpo", against, repeats)[0]
 
-    theirs = grpo(size, step.texts, step, WARM_UP + repeats)
-    return _report(name, step, theirs.between, theirs.seconds)
+
+def _bench(
+    name: str, kind: Callable[[Size], Step], theirs: str, against: Against, repeats: int
+) -> tuple[dict[str, Any], Any]:
+    """The report of a step, and TRL's run of the same where it is asked for, each of ours timed between two of its."""
+    size = size_of(name)
+    step = kind(size)
+    if against is None:
+        return _report(name, step, [timed(step) for _ in range(WARM_UP + repeats)], None), None
+    from trainer.bench import trl
+
+    run = getattr(trl, theirs)(size, step.texts, step, WARM_UP + repeats)
+    return _report(name, step, run.between, run.seconds), run
 
 
 def with_threads(
@@ -109,10 +112,6 @@ def bench_throughput(name: str, *, repeats: int = REPEATS) -> dict[str, Any]:
         return {"tokens_per_cpu_second": found, "dtype": str(size.dtype), "matmul_gflop_per_s": gflops}
     finally:
         torch.set_num_threads(before)
-
-
-def _alone(step: Step, repeats: int) -> tuple[list[float], None]:
-    return [timed(step) for _ in range(WARM_UP + repeats)], None
 
 
 def _report(name: str, step: Step, ours: list[float], theirs: list[float] | None) -> dict[str, Any]:
