@@ -131,7 +131,7 @@ def test_rows_stand_in_the_order_of_the_steps_with_their_shares(tmp_path: Path) 
     assert not (out / "data" / "step_1.jsonl").exists()
 
 
-@pytest.mark.parametrize("engine", ["verl", "nemo-rl"])
+@pytest.mark.parametrize("engine", [pytest.param("verl", marks=pytest.mark.slow), "nemo-rl"])
 def test_rows_of_engines_that_run_on_gpus(tmp_path: Path, engine: str) -> None:
     import pandas
 

@@ -247,6 +247,7 @@ def test_the_safer_plan_is_ahead_under_p10_however_often_it_is_behind(answer: An
     assert probability_better(low, safe, safe) == 0.5
 
 
+@pytest.mark.slow
 def test_the_recommended_of_an_averse_asker_is_ahead_by_its_own_measure() -> None:
     found = plan(_question(objective="p10", conflict={"sort>reverse": [-1.5, 1.0]}))
     assert found.runner_up is not None

@@ -81,7 +81,7 @@ def _exhaustive(question: Question) -> float:
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-@pytest.mark.parametrize("objective", ["mean", "worst"])
+@pytest.mark.parametrize("objective", ["mean", pytest.param("worst", marks=pytest.mark.slow)])
 def test_two_domains_within_one_percent_of_exhaustive_search(objective: str, seed: int) -> None:
     question = _question(
         2,
@@ -100,7 +100,8 @@ def test_three_domains_within_one_percent_of_exhaustive_search() -> None:
     assert _best(explore(question)) >= 0.99 * _exhaustive(question)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2, 3))])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(4))
 def test_the_graph_method_comes_within_one_percent_of_enumeration(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,10 +44,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 LOSSES = ("reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token")
 every_loss = pytest.mark.parametrize(
     "loss",
-    [
-        pytest.param(loss, marks=[] if loss in ("reverse_kl", "sampled_token") else [pytest.mark.slow])
-        for loss in LOSSES
-    ],
+    [pytest.param(loss, marks=[] if loss == "reverse_kl" else [pytest.mark.slow]) for loss in LOSSES],
 )
 Served = Mapping[str, Mapping[str, float]]  # domain -> teacher -> weight, summing to one
 
@@ -390,7 +387,7 @@ def test_another_tokenizer_is_refused_before_the_first_step(
         run(one_each(small), {**weights, "a": swapped}, tmp_path / "run")
 
 
-@pytest.mark.parametrize("on_policy", [True, False])
+@pytest.mark.parametrize("on_policy", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_each_model_reads_its_own_chat_template(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path, on_policy: bool
 ) -> None:

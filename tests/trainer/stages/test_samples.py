@@ -187,7 +187,8 @@ def test_samples_are_kept_ten_times_a_stage_at_most(
     assert found == (list(range(3)) if steps == 3 else [0, 3, 5, 7, 10, 12, 14, 17, 19, 21])
 
 
-@pytest.mark.parametrize("recipe", [pytest.param("mopd", marks=pytest.mark.slow), "mixed_rl"])
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", ["mopd", "mixed_rl"])
 def test_a_run_is_the_same_bit_for_bit_without_samples(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recipe: str
 ) -> None:
