@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import planned, questions, shell
+from mopdsim.app import planned, questions
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice, rl_behind, split
 from mopdsim.app.link import SIDE_BY_SIDE, View, from_token, to_token
@@ -91,7 +92,7 @@ def charts_of(at: AppTest) -> list[Any]:
 
 def test_the_app_opens_on_the_planners_verdict() -> None:
     gc.unfreeze()
-    shell._settle.clear()
+    st.cache_resource.clear()  # it may have been opened before
     at = AppTest.from_file(str(APP), default_timeout=TIMEOUT).run()
     assert not at.exception
     assert planned.shipped()["planned"]["headline"] in text_of(at).replace("\\", "")

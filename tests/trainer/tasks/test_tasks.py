@@ -173,6 +173,7 @@ def test_verifiers_agree_with_an_independent_definition(name: str) -> None:
     assert 0.1 < sum(judged) / len(judged) < 0.9
 
 
+@pytest.mark.slow
 @every_domain
 def test_splits_are_disjoint(name: str) -> None:
     domain = task(name)
