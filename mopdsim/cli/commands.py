@@ -117,7 +117,7 @@ def forecast(
         from mopdsim.forecast.why import why as reasons
 
         document["why"] = reasons(found, known)
-    emit(document) if json_ else print(forecast_text(document, assumptions(scenario), details=details))
+    emit(document) if json_ else print(forecast_text(document, assumptions(found.scenario), details=details))
     if why and not json_:
         print("why", *document["why"], sep="\n  ")
 

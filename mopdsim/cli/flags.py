@@ -199,4 +199,6 @@ def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:
     if recipe not in published.names() or not own_scale or "model" in keys or "domains" in keys:
         return None
     rest = {key: value for key, value in keys.items() if key != "options"}
+    if "gpus" in rest:
+        rest = {"gpus_per_stage": rest["gpus"], **rest}
     return scenario.from_document({**published_scale.document(recipe), **rest}, source=recipe)

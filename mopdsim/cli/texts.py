@@ -8,6 +8,7 @@ from typing import Any
 from mopdsim.base.numbers import count, duration, score, share, three, usd
 
 LINES = 25  # of an answer without --details
+_IDLE = 0.02  # of the pool, from which on its price is another than that of the busy GPUs
 _STAGES, _DOMAINS, _CAUTIONS = 4, 3, 2  # shown of many
 
 
@@ -35,6 +36,12 @@ def _totals(document: Mapping[str, Any]) -> list[str]:
         ("days", "calendar", duration),
     ):
         lines.append(f"  {label:<10} {three(document[name], unit)}  ({document['grades'][name]})")
+    reserved = document["reserved"]
+    if reserved["idle_share"]["p50"] > _IDLE:
+        lines.append(
+            f"  {'reserved':<10} {three(reserved['usd'], usd)} for the whole pool until the end, "
+            f"{share(reserved['idle_share']['p50'])} of it idle"
+        )
     if document["project_overhead"]["p90"] > 1:
         lines.append(
             f"  {'overhead':<10} {three(document['project_overhead'])} times, of the project and in all of these"

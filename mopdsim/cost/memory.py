@@ -166,20 +166,15 @@ def smallest_replica(
         gpus *= 2
 
 
-def _divisors(number: int, most: float) -> list[int]:
-    return [d for d in range(1, min(number, int(most)) + 1) if number % d == 0]
-
-
 def _powers_of_two(limit: float) -> list[int]:
     return [2**i for i in range(int(limit).bit_length()) if 2**i <= limit]
 
 
-def _used_gpus(gpu: Gpu, gpus: int) -> list[int]:
-    """How many of so many GPUs a layout may use: all, or what whole nodes and their doublings leave."""
-    if gpus <= gpu.gpus_per_node:
-        return list(range(gpus, 0, -1))
-    units = [gpu.gpus_per_node * unit for unit in _powers_of_two(gpus / gpu.gpus_per_node)]
-    return list(dict.fromkeys([gpus, *(gpus - gpus % unit for unit in units)]))
+def _used_gpus(gpu: Gpu, gpus: int, split: int, group: int) -> list[int]:
+    """How many of so many GPUs the copies of a split may use: as many as there are, those within the fast link, as many
+    as share one set of experts, one copy. None falls where there are more GPUs, so that no layout is lost."""
+    most = (gpus, min(gpus, gpu.scale_up_gpus), min(gpus, group), split)
+    return sorted({count - count % split for count in most if count >= split}, reverse=True)
 
 
 @lru_cache(maxsize=256)
@@ -192,25 +187,27 @@ def training_layouts(
     precision: str = "bf16",
     offload: bool = False,
 ) -> LayoutGrid:
-    """Every layout of at most `gpus` GPUs, from cheap to dear: GPUs left idle, then doublings of a split. Each doubling
-    of tensor (within a node) or pipeline degree costs one, recomputation 1.5, experts beyond the fast link 2, each
-    doubling of the expert group a tenth, full sharding 3, the host 6.
+    """Every layout of at most `gpus` GPUs, from cheap to dear: GPUs left idle, then doublings of a split. Tensor
+    degrees are powers of two within a node (they divide the heads). Each doubling of tensor or pipeline degree costs
+    one, recomputation 1.5, experts beyond the fast link 2, each doubling of the expert group a tenth, full sharding 3,
+    the host 6.
     """
     experts = max((kind.experts for _, kind in model.expert_layers), default=1)
     found: list[tuple[int, int, int, int, bool, bool, bool]] = []
-    for used in _used_gpus(gpu, gpus):
-        for tensor in _divisors(used, gpu.gpus_per_node):
-            for recompute in (False, True):
-                found += [
-                    (used, tensor, 1, 1, recompute, True, host)
-                    for host in ((False, True) if offload else (False,))
-                ]
-                found += [
-                    (used, tensor, pipeline, expert, recompute, False, False)
-                    for pipeline in _powers_of_two(min(model.layers, used / tensor))
-                    if used % (tensor * pipeline) == 0
-                    for expert in _powers_of_two(min(experts, used / pipeline))
-                ]
+    for tensor in _powers_of_two(min(gpus, gpu.gpus_per_node)):
+        for recompute in (False, True):
+            found += [
+                (used, tensor, 1, 1, recompute, True, host)
+                for used in _used_gpus(gpu, gpus, tensor, tensor)
+                for host in ((False, True) if offload else (False,))
+            ]
+            found += [
+                (used, tensor, pipeline, expert, recompute, False, False)
+                for pipeline in _powers_of_two(min(model.layers, gpus / tensor))
+                for expert in _powers_of_two(min(experts, gpus / pipeline))
+                for used in _used_gpus(gpu, gpus, tensor * pipeline, pipeline * max(expert, tensor))
+                if pipeline * expert <= used
+            ]
 
     def price(row: tuple[int, int, int, int, bool, bool, bool]) -> float:
         used, tensor, pipeline, expert, recompute, sharded, host = row

@@ -24,7 +24,7 @@ from mopdsim.cost.decode import Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
-from mopdsim.cost.training import TrainLayout, train_step_s, train_work
+from mopdsim.cost.training import TrainLayout, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
@@ -88,7 +88,7 @@ class StepSeconds:
     step: Array
 
 
-def _rollout_decode(c: DecodeConstants, rl: RlConstants) -> DecodeConstants:
+def rollout_decode(c: DecodeConstants, rl: RlConstants) -> DecodeConstants:
     """Decode constants inside a training loop: launches and per-sequence work, which the host does, cost more than in a
     tuned server; reductions cost the same."""
     return replace(
@@ -100,7 +100,7 @@ def _rollout_decode(c: DecodeConstants, rl: RlConstants) -> DecodeConstants:
     )
 
 
-def _rollout_training(train: TrainConstants, rl: RlConstants, gpu: Gpu) -> TrainConstants:
+def rollout_training(train: TrainConstants, rl: RlConstants, gpu: Gpu) -> TrainConstants:
     """Training constants inside the loop: experts and launches cost more, and a faster GPU gains less."""
     slower = (gpu.bf16_flops_per_s / _REFERENCE_FLOPS_PER_S) ** rl.faster_gpu_power
     return replace(
@@ -123,7 +123,7 @@ def training_phase_s(step: RlStep, train: TrainConstants, rl: RlConstants) -> Ar
         packed_to=step.lengths.maximum + step.prompt_length,
     )
     passes = step.updates_per_sample * (1.0 + step.critic_share)
-    return train_step_s(work, _rollout_training(train, rl, step.gpu)) * rl.train_overhead * passes
+    return train_step_s(work, rollout_training(train, rl, step.gpu)) * rl.train_overhead * passes
 
 
 def weight_sync_s(step: RlStep) -> float:
@@ -158,7 +158,7 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         step.model,
         step.gpu,
         step.replica,
-        _rollout_decode(decode, rl),
+        rollout_decode(decode, rl),
         samples_per_replica=step.samples * step.oversampling * held / replicas,
         lengths=step.lengths if same else replace(step.lengths, sigma=rl.length_sigma),
         prompt_length=step.prompt_length,
@@ -221,7 +221,5 @@ def scoring_s(
     sequences: float,
     mean_length: float,
 ) -> Array:
-    """One forward pass (reference, teacher) over the sequences: a third of a training pass without its
-    traffic."""
-    work = train_work(model, gpu, layout, sequences=sequences, mean_length=mean_length)
-    return train_step_s(replace(work, data_s_per_step=0.0, optimizer_s_per_step=0.0), train) / 3.0
+    """One forward pass (reference, teacher) over the sequences."""
+    return forward_s(train_work(model, gpu, layout, sequences=sequences, mean_length=mean_length), train)

@@ -25,7 +25,7 @@ from mopdsim.cost.memory import (
     training_layouts,
 )
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
-from mopdsim.cost.training import LayoutGrid, TrainLayout, TrainWork, train_step_s, train_work
+from mopdsim.cost.training import LayoutGrid, TrainLayout, TrainWork, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
@@ -67,7 +67,9 @@ class Update:
         """What the step computes and moves in a layout, or in each of a grid."""
         mean: Any = self.lengths.mean
         if not self.packed_to and np.any(layout.fully_sharded):
-            ranks_L = np.where(layout.fully_sharded, np.maximum(layout.data, 1), 1).astype(float)
+            ranks_L = np.where(
+                layout.fully_sharded, np.clip(layout.data, 1, max(self.sequences, 1)), 1
+            ).astype(float)
             padded = {float(n): float(self.lengths.expected_longest(n)) for n in np.unique(ranks_L)}
             longest_L = np.array([padded[float(n)] for n in np.atleast_1d(ranks_L)])
             mean = np.where(layout.fully_sharded, longest_L.reshape(np.shape(ranks_L)), mean)
@@ -95,14 +97,18 @@ def training_layout(
     resident_models: int = 0,
     lora: bool = False,
     stack: Stack = MECHANISMS[UNKNOWN],
+    constants: TrainConstants | None = None,
 ) -> TrainLayout:
     """The fastest layout of at most so many GPUs that trains the model with so many more of its size held as weights:
-    with full sharding alone where the stack knows no other, experts within the fast link where they can be."""
+    with full sharding alone where the stack knows no other, experts within the fast link where they can be.
+    constants: of the training (None: of fine-tuning on the stack)."""
     grid = _usable_layouts(
         model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
         stack=stack,
     )  # fmt: skip
-    seconds_L = np.asarray(train_step_s(update.work(model, gpu, grid), training_constants(stack)))
+    seconds_L = np.asarray(
+        train_step_s(update.work(model, gpu, grid), constants or training_constants(stack))
+    )
     return grid.at(int(np.argmin(seconds_L)))
 
 
@@ -146,7 +152,7 @@ def scoring_layout(
             f"{(float(need.min()) - room) / 1e9:,.0f} GB per GPU; use more GPUs or a narrower precision."
         )
     work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
-    seconds_L = np.asarray(train_step_s(work, central_constants(0.6)[1]))
+    seconds_L = np.asarray(forward_s(work, central_constants(0.6)[1]))
     return grid.at(int(places[np.argmin(seconds_L[places])]))
 
 
@@ -159,9 +165,13 @@ def fastest_replica(
     prompt_tokens: float,
     lengths: Lengths,
     formats: Formats,
+    *,
+    constants: DecodeConstants | None = None,
+    drain: bool = True,
 ) -> Replica:
     """The fastest way to hold the model for this batch: the smallest replica that fits, up to eight times as
-    large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them."""
+    large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
+    constants: of decoding (None: of a server); drain: whether the last sample is waited for."""
     smallest = smallest_replica(
         model,
         gpu,
@@ -185,11 +195,12 @@ def fastest_replica(
         model,
         gpu,
         grid,
-        central_constants(0.6)[0],
+        constants or central_constants(0.6)[0],
         samples_per_replica=sequences / replicas_R1,
         lengths=lengths,
         prompt_length=prompt_tokens,
-        slowest_of=replicas_R1,
+        slowest_of=replicas_R1 if drain else 1.0,
+        drain=drain,
     )  # infinite where attention weights on every GPU leave no room for the cache
     return grid.at(int(np.argmin(seconds_R)))
 

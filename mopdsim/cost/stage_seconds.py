@@ -10,6 +10,7 @@ formats and speculation.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
@@ -20,7 +21,15 @@ from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
-from mopdsim.cost.rlstep import Overlap, RlStep, StepSeconds, rl_step_s, scoring_s
+from mopdsim.cost.rlstep import (
+    Overlap,
+    RlStep,
+    StepSeconds,
+    rl_step_s,
+    rollout_decode,
+    rollout_training,
+    scoring_s,
+)
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_layout import (
@@ -41,7 +50,6 @@ _CPU_EFFICIENCY = 0.25  # of the dense peak, all phases; tiny exploration: 35 GF
 _CPU_STEP_SECONDS = 0.01
 _TRAINING_PASSES = 3.0
 _PACKED_TOKENS = 8192.0  # of a packed microbatch of fine-tuning, or its longest sequence; prior
-_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875)  # of the GPUs that train, tried where none is given
 _HOST_BYTES_PER_S, _STORAGE_BYTES_PER_S = 25e9, 2.5e9  # a GPU's share in loading weights; priors
 _FULL_REPLICA = 32  # sequences a GPU samples at once where none waits for another; prior
 
@@ -49,7 +57,8 @@ _FULL_REPLICA = 32  # sequences a GPU samples at once where none waits for anoth
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What stages run on. teacher: the model of a stage's teachers, where it is another size than the student's.
-    trainer_share: of the GPUs that train where generation overlaps (None: what is fastest). lag: steps that a sample
+    trainer_share: of the GPUs that train where generation overlaps (None: what is fastest), or that take turns with
+    those that sample where it does not (None: all GPUs do both). lag: steps that a sample
     may be behind in asynchronous mode. lora: adapters alone are trained. packed: whether fine-tuning packs (None: as
     the stack does). evaluations: tests a stage (None: five; one of fine-tuning and of reward models). Of RL: epochs
     over a batch of samples; value_model of PPO (None: a head on the policy's own states); sampled_per_trained, samples
@@ -97,10 +106,11 @@ class Machine:
 
     def layout(self, batch: Batch, gpus: int) -> TrainLayout:
         """Where the stage's own model is trained."""
+        _, train, rl = central_constants(batch.log_spread)
         return training_layout(
             self.model, self.gpu, gpus, self.update(batch), longest=_longest(batch),
             precision=self.formats.precision, resident_models=batch.resident_models, lora=self.lora,
-            stack=self.stack,
+            stack=self.stack, constants=rollout_training(train, rl, self.gpu) if batch.generates else None,
         )  # fmt: skip
 
     def update(self, batch: Batch) -> Update:
@@ -134,19 +144,48 @@ def step_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase,
 def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
     if not batch.trained_sequences:
         return _sampling_alone(batch, machine, gpus)
-    overlapped = machine.overlap != "synchronous" and batch.generates and not batch.ahead and gpus > 1
-    if not overlapped:
+    apart = machine.overlap != "synchronous" or machine.trainer_share is not None
+    if not (apart and batch.generates and not batch.ahead and gpus > 1):
         return _phases(batch, machine, gpus, gpus)
-    found = []
-    for share in _SHARES if machine.trainer_share is None else (machine.trainer_share,):
-        trainers = min(max(round(share * gpus), 1), gpus - 1)
+    found, refusal = [], None
+    for trainers in _trainers(batch, machine, gpus):
         try:
             found.append(_phases(batch, machine, gpus - trainers, trainers))
         except InfeasibleError as error:
             refusal = error
-    if not found:
+    if refusal is not None and not found:
         raise refusal
     return min(found, key=lambda one: sum(one[0].values()))
+
+
+def _trainers(batch: Batch, machine: Machine, gpus: int) -> list[int]:
+    """How many of the GPUs may train: as the split says, or of the round numbers of those that train and of those that
+    sample the three around the one from which sampling is longer than training (all, where teachers' passes come on
+    top). Round numbers stay where GPUs are added, so that no pair of pools is lost."""
+    if machine.trainer_share is not None:
+        return [min(max(round(machine.trainer_share * gpus), 1), gpus - 1)]
+    rounds = {many for power in range(gpus.bit_length()) for many in (2**power, 3 * 2**power) if many < gpus}
+    counts = sorted(rounds | {gpus - many for many in rounds})
+    if batch.teachers:
+        return counts
+    first = bisect_left(
+        counts, True, key=lambda trainers: _sampling_is_longer(batch, machine, gpus, trainers)
+    )
+    return counts[max(first - 2, 0) : first + 1]
+
+
+def _sampling_is_longer(batch: Batch, machine: Machine, gpus: int, trainers: int) -> bool:
+    """Whether the GPUs that sample need at least the time of so many that train; a side without room needs forever."""
+    try:
+        layout = machine.layout(batch, trainers)
+    except InfeasibleError:
+        return False
+    try:
+        step, _ = _rl_step(batch, machine, machine.model, layout, gpus - trainers)
+    except InfeasibleError:
+        return True
+    beside = step.fixed + step.sync if machine.overlap == "asynchronous" else 0.0
+    return bool(step.generation >= step.scoring + step.training + beside)
 
 
 def _phases(
@@ -171,6 +210,7 @@ def _phases(
     }
     if overlapped:
         phases = {"generation": float(step.step - step.fixed - step.sync), "fixed": phases["fixed"]}
+    if overlapped or sampling_gpus != training_gpus:
         words += f"; {training_gpus} train, {sampling_gpus} sample"
     if batch.ahead:
         phases["generation"], replica_gpus = _ahead_seconds(batch, machine, sampling_gpus)
@@ -194,9 +234,13 @@ def _rl_step(
     """A step of `model` as sampler and trainee, and the GPUs of one of its replicas."""
     gpu, lengths = machine.gpu, _lengths(batch)
     decode, train, rl = central_constants(batch.log_spread)
+    overlap: Overlap = "synchronous" if batch.ahead else machine.overlap
+    drawn = batch.sequences * machine.sampled_per_trained
+    waits = overlap != "asynchronous"
     replica = fastest_replica(
-        model, gpu, sampling_gpus, batch.sequences, batch.prompt_tokens, lengths, machine.formats
-    )
+        model, gpu, sampling_gpus, drawn if waits else drawn * machine.lag, batch.prompt_tokens, lengths,
+        machine.formats, constants=rollout_decode(decode, rl), drain=waits,
+    )  # fmt: skip
     step = RlStep(
         model=model,
         gpu=gpu,
@@ -206,7 +250,7 @@ def _rl_step(
         samples=batch.sequences,
         lengths=lengths,
         prompt_length=batch.prompt_tokens,
-        overlap="synchronous" if batch.ahead else machine.overlap,
+        overlap=overlap,
         scoring_passes=0.0 if batch.teachers else batch.scoring_passes,
         environment_s=machine.waiting(batch),
         trained_share=(batch.trained_sequences or batch.sequences) / batch.sequences,
@@ -258,7 +302,10 @@ def _sampled(
     drain: bool,
 ) -> tuple[float, int]:
     """Seconds to sample so many sequences on the fastest replicas, and the GPUs of one. drain: until the last ends."""
-    replica = fastest_replica(model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats)
+    replica = fastest_replica(
+        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats, constants=decode,
+        drain=drain,
+    )  # fmt: skip
     replicas = gpus // replica.gpus
     seconds = generation_s(
         model, machine.gpu, replica, decode, samples_per_replica=sequences / replicas, lengths=lengths,

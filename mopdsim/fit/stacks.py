@@ -6,8 +6,10 @@ r_p is a project's mean log of the measurement over the forecast with no factor,
 not say (lengths, amounts, the time model's own error); a project counts once however many rows it has. m has a wide
 prior; `between` and `within` are integrated on a grid under half-normal priors of a factor of 1.6, and errors far out
 weigh less (Student's t, four degrees). A stack's factor is the posterior of m + b_s, and one more run's spread adds
-`within`. What a layer of a microbatch costs to launch is the value under which the runs agree best. 'unknown' is fitted
-to the same runs forecast as users do who name no stack. Every fit is repeated without each project, stack and GPU.
+`within`. What a layer of a microbatch costs to launch is the value under which the runs agree best. 'unknown' is
+fitted to the same runs forecast as users do who name no stack, and so no packing. What a source documents of pools,
+epochs and value models (`documented` of scenarios.csv) is in both. Every fit is repeated without each project, stack
+and GPU.
 Leaves out: factors by phase; a bound is no row.
 
     python -m mopdsim.fit.stacks        writes mopdsim/data/stacks.json
@@ -17,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -70,9 +73,11 @@ def _of_scenarios() -> Iterator[Run]:
             continue
         given = scenario.load(path.parent / FOLDER / f"{row['id']}.toml")
         measured, unit = float(row["measured"]), UNITS[row["unit"]]
-        named = replace(given, stack=row["stack"], packed=True if row["packed"] else None)
+        documented = tomllib.loads(row["documented"].replace(";", "\n"))
+        named = replace(given, stack=row["stack"], **documented)
+        anonymous = replace(named, stack=given.stack, packed=given.packed)
         own = [np.log(measured / unit(forecast(_plain(named, launch)))) for launch in LAUNCHES]
-        unnamed = [np.log(measured / unit(forecast(_plain(given, launch)))) for launch in LAUNCHES]
+        unnamed = [np.log(measured / unit(forecast(_plain(anonymous, launch)))) for launch in LAUNCHES]
         low, high = np.quantile(own[0], [0.1, 0.9])
         yield Run(
             project=row["project"], stack=row["stack"], gpu=given.gpu,

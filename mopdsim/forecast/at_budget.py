@@ -22,6 +22,7 @@ from mopdsim.cost.stage_cost import steps_within
 from mopdsim.facts.hardware import gpu
 from mopdsim.forecast.forecast import HOUR, forecast
 from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.sensible import with_gpus
 from mopdsim.forecast.stage_draws import bills_of, length_of, seconds_of, world_of
 from mopdsim.recipes.amounts import Amounts
 
@@ -60,6 +61,7 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     """The scenario whose forecast spends `flops` on training. UsageError for a budget that is no amount."""
     if not (math.isfinite(flops) and flops > 0):
         raise UsageError(f"budget_flops = {flops}: must be a finite number above 0")
+    scenario = with_gpus(scenario)
     bills = bills_of(scenario)
 
     def spent(rows: Mapping[str, Amounts]) -> float:
@@ -74,6 +76,7 @@ def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | No
     """The scenario whose forecast costs so many dollars at the median. UsageError for a sum that is no amount."""
     if not (math.isfinite(dollars) and dollars > 0):
         raise UsageError(f"budget_usd = {dollars}: must be a finite number above 0")
+    scenario = with_gpus(scenario)
     bills, world = bills_of(scenario), world_of(scenario, calibration or default_calibration())
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
     price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour

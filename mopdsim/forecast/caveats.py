@@ -9,14 +9,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import shipped
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import Domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model, title
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.stage_draws import STUDIED, bill_of, relative_size
+from mopdsim.forecast.sensible import WORTH_DOUBLING, gain_of_doubling
+from mopdsim.forecast.stage_draws import STUDIED, relative_size
 from mopdsim.quality.caps import SIZES_B
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World
@@ -26,7 +26,7 @@ from mopdsim.recipes.recipe import ROOTS, SMALLER, Distill, RejectionSampling, R
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35
 _SIZES_TRIED = 62.0  # times the parameters of the studied model: study `size_fresh`
-_WORTH_DOUBLING = 1.25  # times as fast that twice the GPUs should at least be
+_IDLE = 0.3  # of the reserved GPU-hours, from which on idle GPUs are warned of
 _BOLD = 1.5  # times the usual rate of RL: between what larger models bore and what broke them
 
 
@@ -36,12 +36,14 @@ def caveats(
     efforts: Mapping[str, Effort],
     world: World,
     bills: Mapping[str, Bill],
+    idle: float = 0.0,
 ) -> tuple[str, ...]:
-    """What a reader must know before trusting the numbers."""
+    """What a reader must know before trusting the numbers. idle: share of the pools' GPU-hours that no stage takes."""
     return tuple([
         *_of_facts(scenario, domains),
         *_of_machine(scenario),
         *_of_too_many_gpus(scenario, bills),
+        *_of_idle_gpus(idle),
         *_of_recipe(scenario, efforts, world),
         *_of_judges(scenario),
         *_of_sizes(scenario, world),
@@ -94,26 +96,53 @@ def _of_machine(scenario: Scenario) -> list[str]:
 
 
 def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str]:
-    """Stages that half their GPUs would end nearly as soon."""
-    crowded = []
-    for stage in scenario.recipe.stages:
-        found = bills[stage.name]
-        if found.gpus < 2 or gpu(scenario.gpu).name.startswith("CPU"):
-            continue
-        try:
-            fewer = bill_of(scenario, stage, gpus=found.gpus // 2)
-        except InfeasibleError:
-            continue
-        gain = sum(fewer.seconds.values()) / sum(found.seconds.values())
-        if gain < _WORTH_DOUBLING:
-            crowded.append((stage.name, found.gpus, gain))
-    if not crowded:
+    """Stages that half their GPUs would end nearly as soon, and stages that take less than their pool for that."""
+    if gpu(scenario.gpu).name.startswith("CPU"):
         return []
-    least = min(gain for _, _, gain in crowded)
-    names = ", ".join(f"{name} ({gpus})" for name, gpus, _ in crowded)
+    crowded, chosen = [], []
+    for stage in scenario.recipe.stages:
+        gpus = bills[stage.name].gpus
+        gain = gain_of_doubling(scenario, stage, gpus)
+        if gain < WORTH_DOUBLING:
+            crowded.append((stage.name, gpus, gain))
+        elif not {"gpus_of", "gpus_per_stage"} & scenario.stated and 1 < 2 * gpus <= _pool(
+            scenario, stage.name
+        ):
+            gain = gain_of_doubling(scenario, stage, 2 * gpus)
+            if gain < WORTH_DOUBLING:
+                chosen.append((stage.name, gpus, gain))
+    found = []
+    if crowded:
+        found.append(
+            f"GPUs of {_listed(crowded)}: twice the GPUs are only {_least(crowded):.2f} times as fast, so beyond half "
+            "of them you mostly pay more: give gpus_per_stage or gpus_of"
+        )
+    if chosen:
+        found.append(
+            f"GPUs of {_listed(chosen)}: less than the pool, since beyond these you mostly pay more (twice as many are "
+            f"only {_least(chosen):.2f} times as fast): gpus_of changes it"
+        )
+    return found
+
+
+def _pool(scenario: Scenario, stage: str) -> int:
+    return scenario.pools[scenario.pool(stage)]
+
+
+def _listed(stages: list[tuple[str, int, float]]) -> str:
+    return ", ".join(f"{name} ({gpus})" for name, gpus, _ in stages)
+
+
+def _least(stages: list[tuple[str, int, float]]) -> float:
+    return min(gain for _, _, gain in stages)
+
+
+def _of_idle_gpus(idle: float) -> list[str]:
+    if idle < _IDLE:
+        return []
     return [
-        f"GPUs of {names}: twice the GPUs are only {least:.2f} times as fast, so beyond half of them you mostly pay "
-        "more: give gpus_per_stage or gpus_of"
+        f"{idle:.0%} of the pool's GPU-hours until the end are no stage's: whoever pays for the whole pool pays the "
+        "reserved price; a smaller pool, more teams or gpus_of close the gap"
     ]
 
 

@@ -27,6 +27,7 @@ from mopdsim.forecast import ranges
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import Job, Timeline, affected_by, needs_of, place
+from mopdsim.forecast.sensible import with_gpus
 from mopdsim.forecast.stage_draws import (
     bills_of,
     effort_of,
@@ -61,7 +62,8 @@ class Forecast:
     @cached_property
     def warnings(self) -> tuple[str, ...]:
         """What a reader must know of the numbers; worked out when asked for, since it takes bills of its own."""
-        return caveats(self.scenario, self.domains, self.efforts, self.world, self.bills)
+        idle = float(np.median(self.idle_share_N))
+        return caveats(self.scenario, self.domains, self.efforts, self.world, self.bills, idle)
 
     @property
     def states(self) -> Mapping[str, State]:
@@ -88,7 +90,18 @@ class Forecast:
 
     @property
     def usd_N(self) -> Array:
+        """What busy GPUs cost."""
         return self.gpu_hours_N * self.usd_per_gpu_hour
+
+    @property
+    def reserved_gpu_hours_N(self) -> Array:
+        """GPU-hours of the pools from the first start to the last end, busy or not. (N,)"""
+        return self.timeline.makespan_N / HOUR * sum(self.scenario.pools.values())
+
+    @property
+    def idle_share_N(self) -> Array:
+        """Share of the reserved GPU-hours that no stage takes. (N,)"""
+        return np.maximum(1 - self.gpu_hours_N / np.maximum(self.reserved_gpu_hours_N, 1e-12), 0.0)
 
     @property
     def days_N(self) -> Array:
@@ -202,6 +215,11 @@ class Forecast:
             "seed": scenario.seed,
             "gpu_hours": quantiles(self.gpu_hours_N),
             "usd": quantiles(self.usd_N),
+            "reserved": {
+                "gpu_hours": quantiles(self.reserved_gpu_hours_N),
+                "usd": quantiles(self.reserved_gpu_hours_N * self.usd_per_gpu_hour),
+                "idle_share": quantiles(self.idle_share_N),
+            },
             "flops": quantiles(sum(self.stage_flops.values(), np.zeros(scenario.draws))),
             "days": quantiles(self.days_N),
             "project_overhead": quantiles(ranges.overhead(scenario)),
@@ -280,6 +298,7 @@ def forecast(
     """Cost, schedule and quality of a scenario. known: scores that were measured after stages, by stage and domain.
     InfeasibleError where the model fits no layout."""
     calibration = calibration or default_calibration()
+    scenario = with_gpus(scenario)
     world = world_of(scenario, calibration)
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = bills_of(scenario)

@@ -24,7 +24,8 @@ def document(name: str) -> dict[str, Any]:
     for stage in made["stages"]:
         stage |= {key: row.value for key, row in own.of_stage("structure", stage["name"]).items()}
     machine = own.under("machine")
-    found: dict[str, Any] = {"recipe": made, "gpus": _gpus(machine["gpus"]), "stack": "megatron"}
+    gpus = _gpus(machine["gpus"])  # of every stage: none of them says that some stood idle
+    found: dict[str, Any] = {"recipe": made, "gpus": gpus, "gpus_per_stage": gpus, "stack": "megatron"}
     found |= {key: row.value for key, row in machine.items() if key in _MACHINE}
     if "speculative_factor" in machine:
         found["speculative_factor"] = machine["speculative_factor"].middle

@@ -75,7 +75,8 @@ class Scenario:
     response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, tests, debugging; None: a
     whole project's, see `ranges.overhead`). stack: the software, a name of `mopdsim.cost.stacks`; packed: whether
     fine-tuning packs its sequences (None: as the stack does). lora: adapters alone are trained. trainer_share: of a
-    stage's GPUs that train where generation overlaps (None: the fastest); lag: steps that a sample may be behind in
+    stage's GPUs that train where generation overlaps (None: the fastest), or that take turns with those that sample
+    where it waits (None: all do both); lag: steps that a sample may be behind in
     asynchronous mode. evaluations: tests in every stage (None: five; one of fine-tuning and of reward models).
     epochs: passes over a batch of RL samples; value_model: PPO's, where it is no head on the policy's own states;
     sampled_per_trained: samples drawn for one that is kept (dynamic sampling); environment_slots: samples whose

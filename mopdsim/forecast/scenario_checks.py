@@ -122,11 +122,6 @@ def software(scenario: Any, source: str) -> None:
             raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
     if scenario.trainer_share is not None:
         number(scenario.trainer_share, f"{source}: trainer_share", least=0.0, most=0.99, above=True)
-        if scenario.overlap == "synchronous":
-            raise UsageError(
-                f'{source}: trainer_share = {scenario.trainer_share:g}: overlap = "synchronous" has one pool: '
-                'leave it out, or set overlap = "one_step_off" or "asynchronous"'
-            )
     whole(scenario.lag, f"{source}: lag", most=64)
     if scenario.lag > 1 and scenario.overlap != "asynchronous":
         raise UsageError(

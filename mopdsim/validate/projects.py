@@ -24,7 +24,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import sample, standard_normal
+from mopdsim.belief.calibration import sample, standard_normal, uniform
 from mopdsim.cost.constants import shipped
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_training_layout
@@ -137,9 +137,14 @@ def _widened(predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _flops(preset: Mapping[str, Any]) -> Array:
-    """Forward passes over the sequences, `passes` each. (N,)"""
+    """Forward passes over the sequences, `passes` each; where nobody says whether sequences are packed or padded to the
+    `window`, half of the draws are padded. (N,)"""
     per_token = model(preset["shape"]).forward_flops([1000.0]) / 1000.0
-    return preset["sequences"] * _draw(preset, "tokens") * preset["passes"] * per_token
+    tokens_N = _draw(preset, "tokens")
+    if "window" in preset:
+        padded_N = uniform(f"{preset['model']}:{preset['stage']}:padded", SEED, DRAWS) < 0.5
+        tokens_N = np.where(padded_N, preset["window"], tokens_N)
+    return np.asarray(preset["sequences"] * tokens_N * preset["passes"] * per_token)
 
 
 def gpu_hours(preset: Mapping[str, Any], software: Stack) -> Array:

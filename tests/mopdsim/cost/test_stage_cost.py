@@ -288,3 +288,13 @@ def test_the_best_split_of_two_pools_is_no_slower_than_halves() -> None:
         given = _bill(PLAIN, "math", machine=replace(two, trainer_share=share))
         assert sum(searched.seconds.values()) <= sum(given.seconds.values()) * (1 + 1e-9)
     assert "train," in searched.layout
+
+
+def test_two_pools_that_take_turns_are_slower_than_one_that_does_both() -> None:
+    """Tulu 3 405B: 16 of 256 GPUs sample, 240 train, one after the other."""
+    together, apart = (
+        _bill(PLAIN, "math", machine=replace(DENSE, trainer_share=share)) for share in (None, 0.75)
+    )
+    for phase in ("generation", "training"):
+        assert apart.seconds[phase] > together.seconds[phase]
+    assert "train," in apart.layout

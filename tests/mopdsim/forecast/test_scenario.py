@@ -175,7 +175,7 @@ BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     ({"stack": 3}, UsageError, "stack = 3"),
     ({"packed": "yes"}, UsageError, "packed = 'yes': must be true or false"),
     ({"lora": 1.5}, UsageError, "lora = 1.5: must be true or false"),
-    ({"trainer_share": 0.5}, UsageError, 'trainer_share = 0.5: overlap = "synchronous" has one pool'),
+    ({"trainer_share": 1.5}, UsageError, "trainer_share = 1.5"),
     ({"lag": 4, "overlap": "one_step_off"}, UsageError, "lag = 4: only overlap"),
     ({"evaluations": -1}, UsageError, "evaluations = -1"),
     ({"epochs": 0}, UsageError, "epochs = 0"),
