@@ -24,6 +24,7 @@ from mopdsim.cost.decode import Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
+from mopdsim.cost.own_trainer import is_cpu, seconds_per_flop, step_fixed_s
 from mopdsim.cost.training import TrainLayout, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
@@ -149,7 +150,10 @@ def weight_sync_s(step: RlStep) -> float:
 
 
 def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants) -> StepSeconds:
-    """Phases and total of one step (module equations); constants may carry draws of one shape."""
+    """Phases and total of one step (module equations); constants may carry draws of one shape. On a CPU, whatever the
+    constants, by the pace of this project's own trainer."""
+    if is_cpu(step.gpu):
+        return _on_cpu(step)
     replicas = max(step.generation_gpus // step.replica.gpus, 1)
     waits = step.overlap != "asynchronous"
     held = 1 if waits else step.lag
@@ -188,6 +192,24 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         fixed=version * fixed,
         sync=version * np.asarray(sync),
         step=version * total,
+    )
+
+
+def _on_cpu(step: RlStep) -> StepSeconds:
+    """One process that does one thing after the other."""
+    forward_flops = step.samples * step.model.forward_flops([step.prompt_length + step.lengths.mean])
+    one = forward_flops * seconds_per_flop("rl", step.model)
+    generation = one * step.oversampling + step.environment_s
+    scoring = one * (step.scoring_passes + step.critic_share)
+    training = 3.0 * one * step.trained_share * step.updates_per_sample * (1.0 + step.critic_share)
+    fixed = step_fixed_s("rl", step.model)
+    return StepSeconds(
+        generation=np.asarray(generation),
+        scoring=np.asarray(scoring),
+        training=np.asarray(training),
+        fixed=np.asarray(fixed),
+        sync=np.asarray(0.0),
+        step=np.asarray(generation + scoring + training + fixed),
     )
 
 

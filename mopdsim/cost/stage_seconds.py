@@ -21,6 +21,7 @@ from mopdsim.cost.decode import WEIGHT_BYTES
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
+from mopdsim.cost.own_trainer import Kind, is_cpu, seconds_per_flop, step_fixed_s
 from mopdsim.cost.rlstep import (
     Overlap,
     RlStep,
@@ -46,8 +47,6 @@ from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
-_CPU_EFFICIENCY = 0.25  # of the dense peak, all phases; tiny exploration: 35 GFLOP/s on one of two cores
-_CPU_STEP_SECONDS = 0.01
 _TRAINING_PASSES = 3.0
 _PACKED_TOKENS = 8192.0  # of a packed microbatch of fine-tuning, or its longest sequence; prior
 _HOST_BYTES_PER_S, _STORAGE_BYTES_PER_S = 25e9, 2.5e9  # a GPU's share in loading weights; priors
@@ -94,7 +93,7 @@ class Machine:
 
     @property
     def on_cpu(self) -> bool:
-        return self.gpu.name.startswith("CPU")
+        return is_cpu(self.gpu)
 
     def sampler(self, batch: Batch) -> Model:
         """The model that generates."""
@@ -335,10 +334,10 @@ def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Pha
 @lru_cache(maxsize=4096)
 def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
     """Seconds of one evaluation."""
-    model, gpu = machine.model, machine.gpu
+    model = machine.model
     if machine.on_cpu:
         flops = forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
-        return flops / (gpu.flops_per_s() * _CPU_EFFICIENCY)
+        return flops * seconds_per_flop("rl", model)
     decode, _, rl = central_constants(0.6)
     lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
     seconds, _ = _sampled(
@@ -348,10 +347,18 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
 
 
 def _on_cpu(batch: Batch, machine: Machine) -> dict[Phase, float]:
-    """Seconds of one step on a CPU: FLOPs at one efficiency, and a fixed cost."""
-    rate = machine.gpu.flops_per_s() * _CPU_EFFICIENCY
-    seconds = {phase: flops / rate for phase, flops in step_flops(batch, machine).items()}
-    return {**seconds, "fixed": _CPU_STEP_SECONDS}
+    """Seconds of one step of this project's own trainer."""
+    kind: Kind = "distill" if batch.teachers else "rl" if batch.generates else "sft"
+    models = {
+        "generation": machine.sampler(batch),
+        "scoring": machine.scorer(batch),
+        "training": machine.model,
+    }
+    seconds = {
+        phase: flops * seconds_per_flop(kind, models[phase])
+        for phase, flops in step_flops(batch, machine).items()
+    }
+    return {**seconds, "fixed": step_fixed_s(kind, machine.model)}
 
 
 def step_flops(batch: Batch, machine: Machine) -> dict[Phase, float]:

@@ -79,7 +79,9 @@ def _of_machine(scenario: Scenario) -> list[str]:
     found = []
     device = gpu(scenario.gpu)
     if device.name.startswith("CPU"):
-        found.append("times on a CPU are one efficiency for all phases, not fitted: expect a factor of 1.5")
+        found.append(
+            "times on a CPU are this trainer's on two idle cores: expect a factor of 1.5 on others, more on busy ones"
+        )
     else:
         fitted = shipped()["rl_steps"]
         for kind, name, known in (

@@ -27,24 +27,26 @@ from mopdsim.cost.constants import (
 from mopdsim.cost.decode import Replica, Speculation
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
+from mopdsim.cost.own_trainer import is_cpu
 from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
 from mopdsim.cost.stacks import UNKNOWN, stack
 from mopdsim.cost.training import TrainLayout
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
-from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
+from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, quantity, read_rows, sort_rows
 
 COLUMNS = (
     "framework", "model", "gpu", "precision", "gpus", "mode", "max_tokens", "mean_tokens",
     "samples_per_step", "step_s",
 )  # fmt: skip
 OPTIONAL_COLUMNS = (
-    "source", "algorithm", "note", "generation_parallel", "train_parallel",
+    "source", "algorithm", "note", "generation_parallel", "train_parallel", "prompt_tokens",
 )  # fmt: skip
 IDENTITY = (0.8, 1.05)
 ASSUMED = {"max_tokens": 8192.0, "samples_per_step": 1024.0}
 ASSUMED_DRAWS = 48
+PROMPT_TOKENS = 200.0
 MEAN_SHARE = (0.02, 0.75)  # of the maximum length: P0 and P100 of a log-uniform prior
 
 
@@ -97,6 +99,13 @@ def _layout(
     )
 
 
+def _prompt(row: dict[str, str], gpu: Gpu, response: float) -> float:
+    """Tokens of a prompt: the row's, or a prior: those of a question in words, on a CPU as many as the answer has."""
+    if row.get("prompt_tokens"):
+        return quantity(row["prompt_tokens"], "prompt_tokens")
+    return response if is_cpu(gpu) else PROMPT_TOKENS
+
+
 def _speculation(row: dict[str, str]) -> Speculation | None:
     """The mode names the depth, the note the tokens a step yields; None where no yield is given."""
     yielded = re.search(r"mean accepted ([\d.]+)", row["note"])
@@ -128,6 +137,7 @@ def scenario(row: dict[str, str], model: Model, gpu: Gpu, values: dict[str, floa
         layout=_layout(row, model, gpu, training_gpus, precision, values["mean_tokens"]),
         samples=values["samples_per_step"],
         lengths=Lengths(mean=values["mean_tokens"], maximum=values["max_tokens"]),
+        prompt_length=_prompt(row, gpu, values["mean_tokens"]),
         overlap=overlap,
         framework=row["framework"],
         scoring_passes=3.0 if ppo else 2.0,
