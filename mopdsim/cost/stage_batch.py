@@ -37,7 +37,8 @@ class Passes:
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """One step's sequences: how many, how long, scored how often, at what environment.
+    """One step's sequences: how many, how long, scored how often, at what environment. What tools write counts as
+    prompt: it is read and not sampled.
 
     by_teacher: a teacher samples them. ahead: no update changes their sampler, so that they need not wait for each
     other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair). valued: PPO.
@@ -94,7 +95,7 @@ class Batch:
         return cls(
             sequences=float(amounts.prompts_per_step * amounts.rollouts_per_prompt),
             trained_sequences=passes.trained,
-            prompt_tokens=mean([row.prompt_tokens.value for row in rows]),
+            prompt_tokens=mean([row.prompt_tokens.value + row.tool_tokens for row in rows]),
             response_tokens=length,
             max_response_tokens=longest if response_tokens is None else max(longest, 2 * length),
             log_spread=math.sqrt(between + within),
@@ -215,7 +216,7 @@ class TestSet:
         rows = domains.values()
         return cls(
             sequences=float(EVALUATION_ITEMS * len(domains)),
-            prompt_tokens=sum(row.prompt_tokens.value for row in rows) / len(domains),
+            prompt_tokens=sum(row.prompt_tokens.value + row.tool_tokens for row in rows) / len(domains),
             response_tokens=sum(row.response_tokens.value for row in rows) / len(domains),
             max_response_tokens=float(max(row.max_response_tokens for row in rows)),
         )

@@ -46,8 +46,9 @@ class Domain:
     pass rate that imitating the demonstrations tends to. midpoint: RL compute at half of the gain, in FLOPs
     per active parameter. steepness: exponent B of the curve. distill_tokens: gradient tokens that close a
     distillation's gap to 1/e. length_sigma: shape of the lognormal of response lengths, whose mean is
-    `response_tokens` (all turns). environment_seconds: verifier or environment time of one turn. model: whose scores
-    these are, empty where the scope's studies have one model of their own.
+    `response_tokens` (all turns). tool_tokens: what tools and environments write into an episode, all turns: read,
+    scored and carried along, never sampled nor learned. environment_seconds: verifier or environment time of one turn.
+    model: whose scores these are, empty where the scope's studies have one model of their own.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Domain:
     environment_seconds: Estimate
     max_response_tokens: int
     turns: int
+    tool_tokens: int = 0
     model: str = ""
     aliases: tuple[str, ...] = ()
     note: str = ""
@@ -122,7 +124,7 @@ UNKNOWN_START = (
     1.2  # sd in logits: models of one size differ by as much as 2507.17512's and MiMo's on one benchmark
 )
 _SCORES = ("start", "asymptote", "demonstrated")
-WHOLE = ("max_response_tokens", "turns")
+WHOLE = ("max_response_tokens", "turns", "tool_tokens")
 _ESTIMATES = tuple(field.name for field in fields(Domain) if field.type == "Estimate")
 FACTS = (*_ESTIMATES, *WHOLE)
 P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a standard deviation

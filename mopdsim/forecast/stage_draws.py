@@ -39,8 +39,8 @@ _BILLION = 1e9
 STALENESS: Mapping[Overlap, float] = {
     "synchronous": 0.0,
     "one_step_off": 1.0,
-    "asynchronous": 2.0,
-}  # updates behind
+    "asynchronous": 1.0,
+}  # updates behind, `lag` more where generation never waits
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
 
@@ -167,7 +167,9 @@ def effort_of(
     usual = {name: domain(scenario.domains[name].row) for name in stage.domains}
     batch = Batch.of(stage, amounts, usual, overlapped=False)
     flops = step_flops(batch, machine)
-    relative_N = fresh(scenario.overlap, stage, constants) * ranges.relative_amount(scenario, stage.name)
+    relative_N = fresh(scenario.overlap, stage, constants, lag=scenario.lag) * ranges.relative_amount(
+        scenario, stage.name
+    )
     steps_CN = np.asarray(steps_C, dtype=float)[..., None] * relative_N
     return Effort(
         compute_N=steps_CN * ((flops["generation"] + flops["training"]) / machine.model.active_parameters),
@@ -175,13 +177,14 @@ def effort_of(
     )
 
 
-def fresh(overlap: Overlap, stage: AnyStage, constants: Mapping[str, Array]) -> Array:
+def fresh(overlap: Overlap, stage: AnyStage, constants: Mapping[str, Array], *, lag: int = 1) -> Array:
     """What stale samples are worth beside fresh ones, (N,): exp(-c s), s the updates between sampling and training: of
-    overlapped generation, and of the later updates on one batch."""
+    overlapped generation, `lag` steps behind where it never waits, and of the later updates on one batch."""
+    behind = STALENESS[overlap] + (lag if overlap == "asynchronous" else 0)
     if isinstance(stage, Rl):
-        stale = STALENESS[overlap] + (stage.updates_per_batch - 1) / 2
+        stale = behind + (stage.updates_per_batch - 1) / 2
     else:
-        stale = STALENESS[overlap] if isinstance(stage, Distill) and stage.on_policy else 0.0
+        stale = behind if isinstance(stage, Distill) and stage.on_policy else 0.0
     return np.asarray(np.exp(-np.ravel(constants["staleness_cost"]) * stale))
 
 

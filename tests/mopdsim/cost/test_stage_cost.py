@@ -298,3 +298,15 @@ def test_two_pools_that_take_turns_are_slower_than_one_that_does_both() -> None:
     for phase in ("generation", "training"):
         assert apart.seconds[phase] > together.seconds[phase]
     assert "train," in apart.layout
+
+
+def test_what_tools_write_is_read_and_trained_but_not_sampled() -> None:
+    quiet = domain("swe")
+    tools = replace(quiet, tool_tokens=20_000)
+    stage = Rl(name="t", domains={"swe": 1.0})
+    without, with_tools = (bill(stage, AMOUNTS, {"swe": row}, DENSE, gpus=32) for row in (quiet, tools))
+    assert with_tools.generated_tokens == without.generated_tokens
+    assert with_tools.gradient_tokens == without.gradient_tokens
+    assert with_tools.trained_tokens > 1.5 * without.trained_tokens
+    for phase in ("generation", "training"):
+        assert with_tools.seconds[phase] > without.seconds[phase]
