@@ -21,9 +21,10 @@ from mopdsim.cost.constants import Fitted, shipped
 from mopdsim.cost.memory import stored_bytes
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_seconds import Machine, Phase, evaluation_seconds, forward, step_flops, step_seconds
+from mopdsim.cost.stage_seconds import waiting_share as waiting_of_step
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft
+from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, TrainedStage
 
 __all__ = ["Bill", "Machine", "Phase", "bill"]
 
@@ -118,9 +119,7 @@ def bill(
     """
     if isinstance(stage, Merge) or amounts is None:
         return _merge(stage, machine)
-    chosen = {name: domains[name] for name in stage.domains}
-    overlapped = machine.overlap != "synchronous"
-    batch = Batch.of(stage, amounts, chosen, overlapped=overlapped, response_tokens=response_tokens)
+    batch = _batch(stage, amounts, domains, machine, response_tokens)
     seconds, layout, memory = step_seconds(batch, machine, gpus)
     longer, _, _ = step_seconds(batch.longer(), machine, gpus)
     tested, evaluation = _evaluation(stage, domains, machine, gpus)
@@ -150,6 +149,34 @@ def bill(
         stored_bytes=stored_bytes(machine.model, lora=machine.lora) * bool(batch.trained_sequences),
         shares=dict(zip(stage.domains, batch.prompt_shares, strict=True)),
     )
+
+
+def waiting_share(
+    stage: AnyStage,
+    amounts: Amounts | None,
+    domains: Mapping[str, Domain],
+    machine: Machine,
+    *,
+    gpus: int,
+    response_tokens: float | None = None,
+) -> float:
+    """Share of a stage's steps in which its GPUs mostly wait (`mopdsim.cost.stage_seconds.waiting_share`)."""
+    if isinstance(stage, Merge) or amounts is None:
+        return 0.0
+    return waiting_of_step(_batch(stage, amounts, domains, machine, response_tokens), machine, gpus)
+
+
+def _batch(
+    stage: TrainedStage | RejectionSampling,
+    amounts: Amounts,
+    domains: Mapping[str, Domain],
+    machine: Machine,
+    response_tokens: float | None,
+) -> Batch:
+    """One step of a stage."""
+    chosen = {name: domains[name] for name in stage.domains}
+    overlapped = machine.overlap != "synchronous"
+    return Batch.of(stage, amounts, chosen, overlapped=overlapped, response_tokens=response_tokens)
 
 
 def _evaluation(

@@ -157,6 +157,30 @@ def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase
     return min(found, key=lambda one: sum(one[0].values()))
 
 
+@lru_cache(maxsize=1024)
+def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
+    """Share of a step in which its GPUs mostly wait: for the longest answers, beyond the time that the same tokens take
+    at a full batch, and for environments. 0 where no answer is waited for."""
+    waits = (
+        machine.overlap == "synchronous" and batch.generates and not batch.ahead and batch.trained_sequences
+    )
+    if machine.on_cpu or not waits:
+        return 0.0
+    decode, _, rl = central_constants(batch.log_spread)
+    drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
+    replica = fastest_replica(
+        machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.formats,
+        constants=rollout_decode(decode, rl),
+    )  # fmt: skip
+    full = generation_s(
+        machine.model, machine.gpu, replica, rollout_decode(decode, rl),
+        samples_per_replica=drawn / (gpus // replica.gpus), lengths=lengths, prompt_length=batch.prompt_tokens,
+        drain=False,
+    )  # fmt: skip
+    seconds, _, _ = _phases(batch, machine, gpus, gpus)
+    return max(seconds["generation"] - float(full), 0.0) / sum(seconds.values())
+
+
 def _trainers(batch: Batch, machine: Machine, gpus: int) -> list[int]:
     """How many of the GPUs may train: as the split says, or of the round numbers of those that train and of those that
     sample the three around the one from which sampling is longer than training (all, where teachers' passes come on

@@ -34,6 +34,7 @@ from mopdsim.forecast.stage_draws import (
     length_of,
     machine_of,
     seconds_of,
+    taken_gpus,
     world_of,
 )
 from mopdsim.quality.ambiguity import within_bound
@@ -250,7 +251,7 @@ class Forecast:
             "name": job.name,
             "kind": self.scenario.recipe.stage[job.name].kind,
             "pool": job.pool,
-            "gpus": job.gpus,
+            "gpus": found.gpus,
             "steps": found.steps,
             "gpu_hours": quantiles(hours_N),
             "usd": quantiles(hours_N * self.usd_per_gpu_hour),
@@ -307,7 +308,7 @@ def forecast(
         Job(
             name=name,
             seconds_N=seconds_of(scenario, found, found.steps, lengths[name]),
-            gpus=found.gpus,
+            gpus=taken_gpus(scenario, recipe.stage[name], gpus=found.gpus),
             needs=needs_of(recipe, name),
             pool=scenario.pool(name),
             priority=scenario.priority.get(name, 0.0),

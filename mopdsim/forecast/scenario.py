@@ -80,10 +80,11 @@ class Scenario:
     asynchronous mode. evaluations: tests in every stage (None: five; one of fine-tuning and of reward models).
     epochs: passes over a batch of RL samples; value_model: PPO's, where it is no head on the policy's own states;
     sampled_per_trained: samples drawn for one that is kept (dynamic sampling); environment_slots: samples whose
-    environment runs at once (None: all). model: a name, the path of a config.json, or the text of one. measured: a file
-    of `mopd calibrate cost`, whence the factor comes (None where the scenario holds it). factor: mean and spread of the
-    log factor on seconds that replace the stack's own, and launch_layer_s its launches. precision: of weights, products
-    and cache; speculative_factor: tokens that a decode step yields. stated: keys that the question gave, the others
+    environment runs at once (None: all). fill_idle: stages share GPUs, one computing while another waits for its
+    longest answers (None: no). model: a name, the path of a config.json, or the text of one. measured: a file of `mopd
+    calibrate cost`, whence the factor comes (None where the scenario holds it). factor: mean and spread of the log
+    factor on seconds that replace the stack's own, and launch_layer_s its launches. precision: of weights, products and
+    cache; speculative_factor: tokens that a decode step yields. stated: keys that the question gave, the others
     being defaults.
     """
 
@@ -120,6 +121,7 @@ class Scenario:
     value_model: str | None = None
     sampled_per_trained: float = 1.0
     environment_slots: int | None = None
+    fill_idle: bool | None = None
     draws: int = 1000
     seed: int = 0
     measured: str | None = None
@@ -195,7 +197,8 @@ class Scenario:
 _PLAIN = (
     "model", "gpu", "overlap", "gpus_per_stage", "teams", "usd_per_gpu_hour", "budget_usd", "deadline_days",
     "smaller", "precision", "speculative_factor", "stack", "packed", "lora", "trainer_share", "lag", "evaluations",
-    "epochs", "value_model", "sampled_per_trained", "environment_slots", "measured", "conflict_shift", "draws", "seed",
+    "epochs", "value_model", "sampled_per_trained", "environment_slots", "fill_idle", "measured", "conflict_shift",
+    "draws", "seed",
 )  # fmt: skip
 _KEYS = (
     "schema_version", "recipe", "options", "domains", *_PLAIN, "gpus", "pools", "pool_of", "gpus_of", "priority",

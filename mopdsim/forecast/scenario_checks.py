@@ -117,7 +117,7 @@ def software(scenario: Any, source: str) -> None:
         stack(scenario.stack)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
-    for key in ("packed", "lora"):
+    for key in ("packed", "lora", "fill_idle"):
         if not isinstance(getattr(scenario, key), bool | None):
             raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
     if scenario.trainer_share is not None:

@@ -7,6 +7,7 @@ runs (`mopdsim.forecast.schedule`).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import permutations
@@ -19,7 +20,7 @@ from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, standard_normal
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_cost import Bill, Machine, bill
+from mopdsim.cost.stage_cost import Bill, Machine, bill, waiting_share
 from mopdsim.cost.stage_layout import Formats
 from mopdsim.cost.stage_seconds import step_flops
 from mopdsim.facts.domains import Estimate, domain
@@ -126,6 +127,22 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
         raise InfeasibleError(
             f"stage {stage.name!r} has {gpus} of its pool's {whole} GPUs: {error}"
         ) from None
+
+
+def taken_gpus(scenario: Scenario, stage: AnyStage, *, gpus: int) -> int:
+    """GPUs that a stage of so many takes from its pool: all, or where other stages may fill its waiting, the share of
+    its step in which they are busy, at least half (two stages share, and switching costs nothing)."""
+    if not scenario.fill_idle:
+        return gpus
+    waiting = waiting_share(
+        stage,
+        scenario.recipe.amounts.get(stage.name),
+        scenario.domains,
+        machine_of(scenario, stage),
+        gpus=gpus,
+        response_tokens=ranges.central_length(scenario, stage.name),
+    )
+    return math.ceil(gpus * max(1.0 - waiting, 0.5))
 
 
 def bills_of(scenario: Scenario) -> dict[str, Bill]:

@@ -58,3 +58,18 @@ def test_more_lag_teaches_less() -> None:
     assert far.mean_score["p50"] < near.mean_score["p50"]
     waiting = replace(near.scenario, overlap="synchronous", lag=1)
     assert forecast(waiting).mean_score["p50"] >= near.mean_score["p50"]
+
+
+def test_idle_tails_filled_by_other_stages_cost_fewer_gpu_hours_and_no_days() -> None:
+    """Four teachers on a pool that holds two of them: sharing halves nothing but the waiting."""
+    names = ["math", "code", "knowledge", "puzzle"]
+    alone, shared = (
+        forecast(_scenario(domains=names, gpus=64, gpus_per_stage=32, fill_idle=fill))
+        for fill in (False, True)
+    )
+    assert 0.5 * alone.gpu_hours_N.sum() <= shared.gpu_hours_N.sum() < 0.95 * alone.gpu_hours_N.sum()
+    assert np.median(shared.days_N) < np.median(alone.days_N)
+    for job in shared.timeline.jobs:
+        assert 16 <= job.gpus <= 32 or job.name == "student"
+    waiting_for_none = _scenario(overlap="asynchronous", gpus_per_stage=32, fill_idle=True)
+    assert {job.gpus for job in forecast(waiting_for_none).timeline.jobs} == {32}
