@@ -103,8 +103,8 @@ def _days(scenario: Scenario, seconds: Mapping[str, list[float]], draw: int) -> 
     ],
 )
 def test_a_forecast_is_what_one_draw_at_a_time_comes_to(name: str, settings: dict[str, Any]) -> None:
-    scenario = _scenario(name, **settings)
-    made = forecast(scenario)
+    made = forecast(_scenario(name, **settings))
+    scenario = made.scenario  # with a number of GPUs for every stage
     seconds = {stage: [_seconds(scenario, stage, n) for n in range(DRAWS)] for stage in scenario.recipe.stage}
     for job in made.timeline.jobs:
         assert job.seconds_N == pytest.approx(seconds[job.name], rel=1e-9)

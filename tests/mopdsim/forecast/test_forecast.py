@@ -167,7 +167,7 @@ def test_one_changed_domain_costs_a_mixed_run_everything_and_mopd_a_teacher() ->
     mixed = forecast(_scenario("mixed_rl", reliability=calm))
     names, hours_N, days_N = mixed.retraining("code")
     assert names == ("mixed",) and hours_N == pytest.approx(mixed.gpu_hours_N)
-    many = forecast(_scenario("mopd", reliability=calm))
+    many = forecast(_scenario("mopd", reliability=calm, gpus_per_stage=64))
     names, hours_N, days_N = many.retraining("code")
     assert names == ("teacher_2", "student")
     assert np.all(hours_N < many.gpu_hours_N) and np.all(days_N < many.days_N)
@@ -176,9 +176,10 @@ def test_one_changed_domain_costs_a_mixed_run_everything_and_mopd_a_teacher() ->
 
 
 def test_own_pools_save_calendar_and_not_hours() -> None:
-    shared = forecast(_scenario(gpus=64))
+    shared = forecast(_scenario(gpus=64, gpus_per_stage=64))
+    pools = {"a": 64, "b": 64, "c": 64}
     own = forecast(
-        _scenario(gpus=None, pools={"a": 64, "b": 64, "c": 64}, pool_of={"teacher_2": "b", "teacher_3": "c"})
+        _scenario(gpus=None, pools=pools, pool_of={"teacher_2": "b", "teacher_3": "c"}, gpus_per_stage=64)
     )
     assert np.all(own.days_N < shared.days_N) and own.gpu_hours_N == pytest.approx(shared.gpu_hours_N)
 
@@ -214,7 +215,9 @@ def test_extrapolation_is_said() -> None:
     assert "never fitted on model" in warnings and "another model's or a prior" in warnings
     known = {"start": 0.4, "asymptote": 0.6, "midpoint": 1e6}
     told = forecast(_scenario(domain=dict.fromkeys(NAMES, known), usd_per_gpu_hour=2.0)).warnings
-    assert not any("start scores" in line or "before C_mid" in line or "price" in line for line in told)
+    assert not any(
+        "start scores" in line or "before C_mid" in line or "the price of" in line for line in told
+    )
 
 
 def test_a_stage_costs_by_the_drawn_lengths_of_its_domains_and_learns_by_updates() -> None:
