@@ -80,9 +80,9 @@ def compare(
     from mopdsim.forecast.compare import compare as judge
     from mopdsim.forecast.forecast import forecast as run
 
-    found = [run(scenario_of(recipe, keys)) for recipe in recipes or ()]
-    document = judge(found)
-    return emit(document) if json_ else print(comparison_text(document, assumptions(found[0].scenario)))
+    forecasts = [run(scenario_of(recipe, keys)) for recipe in recipes or ()]
+    document = judge(forecasts)
+    return emit(document) if json_ else print(comparison_text(document, assumptions(forecasts[0].scenario)))
 
 
 def ranked(file: Path, keys: Keys, planned: Path | None = None) -> dict[str, Any]:
