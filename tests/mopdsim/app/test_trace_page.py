@@ -73,6 +73,7 @@ def test_an_answer_and_a_report_of_a_run(folder: Path, model: Path) -> None:
     assert any("share of each cause" in one.value for one in at.code)
 
 
+@pytest.mark.slow
 def test_a_question_that_fails_is_one_sentence(folder: Path, model: Path) -> None:
     carry_out(shrunk(catalogue.recipe("single_domain", ["sort"])), model, folder / "alone")
     at = AppTest.from_function(trace, default_timeout=60).run()
