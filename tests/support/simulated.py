@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import cache
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -11,9 +13,16 @@ import pandas as pd
 from mopdsim.recipes.recipe_file import to_document
 from studies.designs.trace.world import INDIRECT, OWNER, TEACHERS
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
+from studies.framework.registry import study
 from studies.framework.run import Run
 
 Score = Callable[[Run, str, str], float]  # run, stage, domain
+
+
+@cache
+def runs_of(name: str) -> Mapping[str, Run]:
+    """A shipped study's runs, built once for all tests."""
+    return MappingProxyType(study(name).runs())
 
 
 def simulated(

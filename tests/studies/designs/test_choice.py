@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from simulated import noise, simulated
+from simulated import noise, runs_of, simulated
 
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.model import model
@@ -21,7 +21,7 @@ SETUPS = {setup.study: setup for setup in (choice.SETUP, choice.AGAIN, *size.SET
 
 @pytest.mark.parametrize("name", SETUPS)
 def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
-    setup, runs = SETUPS[name], study(name).runs().values()
+    setup, runs = SETUPS[name], runs_of(name).values()
     conditions: dict[tuple[object, int], list[Run]] = {}
     for run in runs:
         conditions.setdefault((run.factors["contest"], run.settings.seed), []).append(run)
@@ -37,7 +37,7 @@ def test_every_recipe_spends_alike_under_every_condition(name: str) -> None:
 
 def test_its_conditions_are_of_no_other_study() -> None:
     """Other seeds, so other bases; one domain and one world with conflict at a dial that no other study trains."""
-    elsewhere = [run for name in NAMES if name != "choice" for run in study(name).runs().values()]
+    elsewhere = [run for name in NAMES if name != "choice" for run in runs_of(name).values()]
     assert not {run.settings.seed for run in elsewhere} & set(choice.SEEDS)
     trained = {domain for run in elsewhere for domain in run.recipe.domains}
     assert not set(choice.WORLDS["fourth"]) <= trained
@@ -47,7 +47,7 @@ def test_its_conditions_are_of_no_other_study() -> None:
 
 def test_the_second_time_nothing_was_seen_before() -> None:
     """Other bases than of any other study, other rates than of any choice, a dial of conflict that no study has."""
-    elsewhere = [run for name in NAMES if name != "choice_again" for run in study(name).runs().values()]
+    elsewhere = [run for name in NAMES if name != "choice_again" for run in runs_of(name).values()]
     again = choice.AGAIN
     assert not {run.settings.seed for run in elsewhere} & set(again.seeds)
     trained = {domain for run in elsewhere for domain in run.recipe.domains}
@@ -64,8 +64,8 @@ def test_the_second_time_nothing_was_seen_before() -> None:
 def test_a_larger_model_is_trained_as_much_for_each_parameter_on_bases_of_its_own(
     setup: comparison.Setup,
 ) -> None:
-    others = [study(name) for name in NAMES if name != setup.study]
-    elsewhere = [run for other in others if other.suite == "sharpening" for run in other.runs().values()]
+    others = [name for name in NAMES if name != setup.study and study(name).suite == "sharpening"]
+    elsewhere = [run for name in others for run in runs_of(name).values()]
     assert not {run.settings.seed for run in elsewhere} & set(setup.seeds)
     ratio = model(setup.model).active_parameters / model("tiny").active_parameters
     assert ratio > 3
@@ -87,7 +87,7 @@ def score(run: Run, stage: str, domain: str) -> float:
 
 
 def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
-    found = choice.STUDY.analyse(simulated(study("choice").runs(), score))
+    found = choice.STUDY.analyse(simulated(runs_of("choice"), score))
     measured = found.quantities
     fast = sum(condition.pace == "fast" for condition in choice.CONDITIONS) / len(choice.CONDITIONS)
     assert measured["loss_of_always_mixed_rl"].value == pytest.approx(0.15 * fast, abs=0.01)
@@ -101,7 +101,7 @@ def test_winners_and_losses_of_constant_rules_are_recovered() -> None:
 
 
 def test_the_second_comparison_speaks_of_its_own_paces() -> None:
-    measured = choice.STUDY_AGAIN.analyse(simulated(study("choice_again").runs(), score)).quantities
+    measured = choice.STUDY_AGAIN.analyse(simulated(runs_of("choice_again"), score)).quantities
     fast = [condition.pace in choice.BOLD for condition in choice.AGAIN.conditions]
     assert measured["mixed_best_slow"].value == 1 and measured["mixed_best_fast"].value == 0
     assert measured["mopd_minus_mixed_rash"].value == pytest.approx(0.15, abs=0.01)
@@ -112,7 +112,7 @@ def test_the_second_comparison_speaks_of_its_own_paces() -> None:
 
 @pytest.mark.parametrize("name", STUDIES_OF_SIZE)
 def test_the_larger_models_gains_are_told_by_recipe(name: str) -> None:
-    measured = STUDIES_OF_SIZE[name].analyse(simulated(study(name).runs(), score)).quantities
+    measured = STUDIES_OF_SIZE[name].analyse(simulated(runs_of(name), score)).quantities
     assert measured["gain_of_long_mixed_rl"].value == pytest.approx(0.3, abs=0.01)
     assert measured["gain_of_long_mopd"].value == pytest.approx(0.1, abs=0.01)
     assert measured["mixed_minus_mopd_quick"].value == pytest.approx(0.2, abs=0.01)
@@ -120,9 +120,7 @@ def test_the_larger_models_gains_are_told_by_recipe(name: str) -> None:
 
 
 def test_the_forecast_has_a_choice_under_every_condition() -> None:
-    runs = {
-        n: run for n, run in study("choice").runs().items() if run.factors["gflops"] == choice.EARLY.gflops
-    }
+    runs = {n: run for n, run in runs_of("choice").items() if run.factors["gflops"] == choice.EARLY.gflops}
     found = simulated(runs, score)
     (contest,) = contests(Forecaster(studies={"choice": found}, calibration=default_calibration()))
     assert contest.held_out and contest.seeds == choice.SEEDS
@@ -134,7 +132,7 @@ def test_the_forecast_is_of_the_runs_own_model() -> None:
     """FLOPs that take a small model far take a larger one less far."""
     contest = f"size/{size.SETUPS[0].conditions[1].name}"
     runs = {
-        name: run for name, run in study("size").runs().items()
+        name: run for name, run in runs_of("size").items()
         if run.factors["contest"] == contest and run.settings.seed == size.SETUPS[0].seeds[0]
     }  # fmt: skip
     found = simulated(runs, score)
@@ -146,7 +144,7 @@ def test_the_forecast_is_of_the_runs_own_model() -> None:
 
 
 def test_a_condition_that_lacks_a_recipe_counts_nowhere() -> None:
-    runs = study("choice").runs()
+    runs = runs_of("choice")
     lacking = {name: run for name, run in runs.items() if run.factors["recipe"] != "merge"}
     assert not choice.STUDY.analyse(simulated(lacking, score)).quantities
     some = {name: run for name, run in runs.items() if name in lacking or run.factors["pace"] != "fast"}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from simulated import diagnosed, noise, simulated, traced
+from simulated import diagnosed, noise, runs_of, simulated, traced
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -18,6 +19,7 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE, ROOTS, Distill, Rl, Teacher
 from studies.designs.effects import cascade, gain
 from studies.framework import report
+from studies.framework.analysis import Analysis
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
 from studies.framework.registry import NAMES, study
 from studies.framework.resample import bootstrap
@@ -38,10 +40,10 @@ WHOLE = (  # nothing is held out: `choice_again` judges the first, a claim the s
 def test_designs_are_sound(name: str) -> None:
     chosen = study(name)
     assert chosen.name == name and Path(f"studies/designs/{name}.py").name == f"{name}.py"
-    runs = chosen.runs()
+    runs = runs_of(name)
     held_out = [run.held_out for run in runs.values()]
     assert any(held_out) == (name not in WHOLE) and all(held_out) == (name in JUDGING)
-    for run in runs.values():
+    for run in {each.rpartition("/seed")[0]: run for each, run in runs.items()}.values():
         assert len(run.recipe.domains) >= 2
         for domain in run.recipe.domains:
             task(domain)
@@ -58,9 +60,15 @@ QUICK = ("gain", "interference", "rounds")
     "name", [pytest.param(name, marks=[] if name in QUICK else [pytest.mark.slow]) for name in NAMES]
 )
 def test_every_claim_is_measured(name: str) -> None:
-    chosen = study(name)
-    quantities = set(chosen.analyse(_observed(chosen)).quantities)
-    assert {claim.quantity for claim in chosen.prediction.claims} <= quantities
+    _, analysis = analysed(name)
+    assert {claim.quantity for claim in study(name).prediction.claims} <= set(analysis.quantities)
+
+
+@cache
+def analysed(name: str) -> tuple[Observations, Analysis]:
+    """Simulated observations of a study, and what it makes of them."""
+    found = _observed(study(name))
+    return found, study(name).analyse(found)
 
 
 def _observed(chosen: Study) -> Observations:
@@ -73,18 +81,16 @@ def _observed(chosen: Study) -> Observations:
     if chosen.name == "gain":
         return _curved(chosen)
     greedy = score if chosen.suite == "skill" else None
-    found = simulated(chosen.runs(), score, diagnose=diagnosed, greedy=greedy)
-    return found if chosen.measure is None else replace(found, measured=traced(chosen.runs()))
+    found = simulated(runs_of(chosen.name), score, diagnose=diagnosed, greedy=greedy)
+    return found if chosen.measure is None else replace(found, measured=traced(runs_of(chosen.name)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_claim_is_reported(name: str, tmp_path: Path) -> None:
-    chosen = study(name)
-    found = _observed(chosen)
-    analysis = chosen.analyse(found)
+    found, analysis = analysed(name)
     record = {"written": "2026-01-01", "first_run": "2026-01-02", "sha256": "0" * 64}
-    files = report.write(chosen, found, analysis, record, tmp_path)
+    files = report.write(study(name), found, analysis, record, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "not measured" not in text and all(path.stat().st_size > 0 for path in files) and len(files) > 1
 
@@ -112,7 +118,7 @@ def _curved(chosen: Study) -> Observations:
     """Hill curves with binomial noise, as long as the design's runs."""
     rng = np.random.default_rng(8)
     points, described, stages = [], {}, {}
-    for name, run in chosen.runs().items():
+    for name, run in runs_of(chosen.name).items():
         domain, key = str(run.factors["domain"]), f"{name}:specialist"
         steps = np.arange(0, gain.STEPS[domain] + 1, run.settings.evaluate_every)
         flops = steps * 7e8
@@ -168,14 +174,14 @@ def test_forgetting_that_grows_with_kl_squared_is_seen_as_such() -> None:
 
 def test_cascades_share_their_first_stages() -> None:
     """The first stage of an order does not depend on replay: the store runs it once."""
-    runs = study("cascade").runs()
+    runs = runs_of("cascade")
     first = [runs[f"forward/replay{r:g}/rate0.001/seed0"].recipe for r in cascade.REPLAYS]
     assert first[0].stage["step_1"] == first[1].stage["step_1"]
     assert all(a.stage["step_2"] != b.stage["step_2"] for a, b in pairwise(first))
 
 
 def test_the_planted_wrong_teacher_teaches_what_it_was_not_trained_on() -> None:
-    recipe = study("cap").runs()["wrong/plain/seed0"].recipe
+    recipe = runs_of("cap")["wrong/plain/seed0"].recipe
     teacher, student = recipe.stage["teacher"], recipe.stage["student"]
     assert isinstance(teacher, Rl) and isinstance(student, Distill)
     assert student.teachers[0] == Teacher(stage="teacher", domains=("sort?ambiguity=1",))
@@ -185,9 +191,7 @@ def test_the_planted_wrong_teacher_teaches_what_it_was_not_trained_on() -> None:
 def test_held_out_runs_become_trials_with_their_baselines() -> None:
     """A student as good as its teachers: the rule 'MOPD equals teacher' is then exact, and 'no change' is not."""
     runs = {
-        name: run
-        for name, run in study("balance").runs().items()
-        if run.recipe.amounts["student"].steps == 18
+        name: run for name, run in runs_of("balance").items() if run.recipe.amounts["student"].steps == 18
     }
 
     def score(run: Run, stage: str, domain: str) -> float:

@@ -6,11 +6,10 @@ import math
 from typing import Any
 
 import pytest
-from simulated import diagnosed, noise, simulated
+from simulated import diagnosed, noise, runs_of, simulated
 
 from mopdsim.recipes.recipe import BASE, SMALLER
 from studies.designs.effects import interference
-from studies.framework.registry import study
 from studies.framework.run import Run
 from trainer.tasks import HETEROGENEOUS, task
 
@@ -32,7 +31,7 @@ def test_interference_is_recovered() -> None:
     def early(run: Run) -> list[dict[str, Any]]:
         return diagnosed(run, -k[str(run.factors["world"])])
 
-    analysis = interference.analyse(simulated(study("interference").runs(), score, diagnose=early))
+    analysis = interference.analyse(simulated(runs_of("interference"), score, diagnose=early))
     found = analysis.quantities
     assert found["K_dial_1"].value == pytest.approx(-1.0, abs=0.03)
     assert found["K_dial_0"].value == pytest.approx(0.0, abs=0.03)
@@ -51,7 +50,7 @@ def test_interference_is_recovered() -> None:
 def test_interference_matches_updates_and_prompts_of_a_domain() -> None:
     """Alone and together: the same steps, prompts of each domain, start and size of the model."""
     groups: dict[tuple[object, int], list[Run]] = {}
-    for run in study("interference").runs().values():
+    for run in runs_of("interference").values():
         groups.setdefault((run.factors["world"], run.settings.seed), []).append(run)
     for (world, _), own in groups.items():
         spent = set()
@@ -72,7 +71,7 @@ def test_the_unlike_domain_ends_as_the_hard_one_of_the_suite() -> None:
 
 
 def test_the_start_of_the_smaller_model_is_no_training_of_the_run() -> None:
-    runs = {name: run for name, run in study("interference").runs().items() if name == "narrow/sort/seed0"}
+    runs = {name: run for name, run in runs_of("interference").items() if name == "narrow/sort/seed0"}
     found = simulated(runs, lambda run, stage, domain: 0.5)
     assert set(found.finished["narrow/sort/seed0"]["keys"]) == {BASE, SMALLER, "specialist"}
     assert found.flops("narrow/sort/seed0") == 1e9

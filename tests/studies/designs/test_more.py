@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import typer
-from simulated import noise, simulated
+from simulated import noise, runs_of, simulated
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -65,7 +65,7 @@ def test_host_and_habit_ask_the_same_and_want_opposites() -> None:
 
 
 def test_the_habit_is_planted_before_a_training_that_never_sees_it() -> None:
-    for run in study("bias").runs().values():
+    for run in runs_of("bias").values():
         stages = run.recipe.stage
         planted = [stage for stage in stages.values() if isinstance(stage, Sft)]
         reading = {name for name, s in stages.items() if bias.HABIT in getattr(s, "domains", {})}
@@ -90,14 +90,14 @@ def test_what_arrives_is_recovered() -> None:
         arrived = share[str(run.factors["way"])] if stage == "student" else 0.0
         return clean + 0.4 * arrived + 0.001 * run.settings.seed
 
-    found = bias.analyse(simulated(study("bias").runs(), score)).quantities
+    found = bias.analyse(simulated(runs_of("bias"), score)).quantities
     for condition in bias.CONDITIONS:
         assert found[condition.name].value == pytest.approx(share[condition.way], abs=0.01), condition.name
     assert found["planted_far"].value == pytest.approx(0.4) and found["start_habit_far"].value < 0.03
 
 
 def test_nothing_can_arrive_where_nothing_was_planted() -> None:
-    found = bias.analyse(simulated(study("bias").runs(), lambda run, stage, domain: 0.3)).quantities
+    found = bias.analyse(simulated(runs_of("bias"), lambda run, stage, domain: 0.3)).quantities
     assert found["planted_mild"].value == 0 and not {c.name for c in bias.CONDITIONS} & set(found)
 
 
@@ -105,7 +105,7 @@ def test_nothing_can_arrive_where_nothing_was_planted() -> None:
 
 
 def test_the_composed_domain_is_demonstrated_and_never_trained() -> None:
-    for run in study("synergy").runs().values():
+    for run in runs_of("synergy").values():
         assert synergy.COMPOSED in run.recipe.domains
         for stage in run.recipe.stages:
             assert synergy.COMPOSED not in getattr(stage, "domains", {})
@@ -124,7 +124,7 @@ def test_joint_rl_is_judged_against_the_best_specialist() -> None:
         output = {"mixed": 0.5, "student": 0.38, "joint": 0.45, "merged": 0.33}
         return (specialist | output)[stage] + 0.001 * run.settings.seed
 
-    found = synergy.analyse(simulated(study("synergy").runs(), score)).quantities
+    found = synergy.analyse(simulated(runs_of("synergy"), score)).quantities
     assert found["mixed_rl_over_committee_slow"].value == pytest.approx(0.1)
     assert found["mopd_over_committee_slow"].value == pytest.approx(-0.02)
     assert found["merge_over_committee_fast"].value == pytest.approx(-0.07)
@@ -136,7 +136,7 @@ def test_joint_rl_is_judged_against_the_best_specialist() -> None:
 
 def test_both_recipes_get_the_same_flops_and_the_same_settings() -> None:
     swept: dict[tuple[object, ...], dict[object, float]] = {}
-    for run in study("turnover").runs().values():
+    for run in runs_of("turnover").values():
         where = (*(run.factors[name] for name in ("world", "budget", "setting")), run.settings.seed)
         swept.setdefault(where, {})[run.factors["recipe"]] = spent(run.recipe)
     assert all(set(found) == set(turnover.ARMS) for found in swept.values())
@@ -162,7 +162,7 @@ def turned() -> Any:
         value = mixed if run.factors["recipe"] == "mixed_rl" else 0.7
         return value if run.factors["setting"] in ("rate0.0008x16", "tailored") else value - 0.1
 
-    found = simulated(study("turnover").runs(), score)
+    found = simulated(runs_of("turnover"), score)
     return turnover.analyse(
         spending(
             found,
@@ -204,7 +204,7 @@ def test_the_unseen_world_has_no_clock_of_its_own(turned: Any) -> None:
 
 def test_seconds_are_recovered_from_steps_and_flops() -> None:
     truth = {"fixed_s": 0.5, "s_per_step": 0.01, "s_per_flop": 2e-10}
-    runs = study("throughput").runs()
+    runs = runs_of("throughput")
     found = simulated(runs, lambda run, stage, domain: 0.5 + noise(run, stage, domain))
 
     def flops(name: str, stage: str) -> float:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from simulated import noise, simulated
+from simulated import noise, runs_of, simulated
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes.recipe import BASE
@@ -34,7 +34,7 @@ def gated(*, start: float = START, gain: float = GAIN, k: tuple[float, float] = 
         behind = 0.1 if run.factors["recipe"] == "merge" else 0.0
         return start + share * gain - behind + noise(run, stage)
 
-    return simulated(study("skill_gate").runs(), lambda run, stage, domain: 0.2, greedy=greedy)
+    return simulated(runs_of("skill_gate"), lambda run, stage, domain: 0.2, greedy=greedy)
 
 
 def test_worlds_of_skill_pass_and_the_report_says_so() -> None:
@@ -99,12 +99,12 @@ def test_before_the_gate_has_run_no_world_is_admitted(tmp_path: Path) -> None:
 
 def test_every_recipe_spends_alike_and_every_score_is_taken_three_ways() -> None:
     for name, flops in (("order", suite.FLOPS), ("conflict", conflict.FACTOR * suite.FLOPS)):
-        for run in study(name).runs().values():
+        for run in runs_of(name).values():
             spent = sum(amounts.max_flops or 0.0 for amounts in run.recipe.amounts.values())
             assert spent == pytest.approx(flops * len(run.recipe.domains))
             assert run.settings.greedy_items >= 100 and run.settings.samples_per_prompt == 8
             assert run.held_out and run.start == suite.start(str(run.factors["world"]))
-    assert {run.factors["recipe"] for run in study("order").runs().values()} == set(suite.RECIPES)
+    assert {run.factors["recipe"] for run in runs_of("order").values()} == set(suite.RECIPES)
     assert len(suite.SEEDS) >= 3 and len(suite.RIVAL_SEEDS) >= 3
     assert all(task(domain) for world in suite.WORLDS.values() for domain in world)
 
@@ -124,17 +124,17 @@ def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
 def test_the_gate_s_specialists_are_those_that_the_order_s_forecasts_know(tmp_path: Path) -> None:
     """The same stages, so that they are run once; nothing else of `order` is run by the gate."""
     store = Store(root=tmp_path)
-    gated, ordered = (planned(study(name).runs(), store) for name in ("skill_gate", "order"))
+    gated, ordered = (planned(runs_of(name), store) for name in ("skill_gate", "order"))
     first = set(known(ordered).node)
     shared = set(gated.node) & set(ordered.node)
     assert shared <= first
-    worlds = {name for name, run in study("skill_gate").runs().items() if run.settings.seed in suite.SEEDS}
+    worlds = {name for name, run in runs_of("skill_gate").items() if run.settings.seed in suite.SEEDS}
     assert {key for name in worlds for key in gated.needed(name)} <= first
 
 
 def test_dial_point_nine_is_asked_nowhere_else() -> None:
     asked = {
-        domain for name in NAMES if name != "conflict" for run in study(name).runs().values() for domain in
+        domain for name in NAMES if name != "conflict" for run in runs_of(name).values() for domain in
         run.recipe.domains }  # fmt: skip
     assert not set(suite.rivals(conflict.UNSEEN)) & asked
 
@@ -159,7 +159,7 @@ def contested() -> Observations:
         first = run.factors["world"] == next(iter(suite.WORLDS)) and run.factors["recipe"] == "mopd"
         return START + (0.3 if first else gains[str(run.factors["recipe"])]) + noise(run, stage)
 
-    return simulated(study("order").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+    return simulated(runs_of("order"), lambda run, stage, domain: 0.25, greedy=greedy)
 
 
 def test_a_failed_distillation_is_reported_and_not_compared(contested: Observations) -> None:
@@ -183,7 +183,7 @@ def test_a_conflict_is_told_along_its_dial() -> None:
             return START
         return 1 - float(run.factors["dial"]) / 2 if stage == run.recipe.output else 0.99
 
-    found = simulated(study("conflict").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+    found = simulated(runs_of("conflict"), lambda run, stage, domain: 0.25, greedy=greedy)
     made = conflict.analyse(found)
     assert made.quantities["fall_of_mixed"].value == pytest.approx(0.5)
     below = next(table.frame for table in made.tables if "best possible" in table.title)
@@ -196,7 +196,7 @@ def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
         best = {"rate": "0.0008", "batch": "64"}
         return START + (0.4 if best.get(str(knob)) == value else 0.2) * (stage != BASE) + noise(run)
 
-    found = simulated(study("skill_sweep").runs(), lambda run, stage, domain: 0.25, greedy=greedy)
+    found = simulated(runs_of("skill_sweep"), lambda run, stage, domain: 0.25, greedy=greedy)
     told = sweep.analyse(found).findings
     assert any(
         s.startswith("mixed_rl, rate: best 0.0008") and s.endswith("inside what was tried.") for s in told

@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from simulated import noise, simulated
+from simulated import noise, runs_of, simulated
 
 from mopdsim.recipes.recipe import BASE
 from studies.designs.effects import stability
 from studies.framework.observe import Observations
-from studies.framework.registry import NAMES, study
+from studies.framework.registry import NAMES
 from studies.framework.run import Run
 
 BREAKS_BY = 40  # steps
@@ -31,7 +31,7 @@ def score(run: Run, stage: str, domain: str) -> float:
 
 def validated() -> Observations:
     """Simulated observations with validations of the long runs, in which what breaks is broken by `BREAKS_BY`."""
-    runs = study("stability").runs()
+    runs = runs_of("stability")
     found = simulated(runs, score)
     points = found.points[found.points.stage != BASE]
     paths = [
@@ -50,7 +50,7 @@ def validated() -> Observations:
 
 def test_a_mixed_run_spends_as_many_samples_as_the_runs_on_its_domains() -> None:
     samples: dict[tuple[object, ...], dict[str, int]] = {}
-    runs = study("stability").runs()
+    runs = runs_of("stability")
     for run in runs.values():
         (amounts,) = run.recipe.amounts.values()
         key = (run.factors["learning_rate"], run.factors["length"], run.settings.seed)
@@ -64,7 +64,7 @@ def test_a_mixed_run_spends_as_many_samples_as_the_runs_on_its_domains() -> None
 
 
 def test_its_bases_are_of_no_other_study() -> None:
-    seeds = {run.settings.seed for n in NAMES if n != "stability" for run in study(n).runs().values()}
+    seeds = {run.settings.seed for n in NAMES if n != "stability" for run in runs_of(n).values()}
     assert not seeds & set(stability.SEEDS)
 
 
@@ -86,6 +86,6 @@ def test_breaks_are_found_where_and_when_they_were_put() -> None:
 
 
 def test_without_validations_there_is_no_time_of_breaking() -> None:
-    found = stability.analyse(simulated(study("stability").runs(), score))
+    found = stability.analyse(simulated(runs_of("stability"), score))
     assert [chart.name for chart in found.charts] == ["scores"]
     assert found.tables[2].frame.collapsed_by.isna().all()

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated import simulated
+from simulated import runs_of, simulated
 from typer.testing import CliRunner
 
 from mopdsim.base.arrays import Array, logistic, logit
@@ -28,7 +28,6 @@ from mopdsim.recipes.recipe import BASE, Recipe
 from mopdsim.recipes.recipe_file import to_document
 from studies.designs.effects import synergy
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations, write
-from studies.framework.registry import study
 from studies.honest import honest, report
 from studies.honest import refit as refitting
 from studies.honest.baselines import Cell
@@ -302,7 +301,7 @@ def test_without_held_out_runs_there_is_nothing_to_judge(tmp_path: Path) -> None
 
 def test_the_errors_of_unseen_seconds_are_those_of_whole_runs() -> None:
     """Stages of one length: a constant tells their seconds exactly."""
-    runs = study("throughput").runs()
+    runs = runs_of("throughput")
     found = report.seconds_error(simulated(runs, lambda run, stage, domain: 0.5))
     assert found["n"] == sum(run.held_out for run in runs.values())
     assert found["median_error"] == pytest.approx(0, abs=1e-6)
