@@ -8,35 +8,36 @@ follow one another, so that seconds add up. Axes: D domain, C candidate, N draw.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.forecast.forecast import DAY, HOUR
-from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.stock import Costs, Path, Run, Stock, equal_shares, run_kind
+from mopdsim.plan.question import Family
+from mopdsim.plan.search.candidate import Group, Plan
+from mopdsim.plan.search.stock import Costs, Path, Run, RunKind, Stock, equal_shares, run_kind
 from mopdsim.recipes.catalogue import cascade_shares
+from mopdsim.recipes.stage_fields import Normalizer
 
 _NAMES = {"mixed_rl": "mixed", "single": "specialist"}  # the catalogue's
 
 
 def chain(plan: Plan) -> Path:
     """The runs of a plan, in their order."""
-    if plan.family in _NAMES:
-        shares = equal_shares(plan.groups[0])
-        return (Run(run_kind(_NAMES[plan.family], shares, plan.normalizer), plan.rl_steps[0]),)
-    order = [group[0] for group in plan.groups]
+    return tuple(map(Run, _kinds(plan.family, plan.groups, plan.normalizer, plan.replay), plan.rl_steps))
+
+
+@cache
+def _kinds(
+    family: Family, groups: tuple[Group, ...], normalizer: Normalizer, replay: float
+) -> tuple[RunKind, ...]:
+    if family in _NAMES:
+        return (run_kind(_NAMES[family], equal_shares(groups[0]), normalizer),)
+    order = [group[0] for group in groups]
     return tuple(
-        Run(
-            run_kind(
-                f"step_{place + 1}",
-                _shares(order, place, plan.replay),
-                plan.normalizer,
-                goes_on=place > 0,
-            ),
-            steps,
-        )
-        for place, steps in enumerate(plan.rl_steps)
+        run_kind(f"step_{place + 1}", _shares(order, place, replay), normalizer, goes_on=place > 0)
+        for place in range(len(order))
     )
 
 

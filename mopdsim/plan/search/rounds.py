@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -34,7 +34,6 @@ def kind(plan: Plan) -> tuple[object, ...]:
     return plan.family, plan.balance, plan.reward_mix, plan.rounds, len(plan.groups)
 
 
-@lru_cache(maxsize=1 << 15)
 def runs_of(plan: Plan, number: int = 0) -> tuple[Run, ...]:
     """The teachers of a plan's round, the first being number 0."""
     prefix = f"r{number + 1}_" if plan.rounds > 1 else ""

@@ -35,6 +35,7 @@ from mopdsim.recipes.stage_fields import Normalizer
 
 STUDENT = "student"  # the catalogue's name of a distillation
 _BEFORE = "before"  # what a run starts from that does not start from the base
+_WHOLE = ("start_DN", "asymptote_DN")  # what RL reads of domains that it does not train
 _SIDE = 32  # runs at a time: their arrays stay in the processor's cache
 
 
@@ -228,17 +229,17 @@ class Stock:
 
     def _seen(self, kinds: Sequence[RunKind], order_DP: NDArray[np.intp]) -> World:
         """The world as each of these runs meets it, the domains that it trains first, in the order of its shares.
-        Domains and the stage go by the first kind's names. Of pairs that others of the domains start there is
-        nothing, unless there are rivals."""
+        Domains and the stage go by the first kind's names. Where there are no rivals it holds no more than RL reads: of
+        the domains that are not trained the starts and asymptotes alone, and no pairs that they are the source of."""
         whole, names = self.world, tuple(self.world.names[place] for place in order_DP[:, 0])
+        trained_SP = order_DP if whole.rivals else order_DP[: len(kinds[0].shares)]
         rows = {
-            field.name: getattr(whole, field.name)[order_DP, 0]
+            field.name: getattr(whole, field.name)[order_DP if field.name in _WHOLE else trained_SP, 0]
             for field in fields(World)
             if field.name.endswith("_DN")
         }
-        sources_SP = order_DP if whole.rivals else order_DP[: len(kinds[0].shares)]
         pairs = {
-            name: getattr(whole, name)[sources_SP[:, None], order_DP[None], 0]
+            name: getattr(whole, name)[trained_SP[:, None], order_DP[None], 0]
             for name in ("conflict_DDN", "spill_DDN")
         }
         drawn = [self.world_of(kind.name) for kind in kinds]

@@ -95,6 +95,20 @@ def test_a_plan_of_tiny_domains_is_its_forecast_though_long_runs_may_break() -> 
     _check_forecasts(from_document({"domains": [*tiny.values()], "deadline_days": 1, "draws": 30}), plans)
 
 
+def test_rivals_and_normalisers_side_by_side_are_their_forecasts() -> None:
+    """Teachers of other domains are trained in one batch; those of rivals, and in later rounds of each normaliser,
+    apart."""
+    names = ["reverse", "sort?ambiguity=0.5", "shift", "sort_down?ambiguity=0.5"]
+    alone, pairs = tuple((name,) for name in names), ((names[0], names[3]), (names[1], names[2]))
+    plans = [
+        _plan(family, groups, distill_steps=30, rounds=rounds, normalizer=normalizer, gpus=1, student_gpus=1)
+        for family, rounds in (("mopd", 1), ("mopd", 2), ("cascade_rl", 1))
+        for groups in ((alone, alone[::-1]) if family == "cascade_rl" else (pairs, pairs[::-1]))
+        for normalizer in ("token", "sequence")
+    ]
+    _check_forecasts(from_document({"domains": names, "deadline_days": 1, "draws": 30}), plans)
+
+
 def test_a_pool_that_does_not_divide_is_placed_like_the_forecast() -> None:
     names = ["math", "code", "chat", "if"]
     question = _question(domains=names, gpus=52, teams=7, model="Qwen3-8B")
