@@ -6,7 +6,7 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,17 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.load_profile("developer" if "not slow" in config.option.markexpr else "whole")
 
 
-def pytest_collection_finish() -> None:
-    """What was imported stays: no later collection, and Streamlit makes one after every run of a page, looks at it."""
-    gc.collect()
-    gc.freeze()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What is imported stays: it is not looked through for garbage while it is loaded, nor at any later time, as after
+    every run of one of Streamlit's pages."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 @pytest.fixture

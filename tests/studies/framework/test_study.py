@@ -283,6 +283,7 @@ def test_a_killed_worker_is_taken_up_again(make: Make, tmp_path: Path) -> None:
         assert outcome.summaries[key]["domains"] == expected.summaries[key]["domains"]
 
 
+@pytest.mark.slow
 def test_a_stage_whose_worker_is_killed_again_and_again_fails(make: Make) -> None:
     work = make()
     pool = LocalPool(2, work.store.root)

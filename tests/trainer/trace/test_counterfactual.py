@@ -65,6 +65,7 @@ def test_with_nobody_replaced_it_is_the_run_again(finished: Made, name: str) -> 
     assert tensors_sha256(student_without(subject)) == tensors_sha256(subject.places[subject.student])
 
 
+@pytest.mark.slow
 @every_case
 def test_each_teacher_that_is_left_out_changes_the_student(finished: Made, name: str) -> None:
     subject = open_run(finished[name])

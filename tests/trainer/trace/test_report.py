@@ -34,6 +34,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_report_of_a_run(finished: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [str(finished), "--report", "--json"])
     found = json.loads(done.stdout)
