@@ -100,6 +100,10 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
             constants["extrapolation_benefit"],
         )
     target_SN = logistic(logit(target_SN) + lesson.companions_SN)
+    if (
+        stage.correct_only and not world.recovery
+    ):  # samples that the verifier passed teach more than their sampler
+        target_SN = target_SN + constants["imitated_choice"] * (1 - target_SN)
     step.move_some("gain", places, target_SN)
     target_SN = np.minimum(target_SN, lesson.within_SN)
     if world.recovery:

@@ -20,10 +20,12 @@ from mopdsim.quality import caps
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
 from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, transfer
 from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote, with_rows
+from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
 from mopdsim.recipes.recipe import Merge, Rl, Sft
 
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
+_CERTAIN = (0.01, 0.99)  # shares of a curve beyond which a measured score says nothing of its midpoint
 # a judge is as good as its comparisons are many, whatever the rate
 BREAKING_COMPUTE = 1e5  # FLOPs per active parameter: about the C_mid of a tiny domain
 
@@ -75,6 +77,40 @@ def hill(relative_compute: Array, steepness: Array) -> Array:
     """H = 1 / (1 + (C_mid / C)^B) = x^B / (1 + x^B) of x = C / C_mid."""
     power = np.minimum(relative_compute, 1e9) ** steepness
     return power / (1 + power)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Specialist:
+    """A measured run of RL on one domain alone, from the start of what is forecast. flops: of sampling and gradient;
+    amounts: its rate and batch."""
+
+    score: float
+    flops: float
+    amounts: Amounts
+
+
+def learnt(
+    world: World, specialists: Mapping[str, Specialist], *, active_parameters: float, usual: AmountsName
+) -> World:
+    """The world in which RL on a domain alone ends where its specialist was measured: C_mid is solved from the curve,
+    and the asymptote lies at least halfway from the measured score to 1. A student follows faster by as much as RL
+    learns faster. A specialist at or below the start says that the domain is hardly learnt."""
+    midpoint_DN, asymptote_DN = world.midpoint_DN.copy(), world.asymptote_DN.copy()
+    tokens_DN = world.distill_tokens_DN.copy()
+    for name, found in specialists.items():
+        place = world.index[name]
+        start_N = world.start_DN[place]
+        asymptote_N = np.maximum(asymptote_DN[place], (1 + found.score) / 2)
+        done_N = np.clip((found.score - start_N) / np.maximum(asymptote_N - start_N, 1e-12), *_CERTAIN)
+        flops_N = np.array([found.flops / active_parameters])
+        effort = paced(
+            Effort(compute_N=flops_N, tokens_N=flops_N), found.amounts, usual, "rl", world.constants
+        )
+        relative_N = (done_N / (1 - done_N)) ** (1 / world.steepness_DN[place])
+        middle_N = effort.compute_N / relative_N
+        tokens_DN[place] *= middle_N / midpoint_DN[place]
+        midpoint_DN[place], asymptote_DN[place] = middle_N, asymptote_N
+    return replace(world, midpoint_DN=midpoint_DN, asymptote_DN=asymptote_DN, distill_tokens_DN=tokens_DN)
 
 
 def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, Judge]) -> Array:

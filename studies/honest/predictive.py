@@ -16,6 +16,7 @@ from mopdsim.belief.calibration import Calibration
 from mopdsim.belief.form_error import MODEL_ERROR, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
+from mopdsim.quality.learning import Specialist
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
 
@@ -30,10 +31,12 @@ def ensemble(
     model: str = "tiny",
     form_error: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
+    specialists: Mapping[str, Specialist] | None = None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
     domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of errors;
-    form_error: whether the form's error is among them; known: scores measured after its stages."""
+    form_error: whether the form's error is among them; known: scores measured after its stages; specialists: what
+    RL on a domain alone, from the same base, was measured to reach."""
     asked = scenario.from_document(
         {
             "recipe": recipe,
@@ -44,7 +47,7 @@ def ensemble(
     if not form_error:
         rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}
         calibration = replace(calibration, parameters=rows)
-    found = forecast(asked, calibration, known=known)
+    found = forecast(asked, calibration, known=known, specialists=specialists)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
         drawn[domain] = tested(score_N, items[domain], key=f"{key}:{domain}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import default_calibration
+from mopdsim.quality.learning import Specialist
+from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.skill.contest import failed
@@ -89,6 +92,7 @@ def _of_run(
     found: Observations, name: str, recipe: Recipe, own: Sequence[str], figure: Figure
 ) -> dict[str, dict[str, Any]]:
     start = found.scores(name, BASE)
+    longest = _longest(found, name, own)
     drawn = ensemble(
         found.manifest["runs"][name]["document"],
         {domain: start[domain] for domain in recipe.domains},
@@ -97,8 +101,9 @@ def _of_run(
         key=f"{found.manifest['study']}/{name}/{figure}",
         model=found.manifest["runs"][name]["model"],
         known={stage: found.scores(name, stage) for stage in own},
+        specialists={domain: one.measured(domain) for domain, one in longest.items()},
     )
-    specialists = _specialists(found, name, recipe, own)
+    specialists = {domain: one.scores for domain, one in longest.items()}
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
         cell = cell_of(recipe, domain, start=start, specialist=specialists)
@@ -114,22 +119,37 @@ def _of_run(
     return rows
 
 
-def _specialists(
-    found: Observations, name: str, recipe: Recipe, own: Sequence[str]
-) -> dict[str, Mapping[str, float]]:
-    """Scores of each domain's specialist: the run's own, else the one on its start that was trained longest."""
-    longest: dict[str, float] = {}
-    chosen: dict[str, Mapping[str, float]] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Trained:
+    """A domain's specialist: its scores on all domains, its FLOPs and amounts."""
+
+    scores: Mapping[str, float]
+    flops: float
+    amounts: Amounts
+
+    def measured(self, domain: str) -> Specialist:
+        return Specialist(score=self.scores[domain], flops=self.flops, amounts=self.amounts)
+
+
+def _longest(found: Observations, name: str, own: Sequence[str]) -> dict[str, _Trained]:
+    """Each domain's specialist: the run's own, else the one on its start that was trained longest."""
+    rank: dict[str, float] = {}
+    chosen: dict[str, _Trained] = {}
     for run, row in found.manifest["runs"].items():
         if found.key(run, BASE) != found.key(name, BASE):
             continue
-        for stage in from_document(row["document"], source=f"manifest: {run}").stages:
+        recipe = from_document(row["document"], source=f"manifest: {run}")
+        for stage in recipe.stages:
             if isinstance(stage, Rl) and is_specialist(stage) and found.has(run, stage.name):
                 (domain,) = stage.domains
                 mine = run == name and stage.name in own
-                spent = math.inf if mine else found.manifest["stages"][found.key(run, stage.name)]["flops"]
-                if spent > longest.get(domain, 0.0):
-                    longest[domain], chosen[domain] = spent, found.scores(run, stage.name)
+                flops = found.manifest["stages"][found.key(run, stage.name)]["flops"]
+                spent = math.inf if mine else flops
+                if spent > rank.get(domain, 0.0):
+                    rank[domain] = spent
+                    chosen[domain] = _Trained(
+                        scores=found.scores(run, stage.name), flops=flops, amounts=recipe.amounts[stage.name]
+                    )
     return chosen
 
 

@@ -15,16 +15,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts import domains as domains_module
 from mopdsim.facts.domains import Estimate
+from mopdsim.facts.model import model
 from mopdsim.forecast.compare import MEASURES, compare, difference
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import Scenario, from_document, load, of_recipe
 from mopdsim.forecast.schedule import Reliability
+from mopdsim.quality.learning import Specialist
 from mopdsim.quality.walk import CAUSES
-from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl
+from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl, recipe
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import to_document
 
@@ -149,6 +152,37 @@ def test_measured_facts_narrow_the_scores() -> None:
     sharp = forecast(_scenario(domain={"math": {"start": 0.45, "asymptote": 0.56, "midpoint": 1e10}}))
     assert np.std(sharp.scores_DN[0]) < np.std(vague.scores_DN[0]) / 3
     assert sharp.grades["scores.math"] == "measured" and vague.grades["scores.math"] == "prior"
+
+
+def test_measured_specialists_say_how_fast_their_domains_are_learnt() -> None:
+    domains = ["sort", "reverse"]
+
+    def median(name: str, score: float) -> Array:
+        made = recipe(name, domains[:1] if name == "single_domain" else domains)
+        starts = {own: {"start": 0.2} for own in made.domains}
+        asked = from_document({"recipe": to_document(made), "model": "tiny", "domain": starts, "draws": 200})
+        first = asked.recipe.stages[0].name
+        flops = float(np.median(forecast(asked).efforts[first].compute_N)) * model("tiny").active_parameters
+        found = Specialist(score=score, flops=flops, amounts=asked.recipe.amounts[first])
+        told = dict.fromkeys(asked.recipe.domains, found)
+        return np.asarray(np.median(forecast(asked, specialists=told).scores_DN, axis=1))
+
+    for score in (0.4, 0.7, 0.9):
+        assert median("single_domain", score)[0] == pytest.approx(score, abs=0.02)
+    slow, fast = (median("mixed_rl", score) for score in (0.3, 0.8))
+    assert (fast > slow + 0.2).all()
+    slow, fast = (median("mopd", score) for score in (0.3, 0.8))
+    assert (fast > slow + 0.2).all()
+
+
+def test_verified_samples_teach_more_than_their_sampler() -> None:
+    chosen, all_samples = (
+        forecast(
+            _scenario("off_policy", options={"correct_only": only}, domains=["sort", "reverse"], model="tiny")
+        )
+        for only in (True, False)
+    )
+    assert (chosen.scores_DN > all_samples.scores_DN).mean() > 0.9
 
 
 def test_seeds_are_a_part_of_the_uncertainty_and_vanish_with_their_constant() -> None:
