@@ -109,7 +109,7 @@ def test_a_recipe_ties_with_itself_and_loses_on_price_to_a_cheaper_one() -> None
     assert all(
         itself[key]["verdict"] == "tie" and itself[key]["probability_better"] == 0.5 for key in MEASURES
     )
-    assert mixed["usd"]["verdict"] == "mixed_rl" and mixed["usd"]["difference"]["p50"] < 0
+    assert mixed["usd"]["probability_better"] > 0.8 and mixed["usd"]["difference"]["p50"] < 0
 
 
 def test_only_like_is_compared_with_like() -> None:
