@@ -21,12 +21,21 @@ from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 
-def cache_slots(model: Model, gpu: Gpu, replica: Replica | ReplicaGrid, *, context: float) -> Any:
-    """Sequences of `context` tokens whose cache fits beside the weights, for each replica of a grid; InfeasibleError
-    where no replica holds one."""
+def cache_slots(
+    model: Model,
+    gpu: Gpu,
+    replica: Replica | ReplicaGrid,
+    *,
+    context: float,
+    memory_share: float = USABLE_MEMORY,
+) -> Any:
+    """Sequences of `context` tokens whose cache fits beside the weights in that share of the memory, for each replica
+    of a grid (in all that is usable where the share holds not one); InfeasibleError where no replica holds one."""
     weights = replica.gpus * generation_bytes(model, replica, sequences=0, context=0)
-    free = replica.gpus * gpu.memory_bytes * USABLE_MEMORY - weights
+    most_free = replica.gpus * gpu.memory_bytes * USABLE_MEMORY - weights
+    free = most_free - replica.gpus * gpu.memory_bytes * (USABLE_MEMORY - memory_share)
     per_sequence = float(model.cache_elements(context)) * replica.cache_bytes
+    free = np.where(free < per_sequence, most_free, free)
     most = np.max(free)
     if most < per_sequence:
         raise InfeasibleError(
@@ -47,6 +56,7 @@ def generation_s(
     prompt_length: float,
     slowest_of: Any = 1.0,
     drain: bool = True,
+    memory_share: float = USABLE_MEMORY,
 ) -> Array:
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
@@ -63,7 +73,7 @@ def generation_s(
     alive = 1.0 - (1.0 - np.clip(survival, 0.0, 1.0)) ** np.maximum(everything, 1.0)
     if not drain:
         running, alive = np.ones_like(survival) * samples_per_replica, survival
-    slots = cache_slots(model, gpu, replica, context=prompt_length + lengths.mean)
+    slots = cache_slots(model, gpu, replica, context=prompt_length + lengths.mean, memory_share=memory_share)
     waves = np.maximum(running / np.maximum(slots, 1), 1.0)
     batch = np.maximum(running / waves, 1.0)
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)

@@ -31,7 +31,15 @@ from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 Overlap = Literal["synchronous", "one_step_off", "asynchronous"]
+# Share of a GPU's memory that a rollout engine has, beside a trainer and on GPUs of its own: `gpu_memory_utilization`
+# of NeMo-RL's examples/configs.
+SHARED_MEMORY, OWN_MEMORY = 0.6, 0.8
 _REFERENCE_FLOPS_PER_S = 989.4e12  # bf16, of an H100
+
+
+def rollout_memory(overlap: Overlap) -> float:
+    """Share of a GPU's memory for the weights and cache of a rollout engine."""
+    return SHARED_MEMORY if overlap == "synchronous" else OWN_MEMORY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,6 +176,7 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         prompt_length=step.prompt_length,
         slowest_of=replicas,
         drain=waits,
+        memory_share=rollout_memory(step.overlap),
     )
     generation = (generation + step.environment_s) / held
     training = training_phase_s(step, train, rl)

@@ -168,10 +168,12 @@ def fastest_replica(
     *,
     constants: DecodeConstants | None = None,
     drain: bool = True,
+    memory_share: float = USABLE_MEMORY,
 ) -> Replica:
     """The fastest way to hold the model for this batch: the smallest replica that fits, up to eight times as
     large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
-    constants: of decoding (None: of a server); drain: whether the last sample is waited for."""
+    constants: of decoding (None: of a server); drain: whether the last sample is waited for;
+    memory_share: of a GPU's memory for weights and cache."""
     smallest = smallest_replica(
         model,
         gpu,
@@ -201,6 +203,7 @@ def fastest_replica(
         prompt_length=prompt_tokens,
         slowest_of=replicas_R1 if drain else 1.0,
         drain=drain,
+        memory_share=memory_share,
     )  # infinite where attention weights on every GPU leave no room for the cache
     return grid.at(int(np.argmin(seconds_R)))
 

@@ -28,6 +28,7 @@ from mopdsim.cost.rlstep import (
     StepSeconds,
     rl_step_s,
     rollout_decode,
+    rollout_memory,
     rollout_training,
     scoring_s,
 )
@@ -170,12 +171,12 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
     replica = fastest_replica(
         machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.formats,
-        constants=rollout_decode(decode, rl),
+        constants=rollout_decode(decode, rl), memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
     full = generation_s(
         machine.model, machine.gpu, replica, rollout_decode(decode, rl),
         samples_per_replica=drawn / (gpus // replica.gpus), lengths=lengths, prompt_length=batch.prompt_tokens,
-        drain=False,
+        drain=False, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
     seconds, _, _ = _phases(batch, machine, gpus, gpus)
     return max(seconds["generation"] - float(full), 0.0) / sum(seconds.values())
@@ -262,7 +263,7 @@ def _rl_step(
     waits = overlap != "asynchronous"
     replica = fastest_replica(
         model, gpu, sampling_gpus, drawn if waits else drawn * machine.lag, batch.prompt_tokens, lengths,
-        machine.formats, constants=rollout_decode(decode, rl), drain=waits,
+        machine.formats, constants=rollout_decode(decode, rl), drain=waits, memory_share=rollout_memory(overlap),
     )  # fmt: skip
     step = RlStep(
         model=model,

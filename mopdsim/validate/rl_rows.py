@@ -60,6 +60,11 @@ _STACKS = {
 }
 
 
+# DAPO in NeMo-RL's recipes (examples/configs/recipes/llm/performance/dapo-deepseek-v3-64n8g.yaml): dynamic sampling
+# draws three batches for one, and no reference model scores.
+_BATCH_MULTIPLIER = 3.0
+
+
 def stack_of(framework: str) -> str:
     """The class of software that a framework belongs to."""
     return next((name for part, name in _STACKS.items() if part in framework.lower()), UNKNOWN)
@@ -129,6 +134,7 @@ def scenario(row: dict[str, str], model: Model, gpu: Gpu, values: dict[str, floa
     )
     ppo = row["algorithm"].upper().startswith("PPO")
     lag = re.match(r"(\d+)-step", row["mode"])
+    dynamic = row["algorithm"].upper().startswith("DAPO") and "nemo-rl" in row["framework"].lower()
     step = RlStep(
         model=model,
         gpu=gpu,
@@ -140,7 +146,8 @@ def scenario(row: dict[str, str], model: Model, gpu: Gpu, values: dict[str, floa
         prompt_length=_prompt(row, gpu, values["mean_tokens"]),
         overlap=overlap,
         framework=row["framework"],
-        scoring_passes=3.0 if ppo else 2.0,
+        scoring_passes=3.0 if ppo else 1.0 if dynamic else 2.0,
+        oversampling=_BATCH_MULTIPLIER if dynamic else 1.0,
         critic_share=1.0 if ppo else 0.0,
         lag=int(lag[1]) if lag else 1,
     )

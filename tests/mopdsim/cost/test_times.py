@@ -238,7 +238,8 @@ def test_overlap_is_the_longer_of_two_pools() -> None:
     half = {"generation_gpus": 8, "layout": TrainLayout(gpus=8)}
     off = rl_step_s(rl_step(overlap="one_step_off", **half), DECODE, TRAIN, RL)
     sync = rl_step_s(rl_step(**half), DECODE, TRAIN, RL)
-    longer = max(float(sync.generation), float(sync.scoring + sync.training))
+    assert off.generation <= sync.generation  # GPUs of its own leave the engine more memory
+    longer = max(float(off.generation), float(sync.scoring + sync.training))
     assert float(off.step) == pytest.approx(longer + float(sync.fixed) + float(off.sync))
     assert float(sync.step) == pytest.approx(
         sum(float(getattr(sync, name)) for name in ("generation", "scoring", "training", "fixed", "sync"))
@@ -314,3 +315,22 @@ def test_nonsense_is_refused(make: object, message: str) -> None:
 def test_a_model_that_cannot_be_served_says_by_how_much() -> None:
     with pytest.raises(InfeasibleError, match=r"lacks [\d,]+ GB"):
         cache_slots(model("deepseek-ai/DeepSeek-V3"), H100, Replica(gpus=8), context=1000)
+
+
+def test_an_engine_beside_a_trainer_has_less_room_for_its_cache() -> None:
+    """Qwen3-32B on one GB200: at .6 of the memory the cache of 128 answers does not fit at once."""
+    large, card = model("Qwen3-32B"), gpu("GB200")
+
+    def seconds(share: float) -> float:
+        return float(
+            generation_s(
+                large, card, Replica(), DECODE, samples_per_replica=128, prompt_length=200, memory_share=share,
+                lengths=Lengths(mean=3253, maximum=4096),
+            )
+        )  # fmt: skip
+
+    assert seconds(0.6) > 1.2 * seconds(0.9)
+    # A share that would not hold one sequence is raised to what is usable: people raise it too.
+    assert cache_slots(large, H100, Replica(), context=100, memory_share=0.6) == cache_slots(
+        large, H100, Replica(), context=100
+    )
