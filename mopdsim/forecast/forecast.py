@@ -22,7 +22,7 @@ from mopdsim.belief.form_error import form_error, moved
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
 from mopdsim.facts.hardware import Gpu, gpu
-from mopdsim.facts.model import model, title
+from mopdsim.facts.model import title
 from mopdsim.forecast import ranges
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
@@ -38,10 +38,8 @@ from mopdsim.forecast.stage_draws import (
     world_of,
 )
 from mopdsim.quality.ambiguity import within_bound
-from mopdsim.quality.learning import Specialist, learnt
 from mopdsim.quality.walk import Effort, Products, State, products, walk
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import BASE
 
 HOUR, DAY = 3600.0, 86_400.0
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
@@ -297,17 +295,12 @@ def forecast(
     calibration: Calibration | None = None,
     *,
     known: Mapping[str, Mapping[str, float]] | None = None,
-    specialists: Mapping[str, Specialist] | None = None,
 ) -> Forecast:
     """Cost, schedule and quality of a scenario. known: scores that were measured after stages, by stage and domain.
-    specialists: by domain, what RL on it alone from the same start was measured to reach. InfeasibleError where the
-    model fits no layout."""
+    InfeasibleError where the model fits no layout."""
     calibration = calibration or default_calibration()
     scenario = with_gpus(scenario)
     world = world_of(scenario, calibration)
-    if specialists:
-        parameters = model(scenario.model_of(BASE)).active_parameters
-        world = learnt(world, specialists, active_parameters=parameters, usual=scenario.recipe.amounts_name)
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = bills_of(scenario)
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}

@@ -10,6 +10,7 @@
     rounds = 2
     [domain.math]                    # what is known better than the table: a number, or [P10, P90]
     start = 0.42
+    specialist = {score = 0.61, flops = 2e20}  # what RL on it alone was measured to reach from this start
     [conflict]
     "math>code" = [-0.4, 0.0]        # P10 and P90 of K, source > target; conflict_shift = -0.1 moves every pair
     [ranges]
@@ -47,8 +48,10 @@ from mopdsim.forecast.scenario_checks import (
     reliability,
     smaller_start,
     software,
+    specialist,
 )
 from mopdsim.forecast.schedule import Reliability
+from mopdsim.quality.learning import Specialist
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe
 from mopdsim.recipes.recipe_file import from_document as recipe_from_document
@@ -143,6 +146,15 @@ class Scenario:
         wide prior, unless the user gives it."""
         return {name: self._met(_domain(name, self.facts.get(name, {}))) for name in self.recipe.domains}
 
+    @cached_property
+    def specialists(self) -> dict[str, Specialist]:
+        """By domain, what RL on it alone was measured to reach, where the user says so."""
+        return {
+            name: specialist(row[SPECIALIST], self.recipe.amounts_name, f"domain.{name}.{SPECIALIST}")
+            for name, row in self.facts.items()
+            if SPECIALIST in row
+        }
+
     def _met(self, row: Domain) -> Domain:
         if not row.model or row.start.grade == "measured" or row.asymptote.grade == "measured":
             return row
@@ -205,6 +217,8 @@ _KEYS = (
     "reliability", "domain", "conflict", "smaller_start", "ranges", "overhead",
 )  # fmt: skip
 
+SPECIALIST = "specialist"  # a fact of a domain that is no field of its own
+
 
 def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> Scenario:
     """A resolved scenario. Raises UsageError or NotFoundError with one sentence."""
@@ -214,11 +228,13 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
         for name, row in _table_of(document, "domain", source).items()
     }
     recipe = _recipe(document, facts, source)
-    for name in facts:
+    for name, row in facts.items():
         if name not in recipe.domains:
             raise UsageError(
                 f"{source}: [domain.{name}]: no domain of the recipe{did_you_mean(name, recipe.domains)}"
             )
+        if SPECIALIST in row:
+            specialist(row[SPECIALIST], recipe.amounts_name, f"{source}: domain.{name}.{SPECIALIST}")
     chosen = {name: _domain(name, facts.get(name, {}), source) for name in recipe.domains}
     model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
     plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
@@ -375,7 +391,7 @@ def _domain(name: str, facts: Mapping[str, Any], source: str = "scenario") -> Do
         raise UsageError(
             f"{source}: domain.{name}: like = {like!r}: must be the name of a domain of the table"
         )
-    rest = {key: value for key, value in facts.items() if key != "like"}
+    rest = {key: value for key, value in facts.items() if key not in ("like", SPECIALIST)}
     row = domain(like)
     if like != name and name.partition("?")[0] in domains():
         raise UsageError(

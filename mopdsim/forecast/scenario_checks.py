@@ -15,6 +15,8 @@ from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stacks import stack
 from mopdsim.facts.model import model
 from mopdsim.forecast.schedule import Reliability
+from mopdsim.quality.learning import Specialist
+from mopdsim.recipes.amounts import AmountsName, default_amounts
 from mopdsim.recipes.recipe import SMALLER, Merge, Recipe, Rl
 
 MAX_DRAWS = 100_000
@@ -84,6 +86,32 @@ def smaller_start(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict
         name: pair_of(value, f"{source}: smaller_start.{name}", least=0.0, most=1.0)
         for name, value in given.items()
     }
+
+
+_PACE = ("learning_rate", "prompts_per_step", "rollouts_per_prompt")  # of a specialist's amounts
+
+
+def specialist(given: Any, amounts_name: AmountsName, where: str) -> Specialist:
+    """What RL on one domain alone was measured to reach: {score, flops}, and the rate and batch where they are not
+    the set's own."""
+    row = table(given, where)
+    for key in row:
+        if key not in ("score", "flops", *_PACE):
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, ('score', 'flops', *_PACE))}")
+    for key in ("score", "flops"):
+        if key not in row:
+            raise UsageError(f"{where}: {key} is missing: give the measured score and the training FLOPs")
+    number(row["score"], f"{where}.score", least=0, most=1)
+    number(row["flops"], f"{where}.flops", least=0, above=True)
+    for key in _PACE[1:]:
+        if key in row:
+            whole(row[key], f"{where}.{key}")
+    if "learning_rate" in row:
+        number(row["learning_rate"], f"{where}.learning_rate", least=0, above=True)
+    pace = {key: row[key] for key in _PACE if key in row}
+    usual = None if amounts_name == "published" else default_amounts(amounts_name, "rl")
+    own = usual.model_copy(update=pace) if usual is not None and pace else None
+    return Specialist(score=row["score"], flops=row["flops"], amounts=own)
 
 
 def overhead(given: Any, source: str) -> tuple[float, float] | None:

@@ -29,6 +29,7 @@ from mopdsim.facts.model import model
 from mopdsim.forecast import ranges
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import stretched
+from mopdsim.quality.learning import learnt
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.amounts import Amounts
@@ -61,6 +62,13 @@ def world_of(scenario: Scenario, calibration: Calibration) -> World:
         smaller_starts=scenario.smaller_starts,
         relative_size=relative_size(scenario),
     )
+    if scenario.specialists:
+        world = learnt(
+            world,
+            scenario.specialists,
+            active_parameters=model(scenario.model_of(BASE)).active_parameters,
+            usual=scenario.recipe.amounts_name,
+        )
     return world if scenario.conflict_shift is None else world.shifted(conflict=scenario.conflict_shift)
 
 

@@ -82,11 +82,11 @@ def hill(relative_compute: Array, steepness: Array) -> Array:
 @dataclass(frozen=True, kw_only=True)
 class Specialist:
     """A measured run of RL on one domain alone, from the start of what is forecast. flops: of sampling and gradient;
-    amounts: its rate and batch."""
+    amounts: its rate and batch, those of the set where absent."""
 
     score: float
     flops: float
-    amounts: Amounts
+    amounts: Amounts | None = None
 
 
 def learnt(
@@ -103,9 +103,9 @@ def learnt(
         asymptote_N = np.maximum(asymptote_DN[place], (1 + found.score) / 2)
         done_N = np.clip((found.score - start_N) / np.maximum(asymptote_N - start_N, 1e-12), *_CERTAIN)
         flops_N = np.array([found.flops / active_parameters])
-        effort = paced(
-            Effort(compute_N=flops_N, tokens_N=flops_N), found.amounts, usual, "rl", world.constants
-        )
+        effort = Effort(compute_N=flops_N, tokens_N=flops_N)
+        if found.amounts is not None:
+            effort = paced(effort, found.amounts, usual, "rl", world.constants)
         relative_N = (done_N / (1 - done_N)) ** (1 / world.steepness_DN[place])
         middle_N = effort.compute_N / relative_N
         tokens_DN[place] *= middle_N / midpoint_DN[place]

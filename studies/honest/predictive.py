@@ -16,7 +16,6 @@ from mopdsim.belief.calibration import Calibration
 from mopdsim.belief.form_error import MODEL_ERROR, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
-from mopdsim.quality.learning import Specialist
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
 
@@ -31,23 +30,27 @@ def ensemble(
     model: str = "tiny",
     form_error: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
-    specialists: Mapping[str, Specialist] | None = None,
+    specialists: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
     domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of errors;
     form_error: whether the form's error is among them; known: scores measured after its stages; specialists: what
-    RL on a domain alone, from the same base, was measured to reach."""
+    RL on a domain alone, from the same base, was measured to reach, as a scenario says it."""
     asked = scenario.from_document(
         {
             "recipe": recipe,
             "model": model,
-            "domain": {domain: {"start": score} for domain, score in start.items()},
+            "domain": {
+                domain: {"start": score}
+                | ({"specialist": specialists[domain]} if specialists and domain in specialists else {})
+                for domain, score in start.items()
+            },
         }
     )
     if not form_error:
         rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}
         calibration = replace(calibration, parameters=rows)
-    found = forecast(asked, calibration, known=known, specialists=specialists)
+    found = forecast(asked, calibration, known=known)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
         drawn[domain] = tested(score_N, items[domain], key=f"{key}:{domain}")

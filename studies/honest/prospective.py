@@ -21,7 +21,6 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.quality.learning import Specialist
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
@@ -127,8 +126,11 @@ class _Trained:
     flops: float
     amounts: Amounts
 
-    def measured(self, domain: str) -> Specialist:
-        return Specialist(score=self.scores[domain], flops=self.flops, amounts=self.amounts)
+    def measured(self, domain: str) -> dict[str, float]:
+        """As a scenario says it."""
+        pace = ("learning_rate", "prompts_per_step", "rollouts_per_prompt")
+        own = {key: getattr(self.amounts, key) for key in pace}
+        return {"score": self.scores[domain], "flops": self.flops, **own}
 
 
 def _longest(found: Observations, name: str, own: Sequence[str]) -> dict[str, _Trained]:

@@ -23,9 +23,8 @@ from mopdsim.facts.domains import Estimate
 from mopdsim.facts.model import model
 from mopdsim.forecast.compare import MEASURES, compare, difference
 from mopdsim.forecast.forecast import Forecast, forecast
-from mopdsim.forecast.scenario import Scenario, from_document, load, of_recipe
+from mopdsim.forecast.scenario import Scenario, dump, from_document, load, loads, of_recipe
 from mopdsim.forecast.schedule import Reliability
-from mopdsim.quality.learning import Specialist
 from mopdsim.quality.walk import CAUSES
 from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl, recipe
 from mopdsim.recipes.recipe import Recipe
@@ -157,13 +156,14 @@ def test_measured_specialists_say_how_fast_their_domains_are_learnt() -> None:
 
     def median(name: str, score: float) -> Array:
         made = recipe(name, domains[:1] if name == "single_domain" else domains)
-        starts = {own: {"start": 0.2} for own in made.domains}
-        asked = from_document({"recipe": to_document(made), "model": "tiny", "domain": starts, "draws": 200})
-        first = asked.recipe.stages[0].name
-        flops = float(np.median(forecast(asked).efforts[first].compute_N)) * model("tiny").active_parameters
-        found = Specialist(score=score, flops=flops, amounts=asked.recipe.amounts[first])
-        told = dict.fromkeys(asked.recipe.domains, found)
-        return np.asarray(np.median(forecast(asked, specialists=told).scores_DN, axis=1))
+        document = {"recipe": to_document(made), "model": "tiny", "draws": 200}
+        first = made.stages[0].name
+        flops = float(np.median(forecast(from_document(document)).efforts[first].compute_N))
+        found = {"score": score, "flops": flops * model("tiny").active_parameters}
+        told = {name: {"start": 0.2, "specialist": found} for name in made.domains}
+        asked = from_document(document | {"domain": told})
+        assert loads(dump(asked)) == asked
+        return np.asarray(np.median(forecast(asked).scores_DN, axis=1))
 
     for score in (0.4, 0.7, 0.9):
         assert median("single_domain", score)[0] == pytest.approx(score, abs=0.02)
@@ -171,6 +171,22 @@ def test_measured_specialists_say_how_fast_their_domains_are_learnt() -> None:
     assert (fast > slow + 0.2).all()
     slow, fast = (median("mopd", score) for score in (0.3, 0.8))
     assert (fast > slow + 0.2).all()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"score": 0.9}, "flops is missing"),
+        ({"score": 1.2, "flops": 1e9}, "score = 1.2: must be a finite number from 0 to 1"),
+        ({"score": 0.9, "flops": 0}, "flops = 0: must be a finite number above 0"),
+        ({"score": 0.9, "flops": 1e9, "steps": 3}, "unknown key 'steps'"),
+        (0.9, "must be a table"),
+    ],
+)
+def test_a_specialist_said_wrongly_is_one_sentence(given: object, said: str) -> None:
+    with pytest.raises(UsageError, match=rf"domain\.math\.specialist.*{said}") as caught:
+        _scenario(domain={"math": {"specialist": given}})
+    assert "\n" not in str(caught.value)
 
 
 def test_verified_samples_teach_more_than_their_sampler() -> None:
