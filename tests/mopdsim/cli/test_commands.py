@@ -168,6 +168,7 @@ def test_a_published_system_forecasts_at_its_own_scale_unless_another_is_asked_f
         assert other["amounts"] == "tiny" and other["model"] == "tiny"
 
 
+@pytest.mark.slow
 def test_compare_all_in_one_document() -> None:
     document = json.loads(output("compare", "--all", "--budget-flops", "1e12", "--draws", "20", "--json"))
     assert document["budget_flops"] == 1e12 and len(document["rows"]) == 13

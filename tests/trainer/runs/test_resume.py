@@ -169,10 +169,8 @@ STAGES: dict[str, tuple[str, Callable[[dict[str, str]], Recipe]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [pytest.param(kind, marks=[] if kind == "student" else [pytest.mark.slow]) for kind in STAGES],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", STAGES)
 def test_a_split_stage_equals_a_straight_one(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

@@ -247,6 +247,7 @@ def test_samples_and_scores_have_one_temperature(
     check(stage, step, {small["low"]: {"a": 1.0}, small["high"]: {"b": 1.0}}, weights, temperature=1.7)
 
 
+@pytest.mark.slow
 def test_small_batches_make_the_same_gradient(
     small: dict[str, str], weights: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_stop_in_between_changes_nothing(
     assert estimate(elsewhere, nodes.values()) == (0, 0.0)
 
 
+@pytest.mark.slow
 def test_effects_are_differences_of_log_probs(finished: Made) -> None:
     run = finished["mopd"]
     done = CliRunner().invoke(
