@@ -29,6 +29,7 @@ _FILES = {  # of `studies.designs`, by the study's name
     "skill_gate": "skill.gate",
     "skill_sweep": "skill.sweep",
     "order": "skill.order",
+    "order_again": "skill.order",
     "conflict": "skill.conflict",
     "trace": "trace.trace",
     "ladder-5M": "size.ladder",

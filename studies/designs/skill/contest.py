@@ -117,7 +117,7 @@ def _lead(own: pd.DataFrame, by: str) -> dict[str, Any]:
 
 def lead(rows: pd.DataFrame, one: str, other: str, column: str = "greedy", **where: Any) -> Quantity | None:
     """One recipe's mean score less another's, paired by condition and seed, where both are there."""
-    by = [name for name in ("world", "dial") if name in rows]
+    by = [name for name in ("world", "dial", "budget") if name in rows]
     return paired(rows, column, {"recipe": one}, {"recipe": other}, by=(*by, "seed"), **where)
 
 

@@ -117,7 +117,7 @@ def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
     }
     assert not elsewhere & {*suite.SEEDS, *suite.RIVAL_SEEDS}
     assert {name for name in NAMES if study(name).suite == "skill"} == {
-        "skill_gate", "skill_sweep", "order", "conflict",
+        "skill_gate", "skill_sweep", "order", "order_again", "conflict",
     }  # fmt: skip
 
 
@@ -175,6 +175,19 @@ def test_a_failed_distillation_is_reported_and_not_compared(contested: Observati
     assert any("3 distillations failed" in sentence for sentence in made.findings)
     recipes = set(made.tables[1].frame.recipe[made.tables[1].frame.world == first])
     assert "failed mopd" in recipes and "mopd" not in recipes
+
+
+def test_the_order_again_is_told_by_world_and_budget() -> None:
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return START
+        more = 0.1 * float(run.factors["budget"]) if run.factors["recipe"] == "off_policy" else 0.0
+        return START + GAIN + more + noise(run, stage)
+
+    made = order.analyse(simulated(runs_of("order_again"), lambda run, stage, domain: 0.25, greedy=greedy))
+    assert len(made.tables[0].frame) == len(suite.WORLDS) * len(order.BUDGETS)
+    lead = made.quantities["off_policy_minus_mixed"]
+    assert lead.value == pytest.approx(0.1 * sum(order.BUDGETS) / len(order.BUDGETS), abs=0.02)
 
 
 def test_a_conflict_is_told_along_its_dial() -> None:
