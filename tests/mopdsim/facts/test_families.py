@@ -25,7 +25,7 @@ OWN_NAMES = (
     "deepseek_v2",
     "nemotron",
 )  # no class of transformers, or no complete defaults
-QUICK = ("llama", "qwen3_moe", "gpt2", "opt", "gpt_neox", "falcon_mamba", "gemma3_text", "ernie4_5_moe")
+QUICK = ("llama", "qwen3_moe", "gpt2", "falcon_mamba", "gemma3_text")
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 CHOSEN = ("num_experts_per_tok", "experts_per_token", "moe_k")
 WRITTEN = 8  # tokens in the cache
