@@ -47,17 +47,25 @@ CONFLICTING = 2.0  # standard deviations between a prior and what another scope'
 Transfer = Literal["nothing", "moved", "widened"]
 READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
-    "pair_exponent", "efficiency_shift", "distill_conflict_share", "distill_rate", "forgetting",
-    "imitation_forgetting", "replay_half", "climb_kl", "inherited_bias", "cap_gap", "exposure", "merge_overlap",
-    "merge_harm", "reward_gain", "extrapolation_benefit", "collapse_middle", "collapse_width", "collapse_kept",
-    "seed_sd",
+    "rate_exponent", "batch_exponent", "size_exponent", "size_slope", "start_slope", "staleness_cost", "seed_sd",
+    "breaking_rate", "breaking_power", "breaking_size",
+    "efficiency_shift", "conflict_share", "ambiguity_conflict", "ambiguity_spill", "climb_kl", "forgetting",
+    "cap_gap", "companion_lift", "inherited_bias", "reward_gain", "extrapolation_benefit", "collapse_middle",
+    "merge_overlap",
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
-    "imitated_choice", "preference_share", "size_slope", "companion_lift", "companion_drag",
-    "rate_exponent", "batch_exponent", "start_slope", "breaking_rate", "breaking_power", "broken_share",
-    "size_exponent", "breaking_size",
-    "ambiguity_conflict", "ambiguity_power", "sequence_conflict", "merge_conflict", "staleness_cost",
+    "imitated_choice", "preference_share",
 )  # fmt: skip
-ALONG_THE_DIAL = ("ambiguity_conflict", "ambiguity_power")  # k and p of K = -k d^p between rivals
+ALONG_THE_DIAL: Mapping[str, str] = {
+    "conflict": "ambiguity_conflict",
+    "spill": "ambiguity_spill",
+}  # of rivals
+PUBLISHED_STRATEGIES = (
+    "merge_average",
+    "merge_sum",
+    "mixed_rl",
+    "mopd",
+    "off_policy",
+)  # in two studies or more
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
     "start": "logit",
     "asymptote": "logit",
@@ -123,7 +131,7 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Named parameters. A pair's own ("conflict:math>code") replaces the general one ("conflict").
+    """Named parameters. "conflict" and "spill" are of any pair of domains, each pair on a stream of its own.
 
     facts: what studies of a scope found of domains, as `Domain` has it: by scope, domain and field.
     """
@@ -163,15 +171,15 @@ class Calibration:
         """Draws of the share of its specialists' gain that each strategy recovers in a study, (N,), all with the
         deviation that one study's strategies share; "unknown" is of a strategy that fewer than two studies have. Empty
         where the calibration holds none."""
-        if "recovery_common" not in self.parameters:
+        if "recovery" not in self.parameters:
             return {}
         common_N = self.draw("recovery_common", scope, seed=seed, draws=draws)
-        named = [name for name in self.parameters if name.startswith("recovery:")]
-        found = {name.partition(":")[2]: name for name in named} | {"unknown": "recovery"}
-        return {
-            strategy: common_N + self.draw(name, scope, seed=seed, draws=draws)
-            for strategy, name in found.items()
+        found = {
+            name: common_N + self.draw("recovery", scope, seed=seed, draws=draws, key=f"recovery:{name}")
+            for name in (*PUBLISHED_STRATEGIES, "unknown")
         }
+        found["unknown"] = found["unknown"] + self.draw("recovery_unseen", scope, seed=seed, draws=draws)
+        return found
 
     def fact(self, domain: Domain, key: str, scope: Scope) -> Estimate | None:
         """The value that studies of this scope found for a domain's field, or None. A dial setting that was
@@ -197,56 +205,28 @@ class Calibration:
     def draw_pair(
         self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
     ) -> Array:
-        """Draws of a pair's "conflict" or "spill", (N,). They are interpolated between the nearest studied
-        dial settings; a pair without any takes the general prior, on a random stream of its own. The conflict of rivals
-        at ambiguity d is that of their marked prompts less k d^p, one curve for all: it falls with the dial in
-        every draw."""
-        dial = rivalry(source.name, target.name) if kind == "conflict" else 0.0
-        if dial > 0:
-            marked_N = self.draw_pair(kind, *_marked(source, target), scope=scope, seed=seed, draws=draws)
-            fall_N, power_N = (self.draw(name, scope, seed=seed, draws=draws) for name in ALONG_THE_DIAL)
-            return np.asarray(marked_N - fall_N * dial**power_N)
-        near = self._near_pair(kind, source, target)
-        drawn = {name: self.draw(f"{kind}:{name}", scope, seed=seed, draws=draws) for name in near}
-        return between(near, drawn)
+        """Draws of a pair's "conflict" or "spill", (N,): what is known of any pair, on a random stream of its own. That
+        of rivals at ambiguity d is that of their marked prompts less k d, k the same for all (`ALONG_THE_DIAL`): it
+        falls with the dial in every draw."""
+        pair = ">".join(unambiguous(row.name) for row in (source, target))
+        marked_N = self.draw(f"{kind}:{pair}", scope, seed=seed, draws=draws)
+        dial = rivalry(source.name, target.name)
+        if dial == 0:
+            return marked_N
+        return np.asarray(marked_N - self.draw(ALONG_THE_DIAL[kind], scope, seed=seed, draws=draws) * dial)
 
     def pair(self, kind: str, source: Domain, target: Domain, scope: Scope) -> Estimate:
         """What is known of a pair's "conflict" or "spill": mean, sd and weakest grade of what `draw_pair` draws."""
-        dial = rivalry(source.name, target.name) if kind == "conflict" else 0.0
-        if dial > 0:
-            marked = self.pair(kind, *_marked(source, target), scope=scope)
-            fall, power = (self.parameter(name).at(scope) for name in ALONG_THE_DIAL)
-            lost = fall.value * dial**power.value  # sd of k in ln
-            sds = (marked.sd, lost * fall.sd, lost * abs(math.log(dial)) * power.value * power.sd)
-            return Estimate(
-                value=marked.value - lost,
-                sd=math.hypot(*sds),
-                grade=max((row.grade for row in (marked, fall, power)), key=GRADES.index),
-                source=f"ambiguity {dial:g}: {fall.source}",
-            )
-        near = self._near_pair(kind, source, target)
-        found = {name: self.parameter(f"{kind}:{name}").at(scope) for name in near}
-        if len(found) == 1:
-            return next(iter(found.values()))
-        together = self.correlations.get(scope)
-        shares = [(f"{kind}:{name}", weight * found[name].sd) for name, weight in near.items()]
-        variance = sum(
-            one * other * (together.of(a, b) if together else float(a == b))
-            for a, one in shares
-            for b, other in shares
-        )
+        marked, dial = self.parameter(kind).at(scope), rivalry(source.name, target.name)
+        if dial == 0:
+            return marked
+        fall = self.parameter(ALONG_THE_DIAL[kind]).at(scope)
+        lost = fall.value * dial * math.exp(fall.sd**2 / 2)  # the mean of a lognormal k
         return Estimate(
-            value=sum(weight * found[name].value for name, weight in near.items()),
-            sd=math.sqrt(variance),
-            grade=max((row.grade for row in found.values()), key=GRADES.index),
-            source=f"between {' and '.join(found)}",
-        )
-
-    def _near_pair(self, kind: str, source: Domain, target: Domain) -> dict[str, float]:
-        """Between which studied pairs this one lies; itself, with the general prior, where none was studied."""
-        own = f"{source.name}>{target.name}"
-        return (
-            self._near_pairs(kind, own) or self._near_pairs(kind, f"{source.row}>{target.row}") or {own: 1.0}
+            value=marked.value - lost,
+            sd=math.hypot(marked.sd, lost * math.sqrt(math.expm1(fall.sd**2))),
+            grade=max(marked.grade, fall.grade, key=GRADES.index),
+            source=f"ambiguity {dial:g}: {fall.source}",
         )
 
     def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
@@ -256,29 +236,10 @@ class Calibration:
                 return near
         return {}
 
-    def _near_pairs(self, kind: str, pair: str) -> dict[str, float]:
-        return nearest(pair, self._studied_pairs.get(kind, {}).get(undialled(pair), ()))
-
-    @cached_property
-    def _studied_pairs(self) -> dict[str, dict[str, list[str]]]:
-        """Pairs with a parameter of their own, by kind and by their domains without dials."""
-        kinds: dict[str, list[str]] = {}
-        for name in self.parameters:
-            kind, colon, pair = name.partition(":")
-            if colon:
-                kinds.setdefault(kind, []).append(pair)
-        return {kind: by_domains(pairs) for kind, pairs in kinds.items()}
-
     @cached_property
     def _studied_domains(self) -> dict[Scope, dict[str, list[str]]]:
         """Domains of which studies found something, by scope and without dials."""
         return {scope: by_domains(rows) for scope, rows in self.facts.items()}
-
-
-def _marked(source: Domain, target: Domain) -> tuple[Domain, Domain]:
-    """Two rivals with every prompt marked."""
-    one, other = (replace(row, name=unambiguous(row.name)) for row in (source, target))
-    return one, other
 
 
 @cache
@@ -310,7 +271,7 @@ def from_document(document: Any, *, source: str) -> Calibration:
             "update mopd, or refit the calibration with it"
         )
     parameters = {name: _parameter(row, f"{source}: {name}") for name, row in document["parameters"].items()}
-    if missing := sorted({*CONSTANTS, "conflict", "spill", "dispersion"} - set(parameters)):
+    if missing := sorted({*CONSTANTS, "conflict", "spill"} - set(parameters)):
         raise UsageError(f"{source}: parameter {missing[0]!r} is missing: add it")
     return Calibration(
         name=str(document.get("name", source)),

@@ -1,9 +1,9 @@
 """The error of the model form: how far the model's forecasts miss scores of runs that its fit has not seen.
 
 Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for the scope
-it was fitted in; elsewhere nobody has measured it, and a forecast carries none. That scale is of bases whose start was
-scored. With a base that nobody scored the error is `unscored_factor` times as wide, and scores lie `unscored_shift`
-higher. Leaves out: finding the scale.
+it was fitted in; elsewhere nobody has measured it, and a forecast carries none. What RL at a bold rate led to has a
+scale of its own, `bold_error`. Both are of bases whose start was scored. With a base that nobody scored the error is
+`unscored_factor` times as wide, and scores lie `unscored_shift` higher. Leaves out: finding the scales.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from mopdsim.belief.calibration import Calibration, sample, uniform
 from mopdsim.facts.domains import Estimate, Scope
 
 MODEL_ERROR = "model_error"
+BOLD_ERROR = "bold_error"
+FORM_ERRORS = (MODEL_ERROR, BOLD_ERROR)
 UNSCORED = ("unscored_factor", "unscored_shift")
 _EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
 _UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
@@ -31,13 +33,15 @@ def form_error(
     seed: int,
     draws: int,
     scored: bool = True,
+    bold: bool = False,
 ) -> Array | None:
     """Draws of the error of a stage's score on every domain, in logits, (D, N); None where it was never measured.
-    scored: whether the base's start was measured."""
-    parameter = calibration.parameters.get(MODEL_ERROR)
+    scored: whether the base's start was measured; bold: whether RL at a bold rate led to the stage."""
+    kind = BOLD_ERROR if bold else MODEL_ERROR
+    parameter = calibration.parameters.get(kind)
     if parameter is None or scope not in parameter.studies:
         return None
-    scale_N, shift_N = calibration.draw(MODEL_ERROR, scope, seed=seed, draws=draws), np.zeros(draws)
+    scale_N, shift_N = calibration.draw(kind, scope, seed=seed, draws=draws), np.zeros(draws)
     if not scored and UNSCORED[0] in calibration.parameters:
         factor_N, shift_N = (calibration.draw(name, scope, seed=seed, draws=draws) for name in UNSCORED)
         scale_N = scale_N * factor_N

@@ -1,7 +1,7 @@
 """Whether distillations collapsed, and what that says of the distance at which they do.
 
 A collapse happens or not, so that it is kept out of the walk and its middle found apart: by the likelihood of what
-happened at the distances that the fitted walk gives. Leaves out: the hazard's width, which keeps its prior.
+happened at the distances that the fitted walk gives. Leaves out: the hazard's width, which is fixed.
 """
 
 from __future__ import annotations
@@ -28,14 +28,13 @@ def collapse_middle(posterior: Posterior, *, source: str) -> Estimate | None:
     collapsed."""
     calibration = posterior.latents.calibration
     prior = calibration.parameters["collapse_middle"].prior
-    width = np.array(calibration.parameters["collapse_width"].prior.value)
     seen = [pair for place in range(len(posterior.latents.trees)) for pair in _outcomes(posterior, place)]
     if not seen:
         return None
     log_middle_G = np.log(prior.value) + prior.sd * _WIDTHS
     log_G: Array = -0.5 * _WIDTHS**2
     for distance, collapsed in seen:
-        hazard_G = collapse_hazard(np.array(distance), np.exp(log_middle_G), width)
+        hazard_G = collapse_hazard(np.array(distance), np.exp(log_middle_G))
         log_G = log_G + np.log(np.clip(hazard_G if collapsed else 1 - hazard_G, 1e-300, 1.0))
     weight_G = np.exp(log_G - log_G.max())
     weight_G /= weight_G.sum()

@@ -14,26 +14,19 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic
 from mopdsim.belief.calibration import SCHEMA_VERSION
-from mopdsim.fit.breakdown import breaking
+from mopdsim.belief.form_error import BOLD_ERROR, MODEL_ERROR
 from mopdsim.fit.collapse import collapse_middle
-from mopdsim.fit.forest import Tree, scope_of_trees
-from mopdsim.fit.latents import SPREADS, Latent, Latents
+from mopdsim.fit.forest import scope_of_trees
+from mopdsim.fit.latents import Group, Latent, Latents
 from mopdsim.fit.posterior import Posterior
 
 LEAST_LEARNED = 0.1  # of the prior's variance; below, a parameter counts as not identified
 SURPRISE = 3.0  # prior standard deviations
-MODEL_ERROR = {
-    "value": SPREADS["error"][0],
-    "sd": SPREADS["error"][1],
-    "distribution": "lognormal",
-    "grade": "prior",
-    "source": "scale of Student's t, in logits, between a stage's score and what the model form says",
-}
+ERRORS: Mapping[Group, str] = {"error": MODEL_ERROR, "bold_error": BOLD_ERROR}  # the rows that hold them
 BASES = (
     2.0,
     0.3,
 )  # prior of the spread of starts between bases, logits: counts as so many bases, of this size
-_PAIRED = ("conflict", "spill")
 
 
 def document(
@@ -42,11 +35,10 @@ def document(
     *,
     name: str,
     source: str,
-    trees: Sequence[Tree] = (),
     dial: Mapping[str, tuple[float, float]] | None = None,
 ) -> dict[str, Any]:
     """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date.
-    trees: all that was read, where the posterior is of calm runs alone; dial: what replicates say of rivals."""
+    dial: what replicates say of rivals."""
     latents, scope = posterior.latents, scope_of_trees(posterior.latents.trees)
     learned = _learned(posterior)
     parameters = {key: dict(row) for key, row in base["parameters"].items()}
@@ -60,11 +52,9 @@ def document(
         own = parameters.get(row.name) or {k: v for k, v in parameters[general].items() if k != "studies"}
         studies = {key: value for key, value in own.get("studies", {}).items() if key != scope}
         parameters[row.name] = {**own, "studies": {**studies, scope: found}}
-    parameters.setdefault("model_error", MODEL_ERROR)
-    alone = {"model_error": posterior.spreads["error"]}
+    alone = {row: posterior.spreads[group] for group, row in ERRORS.items()}
     if (middle := collapse_middle(posterior, source=source)) is not None:
         alone["collapse_middle"] = (middle.value, middle.sd)
-    alone |= breaking(posterior, trees or latents.trees)
     alone |= dial or {}
     for domain, (value, sd) in starts(posterior).items():
         found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
@@ -105,42 +95,33 @@ def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
 class _Row:
     """A parameter under the name of its draws: a weighting of unknowns."""
 
-    def __init__(self, posterior: Posterior, latent: Latent, extra: float = 0.0) -> None:
+    def __init__(self, posterior: Posterior, latent: Latent) -> None:
         latents = posterior.latents
         self.name, self.latent = latent.name, latent
         kind, _, self.domain = latent.name.partition(":")
-        self.fact = kind if latent.distribution != "normal" and self.domain and kind != "dispersion" else ""
+        self.fact = kind if latent.distribution != "normal" and self.domain else ""
         self.weight_L = np.zeros(len(latents.entries))
         self.weight_L[latents.index[latent.name]] = 1.0
-        if latent.group is not None:
-            self.weight_L[latents.index[latent.group]] = 1.0
         self.covariance_LL = posterior.covariance_LL
         middle = float(self.weight_L @ posterior.x_L)
         self.value = float(latent.value(np.array(middle)))
-        self.sd = math.sqrt(float(self.weight_L @ self.covariance_LL @ self.weight_L) + extra**2)
+        self.sd = math.sqrt(float(self.weight_L @ self.covariance_LL @ self.weight_L))
         if self.fact in ("asymptote", "demonstrated"):  # the table has scores' deviations in probability
             self.sd *= max(self.value * (1 - self.value), 0.01)
-        self.alone = extra > 0
 
 
 def _learned(posterior: Posterior) -> list[_Row]:
-    """The constants and facts that the fit narrowed, and every pair that was seen. The mean over pairs stands
-    for unseen pairs; its sd includes the spread between pairs."""
-    rows = []
-    for latent, share in zip(posterior.latents.entries, posterior.learned_L, strict=True):
-        if latent.tree is not None:
-            continue
-        if latent.name in _PAIRED:
-            rows.append(_Row(posterior, latent, posterior.spreads[latent.name][0]))  # type: ignore[index]
-        elif latent.group is not None or share >= LEAST_LEARNED:
-            rows.append(_Row(posterior, latent))
-    return rows
+    """The constants and facts that the fit narrowed."""
+    return [
+        _Row(posterior, latent)
+        for latent, share in zip(posterior.latents.entries, posterior.learned_L, strict=True)
+        if latent.tree is None and share >= LEAST_LEARNED
+    ]
 
 
 def _correlations(learned: Sequence[_Row]) -> dict[str, Any]:
-    """Names, and the lower triangle of the correlation matrix as one text for each row. Means of pairs are
-    left out: they stand for pairs drawn from streams of their own."""
-    rows = [row for row in learned if not row.alone]
+    """Names, and the lower triangle of the correlation matrix as one text for each row."""
+    rows = learned
     if not rows:
         return {"names": [], "rows": []}
     weight_RL = np.stack([row.weight_L for row in rows])
@@ -158,7 +139,7 @@ def _correlations(learned: Sequence[_Row]) -> dict[str, Any]:
 def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> dict[str, Any]:
     """What the fit rests on, which parameters it says nothing of, and where it goes far from the prior."""
     known = {row.name for row in learned}
-    shown = [latent for latent in latents.entries if latent.tree is None and latent.group is None]
+    shown = [latent for latent in latents.entries if latent.tree is None]
     moved = (posterior.x_L - latents.mean_L) / latents.sd_L
     return {
         "runs": sorted(name for tree in latents.trees for name in tree.runs),

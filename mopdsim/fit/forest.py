@@ -22,12 +22,10 @@ from mopdsim.facts.domains import Domain, Scope, domain, scope_of
 from mopdsim.facts.model import model
 from mopdsim.forecast.stage_draws import STUDIED
 from mopdsim.quality.walk import Effort
-from mopdsim.recipes.amounts import default_amounts
-from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe
 from mopdsim.recipes.recipe_file import from_document
 from mopdsim.recipes.stage import renamed
 
-HASTY = 2.0
 _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradient_tokens", "kl_parent")
 
 
@@ -143,7 +141,7 @@ def _but_base(keys: Mapping[str, str]) -> dict[str, str]:
 
 def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
     """The forest of some observations files, a manifest beside each, and the dates of the studies. calm: without runs
-    whose RL may have broken. NotFoundError, UsageError."""
+    at bold rates, whose RL may have broken. NotFoundError, UsageError."""
     runs: dict[str, Run] = {}
     efforts: dict[str, Effort] = {}
     points: dict[str, tuple[Point, ...]] = {}
@@ -152,7 +150,7 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
     for path in data:
         rows, manifest = _read(path)
         source = str(path.with_name("manifest.json"))
-        own = [run for run in _runs(manifest, source) if not (calm and hasty(run.recipe))]
+        own = [run for run in _runs(manifest, source) if not (calm and run.recipe.bold)]
         active = {
             key: _active(manifest["runs"][run.name]["model"], source)
             for run in own
@@ -209,15 +207,6 @@ def _runs(manifest: Mapping[str, Any], source: str) -> Iterator[Run]:
         recipe = from_document(row["document"], source=f"{source}: {name}")
         if SMALLER not in recipe.roots:
             yield Run(name=name, recipe=recipe, keys=row["keys"])
-
-
-def hasty(recipe: Recipe) -> bool:
-    """Whether RL runs at more than `HASTY` times the usual rate of its set: what it scores tells of breaking first."""
-    if recipe.amounts_name == "published":
-        return False
-    usual = default_amounts(recipe.amounts_name, "rl").learning_rate
-    rates = [recipe.amounts[stage.name].learning_rate for stage in recipe.stages if isinstance(stage, Rl)]
-    return max(rates, default=0.0) > HASTY * usual
 
 
 def _active(name: str, source: str) -> int:

@@ -1,8 +1,8 @@
 """The unknowns of a fit: what each is called, its prior, and how it enters the world of a tree.
 
-Each is normal on its own scale (plain, ln or logit). Pairs have a mean in common and deviations whose spread is
-fitted, as have the seeds' shifts of asymptotes and the errors of the model form: with few runs a pair then leans on
-the others. Axes: L unknown, D domain, N member. Leaves out: constants that no walk of a forest can tell (`LEFT_OUT`).
+Each is normal on its own scale (plain, ln or logit). All pairs of domains have one K and one transfer, save for
+rivals along their dial. Axes: L unknown, D domain, N member. Leaves out: constants that no walk of a forest can tell
+(`LEFT_OUT`), what single pairs have of their own, which did not pay on conditions left out.
 """
 
 from __future__ import annotations
@@ -18,28 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.belief.calibration import CONSTANTS, Calibration, Distribution, in_logits
-from mopdsim.belief.dials import rivalry, unambiguous
+from mopdsim.belief.calibration import ALONG_THE_DIAL, CONSTANTS, Calibration, Distribution, in_logits
+from mopdsim.belief.dials import rivalry
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.fit.forest import Tree
 from mopdsim.quality.ambiguity import rivals_of
 from mopdsim.quality.world import World, from_start, sized
-from mopdsim.recipes.recipe import Distill, Merge, Rl
+from mopdsim.recipes.recipe import Merge
 
-Group = Literal["conflict", "spill", "error"]
-SPREADS: Mapping[Group, tuple[float, float]] = {  # prior of a group's spread: middle, sd of its ln
-    "conflict": (0.25, 0.5),
-    "spill": (0.3, 0.5),
+Group = Literal["error", "bold_error"]
+SPREADS: Mapping[Group, tuple[float, float]] = {  # prior of the form's error: middle, sd of its ln
     "error": (0.15, 0.7),
+    "bold_error": (0.5, 0.7),
 }
+PAIRED = ("conflict", "spill")
 LEFT_OUT = (
     "seed_sd",  # part of the errors of the model form
-    "distill_rate",  # only its ratio to distill_tokens enters
-    "collapse_middle", "collapse_width", "collapse_kept",  # happens or not: no slope
-    "breaking_rate", "breaking_power", "broken_share", "breaking_size",
+    "collapse_middle",  # happens or not: no slope
+    "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl",  # of reward models
+    "prompt_spread", "imitated_choice", "preference_share",  # of chosen samples and pairs
     "size_slope",  # of models of a second size
     "staleness_cost",  # all runs of ours are synchronous
-    "ambiguity_conflict", "ambiguity_power",  # from replicates alone (`mopdsim.fit.ambiguity`)
+    "ambiguity_conflict",  # from replicates alone (`mopdsim.fit.ambiguity`)
 )  # fmt: skip
 SCORES = ("asymptote", "demonstrated")
 SPEEDS = ("midpoint", "steepness", "distill_tokens")
@@ -48,15 +48,13 @@ START_SD = 3.0  # logits: a base's score is measured, so that its prior does not
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """One unknown. mean, sd: its prior on its own scale; in a group, sd is the starting value of the group's
-    spread. domains: it enters the trees that have all of them. tree: if given, it enters only the tree at
-    this index."""
+    """One unknown. mean, sd: its prior on its own scale. domains: it enters the trees that have all of them. tree: if
+    given, it enters only the tree at this index."""
 
     name: str
     mean: float
     sd: float
     distribution: Distribution = "normal"
-    group: Group | None = None
     domains: tuple[str, ...] = ()
     tree: int | None = None
 
@@ -87,19 +85,6 @@ class Latents:
     @cached_property
     def sd_L(self) -> Array:
         return np.array([latent.sd for latent in self.entries])
-
-    def of_group(self, group: Group) -> NDArray[np.intp]:
-        """Places of a group's unknowns."""
-        return np.array(
-            [place for place, latent in enumerate(self.entries) if latent.group == group], dtype=np.intp
-        )
-
-    def prior_sd(self, spreads: Mapping[Group, float]) -> Array:
-        """The prior's standard deviations, (L,), with these spreads of groups."""
-        sd_L = self.sd_L.copy()
-        for group, spread in spreads.items():
-            sd_L[self.of_group(group)] = spread
-        return sd_L
 
     def of_tree(self, place: int) -> NDArray[np.intp]:
         """Places of the unknowns that a tree's scores can depend on."""
@@ -133,15 +118,12 @@ class Latents:
             )
 
         def matrix(kind: str) -> Array:
-            mean_N = value(kind)
+            shared_N = self.entries[self.index[kind]].value(x_LN[self.index[kind]])
             pairs_DDN = np.zeros((len(names), len(names), 1, count))
             for (i, source), (j, target) in permutations(enumerate(names), 2):
-                pair = _marked(source, target) if kind == "conflict" else (source, target)
-                deviation_N = value(f"{kind}:{'>'.join(pair)}")
-                if mean_N is not None and deviation_N is not None:
-                    pairs_DDN[i, j] = mean_N + deviation_N
-                if kind == "conflict" and (dial := rivalry(source, target)) > 0:
-                    pairs_DDN[i, j] -= constants["ambiguity_conflict"] * dial ** constants["ambiguity_power"]
+                pairs_DDN[i, j] = shared_N
+                if (dial := rivalry(source, target)) > 0:
+                    pairs_DDN[i, j] -= constants[ALONG_THE_DIAL[kind]] * dial
             return pairs_DDN
 
         facts = {key: rows(key, _facts(tree, key)) for key in (*SCORES, *SPEEDS)}
@@ -158,7 +140,6 @@ class Latents:
             steepness_DN=facts["steepness"],
             distill_tokens_DN=facts["distill_tokens"],
             length_DN=np.array(list(_facts(tree, "response_tokens").values()))[:, None, None],
-            dispersion_DN=rows("dispersion", dict.fromkeys(names, 1.0)),
             conflict_DDN=matrix("conflict"),
             spill_DDN=matrix("spill"),
             constants=constants,
@@ -183,7 +164,7 @@ def latents_of(trees: Sequence[Tree], calibration: Calibration) -> Latents:
     entries = [
         *(_constant(name, calibration) for name in CONSTANTS if name not in LEFT_OUT),
         *(latent for row in facts.values() for latent in _of_domain(row)),
-        *_pairs(trees, calibration),
+        *(_constant(kind, calibration) for kind in PAIRED),
         *(latent for place, tree in enumerate(trees) for latent in _of_tree(place, tree)),
     ]
     return Latents(trees=tuple(trees), calibration=calibration, entries=tuple(entries))
@@ -209,44 +190,6 @@ def _of_domain(row: Domain) -> Iterator[Latent]:
         yield _latent(f"{key}:{row.name}", in_logits(getattr(row, key)), "logit", own)
     for key in SPEEDS:
         yield _latent(f"{key}:{row.name}", getattr(row, key), "lognormal", own)
-
-
-def _pairs(trees: Sequence[Tree], calibration: Calibration) -> Iterator[Latent]:
-    """Conflicts of domains trained together, transfer to domains left out, dispersion of what is distilled."""
-    together = {pair for tree in trees for pair in _met(tree, inside=True)}
-    apart = {pair for tree in trees for pair in _met(tree, inside=False)}
-    kinds: tuple[tuple[Group, set[tuple[str, str]]], ...] = (("conflict", together), ("spill", apart))
-    for kind, pairs in kinds:
-        if not pairs:
-            continue
-        prior = calibration.parameters[kind].prior
-        yield Latent(name=kind, mean=prior.value, sd=prior.sd)
-        dialled = {_marked(*pair) for pair in pairs if rivalry(*pair)} if kind == "conflict" else set()
-        marked = {_marked(*pair) for pair in pairs} if kind == "conflict" else pairs
-        for source, target in sorted(marked):
-            yield Latent(
-                name=f"{kind}:{source}>{target}",
-                mean=0.0,
-                sd=SPREADS[kind][0],
-                group=kind,
-                domains=() if (source, target) in dialled else (source, target),
-            )
-    for name in sorted({name for pair in together for name in pair}):
-        prior = calibration.parameters["dispersion"].prior
-        yield _latent(f"dispersion:{name}", prior, "lognormal", (name,))
-
-
-def _marked(source: str, target: str) -> tuple[str, str]:
-    """The pair itself, of ambiguous rivals the pair with every prompt marked: the dial's own curve is the rest."""
-    return (unambiguous(source), unambiguous(target)) if rivalry(source, target) else (source, target)
-
-
-def _met(tree: Tree, *, inside: bool) -> Iterator[tuple[str, str]]:
-    for stage in tree.recipe.stages:
-        if inside and isinstance(stage, Rl | Distill):
-            yield from permutations(stage.domains, 2)
-        elif not inside and isinstance(stage, Rl):
-            yield from ((a, b) for a in stage.domains for b in tree.domains if b not in stage.domains)
 
 
 def _of_tree(place: int, tree: Tree) -> Iterator[Latent]:

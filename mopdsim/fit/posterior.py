@@ -1,8 +1,8 @@
-"""The most probable unknowns, their covariance, and the spreads of groups: a Gauss-Newton fit of a posterior.
+"""The most probable unknowns, their covariance, and the scales of errors: a Gauss-Newton fit of a posterior.
 
 Observed logits differ from the walk's by the noise of a finite test and by an error of the model form, one for each
-stage and domain, with Student's tails: a series that the model cannot follow loses its pull. Groups of unknowns have a
-spread that is fitted by the evidence (MacKay 1992). The covariance is Laplace's
+stage and domain, with Student's tails: a series that the model cannot follow loses its pull. The errors have one scale
+at ordinary learning rates and one at bold ones, both fitted by the evidence (MacKay 1992). The covariance is Laplace's
 at the optimum, with slopes over the width of each unknown's own uncertainty.
 Axes: M observation, L unknown (errors left out), E error (stage and domain). Leaves out: where an optimum is one of
 several, beyond the starts that are tried; prompts that several runs share, which count as independent.
@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
 from mopdsim.base.arrays import Array
@@ -33,9 +34,9 @@ SETTLED = 0.05  # change of an unknown in posterior standard deviations, and of 
 
 @dataclass(frozen=True, kw_only=True)
 class Posterior:
-    """x_L: the unknowns on their own scales; covariance_LL. spreads: of each group, value and sd of its ln. settled:
-    the steps ended; cost: minus twice the ln of the marginal likelihood (Laplace's), up to a constant. Of all starts,
-    agreeing: how many came to this optimum; behind: what each costs more than it, the best first."""
+    """x_L: the unknowns on their own scales; covariance_LL. spreads: the scale of each kind of errors and the sd of its
+    ln. settled: the steps ended; cost: minus twice the ln of the marginal likelihood (Laplace's), up to a constant. Of
+    all starts, agreeing: how many came to this optimum; behind: what each costs more than it, the best first."""
 
     latents: Latents
     seen: Observed
@@ -54,8 +55,7 @@ class Posterior:
 
     @property
     def prior_sd_L(self) -> Array:
-        """Of the prior, with the fitted spreads of groups."""
-        return self.latents.prior_sd({group: value for group, (value, _) in self.spreads.items()})
+        return self.latents.sd_L
 
     @property
     def learned_L(self) -> Array:
@@ -71,15 +71,19 @@ class _Guess:
     variance_L: Array
     error_E: Array
     variance_E: Array
+    bold_E: NDArray[np.bool_]
     spreads: dict[Group, float]
     log_det: float = 0.0  # of the posterior's precision, errors included
 
     @property
     def error_precision_E(self) -> Array:
         """Of the errors' prior: less for outliers, as Student's tails have it."""
-        variance = self.spreads["error"] ** 2
-        relative_E = (self.error_E**2 + self.variance_E) / variance
-        return (DEGREES + 1) / (DEGREES + relative_E) / variance
+        relative_E = (self.error_E**2 + self.variance_E) / self.variance_of_error_E
+        return (DEGREES + 1) / (DEGREES + relative_E) / self.variance_of_error_E
+
+    @property
+    def variance_of_error_E(self) -> Array:
+        return np.where(self.bold_E, self.spreads["bold_error"], self.spreads["error"]) ** 2
 
 
 def fit(latents: Latents, seen: Observed | None = None, *, starts: int = 1, seed: int = 0) -> Posterior:
@@ -108,6 +112,7 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         variance_L=np.zeros_like(x_L),
         error_E=np.zeros(count),
         variance_E=np.zeros(count),
+        bold_E=seen.bold_E,
         spreads={group: middle for group, (middle, _) in SPREADS.items()},
     )
     settled = False
@@ -117,14 +122,14 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         aim = replace(guess)
         for _ in range(INNER):
             covariance_LL = _solve(latents, seen, guess, aim, value_M, slope_ML)
-            aim.spreads = {group: _spread(latents, aim, group)[0] for group in SPREADS}
+            aim.spreads = {group: _spread(aim, group)[0] for group in SPREADS}
         value_M, slope_ML = _step(latents, seen, guess, aim, value_M)
         moved = np.max(np.abs(guess.x_L - before_L) / np.sqrt(guess.variance_L))
         grown = max(abs(np.log(guess.spreads[group] / before[group])) for group in before)
         if settled := bool(moved < SETTLED and grown < SETTLED):
             break
     cost = _cost(latents, seen, guess, guess.x_L[:, None], guess.error_E[:, None], value_M[:, None])
-    prior_sd_L = latents.prior_sd(guess.spreads)
+    prior_sd_L = latents.sd_L
     cost += guess.log_det + 2 * np.log(prior_sd_L).sum() - np.log(guess.error_precision_E).sum()
     cost += sum((np.log(guess.spreads[g] / middle) / sd) ** 2 for g, (middle, sd) in SPREADS.items())
     value_M, slope_ML = linearised(latents, guess.x_L, np.sqrt(guess.variance_L))
@@ -134,7 +139,7 @@ def _climbed(latents: Latents, seen: Observed, x_L: Array) -> Posterior:
         seen=seen,
         x_L=guess.x_L,
         covariance_LL=_widened(covariance_LL, prior_sd_L),
-        spreads={group: _spread(latents, guess, group) for group in SPREADS},
+        spreads={group: _spread(guess, group) for group in SPREADS},
         settled=settled,
         cost=float(cost[0]),
     )
@@ -191,7 +196,7 @@ def _solve(
     np.add.at(both_EL, seen.series_M[has], weighted_ML[has])
     own_E = np.bincount(seen.series_M[has], weight_M[has], count) + informed * aim.error_precision_E
     right_E = np.bincount(seen.series_M[has], (weight_M * target_M)[has], count)
-    prior_L = latents.prior_sd(aim.spreads) ** -2
+    prior_L = latents.sd_L**-2
     left_LL = slope_ML.T @ weighted_ML + np.diag(prior_L) - both_EL.T @ (both_EL / own_E[:, None])
     right_L = weighted_ML.T @ target_M + prior_L * latents.mean_L - both_EL.T @ (right_E / own_E)
     covariance_LL = np.linalg.inv(left_LL)
@@ -233,7 +238,7 @@ def _cost(
     residual_MN = seen.y_M[:, None] - value_MN - _spread_out(seen, error_EN)
     scaled_MN = residual_MN / np.sqrt(seen.variance_M[:, None])
     lost_MN = np.where(seen.censored_M[:, None], -2 * log_ndtr(-scaled_MN), scaled_MN**2)
-    prior_sd_L = latents.prior_sd(at.spreads)
+    prior_sd_L = latents.sd_L
     return (
         lost_MN.sum(axis=0)
         + (((x_LN - latents.mean_L[:, None]) / prior_sd_L[:, None]) ** 2).sum(axis=0)
@@ -241,15 +246,13 @@ def _cost(
     )
 
 
-def _spread(latents: Latents, at: _Guess, group: Group) -> tuple[float, float]:
-    """A group's spread and the sd of its ln, by the evidence: of its members as many count as the data determine."""
+def _spread(at: _Guess, group: Group) -> tuple[float, float]:
+    """The scale of a kind of errors and the sd of its ln, by the evidence: of these errors as many count as the data
+    determine."""
     middle, sd = SPREADS[group]
-    if group == "error":
-        weight_E = at.error_precision_E * at.spreads[group] ** 2
-        x_K, variance_K = at.error_E * np.sqrt(weight_E), at.variance_E * weight_E
-    else:
-        places = latents.of_group(group)
-        x_K, variance_K = at.x_L[places], at.variance_L[places]
+    own_E = at.bold_E == (group == "bold_error")
+    weight_K = at.error_precision_E[own_E] * at.spreads[group] ** 2
+    x_K, variance_K = at.error_E[own_E] * np.sqrt(weight_K), at.variance_E[own_E] * weight_K
     known = float(np.clip(1 - variance_K / at.spreads[group] ** 2, 0.0, 1.0).sum())
     squares = float((x_K**2).sum())
     log = np.log(at.spreads[group])

@@ -29,19 +29,21 @@ _STEP = 1e-3  # of a finite difference, in prior standard deviations
 @dataclass(frozen=True, kw_only=True)
 class Observed:
     """Observations in the order of `predict`. censored: only known to lie above y; series: which stage and domain, -1
-    for a distance."""
+    for a distance; bold: of a series, whether RL at a bold rate led to it."""
 
     y_M: Array
     variance_M: Array
     censored_M: NDArray[np.bool_]
     series_M: NDArray[np.intp]
     series: tuple[str, ...]
+    bold_E: NDArray[np.bool_]
 
 
 def observed(trees: tuple[Tree, ...]) -> Observed:
     """The scores of a forest in logits, with the variance of their finite tests; distances in ln."""
     rows: list[tuple[float, float, bool, int]] = []
     series: dict[str, int] = {}
+    bold: list[bool] = []
     for place, tree in enumerate(trees):
         for point in ordered(tree):
             for score in point.scores:
@@ -51,6 +53,8 @@ def observed(trees: tuple[Tree, ...]) -> Observed:
                 shown = CEILING if censored else rate
                 variance = 1 / (score.n * shown * (1 - shown))
                 place_of = -1 if point.stage == BASE else series.setdefault(name, len(series))
+                if place_of == len(bold):
+                    bold.append(point.stage in tree.recipe.bold)
                 rows.append((float(logit(shown)), variance, censored, place_of))
             if point.kl is not None:
                 rows.append((float(np.log(max(point.kl, _LEAST_KL))), KL_SD**2, False, -1))
@@ -61,6 +65,7 @@ def observed(trees: tuple[Tree, ...]) -> Observed:
         censored_M=table[:, 2] > 0,
         series_M=table[:, 3].astype(np.intp),
         series=tuple(series),
+        bold_E=np.array(bold, dtype=bool),
     )
 
 

@@ -23,7 +23,7 @@ from mopdsim.fit.forest import load
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
 
-STARTS = 4
+STARTS = 2
 
 
 def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STARTS) -> dict[str, Any]:
@@ -33,13 +33,12 @@ def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STAR
     prior = _document(base)
     calibration = from_document(prior, source=str(base or "the shipped calibration"))
     trees, dates = load(data)
-    calm = load(data, calm=True)[0]
-    dial = along_the_dial(calm, calibration)
-    posterior = fit(latents_of(calm, _at(calibration, dial)), starts=starts)
+    dial = along_the_dial(load(data, calm=True)[0], calibration)
+    posterior = fit(latents_of(trees, _at(calibration, dial)), starts=starts)
     runs = sum(len(tree.runs) for tree in trees)
     names = ", ".join(path.parent.name or path.name for path in data)
     source = f"{names}: {runs} runs, {max(dates)}"
-    return document(posterior, prior, name=f"fitted to {names}", source=source, trees=trees, dial=dial)
+    return document(posterior, prior, name=f"fitted to {names}", source=source, dial=dial)
 
 
 def _at(calibration: Calibration, found: Mapping[str, tuple[float, float]]) -> Calibration:
@@ -71,11 +70,9 @@ def fit_text(found: Mapping[str, Any]) -> str:
             lines.append(f"  {domain:<24} {shown}")
         known = {name: row["studies"] for name, row in found["parameters"].items() if "studies" in row}
         for name, studies in known.items():
-            if scope in studies and ">" not in name:
+            if scope in studies:
                 estimate = studies[scope]
                 lines.append(f"  {name:<24} {estimate['value']:.3g} (sd {estimate['sd']:.2g})")
-    pairs = sum(">" in name for name in found["parameters"])
-    lines.append(f"and {pairs} pairs, in the file")
     lines.append(f"not identified, so at their prior: {', '.join(about['not_identified']) or 'none'}")
     far = ", ".join(f"{name} by {moved:+.1f} sd" for name, moved in about["far_from_prior"].items())
     lines.append(f"far from their prior: {far or 'none'}")

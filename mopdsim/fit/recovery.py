@@ -65,13 +65,14 @@ def repeat(latents: Latents, rng: np.random.Generator) -> Repeat:
 def drawn(latents: Latents, rng: np.random.Generator) -> tuple[Array, float]:
     """A truth from the prior, and the spread of the errors of the model form. A base's start is drawn as the table
     has it, not as widely as the fit allows."""
-    spreads = {group: middle * np.exp(sd * rng.standard_normal()) for group, (middle, sd) in SPREADS.items()}
+    middle, sd = SPREADS["error"]
+    error = middle * np.exp(sd * rng.standard_normal())
     noise_L = rng.standard_normal(len(latents.entries))
-    sd_L = latents.prior_sd(spreads)
+    sd_L = latents.sd_L.copy()
     for place, latent in enumerate(latents.entries):
-        if latent.tree is not None and latent.group is None:
+        if latent.tree is not None:
             sd_L[place] = in_logits(latents.trees[latent.tree].domains[latent.domains[0]].start).sd
-    return latents.mean_L + sd_L * noise_L, float(spreads["error"])
+    return latents.mean_L + sd_L * noise_L, float(error)
 
 
 def simulated(latents: Latents, truth_L: Array, error: float, rng: np.random.Generator) -> tuple[Tree, ...]:
@@ -95,15 +96,13 @@ def simulated(latents: Latents, truth_L: Array, error: float, rng: np.random.Gen
 
 
 def held(posterior: Posterior, truth_L: Array) -> dict[str, bool]:
-    """By parameter: constants, facts of domains, means of pairs, and each pair as mean and deviation together."""
+    """By parameter: constants and facts of domains."""
     latents, found = posterior.latents, {}
     for place, latent in enumerate(latents.entries):
         if latent.tree is not None:
             continue
         weight_L = np.zeros(len(truth_L))
         weight_L[place] = 1.0
-        if latent.group is not None:
-            weight_L[latents.index[latent.group]] = 1.0
         sd = float(np.sqrt(weight_L @ posterior.covariance_LL @ weight_L))
         found[latent.name] = bool(abs(weight_L @ (posterior.x_L - truth_L)) <= QUANTILE * sd)
     return found

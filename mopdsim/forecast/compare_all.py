@@ -24,6 +24,7 @@ DOMAINS = ("sort", "reverse", "shift", "swap", "brackets", "rle_decode")
 RIVALS = ("mixed_rl", "cascade_rl", "mopd", "off_policy", "merge")
 RECIPES = (*SYSTEMS, *RIVALS)
 BUDGET_OF = "mopd"  # the recipe whose own amounts set the budget where none is given
+COLLAPSED = 0.05  # of a score, lost on the way
 
 
 def compare_all(
@@ -86,11 +87,12 @@ def cap(found: Forecast) -> Array | None:
 
 
 def risk(found: Forecast) -> dict[str, float]:
-    """Probabilities that any domain ends below the base's score, and that a distillation collapsed."""
+    """Probabilities that any domain ends below the base's score, and that a collapse or a bold rate took more than
+    `COLLAPSED` of one."""
     below_DN = found.scores_DN < found.states[BASE].score_DN
     booked: Mapping[Any, Array] = found.output.waterfall or {}
     lost_DN = booked.get("collapse", np.zeros_like(found.scores_DN))
     return {
         "below_start": float(np.mean(below_DN.any(axis=0))),
-        "collapse": float(np.mean((lost_DN < 0).any(axis=0))),
+        "collapse": float(np.mean((lost_DN < -COLLAPSED).any(axis=0))),
     }

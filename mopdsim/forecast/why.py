@@ -7,6 +7,7 @@ Leaves out: costs (each stage of a forecast carries the grade of its constants),
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -50,16 +51,12 @@ def _of_strategies(found: Forecast, calibration: Calibration) -> Iterator[str]:
             f"({found.scenario.scope})."
         )
         return
-    for name, row in calibration.parameters.items():
-        if name.startswith("recovery") and name != "recovery_common":
-            strategy = (
-                name.partition(":")[2]
-                or "a strategy that fewer than two studies have (cascades, second rounds)"
-            )
-            yield (
-                f"Of the specialists' gain, {strategy} keeps {row.prior.value:.2f} (sd {row.prior.sd:.2f}, "
-                f"{row.prior.grade}: {row.prior.source})."
-            )
+    row, unseen = (calibration.parameters[name].prior for name in ("recovery", "recovery_unseen"))
+    spread = math.hypot(row.sd, calibration.parameters["recovery_common"].prior.sd)
+    yield (
+        f"Of the specialists' gain, any strategy keeps {row.value:.2f} (sd {spread:.2f}, {row.grade}: {row.source}); "
+        f"one that fewer than two studies have (cascades, second rounds) has sd {math.hypot(spread, unseen.sd):.2f}."
+    )
 
 
 def _of_studies(found: Forecast, calibration: Calibration) -> Iterator[str]:

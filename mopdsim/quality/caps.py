@@ -1,4 +1,4 @@
-"""How far a student follows its teachers: the cap, wrong routing, extrapolation, exposure bias, collapse.
+"""How far a student follows its teachers: the cap, wrong routing, extrapolation, collapse.
 
 Pure functions on scores (arrays of any shape). Without a verifiable reward or extrapolation the cap never
 lies above the teacher (tested).
@@ -13,6 +13,8 @@ from mopdsim.base.arrays import Array, logistic
 from mopdsim.base.errors import UsageError
 from mopdsim.quality.interference import scaled_gain
 
+COLLAPSE_WIDTH = 0.25  # of the hazard, in ln KL: so that .04 nats a token is safe and .19 is not
+COLLAPSE_KEPT = 0.6  # of a recovery, under a foreign teacher (2606.30406)
 SIZES_B = (0.5, 30.0)  # student and teacher sizes, billions, between which `across_sizes` was fitted
 
 
@@ -52,14 +54,9 @@ def extrapolated(start: Array, teacher: Array, asymptote: Array, factor: float, 
     return teacher + headroom * np.clip((factor - 1) * benefit, 0.0, 1.0)
 
 
-def off_policy(teacher: Array, lengths: Array, exposure_per_token: Array) -> Array:
-    """Q_T - tau L: imitating a teacher's samples drifts off them, the more the longer the answer."""
-    return np.clip(teacher - exposure_per_token * lengths, 0.0, 1.0)
-
-
-def collapse_hazard(kl: Array, middle: Array, width: Array) -> Array:
+def collapse_hazard(kl: Array, middle: Array) -> Array:
     """Probability that distillation collapses, by the teacher's distance from the student in nats a token.
 
     Logistic in ln KL: .04 is normal, .19 (a foreign teacher) collapsed in 2606.30406.
     """
-    return logistic(np.log(np.maximum(kl, 1e-12) / middle) / width)
+    return logistic(np.log(np.maximum(kl, 1e-12) / middle) / COLLAPSE_WIDTH)

@@ -13,7 +13,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
-from mopdsim.quality.interference import column, mean_conflict, scaled_gain
+from mopdsim.quality.interference import column, mean_conflict, scaled_gain, thinned
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step, recovered
 from mopdsim.recipes.recipe import BASE, Distill
@@ -52,29 +52,25 @@ def distill(stage: Distill, step: Step, effort: Effort, states: Mapping[str, Sta
 
 
 def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[Array, Array]:
-    """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-nu w_d D / D_d)) (Q* - q0). The cap is the own
+    """Closes the gap to the teachers' cap: q0 + rho_opd (1 - exp(-w_d D / D_d)) (Q* - q0). The cap is the own
     teacher's score, moved in logits by what the other teachers gained or lost there. Domains conflict where their
     teachers are others: one teacher of both has settled it. Returns the share of the gap that is closed and the
     effective shares, (S, N) each.
     """
     world, places, constants = step.world, step.trained, step.world.constants
     shares_SN = _distill_shares(stage, step, lesson.own_SN)
-    closed_SN = -np.expm1(
-        -constants["distill_rate"] * shares_SN * effort.tokens_N / world.distill_tokens_DN[places]
-    )
+    closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
     if not stage.on_policy:
         kl_SN = constants["climb_kl"] * shares_SN * closed_SN
-        step.forget(kl_SN, constants["imitation_forgetting"])
+        step.forget(kl_SN)
     before_DN = step.score_DN
     before_SN = before_DN[places]
     target_SN = _cap(stage, step, lesson)
     reached_SN = before_SN + closed_SN * (target_SN - before_SN)
     step.move_some("shortfall", places, reached_SN)
-    conflict_SN = mean_conflict(
-        world.conflict_DDN[np.ix_(places, places)], shares_SN, constants["pair_exponent"], lesson.apart_SSN
-    )
+    conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN, lesson.apart_SSN)
     if len(places) > 1:
-        conflict_SN = conflict_SN * constants["distill_conflict_share"]
+        conflict_SN = conflict_SN * constants["conflict_share"]
         scaled_SN = scaled_gain(before_SN, reached_SN, np.exp(conflict_SN))
         low_SN, high_SN = np.minimum(before_SN, target_SN), np.maximum(before_SN, target_SN)
         step.move_some("interference", places, np.minimum(np.maximum(scaled_SN, low_SN), high_SN))
@@ -110,10 +106,8 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
         balanced = stage.balance == "token_share"
         strategy = ("mopd_balanced" if balanced else "mopd") if stage.on_policy else "off_policy"
         target_SN = recovered(step, strategy, step.before.score_DN[places], target_SN)
-    elif stage.on_policy:
-        target_SN = caps.same_base(target_SN, constants["cap_gap"])
     else:
-        target_SN = caps.off_policy(target_SN, world.length_DN[places], constants["exposure"])
+        target_SN = caps.same_base(target_SN, constants["cap_gap"])
     if world.further_gap:
         target_SN = caps.same_base(target_SN, np.asarray(world.further_gap))
     step.move_some("cap", places, target_SN)
@@ -125,12 +119,11 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
 
 def _collapse(step: Step, before_DN: Array, distance_N: Array) -> None:
     """A student too far from a teacher keeps only part of what it gained."""
-    constants = step.world.constants
-    hazard_N = caps.collapse_hazard(distance_N, constants["collapse_middle"], constants["collapse_width"])
+    hazard_N = caps.collapse_hazard(distance_N, step.world.constants["collapse_middle"])
     happens_N = step.world.luck.get(step.name, 0.5) < hazard_N
     if not happens_N.any():
         return
-    left_DN = before_DN + constants["collapse_kept"] * (step.score_DN - before_DN)
+    left_DN = before_DN + caps.COLLAPSE_KEPT * (step.score_DN - before_DN)
     step.move("collapse", np.where(happens_N, np.minimum(left_DN, step.score_DN), step.score_DN))
 
 
@@ -165,40 +158,27 @@ def _companions(stage: Distill, step: Step, states: Mapping[str, State]) -> Arra
     pulls_SN, count_S = np.zeros_like(step.score_DN[step.trained]), np.zeros(len(step.trained))
     for teacher in stage.teachers:
         others = [row for row, name in enumerate(stage.domains) if name not in teacher.domains]
-        places, sources = step.trained[others], np.array([world.index[name] for name in teacher.domains])
-        mistaken_ON = mistaken(world.spill_DDN[np.ix_(sources, places)])
+        places = step.trained[others]
         after_ON = states[teacher.stage].score_DN[places]
-        pulls_SN[others] += pull(step.score_DN[places], after_ON, mistaken_ON, world.constants)
+        pulls_SN[others] += pull(step.score_DN[places], after_ON, world.constants)
         count_S[others] += 1
-    return companions(pulls_SN, column(count_S, pulls_SN), world.constants)
+    return companions(pulls_SN, column(count_S, pulls_SN))
 
 
-def companions(pulls_SN: Array, count: Array | float, constants: Mapping[str, Array]) -> Array:
-    """What other teachers do to a domain's target, in logits: n^-p times the sum of their n pulls. (S, N)"""
-    return np.asarray(pulls_SN * np.maximum(count, 1.0) ** -constants["pair_exponent"])
+def companions(pulls_SN: Array, count: Array | float) -> Array:
+    """What other teachers do to a domain's target, in logits: the sum of their n pulls, thinned. (S, N)"""
+    return np.asarray(pulls_SN * thinned(count))
 
 
-def pull(before_N: Array, after_N: Array, mistaken_N: Array, constants: Mapping[str, Array]) -> Array:
-    """One teacher's pull on domains that it does not teach, in logits, (..., N). A share of what the teacher
-    gained there lifts the student. A share of what it lost drags the student down, as far as its prompts are
-    mistaken for the domain's."""
-    moved_N = _moved(before_N, after_N)
-    gained_N, lost_N = np.maximum(moved_N, 0.0), np.minimum(moved_N, 0.0)
-    return np.asarray(
-        constants["companion_lift"] * gained_N + constants["companion_drag"] * mistaken_N * lost_N
-    )
+def pull(before_N: Array, after_N: Array, constants: Mapping[str, Array]) -> Array:
+    """One teacher's pull on domains that it does not teach, in logits, (..., N): a share of what it gained there lifts
+    the student. What it lost drags nobody down: a student sees a teacher on that teacher's prompts alone."""
+    return np.asarray(constants["companion_lift"] * np.maximum(_moved(before_N, after_N), 0.0))
 
 
 def _moved(before: Array, after: Array) -> Array:
     """By how many logits a score moved, as far as tests tell."""
     return logit(np.clip(after, *_TOLD_APART)) - logit(np.clip(before, *_TOLD_APART))
-
-
-def mistaken(spill_SN: Array) -> Array:
-    """How far a student mistakes a teacher's prompts for a domain's, from 0 to 1, (N,): 1 - exp(s) where RL
-    on those prompts changes the domain by s < 0 logits, else 0. The reason: a student answers alike what it
-    cannot tell apart. spill: effect of the teacher's domains on this one."""
-    return np.asarray(-np.expm1(np.minimum(np.mean(spill_SN, axis=0), 0.0)))
 
 
 def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:
@@ -233,11 +213,9 @@ def _distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
 
 
 def _distill_shares(stage: Distill, step: Step, taught_SN: Array) -> Array:
-    """Effective shares under the stage's balance. (S, N)"""
-    shares_SN = step.shares(
-        by_length=stage.normalizer == "token" and stage.balance != "token_share",
-        by_dispersion=stage.balance != "dispersion",
-    )
+    """Effective shares under the stage's balance, (S, N). Signals count as alike: how they differ between domains did
+    not pay as an unknown, so that a balance by their dispersion changes nothing here."""
+    shares_SN = step.shares(by_length=stage.normalizer == "token" and stage.balance != "token_share")
     if stage.balance == "remaining_gap":
         gaps_SN = np.maximum(taught_SN - step.score_DN[step.trained], 1e-3)
         shares_SN = shares_SN * gaps_SN / (shares_SN * gaps_SN).sum(axis=0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.quality.caps import COLLAPSE_KEPT
 from mopdsim.quality.interference import column, mean_conflict, scaled_gain
 from mopdsim.quality.step import Effort, Step, seeded_asymptote
 from mopdsim.recipes.recipe import Preference, RejectionSampling, RewardModel
@@ -156,7 +157,7 @@ def fidelities(
 
 def not_below(step: Step, after_SN: Array, before_SN: Array) -> Array:
     """Scores that over-optimisation lowers no further than a collapse does."""
-    return np.clip(after_SN, step.world.constants["collapse_kept"] * before_SN, 1.0)
+    return np.clip(after_SN, COLLAPSE_KEPT * before_SN, 1.0)
 
 
 def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, Judge]) -> Array:
@@ -165,10 +166,8 @@ def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, J
     Returns nats a token, (N,).
     """
     world, places = step.world, step.trained
-    shares_SN = step.shares(by_length=False, by_dispersion=False)
-    conflict_SN = mean_conflict(
-        world.conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
-    )
+    shares_SN = step.shares(by_length=False)
+    conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN)
     done_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
     kl_SN = world.constants["climb_kl"] * shares_SN * done_SN
     step.forget(kl_SN)

@@ -13,6 +13,8 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 
+REPLAY_HALF = 0.05  # share of old prompts that halves forgetting: a short refresh restores most (2606.02398)
+
 
 def effective_share(
     prompts_S: Array, lengths_SN: Array, dispersions_SN: Array, *, by_length: bool, by_dispersion: bool
@@ -35,13 +37,11 @@ def column(values_S: Array, like: Array) -> Array:
     return values_S.reshape(-1, *(1,) * (like.ndim - 1))
 
 
-def mean_conflict(
-    conflict_SSN: Array, shares_SN: Array, exponent_N: Array, apart_SSN: Array | None = None
-) -> Array:
-    """kbar_d = (k - 1)^-p sum over j != d of (k w_j) K_jd, (S, N): log of the factor on d's gain.
+def mean_conflict(conflict_SSN: Array, shares_SN: Array, apart_SSN: Array | None = None) -> Array:
+    """kbar_d = (k - 1)^-1/2 sum over j != d of (k w_j) K_jd, (S, N): log of the factor on d's gain.
 
-    Equal shares give science's (k - 1)^-p sum K_jd; a companion with few tokens counts for little. p = 1 is
-    the mean over companions, so conflict does not compound with their number. apart: 1 for pairs that do conflict, 0
+    A companion with few tokens counts for little. The exponent lies between a sum (0) and a mean over companions (1);
+    as an unknown it did not pay. apart: 1 for pairs that do conflict, 0
     for the others and on the diagonal (none: all pairs do).
     """
     count = len(shares_SN)
@@ -52,7 +52,12 @@ def mean_conflict(
         pull_SN = pull_SN - np.einsum("dd...,d...->d...", conflict_SSN, shares_SN)
     else:
         pull_SN = np.einsum("jd...,jd...->d...", apart_SSN, conflict_SSN * shares_SN[:, None])
-    return np.asarray(pull_SN * (count * (count - 1.0) ** -exponent_N))
+    return np.asarray(pull_SN * (count * thinned(count - 1.0)))
+
+
+def thinned(count: Array | float) -> Array:
+    """What a sum over so many companions is divided by, inverted: n^-1/2, 1 where there are none."""
+    return np.maximum(count, 1.0) ** -0.5
 
 
 def scaled_gain(before: Array, after: Array, factor: Array) -> Array:
@@ -75,8 +80,6 @@ def transfer(progress_SN: Array, spill_SDN: Array, lifted_DN: Array) -> tuple[Ar
     return best_DN - lifted_DN + np.minimum(effects_SDN, 0.0).sum(axis=0), best_DN
 
 
-def retained(kl_N: Array, replay: Array, forgetting_N: Array, replay_half_N: Array) -> Array:
-    """Share of an earlier gain that survives training on other domains: exp(-psi KL / (1 + replay /
-    r_half)).
-    """
-    return np.exp(-forgetting_N * kl_N / (1.0 + replay / replay_half_N))
+def retained(kl_N: Array, replay: Array, forgetting_N: Array) -> Array:
+    """Share of an earlier gain that survives training on other domains: exp(-psi KL / (1 + replay / `REPLAY_HALF`))."""
+    return np.exp(-forgetting_N * kl_N / (1.0 + replay / REPLAY_HALF))

@@ -16,9 +16,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.quality import caps
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
-from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, transfer
+from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, thinned, transfer
 from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote, with_rows
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
@@ -47,17 +46,19 @@ def _rows(amounts: Amounts) -> int:
     return amounts.prompts_per_step * amounts.rollouts_per_prompt
 
 
-def breakdown_hazard(
+def broken(
     effort: Effort, amounts: Amounts, usual: AmountsName, constants: Mapping[str, Array]
 ) -> Array | None:
-    """The hazard that RL at this rate loses a domain during the stage, (N,): (rate / r0)^m sqrt(C / C0), with
-    C the paced compute. The square root is the distance of a random walk. None for amounts that were never
-    measured."""
-    if usual != "tiny":
+    """What RL above the usual rate takes from every domain, in logits, (N,): ((rate / r0)^m - (usual / r0)^m)
+    sqrt(C / C0), with C the paced compute. The square root is the distance of a random walk. None up to the usual
+    rate, at which the climb was measured, and for amounts that were never measured."""
+    if usual != "tiny" or amounts.learning_rate <= (base := default_amounts(usual, "rl").learning_rate):
         return None
-    relative_N = amounts.learning_rate / constants["breaking_rate"]
-    length_N = np.sqrt(effort.compute_N / BREAKING_COMPUTE)
-    return np.asarray(relative_N ** constants["breaking_power"] * length_N)
+    taken_N, included_N = (
+        (rate / constants["breaking_rate"]) ** constants["breaking_power"]
+        for rate in (amounts.learning_rate, base)
+    )
+    return np.asarray((taken_N - included_N) * np.sqrt(effort.compute_N / BREAKING_COMPUTE))
 
 
 def climb(score: Array, start: Array, asymptote: Array, relative_compute: Array, steepness: Array) -> Array:
@@ -124,15 +125,11 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
         weights_S, world.length_DN[places], spread_SN,
         by_length=stage.normalizer == "token", by_dispersion=stage.advantage_scale == "none",
     )  # fmt: skip
-    conflict_SN = mean_conflict(
-        world.conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
-    )
+    conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN)
     steep_SN = world.steepness_DN[places]
     whole_SN = effort.compute_N / world.midpoint_DN[places]
-    slowed_SN = mean_conflict(
-        world.speed_conflict_DDN[np.ix_(places, places)], shares_SN, world.constants["pair_exponent"]
-    )
-    speed_SN = np.exp(world.constants["efficiency_shift"] * slowed_SN)
+    slowed_SN = mean_conflict(world.speed_conflict_DDN[np.ix_(places, places)], shares_SN)
+    pace_SN = np.exp(world.constants["efficiency_shift"] * slowed_SN)
     won_SN: Array | None = None
     if stage.reward_models:
         pressed = pressure(
@@ -143,8 +140,8 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
             judges,
             whole_SN * shares_SN,
         )
-        speed_SN, won_SN = speed_SN * pressed.pace_SN, pressed.won_SN
-    progress_SN = hill(whole_SN * shares_SN * speed_SN, steep_SN)
+        pace_SN, won_SN = pace_SN * pressed.pace_SN, pressed.won_SN
+    progress_SN = hill(whole_SN * shares_SN * pace_SN, steep_SN)
     kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
     step.forget(kl_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
@@ -161,7 +158,7 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     if step.from_root:
         climbed_SN = before_SN + (asymptote_SN - before_SN) * progress_SN
     else:
-        climbed_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN * speed_SN, steep_SN)
+        climbed_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN * pace_SN, steep_SN)
     if len(places) > 1:
         climbed_SN = scaled_gain(before_SN, climbed_SN, np.exp(conflict_SN))
     step.move_some("interference", places, climbed_SN)
@@ -185,78 +182,57 @@ def _spill(step: Step, progress_SN: Array) -> None:
     step.move_some("bias", others, logistic(logit(step.score_DN[others]) + change_ON))
 
 
-def break_down(step: Step, hazard_N: Array | None) -> None:
-    """Breaks domains: with probability 1 - exp(-hazard) only a share of a domain's score is left. It concerns
-    every domain for which the world has drawn a chance of breaking, trained or not."""
-    if hazard_N is None:
-        return
-    world, breaks_N = step.world, -np.expm1(-hazard_N)
-    after_DN = step.score_DN.copy()
-    for name, place in world.index.items():
-        luck_N = world.luck.get(f"{step.name}/{name}")
-        if luck_N is not None:
-            left_N = after_DN[place] * world.constants["broken_share"]
-            after_DN[place] = np.where(luck_N < breaks_N, left_N, after_DN[place])
-    step.move("collapse", after_DN)
+def break_down(step: Step, lost_N: Array | None) -> None:
+    """Takes so many logits from every domain, trained or not."""
+    if lost_N is not None:
+        step.move("collapse", logistic(logit(step.score_DN) - lost_N))
 
 
 def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Dataset]) -> Array:
     """Fine-tuning closes the gap to what its examples score, which may lie below the start. Returns nats a
     token.
 
-    Chosen samples lead a share of the way from their sampler to what was kept, and lose to exposure where another
-    model drew them.
+    Chosen samples lead a share of the way from their sampler to what was kept.
     """
     world, places = step.world, step.trained
-    shares_SN = step.shares(by_length=True, by_dispersion=False)
+    shares_SN = step.shares(by_length=True)
     closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
     kl_SN = world.constants["climb_kl"] * shares_SN * closed_SN
-    step.forget(kl_SN, world.constants["imitation_forgetting"])
+    step.forget(kl_SN)
     before_SN = step.score_DN[places]
-    target_SN, exposed_SN = _examples(stage, step, datasets)
+    target_SN = _examples(stage, step, datasets)
     step.move_some("gain", places, target_SN)
-    if stage.data:
-        step.move_some("cap", places, exposed_SN)
-    step.move_some("shortfall", places, before_SN + closed_SN * (exposed_SN - before_SN))
+    step.move_some("shortfall", places, before_SN + closed_SN * (target_SN - before_SN))
     step.settle()
     return kl_SN.sum(axis=0)
 
 
-def _examples(stage: Sft, step: Step, datasets: Mapping[str, Dataset]) -> tuple[Array, Array]:
-    """What the examples lead to, by domain, before and after exposure bias. (S, N)"""
+def _examples(stage: Sft, step: Step, datasets: Mapping[str, Dataset]) -> Array:
+    """What the examples lead to, by domain. (S, N)"""
     world = step.world
     shown_SN = world.demonstrated_DN[step.trained]
     target_SN = np.broadcast_to(shown_SN, step.score_DN[step.trained].shape).copy()
-    exposed_SN = target_SN.copy()
     for place, name in enumerate(stage.domains):
-        index = world.index[name]
         found = [datasets[data] for data in stage.data if name in datasets[data].domains]
-        if not found:
-            continue
-        led = [_led_to(data, stage, step, index) for data in found]
-        for part_SN, reached in zip((target_SN, exposed_SN), zip(*led, strict=True), strict=True):
-            part_SN[place] += stage.data_share * (np.mean(reached, axis=0) - part_SN[place])
-    return target_SN, exposed_SN
+        if found:
+            led = [_led_to(data, world.index[name], world.constants) for data in found]
+            target_SN[place] += stage.data_share * (np.mean(led, axis=0) - target_SN[place])
+    return target_SN
 
 
-def _led_to(data: Dataset, stage: Sft, step: Step, index: int) -> tuple[Array, Array]:
-    """The score that training on a dataset's answers tends to in one domain, before and after the exposure
-    bias of another model's samples, (N,)."""
-    constants, sampled_N = step.world.constants, data.sampler_DN[index]
-    reached_N = sampled_N + constants["imitated_choice"] * (data.kept_DN[index] - sampled_N)
-    if data.sampler == stage.init:
-        return reached_N, reached_N
-    return reached_N, caps.off_policy(reached_N, step.world.length_DN[index], constants["exposure"])
+def _led_to(data: Dataset, index: int, constants: Mapping[str, Array]) -> Array:
+    """The score that training on a dataset's answers tends to in one domain, (N,)."""
+    sampled_N = data.sampler_DN[index]
+    return np.asarray(sampled_N + constants["imitated_choice"] * (data.kept_DN[index] - sampled_N))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brought:
-    """What the inputs of a merge bring together, before it is scaled, (D, N) each. gained_DN, lost_DN: sums of what
-    they moved up and down by weight w_i; overlap_DN: sum over pairs of w_i w_j (|T_i| + |T_j|); conflict_DN: kbar;
+    """What the inputs of a merge bring together, before it is scaled, (D, N) each. moved_DN: sum of what
+    they moved, by weight w_i; overlap_DN: sum over pairs of w_i w_j (|T_i| + |T_j|); conflict_DN: kbar;
     highest_DN: of the inputs; weight: the sum of weights."""
 
-    gained_DN: Array
-    lost_DN: Array
+    moved_DN: Array
     overlap_DN: Array
     conflict_DN: Array
     highest_DN: Array
@@ -267,12 +243,10 @@ class Brought:
         """From the inputs' scores."""
         weights = np.array(stage.weights or np.ones(len(stage.inputs)))
         moved_IDN = inputs_IDN - step.score_DN
-        gained_IDN = np.maximum(moved_IDN, 0.0)
         return cls(
-            gained_DN=np.tensordot(weights, gained_IDN, 1),
-            lost_DN=np.tensordot(weights, moved_IDN - gained_IDN, 1),
+            moved_DN=np.tensordot(weights, moved_IDN, 1),
             overlap_DN=np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1),
-            conflict_DN=_kept_apart(gained_IDN, step),
+            conflict_DN=_kept_apart(np.maximum(moved_IDN, 0.0), step),
             highest_DN=inputs_IDN.max(axis=0),
             weight=float(weights.sum()),
         )
@@ -290,20 +264,19 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
 
 
 def blend(stage: Merge, step: Step, brought: Brought) -> None:
-    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); of what a specialist
-    lost (T < 0) only a share arrives, since the others' weights outvote it; never above the best of its inputs.
+    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); never above the best of
+    its inputs.
 
-    What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-p sum over j of K_jd a_jd over the n
+    What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-1/2 sum over j of K_jd a_jd over the n
     domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
     learned both have settled their conflict."""
     factor = 1 / brought.weight if stage.method == "average" else stage.scale
     density = stage.density if stage.method == "ties" else 1.0
     before_DN, constants = step.score_DN, step.world.constants
-    arriving_DN = factor * brought.gained_DN + constants["merge_harm"] * (factor * brought.lost_DN)
-    step.move("gain", before_DN + arriving_DN)
+    step.move("gain", before_DN + factor * brought.moved_DN)
     loss_DN = constants["merge_overlap"] * density * factor**2 * brought.overlap_DN
     step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
-    factor_DN = np.exp(constants["merge_conflict"] * brought.conflict_DN)
+    factor_DN = np.exp(constants["conflict_share"] * brought.conflict_DN)
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
     if step.world.recovery:
@@ -323,5 +296,4 @@ def _kept_apart(gained_IDN: Array, step: Step) -> Array:
     all_DN = np.einsum("jd...,j...->d...", conflict_DDN, (whole_DN > 0).astype(float))
     felt_IDN = np.einsum("jd...,ij...->id...", conflict_DDN, share_IDN)
     settled_DN = np.einsum("id...,id...->d...", share_IDN, felt_IDN)
-    count_N = np.maximum((whole_DN > 0).sum(axis=0) - 1.0, 1.0)
-    return np.asarray(count_N ** -step.world.constants["pair_exponent"] * (all_DN - settled_DN))
+    return np.asarray(thinned((whole_DN > 0).sum(axis=0) - 1.0) * (all_DN - settled_DN))

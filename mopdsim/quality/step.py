@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality.ambiguity import within_bound
-from mopdsim.quality.interference import column, effective_share, retained, scaled_gain
+from mopdsim.quality.interference import column, effective_share, retained, scaled_gain, thinned
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
 
@@ -60,11 +60,11 @@ class Step:
         self.trained = np.array([world.index[name] for name in shares], dtype=np.intp)
         self.shares_S = np.array(list(shares.values()))
 
-    def shares(self, *, by_length: bool, by_dispersion: bool) -> Array:
-        """Effective shares of the trained domains, (S, N)."""
-        length_SN, dispersion_SN = self.world.length_DN[self.trained], self.world.dispersion_DN[self.trained]
+    def shares(self, *, by_length: bool) -> Array:
+        """Effective shares of the trained domains, (S, N), where signals are alike."""
+        length_SN = self.world.length_DN[self.trained]
         return effective_share(
-            self.shares_S, length_SN, dispersion_SN, by_length=by_length, by_dispersion=by_dispersion
+            self.shares_S, length_SN, np.ones_like(length_SN), by_length=by_length, by_dispersion=False
         )
 
     @property
@@ -84,7 +84,7 @@ class Step:
         """The scores of the domains at `places` become `after_SN`."""
         self.move(cause, with_rows(self.score_DN, places, after_SN))
 
-    def forget(self, kl_SN: Array, factor_N: Array | float = 1.0, *, demonstrations: float = 0.0) -> None:
+    def forget(self, kl_SN: Array, *, demonstrations: float = 0.0) -> None:
         """Gains over the root decay as training on other domains moves the model. A domain's own share of the
         prompts, and the weight of its `demonstrations` trained beside them, slow the decay as replay does.
         """
@@ -98,22 +98,21 @@ class Step:
         kept_DN = retained(
             others_DN,
             column(replay_D, others_DN),
-            constants["forgetting"] * factor_N,
-            constants["replay_half"],
+            constants["forgetting"],
         )
         floor_DN = np.minimum(self.world.start_DN, self.score_DN)
         self.move("interference", floor_DN + (self.score_DN - floor_DN) * kept_DN)
 
     def clash(self, progress_SN: Array) -> None:
         """What domains gained over the root is scaled, in logits, by the conflict with what is trained after them:
-        exp(share kbar), with kbar = n^-p sum of K_jd over the n domains j trained now, each as far as its curve was
+        exp(share kbar), with kbar = n^-1/2 sum of K_jd over the n domains j trained now, each as far as its curve was
         climbed. No conflict, or no gain, changes nothing; no gain grows beyond its asymptote."""
         others, world = self.untrained, self.world
         if self.from_root or len(others) == 0:
             return
         count, constants = len(self.trained), world.constants
         pull_ON = np.einsum("jo...,j...->o...", world.conflict_DDN[np.ix_(self.trained, others)], progress_SN)
-        factor_ON = np.exp(constants["sequence_conflict"] * count ** -constants["pair_exponent"] * pull_ON)
+        factor_ON = np.exp(constants["conflict_share"] * thinned(count) * pull_ON)
         before_ON, start_ON = self.score_DN[others], world.start_DN[others]
         scaled_ON = scaled_gain(start_ON, before_ON, factor_ON)
         scaled_ON = np.minimum(scaled_ON, np.maximum(before_ON, world.asymptote_DN[others]))

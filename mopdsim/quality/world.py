@@ -27,7 +27,7 @@ class World:
     pairs.
 
     spread: multiples of the seed-to-seed sd, by stage name, (D, N); a stage not named has none. luck: uniform
-    draws, (N,), that decide by stage name whether a distillation collapses, by "stage/domain" whether RL breaks.
+    draws, (N,), that decide by stage name whether a distillation collapses.
     smaller: the same world for a smaller model, whose scores lie lower; sizes_b: billions of parameters by root,
     where there are two. rivals: pairs of domains that no model can both master.
     recovery: by strategy, what share of its specialists' gain published studies recover, (N,); empty where a scope's
@@ -42,7 +42,6 @@ class World:
     steepness_DN: Array
     distill_tokens_DN: Array
     length_DN: Array
-    dispersion_DN: Array
     conflict_DDN: Array
     spill_DDN: Array
     constants: Mapping[str, Array]
@@ -130,7 +129,6 @@ def draw_world(
     check_starts(list(domains.values()), rivals)
     start_DN = within_bound(rows("start"), rivals)
     constants = {name: calibration.draw(name, scope, seed=seed, draws=draws) for name in CONSTANTS}
-    dispersion = [calibration.draw(f"dispersion:{name}", scope, seed=seed, draws=draws) for name in domains]
     world = World(
         names=names,
         start_DN=start_DN,
@@ -140,7 +138,6 @@ def draw_world(
         steepness_DN=rows("steepness"),
         distill_tokens_DN=rows("distill_tokens"),
         length_DN=rows("response_tokens"),
-        dispersion_DN=np.stack(dispersion),
         conflict_DDN=matrix("conflict", pairs or {}),
         spill_DDN=matrix("spill", {}),
         constants=constants,
@@ -215,13 +212,10 @@ def shrunk(world: World, starts: Mapping[str, Array]) -> World:
 def chances(
     names: tuple[str, ...], stages: Sequence[str], scope: Scope, *, seed: int, draws: int
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The chance draws of each stage, `World.spread` and `World.luck`: how far its asymptotes lie from their means,
-    whether a distillation collapses, and, where breaking was measured, whether RL breaks each domain."""
+    """The chance draws of each stage, `World.spread` and `World.luck`: how far its asymptotes lie from their means, and
+    whether a distillation collapses."""
     spread = {stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages}
-    kinds = {stage: f"collapse:{stage}" for stage in stages}
-    if scope == "tiny":
-        kinds |= {f"{stage}/{name}": f"breakdown:{stage}/{name}" for stage in stages for name in names}
-    return spread, {name: uniform(stream, seed, draws) for name, stream in kinds.items()}
+    return spread, {stage: uniform(f"collapse:{stage}", seed, draws) for stage in stages}
 
 
 def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:

@@ -68,6 +68,9 @@ class Amounts(Value):
         return self.model_copy(update={"steps": steps, "max_flops": flops})
 
 
+BOLD = 1.5  # times the usual learning rate of RL: above, runs of ours broke, larger models first
+
+
 def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
     """The named set's amounts of a stage of this kind. UsageError for `published`, which depends on the system."""
     if name == "published":

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.recipes.amounts import Amounts, AmountsName, Value
+from mopdsim.recipes.amounts import BOLD, Amounts, AmountsName, Value, default_amounts
 from mopdsim.recipes.feedback_stages import Preference, RejectionSampling, RewardModel
 from mopdsim.recipes.recipe_checks import check_amounts, check_domains, check_judges, check_roles, topological
 from mopdsim.recipes.stage import (
@@ -136,6 +136,20 @@ class Recipe(Value):
             name = self.stage[name].init
         return name
 
+    @cached_property
+    def bold(self) -> frozenset[str]:
+        """The stages that are RL at more than `BOLD` times the usual rate of their set, or follow from such a stage.
+        Empty where every system has rates of its own."""
+        if self.amounts_name == "published":
+            return frozenset()
+        limit = BOLD * default_amounts(self.amounts_name, "rl").learning_rate
+        found: set[str] = set()
+        for stage in self.stages:
+            is_own = isinstance(stage, Rl) and self.amounts[stage.name].learning_rate > limit
+            if is_own or found.intersection(parents(stage)):
+                found.add(stage.name)
+        return frozenset(found)
+
     def ancestors(self, name: str) -> set[str]:
         """Names of all stages that `name` depends on, roots left out."""
         found: set[str] = set()
@@ -170,8 +184,8 @@ class Recipe(Value):
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:
         """The same recipe with some fields replaced, unchecked. Tables of its stages are made anew."""
         copied = super().model_copy(update=update, deep=deep)
-        if update and "stages" in update:
-            for table in ("stage", "roots"):
+        if update and {"stages", "amounts"} & update.keys():
+            for table in ("stage", "roots", "bold"):
                 copied.__dict__.pop(table, None)
         return copied
 

@@ -2,14 +2,14 @@
 
 In logits, a row's gain over the start is its specialist's gain h times a recovery, plus noise:
 
-    logit q - logit q0 = (m + s_strategy + k + u_study + v_study,strategy) h + e,   h = logit Q_T - logit q0
+    logit q - logit q0 = (m + k + u_study + v_study,strategy) h + e,   h = logit Q_T - logit q0
 
-m is common to all, s a deviation of the strategy, v of the strategy within its study: normal, with the scales of
-`SCALES`. k is of the teacher's kind, RL or fine-tuning, where the table knows it. u, of a study, and e have Student's
-tails with four degrees of freedom: one study whose students recover half pulls the others little, and the next study
-may be another such one. The size of e is found. A strategy that no row has keeps s at its prior: it is **not
-identified**, and its interval says so. Domains that a strategy was not trained on keep their start, with a spread of
-their own.
+m is common to all strategies, v a deviation of the strategy within its study: normal, of the scale in `SCALES`. A mean
+for each strategy was tried and dropped: studies left out are predicted no better with it. k is of the teacher's kind,
+RL or fine-tuning, where the table knows it. u, of a study, and e have Student's tails with four degrees of freedom: one
+study whose students recover half pulls the others little, and the next study may be another such one. The size of e is
+found. A strategy that fewer than two studies have is **not identified**, and its interval is wider. Domains that a
+strategy was not trained on keep their start, with a spread of their own.
 
     whole = fit(rows)                                the model of all rows
     whole.drawn(row, seed=0, draws=2000)             what it says of a row of another study, (N,)
@@ -32,7 +32,8 @@ from mopdsim.facts.domains import Estimate
 from mopdsim.validate.quality_rows import METHODS, Score
 
 MEAN = (0.9, 0.1)  # of m: most published students come within a tenth of their teachers' headroom
-SCALES = {"strategy": 0.1, "study": 0.07, "within": 0.1}  # priors, in recovery
+SCALES = {"study": 0.07, "within": 0.1}  # priors, in recovery
+UNSEEN = 0.2  # more, of a strategy that fewer than two studies have
 TEACHERS: Mapping[
     str, tuple[str, float, float]
 ] = {  # method -> k, its mean and sd: Train4Merge has 1.15 against .44
@@ -64,14 +65,14 @@ class Recovery:
 
     def of(self, strategy: str) -> tuple[float, float]:
         """Mean and sd of a strategy's recovery in a study that was not seen, its tails apart."""
-        weight_K = self._weights(strategy)
+        weight_K = self._weights()
         variance = float(weight_K @ self.covariance_KK @ weight_K) + SCALES["within"] ** 2
         variance += SCALES["study"] ** 2 * DEGREES / (DEGREES - 2)
-        variance += 0.0 if self.identified(strategy) else SCALES["strategy"] ** 2
+        variance += 0.0 if self.identified(strategy) else UNSEEN**2
         return float(weight_K @ self.mean_K), variance**0.5
 
-    def _weights(self, strategy: str, method: str = "") -> Array:
-        names = {"mean", f"strategy:{strategy}", TEACHERS.get(method, ("",))[0]}
+    def _weights(self, method: str = "") -> Array:
+        names = {"mean", TEACHERS.get(method, ("",))[0]}
         return np.array([float(name in names) for name in self.names])
 
     def drawn(self, row: Score, *, seed: int, draws: int) -> Array:
@@ -89,20 +90,19 @@ class Recovery:
         strategy = METHODS[row.method]
         noise_KN = np.stack([standard_normal(f"recovery/{name}", seed, draws) for name in self.names])
         deviation_KN = np.linalg.cholesky(self.covariance_KK + 1e-12 * np.eye(len(self.names))) @ noise_KN
-        weight_K = self._weights(strategy, row.method)
+        weight_K = self._weights(row.method)
         recovery_N = weight_K @ (self.mean_K[:, None] + deviation_KN) + tailed(row.study, SCALES["study"])
         if not self.identified(strategy):
-            recovery_N = recovery_N + SCALES["strategy"] * standard_normal(
-                f"recovery/{strategy}", seed, draws
-            )
+            recovery_N = recovery_N + UNSEEN * standard_normal(f"recovery/{strategy}", seed, draws)
         within_N = standard_normal(f"recovery/within:{row.study}/{strategy}", seed, draws)
         recovery_N = recovery_N + SCALES["within"] * within_N
         return logistic(start + recovery_N * headroom(row) + tailed(own, self.noise))
 
 
 def parameters(rows: Sequence[Score]) -> dict[str, dict[str, Any]]:
-    """What a calibration holds of the model of these rows: "recovery_common", the deviation that all strategies of a
-    new study share, "recovery" of a strategy that is not identified, and "recovery:NAME" of those that are."""
+    """What a calibration holds of the model of these rows: "recovery", of any strategy in a new study,
+    "recovery_common", the deviation that all strategies of a study share, and "recovery_unseen", the further one of a
+    strategy that is not identified."""
     whole = fit(rows)
     place = whole.names.index("mean")
     common = float(whole.covariance_KK[place, place]) + SCALES["study"] ** 2 * DEGREES / (DEGREES - 2)
@@ -114,19 +114,11 @@ def parameters(rows: Sequence[Score]) -> dict[str, dict[str, Any]]:
         about = {"distribution": "normal", "shape": False, "between_sd": 0.0}
         return {"value": float(f"{value:.4g}"), "sd": sd, "grade": grade, "source": words, **about}
 
-    unknown = (2 * SCALES["strategy"]) ** 2 + SCALES["within"] ** 2
-    found = {
+    return {
         "recovery_common": row(0.0, common, "fitted", source),
-        "recovery": row(
-            float(whole.mean_K[place]), unknown, "prior", "a strategy that fewer than two studies have"
-        ),
+        "recovery": row(float(whole.mean_K[place]), SCALES["within"] ** 2, "fitted", source),
+        "recovery_unseen": row(0.0, UNSEEN**2, "prior", "a strategy that fewer than two studies have"),
     }
-    for strategy in sorted(whole.seen):
-        if whole.identified(strategy):
-            value, sd = whole.of(strategy)
-            own = max(sd**2 - common, SCALES["within"] ** 2)
-            found[f"recovery:{strategy}"] = row(value, own, "fitted", source)
-    return found
 
 
 def headroom(row: Score) -> float:
@@ -154,7 +146,6 @@ def fit(rows: Sequence[Score]) -> Recovery:
     cells = sorted({(row.study, METHODS[row.method]) for row in inside})
     names = (
         "mean",
-        *(f"strategy:{name}" for name in sorted(seen)),
         *_KINDS,
         *(f"study:{name}" for name in studies),
         *(f"within:{study}/{strategy}" for study, strategy in cells),
@@ -163,7 +154,7 @@ def fit(rows: Sequence[Score]) -> Recovery:
     slope_MK = np.zeros((len(inside), len(names)))
     for place, row in enumerate(inside):
         strategy = METHODS[row.method]
-        own = ["mean", f"strategy:{strategy}", f"study:{row.study}", f"within:{row.study}/{strategy}"]
+        own = ["mean", f"study:{row.study}", f"within:{row.study}/{strategy}"]
         own += [TEACHERS[row.method][0]] if row.method in TEACHERS else []
         slope_MK[place, [index[name] for name in own]] = headroom(row)
     gain_M = np.array([gain(row) for row in inside])

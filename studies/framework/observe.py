@@ -86,8 +86,7 @@ class Observations:
 
     def scores(self, run: str, stage: str | None = None, *, figure: Figure = "pass_rate") -> dict[str, float]:
         """Test scores by domain after a stage."""
-        rows = self.stage(run, stage)
-        rows = rows[rows.split == "test"]
+        rows = self._tests[self.key(run, stage)]
         return dict(zip(rows.domain, rows[figure], strict=True))
 
     def has(self, run: str, stage: str) -> bool:
@@ -96,8 +95,7 @@ class Observations:
 
     def prompts(self, run: str, stage: str | None = None) -> dict[str, int]:
         """How many prompts of each domain the test after a stage had."""
-        rows = self.stage(run, stage)
-        rows = rows[rows.split == "test"]
+        rows = self._tests[self.key(run, stage)]
         return dict(zip(rows.domain, rows.n.astype(int), strict=True))
 
     def seen(self, figure: Figure) -> Observations:
@@ -124,6 +122,11 @@ class Observations:
         """Training FLOPs of all the run's own stages, evaluation and the start left out."""
         keys = {key for name, key in self.manifest["runs"][run]["keys"].items() if name not in ROOTS}
         return float(sum(self.manifest["stages"][key]["flops"] for key in keys))
+
+    @cached_property
+    def _tests(self) -> dict[str, pd.DataFrame]:
+        """The test's rows, by key."""
+        return {key: rows[rows.split == "test"] for key, rows in self._by_key.items()}
 
     @cached_property
     def _by_key(self) -> dict[str, pd.DataFrame]:

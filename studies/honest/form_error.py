@@ -1,9 +1,10 @@
-"""How far scores of conditions that a fit has not seen lie from its forecasts: the error of the model form, crosswise.
+"""How far scores of conditions that a fit has not seen lie from its forecasts: the error of the model form.
 
-Within a fit the error looks small, since parameters bend towards what they see. So conditions are left out in turn, a
-share each time, and the scale of Student's t in logits (four degrees of freedom, as in the fit) is the most probable
-one for what the runs left out measured, over the forecast's own spread and the finite test's. No held-out run takes
-part. Leaves out: how the error is drawn (`studies.honest.predictive`).
+Within a fit the error looks small, since parameters bend towards what they see. So a part of the conditions is left
+out, and the scale of Student's t in logits (four degrees of freedom, as in the fit) is the most probable one for what
+the runs left out measured, over the forecast's own spread and the finite test's. Bold rates keep the scale of the fit:
+three parameters of breaking do not bend to hundreds of scores. No held-out run takes part. Leaves out: how the error is
+drawn (`studies.honest.predictive`).
 """
 
 from __future__ import annotations
@@ -26,31 +27,38 @@ from studies.honest.refit import Refit, entering, refit
 from studies.honest.trials import Forecaster, Studies, condition_of, trials
 
 FOLDS = 3
+LEAST_RUNS = 6
 _SCALES = np.geomspace(0.02, 3.0, 200)
 
 
 def crossed(folders: Mapping[str, Path], studies: Studies, whole: Refit, *, folds: int = FOLDS) -> Refit:
-    """The fit with the scale that its conditions show when left out; the fit as it is where there are too few."""
-    left_out = [
-        trial for fold in range(folds) for trial in _left_out(folders, studies, whole, fold=fold, of=folds)
-    ]
-    runs = {(trial.study, trial.run) for trial in left_out}
-    if len(runs) < 2 * folds:
-        return whole
-    value = most_probable(left_out)
-    found = {
-        "value": float(f"{value:.6g}"),
-        "sd": float(f"{(2 * len(runs) + SPREADS['error'][1] ** -2) ** -0.5:.6g}"),
-        "grade": "fitted",
-        "source": f"{len(runs)} runs, their conditions left out of the fit in {folds} parts",
-    }
+    """The fit with the scale that one part in so many of its conditions shows when left out, at ordinary rates; the fit
+    as it is where there are too few runs."""
+    return with_errors(
+        whole, scale(whole, left_out_of(folders, studies, whole, fold=0, of=folds), folds=folds)
+    )
+
+
+def scale(whole: Refit, left_out: Sequence[Trial], *, folds: int) -> dict[str, Any]:
+    """The row of the scale at ordinary rates, from trials of conditions left out."""
+    own = [trial for trial in left_out if not trial.bold]
+    runs = {(trial.study, trial.run) for trial in own}
     row = whole.document["parameters"][MODEL_ERROR]
-    return with_error(whole, {**row, "studies": dict.fromkeys(row["studies"], found)})
+    if len(runs) < LEAST_RUNS:
+        return {MODEL_ERROR: row}
+    middle, sd = SPREADS["error"]
+    found = {
+        "value": float(f"{most_probable(own, middle, sd):.6g}"),
+        "sd": float(f"{(2 * len(runs) + sd**-2) ** -0.5:.6g}"),
+        "grade": "fitted",
+        "source": f"{len(runs)} runs, their conditions, one in {folds}, left out of a fit",
+    }
+    return {MODEL_ERROR: {**row, "studies": dict.fromkeys(row["studies"], found)}}
 
 
-def with_error(whole: Refit, row: Mapping[str, Any]) -> Refit:
-    """A fit with another row for the error of its form, such as that of a fit to more."""
-    document = {**whole.document, "parameters": {**whole.document["parameters"], MODEL_ERROR: row}}
+def with_errors(whole: Refit, rows: Mapping[str, Any]) -> Refit:
+    """A fit with other rows for the errors of its form, such as those of a fit to more."""
+    document = {**whole.document, "parameters": {**whole.document["parameters"], **rows}}
     return replace(
         whole,
         document=document,
@@ -58,17 +66,17 @@ def with_error(whole: Refit, row: Mapping[str, Any]) -> Refit:
     )
 
 
-def most_probable(chosen: Sequence[Trial]) -> float:
-    """The scale under which the measured scores are most probable, given ensembles without any such error."""
+def most_probable(chosen: Sequence[Trial], middle: float, sd: float) -> float:
+    """The scale under which the measured scores are most probable, given ensembles without any such error. middle, sd:
+    its prior, the sd of the ln."""
     measured_T = _logits(np.array([trial.truth for trial in chosen]), _items(chosen))
     drawn_TN = _logits(np.array([trial.ensemble for trial in chosen]), _items(chosen)[:, None])
     apart_TN = measured_T[:, None] - drawn_TN
     log_S = np.array([_log_density(apart_TN / scale, scale).sum() for scale in _SCALES])
-    middle, sd = SPREADS["error"]
     return float(_SCALES[np.argmax(log_S - 0.5 * (np.log(_SCALES / middle) / sd) ** 2)])
 
 
-def _left_out(
+def left_out_of(
     folders: Mapping[str, Path], studies: Studies, whole: Refit, *, fold: int, of: int
 ) -> list[Trial]:
     """Trials of one part of the conditions, forecast without an error of the form by a fit to the others."""

@@ -28,7 +28,8 @@ CANDIDATES = ("mopd", "mixed_rl", "merge")  # always taking one of them is a con
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One score of a run left out: what was forecast (members of an ensemble), and what came out on how many items."""
+    """One score of a run left out: what was forecast (members of an ensemble), and what came out on how many items;
+    bold: whether RL at a bold rate led to it."""
 
     study: str
     run: str
@@ -38,6 +39,7 @@ class Trial:
     ensemble: tuple[float, ...]
     truth: float
     items: int
+    bold: bool = False
 
     @property
     def in_set(self) -> bool:

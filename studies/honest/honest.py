@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.belief.form_error import MODEL_ERROR
+from mopdsim.fit.document import ERRORS
 from mopdsim.fit.quality import STARTS
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 from studies.honest.baselines import BASELINES
-from studies.honest.form_error import FOLDS, crossed, with_error
+from studies.honest.form_error import FOLDS, crossed, with_errors
 from studies.honest.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
 from studies.honest.refit import Leave, Refit, committed, entering, refit, same, shipped
 from studies.honest.scoring import coverage
@@ -79,7 +79,7 @@ class Judged:
 
 
 def tested(folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FOLDS) -> Judged:
-    """Fit the committed studies among these folders, with the error of the form that shows in so many folds, and
+    """Fit the committed studies among these folders, with the error of the form that shows in one part of so many, and
     forecast their held-out runs."""
     studies = committed(folders)
     found = crossed(folders, studies, refit(folders, studies, starts=starts), folds=folds)
@@ -144,8 +144,8 @@ def contests_left_out(folders: Mapping[str, Path], test: Judged) -> dict[str, An
 
 
 def _without(folders: Mapping[str, Path], test: Judged, leave: Leave) -> Refit:
-    whole = test.refit.document["parameters"][MODEL_ERROR]
-    return with_error(refit(folders, test.studies, leave=leave, starts=1), whole)
+    whole = {name: test.refit.document["parameters"][name] for name in ERRORS.values()}
+    return with_errors(refit(folders, test.studies, leave=leave, starts=1), whole)
 
 
 def summary(chosen: Sequence[Trial]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
-from mopdsim.belief.form_error import MODEL_ERROR, tested
+from mopdsim.belief.form_error import FORM_ERRORS, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 
@@ -48,7 +48,7 @@ def ensemble(
         }
     )
     if not form_error:
-        rows = {name: row for name, row in calibration.parameters.items() if name != MODEL_ERROR}
+        rows = {name: row for name, row in calibration.parameters.items() if name not in FORM_ERRORS}
         calibration = replace(calibration, parameters=rows)
     found = forecast(asked, calibration, known=known)
     drawn = {}

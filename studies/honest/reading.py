@@ -18,7 +18,7 @@ from mopdsim.recipes.recipe import Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 
-PROSPECTIVE = ("choice_again", "size_again", "size_fresh")  # designed after the fit that they judge
+PROSPECTIVE = ("choice_again", "size_again", "size_fresh", "order")  # designed after the fit that they judge
 BOLD = 1.5  # times the usual rate of RL; larger models broke from there on
 BREAKING = 4e-3  # of the rule 'mixed RL, but MOPD from this rate on'
 TIE = 1.0  # points: differences nearer to zero count as none

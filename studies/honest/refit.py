@@ -28,7 +28,6 @@ from trainer.files.atomic import write_json
 
 Leave = Callable[[str, Mapping[str, Any]], bool]  # of a study's name and a run as the manifest has it
 SAME = 5e-6  # relative: six significant digits
-_ADDED = ("model_error",)  # rows that a fit adds to a prior without them, beside pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +41,8 @@ class Refit:
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
-    """The observations of those folders that hold any, by study. Studies that are not of skills are left out; runs that
-    were held out until their study was released are so no more."""
+    """The observations of those folders that hold any, by study. Studies that are not of skills, or of real models, are
+    left out; runs that were held out until their study was released are so no more."""
     found = {
         name: read(folder) for name, folder in folders.items() if (folder / "observations.csv").is_file()
     }
@@ -51,7 +50,7 @@ def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
     return {
         name: _released(seen) if name in own and own[name].released else seen
         for name, seen in found.items()
-        if name not in own or own[name].of_skills
+        if name not in own or (own[name].of_skills and own[name].suite != "real")
     }
 
 
@@ -116,22 +115,16 @@ def shipped_path() -> Path:
 
 
 def prior_of(document: Mapping[str, Any]) -> dict[str, Any]:
-    """A calibration without what a fit put into it: its pairs, its facts of domains, its correlations."""
-    rows = {
-        name: {k: v for k, v in row.items() if k != "studies"} for name, row in document["parameters"].items()
-    }
-    added = {
-        name
-        for name, row in document["parameters"].items()
-        if "studies" in row
-        and (name in _ADDED or (":" in name and rows[name] == rows.get(name.partition(":")[0])))
-    }
+    """A calibration without what a fit put into it: its facts of domains, its correlations."""
     provenance = list(document.get("provenance", ()))
     return {
         "schema_version": SCHEMA_VERSION,
         "name": "prior",
         "provenance": provenance[:-1] if "fit" in document else provenance,
-        "parameters": {name: row for name, row in rows.items() if name not in added},
+        "parameters": {
+            name: {key: value for key, value in row.items() if key != "studies"}
+            for name, row in document["parameters"].items()
+        },
     }
 
 

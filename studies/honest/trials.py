@@ -8,8 +8,10 @@ run side by side carry a factor `contest`; there the forecast has to choose. Lea
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -104,6 +106,7 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=items[domain],
+            bold=recipe.output in recipe.bold,
         )
 
 
@@ -186,7 +189,12 @@ def seed_variances(studies: Studies) -> dict[str, list[float]]:
 
 def recipe_of(found: Observations, name: str) -> Recipe:
     """A run's recipe, as it was run."""
-    return from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
+    return _read(json.dumps(found.manifest["runs"][name]["document"]), name)
+
+
+@lru_cache(maxsize=2048)
+def _read(text: str, name: str) -> Recipe:
+    return from_document(json.loads(text), source=f"manifest: {name}")
 
 
 class _Experts:

@@ -31,7 +31,7 @@ from mopdsim.plan.question import Question
 from mopdsim.quality.world import World
 
 P90 = 1.2815515655446004
-_FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length", "dispersion")
+_FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length")
 _SURE = 2.0  # standard errors below which a value counts as nothing
 _FLIP_ERRORS = 3.0
 _RIDGE = 1e-6
@@ -175,6 +175,7 @@ def flips(question: Question, finalists: Sequence[Finalist]) -> list[Flip]:
     ends = [
         (end, _curve(np.array([z]))[0], share) for end, z, share in (("p10", -P90, 0.1), ("p90", P90, 0.9))
     ]
+    middle_X = _curve(np.zeros(1))[0]
     for name, row_N in parameters(finalists[0].forecast.world).items():
         features_NX = _curve(normal_scores(row_N))
         fitted_FX = _regress(features_NX, ahead_FN)
@@ -189,7 +190,9 @@ def flips(question: Question, finalists: Sequence[Finalist]) -> list[Flip]:
             lead_F = fitted_FX @ at_X + low_F
             error_F = np.hypot(rest_FN.std(axis=1) * np.sqrt(at_X @ inverse_XX @ at_X), low_error_F)
             best = int(lead_F.argmax())
-            if lead_F[best] >= FLOOR and lead_F[best] >= _FLIP_ERRORS * error_F[best]:
+            sure = _FLIP_ERRORS * error_F[best]
+            moved = float(fitted_FX[best] @ (at_X - middle_X))  # by this parameter, whoever led before
+            if lead_F[best] >= max(FLOOR, sure) and moved >= sure:
                 found.append(
                     Flip(
                         parameter=name,

@@ -65,7 +65,7 @@ def pilots(question: Question, stock: Stock) -> list[Pilot]:
                 f"distilling one {name} teacher",
                 f"a small teacher of {name} distilled into one student",
                 "how many tokens it takes to hand the domain over",
-                (f"distill_tokens:{name}", f"dispersion:{name}"),
+                (f"distill_tokens:{name}",),
                 shop.rl((name,), 1.0) + shop.distillation((name,)),
             )
         )
@@ -97,7 +97,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
             "two small teachers",
             f"small teachers of {joined} distilled into one student",
             "how fast and how close a student follows, and how much conflict comes back",
-            ("distill_rate", "distill_conflict_share", "cap_gap", "inherited_bias", *tokens),
+            ("conflict_share", "cap_gap", "inherited_bias", *tokens),
             teachers + student,
         ),
         shop.pilot(
@@ -107,14 +107,6 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
             "how far the reward lifts a student past its teachers",
             ("reward_gain",),
             teachers + 2 * student,
-        ),
-        shop.pilot(
-            "off-policy",
-            "imitating two small teachers",
-            f"a student that imitates samples of small teachers of {joined}",
-            "what imitation loses, and makes forgotten",
-            ("exposure", "imitation_forgetting"),
-            teachers + student,
         ),
         shop.pilot(
             "merge",
@@ -129,21 +121,10 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
             "a short cascade",
             f"short RL runs on {joined} one after the other, with and without old prompts mixed in",
             "how much is forgotten, and how far training moves the weights",
-            ("forgetting", "replay_half", "climb_kl"),
+            ("forgetting", "climb_kl"),
             2 * teachers,
         ),
     ]
-    if len(cheap) > 2:
-        found.append(
-            shop.pilot(
-                "triple",
-                "short RL on three domains",
-                f"a short RL run on {', '.join(cheap)} together",
-                "how conflict grows with the number of domains, and how much it slows learning",
-                ("pair_exponent", "efficiency_shift"),
-                shop.rl(cheap, 1.0),
-            )
-        )
     return found
 
 

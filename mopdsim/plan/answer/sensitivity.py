@@ -31,7 +31,6 @@ GROUPS = {
     "steepness": ("steepness_DN",),
     "distill_tokens": ("distill_tokens_DN",),
     "response length": ("length_DN",),
-    "dispersion": ("dispersion_DN",),
     "conflict": ("conflict_DDN",),
     "spill": ("spill_DDN",),
     "seeds": ("spread", "luck"),

@@ -13,7 +13,7 @@ from mopdsim.plan.search.grouping import Grouping, neighbours
 from mopdsim.recipes.recipe import Balance
 
 FACTORS = (0.5, 0.7, 0.85, 1.18, 1.4, 2.0)
-BALANCES: tuple[Balance, ...] = ("none", "token_share", "remaining_gap", "dispersion")
+BALANCES: tuple[Balance, ...] = ("none", "token_share", "remaining_gap")
 REWARD_MIXES = (0.0, 0.5, 1.0)
 SCALES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 REPLAYS = (0.0, 0.05, 0.1, 0.2)

@@ -171,7 +171,7 @@ class Rounds:
                     own_CSN[place, row[name]] = piece.score_DN[world.index[name]]
                 pulls_CDN[place] += piece.pull_DN
                 np.maximum(kl_CN[place], piece.kl_N, out=kl_CN[place])
-        companions_DCN = companions(pulls_CDN.swapaxes(0, 1), len(taught[0]) - 1.0, world.constants)
+        companions_DCN = companions(pulls_CDN.swapaxes(0, 1), len(taught[0]) - 1.0)
         own_SCN = own_CSN.swapaxes(0, 1)
         if len(set(groupings)) == 1:  # one matrix for all candidates
             groupings = groupings[:1]

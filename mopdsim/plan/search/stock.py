@@ -26,7 +26,7 @@ from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, seconds_of, world_of
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import Group, Plan, scenario_of
-from mopdsim.quality.distillation import mistaken, pull
+from mopdsim.quality.distillation import pull
 from mopdsim.quality.walk import Effort, Products, State, perform
 from mopdsim.quality.world import World, chances
 from mopdsim.recipes.amounts import Amounts, AmountsName
@@ -222,7 +222,7 @@ class Stock:
         if not teaches:
             return [Trained(score_DCN[:, at], lifted_DCN[:, at], kl_CN[at]) for at in all_C]
         count = len(stage.domains)
-        pull_DCN = pull(before.score_DN, after.score_DN, mistaken(world.spill_DDN[:count]), world.constants)
+        pull_DCN = pull(before.score_DN, after.score_DN, world.constants)
         pull_DCN[:count] = 0.0
         pull_DCN = pull_DCN[back_DC, all_C]
         return [Trained(score_DCN[:, at], lifted_DCN[:, at], kl_CN[at], pull_DCN[:, at]) for at in all_C]
@@ -246,16 +246,9 @@ class Stock:
         columns = list(zip(kinds, drawn, order_DP.T, strict=True))
         own = kinds[0].name
         spread = np.stack([one.spread[kind.name][order_D, 0] for kind, one, order_D in columns], axis=1)
-        luck = {
-            f"{own}/{name}": np.stack(
-                [one.luck[f"{kind.name}/{whole.names[order_D[place]]}"] for kind, one, order_D in columns]
-            )
-            for place, name in enumerate(names)
-            if f"{own}/{name}" in drawn[0].luck
-        }
         at = {int(place): new for new, place in enumerate(order_DP[:, 0])}
         rivals = tuple((at[one], at[other], dial) for one, other, dial in whole.rivals)
-        return replace(whole, names=names, **rows, **pairs, spread={own: spread}, luck=luck, rivals=rivals)
+        return replace(whole, names=names, **rows, **pairs, spread={own: spread}, luck={}, rivals=rivals)
 
     def effort(self, key: Hashable, stage: AnyStage, one_step: Amounts, steps_C: NDArray[np.int64]) -> Effort:
         """What a stage spends after so many steps, (C, N), whatever it runs on."""

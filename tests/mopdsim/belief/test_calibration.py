@@ -84,9 +84,8 @@ def test_a_new_domain_shifts_no_other() -> None:
     assert np.array_equal(worlds[0].conflict_DDN[0, 1], worlds[1].conflict_DDN[0, 2])
 
 
-def test_a_pair_that_was_measured_replaces_the_general_prior() -> None:
+def test_all_pairs_have_one_prior() -> None:
     calibration = default_calibration()
-    assert calibration.parameter("conflict:math>puzzle").prior.value < -0.1
     assert calibration.parameter("conflict:swe>chat") is calibration.parameters["conflict"]
 
 
@@ -127,7 +126,7 @@ def test_a_study_that_contradicts_a_shape_widens_it_and_moves_nothing() -> None:
 @given(
     st.floats(0.01, 0.99),
     st.floats(0.01, 2.0),
-    st.sampled_from(["cap_gap", "pair_exponent", "batch_exponent"]),
+    st.sampled_from(["cap_gap", "conflict_share", "batch_exponent"]),
 )
 def test_a_shape_never_narrows_around_an_unmoved_centre(value: float, sd: float, name: str) -> None:
     parameter = _with(name, studies=_found(value, sd)).parameter(name)
@@ -181,7 +180,7 @@ def _fitted(**changes: Any) -> dict[str, Any]:
     document = deepcopy(SHIPPED) | {"schema_version": 2}
     document["parameters"]["cap_gap"]["studies"] = {"tiny": {"value": 0.01, "sd": 0.5, **found}}
     document["domains"] = {"tiny": {"sort": {"asymptote": {"value": 0.9, "sd": 0.01, **found}}}}
-    names = ["efficiency_shift", "cap_gap", "asymptote:sort"]
+    names = ["batch_exponent", "cap_gap", "asymptote:sort"]
     document["correlations"] = {"tiny": {"names": names, "rows": ["1", "0.8 1", "0.000 -0.5 1.000"]}}
     return document | changes
 
@@ -190,7 +189,7 @@ def test_what_was_fitted_together_is_drawn_together_in_its_scope() -> None:
     found = from_document(_fitted(), source="test")
     scopes: tuple[Scope, ...] = ("tiny", "frontier")
     draws = {scope: np.log(found.draw("cap_gap", scope, seed=0, draws=20_000)) for scope in scopes}
-    shift = {scope: found.draw("efficiency_shift", scope, seed=0, draws=20_000) for scope in draws}
+    shift = {scope: found.draw("batch_exponent", scope, seed=0, draws=20_000) for scope in draws}
     asymptote = found.draw_fact(domain("sort"), "asymptote", "tiny", seed=0, draws=20_000)
     assert asymptote is not None
     assert np.corrcoef(draws["tiny"], shift["tiny"])[0, 1] == pytest.approx(0.8, abs=0.02)
@@ -209,7 +208,7 @@ def test_facts_of_a_domain_hold_for_its_dials_and_nowhere_else() -> None:
 
 
 def test_a_correlation_that_rounding_broke_is_mended() -> None:
-    names = ["efficiency_shift", "cap_gap", "forgetting"]
+    names = ["batch_exponent", "cap_gap", "forgetting"]
     rows = ["1", "0.9 1", "0.9 0.619 1"]  # not positive definite, by rounding
     found = from_document(
         _fitted(correlations={"tiny": {"names": names, "rows": rows}}), source="test"

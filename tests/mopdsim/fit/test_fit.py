@@ -75,9 +75,9 @@ def test_a_known_curve_is_found_again() -> None:
 def test_what_the_runs_do_not_tell_keeps_its_prior() -> None:
     found = fit(latents_of(one_curve(), default_calibration().unfitted()))
     learned = dict(zip(found.latents.index, found.learned_L, strict=True))
-    place = found.latents.index["pair_exponent"]
+    place = found.latents.index["conflict_share"]
     assert learned["midpoint:sort"] > 0.8
-    assert learned["pair_exponent"] == learned["forgetting"] == learned["distill_tokens:sort"] == 0
+    assert learned["conflict_share"] == learned["forgetting"] == learned["distill_tokens:sort"] == 0
     assert found.x_L[place] == pytest.approx(found.latents.mean_L[place])
     assert found.sd_L[place] == pytest.approx(found.latents.sd_L[place])
 
@@ -137,8 +137,8 @@ def _fallen(tree: Tree, one: Point) -> Point:
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
     found = recover(minimal_experiment(), repeats=4)
     assert 0.78 <= found["coverage"] <= 0.98  # of some 150 intervals at 90%
-    assert {"midpoint:sort", "conflict:sort>reverse", "forgetting"} <= found["by_parameter"].keys()
-    assert "fidelity_pairs" in found["not_identified"]
+    assert {"midpoint:sort", "conflict", "forgetting"} <= found["by_parameter"].keys()
+    assert "size_exponent" in found["not_identified"]
 
 
 COLUMNS = (
@@ -180,7 +180,7 @@ def test_a_studys_files_become_a_calibration(tmp_path: Path) -> None:
     found = load(tmp_path / "calibration.json")
     midpoint = found.facts["tiny"]["sort"]["midpoint"]
     assert midpoint.value == pytest.approx(MIDPOINT, rel=0.1) and midpoint.grade == "fitted"
-    assert document["fit"]["runs"] == ["gain/a"] and "pair_exponent" in document["fit"]["not_identified"]
+    assert document["fit"]["runs"] == ["gain/a"] and "conflict_share" in document["fit"]["not_identified"]
     assert found.parameters["forgetting"] == default_calibration().parameters["forgetting"]
     assert "2026-11-23" in found.provenance[-1]
     assert "not identified" in fit_text(document)

@@ -133,7 +133,7 @@ def test_a_frontier_forecast_does_not_move_when_tiny_numbers_change(monkeypatch:
 def test_a_tiny_study_of_a_shape_moves_a_frontier_forecast_and_narrows_it_together() -> None:
     plain = default_calibration().unfitted()
     found = Estimate(value=0.6, sd=0.05, grade="measured", source="study of the tiny world")
-    name = "distill_conflict_share"
+    name = "conflict_share"
     parameter = replace(plain.parameters[name], studies={"tiny": found})
     studied = replace(plain, parameters={**plain.parameters, name: parameter})
     scenario = _scenario(conflict={f"{a}>{b}": -0.5 for a in NAMES for b in NAMES if a != b}, draws=2000)

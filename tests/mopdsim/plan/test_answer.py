@@ -282,7 +282,7 @@ def test_being_wrong_costs_what_the_best_choice_would_win(answer: Answer) -> Non
 def test_every_uncertain_number_has_a_plain_phrase(answer: Answer) -> None:
     names = [*calibration.CONSTANTS, *parameters(answer.recommended.forecast.world)]
     phrases = {name: parameter(name) for name in names}
-    assert set(CONSTANTS) == set(calibration.CONSTANTS)
+    assert set(CONSTANTS) == set(calibration.default_calibration().parameters)
     assert len(set(phrases.values())) == len(set(names))
     assert not any("_" in phrase or ":" in phrase.replace("below 0:", "") for phrase in phrases.values())
     for name in GROUPS:
@@ -305,7 +305,7 @@ def test_the_text_names_the_largest_doubts_and_counts_the_others(answer: Answer)
 
 
 def test_a_parameter_that_no_finalist_reads_has_neither_worth_nor_flip(answer: Answer) -> None:
-    read_by_none = {"exposure"} if not any(o.plan.family == "off_policy" for o in answer.finalists) else set()
+    read_by_none = {"fidelity_pairs", "preference_share"}  # no finalist has a reward model or pairs
     assert not read_by_none & {flip.parameter for flip in answer.flips}
     rows = parameters(answer.recommended.forecast.world)
     assert "conflict:sort>sort" not in rows and "conflict:sort>reverse" in rows
@@ -346,12 +346,12 @@ PRICED = {"domains": ["math", "code"], "gpu": "H100", "gpus": 16, "budget_usd": 
 @pytest.mark.parametrize("asked", [{}, PRICED], ids=["own runs", "published"])
 def test_students_further_below_their_teachers_lose_to_plans_without(asked: dict[str, Any]) -> None:
     """Whether our own runs say what a student keeps of its teachers, or published studies."""
-    question = _question(**{**asked, "families": ["mixed_rl", "mopd"], "conflict_shift": -0.3})
+    question = _question(**{**asked, "families": ["mixed_rl", "mopd"], "conflict_shift": -1.0})
     found = explore(question)
     judged = finalists(question, found)
     assert judged[0].plan.family == "mopd"
     (tip,) = (one for one in tips(question, found, judged) if "below their teachers" in one.what)
-    assert tip.to == "one RL run on all domains" and tip.at is not None and 0 < tip.at < 0.1
+    assert tip.to == "one RL run on all domains" and tip.at is not None and 0 < tip.at < 0.2
 
 
 def test_a_strategy_that_a_study_saw_lose_is_contradicted_by_it() -> None:

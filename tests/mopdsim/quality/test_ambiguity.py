@@ -146,11 +146,11 @@ def test_conflict_hurts_in_every_recipe_of_several_domains(name: str) -> None:
 
 
 def test_without_conflict_a_cascade_and_a_merge_are_those_of_unrelated_domains() -> None:
-    for name, constant in (("cascade_rl", "sequence_conflict"), ("merge", "merge_conflict")):
+    for name in ("cascade_rl", "merge"):
         plan = made(name, ["sort", "reverse", "shift"])
         world = world_of(plan)
         world = replace(world, conflict_DDN=np.zeros_like(world.conflict_DDN))
-        deaf = replace(world, constants={**world.constants, constant: np.zeros(DRAWS)})
+        deaf = replace(world, constants={**world.constants, "conflict_share": np.zeros(DRAWS)})
         with_it, without = (
             walk(plan, each, spent(plan, 7e5, 1.6e4))[plan.output].score_DN for each in (world, deaf)
         )

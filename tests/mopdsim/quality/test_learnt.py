@@ -12,8 +12,8 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import Estimate, domain
 from mopdsim.forecast.scenario import from_document
 from mopdsim.forecast.stage_draws import relative_size
-from mopdsim.quality.distillation import companions, mistaken, pull
-from mopdsim.quality.learning import BREAKING_COMPUTE, breakdown_hazard
+from mopdsim.quality.distillation import companions, pull
+from mopdsim.quality.learning import BREAKING_COMPUTE, broken
 from mopdsim.quality.walk import Effort, paced, products, walk
 from mopdsim.quality.world import World, draw_world, sized
 from mopdsim.recipes.amounts import default_amounts
@@ -21,7 +21,6 @@ from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.recipe import BASE, SMALLER, Merge, Recipe
 
 NAMES = ["sort", "reverse", "shift"]
-COMPANIONS = {"companion_lift": 0.4, "companion_drag": 0.1, "pair_exponent": 0.5}
 ONE = Effort(compute_N=np.array([1.0]), tokens_N=np.array([2.0]))
 
 
@@ -82,15 +81,12 @@ def test_a_smaller_student_is_told_from_the_studied_model_too() -> None:
     assert drawn[1].midpoint_DN == pytest.approx(drawn[0].midpoint_DN * 8.0**-exponent_N)
 
 
-def test_others_lift_by_their_gains_and_drag_by_their_losses_where_prompts_are_mistaken() -> None:
-    constants = {name: np.array([value]) for name, value in COMPANIONS.items()}
+def test_others_lift_by_their_gains_and_drag_nobody_by_their_losses() -> None:
+    constants = {"companion_lift": np.array([0.4])}
     before, won, lost = (np.array([score]) for score in (0.5, 0.731058579, 0.268941421))  # by a logit
-    half = mistaken(np.log([[0.25], [1.0]]))  # the mean of two domains' spills is ln 0.5
-    assert half == pytest.approx(0.5) and mistaken(np.array([[2.0], [-1.0]])) == 0
-    pulls = [pull(before, won, half, constants), pull(before, lost, half, constants)]
-    assert companions(sum(pulls), len(pulls), constants) == pytest.approx((0.4 - 0.5 * 0.1) / np.sqrt(2))
-    assert pull(before, lost, np.zeros(1), constants) == 0
-    assert companions(np.zeros(1), 0, constants) == 0
+    pulls = [pull(before, won, constants), pull(before, lost, constants)]
+    assert companions(sum(pulls), len(pulls)) == pytest.approx(0.4 / np.sqrt(2))
+    assert companions(np.zeros(1), 0) == 0
 
 
 def test_domains_of_one_teacher_do_not_conflict_in_the_student() -> None:
@@ -130,34 +126,37 @@ def test_a_reward_adds_nothing_where_every_answer_fails() -> None:
         assert bool(np.max(after - before) > 0.01) is gains
 
 
-def test_hazard_grows_with_the_rate_and_the_length() -> None:
-    constants = {"breaking_rate": np.array([1e-3]), "breaking_power": np.array([2.0])}
-    usual = default_amounts("tiny", "rl").model_copy(update={"learning_rate": 2e-3})
+def test_breaking_grows_with_the_rate_and_the_length_and_spares_the_usual_rate() -> None:
+    usual = default_amounts("tiny", "rl")
+    constants = {"breaking_rate": np.array([usual.learning_rate]), "breaking_power": np.array([2.0])}
+    twice = usual.model_copy(update={"learning_rate": 2 * usual.learning_rate})
     spent = Effort(compute_N=np.array([9 * BREAKING_COMPUTE]), tokens_N=np.array([0.0]))
-    assert breakdown_hazard(spent, usual, "tiny", constants) == pytest.approx(4.0 * 3.0)
-    assert breakdown_hazard(spent, usual, "small", constants) is None
+    assert broken(spent, twice, "tiny", constants) == pytest.approx((4.0 - 1.0) * 3.0)
+    assert broken(spent, usual, "tiny", constants) is None
+    assert broken(spent, twice, "small", constants) is None
 
 
-@pytest.mark.parametrize(("luck", "share"), [(0.0, 0.1), (1.0, 1.0)])
-def test_a_domain_that_breaks_keeps_a_share_of_its_score(luck: float, share: float) -> None:
-    plan = recipe("mixed_rl", NAMES)
-    calm = _world(0.5, broken_share=0.1)
-    unlucky = replace(calm, luck={"mixed/reverse": np.array([luck])})
-    whole, after = (walk(plan, world, {"mixed": _effort(2e5)})["mixed"].score_DN for world in (calm, unlucky))
-    assert after[1] == pytest.approx(share * whole[1])
-    assert after[[0, 2]] == pytest.approx(whole[[0, 2]])
+def test_a_bold_rate_takes_as_many_logits_from_every_domain() -> None:
+    plan = recipe("mixed_rl", NAMES[:2])
+    bold = plan.amounts["mixed"].model_copy(update={"learning_rate": 4e-3})
+    plan = plan.with_amounts({"mixed": bold})
+    world = _world(0.5, breaking_rate=4e-3, breaking_power=2.0, rate_exponent=0.0)
+    calm = replace(world, constants={**world.constants, "breaking_rate": np.array([1e3])})
+    whole, after = (walk(plan, one, {"mixed": _effort(4e5)})["mixed"].score_DN for one in (calm, world))
+    lost = (1 - (1.5 / 4) ** 2) * 2  # sqrt(4e5 / 1e5) at the rate r0
+    assert logit(whole) - logit(after) == pytest.approx(np.full((3, 1), lost), abs=1e-5)
 
 
-def test_a_merge_takes_over_a_share_of_what_a_specialist_lost() -> None:
+def test_a_merge_takes_over_what_a_specialist_lost() -> None:
     plan = recipe("merge", NAMES)
-    world = _world(0.5, merge_harm=0.5, merge_overlap=1e-12)
+    world = _world(0.5, merge_overlap=1e-12)
     merged = plan.stage[plan.output]
     assert isinstance(merged, Merge)
     known = {name: dict.fromkeys(NAMES, 0.5) for name in merged.inputs}
     known[merged.inputs[0]] = {"sort": 0.9, "reverse": 0.3, "shift": 0.5}
     efforts = {s.name: _effort(1e5) for s in plan.stages if s.kind != "merge"}
     found = products(plan, world, efforts, known=known).states[plan.output].score_DN[:, 0]
-    assert found == pytest.approx([0.5 + merged.scale * 0.4, 0.5 - merged.scale * 0.5 * 0.2, 0.5], abs=1e-6)
+    assert found == pytest.approx([0.5 + merged.scale * 0.4, 0.5 - merged.scale * 0.2, 0.5], abs=1e-6)
 
 
 def test_measured_scores_take_the_place_of_forecast_ones() -> None:

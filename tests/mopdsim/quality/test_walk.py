@@ -144,7 +144,7 @@ def test_one_teacher_for_all_domains_is_single_teacher_distillation_at_shared_to
     world = _no_conflict(plan)
     states = walk(plan, world, _efforts(plan))
     cap = states["teacher_1"].score_DN - world.constants["cap_gap"]
-    closed = 1 - np.exp(-world.constants["distill_rate"] * 1.6e4 / world.distill_tokens_DN)
+    closed = 1 - np.exp(-1.6e4 / world.distill_tokens_DN)
     assert states["student"].score_DN == pytest.approx(world.start_DN + closed * (cap - world.start_DN))
 
 
@@ -153,11 +153,11 @@ def test_conflict_hurts_synergy_helps_and_distillation_feels_only_its_share_of_i
     for sign in (-1.0, 1.0):
         for plan in (mixed, distilled):
             half = np.full(DRAWS, 0.5)
-            plain = _no_conflict(plan, distill_conflict_share=half, efficiency_shift=half)
+            plain = _no_conflict(plan, conflict_share=half, efficiency_shift=half)
             harmed = replace(plain, conflict_DDN=np.full_like(plain.conflict_DDN, 0.5 * sign))
             change = _final(plan, harmed).score_DN - _final(plan, plain).score_DN
             assert np.all(change * sign > 0)
-    deaf = _no_conflict(distilled, distill_conflict_share=np.zeros(DRAWS))
+    deaf = _no_conflict(distilled, conflict_share=np.zeros(DRAWS))
     noisy = replace(deaf, conflict_DDN=np.full_like(deaf.conflict_DDN, -0.5))
     assert np.array_equal(_final(distilled, deaf).score_DN, _final(distilled, noisy).score_DN)
 
@@ -214,7 +214,7 @@ def test_balance_feeds_the_starved_domain() -> None:
     naive, balanced = recipe("mopd", NAMES), recipe("mopd", NAMES, balance="token_share")
     world = _no_conflict(naive)
     lengths = world.length_DN * np.array([[0.04], [1.0], [1.0]])
-    starved = replace(world, length_DN=lengths, dispersion_DN=np.ones_like(lengths))
+    starved = replace(world, length_DN=lengths)
     assert np.all(_final(balanced, starved).score_DN[0] > _final(naive, starved).score_DN[0])
 
 

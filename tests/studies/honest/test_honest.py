@@ -21,6 +21,7 @@ from mopdsim.belief.calibration import Calibration, from_document
 from mopdsim.belief.form_error import form_error, moved
 from mopdsim.belief.form_error import tested as measured
 from mopdsim.facts.model import model
+from mopdsim.fit.latents import SPREADS
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import catalogue
@@ -237,7 +238,7 @@ def test_the_scale_of_the_forms_error_is_recovered(scale: float) -> None:
                 truth=rng.binomial(ITEMS, truth) / ITEMS, items=ITEMS,
             )
         )  # fmt: skip
-    assert most_probable(found) == pytest.approx(scale, rel=0.25)
+    assert most_probable(found, *SPREADS["error"]) == pytest.approx(scale, rel=0.25)
 
 
 @pytest.mark.slow
