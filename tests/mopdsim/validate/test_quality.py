@@ -133,7 +133,7 @@ def test_the_shared_spread_is_recovered_and_never_negative() -> None:
 
 def test_mechanisms_of_project_presets_are_documented() -> None:
     presets = projects.presets()
-    mechanisms = {"precision", "speculation", "packed", "fully_sharded", "recompute"}
+    mechanisms = {"precision", "speculation", "packed", "fully_sharded", "recompute", "window"}
     for run in presets.values():
         assert ("mechanism_source" in run) == bool(mechanisms & set(run)), run["model"]
 
