@@ -13,13 +13,19 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 
-PROSPECTIVE = ("choice_again", "size_again", "size_fresh", "order")  # designed after the fit that they judge
-BOLD = 1.5  # times the usual rate of RL; larger models broke from there on
+PROSPECTIVE = (
+    "choice_again",
+    "size_again",
+    "size_fresh",
+    "order",
+    "order_again",
+    "conflict",
+)  # new conditions
 BREAKING = 4e-3  # of the rule 'mixed RL, but MOPD from this rate on'
 TIE = 1.0  # points: differences nearer to zero count as none
 _USUAL = default_amounts("tiny", "rl").learning_rate
