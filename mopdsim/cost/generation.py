@@ -26,21 +26,22 @@ def cache_slots(
     gpu: Gpu,
     replica: Replica | ReplicaGrid,
     *,
-    context: float,
+    context: Any,
     memory_share: float = USABLE_MEMORY,
 ) -> Any:
-    """Sequences of `context` tokens whose cache fits beside the weights in that share of the memory, for each replica
-    of a grid (in all that is usable where the share holds not one); InfeasibleError where no replica holds one."""
+    """Sequences of `context` tokens (one for each replica of a grid, where it differs) whose cache fits beside the
+    weights in that share of the memory, for each replica (in all that is usable where the share holds not one);
+    InfeasibleError where no replica holds the longest."""
     weights = replica.gpus * generation_bytes(model, replica, sequences=0, context=0)
     most_free = replica.gpus * gpu.memory_bytes * USABLE_MEMORY - weights
     free = most_free - replica.gpus * gpu.memory_bytes * (USABLE_MEMORY - memory_share)
-    per_sequence = float(model.cache_elements(context)) * replica.cache_bytes
+    per_sequence = model.cache_elements(context) * replica.cache_bytes
     free = np.where(free < per_sequence, most_free, free)
-    most = np.max(free)
-    if most < per_sequence:
+    lacking = np.max(per_sequence) - np.max(free)
+    if lacking > 0:
         raise InfeasibleError(
             f"{model.name} does not fit on {np.max(replica.gpus)} x {gpu.name} for generation: it lacks "
-            f"{(per_sequence - most) / 1e9:,.0f} GB; use more GPUs per replica or a narrower precision."
+            f"{lacking / 1e9:,.0f} GB; use more GPUs per replica or a narrower precision."
         )
     return np.maximum(free // per_sequence, 0)
 
@@ -53,7 +54,7 @@ def generation_s(
     *,
     samples_per_replica: Any,
     lengths: Lengths,
-    prompt_length: float,
+    prompt_length: Any,
     slowest_of: Any = 1.0,
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
@@ -61,7 +62,8 @@ def generation_s(
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
     Constants may carry draws (shape (n,)); the answer has that shape. A grid of replicas, with samples for each, gives
-    one number for each, infinite where the cache holds not one sequence. When the cache of all samples does not fit,
+    one number for each, infinite where the cache holds not one sequence; each may have lengths (R,) and prompts (R, 1)
+    of its own. When the cache of all samples does not fit,
     the batch is held at what fits and the steady part lasts longer in proportion (continuous batching).
     drain=False: new samples take the place of those that end, so the full batch runs at its mean length.
     """
@@ -73,7 +75,8 @@ def generation_s(
     alive = 1.0 - (1.0 - np.clip(survival, 0.0, 1.0)) ** np.maximum(everything, 1.0)
     if not drain:
         running, alive = np.ones_like(survival) * samples_per_replica, survival
-    slots = cache_slots(model, gpu, replica, context=prompt_length + lengths.mean, memory_share=memory_share)
+    mean = lengths.mean[:, None] if np.ndim(lengths.mean) else lengths.mean
+    slots = cache_slots(model, gpu, replica, context=prompt_length + mean, memory_share=memory_share)
     waves = np.maximum(running / np.maximum(slots, 1), 1.0)
     batch = np.maximum(running / waves, 1.0)
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)

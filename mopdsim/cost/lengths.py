@@ -9,9 +9,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import Value
@@ -41,20 +42,37 @@ def _normal_cdf(x: ArrayLike) -> Array:
 @dataclass(frozen=True, kw_only=True)
 class Lengths:
     """Response lengths: mean and maximum in tokens, spread of the log. The mean is of the cut
-    distribution."""
+    distribution. Each may be an array, of as many distributions side by side, (B,)."""
 
-    mean: float
-    maximum: float
+    mean: Any
+    maximum: Any
     sigma: Value = 0.6
 
     def __post_init__(self) -> None:
-        if not (0 < self.mean <= self.maximum and math.isfinite(self.maximum)) or not np.all(
-            np.asarray(self.sigma) > 0
-        ):
+        mean, maximum = np.asarray(self.mean), np.asarray(self.maximum)
+        sound = (mean > 0) & (mean <= maximum) & np.isfinite(maximum)
+        if not np.all(sound) or not np.all(np.asarray(self.sigma) > 0):
             raise UsageError(
                 f"lengths have mean {self.mean!r}, maximum {self.maximum!r}, sigma {self.sigma!r}; "
                 "0 < mean <= maximum and sigma > 0 must hold."
             )
+
+    def one(self) -> Lengths:
+        """Arrays of this one distribution."""
+        return Lengths(
+            mean=np.array([self.mean]), maximum=np.array([self.maximum]), sigma=np.array([self.sigma])
+        )
+
+    def some(self, places: NDArray[np.intp]) -> Lengths:
+        """Some of the distributions side by side, with what was worked out of them."""
+        made = object.__new__(Lengths)  # sound as this is
+        made.__dict__.update(
+            mean=self.mean[places],
+            maximum=self.maximum[places],
+            sigma=np.asarray(self.sigma)[places],
+            over_tokens=tuple(rows[places] for rows in self.over_tokens),
+        )
+        return made
 
     def survival(self, tokens: ArrayLike) -> Array:
         """Share of samples longer than `tokens`, shape (*sigma, *tokens); zero from the maximum on."""
@@ -62,15 +80,16 @@ class Lengths:
         sigma = np.asarray(self.sigma, dtype=float)[..., None]
         mu = self._location[..., None]
         z = (np.log(np.maximum(tokens, 1e-9)) - mu) / sigma
-        return np.where(tokens < self.maximum, 1.0 - _normal_cdf(z), 0.0)
+        return np.where(tokens < np.asarray(self.maximum)[..., None], 1.0 - _normal_cdf(z), 0.0)
 
     @cached_property
     def over_tokens(self) -> tuple[Array, Array, Array]:
         """Gauss-Legendre nodes and weights of an integral over tokens, t = maximum u^2 (finer where samples end), and
         the survival at the nodes."""
         u, weight = _nodes()
-        tokens = self.maximum * u**2
-        return tokens, weight * 2 * self.maximum * u, self.survival(tokens)
+        maximum = np.asarray(self.maximum, dtype=float)[..., None]
+        tokens = maximum * u**2
+        return tokens, weight * 2 * maximum * u, self.survival(tokens)
 
     def expected_longest(self, count: float) -> Array:
         """Mean of the longest of `count` samples, shape of sigma: integral of 1 - (1 - survival)^count."""
@@ -82,7 +101,7 @@ class Lengths:
     def _location(self) -> Array:
         """Log median such that E[min(X, maximum)] is the mean; many sigmas are read off a table of 24."""
         sigma = np.asarray(self.sigma, dtype=float)
-        if sigma.size <= SIGMA_POINTS:
+        if sigma.size <= SIGMA_POINTS or np.ndim(self.mean):
             return self._solve(sigma)
         table = np.linspace(sigma.min(), sigma.max(), SIGMA_POINTS)
         return np.interp(sigma, table, self._solve(table))
@@ -90,8 +109,8 @@ class Lengths:
     def _solve(self, sigma: Array) -> Array:
         """Newton on ln E[min(X, m)], which is concave in mu: from the uncut location, below the root, it never passes
         it."""
-        target = min(self.mean, 0.995 * self.maximum)
-        mu = np.asarray(math.log(target) - sigma**2 / 2)
+        target = np.minimum(self.mean, 0.995 * np.asarray(self.maximum))
+        mu = np.asarray(np.log(target) - sigma**2 / 2)
         for _ in range(_NEWTON):
             below, at_most = self._cut_mean(mu, sigma)
             step = np.log(target / (below + at_most)) * (below + at_most) / below
@@ -103,5 +122,5 @@ class Lengths:
     def _cut_mean(self, mu: Array, sigma: Array) -> tuple[Array, Array]:
         """E[min(X, m)] = exp(mu + s^2/2) Phi(z - s) + m (1 - Phi(z)), z = (ln m - mu) / s: both terms, the first of
         which is also its slope in mu."""
-        z = (math.log(self.maximum) - mu) / sigma
+        z = (np.log(self.maximum) - mu) / sigma
         return np.exp(mu + sigma**2 / 2) * _normal_cdf(z - sigma), self.maximum * _normal_cdf(-z)

@@ -79,9 +79,9 @@ def train_memory(
     model: Model,
     layout: AnyLayout,
     *,
-    length: float,
+    length: Any,
     sharding: Sharding = "optimizer",
-    resident_models: int = 0,
+    resident_models: Any = 0,
 ) -> TrainMemory:
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
     teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""

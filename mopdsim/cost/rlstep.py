@@ -14,18 +14,18 @@ Leaves out: the quality price of staleness (`mopdsim.quality.walk`).
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import Replica
+from mopdsim.cost.decode import Replica, ReplicaGrid
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.own_trainer import is_cpu, seconds_per_flop, step_fixed_s
-from mopdsim.cost.training import TrainLayout, forward_s, train_step_s, train_work
+from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
@@ -52,24 +52,25 @@ class RlStep:
     for one of `samples`, the others thrown away before they are scored (dynamic sampling). `updates_per_sample` > 1
     reuses samples (epochs). `critic_share`: the active parameters of PPO's value model against the policy's. `lag`:
     updates that a sample may be behind, in asynchronous mode; the rollout engine holds as many steps' samples at once.
+    Many steps side by side, (B,): grids of as many replicas and layouts, and arrays of what differs.
     """
 
     model: Model
     gpu: Gpu
-    replica: Replica
+    replica: Replica | ReplicaGrid
     generation_gpus: int
-    layout: TrainLayout
-    samples: float
+    layout: TrainLayout | LayoutGrid
+    samples: Any
     lengths: Lengths
-    prompt_length: float = 200.0
+    prompt_length: Any = 200.0
     overlap: Overlap = "synchronous"
     framework: str = "any"
-    scoring_passes: float = 2.0
-    environment_s: float = 0.0
-    trained_share: float = 1.0
+    scoring_passes: Any = 2.0
+    environment_s: Any = 0.0
+    trained_share: Any = 1.0
     updates_per_sample: float = 1.0
     oversampling: float = 1.0
-    critic_share: float = 0.0
+    critic_share: Any = 0.0
     lag: int = 1
 
     def __post_init__(self) -> None:
@@ -77,7 +78,7 @@ class RlStep:
             raise UsageError(
                 f"overlap is {self.overlap!r}; it must be synchronous, one_step_off or asynchronous."
             )
-        if self.samples <= 0 or self.generation_gpus < self.replica.gpus:
+        if np.any(np.asarray(self.samples) <= 0) or np.any(self.generation_gpus < self.replica.gpus):
             raise UsageError(
                 f"step has {self.samples!r} samples and {self.generation_gpus} generation GPUs in "
                 f"replicas of "
@@ -135,26 +136,37 @@ def training_phase_s(step: RlStep, train: TrainConstants, rl: RlConstants) -> Ar
     return train_step_s(work, rollout_training(train, rl, step.gpu)) * rl.train_overhead * passes
 
 
-def weight_sync_s(step: RlStep) -> float:
+def weight_sync_s(step: RlStep) -> Any:
     """Seconds to hand the updated weights to every rollout replica, textbook bytes over one link.
 
     Every GPU receives what it holds for generation, in the served format (adapters only with LoRA). On shared GPUs
     the bytes stay within the fast link when one training copy and one replica each fit into it; between two pools the
     trainer sends one copy and replicas pass it on, so the slower of one copy out and one share in counts.
     """
-    gpu, layout, replica = step.gpu, step.layout, step.replica
-    received = generation_bytes(step.model, replica, sequences=0, context=0)
+    gpu, layout = step.gpu, step.layout
+    replica: Any = step.replica
+    received = _flat(generation_bytes(step.model, replica, sequences=0, context=0))
     if step.overlap == "synchronous":
-        split = max(layout.tensor * layout.context, layout.expert) * layout.pipeline
-        span = max(layout.gpus if layout.fully_sharded else split, replica.gpus)
+        split = np.maximum(layout.tensor * layout.context, layout.expert) * layout.pipeline
+        span = np.maximum(np.where(layout.fully_sharded, layout.gpus, split), _flat(replica.gpus))
     else:
         span = layout.gpus + step.generation_gpus
         one_copy = generation_bytes(
             step.model, replace(replica, attention_replicas=1), sequences=0, context=0
         )
-        received = max(received, one_copy * replica.gpus / layout.gpus)
-    link = gpu.scale_up_bytes_per_s if span <= gpu.scale_up_gpus else gpu.scale_out_bytes_per_s
+        received = np.maximum(received, _flat(one_copy * replica.gpus) / layout.gpus)
+    link = np.where(span <= gpu.scale_up_gpus, gpu.scale_up_bytes_per_s, gpu.scale_out_bytes_per_s)
     return received * (LORA_SHARE if layout.lora else 1.0) / link
+
+
+def _flat(values: Any) -> Any:
+    """What a grid of replicas has for each, (R,), of (R, 1)."""
+    return values[:, 0] if np.ndim(values) else values
+
+
+def _column(values: Any) -> Any:
+    """What differs between steps, to broadcast against an axis of work."""
+    return values[:, None] if np.ndim(values) else values
 
 
 def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants) -> StepSeconds:
@@ -162,7 +174,7 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
     constants, by the pace of this project's own trainer."""
     if is_cpu(step.gpu):
         return _on_cpu(step)
-    replicas = max(step.generation_gpus // step.replica.gpus, 1)
+    replicas = np.maximum(step.generation_gpus // step.replica.gpus, 1)
     waits = step.overlap != "asynchronous"
     held = 1 if waits else step.lag
     same = np.array_equal(step.lengths.sigma, rl.length_sigma)
@@ -171,9 +183,9 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
         step.gpu,
         step.replica,
         rollout_decode(decode, rl),
-        samples_per_replica=step.samples * step.oversampling * held / replicas,
+        samples_per_replica=_column(step.samples * step.oversampling) * held / replicas,
         lengths=step.lengths if same else replace(step.lengths, sigma=rl.length_sigma),
-        prompt_length=step.prompt_length,
+        prompt_length=_column(step.prompt_length),
         slowest_of=replicas,
         drain=waits,
         memory_share=rollout_memory(step.overlap),
@@ -181,7 +193,7 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
     generation = (generation + step.environment_s) / held
     training = training_phase_s(step, train, rl)
     passes, scoring = step.scoring_passes + step.critic_share, np.zeros_like(training)
-    if passes:
+    if np.any(passes):
         full = replace(step, trained_share=1.0, updates_per_sample=1.0, critic_share=0.0)
         scoring = passes / 3.0 * training_phase_s(full, train, rl)
     fixed = np.asarray(rl.fixed_s)
@@ -228,7 +240,7 @@ def fastest_split(
     """The step with `gpus` divided between trainer and rollouts so that it ends soonest, central constants. The trainer
     keeps its layout and takes whole copies of it, rollouts whole replicas. UsageError when both do not fit.
     """
-    layout = step.layout
+    layout: Any = step.layout
     copy = layout.tensor * layout.pipeline * layout.context
     copies = [count * copy for count in range(1, (gpus - step.replica.gpus) // copy + 1)]
     if step.overlap == "synchronous" or not copies:

@@ -10,7 +10,7 @@ Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns an
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,15 @@ from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import Fitted, shipped
 from mopdsim.cost.memory import stored_bytes
 from mopdsim.cost.stage_batch import Batch, TestSet
-from mopdsim.cost.stage_seconds import Machine, Phase, evaluation_seconds, forward, step_flops, step_seconds
+from mopdsim.cost.stage_seconds import (
+    Machine,
+    Phase,
+    evaluation_seconds,
+    forward,
+    step_flops,
+    step_seconds,
+    time_together,
+)
 from mopdsim.cost.stage_seconds import waiting_share as waiting_of_step
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
@@ -177,6 +185,19 @@ def _batch(
     chosen = {name: domains[name] for name in stage.domains}
     overlapped = machine.overlap != "synchronous"
     return Batch.of(stage, amounts, chosen, overlapped=overlapped, response_tokens=response_tokens)
+
+
+def bill_together(
+    stages: Sequence[tuple[TrainedStage | RejectionSampling, Amounts, float | None]],
+    domains: Mapping[str, Domain],
+    machine: Machine,
+    *,
+    gpus: int,
+) -> None:
+    """Works out the steps of many stages side by side, so that `bill` of each is fast. stages: each with its amounts
+    and its own mean length, if it has one."""
+    batches = [_batch(stage, amounts, domains, machine, length) for stage, amounts, length in stages]
+    time_together([*batches, *(batch.longer() for batch in batches)], machine, gpus)
 
 
 def _evaluation(

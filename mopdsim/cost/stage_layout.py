@@ -6,11 +6,13 @@ Leaves out: layouts with context parallelism, and different layouts within one s
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
@@ -27,6 +29,7 @@ from mopdsim.cost.memory import (
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.training import LayoutGrid, TrainLayout, TrainWork, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 _MOST_REPLICA_GPUS = 64
@@ -85,12 +88,11 @@ def training_constants(stack: Stack) -> TrainConstants:
     return train if stack.tuned else replace(train, microbatch_layer_s=stack.launch_layer_s)
 
 
-@lru_cache(maxsize=4096)
-def training_layout(
+def fastest_layouts(
     model: Model,
     gpu: Gpu,
     gpus: int,
-    update: Update,
+    updates: Sequence[Update],
     *,
     longest: float,
     precision: str = "bf16",
@@ -98,18 +100,22 @@ def training_layout(
     lora: bool = False,
     stack: Stack = MECHANISMS[UNKNOWN],
     constants: TrainConstants | None = None,
-) -> TrainLayout:
-    """The fastest layout of at most so many GPUs that trains the model with so many more of its size held as weights:
-    with full sharding alone where the stack knows no other, experts within the fast link where they can be.
-    constants: of the training (None: of fine-tuning on the stack)."""
+) -> list[TrainLayout]:
+    """For each update the fastest layout of at most so many GPUs that trains the model with so many more of its size
+    held as weights: with full sharding alone where the stack knows no other, experts within the fast link if they can
+    be. constants: of the training (None: of fine-tuning on the stack)."""
     grid = _usable_layouts(
         model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
         stack=stack,
     )  # fmt: skip
-    seconds_L = np.asarray(
-        train_step_s(update.work(model, gpu, grid), constants or training_constants(stack))
-    )
-    return grid.at(int(np.argmin(seconds_L)))
+    constants = constants or training_constants(stack)
+    if all(update.packed_to for update in updates):
+        columns = ([u.sequences, u.lengths.mean, u.packed_to] for u in updates)
+        sequences_B1, mean_B1, packed_B1 = np.array([*columns]).T[:, :, None]
+        work = train_work(model, gpu, grid, sequences=sequences_B1, mean_length=mean_B1, packed_to=packed_B1)
+        return [grid.at(int(place)) for place in np.argmin(train_step_s(work, constants), axis=1)]
+    works = [update.work(model, gpu, grid) for update in updates]
+    return [grid.at(int(np.argmin(train_step_s(work, constants)))) for work in works]
 
 
 @lru_cache(maxsize=1024)
@@ -170,19 +176,79 @@ def fastest_replica(
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
 ) -> Replica:
-    """The fastest way to hold the model for this batch: the smallest replica that fits, up to eight times as
-    large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
-    constants: of decoding (None: of a server); drain: whether the last sample is waited for;
-    memory_share: of a GPU's memory for weights and cache."""
-    smallest = smallest_replica(
+    """`fastest_replicas` of one batch."""
+    return fastest_replicas(
         model,
         gpu,
-        context=prompt_tokens + lengths.maximum,
-        precision=formats.precision,
-        cache_precision=formats.cache_precision,
-        most_gpus=gpus,
-    )
-    smallest = replace(smallest, speculation=formats.speculation)
+        gpus,
+        [sequences],
+        [prompt_tokens],
+        lengths.one(),
+        formats,
+        constants=constants,
+        drain=drain,
+        memory_share=memory_share,
+    )[0]
+
+
+def fastest_replicas(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    sequences: ArrayLike,
+    prompt_tokens: ArrayLike,
+    lengths: Lengths,
+    formats: Formats,
+    *,
+    constants: DecodeConstants | None = None,
+    drain: bool = True,
+    memory_share: float = USABLE_MEMORY,
+) -> list[Replica]:
+    """The fastest way to hold the model for each batch, lengths side by side: the smallest replica that fits, up to
+    eight times as large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
+    constants: of decoding (None: of a server); drain: whether the last sample is waited for; memory_share: of a GPU's
+    memory for weights and cache. InfeasibleError where a batch fits no replica."""
+    prompts_B = np.array(prompt_tokens, dtype=float)
+    found: dict[int, Replica] = {}
+    smallest = [
+        smallest_replica(
+            model,
+            gpu,
+            context=context,
+            precision=formats.precision,
+            cache_precision=formats.cache_precision,
+            most_gpus=gpus,
+        )
+        for context in (prompts_B + lengths.maximum).tolist()
+    ]
+    for least in dict.fromkeys(smallest):
+        alike = np.array([place for place, own in enumerate(smallest) if own == least])
+        found |= zip(
+            alike,
+            _fastest_of(
+                model, gpu, gpus, np.array(sequences, dtype=float)[alike], prompts_B[alike], lengths, alike,
+                replace(least, speculation=formats.speculation), constants or central_constants(0.6)[0], drain,
+                memory_share,
+            ),
+            strict=True,
+        )  # fmt: skip
+    return [found[place] for place in range(len(smallest))]
+
+
+def _fastest_of(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    sequences_B: Array,
+    prompts_B: Array,
+    lengths: Lengths,
+    places_B: NDArray[np.intp],
+    smallest: Replica,
+    constants: DecodeConstants,
+    drain: bool,
+    memory_share: float,
+) -> list[Replica]:
+    """The fastest of the replicas that are up to eight times as large, for each batch. places_B: of their lengths."""
     splits = [
         (size, split)
         for size in (smallest.gpus * factor for factor in (1, 2, 4, 8))
@@ -190,22 +256,24 @@ def fastest_replica(
         for split in sorted({1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1})
     ]
     if not splits:
-        return smallest
-    grid = ReplicaGrid.of(smallest, splits)
-    replicas_R1 = gpus // grid.gpus
-    seconds_R = generation_s(
+        return [smallest] * len(prompts_B)
+    count = len(splits)
+    grid = ReplicaGrid.of(smallest, splits * len(prompts_B))
+    replicas = gpus // grid.gpus
+    seconds = generation_s(
         model,
         gpu,
         grid,
-        constants or central_constants(0.6)[0],
-        samples_per_replica=sequences / replicas_R1,
-        lengths=lengths,
-        prompt_length=prompt_tokens,
-        slowest_of=replicas_R1 if drain else 1.0,
+        constants,
+        samples_per_replica=np.repeat(sequences_B, count)[:, None] / replicas,
+        lengths=lengths.some(np.repeat(places_B, count)),
+        prompt_length=np.repeat(prompts_B, count)[:, None],
+        slowest_of=replicas if drain else 1.0,
         drain=drain,
         memory_share=memory_share,
     )  # infinite where attention weights on every GPU leave no room for the cache
-    return grid.at(int(np.argmin(seconds_R)))
+    best_B = np.argmin(seconds.reshape(-1, count), axis=1)
+    return [grid.at(int(place * count + best)) for place, best in enumerate(best_B)]
 
 
 @lru_cache(maxsize=4096)

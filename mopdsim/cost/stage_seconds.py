@@ -11,13 +11,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
+import numpy as np
+
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.cost.decode import WEIGHT_BYTES
+from mopdsim.cost.decode import WEIGHT_BYTES, Replica, ReplicaGrid
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
@@ -38,20 +42,25 @@ from mopdsim.cost.stage_layout import (
     Formats,
     Update,
     central_constants,
+    fastest_layouts,
     fastest_replica,
+    fastest_replicas,
     scoring_layout,
     training_constants,
-    training_layout,
 )
-from mopdsim.cost.training import TrainLayout, train_step_s
+from mopdsim.cost.training import LayoutGrid, TrainLayout, train_step_s
 from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
 _TRAINING_PASSES = 3.0
 _PACKED_TOKENS = 8192.0  # of a packed microbatch of fine-tuning, or its longest sequence; prior
 _HOST_BYTES_PER_S, _STORAGE_BYTES_PER_S = 25e9, 2.5e9  # a GPU's share in loading weights; priors
+_MOST_KNOWN = 16_384  # steps remembered
 _FULL_REPLICA = 32  # sequences a GPU samples at once where none waits for another; prior
+
+Timed = tuple[dict[Phase, float], str, float]  # seconds by phase, layout in words, bytes on the fullest GPU
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,15 +113,6 @@ class Machine:
         """The model of the scoring passes."""
         return self.teacher if self.teacher is not None and batch.teachers else self.model
 
-    def layout(self, batch: Batch, gpus: int) -> TrainLayout:
-        """Where the stage's own model is trained."""
-        _, train, rl = central_constants(batch.log_spread)
-        return training_layout(
-            self.model, self.gpu, gpus, self.update(batch), longest=_longest(batch),
-            precision=self.formats.precision, resident_models=batch.resident_models, lora=self.lora,
-            stack=self.stack, constants=rollout_training(train, rl, self.gpu) if batch.generates else None,
-        )  # fmt: skip
-
     def update(self, batch: Batch) -> Update:
         """A step's sequences as they are trained: RL engines fill microbatches up to the longest sample."""
         whole = replace(_lengths(batch), mean=batch.sequence_tokens, maximum=_longest(batch))
@@ -125,13 +125,48 @@ class Machine:
         )
 
 
-@lru_cache(maxsize=4096)
-def step_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
+_known: dict[tuple[Batch, Machine, int], Timed] = {}
+
+
+def step_seconds(batch: Batch, machine: Machine, gpus: int) -> Timed:
     """Seconds of one step by phase, the layout in words, and bytes on the fullest GPU. A stack's factor is in every
     phase. Where fewer GPUs are faster, the others stay idle."""
-    if machine.on_cpu:
-        return _on_cpu(batch, machine), "one process", 0.0
-    seconds, words, memory = _with_overlap(batch, machine, gpus)
+    key = batch, machine, gpus
+    if key not in _known:
+        if machine.on_cpu:
+            _known[key] = _on_cpu(batch, machine), "one process", 0.0
+        else:
+            _known[key] = _slowed(batch, machine, _with_overlap(batch, machine, gpus))
+    return _known[key]
+
+
+def time_together(batches: Iterable[Batch], machine: Machine, gpus: int) -> None:
+    """Works out steps that sample and train on the same GPUs side by side, so that `step_seconds` knows them; leaves
+    the others to it, and all where one does not fit."""
+    if len(_known) > _MOST_KNOWN:
+        forget()
+    if machine.on_cpu or machine.overlap != "synchronous" or machine.trainer_share is not None:
+        return
+    new = [
+        batch
+        for batch in dict.fromkeys(batches)
+        if batch.generates and batch.trained_sequences and (batch, machine, gpus) not in _known
+    ]
+    with suppress(InfeasibleError):
+        found = _phases(tuple(new), machine, gpus, gpus) if len(new) > 1 else []
+        for batch, timed in zip(new, found, strict=False):
+            if math.isfinite(sum(timed[0].values())):
+                _known[batch, machine, gpus] = _slowed(batch, machine, timed)
+
+
+def forget() -> None:
+    """Forgets every step."""
+    _known.clear()
+
+
+def _slowed(batch: Batch, machine: Machine, timed: Timed) -> Timed:
+    """With the stack's factor."""
+    seconds, words, memory = timed
     slower = math.exp(machine.stack.log_bias)
     waiting = machine.waiting(batch) if "generation" in seconds and not batch.ahead else 0.0
     waiting = min(waiting, seconds.get("generation", 0.0))
@@ -141,16 +176,17 @@ def step_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase,
     return scaled, words, memory
 
 
-def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
+def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> Timed:
     if not batch.trained_sequences:
         return _sampling_alone(batch, machine, gpus)
     apart = machine.overlap != "synchronous" or machine.trainer_share is not None
     if not (apart and batch.generates and not batch.ahead and gpus > 1):
-        return _phases(batch, machine, gpus, gpus)
-    found, refusal = [], None
+        return _phases((batch,), machine, gpus, gpus)[0]
+    found: list[Timed] = []
+    refusal = None
     for trainers in _trainers(batch, machine, gpus):
         try:
-            found.append(_phases(batch, machine, gpus - trainers, trainers))
+            found += _phases((batch,), machine, gpus - trainers, trainers)
         except InfeasibleError as error:
             refusal = error
     if refusal is not None and not found:
@@ -178,7 +214,7 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
         samples_per_replica=drawn / (gpus // replica.gpus), lengths=lengths, prompt_length=batch.prompt_tokens,
         drain=False, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
-    seconds, _, _ = _phases(batch, machine, gpus, gpus)
+    seconds, _, _ = _phases((batch,), machine, gpus, gpus)[0]
     return max(seconds["generation"] - float(full), 0.0) / sum(seconds.values())
 
 
@@ -201,47 +237,81 @@ def _trainers(batch: Batch, machine: Machine, gpus: int) -> list[int]:
 def _sampling_is_longer(batch: Batch, machine: Machine, gpus: int, trainers: int) -> bool:
     """Whether the GPUs that sample need at least the time of so many that train; a side without room needs forever."""
     try:
-        layout = machine.layout(batch, trainers)
+        _layouts((batch,), machine, trainers)
     except InfeasibleError:
         return False
     try:
-        step, _ = _rl_step(batch, machine, machine.model, layout, gpus - trainers)
+        step, _ = _rl_steps((batch,), machine, trainers, gpus - trainers)
     except InfeasibleError:
         return True
     beside = step.fixed + step.sync if machine.overlap == "asynchronous" else 0.0
-    return bool(step.generation >= step.scoring + step.training + beside)
+    return bool(np.all(step.generation >= step.scoring + step.training + beside))
 
 
 def _phases(
-    batch: Batch, machine: Machine, sampling_gpus: int, training_gpus: int
-) -> tuple[dict[Phase, float], str, float]:
-    """Seconds by phase on GPUs that sample and GPUs that train: the same ones unless generation overlaps."""
+    batches: tuple[Batch, ...], machine: Machine, sampling_gpus: int, training_gpus: int
+) -> list[Timed]:
+    """Seconds by phase of each batch on GPUs that sample and GPUs that train: the same ones unless generation overlaps.
+    All of the batches generate, or none."""
     model, gpu = machine.model, machine.gpu
-    overlapped = machine.overlap != "synchronous" and batch.generates and not batch.ahead
-    layout = machine.layout(batch, training_gpus)
-    memory = train_memory(model, layout, length=_longest(batch), resident_models=batch.resident_models).total
-    words = _words(layout, training_gpus)
-    if not batch.generates:
-        work = machine.update(batch).work(model, gpu, layout)
-        seconds = float(train_step_s(work, training_constants(machine.stack)))
-        return {"training": seconds}, words, float(memory)
-    step, replica_gpus = _rl_step(batch, machine, model, layout, sampling_gpus)
-    phases: dict[Phase, float] = {
-        "generation": float(step.generation),
-        "scoring": float(step.scoring),
-        "training": float(step.training),
-        "fixed": float(step.fixed + step.sync),
-    }
-    if overlapped:
-        phases = {"generation": float(step.step - step.fixed - step.sync), "fixed": phases["fixed"]}
-    if overlapped or sampling_gpus != training_gpus:
-        words += f"; {training_gpus} train, {sampling_gpus} sample"
-    if batch.ahead:
-        phases["generation"], replica_gpus = _ahead_seconds(batch, machine, sampling_gpus)
-        phases["fixed"] = 0.0
-    if batch.teachers and batch.scoring_passes:
-        phases["scoring"] = _teachers_seconds(batch, machine, training_gpus)
-    return phases, f"{words}; {sampling_gpus // replica_gpus} replicas of {replica_gpus}", float(memory)
+    grid, longest_B = _layouts(batches, machine, training_gpus), np.array([_longest(b) for b in batches])
+    layouts = [grid.at(place) for place in range(len(batches))]
+    resident_B = np.array([batch.resident_models for batch in batches])
+    memory_B = train_memory(model, grid, length=longest_B, resident_models=resident_B).total.tolist()
+    words = [_words(layout, training_gpus) for layout in layouts]
+    if not batches[0].generates:
+        constants = training_constants(machine.stack)
+        works = [machine.update(b).work(model, gpu, one) for b, one in zip(batches, layouts, strict=True)]
+        seconds = [float(train_step_s(work, constants)) for work in works]
+        return [
+            ({"training": own}, told, memory)
+            for own, told, memory in zip(seconds, words, memory_B, strict=True)
+        ]
+    step, replicas = _rl_steps(batches, machine, training_gpus, sampling_gpus)
+    sampled, scored, trained, fixed, whole = (
+        np.broadcast_to(row, longest_B.shape).tolist()
+        for row in (step.generation, step.scoring, step.training, step.fixed + step.sync, step.step)
+    )
+    found: list[Timed] = []
+    for place, batch in enumerate(batches):
+        phases: dict[Phase, float] = {
+            "generation": sampled[place],
+            "scoring": scored[place],
+            "training": trained[place],
+            "fixed": fixed[place],
+        }
+        told, replica_gpus = words[place], replicas[place].gpus
+        if machine.overlap != "synchronous" and not batch.ahead:
+            phases = {"generation": whole[place] - fixed[place], "fixed": fixed[place]}
+        if "scoring" not in phases or sampling_gpus != training_gpus:
+            told += f"; {training_gpus} train, {sampling_gpus} sample"
+        if batch.ahead:
+            phases["generation"], replica_gpus = _ahead_seconds(batch, machine, sampling_gpus)
+            phases["fixed"] = 0.0
+        if batch.teachers and batch.scoring_passes:
+            phases["scoring"] = _teachers_seconds(batch, machine, training_gpus)
+        told += f"; {sampling_gpus // replica_gpus} replicas of {replica_gpus}"
+        found.append((phases, told, memory_B[place]))
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> LayoutGrid:
+    """Where the machine's model is trained, for each batch. All of the batches generate, or none."""
+    alike: dict[tuple[float, int], list[int]] = {}
+    for place, batch in enumerate(batches):
+        alike.setdefault((_longest(batch), batch.resident_models), []).append(place)
+    _, train, rl = central_constants(0.6)
+    constants = rollout_training(train, rl, machine.gpu) if batches[0].generates else None
+    found: dict[int, TrainLayout] = {}
+    for (longest, resident), places in alike.items():
+        updates = [machine.update(batches[place]) for place in places]
+        chosen = fastest_layouts(
+            machine.model, machine.gpu, gpus, updates, longest=longest, precision=machine.formats.precision,
+            resident_models=resident, lora=machine.lora, stack=machine.stack, constants=constants,
+        )  # fmt: skip
+        found |= zip(places, chosen, strict=True)
+    return LayoutGrid.of([found[place] for place in range(len(batches))])
 
 
 def _words(layout: TrainLayout, gpus: int) -> str:
@@ -252,38 +322,52 @@ def _words(layout: TrainLayout, gpus: int) -> str:
     return split + (f", {idle} idle" if idle else "")
 
 
-def _rl_step(
-    batch: Batch, machine: Machine, model: Model, layout: TrainLayout, sampling_gpus: int
-) -> tuple[StepSeconds, int]:
-    """A step of `model` as sampler and trainee, and the GPUs of one of its replicas."""
-    gpu, lengths = machine.gpu, _lengths(batch)
-    decode, train, rl = central_constants(batch.log_spread)
-    overlap: Overlap = "synchronous" if batch.ahead else machine.overlap
-    drawn = batch.sequences * machine.sampled_per_trained
-    waits = overlap != "asynchronous"
-    replica = fastest_replica(
-        model, gpu, sampling_gpus, drawn if waits else drawn * machine.lag, batch.prompt_tokens, lengths,
-        machine.formats, constants=rollout_decode(decode, rl), drain=waits, memory_share=rollout_memory(overlap),
+@lru_cache(maxsize=4096)
+def _lengths_of(batches: tuple[Batch, ...]) -> Lengths:
+    """The response lengths of each, side by side."""
+    rows = [(one.response_tokens, one.max_response_tokens, one.log_spread) for one in batches]
+    mean, maximum, sigma = np.array(rows, dtype=float).T
+    return Lengths(mean=mean, maximum=maximum, sigma=sigma)
+
+
+@lru_cache(maxsize=4096)
+def _rl_steps(
+    batches: tuple[Batch, ...], machine: Machine, training_gpus: int, sampling_gpus: int
+) -> tuple[StepSeconds, list[Replica]]:
+    """Steps of the machine's model as sampler and trainee, side by side, and a replica of each."""
+    model, gpu = machine.model, machine.gpu
+
+    def every(of: Callable[[Batch], float]) -> Array:
+        return np.array([of(batch) for batch in batches], dtype=float)
+
+    lengths = _lengths_of(batches)
+    prompts_B, samples_B = every(lambda b: b.prompt_tokens), every(lambda b: b.sequences)
+    decode, train, rl = central_constants(0.6)
+    overlap: Overlap = "synchronous" if batches[0].ahead else machine.overlap
+    waits, drawn_B = overlap != "asynchronous", samples_B * machine.sampled_per_trained
+    replicas = fastest_replicas(
+        model, gpu, sampling_gpus, drawn_B if waits else drawn_B * machine.lag, prompts_B, lengths, machine.formats,
+        constants=rollout_decode(decode, rl), drain=waits, memory_share=rollout_memory(overlap),
     )  # fmt: skip
     step = RlStep(
         model=model,
         gpu=gpu,
-        replica=replica,
+        replica=ReplicaGrid.of(replicas[0], [(one.gpus, one.attention_replicas) for one in replicas]),
         generation_gpus=sampling_gpus,
-        layout=layout,
-        samples=batch.sequences,
+        layout=_layouts(batches, machine, training_gpus),
+        samples=samples_B,
         lengths=lengths,
-        prompt_length=batch.prompt_tokens,
+        prompt_length=prompts_B,
         overlap=overlap,
-        scoring_passes=0.0 if batch.teachers else batch.scoring_passes,
-        environment_s=machine.waiting(batch),
-        trained_share=(batch.trained_sequences or batch.sequences) / batch.sequences,
+        scoring_passes=every(lambda b: 0.0 if b.teachers else b.scoring_passes),
+        environment_s=every(machine.waiting),
+        trained_share=every(lambda b: (b.trained_sequences or b.sequences) / b.sequences),
         oversampling=machine.sampled_per_trained,
         updates_per_sample=float(machine.epochs),
-        critic_share=machine.critic_share(batch),
+        critic_share=every(machine.critic_share),
         lag=machine.lag,
     )
-    return rl_step_s(step, decode, train, rl), replica.gpus
+    return rl_step_s(step, decode, train, replace(rl, length_sigma=lengths.sigma)), replicas
 
 
 def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:

@@ -94,6 +94,12 @@ class LayoutGrid:
         for name, column in zip(_VARIED, np.array(rows, dtype=int).T, strict=True):
             setattr(self, name, column.astype(bool) if name in _VARIED[4:] else column)
 
+    @classmethod
+    def of(cls, layouts: Sequence[TrainLayout]) -> LayoutGrid:
+        """Layouts of one precision and method, side by side."""
+        rows = [tuple(getattr(one, name) for name in _VARIED) for one in layouts]
+        return cls(rows, precision=layouts[0].precision, lora=layouts[0].lora)
+
     def only(self, places: NDArray[np.intp]) -> LayoutGrid:
         """Some of the layouts."""
         return LayoutGrid([self._rows[place] for place in places], precision=self.precision, lora=self.lora)
@@ -153,13 +159,13 @@ def train_work(
     gpu: Gpu,
     layout: TrainLayout | LayoutGrid,
     *,
-    sequences: float,
+    sequences: Any,
     mean_length: Any,
-    packed_to: float = 0.0,
+    packed_to: Any = 0.0,
 ) -> TrainWork:
-    """Work of one step over `sequences` sequences of `mean_length` tokens (one for each layout, where it differs).
-    packed_to: tokens of a microbatch that packs sequences (0: it holds `micro_batch` sequences)."""
-    if sequences <= 0 or np.any(np.asarray(mean_length) <= 0):
+    """Work of one step over `sequences` sequences of `mean_length` tokens; each may be an array that broadcasts against
+    the layouts. packed_to: tokens of a microbatch that packs sequences (0: it holds `micro_batch` sequences)."""
+    if np.any(np.asarray(sequences) <= 0) or np.any(np.asarray(mean_length) <= 0):
         raise UsageError(
             f"training step has {sequences!r} sequences of {mean_length!r} tokens; both must be positive."
         )
@@ -192,8 +198,10 @@ def _attention_flops(model: Model, lengths: Any) -> Any:
     """Forward attention FLOPs of one sequence, of each length where there are several."""
     if np.ndim(lengths) == 0:
         return model.attention_flops(lengths)
-    known = {length: model.attention_flops(length) for length in set(lengths.tolist())}
-    return np.array([known[length] for length in lengths.tolist()])
+    if lengths.size == 1:
+        return np.full(lengths.shape, model.attention_flops(lengths))
+    found, places = np.unique(lengths, return_inverse=True)
+    return np.array([model.attention_flops(length) for length in found])[places].reshape(lengths.shape)
 
 
 def stack(works: Sequence[TrainWork]) -> TrainWork:

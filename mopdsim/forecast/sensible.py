@@ -12,7 +12,7 @@ from dataclasses import replace
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.facts.hardware import gpu
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.stage_draws import bill_of
+from mopdsim.forecast.stage_draws import bill_of, time_steps
 from mopdsim.recipes.recipe import AnyStage, Merge
 
 WORTH_DOUBLING = 1.25  # times as fast that twice the GPUs should at least be
@@ -23,15 +23,18 @@ def with_gpus(scenario: Scenario) -> Scenario:
     stages = [stage for stage in scenario.recipe.stages if not isinstance(stage, Merge)]
     if scenario.gpus_per_stage is not None or len(stages) < 2 or gpu(scenario.gpu).name.startswith("CPU"):
         return scenario
-    chosen = {stage.name: _fewest(scenario, stage) for stage in stages if stage.name not in scenario.gpus_of}
+    halved = [stage for stage in stages if stage.name not in scenario.gpus_of]
+    chosen = {stage.name: scenario.stage_gpus(stage.name) for stage in halved}
+    while halved:
+        for share in (1, 2):  # all of them at once: that is faster
+            time_steps(scenario, {stage.name: max(chosen[stage.name] // share, 1) for stage in halved})
+        halved = [
+            stage
+            for stage in halved
+            if gain_of_doubling(scenario, stage, chosen[stage.name]) < WORTH_DOUBLING
+        ]
+        chosen |= {stage.name: chosen[stage.name] // 2 for stage in halved}
     return replace(scenario, gpus_of={**chosen, **scenario.gpus_of})
-
-
-def _fewest(scenario: Scenario, stage: AnyStage) -> int:
-    gpus = scenario.stage_gpus(stage.name)
-    while gain_of_doubling(scenario, stage, gpus) < WORTH_DOUBLING:
-        gpus //= 2
-    return gpus
 
 
 def gain_of_doubling(scenario: Scenario, stage: AnyStage, gpus: int) -> float:

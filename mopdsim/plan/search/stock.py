@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.cost.stage_cost import Bill, bill
+from mopdsim.cost.stage_cost import Bill, bill, bill_together
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, seconds_of, world_of
 from mopdsim.plan.question import Question
@@ -301,6 +301,8 @@ class Stock:
         for run in runs:
             if (run, gpus) not in self._timed:
                 new.setdefault(run.kind, {})[run.steps] = None
+        unbilled = [(stage_of(kind), self._rl, None) for kind in new if (kind, gpus) not in self._bills]
+        bill_together(unbilled, self.domains, self.machine, gpus=gpus)
         for kind, counts in new.items():
             seconds_CN = self.seconds(kind, stage_of(kind), self._rl, np.array([*counts]), gpus)
             found: list[Timed | None] = [None] * len(counts)

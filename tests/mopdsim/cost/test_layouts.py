@@ -4,6 +4,7 @@ on more GPUs nor faster for more work."""
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError
+from mopdsim.cost import stage_seconds
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import (
     LORA_SHARE,
@@ -22,10 +24,15 @@ from mopdsim.cost.memory import (
     training_layouts,
 )
 from mopdsim.cost.stacks import MECHANISMS
-from mopdsim.cost.stage_layout import Update, scoring_layout, training_constants, training_layout
+from mopdsim.cost.stage_batch import Batch
+from mopdsim.cost.stage_layout import Update, fastest_layouts, scoring_layout, training_constants
+from mopdsim.cost.stage_seconds import Machine
 from mopdsim.cost.training import TrainConstants, TrainLayout, train_step_s, train_work
+from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
+from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.recipe import Rl
 
 H100 = gpu("H100")
 NAMES = ("Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Llama-3.1-70B", "Llama-3.1-405B")
@@ -62,7 +69,7 @@ def test_405b_fits_between_powers_of_two() -> None:
 def seconds(name: str, gpus: int, sequences: float, mean: float) -> float:
     lengths = Lengths(mean=mean, maximum=4 * mean, sigma=0.6)
     update = Update(sequences=sequences, lengths=lengths, packed_to=4 * mean)
-    layout = training_layout(model(name), H100, gpus, update, longest=4 * mean)
+    (layout,) = fastest_layouts(model(name), H100, gpus, [update], longest=4 * mean)
     return float(train_step_s(update.work(model(name), H100, layout), training_constants(UNKNOWN)))
 
 
@@ -143,3 +150,22 @@ def test_padding_and_launches_make_short_sequences_dear() -> None:
 
     assert took(1280, 200.0, 0.0) > 2 * took(128, 2000.0, 0.0)
     assert took(1280, 200.0, 4096.0) < 1.2 * took(128, 2000.0, 4096.0)
+
+
+def test_steps_worked_out_side_by_side_are_those_worked_out_alone() -> None:
+    names = ("math", "code", "swe", "chat")
+    stages = [
+        Rl(name=f"{one}_{other}", domains={one: 1.0, other: 2.0}) for one, other in combinations(names, 2)
+    ]
+    amounts = default_amounts("small", "rl")
+    machine = Machine(model=model("Qwen3-30B-A3B"), gpu=H100)
+    batches = [
+        Batch.of(stage, amounts, {name: domain(name) for name in stage.domains}, overlapped=False)
+        for stage in stages
+    ]
+    stage_seconds.time_together(batches, machine, 64)
+    together = [stage_seconds.step_seconds(batch, machine, 64) for batch in batches]
+    stage_seconds.forget()
+    for (seconds, words, memory), batch in zip(together, batches, strict=True):
+        alone = stage_seconds.step_seconds(batch, machine, 64)
+        assert alone == (pytest.approx(seconds, rel=1e-12), words, pytest.approx(memory, rel=1e-12))
