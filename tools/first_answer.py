@@ -1,7 +1,8 @@
 """`python -m tools.first_answer`: works out the planner's answers to the question that the app opens with.
 
 Written to mopdsim/data/first_answer.json, so that the first screen paints at once: the question, the answer of
-`mopd plan`, and that of `mopd compare --all`, both of one search. A slow test holds it to what the planner says today.
+`mopd plan`, and that of `mopd compare --all`, both of one search. Tests hold the first to the record of what the
+planner says (tests/test_recorded.py), and the second to the first.
 Leaves out: every other question, which the app has planned on request.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import OrderedDict
 
 import pytest
@@ -11,7 +12,8 @@ from mopdsim.app import charts, files, opening, planned, questions
 from mopdsim.app.choice import Choice
 from mopdsim.plan.answer.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
-from tools.first_answer import made
+from mopdsim.plan.question import loads
+from mopdsim.plan.ranking import ranking
 from tools.record import answers, changes
 
 
@@ -74,16 +76,9 @@ def test_the_shipped_answer_is_the_recorded_one() -> None:
 
 
 @pytest.mark.slow
-def test_the_shipped_answer_is_what_the_planner_says_today() -> None:
+def test_the_shipped_table_is_that_of_the_shipped_answer() -> None:
     """After a change of numbers: python -m tools.first_answer."""
-    shipped, today = planned.shipped(), made()
-    assert today["question"] == shipped["question"]
-    for kind in ("planned", "ranked"):
-        assert today[kind]["headline"] == shipped[kind]["headline"]
-    for found, row in zip(
-        today["planned"]["equal_dollars"], shipped["planned"]["equal_dollars"], strict=True
-    ):
-        assert found["name"] == row["name"]
-        assert [found[key] for key in ("value", "probability_best")] == pytest.approx(
-            [row[key] for key in ("value", "probability_best")], rel=1e-9
-        )
+    shipped = planned.shipped()
+    assert shipped["question"] == questions.of_choice(Choice())
+    table = ranking(loads(shipped["question"]), shipped["planned"])
+    assert not list(changes(shipped["ranked"], json.loads(json.dumps(table))))
