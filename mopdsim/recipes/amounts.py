@@ -98,7 +98,7 @@ _SETS: dict[str, dict[SpendingKind, Amounts]] = {
             steps=40, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=5e-5, warmup_steps=3
         ),
         "distill": Amounts(
-            steps=40, prompts_per_step=16, rollouts_per_prompt=4, learning_rate=1e-4, warmup_steps=3
+            steps=40, prompts_per_step=32, rollouts_per_prompt=1, learning_rate=8e-5, warmup_steps=3
         ),
         "reward_model": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=4, learning_rate=3e-5),
         "preference": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=5e-6),

@@ -32,6 +32,7 @@ FIGURES = {
 }  # in the document, and in a stage's scores
 TEACHER_FLOPS = 3.5e12
 DISTILL_FLOPS = 15e12
+OFF_POLICY = {"prompts_per_step": 16, "rollouts_per_prompt": 4, "learning_rate": 1e-4}  # as it did best
 UNBOUNDED = 10_000  # steps, where FLOPs end a stage
 
 
@@ -58,10 +59,12 @@ def real_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Re
     whole = capped("rl", len(domains) * TEACHER_FLOPS + DISTILL_FLOPS)
     each = whole.prompts_per_step  # of a specialist's domain; one run over all asks as many of every domain
     whole = whole.model_copy(update={"prompts_per_step": each * len(domains)})
+    samples = student.model_copy(update=OFF_POLICY)
+    mopd = catalogue.mopd(domains, amounts="real", balance="token_share")
     return {
-        "mopd": spending(catalogue.mopd(domains, amounts="real"), rl=teacher, distill=student),
+        "mopd": spending(mopd, rl=teacher, distill=student),
         "mixed_rl": spending(catalogue.mixed_rl(domains, amounts="real"), rl=whole, distill=student),
-        "off_policy": spending(catalogue.off_policy(domains, amounts="real"), rl=teacher, distill=student),
+        "off_policy": spending(catalogue.off_policy(domains, amounts="real"), rl=teacher, distill=samples),
         "merge": merged(domains, teacher, capped("rl", DISTILL_FLOPS / len(domains))),
     }
 
