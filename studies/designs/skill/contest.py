@@ -121,7 +121,7 @@ def lead(rows: pd.DataFrame, one: str, other: str, column: str = "greedy", **whe
     return paired(rows, column, {"recipe": one}, {"recipe": other}, by=(*by, "seed"), **where)
 
 
-def share_failed(rows: pd.DataFrame, recipe: str) -> Quantity | None:
-    """The share of a recipe's runs whose distillation failed, by seed."""
+def share_failed(rows: pd.DataFrame, recipe: str, by: str = "seed") -> Quantity | None:
+    """The share of a recipe's runs whose distillation failed, by seed or another column."""
     own = rows[rows.recipe.isin([recipe, f"{FAILED}{recipe}"])]
-    return mean_quantity(own.recipe.str.startswith(FAILED).astype(float).groupby(own.seed).mean())
+    return mean_quantity(own.recipe.str.startswith(FAILED).astype(float).groupby(own[by]).mean())

@@ -53,9 +53,10 @@ def design_again() -> list[Run]:
 @of_table(rows_of)
 def analyse(rows: pd.DataFrame) -> Analysis:
     """Scores by world and recipe, and the leads that the prediction speaks of."""
-    if "budget" in rows:
+    again = "budget" in rows
+    if again:
         rows = rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))
-    made = compared(rows, "condition" if "budget" in rows else "world")
+    made = compared(rows, "condition" if again else "world")
     quantities = kept(
         mixed_minus_mopd=lead(rows, "mixed_rl", "mopd"),
         mixed_minus_mopd_sampled=lead(rows, "mixed_rl", "mopd", "temperature_1"),
@@ -64,7 +65,7 @@ def analyse(rows: pd.DataFrame) -> Analysis:
         off_policy_minus_mixed=lead(rows, "off_policy", "mixed_rl"),
         cascade_minus_back=lead(rows, "cascade", "cascade_back"),
         mixed_minus_cascade=lead(rows, "mixed_rl", "cascade"),
-        failed_mopd=share_failed(rows, "mopd"),
+        failed_mopd=share_failed(rows, "mopd", "condition" if again else "seed"),
     )
     return Analysis(
         quantities=quantities,

@@ -29,7 +29,7 @@ from studies.honest.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
-    "choice", "choice_again", "size", "size_again", "size_fresh", "order", "conflict",
+    "choice", "choice_again", "size", "size_again", "size_fresh", "order", "order_again", "conflict",
 )  # fmt: skip
 WHOLE = (  # nothing is held out: `choice_again` judges the first, a claim the second, the others set worlds and amounts
     "stability", "real_conflict", "skill_gate", "skill_sweep",
