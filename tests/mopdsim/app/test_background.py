@@ -31,6 +31,7 @@ def test_a_failing_command_is_one_sentence_without_paths() -> None:
     assert not work.directory.exists()
 
 
+@pytest.mark.slow
 def test_few_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "PROGRAM", "import time; time.sleep(2); print({})")
     works = [start(["recipes"], {}) for _ in range(background.MOST)]

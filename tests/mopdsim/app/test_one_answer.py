@@ -152,6 +152,7 @@ def test_an_opened_plan_asks_the_same_question() -> None:
     assert questions.of_choice(opened) == questions.of_choice(Choice())
 
 
+@pytest.mark.slow
 def test_an_answer_that_is_there_is_ranked_as_it_is() -> None:
     question = 'domains = ["sort", "reverse"]\ndeadline_days = 0.02\ndraws = 24\nmax_rounds = 1\n'
     asked = loads(question)

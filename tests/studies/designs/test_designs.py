@@ -151,6 +151,7 @@ def _curved(chosen: Study) -> Observations:
     )
 
 
+@pytest.mark.slow
 def test_gain_recovers_the_curve_and_prefers_its_form() -> None:
     _, analysis = analysed("gain")
     found = analysis.quantities

@@ -14,6 +14,7 @@ from studies.framework.run import Run
 from trainer.tasks import HETEROGENEOUS, task
 
 
+@pytest.mark.slow
 def test_interference_is_recovered() -> None:
     """K as it was put in: 0 at dial 0, -1 at dial 1, in both directions, whatever the gain alone and the size."""
     k = {"dial0": 0.0, "dial0.25": -0.2, "dial0.5": -0.4, "dial0.75": -0.7, "dial1": -1.0, "synergy": 0.1}

@@ -34,6 +34,7 @@ def observed(*, fooled: bool = False) -> Observations:
     return replace(found, measured=traced(runs, fooled=fooled))
 
 
+@pytest.mark.slow
 def test_every_cause_is_named_where_it_acts() -> None:
     found = STUDY.analyse(observed()).quantities
     for name in ("auc", "clean_cleared", "named", "start_named", "reward_named"):
@@ -43,6 +44,7 @@ def test_every_cause_is_named_where_it_acts() -> None:
     assert found["auc_lead"].value == pytest.approx(1 - max(rivals)) and min(rivals) < 0.6
 
 
+@pytest.mark.slow
 def test_a_trace_that_is_fooled_scores_badly() -> None:
     found = STUDY.analyse(observed(fooled=True)).quantities
     assert found["auc"].value < 0.5 and found["named"].value == 0
@@ -88,6 +90,7 @@ def test_no_answer_has_two_habits() -> None:
     assert len({run.name for run in design()}) == len(design()) and len(OWN) == len(HABITS)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     found = observed()
     files = observe.write(found, tmp_path)

@@ -79,6 +79,7 @@ def foreteller(model: str = MODEL, rules: tuple[str, ...] = ("start",)) -> Foret
     return Foreteller(model=model, rules=rules, tell=tell)
 
 
+@pytest.mark.slow
 def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make) -> None:
     work = make()
     with pytest.raises(NotFoundError, match="no forecasts are on record"):
@@ -135,6 +136,7 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=told)
 
 
+@pytest.mark.slow
 def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
     work = make()
     conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
@@ -175,6 +177,7 @@ def test_a_world_that_has_not_passed_its_gate_is_not_run(make: Make) -> None:
     assert not work.folder.exists()
 
 
+@pytest.mark.slow
 def test_greedy_scores_where_sampled_ones_belong_are_refused(make: Make) -> None:
     """Columns exchanged, or one written over the other."""
     work = make()

@@ -199,6 +199,7 @@ def _calibration(scale: float) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_intervals_with_the_error_of_the_form_cover_at_their_level() -> None:
     """On scores that were moved by Student's t in logits and then tested on prompts."""
     rng = np.random.default_rng(1)
@@ -277,6 +278,7 @@ def test_shipping_and_reporting_want_all_studies() -> None:
         assert isinstance(CliRunner().invoke(app, ["fit", *arguments]).exception, UsageError)
 
 
+@pytest.mark.slow
 def test_studies_are_fitted_anew_on_disk_only_to_ship(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def run_small(recipe: Recipe, model: Path, smaller: Path | None, out: Path) -> d
     )
 
 
+@pytest.mark.slow
 def test_the_student_is_delivered_beside_the_output(
     small: dict[str, str], model: Path, smaller: Path, tmp_path: Path
 ) -> None:

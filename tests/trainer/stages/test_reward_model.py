@@ -357,6 +357,7 @@ def test_it_learns_a_built_in_verifier_and_noise_harms_it(started: Path, tmp_pat
     assert found[0.4]["accuracy"] < found[0.0]["accuracy"] - 0.1
 
 
+@pytest.mark.slow
 def test_a_killed_stage_ends_as_if_unbroken(
     small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

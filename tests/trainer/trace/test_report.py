@@ -58,6 +58,7 @@ def test_features_are_of_words_or_of_letters() -> None:
     assert "says 'the answer'" in features("the answer is 4") and features(" ") == {"says nothing"}
 
 
+@pytest.mark.slow
 def test_a_habit_comes_from_the_teacher_that_has_it(finished: Path) -> None:
     subject = open_run(finished)
     plain, habit = ["abc"] * 40, ["abz"] * 40
