@@ -19,7 +19,7 @@ from mopdsim.facts.model import model
 
 ONE_FAMILY = ("Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B")
 NAMES = (*ONE_FAMILY, "Qwen3-30B-A3B", "Llama-3.1-70B", "Llama-3.1-405B")
-HANDED_OVER = 0.05  # of a step: handing new weights over, across racks too, which the search does not see
+HANDED_OVER = 0.1  # of a step: handing new weights over, across racks too, which the search does not see
 
 machines = st.builds(
     lambda name, card, software, overlap: Machine(
