@@ -50,6 +50,7 @@ def test_a_trace_that_is_fooled_scores_badly() -> None:
     assert found["auc"].value < 0.5 and found["named"].value == 0
 
 
+@pytest.mark.slow
 def test_the_area_of_a_known_ranking() -> None:
     """.9 beats .1 .2 .5 and .0; .3 beats .1 .2 and .0, but not .5."""
     (one, *_) = [student for student in students(observed()) if student.positive_U.any()]

@@ -32,7 +32,6 @@ CASES: list[tuple[str, int, dict[str, Any]]] = [
     ("mimo_v2_flash", 6, {}),  # enough domains for a teacher of each sort
     ("deepseek_v4", 10, {}),
 ]
-QUICK = (("instructgpt", {}),)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,11 +64,11 @@ def domains_of(specs: dict[str, str], count: int) -> list[str]:
             count,
             options,
             id=f"{name}-{count}-{len(options)}",
-            marks=[] if (name, options) in QUICK else [pytest.mark.slow],
         )
         for name, count, options in CASES
     ],
 )
+@pytest.mark.slow
 def test_a_system_runs_to_its_end(
     name: str,
     count: int,

@@ -93,10 +93,10 @@ def direct(directory: Path, render: Rendered, batch: Batch, place: int, temperat
             {"on_policy": False, "loss": "sample_nll", "correct_only": False},
             1.0,
             id="off-policy",
-            marks=pytest.mark.slow,
         ),
     ],
 )
+@pytest.mark.slow
 def test_every_score_is_that_of_a_direct_forward_pass(
     small: dict[str, str],
     weights: dict[str, Path],

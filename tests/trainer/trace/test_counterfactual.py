@@ -60,6 +60,7 @@ def student_without(subject: Subject, *teachers: str, reward: bool = True) -> Pa
 
 
 @every_case
+@pytest.mark.slow
 def test_with_nobody_replaced_it_is_the_run_again(finished: Made, name: str) -> None:
     subject = open_run(finished[name])
     assert tensors_sha256(student_without(subject)) == tensors_sha256(subject.places[subject.student])

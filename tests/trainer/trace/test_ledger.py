@@ -55,9 +55,8 @@ def finished(small: dict[str, str], model: Path, tmp_path_factory: pytest.TempPa
     return Made(make)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == "mopd" else pytest.mark.slow) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.slow
 def test_the_moves_add_up_to_the_students(finished: Made, name: str) -> None:
     subject = open_run(finished[name])
     found = moves(subject)
