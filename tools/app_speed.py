@@ -73,11 +73,16 @@ def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
         process.wait(timeout=30)
 
 
+def slider(page: Any, number: int) -> Any:
+    """One of `SLIDERS`, by the whole of its label."""
+    return page.locator(f'input[type=range][aria-label="{SLIDERS[number % len(SLIDERS)]}"]')
+
+
 def redraws(page: Any, presses: int) -> list[float]:
     """Milliseconds from a key press on each slider in turn to the last change of the page."""
     times = []
     for number in range(presses):
-        thumb = page.get_by_role("slider", name=SLIDERS[number % len(SLIDERS)])
+        thumb = slider(page, number)
         thumb.focus()
         page.keyboard.press("ArrowLeft" if number // len(SLIDERS) % 2 == 0 else "ArrowRight")
         page.wait_for_function(STILL, timeout=60_000, polling=50)
@@ -164,7 +169,7 @@ def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> 
         if time.perf_counter() > begun + _MEMORY_S * len(memory):
             memory.append(resident_mb(pid))
         for page in pages:
-            page.get_by_role("slider", name=SLIDERS[turn % len(SLIDERS)]).focus()
+            slider(page, turn).focus()
             page.keyboard.press("ArrowLeft" if turn // len(SLIDERS) % 2 == 0 else "ArrowRight")
         for page in pages:
             page.wait_for_function(STILL, timeout=60_000, polling=50)
