@@ -111,11 +111,11 @@ def test_every_recipe_spends_alike_and_every_score_is_taken_three_ways() -> None
 
 def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
     assert not set(suite.SEEDS) & set(suite.RIVAL_SEEDS)
-    assert suite.SWEEP_SEED not in {*suite.SEEDS, *suite.RIVAL_SEEDS}
+    assert not {suite.SWEEP_SEED, order.FRESH_SEED} & {*suite.SEEDS, *suite.RIVAL_SEEDS}
     elsewhere = {
         run.settings.seed for name in NAMES if study(name).suite != "skill" for run in study(name).design()
     }
-    assert not elsewhere & {*suite.SEEDS, *suite.RIVAL_SEEDS}
+    assert not elsewhere & {*suite.SEEDS, *suite.RIVAL_SEEDS, order.FRESH_SEED}
     assert {name for name in NAMES if study(name).suite == "skill"} == {
         "skill_gate", "skill_sweep", "order", "order_again", "conflict",
     }  # fmt: skip
