@@ -51,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer/bench": {"mopdsim/base", "trainer/model", "trainer/losses", "trainer/batch"},
     "trainer/trace": _FORECAST | _TRAINER | {"mopdsim/cli", "trainer/runs"},
     "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "trainer/runs", "trainer/bench"},
-    "studies/framework": _LANGUAGE | _TRAINER | {"trainer/runs"},
+    "studies/framework": _FACTS | _TRAINER | {"mopdsim/cost", "trainer/runs"},
     "studies/designs": _FORECAST
     | _TRAINER
     | {"trainer/runs", "trainer/trace", "trainer/bench", "studies/framework"},

@@ -14,12 +14,13 @@ import json
 from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
 Kind = Literal["sft", "rl", "distill"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def is_cpu(gpu: Gpu) -> bool:

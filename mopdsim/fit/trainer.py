@@ -16,18 +16,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from scipy.optimize import nnls
 
 from mopdsim.base.arrays import Array
-from mopdsim.cost.own_trainer import Kind
+from mopdsim.cost.own_trainer import KINDS, Kind
 from mopdsim.facts.model import model
 
 RESULTS = Path(__file__).resolve().parents[2] / "studies" / "results"
 STUDIES = ("throughput", "size", "size_again", "size_fresh")  # 0.17, 0.65, 2.6 and 10 M parameters
-KINDS: tuple[Kind, ...] = get_args(Kind)
 STUDIED = "tiny"  # the model of a run that names none
 FAR, ROUNDS = 0.1, 6
 

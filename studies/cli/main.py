@@ -86,7 +86,8 @@ def list_(json_: Json = False) -> None:
 def plan(work: Work, workers: Workers = None, json_: Json = False) -> None:
     """Record the prediction and print the ledger: runs, shared stages, seconds, what to drop first.
 
-    Seconds are those of one worker, from the rates of finished stages in the store. Example: mopd study plan gain
+    Seconds are those of one worker: this trainer's pace on two CPU cores for the run's model, times how much slower
+    this machine was on the finished stages in the store. Example: mopd study plan gain
     """
     record, found = work.record(), work.ledger
     count = _workers(workers, work.device)

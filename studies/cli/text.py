@@ -35,7 +35,9 @@ def ledger_text(study: Study, record: Mapping[str, Any], found: Ledger, workers:
         f"{found.left_seconds / workers / 60:.1f} min on {workers} workers",
     ]
     if found.by_rule:
-        lines.append(f"no stage in the store yet, so by rule: {', '.join(found.by_rule)}")
+        lines.append(
+            f"no stage in the store yet, so at the pace of another machine: {', '.join(found.by_rule)}"
+        )
     return "\n".join(lines)
 
 

@@ -1,8 +1,9 @@
 """The ledger of a study: its runs, the stages they share, seconds, and which runs to drop first.
 
-A stage's seconds = samples (steps x prompts x rollouts, or the FLOPs ceiling where that is nearer) + scored items,
-each at the median rate of the finished stages of its kind in the store; where there is none, at `RULE`, the rates
-of the tiny model on one core. Leaves out: memory, money (`mopdsim.forecast.forecast`).
+A stage's seconds are those of its steps and of its tests at the pace of this trainer on two CPU cores
+(`mopdsim.cost.own_trainer`), from the parameters of the run's model, its amounts and the lengths of its domains; times
+how much slower this machine was on the finished stages of that kind in the store (their median; 1 where there is
+none). Leaves out: memory, money (`mopdsim.forecast.forecast`), GPUs.
 """
 
 from __future__ import annotations
@@ -11,24 +12,30 @@ import json
 import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-from mopdsim.base.run_directory import MADE_FROM, PHASES, SUMMARY
+from mopdsim.base.errors import NotFoundError
+from mopdsim.base.run_directory import MADE_FROM, PHASES, SUMMARY, WEIGHTS
+from mopdsim.cost.own_trainer import KINDS, seconds_per_flop, step_fixed_s
+from mopdsim.cost.stage_cost import Machine, bill
+from mopdsim.cost.stage_seconds import forward
+from mopdsim.facts.domains import Domain, domain
+from mopdsim.facts.hardware import gpu
+from mopdsim.facts.model import Model, model
 from studies.framework.run import Run
-from trainer.runs.plan import Node, Plan
+from trainer.files.settings import Settings
+from trainer.model.sources import model_directory
+from trainer.runs.plan import BUILT_IN, Node, Plan
 from trainer.runs.store import Store
+from trainer.tasks import Split, Task
 
-SECONDS_A_SAMPLE = {"sft": 5e-4, "rl": 5e-4, "distill": 1e-3, "reward_model": 5e-4, "preference": 1e-3}
-RULE = {
-    **{f"{kind}/sample": seconds for kind, seconds in SECONDS_A_SAMPLE.items()},
-    **{f"{kind}/flop": 1.5e-10 for kind in SECONDS_A_SAMPLE},
-    "rejection_sampling/sample": 2e-4,
-    "rejection_sampling/flop": 1.5e-10,
-    "item": 4e-4,
-}
-MERGE_SECONDS = 0.5
+CPU = "CPU-2-cores"
 STAGE_SECONDS = 1.0  # of loading and saving
-LEAST_STEPS, LEAST_ITEMS = 10, 1000  # of a stage whose rates are taken
+LEAST_STEPS = 10  # of a stage whose pace is taken
+ITEMS_READ, CHARACTERS_A_TOKEN, TEMPLATE_TOKENS = 32, 3.0, 10.0  # of prompts in words; priors
+TESTS = "evaluation"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +74,9 @@ class Ledger:
 
 def ledger(runs: Mapping[str, Run], found: Plan, store: Store) -> Ledger:
     """What the runs come to, in seconds of one worker."""
-    rates = measured(store)
-    seconds = {key: estimate(node, RULE | rates) for key, node in found.node.items()}
+    slower = measured(store)
+    models = {key: run.model for name, run in runs.items() for key in found.keys[name].values()}
+    seconds = {key: estimate(node, models[key], slower) for key, node in found.node.items()}
     finished = {key for key in found.node if store.finished(key)}
     needs = {run: found.needed(run) for run in runs}
     kinds = {node.job.stage.kind for node in found.nodes if node.job.stage is not None} - {"merge"}
@@ -79,59 +87,92 @@ def ledger(runs: Mapping[str, Run], found: Plan, store: Store) -> Ledger:
         finished_stages=len(finished),
         seconds=sum(seconds.values()),
         left_seconds=sum(value for key, value in seconds.items() if key not in finished),
-        by_rule=tuple(sorted(kind for kind in kinds if f"{kind}/sample" not in rates)),
+        by_rule=tuple(sorted(kinds - slower.keys())),
         seconds_of=seconds,
     )
 
 
-def estimate(node: Node, rates: Mapping[str, float]) -> float:
-    """Seconds of one stage."""
+def estimate(node: Node, name: str, slower: Mapping[str, float]) -> float:
+    """Seconds of one stage of a run on the model of this name. slower: this machine's factor by kind of stage, and on
+    tests."""
     job, settings = node.job, node.job.settings
-    domains = len(job.tasks())
-    if job.stage is None or job.amounts is None:
-        work = 0.0 if job.stage is None else MERGE_SECONDS
-        return STAGE_SECONDS + work + rates["item"] * domains * settings.test_items
-    amounts, kind = job.amounts, job.stage.kind
-    samples = amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
-    whole = work = samples * rates[f"{kind}/sample"]
-    if amounts.max_flops is not None:
-        work = min(whole, amounts.max_flops * rates[f"{kind}/flop"])
-    evaluations = -(-amounts.steps // settings.evaluate_every) * (work / whole if whole else 1.0)
-    items = domains * (settings.test_items + evaluations * settings.validation_items)
-    return STAGE_SECONDS + work + rates["item"] * items
+    sizes = name if name in BUILT_IN else str(model_directory(name))
+    machine = Machine(model=model(sizes), gpu=gpu(CPU), evaluations=0)
+    domains = {spec: lengths_of(own) for spec, own in job.tasks().items()}
+    work, steps = 0.0, 0
+    if job.stage is not None:
+        own = bill(job.stage, job.amounts, domains, machine, gpus=1)
+        work, steps = sum(own.seconds.values()) * slower.get(job.stage.kind, 1.0), own.steps
+    counts: dict[Split, int] = {"test": 1, "validation": steps // settings.evaluate_every}
+    tests = sum(
+        counts[split] * _answers(settings, split) * _answer_s(machine.model, domains[spec])
+        for split in counts
+        for spec in job.scored(split)
+    )
+    return STAGE_SECONDS + work + tests * slower.get(TESTS, 1.0)
+
+
+def _answers(settings: Settings, split: Split) -> int:
+    """To one domain's prompts in one evaluation on a split."""
+    if split == "validation":
+        return settings.validation_items * settings.samples_per_prompt
+    return settings.test_items * settings.samples_per_prompt + settings.greedy_items
+
+
+def lengths_of(own: Task) -> Domain:
+    """The domain of a task; where the table's row stands for many tasks, with the lengths of this one's prompts and
+    right answers."""
+    row = domain(own.spec)
+    if not row.row.endswith(":"):
+        return row
+    items = own.stream("train", 0, ITEMS_READ, seed=0)
+    prompt, answer = (
+        statistics.fmean(map(len, texts)) / CHARACTERS_A_TOKEN
+        for texts in ([item.prompt for item in items], [item.answer for item in items])
+    )
+    return row.with_facts(
+        {"prompt_tokens": TEMPLATE_TOKENS + prompt, "response_tokens": answer + 1}  # the last ends it
+    )
+
+
+def _answer_s(own: Model, row: Domain) -> float:
+    """Seconds of one answer to a test prompt of a domain."""
+    return forward(own, row.prompt_tokens.value + row.response_tokens.value) * seconds_per_flop("rl", own)
 
 
 def measured(store: Store) -> dict[str, float]:
-    """Median seconds a sample and a FLOP of each kind, and a scored item, over the store's finished stages."""
+    """How much slower than the pace this machine was, the median over the store's finished stages: by kind of stage,
+    and on tests."""
     found: dict[str, list[float]] = {}
     for path in sorted(store.root.glob(f"*/{SUMMARY}")):
         try:
             summary = json.loads(path.read_text())
             made_from = json.loads((path.parent / MADE_FROM).read_text())
-        except (OSError, ValueError):
+            own = _model_at(path.parent / WEIGHTS / "config.json")
+        except (OSError, ValueError, NotFoundError):  # none yet, broken, or a dataset
             continue
-        for name, rate in _rates_of(summary, made_from):
-            found.setdefault(name, []).append(rate)
+        for name, factor in _factors_of(summary, made_from["stage"], own):
+            found.setdefault(name, []).append(factor)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
-def _rates_of(summary: Mapping[str, Any], made_from: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """Rates of one finished stage, evaluation apart."""
-    settings, amounts, stage = made_from["settings"], made_from.get("amounts"), made_from["stage"]
-    steps, domains = summary["steps"], len(summary["domains"])
-    evaluations = -(-steps // settings["evaluate_every"])
-    items = domains * (settings["test_items"] + evaluations * settings["validation_items"])
-    if items >= LEAST_ITEMS and summary["seconds"]["evaluation"]:
-        yield "item", summary["seconds"]["evaluation"] / items
-    if amounts is None or stage is None or steps < LEAST_STEPS:
+@cache
+def _model_at(config: Path) -> Model:
+    return model(str(config))
+
+
+def _factors_of(
+    summary: Mapping[str, Any], stage: Mapping[str, Any] | None, own: Model
+) -> Iterable[tuple[str, float]]:
+    """Seconds over those of the pace, of one finished stage's steps and of its tests."""
+    seconds, flops, steps = summary["seconds"], summary["flops"], summary["steps"]
+    if flops[TESTS]:
+        yield TESTS, seconds[TESTS] / (flops[TESTS] * seconds_per_flop("rl", own))
+    kind = None if stage is None else stage["kind"]
+    if kind not in KINDS or steps < LEAST_STEPS:
         return
-    spent = {
-        side: sum(summary[side][p] for p in PHASES if p != "evaluation") for side in ("seconds", "flops")
-    }
-    samples = steps * amounts["prompts_per_step"] * amounts["rollouts_per_prompt"]
-    yield f"{stage['kind']}/sample", spent["seconds"] / samples
-    if spent["flops"]:
-        yield f"{stage['kind']}/flop", spent["seconds"] / spent["flops"]
+    spent, work = (sum(row[p] for p in PHASES if p != TESTS) for row in (seconds, flops))
+    yield kind, spent / (steps * step_fixed_s(kind, own) + work * seconds_per_flop(kind, own))
 
 
 def _cut_order(
