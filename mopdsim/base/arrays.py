@@ -27,3 +27,9 @@ def logistic(value: Array) -> Array:
     np.exp(np.negative(found, out=found), out=found)
     found += 1.0
     return np.divide(1.0, found, out=found)[()]
+
+
+def middle(ordered_CN: Array) -> Array:
+    """The median of rows whose middle is in its place, (C,)."""
+    draws = ordered_CN.shape[1]
+    return np.asarray((ordered_CN[:, (draws - 1) // 2] + ordered_CN[:, draws // 2]) / 2)

@@ -9,6 +9,7 @@ Exit codes: 0 ok, 1 failure, 2 usage or bad file, 3 not found, 4 numerical diver
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from importlib.metadata import entry_points
@@ -138,6 +139,8 @@ def main() -> None:
     """Entry point: a user's error is one sentence and an exit code, never a traceback."""
     if "NO_COLOR" in os.environ:
         os.environ.setdefault("TERM", "dumb")
+    gc.freeze()  # what is imported is no garbage
+    gc.set_threshold(50_000)
     try:
         code = app(standalone_mode=False, prog_name="mopd")
     except MopdError as error:

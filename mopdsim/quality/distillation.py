@@ -178,7 +178,8 @@ def pull(before_N: Array, after_N: Array, constants: Mapping[str, Array]) -> Arr
 
 def _moved(before: Array, after: Array) -> Array:
     """By how many logits a score moved, as far as tests tell."""
-    return logit(np.clip(after, *_TOLD_APART)) - logit(np.clip(before, *_TOLD_APART))
+    after, before = np.clip(after, *_TOLD_APART), np.clip(before, *_TOLD_APART)
+    return np.asarray(np.log(after * (1 - before) / (before * (1 - after))))  # one logarithm, not two
 
 
 def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Array:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import Array, middle
 from mopdsim.belief.calibration import Calibration
 from mopdsim.plan.question import Question
 from mopdsim.plan.search import chains
@@ -123,7 +123,7 @@ class Evaluator:
             hours_CN, days_CN = (np.partition(row_CN, sorted({sure, *ends}), axis=1) for row_CN in costs)
             rows = {"gpu_hours": hours_CN, "usd": hours_CN * usd, "days": days_CN}
             surely = {name: row_CN[:, sure].tolist() for name, row_CN in rows.items()}
-            median = {name: _middle(row_CN).tolist() for name, row_CN in rows.items()}
+            median = {name: middle(row_CN).tolist() for name, row_CN in rows.items()}
             for place, plan in enumerate(batch):
                 found[plan] = (
                     {name: row_C[place] for name, row_C in surely.items()},
@@ -155,12 +155,6 @@ class Evaluator:
         for batch in _batches(by_groups, lambda plan: kind(plan) if plan.family in TAUGHT else ()):
             taught = batch[0].family in TAUGHT
             yield batch, self.rounds.scores(batch) if taught else chains.scores(self.stock, batch)
-
-
-def _middle(ordered_CN: Array) -> Array:
-    """The median of rows whose middle is in its place, (C,)."""
-    draws = ordered_CN.shape[1]
-    return np.asarray((ordered_CN[:, (draws - 1) // 2] + ordered_CN[:, draws // 2]) / 2)
 
 
 def splits(pool: int) -> tuple[int, ...]:

@@ -27,12 +27,13 @@ from mopdsim.plan.search.grouping import (
     partitions,
     suggested,
 )
-from mopdsim.plan.search.moves import LEAST_STEPS, moves, regrouped
+from mopdsim.plan.search.moves import LEAST_STEPS, moves, regrouped, together
 
 _SCREENED = 1  # allocations that every grouping is tried with
 _KEPT = 6  # groupings a family keeps after the screening
 _BEAM = 3  # plans of a family whose moves are tried
 _ROUNDS, _ROUGH_ROUNDS = 20, 2  # of moves around the best plans
+_LEAPS = (2, 3, 5, 8)  # moves made at once
 _ORDERS = 16  # of a cascade, tried at first
 _GAIN = 1e-6
 
@@ -218,22 +219,25 @@ class _Search:
         self.refine(self.seed(plans))
 
     def refine(self, plans: Sequence[Plan]) -> None:
-        """Every single move around the best few, until none is better."""
+        """Every single move around the best few, and the best moves of each made together, until none is better."""
         if not plans:
             return
         chained = plans[0].family == "cascade_rl" or plans[0].rounds > 1  # dear to evaluate
         width = 1 if chained else _BEAM
         beam = self.top(plans)[:width]
         for _ in range(_ROUGH_ROUNDS if self.rough else _ROUNDS):
-            near = [
-                near
-                for outcome in beam
-                for near in moves(outcome.plan, self.evaluator.options, self.question)
-            ]
-            found = self.evaluator.best([*beam, *self.ranked(near)])[:width]
+            near = [(one, moves(one.plan, self.evaluator.options, self.question)) for one in beam]
+            tried = self.ranked(plan for _, plans in near for plan in plans)
+            leaps = [leap for one, plans in near for leap in self.leaps(one, plans)]
+            found = self.evaluator.best([*beam, *tried, *self.ranked(leaps)])[:width]
             if not _better(found[0], beam[0]):
                 return
             beam = found
+
+    def leaps(self, here: Outcome, near: Sequence[Plan]) -> list[Plan]:
+        """The best moves from here, some of them at once: so a search comes in one step to where it would in many."""
+        better = [o.plan for o in self.ranked(near) if _better(o, here) and o.plan.groups == here.plan.groups]
+        return [together(here.plan, better[:count]) for count in _LEAPS if count <= len(better)]
 
 
 def fitting(options: Sequence[int], question: Question, teachers: int) -> int:

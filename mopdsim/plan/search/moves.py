@@ -5,7 +5,9 @@ Leaves out: which plans to move (`mopdsim.plan.search.explore`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from math import prod
+from typing import Any
 
 from mopdsim.plan.question import Question
 from mopdsim.plan.search.candidate import DISTILLED, TAUGHT, Plan
@@ -18,6 +20,7 @@ REWARD_MIXES = (0.0, 0.5, 1.0)
 SCALES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
 REPLAYS = (0.0, 0.05, 0.1, 0.2)
 LEAST_STEPS = 2
+_CHOICES = ("gpus", "student_gpus", "balance", "reward_mix", "normalizer", "scale", "replay")
 
 
 def moves(plan: Plan, options: Sequence[int], question: Question) -> list[Plan]:
@@ -25,6 +28,24 @@ def moves(plan: Plan, options: Sequence[int], question: Question) -> list[Plan]:
     found = dict.fromkeys(_moves(plan, options, question))
     found.pop(plan, None)
     return list(found)
+
+
+def together(plan: Plan, moved: Sequence[Plan]) -> Plan:
+    """The changes of several plans that are each a move away, with the same groups, made at once: steps by the product
+    of their factors, any other choice as the first has it that changes it."""
+
+    def scaled(steps: int, others: Iterable[int]) -> int:
+        return _times(steps, prod(other / steps for other in others))
+
+    changes: dict[str, Any] = {
+        name: next((made for one in moved if (made := getattr(one, name)) != now), now)
+        for name in _CHOICES
+        for now in [getattr(plan, name)]
+    }
+    if plan.distill_steps:
+        changes["distill_steps"] = scaled(plan.distill_steps, (one.distill_steps for one in moved))
+    columns = zip(plan.rl_steps, *(one.rl_steps for one in moved), strict=True)
+    return plan.but(rl_steps=tuple(scaled(steps, others) for steps, *others in columns), **changes)
 
 
 def _moves(plan: Plan, options: Sequence[int], question: Question) -> Iterator[Plan]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import Array, middle
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import Bill, bill, bill_together
@@ -307,7 +307,7 @@ class Stock:
             seconds_CN = self.seconds(kind, stage_of(kind), self._rl, np.array([*counts]), gpus)
             found: list[Timed | None] = [None] * len(counts)
             if seconds_CN is not None:
-                found = list(map(Timed, seconds_CN, np.median(seconds_CN, axis=1).tolist()))
+                found = list(map(Timed, seconds_CN, middle(np.sort(seconds_CN, axis=1)).tolist()))
             self._timed |= {(Run(kind, count), gpus): one for count, one in zip(counts, found, strict=True)}
 
 
