@@ -84,8 +84,8 @@ def run(
     model: Annotated[
         str,
         typer.Option(
-            help="tiny, tiny-small, tiny-large, tiny-xlarge, tiny-10M, smollm2-135m (fetched once), a Hugging Face "
-            "directory, a .gguf file or a directory with one, a directory with a LoRA adapter, or a hub id."
+            help="tiny, tiny-small, tiny-large, tiny-1.5M, tiny-xlarge, tiny-10M, smollm2-135m (fetched once), a "
+            "Hugging Face directory, a .gguf file or a directory with one, one with a LoRA adapter, or a hub id."
         ),
     ] = "tiny",
     smaller: Annotated[

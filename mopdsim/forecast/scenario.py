@@ -63,7 +63,7 @@ _MACHINES: dict[Scope, tuple[str, str, int]] = {
     "small": ("Qwen3-1.7B", "H100", 1),
     "frontier": ("Qwen3-30B-A3B", "H100", 64),
 }
-_SMALLER = dict.fromkeys(("tiny", "tiny-large", "tiny-xlarge", "tiny-10M"), "tiny-small")  # by model
+_SMALLER = dict.fromkeys(("tiny", "tiny-large", "tiny-1.5M", "tiny-xlarge", "tiny-10M"), "tiny-small")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,7 +50,13 @@ def ensemble(
     if not form_error:
         rows = {name: row for name, row in calibration.parameters.items() if name not in FORM_ERRORS}
         calibration = replace(calibration, parameters=rows)
-    found = forecast(asked, calibration, known=known)
+    own = {
+        stage: {
+            domain: score for domain, score in scores.items() if domain in start
+        }  # probes are none of these
+        for stage, scores in (known or {}).items()
+    }
+    found = forecast(asked, calibration, known=own)
     drawn = {}
     for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
         drawn[domain] = tested(score_N, items[domain], key=f"{key}:{domain}")

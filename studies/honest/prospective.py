@@ -264,15 +264,17 @@ def _signs(means: pd.DataFrame) -> pd.DataFrame:
 
 def _losses(means: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     """Mean score lost by taking what a forecaster or a rule chooses, over conditions in which recipes differ by
-    `LEAST_SPREAD`; in points."""
+    `LEAST_SPREAD`; in points. A rule that chooses what a study never ran is left out."""
     rate = rows.groupby("condition").rate.first()
-    chosen: dict[str, list[Sequence[str]]] = {name: [] for name in ("model", *CHOICES)}
+    ran = set(means[LABEL])
+    rules = {name: of for name, of in CHOICES.items() if {of(each) for each in rate} <= ran}
+    chosen: dict[str, list[Sequence[str]]] = {name: [] for name in ("model", *rules)}
     measured: list[Mapping[str, float]] = []
     for condition, own in means.groupby("condition"):
         scores = own.groupby(LABEL)[["truth", "model"]].mean()
         if scores.truth.max() - scores.truth.min() < LEAST_SPREAD:
             continue
-        picks = {name: [of(float(rate[condition]))] for name, of in CHOICES.items()}
+        picks = {name: [of(float(rate[condition]))] for name, of in rules.items()}
         if not all(set(pick) <= set(scores.index) for pick in picks.values()):
             continue
         measured.append({str(name): float(score) for name, score in scores.truth.items()})

@@ -25,6 +25,9 @@ PROSPECTIVE = (
     "order",
     "order_again",
     "conflict",
+    "teachers",
+    "breaking",
+    "caps",
 )  # new conditions
 BREAKING = 4e-3  # of the rule 'mixed RL, but MOPD from this rate on'
 TIE = 1.0  # points: differences nearer to zero count as none

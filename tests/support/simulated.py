@@ -15,6 +15,7 @@ from studies.designs.trace.world import INDIRECT, OWNER, TEACHERS
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run
+from trainer.tasks import PROBES
 
 Score = Callable[[Run, str, str], float]  # run, stage, domain
 
@@ -39,9 +40,11 @@ def simulated(
     described, stages = {}, {}
     for name, run in runs.items():
         keys = {stage: f"{name}:{stage}" for stage in (*run.recipe.roots, *run.recipe.stage)}
+        known = {domain.partition("?")[0] for domain in run.recipe.domains}
+        probes = [probe for probe, skills in PROBES.items() if set(skills) <= known]
         for stage, key in keys.items():
             domains = getattr(run.recipe.stage.get(stage), "domains", {})
-            for domain in run.recipe.domains:
+            for domain in (*run.recipe.domains, *probes):
                 row = {"run": name, "stage": stage, "key": key, "split": "test", "step": 9, "domain": domain}
                 row |= {"trained": domain in domains, "pass_rate": score(run, stage, domain), "se": 0.01}
                 if greedy is not None:

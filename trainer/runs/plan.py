@@ -35,6 +35,7 @@ BUILT_IN: Mapping[str, Mapping[str, int]] = {  # models that the trainer makes i
     TINY: {},
     SMALL_TINY: {"hidden": 32, "layers": 2},
     "tiny-large": {"hidden": 128},
+    "tiny-1.5M": {"hidden": 192},
     "tiny-xlarge": {"hidden": 256},
     "tiny-10M": {"hidden": 512},
 }

@@ -1,4 +1,4 @@
-"""What `order` and `conflict` share: recipes side by side at equal FLOPs, scored three ways, failed students told
+"""What the studies of the suite share: recipes side by side at equal FLOPs, scored three ways, failed students told
 apart.
 
 A student that recovers less than 70% of its teachers' greedy gains is a failed distillation. It is reported as
@@ -12,10 +12,10 @@ from typing import Any
 
 import pandas as pd
 
-from mopdsim.recipes.recipe import BASE, Distill, Rl
+from mopdsim.recipes.recipe import BASE, Distill
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.builders import means, paired, table
-from studies.designs.skill.suite import FIGURES
+from studies.designs.skill.suite import FIGURES, PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import mean_quantity
@@ -33,8 +33,7 @@ def recovery(found: Observations, name: str, figure: Figure = "greedy") -> float
     if not isinstance(student, Distill):
         return None
     start, after = (found.scores(name, stage, figure=figure) for stage in (BASE, recipe.output))
-    teachers = [s for s in recipe.stages if isinstance(s, Rl)]
-    owned = [(s.name, domain) for s in teachers for domain in s.domains]
+    owned = [(teacher.stage, domain) for teacher in student.teachers for domain in teacher.domains]
     headroom = sum(found.scores(name, s, figure=figure)[d] - start[d] for s, d in owned)
     return sum(after[d] - start[d] for _, d in owned) / headroom if headroom > 0 else None
 
@@ -56,12 +55,26 @@ def rows_of(found: Observations) -> pd.DataFrame:
             "recipe": f"{FAILED}{label}" if name in lost else label,
             **{f"start_{NAMES[f]}": found.mean(name, domains, BASE, figure=f) for f in FIGURES},
             **{NAMES[f]: found.mean(name, domains, figure=f) for f in FIGURES},
-            "worst_greedy": min(found.scores(name, figure="greedy").values()),
+            "worst_greedy": min(found.scores(name, figure="greedy")[domain] for domain in domains),
             "recovery": float("nan") if share is None else share,
             "gflops": found.flops(name) / 1e9,
+            **_probed(found, name),
         }
 
     return table(found, row)
+
+
+def _probed(found: Observations, name: str) -> dict[str, float]:
+    """Every figure of the composed probe, where the run was scored on it."""
+    if PROBE not in found.scores(name):
+        return {}
+    return {f"probe_{NAMES[f]}": found.scores(name, figure=f)[PROBE] for f in FIGURES}
+
+
+def table_of_probe(rows: pd.DataFrame, by: str) -> Table:
+    """The composed probe's scores by some columns, named in one string."""
+    shown = means(rows, by, " ".join(f"probe_{name}" for name in NAMES.values()))
+    return Table(title=f"The composed probe {PROBE}, which nobody demonstrates or trains", frame=shown)
 
 
 def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Analysis:

@@ -91,17 +91,27 @@ def _pair(domains: Sequence[str]) -> dict[str, Recipe]:
     }
 
 
-def domains_of(found: Observations) -> pd.DataFrame:
+Specialist = tuple[str, str, str, str | None]  # world, domain, run, stage (None: the run's output)
+
+
+def specialists_of(found: Observations) -> list[Specialist]:
+    """Those that were run for the gate."""
+    return [
+        (world, domain, name, None)
+        for name, row in found.finished.items()
+        for world, domain in [(row["factors"]["world"], row["factors"]["recipe"])]
+        if domain in WORLDS.get(world, ())
+    ]
+
+
+def domains_of(found: Observations, specialists: Sequence[Specialist]) -> pd.DataFrame:
     """Of every domain of a world: greedy start and gain of its specialist, mean of the seeds that were run, and whether
     it passes on them; the other figures beside them."""
     rows: list[dict[str, Any]] = []
-    for name, row in found.finished.items():
-        world, domain = row["factors"]["world"], row["factors"]["recipe"]
-        if domain not in WORLDS.get(world, ()):
-            continue
+    for world, domain, name, after in specialists:
         scores = {
             f"{label} {figure}": found.scores(name, stage, figure=figure)[domain]
-            for label, stage in (("start", BASE), ("specialist", None))
+            for label, stage in (("start", BASE), ("specialist", after))
             for figure in FIGURES
         }
         rows.append({"world": world, "domain": domain, **scores})
@@ -112,6 +122,15 @@ def domains_of(found: Observations) -> pd.DataFrame:
     gain = means["specialist greedy"] - means["start greedy"]
     passed = (means["start greedy"] <= HIGHEST_START) & (gain >= LEAST_GAIN)
     return means.assign(gain=gain, passed=passed)
+
+
+def table_of_domains(found: Observations, specialists: Sequence[Specialist]) -> Table:
+    """The rule for domains, applied to the specialists of another study, which may be trained more shortly."""
+    return Table(
+        title=f"The gate's rule here: a start of {HIGHEST_START:g} greedy at most, and {100 * LEAST_GAIN:.0f} points "
+        "of gain by its own teacher",
+        frame=domains_of(found, specialists),
+    )
 
 
 def conflict_of(found: Observations, figure: Figure = "greedy") -> pd.DataFrame:
@@ -151,7 +170,7 @@ def spread_of(found: Observations) -> dict[str, float]:
 
 def refusal(found: Observations, world: str) -> str | None:
     """Why a world may not be studied, in one sentence; None where it passes."""
-    domains = domains_of(found)
+    domains = domains_of(found, specialists_of(found))
     own = domains[domains.world == world]
     seeds = 0 if len(own) < len(WORLDS[world]) else int(own.seeds.min())
     if seeds < len(SEEDS):
@@ -199,7 +218,8 @@ def admit(worlds: Sequence[str] = (), *, pair: bool = False, folder: Path = RESU
 
 def analyse(found: Observations) -> Analysis:
     """Which domains and worlds pass, K of the pair, and how far recipes differ."""
-    domains, conflict, scores = domains_of(found), conflict_of(found), spread_of(found)
+    domains = domains_of(found, specialists_of(found))
+    conflict, scores = conflict_of(found), spread_of(found)
     passed = [str(domain) for domain in domains[domains.passed.astype(bool)].domain]
     worlds = [world for world in WORLDS if refusal(found, world) is None]
     pair = refusal_of_rivals(found)

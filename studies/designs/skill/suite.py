@@ -29,8 +29,16 @@ WORLDS: Mapping[str, tuple[str, ...]] = {
     "runs": (f"rle_encode?{HABIT}&length=2", f"shift?{HABIT}"),
 }
 PAIR, RIVALS = "rivals", ("sort", "sort_down")  # the world of the competing pair
+EIGHT, PARTS = "eight", "parts"  # all domains at once; the two skills that `sort_then_shift` composes
+JOINT: Mapping[str, tuple[str, ...]] = {
+    EIGHT: tuple(domain for domains in WORLDS.values() for domain in domains),
+    PARTS: (f"sort?{HABIT}", f"shift?{HABIT}"),
+}
+PROBE = "sort_then_shift"  # scored wherever both its skills are taught; nobody demonstrates or trains it
 START = Amounts(steps=120, prompts_per_step=64, learning_rate=4e-3, warmup_steps=20)
-STEPS = {"letters": 120, "orders": 160, "lengths": 120, "runs": 160, PAIR: 120}  # of a world's start
+STEPS = {  # of a world's start
+    "letters": 120, "orders": 160, "lengths": 120, "runs": 160, PAIR: 120, EIGHT: 400, PARTS: 160,
+}  # fmt: skip
 RL = Amounts(steps=UNBOUNDED, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=4e-4, warmup_steps=3)
 STUDENT = Amounts(steps=UNBOUNDED, prompts_per_step=32, learning_rate=5e-4, warmup_steps=3)
 SAMPLES = STUDENT  # of fine-tuning on the specialists' samples
@@ -93,13 +101,25 @@ def recipe(
     )
 
 
-def run(name: str, made: Recipe, seed: int, world: str, *, held_out: bool = False, **factors: Factor) -> Run:
-    """A run in a world of the suite; the seed is part of its name, the world one of its factors."""
+def run(
+    name: str,
+    made: Recipe,
+    seed: int,
+    world: str,
+    *,
+    held_out: bool = False,
+    model: str = "tiny",
+    begin: Amounts | None = None,
+    **factors: Factor,
+) -> Run:
+    """A run in a world of the suite; the seed is part of its name, the world one of its factors. begin: of a start
+    that is not the world's own."""
     return Run(
         name=f"{name}/seed{seed}",
         recipe=made,
         settings=settings(seed),
-        start=start(world),
+        model=model,
+        start=begin or start(world),
         factors={"world": world, **factors},
         held_out=held_out,
         cut=seed,

@@ -10,7 +10,7 @@ from simulated import noise, runs_of, simulated
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes.recipe import BASE
-from studies.designs.skill import conflict, contest, gate, order, suite, sweep
+from studies.designs.skill import breaking, caps, conflict, contest, gate, order, suite, sweep, teachers
 from studies.framework import observe
 from studies.framework.forecasts import known
 from studies.framework.observe import Observations
@@ -39,7 +39,7 @@ def gated(*, start: float = START, gain: float = GAIN, k: tuple[float, float] = 
 
 def test_worlds_of_skill_pass_and_the_report_says_so() -> None:
     found = gated()
-    domains = gate.domains_of(found)
+    domains = gate.domains_of(found, gate.specialists_of(found))
     assert domains.passed.all() and len(domains) == sum(map(len, suite.WORLDS.values())) >= gate.LEAST_DOMAINS
     assert all(gate.refusal(found, world) is None for world in suite.WORLDS)
     made = gate.analyse(found)
@@ -111,13 +111,15 @@ def test_every_recipe_spends_alike_and_every_score_is_taken_three_ways() -> None
 
 def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
     assert not set(suite.SEEDS) & set(suite.RIVAL_SEEDS)
-    assert not {suite.SWEEP_SEED, order.FRESH_SEED} & {*suite.SEEDS, *suite.RIVAL_SEEDS}
+    apart = [suite.SEEDS, suite.RIVAL_SEEDS, (order.FRESH_SEED,), teachers.SEEDS, breaking.SEEDS, caps.SEEDS]
+    judging = [seed for seeds in apart for seed in seeds]
+    assert len(set(judging)) == len(judging) and suite.SWEEP_SEED not in judging
     elsewhere = {
         run.settings.seed for name in NAMES if study(name).suite != "skill" for run in study(name).design()
     }
-    assert not elsewhere & {*suite.SEEDS, *suite.RIVAL_SEEDS, order.FRESH_SEED}
+    assert not elsewhere & set(judging)
     assert {name for name in NAMES if study(name).suite == "skill"} == {
-        "skill_gate", "skill_sweep", "order", "order_again", "conflict",
+        "skill_gate", "skill_sweep", "order", "order_again", "conflict", "teachers", "breaking", "caps",
     }  # fmt: skip
 
 
@@ -217,3 +219,109 @@ def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
     assert any(
         s.startswith("mixed_rl, batch: best 64") and s.endswith("on an edge of what was tried.") for s in told
     )
+
+
+def test_teachers_cost_what_their_arm_says() -> None:
+    """At equal total FLOPs every recipe spends alike; at an equal student each teacher costs an eighth of the teachers'
+    part; where a domain came late, two domains' FLOPs follow those of seven."""
+    whole = suite.FLOPS * len(teachers.WORLD)
+    for run in runs_of("teachers").values():
+        spent = {name: amounts.max_flops or 0.0 for name, amounts in run.recipe.amounts.items()}
+        arm, name = run.factors["arm"], str(run.factors["recipe"])
+        if arm == teachers.STUDENT_ALONE:
+            count = int(name.removeprefix("mopd_"))
+            assert spent["student"] == pytest.approx(0.6 * whole)
+            assert sum(spent.values()) == pytest.approx((0.6 + 0.4 * count / 8) * whole)
+        else:
+            late = (len(teachers.EARLY) + teachers.AFTER) / len(teachers.WORLD)
+            assert sum(spent.values()) == pytest.approx(whole * (late if arm == teachers.CAME_LATE else 1))
+    sizes = {k: [len(group) for group in groups] for k, groups in teachers.GROUPS.items()}
+    assert sizes == {1: [8], 2: [4, 4], 4: [2] * 4, 8: [1] * 8}
+    assert all(sorted(sum(groups, ())) == sorted(teachers.WORLD) for groups in teachers.GROUPS.values())
+
+
+def test_the_late_domain_is_trained_in_no_first_part() -> None:
+    for run in runs_of("teachers").values():
+        if run.factors["arm"] == teachers.CAME_LATE:
+            trained = {stage.name for stage in run.recipe.stages if teachers.LATE in stage.domains}  # type: ignore[union-attr]
+            assert trained in ({"mixed"}, {"teacher_late", "student"})
+
+
+def test_specialists_are_shared_by_the_arms(tmp_path: Path) -> None:
+    """Those of eight teachers, when a domain comes late, are those of equal totals."""
+    found = planned(runs_of("teachers"), Store(root=tmp_path))
+    seed = teachers.SEEDS[0]
+    keys = {arm: found.keys[f"{arm}/mopd/seed{seed}"] for arm in (teachers.TOTAL, teachers.CAME_LATE)}
+    for place in range(1, len(teachers.WORLD)):
+        assert len({own[f"teacher_{place}"] for own in keys.values()}) == 1
+
+
+def test_teachers_are_counted_in_the_report() -> None:
+    """Fewer teachers end higher at equal totals, and the late domain is told from the others."""
+    ends = {"mopd_1": 0.8, "mopd_2": 0.78, "mopd_4": 0.76, "mopd": 0.74, "mixed_rl": 0.85, "off_policy": 0.9}
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE or domain == suite.PROBE:
+            return START if domain != suite.PROBE else 0.0
+        if run.factors["arm"] == teachers.CAME_LATE and domain == teachers.LATE:
+            return 0.5
+        return ends[str(run.factors["recipe"])] + noise(run, stage)
+
+    made = teachers.analyse(simulated(runs_of("teachers"), lambda run, stage, domain: 0.25, greedy=greedy))
+    assert made.quantities["one_minus_eight_total"].value == pytest.approx(0.06, abs=0.01)
+    assert made.quantities["mixed_minus_one"].value == pytest.approx(0.05, abs=0.01)
+    assert made.quantities["probe_of_mixed"].value == 0
+    late = next(table.frame for table in made.tables if "came late" in table.title)
+    assert (late.late_domain == 0.5).all() and (late.other_domains > 0.7).all()
+    by_number = next(chart.frame for chart in made.charts if chart.name == "teachers")
+    assert sorted(by_number.teachers.unique()) == [1, 2, 4, 8]
+
+
+def test_breaking_shares_its_teachers_over_rates(tmp_path: Path) -> None:
+    found = planned(runs_of("breaking"), Store(root=tmp_path))
+    for size in breaking.SIZES:
+        names = [
+            n
+            for n, run in runs_of("breaking").items()
+            if run.model == size and run.factors["recipe"] == "mopd"
+        ]
+        own = {found.keys[name]["teacher_1"] for name in names}
+        assert len(own) == len(breaking.SEEDS) and len(names) == len(breaking.SEEDS) * len(breaking.RATES)
+
+
+def test_the_one_line_rule_is_judged_by_what_it_takes() -> None:
+    """Mixed RL breaks at 2.8e-3 already and leads before, in every size: there the rule errs."""
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return START
+        mixed = run.factors["recipe"] == "mixed_rl"
+        broken = mixed and float(run.factors["rate"]) >= breaking.RATES[2]
+        return (0.1 if broken else 0.8 if mixed else 0.7) + noise(run, stage)
+
+    made = breaking.analyse(simulated(runs_of("breaking"), lambda run, stage, domain: 0.25, greedy=greedy))
+    assert made.quantities["rule_is_right"].value == pytest.approx(0.75)
+    assert (
+        made.quantities["broken_mixed_highest"].value == 1
+        and made.quantities["broken_mixed_lowest"].value == 0
+    )
+    assert made.quantities["fall_of_mixed"].value == pytest.approx(0.7, abs=0.01)
+    assert any("'always mixed RL' takes a recipe" in s and "6 of 12" in s for s in made.findings)
+
+
+def test_caps_tell_a_student_from_its_teacher() -> None:
+    """A plain student is its teacher; a reward adds .1; the wrong teacher is below the start."""
+    taught = {"rl": 0.8, "early": 0.6, "samples": 0.85, "wrong": 0.1}
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE or domain == caps.CONTROL:
+            return START + 0.4 * (stage != BASE)
+        more = 0.1 if run.factors["recipe"] == "reward" and stage == "student" else 0.0
+        return taught[str(run.factors["teacher"])] + more + noise(run, stage)
+
+    made = caps.analyse(simulated(runs_of("caps"), lambda run, stage, domain: 0.25, greedy=greedy))
+    value = {name: quantity.value for name, quantity in made.quantities.items()}
+    assert value["rl_plain"] == pytest.approx(0.0, abs=0.01)
+    assert value["early_reward"] == pytest.approx(0.1, abs=0.01)
+    assert value["wrong_plain_change"] == pytest.approx(0.1 - START, abs=0.01)
+    assert value["samples_minus_rl"] == pytest.approx(0.05, abs=0.01)
