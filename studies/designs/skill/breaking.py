@@ -16,14 +16,14 @@ import pandas as pd
 from mopdsim.facts.model import model
 from mopdsim.recipes.recipe import BASE, Recipe
 from studies.designs.builders import kept, mean_where, means, paired, where
-from studies.designs.skill.contest import FAILED, compared, rows_of
+from studies.designs.skill.contest import FAILED, compared, judging, rows_of
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import FLOPS, RL, START, STUDENT, SWEPT, WORLDS, recipe, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted
+from studies.framework.study import at_least, at_most, predicted
 
 WORLD = SWEPT
 SIZES: Mapping[str, int] = {"tiny": 120, "tiny-large": 90, "tiny-1.5M": 90}  # steps of the start, by model
@@ -157,15 +157,15 @@ def _quantities(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity]
     )
 
 
-STUDY = Study(
+STUDY = judging(
     name="breaking",
     question="At which learning rate do mixed RL and MOPD's student break, and does size move it?",
     prediction=predicted(
         "At 7e-4 mixed RL leads MOPD in every size and hardly breaks a domain. At 5.6e-3 mixed RL has broken: it ends "
         "30 points below what it has at 7e-4, and most of its domains lie below their start. MOPD's student breaks "
         "too, but loses less, since its teachers were trained gently and say at every token where to go, so that it "
-        "leads there, in the fresh size too. Larger models break sooner, so that the one-line rule errs at 2.8e-3, where "
-        "it still takes mixed RL; elsewhere it takes the better recipe.",
+        "leads there, in the fresh size too. Larger models break sooner, so that the one-line rule errs at 2.8e-3, "
+        "where it still takes mixed RL; elsewhere it takes the better recipe.",
         at_least(0.0, "mixed_minus_mopd_lowest", "mixed RL less MOPD at 7e-4, greedy"),
         at_most(0.0, "mixed_minus_mopd_highest", "mixed RL less MOPD at 5.6e-3, greedy"),
         at_most(0.0, "mixed_minus_mopd_fresh_highest", "the same in the fresh size"),
@@ -177,11 +177,8 @@ STUDY = Study(
             0.6, "rule_is_right", "share of conditions in which the one-line rule takes the better recipe"
         ),
     ),
-    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
     held_out=f"all runs: they judge the model that ships; the size of {FRESH} has not been asked before",
     design=design,
     analyse=analyse,
-    suite="skill",
-    foretells=True,
     admit=partial(admit, (WORLD,)),
 )

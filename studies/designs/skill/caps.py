@@ -19,13 +19,13 @@ import pandas as pd
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, RejectionSampling, Rl, Sft, Teacher
 from studies.designs.builders import kept, mean_where, means, paired
-from studies.designs.skill.contest import FAILED, compared, rows_of, table_of_probe
+from studies.designs.skill.contest import FAILED, compared, judging, rows_of, table_of_probe
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import FLOPS, JOINT, PARTS, RL, SHARES, STUDENT, WORLDS, recipe, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import at_least, at_most, predicted, within
 
 WORLD = JOINT[PARTS]
 TAUGHT, CONTROL = WORLD
@@ -169,7 +169,7 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
     )
 
 
-STUDY = Study(
+STUDY = judging(
     name="caps",
     question="What does a student pass, greedily, and does joint RL find what a committee has not?",
     prediction=predicted(
@@ -190,11 +190,7 @@ STUDY = Study(
         at_most(0.02, "probe_of_joint_rl", "mixed RL's greedy score on the composed probe"),
         at_most(0.02, "probe_of_committee", "the plain student's"),
     ),
-    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
-    held_out="all runs: they judge the model that ships",
     design=design,
     analyse=analyse,
-    suite="skill",
-    foretells=True,
     admit=partial(admit, tuple(WORLDS)),
 )

@@ -13,13 +13,13 @@ from functools import partial
 import pandas as pd
 
 from studies.designs.builders import kept, means, of_table, where
-from studies.designs.skill.contest import compared, lead, rows_of
+from studies.designs.skill.contest import compared, judging, lead, rows_of
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, PAIR, RIVAL_SEEDS, RL, recipe, rivals, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted
+from studies.framework.study import at_least, at_most, predicted
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 UNSEEN = 0.9
@@ -78,7 +78,7 @@ def _fall(rows: pd.DataFrame, recipe: str) -> Quantity | None:
     return mean_quantity(by_seed[0.0] - by_seed[1.0]) if {0.0, 1.0} <= set(by_seed) else None
 
 
-STUDY = Study(
+STUDY = judging(
     name="conflict",
     question="What does a conflict between two domains cost each recipe, greedily, near saturation?",
     prediction=predicted(
@@ -92,11 +92,8 @@ STUDY = Study(
         at_least(-0.1, "mixed_minus_cascade_at_1", "mixed RL less a cascade at dial 1"),
         at_least(0.0, "mixed_minus_merge_at_1", "mixed RL less merging at dial 1"),
     ),
-    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
     held_out=f"all runs: they judge the model that ships; dial {UNSEEN:g} has not been asked before",
     design=design,
     analyse=analyse,
-    suite="skill",
-    foretells=True,
     admit=partial(admit, pair=True),
 )

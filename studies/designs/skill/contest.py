@@ -8,6 +8,7 @@ A student that recovers less than 70% of its teachers' greedy gains is a failed 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,9 +20,17 @@ from studies.designs.skill.suite import FIGURES, PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import mean_quantity
+from studies.framework.study import Study
 
 RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed
 FAILED = "failed "
+judging = partial(  # a study whose runs all judge the model that ships: forecasts of them are on record before
+    Study,
+    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
+    held_out="all runs: they judge the model that ships",
+    suite="skill",
+    foretells=True,
+)
 NAMES = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
 
 

@@ -14,12 +14,12 @@ from functools import partial
 import pandas as pd
 
 from studies.designs.builders import kept, of_table
-from studies.designs.skill.contest import compared, lead, rows_of, share_failed
+from studies.designs.skill.contest import compared, judging, lead, rows_of, share_failed
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, RECIPES, RL, SEEDS, WORLDS, recipe, run
 from studies.framework.analysis import Analysis
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import at_least, at_most, predicted, within
 
 AGAIN, FRESH_SEED, BUDGETS = "order_again", 73, (1.0, 0.5, 2.0)  # times the suite's FLOPs
 
@@ -79,7 +79,7 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     )
 
 
-STUDY = Study(
+STUDY = judging(
     name="order",
     question="Which recipe comes first, greedily and at temperature 1, where RL has to teach?",
     prediction=predicted(
@@ -94,12 +94,8 @@ STUDY = Study(
         within(-0.08, 0.08, "cascade_minus_back", "a cascade less the same in reverse, greedy"),
         at_most(0.25, "failed_mopd", "share of MOPD's distillations that fail"),
     ),
-    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
-    held_out="all runs: they judge the model that ships",
     design=design,
     analyse=analyse,
-    suite="skill",
-    foretells=True,
     admit=partial(admit, tuple(WORLDS)),
 )
 

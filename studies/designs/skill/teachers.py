@@ -26,13 +26,13 @@ from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.parts import as_teachers, specialist, specialists_of
 from mopdsim.recipes.recipe import BASE, Distill, Recipe, Rl
 from studies.designs.builders import kept, mean_where, means, paired
-from studies.designs.skill.contest import FAILED, compared, rows_of, share_failed, table_of_probe
+from studies.designs.skill.contest import FAILED, compared, judging, rows_of, share_failed, table_of_probe
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import EIGHT, FLOPS, JOINT, RL, SHARES, STUDENT, WORLDS, recipe, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import at_least, at_most, predicted, within
 
 WORLD = JOINT[EIGHT]
 EARLY, LATE = WORLD[:-1], WORLD[-1]
@@ -208,7 +208,7 @@ def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
     )
 
 
-STUDY = Study(
+STUDY = judging(
     name="teachers",
     question="Into how many teachers should eight domains go, and what does a domain that comes late cost?",
     prediction=predicted(
@@ -226,11 +226,7 @@ STUDY = Study(
         at_most(0.02, "probe_of_mixed", "mixed RL's greedy score on the composed probe"),
         at_most(0.25, "failed_mopd", "share of distillations of eight teachers that fail"),
     ),
-    observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
-    held_out="all runs: they judge the model that ships",
     design=design,
     analyse=analyse,
-    suite="skill",
-    foretells=True,
     admit=partial(admit, tuple(WORLDS)),
 )
