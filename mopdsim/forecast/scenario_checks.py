@@ -109,8 +109,12 @@ def specialist(given: Any, amounts_name: AmountsName, where: str) -> Specialist:
     if "learning_rate" in row:
         number(row["learning_rate"], f"{where}.learning_rate", least=0, above=True)
     pace = {key: row[key] for key in _PACE if key in row}
-    usual = None if amounts_name == "published" else default_amounts(amounts_name, "rl")
-    own = usual.model_copy(update=pace) if usual is not None and pace else None
+    if pace and amounts_name != "tiny":
+        raise UsageError(
+            f"{where}.{next(iter(pace))}: how rate and batch set the pace was measured for amounts tiny alone, and these are "
+            f"{amounts_name}: leave it out"
+        )
+    own = default_amounts(amounts_name, "rl").model_copy(update=pace) if pace else None
     return Specialist(score=row["score"], flops=row["flops"], amounts=own)
 
 

@@ -172,6 +172,9 @@ def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, wor
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
         before = read_json(out / RESOLVED) if config.exists() else resolved
+        before["settings"] = Settings.model_validate(before["settings"]).model_dump(
+            mode="json"
+        )  # with what came later
         other = config.exists() and config.read_text(encoding="utf-8") != text
     if other or any(before.get(key) != value for key, value in asked.items()):
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")

@@ -180,6 +180,10 @@ def test_measured_specialists_say_how_fast_their_domains_are_learnt() -> None:
         ({"score": 1.2, "flops": 1e9}, "score = 1.2: must be a finite number from 0 to 1"),
         ({"score": 0.9, "flops": 0}, "flops = 0: must be a finite number above 0"),
         ({"score": 0.9, "flops": 1e9, "steps": 3}, "unknown key 'steps'"),
+        (
+            {"score": 0.9, "flops": 1e9, "prompts_per_step": 4},
+            "amounts tiny alone, and these are small: leave it",
+        ),
         (0.9, "must be a table"),
     ],
 )

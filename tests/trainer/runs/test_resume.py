@@ -355,3 +355,17 @@ def test_a_run_directory_belongs_to_one_run(small: dict[str, str], model: Path, 
     with pytest.raises(MopdError, match="holds a run of another recipe, model or settings"):
         other = SETTINGS.model_copy(update={"seed": 2})
         carry_out(recipe, model, tmp_path / "run", store=tmp_path / "store", settings=other)
+
+
+def test_a_run_begun_before_a_setting_existed_goes_on(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    recipe = shrunk(catalogue.recipe("single_domain", [small["low"]]))
+    first = carry_out(recipe, model, tmp_path / "run")
+    resolved = json.loads((tmp_path / "run" / "resolved.json").read_text())
+    del resolved["settings"]["template_arguments"], resolved["settings"]["processes"]
+    (tmp_path / "run" / "resolved.json").write_text(json.dumps(resolved))
+
+    again = carry_out(recipe, model, tmp_path / "run")
+
+    assert again["scores"] == first["scores"]
