@@ -146,6 +146,7 @@ def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_a_stopped_study_leaves_the_observations_of_what_is_finished(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
