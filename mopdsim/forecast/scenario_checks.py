@@ -111,8 +111,8 @@ def specialist(given: Any, amounts_name: AmountsName, where: str) -> Specialist:
     pace = {key: row[key] for key in _PACE if key in row}
     if pace and amounts_name != "tiny":
         raise UsageError(
-            f"{where}.{next(iter(pace))}: how rate and batch set the pace was measured for amounts tiny alone, and these are "
-            f"{amounts_name}: leave it out"
+            f"{where}.{next(iter(pace))}: how rate and batch set the pace was measured for amounts tiny alone, and "
+            f"these are {amounts_name}: leave it out"
         )
     own = default_amounts(amounts_name, "rl").model_copy(update=pace) if pace else None
     return Specialist(score=row["score"], flops=row["flops"], amounts=own)
