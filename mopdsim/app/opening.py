@@ -15,6 +15,7 @@ import streamlit as st
 
 from mopdsim.app import charts, state, views
 from mopdsim.app.choice import Choice
+from mopdsim.app.tables import markup
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan.answer import words
@@ -34,16 +35,14 @@ def show(question: str, answer: Mapping[str, Any]) -> None:
     left, right = st.columns([6, 5], gap="medium")
     with left:
         st.markdown("**The best of three kinds, for what the first plan costs**")
-        st.table(
-            columns(answer).map(views.plain), border="horizontal", alt="Mixed RL, the best MOPD, the best other plan"
-        )  # fmt: skip
+        st.html(markup.table(columns(answer), alt="Mixed RL, the best MOPD, the best other plan"))
     with right:
         table = plans(answer)
         best = table.iloc[0]
-        views.figure(
-            "What counts, by plan", table, charts.plans(), key="plans",
-            says=f"First {best.plan} {score(best['mean'])}, of {len(table)} plans.", note="Bar: P10 to P90. Dot: mean.",
-        )  # fmt: skip
+        title, note = "What counts, by plan", "Bar: P10 to P90. Dot and number: mean."
+        views.heading(title, f"First {best.plan} {score(best['mean'])}, of {len(table)} plans. {note}")
+        st.html(markup.intervals(table, PLANS[1:4], unit=score, alt=f"{title}. {note}"))
+        views.below(title, table, charts.plans(), key="plans")
     changes, measure = st.columns([6, 5], gap="medium")
     with changes:
         st.markdown("**What would change this**")

@@ -44,11 +44,21 @@ def figure(
     anew at every change. The numbers are in the sentence and in the table.
     """
     alt = f"{title}. {note}".strip()
-    st.markdown(f"**{plain(title)}**  \n:gray[:small[{plain(f'{says} {note}')}]]")
+    heading(title, f"{says} {note}")
     st.vega_lite_chart(frame, {**spec, "padding": {"bottom": 0}}, key=key, alt=alt)
-    below = st.expander("Table and files", key=f"{key}_table", on_change="rerun")
-    if below.open:
-        with below:
+    below(title, frame, spec, key=key)
+
+
+def heading(title: str, says: str) -> None:
+    """A chart's title, and small under it what it says and how to read it."""
+    st.markdown(f"**{plain(title)}**  \n:gray[:small[{plain(says)}]]")
+
+
+def below(title: str, frame: pd.DataFrame, spec: Mapping[str, Any], *, key: str) -> None:
+    """Folded under a chart: its table with CSV, and its PNG."""
+    fold = st.expander("Table and files", key=f"{key}_table", on_change="rerun")
+    if fold.open:
+        with fold:
             table(frame, key=key, alt=f"Table: {title}", spec=spec)
 
 

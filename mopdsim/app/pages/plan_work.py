@@ -22,7 +22,7 @@ PARAMETER = (
     "answered"  # in the address: the question's answer was shown, and is worked out again where it is lost
 )
 Show = Callable[[str, Mapping[str, Any]], None]
-_STALE = "<style>.st-key-stale { opacity: 0.45; filter: grayscale(0.6); }</style>"
+_STALE = "<style>.st-key-answer_{} {{ opacity: 0.45; filter: grayscale(0.6); }}</style>"
 
 
 def answer(
@@ -32,11 +32,22 @@ def answer(
 
     show: draws an answer, given its question. ask: the button's words, None where it stands elsewhere.
     """
-    found = known(question, kind)
+    above = (
+        st.container()
+    )  # what is said of the answer, so that the browser keeps the answer itself where it was
+    with above:
+        found = known(question, kind)
+        if found is not None:
+            _remember(question, kind)
+        else:
+            question, found = _meanwhile(question, kind, ask)
     if found is not None:
-        _remember(question, kind)
-        show(question, found)
-        return
+        with st.container(key=f"answer_{kind}"):
+            show(question, found)
+
+
+def _meanwhile(question: str, kind: Kind, ask: str | None) -> tuple[str, Mapping[str, Any] | None]:
+    """The button or how far it is; then the rough answer, or the last one, greyed, with its own question."""
     if not working(question, kind) and (_lost(kind) or _asked(ask, kind)):
         begin(question, kind)
     if working(question, kind):
@@ -44,15 +55,13 @@ def answer(
     rough = known(question, "rough") if kind == "planned" else None
     if rough is not None:
         st.caption(":orange-badge[rough] From few simulated worlds; the full answer takes its place.")
-        show(question, rough)
-        return
-    last = st.session_state.get(f"shown_{kind}")
-    before = None if last is None else planned.known(last, kind)
-    if last is not None and before is not None:
-        st.html(_STALE)
+        return question, rough
+    last: str = st.session_state.get(f"shown_{kind}", question)
+    before = planned.known(last, kind)
+    if before is not None:
+        st.html(_STALE.format(kind))
         st.caption(":gray-badge[to the question before]")
-        with st.container(key="stale"):
-            show(last, before)
+    return last, before
 
 
 def known(question: str, kind: Kind = "planned") -> Mapping[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -73,8 +74,9 @@ def first_row(at: AppTest) -> list[str]:
 
 def beside(at: AppTest, name: str) -> pd.Series[str]:
     """The recommended plan among the three at equal dollars."""
-    table = next(table.value for table in at.table if "mixed RL" in table.value.columns)
-    table = table.map(lambda cell: cell.replace("\\", ""))
+    markup = next(element.proto.body for element in at.get("html") if "mixed RL" in element.proto.body)
+    lines = [re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", row) for row in markup.split("</tr>")[:-1]]
+    table = pd.DataFrame([row[1:] for row in lines[1:]], [row[0] for row in lines[1:]], lines[0][1:])
     return next(table[column] for column in table.columns if table[column]["plan"] == name)
 
 
