@@ -2,8 +2,9 @@
 
 Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for the scope
 it was fitted in; elsewhere nobody has measured it, and a forecast carries none. What RL at a bold rate led to has a
-scale of its own, `bold_error`. Both are of bases whose start was scored. With a base that nobody scored the error is
-`unscored_factor` times as wide, and scores lie `unscored_shift` higher. Leaves out: finding the scales.
+scale of its own, `bold_error`; so have scores decoded greedily, `greedy_error`, which studies ask for where the start
+and specialists were scored greedily too. All are of bases whose start was scored. With a base that nobody scored the
+error is `unscored_factor` times as wide, and scores lie `unscored_shift` higher. Leaves out: finding the scales.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from mopdsim.facts.domains import Estimate, Scope
 
 MODEL_ERROR = "model_error"
 BOLD_ERROR = "bold_error"
+GREEDY_ERROR = "greedy_error"
 FORM_ERRORS = (MODEL_ERROR, BOLD_ERROR)
 UNSCORED = ("unscored_factor", "unscored_shift")
 _EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart

@@ -31,7 +31,7 @@ _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradien
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """`passed` of `n` prompts of a domain."""
+    """`passed` of `n` answers of a domain, each to a prompt of its own; several samples of a prompt count as fewer."""
 
     domain: str
     passed: float
@@ -228,6 +228,7 @@ def _points(
         if row["key"] in active and row["pass_rate"] and not math.isnan(float(row["pass_rate"])):
             groups.setdefault((row["key"], row["split"], float(row["step"])), []).append(row)
     found: dict[str, list[Point]] = {}
+    more = samples_count([row for own in groups.values() for row in own if row["split"] == "test"])
     for (key, split, step), own in groups.items():
         is_base, is_end = kinds[key] == BASE, split == "test"
         if not is_end and (is_base or step == 0):
@@ -238,10 +239,26 @@ def _points(
             stage=BASE if is_base else key,
             effort=None if is_end else spent(float(own[0]["flops"]) / active[key], tokens),
             scores=tuple(
-                Score(domain=row["domain"], passed=float(row["pass_rate"]) * int(row["n"]), n=int(row["n"]))
+                _score(
+                    row["domain"], float(row["pass_rate"]), round(int(row["n"]) * (more if is_end else 1.0))
+                )
                 for row in own
             ),
             kl=sum(trained) / len(trained) if trained and is_end and kinds[key] == "rl" else None,
         )
         found.setdefault(key, []).append(point)
     return {key: tuple(points) for key, points in found.items()}
+
+
+def _score(domain: str, rate: float, n: int) -> Score:
+    return Score(domain=domain, passed=rate * n, n=n)
+
+
+def samples_count(rows: Sequence[Mapping[str, Any]]) -> float:
+    """For how many answers, each to a prompt of its own, the samples of one prompt count in these rows: the variance
+    of a test with one answer a prompt, q (1 - q) / n, over the squared standard errors that were measured. 1 where
+    every prompt had one sample."""
+    tested = [(float(row["pass_rate"]), int(row["n"]), float(row.get("se") or 0.0)) for row in rows]
+    alone = sum(q * (1 - q) / n for q, n, _ in tested)
+    measured = sum(se**2 for *_, se in tested)
+    return max(alone / measured, 1.0) if measured > 0 else 1.0

@@ -36,7 +36,7 @@ LEFT_OUT = (
     "seed_sd",  # part of the errors of the model form
     "collapse_middle",  # happens or not: no slope
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl",  # of reward models
-    "prompt_spread", "imitated_choice", "preference_share",  # of chosen samples and pairs
+    "preference_share",  # of chosen pairs
     "size_slope",  # of models of a second size
     "staleness_cost",  # all runs of ours are synchronous
     "ambiguity_conflict",  # from replicates alone (`mopdsim.fit.ambiguity`)

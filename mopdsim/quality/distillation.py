@@ -13,11 +13,13 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality import caps
+from mopdsim.quality.feedback import best_of
 from mopdsim.quality.interference import column, mean_conflict, scaled_gain, thinned
 from mopdsim.quality.learning import hill
 from mopdsim.quality.step import Effort, State, Step, recovered
 from mopdsim.recipes.recipe import BASE, Distill
 
+SAMPLED = 8  # samples of a prompt among which a verified one counts as found
 _TOLD_APART = (0.02, 0.98)  # beyond, a score's logit says more of the test's size than of the model
 
 
@@ -96,10 +98,9 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
             constants["extrapolation_benefit"],
         )
     target_SN = logistic(logit(target_SN) + lesson.companions_SN)
-    if (
-        stage.correct_only and not world.recovery
-    ):  # samples that the verifier passed teach more than their sampler
-        target_SN = target_SN + constants["imitated_choice"] * (1 - target_SN)
+    if stage.correct_only and not world.recovery:  # verified samples teach more than their sampler does
+        solved_SN = best_of(target_SN, SAMPLED, constants["prompt_spread"])
+        target_SN = target_SN + constants["imitated_choice"] * (solved_SN - target_SN)
     step.move_some("gain", places, target_SN)
     target_SN = np.minimum(target_SN, lesson.within_SN)
     if world.recovery:

@@ -17,13 +17,22 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.quality.feedback import Dataset, Judge, not_below, pressure
-from mopdsim.quality.interference import effective_share, mean_conflict, scaled_gain, thinned, transfer
+from mopdsim.quality.interference import (
+    column,
+    effective_share,
+    mean_conflict,
+    scaled_gain,
+    thinned,
+    transfer,
+)
 from mopdsim.quality.step import Effort, State, Step, recovered, seeded_asymptote, with_rows
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
 from mopdsim.recipes.recipe import Merge, Rl, Sft
 
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
+_TOLD = (0.005, 0.995)  # scores beyond which a logit says more of the test's size than of the model
+MERGE_OVERLAP = 0.07  # what merged specialists lose, as a share of what each pair moved
 _CERTAIN = (0.01, 0.99)  # shares of a curve beyond which a measured score says nothing of its midpoint
 # a judge is as good as its comparisons are many, whatever the rate
 BREAKING_COMPUTE = 1e5  # FLOPs per active parameter: about the C_mid of a tiny domain
@@ -114,9 +123,20 @@ def learnt(
     return replace(world, midpoint_DN=midpoint_DN, asymptote_DN=asymptote_DN, distill_tokens_DN=tokens_DN)
 
 
-def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, Judge]) -> Array:
-    """RL on the stage's domains: q0 + rho (A - q0) H(w_d C; C_mid exp(-phi kbar), B), and of that what a reward
-    model in the verifier's place wins. Returns nats a token, (N,).
+def own_batch(step: Step, usual: AmountsName) -> Array:
+    """The factor on each trained domain's compute for the rows that it has in a step: its share of the prompts^-b, (S,
+    N). `paced` counts the rows of all domains; one that shares them has fewer, in more steps for its FLOPs."""
+    if usual != "tiny":
+        return np.ones(1)
+    share_SN = column(step.shares_S / step.shares_S.sum(), step.world.midpoint_DN)
+    return np.asarray(share_SN ** -step.world.constants["batch_exponent"])
+
+
+def learn_by_reward(
+    stage: Rl, step: Step, effort: Effort, judges: Mapping[str, Judge], usual: AmountsName
+) -> Array:
+    """RL on the stage's domains: q0 + rho (A - q0) H(n_d^-b w_d C / C_mid, B), n_d the domain's share of the prompts,
+    and of that what a reward model in the verifier's place wins. usual: the set of amounts. Returns nats a token, (N,).
     """
     world, places = step.world, step.trained
     weights_S = step.shares_S * np.array([stage.reward_weights.get(name, 1.0) for name in stage.domains])
@@ -128,9 +148,8 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
     conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN)
     steep_SN = world.steepness_DN[places]
     whole_SN = effort.compute_N / world.midpoint_DN[places]
-    slowed_SN = mean_conflict(world.speed_conflict_DDN[np.ix_(places, places)], shares_SN)
-    pace_SN = np.exp(world.constants["efficiency_shift"] * slowed_SN)
-    won_SN: Array | None = None
+    spent_SN = whole_SN * shares_SN * own_batch(step, usual)
+    paced_SN, won_SN = spent_SN, None
     if stage.reward_models:
         pressed = pressure(
             tuple(stage.domains),
@@ -138,10 +157,10 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
             stage.kl_coefficient,
             step,
             judges,
-            whole_SN * shares_SN,
+            spent_SN,
         )
-        pace_SN, won_SN = pace_SN * pressed.pace_SN, pressed.won_SN
-    progress_SN = hill(whole_SN * shares_SN * pace_SN, steep_SN)
+        paced_SN, won_SN = spent_SN * pressed.pace_SN, pressed.won_SN
+    progress_SN = hill(paced_SN, steep_SN)
     kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
     step.forget(kl_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
@@ -153,12 +172,12 @@ def learn_by_reward(stage: Rl, step: Step, effort: Effort, judges: Mapping[str, 
         asymptote_SN = recovered(step, strategy, start_SN, asymptote_SN)
     if step.booked is not None:
         step.move_some("gain", places, climb(before_SN, start_SN, asymptote_SN, whole_SN, steep_SN))
-        shared_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN, steep_SN)
+        shared_SN = climb(before_SN, start_SN, asymptote_SN, spent_SN, steep_SN)
         step.move_some("shortfall", places, shared_SN)
     if step.from_root:
         climbed_SN = before_SN + (asymptote_SN - before_SN) * progress_SN
     else:
-        climbed_SN = climb(before_SN, start_SN, asymptote_SN, whole_SN * shares_SN * pace_SN, steep_SN)
+        climbed_SN = climb(before_SN, start_SN, asymptote_SN, paced_SN, steep_SN)
     if len(places) > 1:
         climbed_SN = scaled_gain(before_SN, climbed_SN, np.exp(conflict_SN))
     step.move_some("interference", places, climbed_SN)
@@ -228,11 +247,12 @@ def _led_to(data: Dataset, index: int, constants: Mapping[str, Array]) -> Array:
 
 @dataclass(frozen=True, kw_only=True)
 class Brought:
-    """What the inputs of a merge bring together, before it is scaled, (D, N) each. moved_DN: sum of what
-    they moved, by weight w_i; overlap_DN: sum over pairs of w_i w_j (|T_i| + |T_j|); conflict_DN: kbar;
-    highest_DN: of the inputs; weight: the sum of weights."""
+    """What the inputs of a merge bring together, before it is scaled, (D, N) each, in logits. moved_DN: sum of what
+    they moved, by weight w_i; strongest_DN: the largest of these; overlap_DN: sum over pairs of w_i w_j (|T_i| +
+    |T_j|); conflict_DN: kbar; highest_DN: score of the best input; weight: the sum of weights."""
 
     moved_DN: Array
+    strongest_DN: Array
     overlap_DN: Array
     conflict_DN: Array
     highest_DN: Array
@@ -242,11 +262,14 @@ class Brought:
     def of(cls, stage: Merge, step: Step, inputs_IDN: Array) -> Brought:
         """From the inputs' scores."""
         weights = np.array(stage.weights or np.ones(len(stage.inputs)))
-        moved_IDN = inputs_IDN - step.score_DN
+        before_DN = step.score_DN
+        moved_IDN = logit(np.clip(inputs_IDN, *_TOLD)) - logit(np.clip(before_DN, *_TOLD))
+        weighted_IDN = column(weights, moved_IDN) * moved_IDN
         return cls(
-            moved_DN=np.tensordot(weights, moved_IDN, 1),
+            moved_DN=weighted_IDN.sum(axis=0),
+            strongest_DN=weighted_IDN.max(axis=0),
             overlap_DN=np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1),
-            conflict_DN=_kept_apart(np.maximum(moved_IDN, 0.0), step),
+            conflict_DN=_kept_apart(np.maximum(inputs_IDN - before_DN, 0.0), step),
             highest_DN=inputs_IDN.max(axis=0),
             weight=float(weights.sum()),
         )
@@ -264,18 +287,24 @@ def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
 
 
 def blend(stage: Merge, step: Step, brought: Brought) -> None:
-    """q = q0 + sum of lambda_j T_jd - c sum over pairs of lambda_i lambda_j (|T_id| + |T_jd|); never above the best of
-    its inputs.
+    """In logits q0 + lambda^p (T_d + lambda sum of the other T_jd) - c lambda^2 sum over pairs of (|T_id| + |T_jd|),
+    with T_d the largest move of any input; never above the best of its inputs.
 
+    Weights halfway to a specialist's keep more than half of what it gained (p below 1), and what the others moved on
+    its domain counts for less; lambda above 1 counts as 1 here. The loss to overlap c is that of three specialists'
+    whole sum (2606.30406), which no run of ours tells.
     What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-1/2 sum over j of K_jd a_jd over the n
     domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
     learned both have settled their conflict."""
     factor = 1 / brought.weight if stage.method == "average" else stage.scale
     density = stage.density if stage.method == "ties" else 1.0
     before_DN, constants = step.score_DN, step.world.constants
-    step.move("gain", before_DN + factor * brought.moved_DN)
-    loss_DN = constants["merge_overlap"] * density * factor**2 * brought.overlap_DN
-    step.move("interference", np.clip(step.score_DN - loss_DN, 0.0, 1.0))
+    share = min(factor, 1.0)
+    own_DN = (1 - share) * brought.strongest_DN + share * brought.moved_DN
+    gained_DN = factor ** constants["merge_exponent"] * own_DN
+    step.move("gain", logistic(logit(before_DN) + gained_DN))
+    loss_DN = MERGE_OVERLAP * density * factor**2 * brought.overlap_DN
+    step.move("interference", logistic(logit(before_DN) + gained_DN - loss_DN))
     factor_DN = np.exp(constants["conflict_share"] * brought.conflict_DN)
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))

@@ -1,15 +1,14 @@
 """Quality: a walk through a recipe's DAG that gives each stage's pass rate on every domain, in every draw.
 
-RL climbs a domain's curve from where the score lies, q = q0 + (A - q0) / (1 + (C_mid / C)^B) (ScaleRL
-2510.13786), so that a run cut in two ends where the uncut run ends. Trained together, domains share the
-compute (effective share) and scale each other's gain in logits by rho = exp(kbar), and C_mid by exp(-phi
-kbar). A FLOP counts for more at a higher rate and a smaller batch, and a bold rate takes back
-(`mopdsim.quality.learning`). Distillation closes the gap to the cap exponentially in gradient tokens; the cap is the
-own teacher's score, raised by what the other teachers gained there. Everything stays in [0, 1]. A reward model in the
-verifier's place wins a share of the gain and can be over-optimised; chosen samples are the target of the fine-tuning
-that reads them. The `waterfall` splits a score's distance from its root into causes that add up. K acts wherever
-domains meet in one model: trained together, distilled together, merged, or trained one after the other. On rival
-domains no model passes their bound (`mopdsim.quality.ambiguity`).
+RL climbs a domain's curve from where the score lies, q = q0 + (A - q0) / (1 + (C_mid / C)^B) (ScaleRL 2510.13786), so
+that a run cut in two ends where the uncut run ends. Trained together, domains share the compute (effective share) and
+scale each other's gain in logits by rho = exp(kbar). A FLOP counts for more at a higher rate and a smaller batch, and
+a bold rate takes back (`mopdsim.quality.learning`). Distillation closes the gap to the cap exponentially in gradient
+tokens; the cap is the own teacher's score, raised by what the other teachers gained there. Everything stays in [0, 1].
+A reward model in the verifier's place wins a share of the gain and can be over-optimised; chosen samples are the
+target of the fine-tuning that reads them. The `waterfall` splits a score's distance from its root into causes that add
+up. K acts wherever domains meet in one model: trained together, distilled together, merged, or trained one after the
+other. On rival domains no model passes their bound (`mopdsim.quality.ambiguity`).
 Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
 """
 
@@ -133,7 +132,7 @@ def perform(
         effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
     match stage:
         case Rl():
-            kl_N = learn_by_reward(stage, step, effort, made.judges)
+            kl_N = learn_by_reward(stage, step, effort, made.judges, recipe.amounts_name)
             amounts = recipe.amounts[stage.name]
             break_down(step, broken(effort, amounts, recipe.amounts_name, step.world.constants))
             return step.finish(kl_N)

@@ -58,17 +58,6 @@ class World:
         """Place of each domain on axis D."""
         return {name: place for place, name in enumerate(self.names)}
 
-    @cached_property
-    def speed_conflict_DDN(self) -> Array:
-        """The conflicts that also act on C_mid: all but those of rivals, whose K was measured at equal updates and so
-        holds what they do to speed."""
-        if not self.rivals:
-            return self.conflict_DDN
-        found_DDN = self.conflict_DDN.copy()
-        for one, other, _ in self.rivals:
-            found_DDN[one, other] = found_DDN[other, one] = 0.0
-        return found_DDN
-
     def of(self, root: str) -> World:
         """This world as the model `root` meets it. UsageError where it knows no smaller one."""
         if root == BASE:

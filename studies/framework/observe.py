@@ -25,7 +25,8 @@ import pandas as pd
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import METRICS, PHASES, rows_of
-from mopdsim.recipes.recipe import ROOTS
+from mopdsim.fit.forest import samples_count
+from mopdsim.recipes.recipe import BASE, ROOTS
 from mopdsim.recipes.recipe_file import to_document
 from studies.framework.run import Factor, Run
 from trainer.files.atomic import explained, write_bytes, write_json, write_text
@@ -97,6 +98,12 @@ class Observations:
         """How many prompts of each domain the test after a stage had."""
         rows = self._tests[self.key(run, stage)]
         return dict(zip(rows.domain, rows.n.astype(int), strict=True))
+
+    def answers(self, run: str, stage: str | None = None) -> dict[str, int]:
+        """For how many answers, each to a prompt of its own, the test after a stage counts, by domain: its prompts,
+        times what several samples of each add on the run's start."""
+        more = samples_count([dict(row) for _, row in self._tests[self.key(run, BASE)].iterrows()])
+        return {domain: round(more * n) for domain, n in self.prompts(run, stage).items()}
 
     def seen(self, figure: Figure) -> Observations:
         """The same observations with another figure in the place of pass rates; of greedy scores with their prompts."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.belief.form_error import GREEDY_ERROR
 from mopdsim.fit.document import ERRORS
 from mopdsim.fit.quality import STARTS
 from mopdsim.recipes.recipe_file import from_document
@@ -144,7 +145,7 @@ def contests_left_out(folders: Mapping[str, Path], test: Judged) -> dict[str, An
 
 
 def _without(folders: Mapping[str, Path], test: Judged, leave: Leave) -> Refit:
-    whole = {name: test.refit.document["parameters"][name] for name in ERRORS.values()}
+    whole = {name: test.refit.document["parameters"][name] for name in (*ERRORS.values(), GREEDY_ERROR)}
     return with_errors(refit(folders, test.studies, leave=leave, starts=1), whole)
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
-from mopdsim.belief.form_error import FORM_ERRORS, tested
+from mopdsim.belief.form_error import FORM_ERRORS, GREEDY_ERROR, MODEL_ERROR, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
+from studies.framework.observe import Figure
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
 
@@ -29,13 +30,15 @@ def ensemble(
     key: str,
     model: str = "tiny",
     form_error: bool = True,
+    figure: Figure = "pass_rate",
     known: Mapping[str, Mapping[str, float]] | None = None,
     specialists: Mapping[str, Mapping[str, float]] | None = None,
 ) -> dict[str, Array]:
-    """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base by
-    domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of errors;
-    form_error: whether the form's error is among them; known: scores measured after its stages; specialists: what
-    RL on a domain alone, from the same base, was measured to reach, as a scenario says it."""
+    """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base
+    by domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of
+    errors; form_error: whether the form's error is among them; figure: which scores all these are; known: scores
+    measured after its stages; specialists: what RL on a domain alone, from the same base, was measured to reach,
+    as a scenario says it."""
     asked = scenario.from_document(
         {
             "recipe": recipe,
@@ -47,9 +50,12 @@ def ensemble(
             },
         }
     )
+    rows = dict(calibration.parameters)
+    if figure == "greedy" and rows[GREEDY_ERROR].studies:
+        rows[MODEL_ERROR] = rows[GREEDY_ERROR]
     if not form_error:
-        rows = {name: row for name, row in calibration.parameters.items() if name not in FORM_ERRORS}
-        calibration = replace(calibration, parameters=rows)
+        rows = {name: row for name, row in rows.items() if name not in FORM_ERRORS}
+    calibration = replace(calibration, parameters=rows)
     own = {
         stage: {
             domain: score for domain, score in scores.items() if domain in start

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mopdsim.base.arrays import Array
-from mopdsim.belief.calibration import default_calibration
+from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
@@ -30,11 +30,12 @@ from studies.framework.forecasts import Foreteller, is_specialist, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
 from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert
-from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE
+from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
 from studies.honest.strategies import cell_of, trained
+from studies.honest.trials import condition_of
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -92,16 +93,7 @@ def _of_run(
 ) -> dict[str, dict[str, Any]]:
     start = found.scores(name, BASE)
     longest = _longest(found, name, own)
-    drawn = ensemble(
-        found.manifest["runs"][name]["document"],
-        {domain: start[domain] for domain in recipe.domains},
-        found.prompts(name, BASE),
-        default_calibration(),
-        key=f"{found.manifest['study']}/{name}/{figure}",
-        model=found.manifest["runs"][name]["model"],
-        known={stage: found.scores(name, stage) for stage in own},
-        specialists={domain: one.measured(domain) for domain, one in longest.items()},
-    )
+    drawn = drawn_of(found, name, own, longest, default_calibration(), figure=figure)
     specialists = {domain: one.scores for domain, one in longest.items()}
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
@@ -116,6 +108,72 @@ def _of_run(
             "rules": {rule: simplest if value is None else value for rule, value in said.items()},
         }
     return rows
+
+
+def drawn_of(
+    found: Observations,
+    name: str,
+    own: Sequence[str],
+    longest: Mapping[str, _Trained],
+    calibration: Calibration,
+    *,
+    figure: Figure,
+    form_error: bool = True,
+) -> dict[str, Array]:
+    """Draws of a run's final scores by domain, (N,), told its start, its own specialists (`own`, by stage) and the
+    longest trained ones of the same start (`longest`, by domain)."""
+    start = found.scores(name, BASE)
+    row = found.manifest["runs"][name]
+    return ensemble(
+        row["document"],
+        {domain: start[domain] for domain in row["domains"]},
+        found.answers(name, BASE),
+        calibration,
+        key=f"{found.manifest['study']}/{name}/{figure}",
+        model=row["model"],
+        known={stage: found.scores(name, stage) for stage in own},
+        specialists={domain: one.measured(domain) for domain, one in longest.items()},
+        figure=figure,
+        form_error=form_error,
+    )
+
+
+def greedy_trials(
+    studies: Mapping[str, Observations],
+    calibration: Calibration,
+    wanted: Callable[[str, Mapping[str, Any]], bool],
+) -> list[Trial]:
+    """The greedy scores of finished runs that are wanted, told as a forecast on record is, without the error of the
+    form; of studies that scored greedily."""
+    return [
+        trial
+        for study, found in studies.items()
+        if found.points.greedy.notna().any()
+        for name, row in found.finished.items()
+        if wanted(study, row)
+        for trial in _greedily(found.seen("greedy"), study, name, calibration)
+    ]
+
+
+def _greedily(found: Observations, study: str, name: str, calibration: Calibration) -> Iterator[Trial]:
+    row = found.manifest["runs"][name]
+    recipe = from_document(row["document"], source=f"manifest: {name}")
+    own = [stage.name for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
+    start, final, longest = found.scores(name, BASE), found.scores(name), _longest(found, name, own)
+    drawn = drawn_of(found, name, own, longest, calibration, figure="greedy", form_error=False)
+    specialists = {domain: one.scores for domain, one in longest.items()}
+    for domain in trained(recipe):
+        yield Trial(
+            study=study,
+            run=name,
+            condition=condition_of(study, row),
+            seed=found.seed(name),
+            cell=cell_of(recipe, domain, start=start, specialist=specialists),
+            ensemble=tuple(drawn[domain].tolist()),
+            truth=final[domain],
+            items=found.answers(name)[domain],
+            bold=recipe.output in recipe.bold,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

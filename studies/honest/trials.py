@@ -52,7 +52,7 @@ class Forecaster:
             self.made[study, name] = ensemble(
                 row["document"],
                 {domain: start[domain] for domain in row["domains"]},
-                found.prompts(name),
+                found.answers(name),
                 self.calibration,
                 key=f"{study}/{name}",
                 model=row["model"],
@@ -95,7 +95,7 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
     output = recipe.stage[recipe.output]
     start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
     specialists = experts.of(study, name)
-    drawn, items = forecaster.of(study, name), found.prompts(name)
+    drawn, items = forecaster.of(study, name), found.answers(name)
     for domain in recipe.domains:
         yield Trial(
             study=study,

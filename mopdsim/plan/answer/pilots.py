@@ -112,8 +112,8 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
             "merge",
             "merging two small specialists",
             f"small specialists of {joined} merged at several scales",
-            "how much merged specialists disturb each other",
-            ("merge_overlap",),
+            "how much less than its weight a merge keeps of a specialist's gain",
+            ("merge_exponent",),
             teachers,
         ),
         shop.pilot(

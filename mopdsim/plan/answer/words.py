@@ -12,13 +12,12 @@ from typing import Literal
 from mopdsim.quality.walk import Cause
 
 CONSTANTS: Mapping[str, str] = {
-    "efficiency_shift": "how much conflict between domains slows learning down",
     "conflict_share": "how much of the domains' conflict acts outside of joint RL, as in a student or a merge",
     "forgetting": "how much of one domain a model forgets while it trains on others",
     "climb_kl": "how far training moves a specialist away from its base",
     "inherited_bias": "how much a student takes over from its teachers where nobody teaches it",
     "cap_gap": "how far a student stays below its teachers",
-    "merge_overlap": "how much merged specialists disturb each other",
+    "merge_exponent": "how much less than its weight a merge keeps of a specialist's gain",
     "reward_gain": "how far a reward mixed into distillation lifts a student past its teachers",
     "extrapolation_benefit": "how much is won by pushing a student past its teachers",
     "collapse_middle": "how far apart teacher and student can be before distillation collapses",
@@ -46,6 +45,7 @@ CONSTANTS: Mapping[str, str] = {
     "spill": "how much training on one domain alone helps another (below 0: hurts)",
     "model_error": "how far scores lie from the model's at ordinary learning rates",
     "bold_error": "how far scores lie from the model's at bold learning rates",
+    "greedy_error": "how far greedy scores lie from the model's, told greedy starts and specialists",
     "unscored_factor": "how much wider that error is for a base that nobody scored",
     "unscored_shift": "how much better than the table a base does that nobody scored",
     "recovery": "how much of its specialists' gain a recipe keeps, as published",
@@ -109,7 +109,7 @@ _LESS: Mapping[Cause | Literal["start"], str] = {  # ... and behind by it
 
 
 def parameter(name: str) -> str:
-    """An uncertain number of a world: "merge_overlap", "start:math" or "conflict:math>code"."""
+    """An uncertain number of a world: "merge_exponent", "start:math" or "conflict:math>code"."""
     fact, colon, domains = name.partition(":")
     if colon and fact in _FACTS:
         return _FACTS[fact].format(*domains.split(">"))

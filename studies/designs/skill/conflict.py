@@ -3,7 +3,7 @@ gain?
 
 The competing pair of the suite 'skill' along its ambiguity dial: mixed RL, MOPD, merging and a cascade at equal FLOPs.
 No policy can score more than 1 - dial / 2 on the mean of the two. Dial .9 is asked of nobody before it is judged. All
-runs are forecast before they are made, and none enters a fit.
+runs are forecast before they are made; they were given to the fit after they had been judged (`released`).
 """
 
 from __future__ import annotations
@@ -92,7 +92,8 @@ STUDY = judging(
         at_least(-0.1, "mixed_minus_cascade_at_1", "mixed RL less a cascade at dial 1"),
         at_least(0.0, "mixed_minus_merge_at_1", "mixed RL less merging at dial 1"),
     ),
-    held_out=f"all runs: they judge the model that ships; dial {UNSEEN:g} has not been asked before",
+    held_out=f"all runs: they judged the model that shipped then; dial {UNSEEN:g} had not been asked before",
+    released="2026-11-29: judged once, by forecasts on record before the runs; its runs were then given to the fit",
     design=design,
     analyse=analyse,
     admit=partial(admit, pair=True),

@@ -3,7 +3,8 @@ suite 'skill'; again on a seed that nobody has seen, at half, once and twice the
 
 Mixed RL, MOPD, off-policy fine-tuning on the specialists' correct samples, merging, and cascades in both orders;
 teachers are counted. Rates, batches and the share for distillation are those of `studies.designs.skill.suite`;
-`skill_sweep` judges them on a seed of its own. All runs are forecast before they are made, and none enters a fit.
+`skill_sweep` judges them on a seed of its own. All runs are forecast before they are made; those of `order` were given
+to the fit after they had been judged (`released`), those of `order_again` enter none.
 """
 
 from __future__ import annotations
@@ -94,6 +95,9 @@ STUDY = judging(
         within(-0.08, 0.08, "cascade_minus_back", "a cascade less the same in reverse, greedy"),
         at_most(0.25, "failed_mopd", "share of MOPD's distillations that fail"),
     ),
+    held_out="all runs: they judged the model that shipped when they were run",
+    released="2026-11-29: judged once, by forecasts on record before the runs; form and numbers of verified samples "
+    "and of merging were then found on it; `order_again` is held out, and was looked at meanwhile",
     design=design,
     analyse=analyse,
     admit=partial(admit, tuple(WORLDS)),
@@ -102,6 +106,8 @@ STUDY = judging(
 STUDY_AGAIN = replace(
     STUDY,
     name=AGAIN,
+    held_out="all runs: they judge the model that ships, though they have been looked at",
+    released="",
     question="Does the order hold on a fresh seed at three budgets, and is it foretold by measured specialists?",
     prediction=predicted(
         "Off-policy fine-tuning on verified samples leads again, and mixed RL leads MOPD. The model, now told what "

@@ -172,7 +172,7 @@ def test_too_much_optimisation_ends_below_the_start_and_a_penalty_keeps_from_it(
     assert np.all(_score(free, world, compute=1e9) < world.start_DN)
     assert np.all(_score(free, world, compute=1e9) >= caps.COLLAPSE_KEPT * world.start_DN - 1e-12)
     assert np.all(_score(held, world, compute=1e9) > world.start_DN)
-    gains = [np.mean(_score(free, world, compute=compute)) for compute in (4e3, 1e5, 4e7)]
+    gains = [np.mean(_score(free, world, compute=compute)) for compute in (1e3, 4e4, 4e7)]
     assert gains[1] > gains[0] and gains[1] > gains[2]
 
 
@@ -182,7 +182,7 @@ def test_only_judged_domains_feel_the_judge() -> None:
         Rl(name="rl", domains=ALL, reward_models={"sort": "judge"}, kl_coefficient=0.01),
     )
     plain = _plan(Rl(name="rl", domains=ALL, kl_coefficient=0.01))
-    world = _world(half, fidelity_pairs=1e4, efficiency_shift=0.0)
+    world = _world(half, fidelity_pairs=1e4)
     by_judge, by_verifier = _score(half, world), _score(plain, world)
     assert np.all(by_judge[0] < by_verifier[0]) and by_judge[1:] == pytest.approx(by_verifier[1:])
 

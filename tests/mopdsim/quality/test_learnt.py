@@ -149,14 +149,21 @@ def test_a_bold_rate_takes_as_many_logits_from_every_domain() -> None:
 
 def test_a_merge_takes_over_what_a_specialist_lost() -> None:
     plan = recipe("merge", NAMES)
-    world = _world(0.5, merge_overlap=1e-12)
+    world = _world(0.5, merge_exponent=0.5)
     merged = plan.stage[plan.output]
     assert isinstance(merged, Merge)
     known = {name: dict.fromkeys(NAMES, 0.5) for name in merged.inputs}
     known[merged.inputs[0]] = {"sort": 0.9, "reverse": 0.3, "shift": 0.5}
     efforts = {s.name: _effort(1e5) for s in plan.stages if s.kind != "merge"}
-    found = products(plan, world, efforts, known=known).states[plan.output].score_DN[:, 0]
-    assert found == pytest.approx([0.5 + merged.scale * 0.4, 0.5 - merged.scale * 0.2, 0.5], abs=1e-6)
+    found = logit(products(plan, world, efforts, known=known).states[plan.output].score_DN[:, 0])
+    kept = 0.5**0.5  # of what one of three specialists moved, at weight .5
+    gain, loss = (
+        logit(0.9) - 2 * 0.07 * 0.5**1.5 * logit(0.9),
+        logit(0.3),
+    )  # each of two pairs takes its overlap
+    assert found[0] == pytest.approx(kept * gain, abs=1e-6)
+    assert found[1] == pytest.approx(kept * 0.5 * loss - 2 * 0.07 * 0.25 * abs(loss), abs=1e-6)
+    assert found[2] == pytest.approx(0.0, abs=1e-6)
 
 
 def test_measured_scores_take_the_place_of_forecast_ones() -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import domain
+from mopdsim.quality.feedback import best_of
 from mopdsim.quality.walk import CAUSES, Effort, State, climb, hill, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe
@@ -93,15 +94,16 @@ def test_without_conflict_mixed_training_is_each_curve_at_its_share() -> None:
     plan = recipe("mixed_rl", NAMES)
     world = _no_conflict(plan)
     shares = world.length_DN / world.length_DN.sum(axis=0)
+    own = shares * 3 ** world.constants["batch_exponent"]  # a third of each step's prompts
     expected = world.start_DN + (world.asymptote_DN - world.start_DN) * hill(
-        shares * 7e5 / world.midpoint_DN, world.steepness_DN
+        own * 7e5 / world.midpoint_DN, world.steepness_DN
     )
     assert _final(plan, world).score_DN == pytest.approx(expected, abs=1e-12)
 
 
 def test_conflict_multiplies_the_gain_in_logits() -> None:
     plan = recipe("mixed_rl", NAMES[:2])
-    plain = _no_conflict(plan, efficiency_shift=np.zeros(DRAWS))
+    plain = _no_conflict(plan)
     conflict = np.zeros_like(plain.conflict_DDN)
     conflict[1, 0] = -0.4
     lengths = np.ones_like(plain.length_DN)
@@ -139,6 +141,16 @@ def test_unlimited_distillation_without_conflict_ends_at_the_cap() -> None:
     assert states["student"].score_DN == pytest.approx(own - world.constants["cap_gap"], abs=1e-12)
 
 
+def test_verified_samples_lead_towards_what_one_of_eight_solves() -> None:
+    plan = recipe("off_policy", NAMES, correct_only=True)
+    spread, kept = np.full(DRAWS, 0.2), np.full(DRAWS, 0.8)
+    world = _no_conflict(plan, prompt_spread=spread, imitated_choice=kept)
+    states = walk(plan, world, _efforts(plan, tokens=1e12))
+    own = np.stack([states[f"teacher_{place + 1}"].score_DN[place] for place in range(3)])
+    target = own + 0.8 * (best_of(own, 8, spread) - own) - world.constants["cap_gap"]
+    assert states["student"].score_DN == pytest.approx(target, abs=1e-9)
+
+
 def test_one_teacher_for_all_domains_is_single_teacher_distillation_at_shared_tokens() -> None:
     plan = recipe("mopd", ["sort"])
     world = _no_conflict(plan)
@@ -153,7 +165,7 @@ def test_conflict_hurts_synergy_helps_and_distillation_feels_only_its_share_of_i
     for sign in (-1.0, 1.0):
         for plan in (mixed, distilled):
             half = np.full(DRAWS, 0.5)
-            plain = _no_conflict(plan, conflict_share=half, efficiency_shift=half)
+            plain = _no_conflict(plan, conflict_share=half)
             harmed = replace(plain, conflict_DDN=np.full_like(plain.conflict_DDN, 0.5 * sign))
             change = _final(plan, harmed).score_DN - _final(plan, plain).score_DN
             assert np.all(change * sign > 0)
@@ -174,10 +186,11 @@ def test_merging_recovers_as_published_and_the_average_a_third() -> None:
     average = recipe("merge", NAMES, method="average")
     summed = recipe("merge", NAMES, method="task_arithmetic", scale=1.0)
     for plan, published in ((average, 0.328), (summed, 0.857)):
-        world = _no_conflict(plan, merge_overlap=np.full(DRAWS, 0.07))
+        world = _no_conflict(plan, merge_exponent=np.ones(DRAWS))
         states = walk(plan, world, _efforts(plan))
-        own = np.stack([states[f"teacher_{place + 1}"].score_DN[place] for place in range(3)])
-        recovery = (states["merged"].score_DN - world.start_DN) / (own - world.start_DN)
+        start, merged = logit(world.start_DN), logit(states["merged"].score_DN)
+        own = np.stack([logit(states[f"teacher_{place + 1}"].score_DN[place]) for place in range(3)])
+        recovery = (merged - start) / (own - start)
         assert recovery == pytest.approx(published, abs=0.02)
 
 

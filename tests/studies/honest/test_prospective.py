@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from simulated import simulated
 
+from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.form_error import GREEDY_ERROR
+from mopdsim.facts.domains import Estimate
 from mopdsim.recipes.recipe import BASE, Rl
-from studies.framework.observe import Observations
+from studies.framework.observe import Figure, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run
 from studies.honest import prospective
@@ -65,6 +70,21 @@ def test_a_forecast_knows_the_run_s_own_specialists_and_a_rule_the_longest_train
         )
         assert 0 < student["low"] < student["median"] < student["high"] < 1
     assert prospective.tell(found) == told  # the same each time
+
+
+def test_greedy_scores_have_an_error_of_their_own(found: Observations) -> None:
+    name, longest = named("mixed_rl"), prospective._longest(found, named("mixed_rl"), [])
+    known = default_calibration()
+    told = {"value": 2.0, "sd": 0.01, "grade": "fitted", "source": "planted"}
+    row = replace(known.parameters[GREEDY_ERROR], studies={"tiny": Estimate(**told)})
+    wide = replace(known, parameters={**known.parameters, GREEDY_ERROR: row})
+
+    def width(calibration: Calibration, figure: Figure) -> float:
+        drawn = prospective.drawn_of(found.seen(figure), name, [], longest, calibration, figure=figure)
+        return float(np.ptp(np.quantile(next(iter(drawn.values())), [0.1, 0.9])))
+
+    assert width(wide, "greedy") > 1.5 * width(known, "greedy")
+    assert width(wide, "pass_rate") == width(known, "pass_rate")
 
 
 def record(error: float, width: float) -> dict[str, Any]:
