@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.answers import samples_count
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.facts.domains import Domain, Scope, domain, scope_of
 from mopdsim.facts.model import model
@@ -252,13 +253,3 @@ def _points(
 
 def _score(domain: str, rate: float, n: int) -> Score:
     return Score(domain=domain, passed=rate * n, n=n)
-
-
-def samples_count(rows: Sequence[Mapping[str, Any]]) -> float:
-    """For how many answers, each to a prompt of its own, the samples of one prompt count in these rows: the variance
-    of a test with one answer a prompt, q (1 - q) / n, over the squared standard errors that were measured. 1 where
-    every prompt had one sample."""
-    tested = [(float(row["pass_rate"]), int(row["n"]), float(row.get("se") or 0.0)) for row in rows]
-    alone = sum(q * (1 - q) / n for q, n, _ in tested)
-    measured = sum(se**2 for *_, se in tested)
-    return max(alone / measured, 1.0) if measured > 0 else 1.0

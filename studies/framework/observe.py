@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from mopdsim.base.answers import samples_count
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import METRICS, PHASES, rows_of
-from mopdsim.fit.forest import samples_count
 from mopdsim.recipes.recipe import BASE, ROOTS
 from mopdsim.recipes.recipe_file import to_document
 from studies.framework.run import Factor, Run

@@ -17,7 +17,7 @@ from mopdsim.facts.domains import domain
 from mopdsim.facts.model import model
 from mopdsim.fit.collapse import collapse_middle
 from mopdsim.fit.design import minimal_experiment
-from mopdsim.fit.forest import Point, Run, Score, Tree, samples_count, spent, trees_of
+from mopdsim.fit.forest import Point, Run, Score, Tree, spent, trees_of
 from mopdsim.fit.forest import load as load_forest
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
@@ -244,14 +244,3 @@ def test_stages_that_runs_share_stand_once() -> None:
     )
     assert [stage.name for stage in tree.recipe.stages] == [*(keys[name] for name in names), "other"]
     assert {teacher.stage for teacher in tree.recipe.stage["other"].teachers} == {"k0", "k1"}  # type: ignore[union-attr]
-
-
-def test_samples_of_one_prompt_count_for_as_many_answers_as_their_error_says() -> None:
-    """Prompts that differ by nothing: eight samples count eight times. All or nothing: they count once."""
-    alone = {"pass_rate": "0.4", "n": "30", "se": str((0.4 * 0.6 / 30) ** 0.5)}
-    alike = {**alone, "se": str((0.4 * 0.6 / 240) ** 0.5)}
-    assert samples_count([alone]) == pytest.approx(1.0)
-    assert samples_count([alike]) == pytest.approx(8.0)
-    assert 1.0 < samples_count([alone, alike]) < 8.0
-    assert samples_count([{"pass_rate": "1.0", "n": "30", "se": "0"}]) == 1.0
-    assert samples_count([{"pass_rate": "0.5", "n": "30"}]) == 1.0
