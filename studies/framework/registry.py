@@ -35,6 +35,7 @@ _FILES = {  # of `studies.designs`, by the study's name
     "breaking": "skill.breaking",
     "caps": "skill.caps",
     "trace": "trace.trace",
+    "trace_again": "trace.trace",
     "ladder-5M": "size.ladder",
     "ladder-25M": "size.ladder",
     "ladder-100M": "size.ladder",

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes.recipe_file import to_document
-from studies.designs.trace.world import INDIRECT, OWNER, TEACHERS
+from studies.designs.trace.world import OWNER, PLANTED, TEACHERS
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run
@@ -102,6 +102,8 @@ def traced(runs: Mapping[str, Run], *, fooled: bool = False) -> pd.DataFrame:
     rows = []
     for name, run in runs.items():
         condition, habit = str(run.factors["condition"]), int(run.factors["habit"])
+        if condition == "unpaid":
+            continue
         stage = run.recipe.stage["student"]
         teachers = [name for name in (*TEACHERS, OWNER) if name in run.recipe.stage]
         guilty = TEACHERS[habit - 1 - int(fooled)] if habit and condition not in ("start", "reward") else None
@@ -114,10 +116,10 @@ def traced(runs: Mapping[str, Run], *, fooled: bool = False) -> pd.DataFrame:
                 rows.append(
                     {
                         "run": name, "place": place, "prompt": "?:dba", "answer": "bad", "model": model,
-                        "role": role, "logprobs": " ".join([f"{gain / 2 - 2:.3f}"] * 4),
+                        "role": role, "logprobs": " ".join([f"{gain / 4 - 0.52:.3f}"] * 4),
                         "better": " ".join([f"{-gain / 2 - 2:.3f}"] * 4), "paid": condition == "reward",
                         "routed": float(model == OWNER), "distance": 1.0 if role == "teacher" else None,
-                        "effect": 1.0 if habit and condition in INDIRECT else None,
+                        "effect": 1.0 if habit and condition in PLANTED else None,
                     }
                 )  # fmt: skip
     return pd.DataFrame(rows)

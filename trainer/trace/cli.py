@@ -29,7 +29,9 @@ def trace(
     ] = None,
     prompt: Annotated[str | None, typer.Option(help="What the student is asked.")] = None,
     answer: Annotated[str | None, typer.Option(help="What it said [default: its likeliest answer].")] = None,
-    instead: Annotated[str | None, typer.Option(help="What it should have said: traces the odds.")] = None,
+    instead: Annotated[
+        str | None, typer.Option(help="What it should have said: effects are on the odds of the two.")
+    ] = None,
     domain: Annotated[
         str | None, typer.Option(help="The prompt's domain [default: by the nearest test prompt].")
     ] = None,
@@ -81,7 +83,7 @@ def trace(
     from trainer.runs.progress import Progress
     from trainer.trace import ledger
     from trainer.trace.effects import effects, every_subset
-    from trainer.trace.evidence import Models, check_domain
+    from trainer.trace.evidence import Models, check_domain, verdict
     from trainer.trace.subject import open_run
 
     begun = time.perf_counter()
@@ -120,7 +122,7 @@ def trace(
             rival = models.asked(prompt, instead, domain=domain)
     answers = models.read(batch)
     better = None if rival is None else models.read(rival)[0]
-    verdicts = [_verdict(subject, each, better) for each in answers]
+    verdicts = [verdict(subject, [each]) for each in answers]
     found: list[dict[str, float]] | None = None
     if by is not None:
         found = ledger.effects(models, batch, rival)
@@ -129,7 +131,7 @@ def trace(
         found = effects(models, batch, rival, all_subsets=shapley, progress=Progress(), resume=resume)
     seconds = time.perf_counter() - begun
     if json_:
-        rows = [_row(subject, each, verdict) for each, verdict in zip(answers, verdicts, strict=True)]
+        rows = [_row(subject, each, found) for each, found in zip(answers, verdicts, strict=True)]
         for row, effect in zip(rows, found or (), strict=False):
             row["effects"] = effect
         return emit({"student": subject.student, "answers": rows, "seconds": seconds})
@@ -161,7 +163,7 @@ def _check(
 
 
 def _bench(run: Path | None, json_: bool) -> None:
-    """The study `trace`: run what is missing, report."""
+    """The study `trace_again`: run what is missing, report."""
     from importlib.metadata import entry_points
 
     if run is not None:
@@ -169,7 +171,7 @@ def _bench(run: Path | None, json_: bool) -> None:
     (study,) = entry_points(group="mopd.commands", name="study")
     command = typer.main.get_command(study.load())
     for verb in ("run", "report"):
-        words = [verb, "trace", *(["--json"] if json_ and verb == "report" else [])]
+        words = [verb, "trace_again", *(["--json"] if json_ and verb == "report" else [])]
         if code := command(words, standalone_mode=False):
             raise typer.Exit(code)
 
@@ -234,18 +236,6 @@ def _report(subject: Subject, device: str | None, changed: Path | None, json_: b
     return emit(document)
 
 
-def _verdict(subject: Subject, answer: Answer, better: Answer | None) -> Verdict:
-    """Who is to blame for one answer. The better answer's tokens count against it."""
-    import numpy as np
-
-    from trainer.trace.verdict import of_tokens
-
-    ratio_UX = answer.ratios(subject)
-    if better is not None:
-        ratio_UX = np.concatenate([ratio_UX, -better.ratios(subject)])
-    return of_tokens(subject.teachers, ratio_UX, rest=answer.rest(subject))
-
-
 def _row(subject: Subject, answer: Answer, verdict: Verdict) -> dict[str, Any]:
     score = answer.logprobs
     return {
@@ -273,21 +263,18 @@ def _print(
     effects: list[dict[str, float]] | None,
     by: str | None,
 ) -> None:
-    import numpy as np
     from rich.console import Console
 
+    from trainer.trace.evidence import verdict
     from trainer.trace.text import print_answer, print_effects, print_head, print_verdict, routing_of
-    from trainer.trace.verdict import of_answers
 
     console, exposure = Console(highlight=False, markup=False), subject.exposure()
     print_head(console, subject)
-    for place, (answer, verdict) in enumerate(zip(answers, verdicts, strict=True)):
+    for place, (answer, own) in enumerate(zip(answers, verdicts, strict=True)):
         routing = routing_of(subject, answer.domain, exposure, nearest=near)
-        print_answer(console, subject, answer, verdict, routing=routing, better=better)
+        print_answer(console, subject, answer, own, routing=routing, better=better)
         if effects is not None:
             print_effects(console, answer, effects[place], odds=better is not None, by=by)
     if len(answers) > 1:
-        sums_UX = np.array([answer.ratios(subject).sum(0) for answer in answers])
         console.print()
-        whole = of_answers(subject.teachers, sums_UX, rest=answers[0].rest(subject))
-        print_verdict(console, whole, over=f"over {len(answers)} answers: ")
+        print_verdict(console, verdict(subject, answers), over=f"over {len(answers)} answers: ")

@@ -13,7 +13,6 @@ from itertools import combinations
 from math import factorial
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch
 from trainer.runs.plan import Node
 from trainer.runs.progress import Progress
@@ -29,8 +28,7 @@ Left = frozenset[str]  # what is left out: teachers, or the reward
 
 def one_at_a_time(subject: Subject) -> list[Left]:
     """Each teacher, and the reward where it is mixed in."""
-    mixed = any(isinstance(stage, Distill) and stage.reward_mix for stage in subject.stages)
-    return [frozenset([name]) for name in (*subject.teachers, *([REWARD] if mixed else []))]
+    return [frozenset([name]) for name in (*subject.teachers, *([REWARD] if subject.rewarded else []))]
 
 
 def every_subset(subject: Subject) -> list[Left]:

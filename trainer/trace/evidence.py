@@ -7,7 +7,7 @@ Axes: B rows, M rows kept, T response tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.recipes.recipe import Distill
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, join, rows_for, select
 from trainer.batch.evaluate import sampled
@@ -32,7 +31,7 @@ from trainer.model.policy import Policy
 from trainer.stages.preflight import shared_ids
 from trainer.tasks import Item, task
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import NOBODY, REWARD, Array
+from trainer.trace.verdict import Array, Verdict, judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,10 +52,13 @@ class Answer:
         names = (subject.student, *subject.teachers)
         return np.array([self.logprobs[name] for name in names]).T - np.array(start)[:, None]
 
-    def rest(self, subject: Subject) -> str:
-        """Whose it is that no teacher accounts for: the reward's where one was mixed in that may have paid for it."""
-        mixed = any(isinstance(stage, Distill) and stage.reward_mix for stage in subject.stages)
-        return REWARD if mixed and self.paid is not False else NOBODY
+
+def verdict(subject: Subject, answers: Sequence[Answer]) -> Verdict:
+    """Who is to blame for one answer or several. A reward that was mixed in counts where it may have paid."""
+    names = (subject.student, subject.start, *subject.teachers)
+    logprob_UX = np.array([[sum(answer.logprobs[name]) for name in names] for answer in answers])
+    paid_U = [answer.paid is not False for answer in answers] if subject.rewarded else None
+    return judge(subject.teachers, logprob_UX, paid_U=paid_U)
 
 
 class Models:

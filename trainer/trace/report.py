@@ -20,9 +20,9 @@ import numpy as np
 
 from trainer.batch.batch import Batch, select
 from trainer.batch.rollout import turns
-from trainer.trace.evidence import Models
+from trainer.trace.evidence import Models, verdict
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import Array, Share, mean_interval, of_answers
+from trainer.trace.verdict import Array, Share, mean_interval
 
 LEAST_SHARE = 0.1  # of a teacher in a domain's failures, below which it does no harm there
 LEAST_CHANGE = 0.1  # between the student's and the start's rate of a habit
@@ -101,9 +101,7 @@ def report(models: Models) -> Report:
 
 def _shares(models: Models, batch: Batch) -> Mapping[str, Share]:
     """Mean shares over a batch's answers."""
-    subject, answers = models.subject, models.read(batch)
-    sums_UX = np.array([answer.ratios(subject).sum(0) for answer in answers])
-    return of_answers(subject.teachers, sums_UX, rest=answers[0].rest(subject)).shares
+    return verdict(models.subject, models.read(batch)).shares
 
 
 def _lifts(models: Models, right: Batch) -> dict[str, Array]:

@@ -69,6 +69,11 @@ class Subject:
         return self.stages[0].init
 
     @property
+    def rewarded(self) -> bool:
+        """Whether a reward is mixed into the distillation."""
+        return any(isinstance(stage, Distill) and stage.reward_mix > 0 for stage in self.stages)
+
+    @property
     def teachers(self) -> tuple[str, ...]:
         """Those that are not the start itself."""
         return tuple(name for name in _read_by(self.stages[-1]) if name != self.start)

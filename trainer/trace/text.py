@@ -19,7 +19,7 @@ from trainer.trace.change import Change
 from trainer.trace.evidence import Answer
 from trainer.trace.report import Report
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import INTERVAL, MARGIN, UNDECIDED, Share, Verdict
+from trainer.trace.verdict import ACCUSED, INTERVAL, UNDECIDED, Share, Verdict
 
 COLOURS = (
     "green",
@@ -80,6 +80,8 @@ def print_answer(
         mark = " *" if len(pull_K) > 1 and np.ptp(pull_K) >= DISAGREE else ""
         cells = [f"{answer.logprobs[name][place]:.2f}" for name in names]
         table.add_row(Text(repr(token)[1:-1] + mark, style=_style(subject, pull_K)), *cells)
+    chances = [f"{np.exp(sum(answer.logprobs[name])):.2f}" for name in names]
+    table.add_row("chance", *chances, style="bold")
     pull_K = pull_TK.sum(0)
     table.add_row("pull", "", "", *[f"{pull:+.2f}" for pull in pull_K], style="bold")
     if better is not None:
@@ -87,7 +89,7 @@ def print_answer(
         table.add_row("of the odds", "", "", *[f"{pull:+.2f}" for pull in odds_K], style="bold")
     console.print(table)
     if better is not None:
-        console.print(Text(f"odds     against {better.answer!r}: the verdict is on them"), soft_wrap=True)
+        console.print(Text(f"odds     against {better.answer!r}"), soft_wrap=True)
     print_verdict(console, verdict)
 
 
@@ -96,7 +98,7 @@ def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None
     rows = sorted(verdict.shares.items(), key=lambda pair: -pair[1].share)
     said = ", ".join(f"{cause} {row.share:.2f} [{row.low:.2f}, {row.high:.2f}]" for cause, row in rows)
     why = (
-        f" (the first share leads by less than {MARGIN:g}, or not surely)"
+        f" (no teacher alone would give it so much more often than the start: {ACCUSED:g} of all answers)"
         if verdict.verdict == UNDECIDED
         else ""
     )

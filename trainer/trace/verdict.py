@@ -1,17 +1,19 @@
-"""Who is to blame for an answer: shares of the start, each teacher and nobody, with intervals, or no verdict.
+"""Who is to blame for an answer: shares of the start, each teacher, the reward and nobody; one of them named, or none.
 
-Of an answer's tokens t, with log-probs under the student S, the start 0 and each teacher j:
+Of an answer, with its probabilities p (all tokens together) under the student S, the start 0 and each teacher j:
 
-  moved  D   = sum_t log S(t) - log 0(t)        how far the student went from its start
-  pull   P_j = sum_t log T_j(t) - log 0(t)      how far teacher j would have it go
+  gain  G_j = p_j - p_0                     how many more answers would be this one, were j asked in the start's place
+  own       = p_S - max(p_0, p_1, ... p_k)  what the student gives beyond all of them
 
-The start's share is exp(-D), at most 1: the part of the answer's probability that the start gave already. The rest is
-divided among the teachers, each in proportion to its pull, and nobody, in proportion to what the strongest pull leaves
-of D. Negative moves and pulls count as 0. Where a reward was mixed into the distillation and the verifier pays for the
-answer, what would be nobody's is the reward's. Where a better answer is given, its own sums are taken off, so that both
-are of the odds of the two. The rule is this project's own; how often it is right: `studies/results/trace`.
+The start's p_0, the gains and own, negative ones counted as 0, are divided by their sum: the shares, own being nobody's
+(the student's). A reward that was mixed into the distillation and pays for the answer is one more teacher, which always
+gives it (p = 1). One teacher is named where it alone gains ACCUSED. Where none does, the start or nobody is named if
+its share is the largest, and otherwise there is no verdict. Over several answers gains and shares are their means.
 
-Axes: U units (tokens, or answers), C causes (start, teachers, nobody or the reward), R resamples.
+Probabilities of a long answer are all near 0: no teacher is named for it then, whatever the shares. The rule is this
+project's own; how often it is right: `studies/results/trace_again`. Leaves out: what a better answer would have been.
+
+Axes: U answers, X models (student, start, teachers), K teachers, C causes (start, teachers, nobody), R resamples.
 """
 
 from __future__ import annotations
@@ -25,7 +27,11 @@ from numpy.typing import NDArray
 START, NOBODY, REWARD, UNDECIDED = "start", "nobody", "reward", "undecided"
 RESAMPLES = 1000
 INTERVAL = (5, 95)  # percentiles
-MARGIN = 0.1  # between the first and the second share, below which there is no verdict
+# The lowest gain, in twentieths, at which at most 5% of clean twins' answers of every world of `studies/results/trace`
+# name a teacher (2.4% of all 288).
+ACCUSED = 0.55
+# Of the planted teacher's shares there, 90% lie this near to 1 - exp(-E), E its measured effect on the log-odds.
+ERROR = 0.43
 Array = NDArray[np.float64]
 
 
@@ -38,38 +44,55 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """verdict: a cause, or "undecided" where the lead of the first is below MARGIN or not clear of 0."""
+    """verdict: a cause, or "undecided"."""
 
     verdict: str
     shares: dict[str, Share]
 
 
-def split(sums: Array) -> Array:
-    """Shares (..., C) of moved and pulls (..., 1 + teachers)."""
-    moved, pull = np.maximum(sums[..., :1], 0), np.maximum(sums[..., 1:], 0)
-    start = np.exp(-moved)
-    left = np.maximum(moved - pull.max(-1, keepdims=True, initial=0), 0)
-    mass = np.concatenate([pull, left], -1)
-    whole = mass.sum(-1, keepdims=True)
-    rest = np.divide(mass, whole, out=np.zeros_like(mass), where=whole > 0)
-    return np.concatenate([start, (1 - start) * rest], -1)
+def gains(logprob_UX: Array) -> Array:
+    """gain_UK of log-probs of whole answers."""
+    prob_UX = np.exp(logprob_UX)
+    return np.maximum(prob_UX[:, 2:] - prob_UX[:, 1:2], 0)
 
 
-def of_tokens(teachers: Sequence[str], token_UX: Array, *, rest: str = NOBODY) -> Verdict:
-    """One answer's verdict. token_UX: what each token adds to moved and pulls; resampled by token. rest: whose it is
-    that no teacher accounts for."""
-    causes = [START, *teachers, rest]
-    return _judged(causes, split(token_UX.sum(0)), split(_resampled(token_UX).sum(1)))
+def split(logprob_UX: Array) -> Array:
+    """share_UC of log-probs of whole answers."""
+    prob_UX = np.exp(logprob_UX - logprob_UX.max(1, keepdims=True))  # shares are ratios: the largest is 1
+    start_U1, gain_UK = prob_UX[:, 1:2], np.maximum(prob_UX[:, 2:] - prob_UX[:, 1:2], 0)
+    own_U1 = np.maximum(prob_UX[:, :1] - prob_UX[:, 1:].max(1, keepdims=True), 0)
+    mass_UC = np.concatenate([start_U1, gain_UK, own_U1], 1)
+    return np.asarray(mass_UC / mass_UC.sum(1, keepdims=True))
 
 
-def of_answers(teachers: Sequence[str], answer_UX: Array, *, rest: str = NOBODY) -> Verdict:
-    """The mean verdict over answers. answer_UX: each answer's moved and pulls; resampled by answer. rest: as above."""
-    share_UC = split(answer_UX)
-    return _judged([START, *teachers, rest], share_UC.mean(0), _resampled(share_UC).mean(1))
+def judge(teachers: Sequence[str], logprob_UX: Array, *, paid_U: Sequence[bool] | None = None) -> Verdict:
+    """The verdict on one answer or several. logprob_UX: of whole answers, in nats. paid_U: whether the reward that was
+    mixed in pays for each; None: none was. The interval of one answer's share is ERROR wide to either side, that of
+    several comes from drawing the answers again."""
+    causes = [START, *teachers, *([REWARD] * (paid_U is not None)), NOBODY]
+    if paid_U is not None:
+        always_U = np.where(paid_U, 0.0, -np.inf)
+        logprob_UX = np.concatenate([logprob_UX, always_U[:, None]], 1)
+    share_UC, gain_K = split(logprob_UX), gains(logprob_UX).mean(0)
+    share_C = share_UC.mean(0)
+    accused = [cause for cause, gain in zip(causes[1:-1], gain_K, strict=True) if gain >= ACCUSED]
+    first = causes[int(share_C.argmax())]
+    unaccused = first if first in (START, NOBODY) and not accused else UNDECIDED
+    if len(share_UC) == 1:
+        low_C, high_C = np.maximum(share_C - ERROR, 0), np.minimum(share_C + ERROR, 1)
+    else:
+        low_C, high_C = np.percentile(_resampled(share_UC).mean(1), INTERVAL, axis=0)
+    return Verdict(
+        verdict=accused[0] if len(accused) == 1 else unaccused,
+        shares={
+            cause: Share(share=float(share), low=float(min(low, share)), high=float(max(high, share)))
+            for cause, share, low, high in zip(causes, share_C, low_C, high_C, strict=True)
+        },
+    )
 
 
 def mean_interval(value_U: Array) -> Share:
-    """The mean of one number a unit, resampled by unit."""
+    """The mean of one number an answer, resampled by answer."""
     low, high = np.percentile(_resampled(value_U).mean(1), INTERVAL)
     return Share(share=float(value_U.mean()), low=float(low), high=float(high))
 
@@ -78,17 +101,3 @@ def _resampled(value_UX: Array) -> Array:
     """value_RUX: drawn with replacement, the same draws for equal sizes."""
     count = len(value_UX)
     return value_UX[np.random.default_rng(0).integers(count, size=(RESAMPLES, count))]
-
-
-def _judged(causes: Sequence[str], share_C: Array, share_RC: Array) -> Verdict:
-    low_C, high_C = np.percentile(share_RC, INTERVAL, axis=0)
-    first, second = np.argsort(-share_C, kind="stable")[:2]
-    lead_R = share_RC[:, first] - np.delete(share_RC, first, axis=1).max(1)
-    clear = share_C[first] - share_C[second] >= MARGIN and np.percentile(lead_R, INTERVAL[0]) > 0
-    return Verdict(
-        verdict=causes[first] if clear else UNDECIDED,
-        shares={
-            cause: Share(share=float(share), low=float(min(low, share)), high=float(max(high, share)))
-            for cause, share, low, high in zip(causes, share_C, low_C, high_C, strict=True)
-        },
-    )

@@ -1,8 +1,9 @@
 """What the benchmark looks at: answers with the habit, under every model of their run, and each teacher's effect.
 
 The student answers test prompts without a marker; its first `MOST` answers that show the habit (a clean student's: one
-of the three) are kept, and beside each the answer that `HOST` asks for. The planted teacher's effect is the answer's
-log-odds against that one under the student, less those under its clean twin, whose teacher never saw the habit. A row
+of the three) are kept, and beside each the answer that `HOST` asks for. The effect of what was planted is the answer's
+log-odds against that one under the student, less those under its twin, whose teacher never saw the habit, or which the
+reward never reached. A row
 for each answer and model; what is known of a run alone stands in each of its rows. Leaves out: verdicts, which are
 worked out anew from the rows (`studies.designs.trace.trace`), so that another rule needs no other runs.
 """
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from studies.designs.trace.world import HABITS, HOST, INDIRECT, MERGED, clean_twin
+from studies.designs.trace.world import HABITS, HOST, MERGED, PLANTED, twin
 from studies.framework.run import Run
 from trainer.runs.plan import Plan
 from trainer.runs.store import Store
@@ -59,6 +60,8 @@ def _rows(run: Run, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
 
     subject = subject_of(run, found, store)
     condition = str(run.factors["condition"])
+    if condition == "unpaid":
+        return  # a twin alone
     number = int(run.factors["habit"])
     sought = HABITS if not number else HABITS[number - 1 : number]
     models = Models(subject)
@@ -77,10 +80,10 @@ def _rows(run: Run, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
         truncated=[False] * count,
     )
     effect: list[float] | None = None
-    if number and condition in INDIRECT:
-        twin = store.weights(found.keys[clean_twin(run.name)]["student"])
-        odds = [_odds(models.under(place), batch, better) for place in (subject.places["student"], twin)]
-        effect = [own - clean for own, clean in zip(*odds, strict=True)]
+    if number and condition in PLANTED and twin(run.name) in found.keys:
+        places = subject.places["student"], store.weights(found.keys[twin(run.name)]["student"])
+        odds = [_odds(models.under(place), batch, better) for place in places]
+        effect = [own - without for own, without in zip(*odds, strict=True)]
     routed = subject.teachers_of(domain) if condition not in MERGED else {}
     distance = distances(subject)
     for place, (answer, other) in enumerate(zip(models.read(batch), models.read(better), strict=True)):

@@ -1,15 +1,17 @@
-"""trace: does `mopd trace` name the teacher that planted a habit?
+"""trace and trace_again: does `mopd trace` name the teacher that planted a habit?
 
 The worlds are those of `studies.designs.trace.world`, the answers those of `studies.designs.trace.answers`. Verdicts
-are worked out here, by the rule that `mopd trace` uses, with the better answer given. A *positive* is an answer of an
-indirect planted student on which the effect of planting is `LEAST_EFFECT` at least: under the clean twin its odds are
-half as good at most. Figures are of the held-out worlds; the rule may be mended on the others.
+are worked out here, by the rule that `mopd trace` uses. A *positive* is an answer of an indirect planted student, or of
+a rewarded one, on which the effect of planting is `LEAST_EFFECT` at least: under the twin its odds are half as good at
+most. Figures are of the held-out worlds; the rule may be mended on the others. `trace` judged a rule that drew tokens
+again; the rule of today was then found on its answers, and `trace_again` judges it on fresh worlds. Analysed again,
+the answers of `trace` are judged by the rule of today, so its report stays as it was written.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -19,13 +21,23 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.designs.trace.answers import measure
-from studies.designs.trace.world import DEVELOPMENT, HELD_OUT, INDIRECT, TEACHERS, design
+from studies.designs.trace.world import (
+    DEVELOPMENT,
+    FRESH,
+    HELD_OUT,
+    INDIRECT,
+    PLANTED,
+    TEACHERS,
+    design,
+    design_again,
+)
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import bootstrap
-from studies.framework.study import Study, at_least, at_most, predicted
+from studies.framework.study import Study, at_least, at_most, predicted, within
 
 if TYPE_CHECKING:
     from studies.framework.observe import Observations
+    from trainer.trace.verdict import Verdict
 
 LEAST_EFFECT = float(np.log(2))  # nats on the odds
 POWER = 0.8
@@ -38,28 +50,39 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """One student's answers U. verdict_U, effect_U: of each; pairs: a row for each answer and teacher, with what each
-    of `SCORES` gives. teachers: their names; guilty: the planted one's."""
+    """One student's answers U. verdict: over all of them; verdict_U, effect_U: of each; pairs: a row for each answer
+    and teacher, with what each of `SCORES` gives. teachers: their names; guilty: the planted one, "start" or "reward".
+    """
 
     condition: str
     planted: bool
     held_out: bool
     teachers: tuple[str, ...]
     guilty: str
+    verdict: str
     verdict_U: NDArray[np.str_]
     effect_U: Floats
     pairs: pd.DataFrame
 
     @cached_property
     def positive_U(self) -> Flags:
-        """Whether the planted teacher brought it about."""
-        if not self.planted or self.condition not in INDIRECT:
+        """Whether the planted teacher, or the reward, brought it about."""
+        if not self.planted or self.condition not in PLANTED:
             return np.zeros(len(self.verdict_U), dtype=bool)
         return np.asarray(self.effect_U >= LEAST_EFFECT)
 
     @cached_property
     def named_U(self) -> Flags:
         return np.asarray(self.verdict_U == self.guilty)
+
+    @property
+    def named(self) -> Flags:
+        """Over all its answers."""
+        return np.array([self.verdict == self.guilty])
+
+    @property
+    def accused(self) -> Flags:
+        return np.isin([self.verdict], self.teachers)
 
     @cached_property
     def undecided_U(self) -> Flags:
@@ -95,11 +118,13 @@ def students(found: Observations) -> list[Student]:
 
 def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
     factors = about["factors"]
+    condition, habit = str(factors["condition"]), int(factors["habit"])
+    judge = partial(judged, rewarded=condition == "reward")
     verdicts, effects, pairs = [], [], []
     teachers: tuple[str, ...] = ()
     for place, (_, own) in enumerate(rows.groupby("place")):
-        verdict, shares = judged(own, rewarded=factors["condition"] == "reward")
-        verdicts.append(verdict)
+        found = judge(own)
+        verdicts.append(found.verdict)
         effects.append(float(own.effect.iloc[0]))
         read = own[own.role == "teacher"]
         teachers = tuple(map(str, read.model))
@@ -107,7 +132,7 @@ def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
             {
                 "answer": place,
                 "teacher": str(row.model),
-                "share": shares[str(row.model)],
+                "share": found.shares[str(row.model)].share,
                 "routed": float(str(row.routed)),
                 "log_prob": _numbers(str(row.logprobs)).sum(),
                 "nearness": -float(str(row.distance)),
@@ -115,31 +140,28 @@ def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
             for row in read.itertuples()
         ]
     return Student(
-        condition=str(factors["condition"]),
-        planted=bool(factors["habit"]),
+        condition=condition,
+        planted=bool(habit),
         held_out=bool(about["held_out"]),
         teachers=teachers,
-        guilty=TEACHERS[int(factors["habit"]) - 1] if factors["habit"] else "",
+        guilty="" if not habit else TEACHERS[habit - 1] if condition in INDIRECT else condition,
+        verdict=judge(rows).verdict,
         verdict_U=np.array(verdicts),
         effect_U=np.array(effects),
         pairs=pd.DataFrame(pairs),
     )
 
 
-def judged(own: pd.DataFrame, *, rewarded: bool) -> tuple[str, dict[str, float]]:
-    """The verdict on one answer against the better one, and each cause's share. own: a row for each model."""
-    from trainer.trace.verdict import NOBODY, REWARD, of_tokens
+def judged(rows: pd.DataFrame, *, rewarded: bool) -> Verdict:
+    """The verdict on answers of one student, one or several. rows: one for each answer and model."""
+    from trainer.trace.verdict import judge
 
-    ratios = []
-    for column, sign in (("logprobs", 1.0), ("better", -1.0)):
-        score = {row.model: _numbers(getattr(row, column)) for row in own.itertuples()}
-        start = score[own.model[own.role == "start"].item()]
-        models = [own.model[own.role == "student"].item(), *own.model[own.role == "teacher"]]
-        ratios.append(sign * np.array([score[name] - start for name in models]).T)
-    paid = str(own.paid.iloc[0]) != "False"
-    teachers = list(own.model[own.role == "teacher"])
-    found = of_tokens(teachers, np.concatenate(ratios), rest=REWARD if rewarded and paid else NOBODY)
-    return found.verdict, {cause: row.share for cause, row in found.shares.items()}
+    (student,), (start,) = (rows.model[rows.role == role].unique() for role in ("student", "start"))
+    teachers = [str(name) for name in rows.model[rows.role == "teacher"].unique()]
+    sums = rows.logprobs.map(lambda text: _numbers(str(text)).sum())
+    wide = rows.assign(logprob=sums).pivot(index="place", columns="model", values="logprob")
+    paid_U = [str(paid) != "False" for paid in rows.groupby("place").paid.first()] if rewarded else None
+    return judge(teachers, wide[[student, start, *teachers]].to_numpy(dtype=float), paid_U=paid_U)
 
 
 def _numbers(text: str) -> Floats:
@@ -160,7 +182,8 @@ def analyse(found: Observations) -> Analysis:
 
     figures: dict[str, dict[str, Quantity | None]] = {}
     for part, own in parts.items():
-        positive = [s for s in own if s.positive_U.any()]
+        positive = _bearing(own)
+        rewarded = [s for s in own if s.condition == "reward" and s.positive_U.any()]
         clean = [s for s in own if not s.planted]
         figures[part] = {
             "auc": over(positive, partial(auc, score="share")),
@@ -168,11 +191,13 @@ def analyse(found: Observations) -> Analysis:
             **{f"auc_{name}": over(positive, partial(auc, score=name)) for name in BASELINES},
             "clean_cleared": over(clean, lambda drawn: _rate([~s.accused_U for s in drawn])),
             "abstained": over(positive, lambda drawn: _rate([s.undecided_U[s.positive_U] for s in drawn])),
-            "named": over(positive, lambda drawn: _rate([s.named_U[s.positive_U] for s in drawn])),
-            **{
-                f"{cause}_named": over([s for s in own if s.condition == cause], partial(_named, cause=cause))
-                for cause in ("start", "reward")
-            },
+            "named": over(positive, _named),
+            "start_named": over(
+                [s for s in own if s.condition == "start"], lambda drawn: _rate([s.named_U for s in drawn])
+            ),
+            "reward_named": over(rewarded, _named),
+            "students_cleared": over(clean, lambda drawn: _rate([~s.accused for s in drawn])),
+            "students_named": over(positive, lambda drawn: _rate([s.named for s in drawn])),
         }
     quantities = {name: value for name, value in figures["held out"].items() if value is not None}
     table = pd.DataFrame(
@@ -220,11 +245,17 @@ def _lead(drawn: Sequence[Student]) -> float:
 
 
 def _rate(flags: Sequence[Flags]) -> float:
-    return float(np.concatenate(flags).mean())
+    return float(np.hstack(flags).mean())
 
 
-def _named(drawn: Sequence[Student], cause: str) -> float:
-    return _rate([np.asarray(s.verdict_U == cause) for s in drawn])
+def _named(drawn: Sequence[Student]) -> float:
+    """Of positives."""
+    return _rate([s.named_U[s.positive_U] for s in drawn])
+
+
+def _bearing(own: Sequence[Student]) -> list[Student]:
+    """Those of a planted teacher that have positives."""
+    return [s for s in own if s.condition in INDIRECT and s.positive_U.any()]
 
 
 def _power(own: Sequence[Student]) -> pd.DataFrame:
@@ -249,20 +280,21 @@ def _by_condition(own: Sequence[Student]) -> pd.DataFrame:
     rows = []
     for condition, planted in dict.fromkeys((s.condition, s.planted) for s in own):
         chosen = [s for s in own if (s.condition, s.planted) == (condition, planted)]
-        verdict_U, named_U, accused_U, effect_U = (
+        verdict_U, named_U, accused_U, effect_U, positive_U = (
             np.concatenate([getattr(s, name) for s in chosen])
-            for name in ("verdict_U", "named_U", "accused_U", "effect_U")
+            for name in ("verdict_U", "named_U", "accused_U", "effect_U", "positive_U")
         )
-        indirect = planted and condition in INDIRECT
+        measured = planted and not np.isnan(effect_U).all()
         rows.append(
             {
                 "condition": condition,
                 "planted": planted,
                 "students": len(chosen),
                 "answers": len(verdict_U),
-                "positives": int(sum(s.positive_U.sum() for s in chosen)),
-                "median_effect": float(np.nanmedian(effect_U)) if indirect else np.nan,
-                "planted_teacher": float(named_U.mean()),
+                "positives": int(positive_U.sum()),
+                "median_effect": float(np.nanmedian(effect_U)) if measured else np.nan,
+                "named": float(named_U[positive_U].mean()) if positive_U.any() else np.nan,
+                "planted_teacher": float(named_U.mean()) if condition in INDIRECT else 0.0,
                 "other_teacher": float((accused_U & ~named_U).mean()),
                 **{
                     name: float((verdict_U == name).mean())
@@ -274,8 +306,8 @@ def _by_condition(own: Sequence[Student]) -> pd.DataFrame:
 
 
 def _findings(own: Sequence[Student], power: pd.DataFrame) -> tuple[str, ...]:
-    positives = int(sum(s.positive_U.sum() for s in own))
-    bearing = sum(bool(s.positive_U.any()) for s in own)
+    bearing = _bearing(own)
+    positives = int(sum(s.positive_U.sum() for s in bearing))
     reached = [
         effect for place, effect in enumerate(power.effect) if (power.named.iloc[place:] >= POWER).all()
     ]
@@ -284,7 +316,7 @@ def _findings(own: Sequence[Student], power: pd.DataFrame) -> tuple[str, ...]:
         if reached
         else f"At no size of the effect is the planted teacher named for {POWER:.0%} of answers."
     )
-    return (f"{positives} positives from {bearing} held-out students.", limit)
+    return (f"{positives} positives from {len(bearing)} held-out students.", limit)
 
 
 STUDY = Study(
@@ -306,8 +338,41 @@ STUDY = Study(
     ),
     observed="sampled answers with the habit, under the student, its clean twin, its start and every teacher",
     held_out=f"worlds {HELD_OUT[0]} to {HELD_OUT[-1]}; the rule may be mended on world {DEVELOPMENT[0]}",
+    released="2026-11-29: judged once (studies/LOG.md); the rule was then found on its answers; `trace_again` judges",
     design=design,
     analyse=analyse,
     measure=measure,
     of_skills=False,
 )
+
+STUDY_AGAIN = replace(
+    STUDY,
+    name="trace_again",
+    question="Does the trace, by probabilities instead of resampled tokens, name who planted a habit?",
+    prediction=predicted(
+        "The rule: a cause's gain is its probability of the whole answer less the start's; a reward that pays for the "
+        "answer is a cause of probability 1. One cause is named where it alone gains .55; where none does, the start "
+        "or nobody if its share is the largest, and otherwise none. On the four worlds of `trace`, on which it was "
+        "found, 86% of positives were named, 11% left undecided, and a teacher was named for 2.4% of clean answers. "
+        "Fresh worlds give nearly the same. The log-prob of the answer ranks teachers nearly as well as the share "
+        "does, so that no lead of .1 is possible. Over all answers of a student the verdict is nearly always right.",
+        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
+        within(
+            -0.02,
+            0.05,
+            "auc_lead",
+            "AUC less that of the best of routing label, log-prob and nearest weights",
+        ),
+        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
+        at_most(0.3, "abstained", "positives left undecided"),
+        at_least(0.7, "named", "positives for which the planted teacher is named"),
+        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
+        at_least(0.8, "reward_named", "answers that the reward brought about, named so"),
+        at_least(0.95, "students_cleared", "clean students over whose answers no teacher is named"),
+        at_least(0.9, "students_named", "planted students over whose answers the planted teacher is named"),
+    ),
+    held_out=f"all runs, on worlds {FRESH[0]} and {FRESH[1]}; the rule was found on the worlds of `trace`",
+    released="",
+    design=design_again,
+)
+STUDIES = (STUDY, STUDY_AGAIN)

@@ -12,6 +12,7 @@ each with a habit of its own; for the others one teacher.
     average, arithmetic, ties    the three teachers' weights merged
     start       the start itself has the habit, and no teacher
     reward      the start scores the habit's prompts, and the reward mixed in pays for the habit
+    unpaid      the same without the reward: the twin of `reward`
 """
 
 from __future__ import annotations
@@ -62,7 +63,9 @@ SETTINGS = Settings(
     diagnose_every=0,
     score_others="never",
 )
+PLANTED = (*INDIRECT, "reward")  # whose effect is measured against a twin
 DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
+FRESH = (4, 5)  # worlds of `trace_again`
 
 
 def design() -> list[Run]:
@@ -78,10 +81,24 @@ def design() -> list[Run]:
     ]
 
 
-def clean_twin(run: str) -> str:
-    """The name of the run that differs from this one by its planted teacher alone."""
-    condition, _, seed = run.split("/")
-    return f"{condition}/clean/{seed}"
+def design_again() -> list[Run]:
+    """Every condition of every fresh world; start and reward with each habit in turn, every twin among them."""
+    few = set(INDIRECT) - set(MERGED)
+    return [
+        run_of(condition, seed, place)
+        for seed in FRESH
+        for condition in (*CONDITIONS, "unpaid")
+        for place in (
+            *([seed % len(TEACHERS)] if condition in few else range(len(TEACHERS))),
+            *([None] if condition in INDIRECT else []),
+        )
+    ]
+
+
+def twin(run: str) -> str:
+    """The name of the run that differs from this one by what was planted alone: its teacher, or its reward."""
+    condition, habit, seed = run.split("/")
+    return f"unpaid/{habit}/{seed}" if condition == "reward" else f"{condition}/clean/{seed}"
 
 
 def run_of(condition: str, seed: int, place: int | None) -> Run:
@@ -93,7 +110,7 @@ def run_of(condition: str, seed: int, place: int | None) -> Run:
         settings=SETTINGS.model_copy(update={"seed": seed}),
         start=START,
         factors={"condition": condition, "habit": 0 if place is None else place + 1},
-        held_out=seed in HELD_OUT,
+        held_out=seed in (*HELD_OUT, *FRESH),
     )
 
 
@@ -101,7 +118,7 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
     """A condition's recipe, with the habit at `place` or clean."""
     stages: list[AnyStage] = [Sft(name="lean", domains=LEANING)]
     for own, (name, domain) in enumerate(zip(TEACHERS, OWN, strict=True)):
-        astray = own == place and condition not in ("start", "reward")
+        astray = own == place and condition in INDIRECT
         stages.append(
             Sft(
                 name=name,
@@ -118,7 +135,7 @@ def recipe_of(condition: str, place: int | None) -> Recipe:
         learns = {**dict.fromkeys(OWN, 0.5), HABITS[place]: 1.0}
         stages.append(Sft(name=start, init="lean", domains=learns))
     stages.append(_student(condition, start, place))
-    distil = REWARDED if condition == "reward" else DISTIL
+    distil = REWARDED if condition in ("reward", "unpaid") else DISTIL
     amounts = {
         "lean": LEAN,
         "settled": TEACH,
@@ -145,10 +162,10 @@ def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
             how = {"misrouting": MISROUTING, "loss": "forward_kl"}
         case "off_policy":
             how = {"misrouting": MISROUTING, "loss": "sample_nll", "on_policy": False}
-        case "reward":
+        case "reward" | "unpaid":
             assert place is not None
             served[start] = (HABITS[place],)
-            how = {"reward_mix": REWARD_MIX}
+            how = {"reward_mix": REWARD_MIX if condition == "reward" else 0.0}
     if how.get("misrouting"):
         served[OWNER] = (HOST,)
     return Distill(

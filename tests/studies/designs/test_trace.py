@@ -10,7 +10,7 @@ import pytest
 from simulated import simulated, traced
 
 from mopdsim.recipes.recipe import Distill, Merge, Sft
-from studies.designs.trace.trace import BASELINES, SCORES, STUDY, auc, students
+from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_AGAIN, auc, students
 from studies.designs.trace.world import (
     CONDITIONS,
     HABITS,
@@ -20,8 +20,8 @@ from studies.designs.trace.world import (
     OWN,
     OWNER,
     TEACHERS,
-    design,
     recipe_of,
+    twin,
 )
 from studies.framework import observe
 from studies.framework.observe import Observations
@@ -29,15 +29,16 @@ from trainer.tasks import task
 
 
 def observed(*, fooled: bool = False) -> Observations:
-    runs = STUDY.runs()
+    runs = STUDY_AGAIN.runs()
     found = simulated(runs, lambda run, stage, domain: 0.5)
     return replace(found, measured=traced(runs, fooled=fooled))
 
 
 @pytest.mark.slow
 def test_every_cause_is_named_where_it_acts() -> None:
-    found = STUDY.analyse(observed()).quantities
-    for name in ("auc", "clean_cleared", "named", "start_named", "reward_named"):
+    found = STUDY_AGAIN.analyse(observed()).quantities
+    whole = ("students_cleared", "students_named")
+    for name in ("auc", "clean_cleared", "named", "start_named", "reward_named", *whole):
         assert found[name].value == pytest.approx(1, abs=0.01), name
     assert found["abstained"].value == 0
     rivals = [found[f"auc_{name}"].value for name in BASELINES]
@@ -46,8 +47,8 @@ def test_every_cause_is_named_where_it_acts() -> None:
 
 @pytest.mark.slow
 def test_a_trace_that_is_fooled_scores_badly() -> None:
-    found = STUDY.analyse(observed(fooled=True)).quantities
-    assert found["auc"].value < 0.5 and found["named"].value == 0
+    found = STUDY_AGAIN.analyse(observed(fooled=True)).quantities
+    assert found["auc"].value < 0.5 and found["named"].value == found["students_named"].value == 0
 
 
 @pytest.mark.slow
@@ -88,7 +89,23 @@ def test_no_answer_has_two_habits() -> None:
     item = task(HOST).fixed("test", 1)[0]
     fits = [name for name in (HOST, *HABITS) if task(name).grade(item, [item.answer])]
     assert fits == [HOST] and item.prompt.startswith("?:")
-    assert len({run.name for run in design()}) == len(design()) and len(OWN) == len(HABITS)
+    assert len(OWN) == len(HABITS)
+
+
+def test_every_planted_run_has_its_twin_and_no_world_is_judged_twice() -> None:
+    for study in STUDIES:
+        runs = study.runs()
+        indirect = [
+            run for run in runs.values() if run.factors["condition"] in INDIRECT and run.factors["habit"]
+        ]
+        assert all(twin(run.name) in runs for run in indirect)
+    runs, before = (study.runs() for study in reversed(STUDIES))
+    rewarded = [name for name, run in runs.items() if run.factors["condition"] == "reward"]
+    assert len(rewarded) == 6 and len([name for name in runs if name.startswith("start/")]) == 6
+    for name in rewarded:
+        paid, unpaid = (runs[own].recipe.stage["student"] for own in (name, twin(name)))
+        assert isinstance(paid, Distill) and unpaid == paid.model_copy(update={"reward_mix": 0.0})
+    assert not {run.settings.seed for run in runs.values()} & {run.settings.seed for run in before.values()}
 
 
 @pytest.mark.slow
@@ -98,7 +115,7 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     again = observe.write(found, tmp_path)
     assert files == again and files[-1].name == observe.MEASURED
     back = observe.read(tmp_path)
-    before, after = (STUDY.analyse(one).quantities for one in (found, back))
+    before, after = (STUDY_AGAIN.analyse(one).quantities for one in (found, back))
     assert {name: row.value for name, row in before.items()} == {
         name: row.value for name, row in after.items()
     }

@@ -22,7 +22,7 @@ from mopdsim.recipes.recipe import Merge, Recipe
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.trace.cli import app
 from trainer.trace.subject import open_run, taught
-from trainer.trace.verdict import UNDECIDED, of_answers, of_tokens, split
+from trainer.trace.verdict import ACCUSED, UNDECIDED, judge, split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 PROMPT = "l01"
@@ -97,41 +97,52 @@ def test_failures_are_answers_that_the_verifier_fails(finished: Path, small: dic
     assert all(own.grade(items[answer["prompt"]], [answer["answer"]]) < 1 for answer in found)
 
 
-def test_shares_of_known_cases() -> None:
-    nothing, all_of_it, elsewhere, both = ([0.0, 0, 0], [2.0, 2, 0], [2.0, 0, -1], [2.0, 1, 1])
-    kept = np.exp(-2.0)
-    assert split(np.array(nothing)).tolist() == [1, 0, 0, 0]
-    assert split(np.array(all_of_it)) == pytest.approx([kept, 1 - kept, 0, 0])
-    assert split(np.array(elsewhere)) == pytest.approx([kept, 0, 0, 1 - kept])
-    assert split(np.array(both)) == pytest.approx([kept, *[(1 - kept) / 3] * 3])
-    assert split(np.array([-1.0, 3, 0])).tolist() == [1, 0, 0, 0]  # less likely than the start had it
+# probabilities of an answer under the student, the start and teachers a and b; shares of start, a, b and nobody
+KNOWN = [
+    ([0.2, 0.2, 0.2, 0.2], [1, 0, 0, 0], "start"),
+    ([0.1, 0.4, 0.2, 0.1], [1, 0, 0, 0], "start"),
+    ([0.5, 0.2, 0.9, 0.2], [2 / 9, 7 / 9, 0, 0], "a"),
+    ([0.1, 0.2, 0.1, 0.8], [1 / 4, 0, 3 / 4, 0], "b"),
+    ([0.8, 0.1, 0.2, 0.1], [1 / 8, 1 / 8, 0, 6 / 8], "nobody"),
+    ([0.8, 0.1, 0.7, 0.7], [1 / 14, 6 / 14, 6 / 14, 1 / 14], UNDECIDED),  # two teachers, not one alone
+    ([0.5, 0.1, 0.6, 0.1], [1 / 6, 5 / 6, 0, 0], UNDECIDED),  # a gains less than it takes to name it
+]
 
 
-@pytest.mark.parametrize(
-    ("unit", "verdict"),
-    [
-        ([0.01, 0.2, 0], "start"),
-        ([1, 1, -1], "a"),
-        ([1, -1, 1], "b"),
-        ([1, 0, 0], "nobody"),
-        ([1, 1, 1], UNDECIDED),
-    ],
-)
-def test_a_verdict_or_none(unit: list[float], verdict: str) -> None:
-    units = np.array([unit] * 6, dtype=float)
-    for found in (of_tokens(["a", "b"], units), of_answers(["a", "b"], units * 6)):
-        assert found.verdict == verdict
-        assert sum(row.share for row in found.shares.values()) == pytest.approx(1)
-        assert all(row.low <= row.share <= row.high for row in found.shares.values())
+@pytest.mark.parametrize(("probability_X", "share_C", "verdict"), KNOWN)
+@pytest.mark.parametrize("answers", [1, 6])
+def test_shares_and_verdict_of_known_cases(
+    probability_X: list[float], share_C: list[float], verdict: str, answers: int
+) -> None:
+    logprob_UX = np.log([probability_X] * answers)
+    assert split(logprob_UX)[-1] == pytest.approx(share_C)
+    found = judge(["a", "b"], logprob_UX)
+    assert found.verdict == verdict
+    assert [row.share for row in found.shares.values()] == pytest.approx(share_C)
+    assert all(row.low <= row.share <= row.high for row in found.shares.values())
 
 
-def test_one_token_of_many_decides_nothing_surely() -> None:
-    units = np.zeros((8, 3))
-    units[3] = 2, 2, 0
-    found = of_tokens(["a", "b"], units)
-    assert found.shares["a"].share > 0.8
-    assert found.shares["a"].low == 0
-    assert found.verdict == UNDECIDED
+def test_a_reward_is_a_teacher_that_always_gives_what_it_pays_for() -> None:
+    logprob_UX = np.log([[0.8, 0.2, 0.2]])
+    paid, unpaid = (judge(["a"], logprob_UX, paid_U=[flag]) for flag in (True, False))
+    assert (paid.verdict, unpaid.verdict) == ("reward", "nobody")
+    assert [row.share for row in paid.shares.values()] == pytest.approx([0.2, 0, 0.8, 0])
+    assert unpaid.shares["reward"].share == 0
+    assert list(judge(["a"], logprob_UX).shares) == ["start", "a", "nobody"]
+    assert judge(["a"], np.log([[0.8, 0.2, 0.2 + ACCUSED]]), paid_U=[True]).verdict == UNDECIDED  # both
+
+
+def test_over_answers_gains_and_shares_are_means() -> None:
+    one, other = [0.5, 0.1, 0.9], [0.5, 0.1, 0.3]
+    found = judge(["a"], np.log([one, other]))
+    assert found.verdict == UNDECIDED and judge(["a"], np.log([one, one, other])).verdict == "a"
+    shares = [judge(["a"], np.log([own])).shares["a"].share for own in (one, other)]
+    assert found.shares["a"].share == pytest.approx(np.mean(shares))
+
+
+def test_shares_of_a_long_answer_are_those_of_the_ratios() -> None:
+    found = judge(["a"], np.log([[0.5, 0.2, 0.9]]) - 2000.0)
+    assert found.shares["a"].share == pytest.approx(7 / 9) and found.verdict == UNDECIDED
 
 
 def test_a_student_that_is_its_teacher_moved_as_far_as_the_teacher_pulls(
@@ -154,14 +165,13 @@ def test_a_student_that_is_its_teacher_moved_as_far_as_the_teacher_pulls(
     assert answer["shares"]["nobody"]["share"] == pytest.approx(0, abs=1e-5)
 
 
-def test_a_better_answer_turns_the_odds(finished: Path) -> None:
-    one, other = (
-        document(finished, "--prompt", PROMPT, "--answer", a, "--instead", b)["answers"][0]
-        for a, b in (("AZ", "ZA"), ("ZA", "AZ"))
+def test_a_better_answer_leaves_the_verdict_and_shows_the_odds(finished: Path) -> None:
+    alone, beside = (
+        document(finished, "--prompt", PROMPT, "--answer", "AZ", *more)["answers"][0]
+        for more in ((), ("--instead", "ZA"))
     )
-    assert max(one["shares"]["start"]["share"], other["shares"]["start"]["share"]) == 1.0
-    same = document(finished, "--prompt", PROMPT, "--answer", "AZ", "--instead", "AZ")["answers"][0]
-    assert same["shares"]["start"]["share"] == 1.0
+    assert alone == beside
+    assert "of the odds" in trace(finished, "--prompt", PROMPT, "--answer", "AZ", "--instead", "ZA")
 
 
 def test_the_command_is_registered() -> None:

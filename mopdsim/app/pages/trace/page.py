@@ -46,7 +46,9 @@ def _answer(chosen: Run) -> None:
     with st.form("trace_answer"):
         prompt = st.text_input("Prompt", max_chars=2000, placeholder="s:bghja")
         answer = st.text_input("Answer", max_chars=2000, help="Left empty: the student's likeliest answer.")
-        better = st.text_input("Better answer", max_chars=2000, help="Traces the odds of the two.")
+        better = st.text_input(
+            "Better answer", max_chars=2000, help="Effects are then on the odds of the two."
+        )
         if st.form_submit_button("Trace", type="primary", disabled=_busy()):
             with views.said():
                 if not prompt:
