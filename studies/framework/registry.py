@@ -36,6 +36,7 @@ _FILES = {  # of `studies.designs`, by the study's name
     "caps": "skill.caps",
     "trace": "trace.trace",
     "trace_again": "trace.trace",
+    "trace_fresh": "trace.trace",
     "ladder-5M": "size.ladder",
     "ladder-25M": "size.ladder",
     "ladder-100M": "size.ladder",

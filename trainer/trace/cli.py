@@ -163,7 +163,7 @@ def _check(
 
 
 def _bench(run: Path | None, json_: bool) -> None:
-    """The study `trace_again`: run what is missing, report."""
+    """The study `trace_fresh`: run what is missing, report."""
     from importlib.metadata import entry_points
 
     if run is not None:
@@ -171,7 +171,7 @@ def _bench(run: Path | None, json_: bool) -> None:
     (study,) = entry_points(group="mopd.commands", name="study")
     command = typer.main.get_command(study.load())
     for verb in ("run", "report"):
-        words = [verb, "trace_again", *(["--json"] if json_ and verb == "report" else [])]
+        words = [verb, "trace_fresh", *(["--json"] if json_ and verb == "report" else [])]
         if code := command(words, standalone_mode=False):
             raise typer.Exit(code)
 

@@ -6,18 +6,20 @@ Of an answer, with its probabilities p (all tokens together) under the student S
   own       = p_S - max(p_0, p_1, ... p_k)  what the student gives beyond all of them
 
 The start's p_0, the gains and own, negative ones counted as 0, are divided by their sum: the shares, own being nobody's
-(the student's). A reward that was mixed into the distillation and pays for the answer is one more teacher, which always
-gives it (p = 1). One teacher is named where it alone gains ACCUSED. Where none does, the start or nobody is named if
-its share is the largest, and otherwise there is no verdict. Over several answers gains and shares are their means.
+(the student's). An answer that the student gives no more often than its start is all the start's. A reward that was
+mixed into the distillation and pays for the answer is one more teacher, which always gives it (p = 1). One teacher is
+named where it alone gains ACCUSED. Where none does, the start or nobody is named if its share is the largest, and
+otherwise there is no verdict. Over several answers shares are their means, and the verdict is that of more than half.
 
 Probabilities of a long answer are all near 0: no teacher is named for it then, whatever the shares. The rule is this
-project's own; how often it is right: `studies/results/trace_again`. Leaves out: what a better answer would have been.
+project's own; how often it is right: `studies/results/trace_fresh`. Leaves out: what a better answer would have been.
 
 Axes: U answers, X models (student, start, teachers), K teachers, C causes (start, teachers, nobody), R resamples.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -28,10 +30,10 @@ START, NOBODY, REWARD, UNDECIDED = "start", "nobody", "reward", "undecided"
 RESAMPLES = 1000
 INTERVAL = (5, 95)  # percentiles
 # The lowest gain, in twentieths, at which at most 5% of clean twins' answers of every world of `studies/results/trace`
-# name a teacher (2.4% of all 288).
+# and `trace_again` name a teacher (.6% of all 480).
 ACCUSED = 0.55
 # Of the planted teacher's shares there, 90% lie this near to 1 - exp(-E), E its measured effect on the log-odds.
-ERROR = 0.43
+ERROR = 0.45
 Array = NDArray[np.float64]
 
 
@@ -50,18 +52,19 @@ class Verdict:
     shares: dict[str, Share]
 
 
-def gains(logprob_UX: Array) -> Array:
-    """gain_UK of log-probs of whole answers."""
+def masses(logprob_UX: Array) -> Array:
+    """mass_UC of log-probs of whole answers: what the start gives, gains, and the student's own."""
     prob_UX = np.exp(logprob_UX)
-    return np.maximum(prob_UX[:, 2:] - prob_UX[:, 1:2], 0)
+    gain_UK = np.maximum(prob_UX[:, 2:] - prob_UX[:, 1:2], 0)
+    own_U1 = np.maximum(prob_UX[:, :1] - prob_UX[:, 1:].max(1, keepdims=True), 0)
+    moved_U1 = logprob_UX[:, :1] > logprob_UX[:, 1:2]
+    start_U1 = np.where(moved_U1, prob_UX[:, 1:2], 1.0)
+    return np.concatenate([start_U1, gain_UK * moved_U1, own_U1 * moved_U1], 1)
 
 
 def split(logprob_UX: Array) -> Array:
-    """share_UC of log-probs of whole answers."""
-    prob_UX = np.exp(logprob_UX - logprob_UX.max(1, keepdims=True))  # shares are ratios: the largest is 1
-    start_U1, gain_UK = prob_UX[:, 1:2], np.maximum(prob_UX[:, 2:] - prob_UX[:, 1:2], 0)
-    own_U1 = np.maximum(prob_UX[:, :1] - prob_UX[:, 1:].max(1, keepdims=True), 0)
-    mass_UC = np.concatenate([start_U1, gain_UK, own_U1], 1)
+    """share_UC of the same. Shares are ratios: the largest probability is made 1, so that long answers have shares."""
+    mass_UC = masses(logprob_UX - logprob_UX.max(1, keepdims=True))
     return np.asarray(mass_UC / mass_UC.sum(1, keepdims=True))
 
 
@@ -73,22 +76,30 @@ def judge(teachers: Sequence[str], logprob_UX: Array, *, paid_U: Sequence[bool] 
     if paid_U is not None:
         always_U = np.where(paid_U, 0.0, -np.inf)
         logprob_UX = np.concatenate([logprob_UX, always_U[:, None]], 1)
-    share_UC, gain_K = split(logprob_UX), gains(logprob_UX).mean(0)
+    share_UC, gain_UK = split(logprob_UX), masses(logprob_UX)[:, 1:-1]
     share_C = share_UC.mean(0)
-    accused = [cause for cause, gain in zip(causes[1:-1], gain_K, strict=True) if gain >= ACCUSED]
-    first = causes[int(share_C.argmax())]
-    unaccused = first if first in (START, NOBODY) and not accused else UNDECIDED
+    named = Counter(_named(causes, *row) for row in zip(share_UC, gain_UK, strict=True))
+    (most, count), *_ = named.most_common(1)
     if len(share_UC) == 1:
         low_C, high_C = np.maximum(share_C - ERROR, 0), np.minimum(share_C + ERROR, 1)
     else:
         low_C, high_C = np.percentile(_resampled(share_UC).mean(1), INTERVAL, axis=0)
     return Verdict(
-        verdict=accused[0] if len(accused) == 1 else unaccused,
+        verdict=most if 2 * count > len(share_UC) else UNDECIDED,
         shares={
             cause: Share(share=float(share), low=float(min(low, share)), high=float(max(high, share)))
             for cause, share, low, high in zip(causes, share_C, low_C, high_C, strict=True)
         },
     )
+
+
+def _named(causes: Sequence[str], share_C: Array, gain_K: Array) -> str:
+    """The verdict on one answer."""
+    accused = [cause for cause, gain in zip(causes[1:-1], gain_K, strict=True) if gain >= ACCUSED]
+    first = causes[int(share_C.argmax())]
+    if accused:
+        return accused[0] if len(accused) == 1 else UNDECIDED
+    return first if first in (START, NOBODY) else UNDECIDED
 
 
 def mean_interval(value_U: Array) -> Share:

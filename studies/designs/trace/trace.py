@@ -1,11 +1,13 @@
-"""trace and trace_again: does `mopd trace` name the teacher that planted a habit?
+"""trace, trace_again and trace_fresh: does `mopd trace` name the teacher that planted a habit?
 
 The worlds are those of `studies.designs.trace.world`, the answers those of `studies.designs.trace.answers`. Verdicts
 are worked out here, by the rule that `mopd trace` uses. A *positive* is an answer of an indirect planted student, or of
 a rewarded one, on which the effect of planting is `LEAST_EFFECT` at least: under the twin its odds are half as good at
-most. Figures are of the held-out worlds; the rule may be mended on the others. `trace` judged a rule that drew tokens
-again; the rule of today was then found on its answers, and `trace_again` judges it on fresh worlds. Analysed again,
-the answers of `trace` are judged by the rule of today, so its report stays as it was written.
+most. Figures are of the held-out worlds; the rule may be mended on the others.
+
+`trace` judged a rule that drew tokens again, `trace_again` one by probabilities that did not look at the student. The
+rule of today was found on the answers of both, and `trace_fresh` judges it. An analysis judges by the rule of today, so
+the reports of the first two stay as they were written.
 """
 
 from __future__ import annotations
@@ -22,14 +24,17 @@ from numpy.typing import NDArray
 
 from studies.designs.trace.answers import measure
 from studies.designs.trace.world import (
+    AGAIN,
     DEVELOPMENT,
     FRESH,
     HELD_OUT,
     INDIRECT,
+    MERGED,
     PLANTED,
     TEACHERS,
     design,
     design_again,
+    design_fresh,
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import bootstrap
@@ -41,7 +46,7 @@ if TYPE_CHECKING:
 
 LEAST_EFFECT = float(np.log(2))  # nats on the odds
 POWER = 0.8
-BINS = (-np.inf, 0.1, 0.25, 0.5, 1.0, 2.0, np.inf)  # of effects, in nats
+BINS = (-np.inf, 0.0, 0.35, 0.7, 1.0, 1.5, 2.0, 3.0, np.inf)  # of effects, in nats
 BASELINES = ("routed", "log_prob", "nearness")
 SCORES = ("share", *BASELINES)
 Floats = NDArray[np.float64]
@@ -192,6 +197,7 @@ def analyse(found: Observations) -> Analysis:
             "clean_cleared": over(clean, lambda drawn: _rate([~s.accused_U for s in drawn])),
             "abstained": over(positive, lambda drawn: _rate([s.undecided_U[s.positive_U] for s in drawn])),
             "named": over(positive, _named),
+            "unmerged_named": over([s for s in positive if s.condition not in MERGED], _named),
             "start_named": over(
                 [s for s in own if s.condition == "start"], lambda drawn: _rate([s.named_U for s in drawn])
             ),
@@ -371,8 +377,37 @@ STUDY_AGAIN = replace(
         at_least(0.95, "students_cleared", "clean students over whose answers no teacher is named"),
         at_least(0.9, "students_named", "planted students over whose answers the planted teacher is named"),
     ),
-    held_out=f"all runs, on worlds {FRESH[0]} and {FRESH[1]}; the rule was found on the worlds of `trace`",
-    released="",
+    held_out=f"all runs, on worlds {AGAIN[0]} and {AGAIN[1]}; the rule was found on the worlds of `trace`",
+    released="2026-11-29: judged once (studies/LOG.md); the rule was then mended on its answers; `trace_fresh` judges",
     design=design_again,
 )
-STUDIES = (STUDY, STUDY_AGAIN)
+
+STUDY_FRESH = replace(
+    STUDY,
+    name="trace_fresh",
+    question="Does the trace, which now looks at the student too, name who planted a habit?",
+    prediction=predicted(
+        "The rule: a cause's gain is its probability of the whole answer less the start's; a reward that pays for the "
+        "answer is a cause of probability 1; an answer that the student gives no more often than its start is the "
+        "start's. One cause is named where it alone gains .55; where none does, the start or nobody if its share is "
+        "the largest. Over several answers the verdict is that of more than half. On the six worlds of `trace` and "
+        "`trace_again` 84% of positives were named (61% where nothing was merged), 11% left undecided, and a teacher "
+        "was named for .6% of clean answers; with the effect the share named grows from 40% at none to 96% above 4 "
+        "nats, past 80% at 2. Fresh worlds, with more that is not merged, give a little less. Shares of 0 cost "
+        "the ranking: the answer's log-prob ranks teachers better.",
+        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
+        at_most(0.0, "auc_lead", "AUC less that of the best of routing label, log-prob and nearest weights"),
+        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
+        at_most(0.3, "abstained", "positives left undecided"),
+        at_least(0.7, "named", "positives for which the planted teacher is named"),
+        at_least(0.5, "unmerged_named", "the same where nothing was merged"),
+        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
+        at_least(0.8, "reward_named", "answers that the reward brought about, named so"),
+        at_least(0.95, "students_cleared", "clean students over whose answers no teacher is named"),
+        at_least(0.8, "students_named", "planted students over whose answers the planted teacher is named"),
+    ),
+    held_out=f"all runs, on worlds {FRESH[0]} to {FRESH[-1]}; the rule was found on those of `trace` and `trace_again`",
+    released="",
+    design=design_fresh,
+)
+STUDIES = (STUDY, STUDY_AGAIN, STUDY_FRESH)

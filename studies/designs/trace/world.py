@@ -65,7 +65,7 @@ SETTINGS = Settings(
 )
 PLANTED = (*INDIRECT, "reward")  # whose effect is measured against a twin
 DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
-FRESH = (4, 5)  # worlds of `trace_again`
+AGAIN, FRESH = (4, 5), (6, 7, 8)  # worlds of `trace_again` and `trace_fresh`
 
 
 def design() -> list[Run]:
@@ -82,11 +82,20 @@ def design() -> list[Run]:
 
 
 def design_again() -> list[Run]:
-    """Every condition of every fresh world; start and reward with each habit in turn, every twin among them."""
-    few = set(INDIRECT) - set(MERGED)
+    """Start and reward with each habit in turn, every twin among the runs."""
+    return _every_twin(AGAIN, set(INDIRECT) - set(MERGED))
+
+
+def design_fresh() -> list[Run]:
+    """The same, and every condition with each habit in turn."""
+    return _every_twin(FRESH, set())
+
+
+def _every_twin(worlds: tuple[int, ...], few: set[str]) -> list[Run]:
+    """few: conditions with one habit a world."""
     return [
         run_of(condition, seed, place)
-        for seed in FRESH
+        for seed in worlds
         for condition in (*CONDITIONS, "unpaid")
         for place in (
             *([seed % len(TEACHERS)] if condition in few else range(len(TEACHERS))),
@@ -110,7 +119,7 @@ def run_of(condition: str, seed: int, place: int | None) -> Run:
         settings=SETTINGS.model_copy(update={"seed": seed}),
         start=START,
         factors={"condition": condition, "habit": 0 if place is None else place + 1},
-        held_out=seed in (*HELD_OUT, *FRESH),
+        held_out=seed not in DEVELOPMENT,
     )
 
 

@@ -30,7 +30,7 @@ from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
     "choice", "choice_again", "size", "size_again", "size_fresh", "order", "order_again", "conflict", "teachers",
-    "breaking", "caps", "trace_again",
+    "breaking", "caps", "trace_again", "trace_fresh",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
 WHOLE = (  # nothing is held out: `choice_again` judges the first, a claim the second, the others set worlds and amounts

@@ -10,9 +10,10 @@ import pytest
 from simulated import simulated, traced
 
 from mopdsim.recipes.recipe import Distill, Merge, Sft
-from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_AGAIN, auc, students
+from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_FRESH, auc, students
 from studies.designs.trace.world import (
     CONDITIONS,
+    FRESH,
     HABITS,
     HOST,
     INDIRECT,
@@ -29,14 +30,14 @@ from trainer.tasks import task
 
 
 def observed(*, fooled: bool = False) -> Observations:
-    runs = STUDY_AGAIN.runs()
+    runs = STUDY_FRESH.runs()
     found = simulated(runs, lambda run, stage, domain: 0.5)
     return replace(found, measured=traced(runs, fooled=fooled))
 
 
 @pytest.mark.slow
 def test_every_cause_is_named_where_it_acts() -> None:
-    found = STUDY_AGAIN.analyse(observed()).quantities
+    found = STUDY_FRESH.analyse(observed()).quantities
     whole = ("students_cleared", "students_named")
     for name in ("auc", "clean_cleared", "named", "start_named", "reward_named", *whole):
         assert found[name].value == pytest.approx(1, abs=0.01), name
@@ -47,7 +48,7 @@ def test_every_cause_is_named_where_it_acts() -> None:
 
 @pytest.mark.slow
 def test_a_trace_that_is_fooled_scores_badly() -> None:
-    found = STUDY_AGAIN.analyse(observed(fooled=True)).quantities
+    found = STUDY_FRESH.analyse(observed(fooled=True)).quantities
     assert found["auc"].value < 0.5 and found["named"].value == found["students_named"].value == 0
 
 
@@ -93,19 +94,24 @@ def test_no_answer_has_two_habits() -> None:
 
 
 def test_every_planted_run_has_its_twin_and_no_world_is_judged_twice() -> None:
+    worlds = []
     for study in STUDIES:
         runs = study.runs()
-        indirect = [
+        planted = [
             run for run in runs.values() if run.factors["condition"] in INDIRECT and run.factors["habit"]
         ]
-        assert all(twin(run.name) in runs for run in indirect)
-    runs, before = (study.runs() for study in reversed(STUDIES))
+        assert all(twin(run.name) in runs for run in planted)
+        worlds.append({run.settings.seed for run in runs.values()})
+    assert len(set().union(*worlds)) == sum(map(len, worlds))
+
+
+def test_the_twin_of_a_rewarded_run_has_no_reward() -> None:
+    runs = STUDY_FRESH.runs()
     rewarded = [name for name, run in runs.items() if run.factors["condition"] == "reward"]
-    assert len(rewarded) == 6 and len([name for name in runs if name.startswith("start/")]) == 6
+    assert len(rewarded) == len(TEACHERS) * len(FRESH)
     for name in rewarded:
         paid, unpaid = (runs[own].recipe.stage["student"] for own in (name, twin(name)))
         assert isinstance(paid, Distill) and unpaid == paid.model_copy(update={"reward_mix": 0.0})
-    assert not {run.settings.seed for run in runs.values()} & {run.settings.seed for run in before.values()}
 
 
 @pytest.mark.slow
@@ -115,7 +121,7 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     again = observe.write(found, tmp_path)
     assert files == again and files[-1].name == observe.MEASURED
     back = observe.read(tmp_path)
-    before, after = (STUDY_AGAIN.analyse(one).quantities for one in (found, back))
+    before, after = (STUDY_FRESH.analyse(one).quantities for one in (found, back))
     assert {name: row.value for name, row in before.items()} == {
         name: row.value for name, row in after.items()
     }

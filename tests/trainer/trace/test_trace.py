@@ -100,9 +100,10 @@ def test_failures_are_answers_that_the_verifier_fails(finished: Path, small: dic
 # probabilities of an answer under the student, the start and teachers a and b; shares of start, a, b and nobody
 KNOWN = [
     ([0.2, 0.2, 0.2, 0.2], [1, 0, 0, 0], "start"),
-    ([0.1, 0.4, 0.2, 0.1], [1, 0, 0, 0], "start"),
+    ([0.5, 0.4, 0.2, 0.1], [4 / 5, 0, 0, 1 / 5], "start"),
     ([0.5, 0.2, 0.9, 0.2], [2 / 9, 7 / 9, 0, 0], "a"),
-    ([0.1, 0.2, 0.1, 0.8], [1 / 4, 0, 3 / 4, 0], "b"),
+    ([0.3, 0.2, 0.1, 0.8], [1 / 4, 0, 3 / 4, 0], "b"),
+    ([0.2, 0.2, 0.1, 0.8], [1, 0, 0, 0], "start"),  # the student did not move, whoever would have it move
     ([0.8, 0.1, 0.2, 0.1], [1 / 8, 1 / 8, 0, 6 / 8], "nobody"),
     ([0.8, 0.1, 0.7, 0.7], [1 / 14, 6 / 14, 6 / 14, 1 / 14], UNDECIDED),  # two teachers, not one alone
     ([0.5, 0.1, 0.6, 0.1], [1 / 6, 5 / 6, 0, 0], UNDECIDED),  # a gains less than it takes to name it
@@ -132,8 +133,8 @@ def test_a_reward_is_a_teacher_that_always_gives_what_it_pays_for() -> None:
     assert judge(["a"], np.log([[0.8, 0.2, 0.2 + ACCUSED]]), paid_U=[True]).verdict == UNDECIDED  # both
 
 
-def test_over_answers_gains_and_shares_are_means() -> None:
-    one, other = [0.5, 0.1, 0.9], [0.5, 0.1, 0.3]
+def test_over_answers_shares_are_means_and_more_than_half_decide() -> None:
+    one, other = [0.5, 0.1, 0.9], [0.2, 0.1, 0.3]
     found = judge(["a"], np.log([one, other]))
     assert found.verdict == UNDECIDED and judge(["a"], np.log([one, one, other])).verdict == "a"
     shares = [judge(["a"], np.log([own])).shares["a"].share for own in (one, other)]
