@@ -288,13 +288,14 @@ def bench(
     repeats: Annotated[int, typer.Option(min=1, help="Steps that count, after two of warm-up.")] = 5,
     json_: Json = False,
 ) -> None:
-    """Time a distillation and a GRPO step, as ratios to TRL and to the arithmetic alone; memory of four teachers.
+    """Time a distillation and a GRPO step, as ratios to TRL and to the arithmetic alone; a ledger's cost; memory.
 
     Each trainer is timed with one thread and with a thread a core, and its faster one counts. `--model smollm2-135m`
     times that model in bfloat16 instead, and the tokens a CPU-second that it samples, scores and trains on. Several
     minutes on two cores. Example: mopd train bench --against trl --quick
     """
     from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
+    from trainer.bench.ledger import bench_ledger
     from trainer.bench.memory import bench_adapters, bench_memory
     from trainer.bench.step import size_of
     from trainer.runs.progress import Progress
@@ -314,6 +315,9 @@ def bench(
                 result[f"{name} {size}"] = with_threads(
                     measure, size, counts, against=against, repeats=repeats
                 )
+        if not model:
+            progress.doing("times a ledger", sizes[0])
+            result[f"ledger {sizes[0]}"] = bench_ledger(sizes[0], repeats=repeats)
         if model and not quick:
             progress.doing("measures memory", "of one teacher and of ten adapters")
             result[f"adapters {model}"] = bench_adapters(model)

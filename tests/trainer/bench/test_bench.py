@@ -14,6 +14,7 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.batch.score import score
 from trainer.batch.update import accumulate_gradients
 from trainer.bench import bench, step
+from trainer.bench.ledger import WARM_UP, bench_ledger
 from trainer.bench.memory import bench_adapters, bench_memory
 from trainer.bench.step import DistillStep, Size, reverse_kl
 from trainer.model.sources import cached_model
@@ -112,3 +113,11 @@ def test_a_reverse_kl_of_several_teachers_reads_each_ones_rows() -> None:
     scored = [score(ours.teacher, part) for part in parts]
     split, _ = accumulate_gradients(ours.policy, rollouts, reverse_kl(rollouts, scored))
     assert split == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_ledger_is_timed_against_the_same_steps_without() -> None:
+    found = bench_ledger("small", repeats=2, steps=WARM_UP + 1)
+    assert found["steps"] == 2
+    assert found["ratio"] == pytest.approx(found["with_cpu_s"] / found["without_cpu_s"])
+    assert min(found["with_cpu_s"], found["without_cpu_s"]) > 0
