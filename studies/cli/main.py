@@ -6,6 +6,7 @@ Leaves out: what the verbs do (`studies.framework.conduct`, `studies.honest.vali
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -201,7 +202,7 @@ def report(work: Work, json_: Json = False) -> None:
     if work.study.foretells:
         from studies.honest.prospective import judged
 
-        judge = judged
+        judge = partial(judged, failures_count=work.study.failures_count)
     files = [str(path) for path in conduct.write_report(work, judge=judge)]
     emit({"files": files}) if json_ else print("\n".join(files))
 

@@ -232,7 +232,8 @@ def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
     record = work.record()
     analysis = work.study.analyse(found)
     if judge is not None:
-        analysis = analysis.with_more(judge(found, forecasts.read(work.folder)))
+        for each in forecasts.read_all(work.folder):
+            analysis = analysis.with_more(judge(found, each))
     return report.write(work.study, found, analysis, record, work.folder)
 
 

@@ -2,6 +2,7 @@
 
     RESULTS/NAME/forecasts.json    the model's file as its sha256, the rules; by condition the forecasts of its runs by
                                    domain, their sha256, the date
+                  forecasts_*.json the same by a model that came while the study ran, of conditions not yet begun
 A study that foretells goes condition by condition (the factor `contest`): first its starts and specialists are run,
 which a forecast may know, as the rules do; then its forecasts are written; then the rest is run. Leaves out: making
 forecasts and judging them (`studies.honest.prospective`).
@@ -24,7 +25,7 @@ from studies.framework.run import Run
 from trainer.files.atomic import write_json
 from trainer.runs.plan import Plan
 
-FILE = "forecasts.json"
+FILE, LATER = "forecasts.json", "forecasts_*.json"
 HASHED = ("study", "model", "rules", "runs")  # of a condition
 CONTEST = "contest"
 
@@ -80,9 +81,14 @@ def add(
     write_json(folder / FILE, {**document, "conditions": {**document["conditions"], condition: batch}})
 
 
-def read(folder: Path) -> dict[str, Any]:
+def read_all(folder: Path) -> list[dict[str, Any]]:
+    """The study's own record, and after it those of models that came later."""
+    return [read(folder), *(read(folder, path.name) for path in sorted(folder.glob(LATER)))]
+
+
+def read(folder: Path, file: str = FILE) -> dict[str, Any]:
     """The record. NotFoundError where there is none; UsageError where its text is not what its hashes say."""
-    path = folder / FILE
+    path = folder / file
     missing = f"{path}: no forecasts are on record; `mopd study run {folder.name}` writes them"
     document = json_document(path, missing=missing, remedy="restore it")
     for batch in document["conditions"].values():

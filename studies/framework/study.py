@@ -100,7 +100,8 @@ class Study:
     the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
     why runs that were held out were given to the fit, having been judged once; they are judged no more. suite: what its
     worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
-    the model's forecasts of every run are put on record before it."""
+    the model's forecasts of every run are put on record before it. failures_count: whether forecasts are judged on
+    failed distillations too, because failing is what the study asks about."""
 
     name: str
     question: str
@@ -114,6 +115,7 @@ class Study:
     released: str = ""
     suite: Suite = "sharpening"
     foretells: bool = False
+    failures_count: bool = False
     admit: Callable[[], None] = lambda: None
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:

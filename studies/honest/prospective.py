@@ -213,10 +213,11 @@ def _longest(found: Observations, name: str, own: Sequence[str]) -> dict[str, _T
     return chosen
 
 
-def judged(found: Observations, record: Mapping[str, Any]) -> Analysis:
+def judged(found: Observations, record: Mapping[str, Any], *, failures_count: bool = False) -> Analysis:
     """The forecasts on record beside what was measured: errors, intervals, signs of differences, what choices lose; of
-    the runs that finished and whose distillation did not fail."""
-    lost = set(failed(found))
+    the runs that finished and, unless failures count, whose distillation did not fail."""
+    lost = set() if failures_count else set(failed(found))
+    model = f"by model {record['model'][:8]}"
     rows = pd.DataFrame(
         [
             row
@@ -234,12 +235,16 @@ def judged(found: Observations, record: Mapping[str, Any]) -> Analysis:
         own = rows[rows.figure == figure]
         errors, lead = _errors(own, rng)
         tables.append(
-            Table(title=f"Forecasts made before the runs, {words}: mean error in points", frame=errors)
+            Table(
+                title=f"Forecasts made before the runs {model}, {words}: mean error in points", frame=errors
+            )
         )
-        findings.append(_finding(own, errors, lead, words))
+        findings.append(_finding(own, errors, lead, f"{words}, {model}"))
         means = own.groupby(["condition", "seed", LABEL], as_index=False)[["truth", "model", *RULES]].mean()
-        tables.append(Table(title=f"Signs of differences between recipes, {words}", frame=_signs(means)))
-        tables.append(Table(title=f"What a choice loses, {words}", frame=_losses(means, own)))
+        tables.append(
+            Table(title=f"Signs of differences between recipes {model}, {words}", frame=_signs(means))
+        )
+        tables.append(Table(title=f"What a choice loses {model}, {words}", frame=_losses(means, own)))
     return Analysis(quantities={}, findings=tuple(findings), tables=tuple(tables))
 
 

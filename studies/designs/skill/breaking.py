@@ -180,5 +180,6 @@ STUDY = judging(
     held_out=f"all runs: they judge the model that ships; the size of {FRESH} has not been asked before",
     design=design,
     analyse=analyse,
+    failures_count=True,
     admit=partial(admit, (WORLD,)),
 )

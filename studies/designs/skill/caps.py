@@ -192,5 +192,6 @@ STUDY = judging(
     ),
     design=design,
     analyse=analyse,
+    failures_count=True,
     admit=partial(admit, tuple(WORLDS)),
 )

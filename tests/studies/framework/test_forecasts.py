@@ -136,6 +136,21 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=told)
 
 
+def test_a_model_that_came_later_is_read_after_the_study_s_own(make: Make) -> None:
+    work = make()
+    work.folder.mkdir(parents=True)
+    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    for model, name in (("b" * 64, "forecasts_later.json"), (MODEL, forecasts.FILE)):
+        told = Foreteller(model=model, rules=("start",), tell=lambda found: {"mixed": {"score": 0.25}})
+        forecasts.add("foretold", "only mixed", ["mixed"], nothing, told, work.folder, today="2026-01-01")
+        (work.folder / forecasts.FILE).rename(work.folder / name)
+    assert [record["model"] for record in forecasts.read_all(work.folder)] == [MODEL, "b" * 64]
+    later = work.folder / "forecasts_later.json"
+    later.write_text(later.read_text().replace("0.25", "0.75"))
+    with pytest.raises(UsageError, match=r"forecasts_later\.json: its text is not the one that was hashed"):
+        forecasts.read_all(work.folder)
+
+
 @pytest.mark.slow
 def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
     work = make()

@@ -108,7 +108,7 @@ def record(error: float, width: float) -> dict[str, Any]:
         name: {"pass_rate": {domain: row(run, domain) for domain in run.recipe.domains}}
         for name, run in ONE.items()
     }
-    return {"conditions": {"order": {"runs": runs}}}
+    return {"model": "a" * 64, "conditions": {"order": {"runs": runs}}}
 
 
 def test_errors_intervals_and_losses_are_those_that_were_put_in(
@@ -136,7 +136,9 @@ def test_a_failed_distillation_is_left_out_of_the_judgement(
     monkeypatch.setattr(prospective, "FIGURES", {"pass_rate": "temperature 1"})
     monkeypatch.setattr(prospective, "failed", lambda found: [named("mopd")])
     made = prospective.judged(found, record(error=0.0, width=0.01))
-    assert "of 5 runs" in made.findings[0]
+    assert "of 5 runs" in made.findings[0] and "by model aaaaaaaa" in made.findings[0]
+    counted = prospective.judged(found, record(error=0.0, width=0.01), failures_count=True)
+    assert "of 6 runs" in counted.findings[0]
 
 
 def test_signs_are_asked_of_differences_beyond_two_standard_errors_over_seeds() -> None:
