@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 CHROMIUM = "/usr/bin/chromium"
-ROOT = Path(__file__).parents[1]
+APP = Path(__file__).parents[1] / "app.py"
 _MEMORY_S = 30.0  # between two looks at the server's memory
 SLIDERS = ("Conflict between domains", "Training of the teachers", "Teams", "Teachers", "GPUs", "Budget")
 # Notes each key press, with the address it found, and the last change of the page since.
@@ -51,8 +51,16 @@ def free_port() -> int:
 @contextmanager
 def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The app on this port, ended with the block."""
-    command = [sys.executable, "app.py", "--server.headless=true", f"--server.port={port}"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(APP),
+        "--server.headless=true",
+        f"--server.port={port}",
+    ]
+    process = subprocess.Popen(command, cwd=APP.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
             with socket.socket() as probe:
@@ -85,7 +93,7 @@ def redraws(page: Any, presses: int) -> list[float]:
 def painted(page: Any) -> None:
     """Until the first screen stands: verdict, columns, chart, what to measure."""
     page.get_by_text("Measure first").first.wait_for(timeout=60_000)
-    page.locator("[role=img][aria-label^='What counts, by plan']").wait_for(timeout=60_000)
+    page.locator("[role=img][aria-label^='Score of each plan']").wait_for(timeout=60_000)
 
 
 def opened(browser: Any, port: int) -> Any:

@@ -42,8 +42,8 @@ def app(runs: Path) -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     process = subprocess.Popen(
-        [sys.executable, "app.py", "--server.headless=true", f"--server.port={port}"],
-        cwd=ROOT,
+        [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
+         f"--server.port={port}"],
         env={**os.environ, "MOPD_RUNS": str(runs)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:

@@ -38,9 +38,8 @@ def show(question: str, answer: Mapping[str, Any]) -> None:
         st.html(markup.table(columns(answer), alt="Mixed RL, the best MOPD, the best other plan"))
     with right:
         table = plans(answer)
-        best = table.iloc[0]
-        title, note = "What counts, by plan", "Bar: P10 to P90. Dot and number: mean."
-        views.heading(title, f"First {best.plan} {score(best['mean'])}, of {len(table)} plans. {note}")
+        title, note = "Score of each plan", "Bar: P10 to P90. Dot and number: mean."
+        views.heading(title, f"{len(table)} plans, the recommended one first. {note}")
         st.html(markup.intervals(table, PLANS[1:4], unit=score, alt=f"{title}. {note}"))
         views.below(title, table, charts.plans(), key="plans")
     changes, measure = st.columns([6, 5], gap="medium")

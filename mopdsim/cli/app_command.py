@@ -46,8 +46,6 @@ def command(port: int, *, headless: bool) -> list[str]:
                 f"port = {port}: is taken or not allowed; choose another, such as {port + 1}"
             ) from None
     return [
-        sys.executable,
-        str(SCRIPT),
-        f"--server.port={port}",
+        sys.executable, "-m", "streamlit", "run", str(SCRIPT), f"--server.port={port}",
         f"--server.headless={str(headless).lower()}",
-    ]
+    ]  # fmt: skip

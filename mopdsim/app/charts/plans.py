@@ -13,9 +13,9 @@ def domain_scores() -> Spec:
 
 
 def plans() -> Spec:
-    """What counts, by plan: bar P10 to P90, dot mean."""
+    """Score of each plan: bar P10 to P90, dot mean."""
     tips = hover("plan", P10=".3f", mean=".3f", P90=".3f", USD=",.0f", days=".1f")
-    return intervals("plan", ("P10", "mean", "P90"), {"value": "#2f7fba"}, tips, title="what counts")
+    return intervals("plan", ("P10", "mean", "P90"), {"value": "#2f7fba"}, tips, title="score")
 
 
 def frontier(*, budget: bool) -> Spec:
@@ -27,7 +27,7 @@ def frontier(*, budget: bool) -> Spec:
         "mark": {"type": "point", "filled": True, "cursor": "pointer", "opacity": 0.9},
         "encoding": {
             "x": at("USD", **x),
-            "y": at("value", scale={"zero": False}, title="what counts"),
+            "y": at("value", scale={"zero": False}, title="score"),
             "color": family,
             "shape": family,
             "size": at("days", scale={"range": [40, 260]}, legend=None),

@@ -50,9 +50,11 @@ def _meanwhile(question: str, kind: Kind, ask: str | None) -> tuple[str, Mapping
     """The button or how far it is; then the rough answer, or the last one, greyed, with its own question."""
     if not working(question, kind) and (_lost(kind) or _asked(ask, kind)):
         begin(question, kind)
+    rough = (
+        known(question, "rough") if kind == "planned" else None
+    )  # taken before: the page waits for what lies there
     if working(question, kind):
         wait(question, kind)
-    rough = known(question, "rough") if kind == "planned" else None
     if rough is not None:
         st.caption(":orange-badge[rough] From few simulated worlds; the full answer takes its place.")
         return question, rough

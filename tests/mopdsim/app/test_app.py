@@ -92,7 +92,7 @@ def charts_of(at: AppTest) -> list[Any]:
 
 def intervals_of(at: AppTest) -> list[str]:
     """The first screen's charts, which are HTML alone."""
-    return [body for element in at.get("html") if "What counts, by plan" in (body := element.proto.body)]
+    return [body for element in at.get("html") if "Score of each plan" in (body := element.proto.body)]
 
 
 def test_the_app_opens_on_the_planners_verdict() -> None:

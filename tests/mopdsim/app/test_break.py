@@ -124,6 +124,26 @@ def test_two_tabs_meet_one_answer(slow: Slow) -> None:
     assert slow.begun == 2
 
 
+def test_a_rough_answer_stands_until_the_full_one_is_there(
+    slow: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rough = Slow()
+    monkeypatch.setattr(background, "start", lambda words, _: (rough if "--rough" in words else slow).start())
+    at = AppTest.from_function(
+        what_if, default_timeout=60
+    )  # a page that waits for what is there draws for ever
+    at.session_state["view"] = View(choice=Choice(gpus=128))
+    at.run().button(key="ask_planned").click().run()
+    assert (rough.begun, slow.begun) == (1, 1)
+    rough.found = planned.shipped()["planned"]
+    at.run()
+    assert any("From few simulated worlds" in caption.value for caption in at.caption)
+    slow.found = planned.shipped()["planned"]
+    at.run()
+    assert not any("From few simulated worlds" in caption.value for caption in at.caption)
+    assert not at.exception and not at.error
+
+
 def test_leaving_while_it_plans_loses_nothing(slow: Slow) -> None:
     choice = Choice(gpus=64)
     at = drawn(plan, choice)

@@ -304,7 +304,7 @@ def test_nothing_is_wider_than_the_screen(browser: Any, address: str, width: int
     context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
     page = context.new_page()
     page.goto(address)
-    page.get_by_role("img", name="What counts, by plan").wait_for(timeout=60_000)
+    page.get_by_role("img", name="Score of each plan").wait_for(timeout=60_000)
     assert page.evaluate("() => document.documentElement.scrollWidth") <= width
     wide = page.locator("[role=img], [data-testid=stHtml] table").evaluate_all(
         "charts => charts.map(chart => chart.getBoundingClientRect().right)"

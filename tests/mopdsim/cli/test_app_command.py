@@ -24,8 +24,9 @@ def free_port() -> int:
 def test_it_runs_the_script_at_the_root_with_this_python() -> None:
     port = free_port()
     words = app_command.command(port, headless=True)
-    assert words[0] == sys.executable and Path(words[1]) == ROOT / "app.py"
-    assert words[2:] == [f"--server.port={port}", "--server.headless=true"]
+    assert words[:4] == [sys.executable, "-m", "streamlit", "run"]
+    assert Path(words[4]) == ROOT / "app.py"
+    assert words[5:] == [f"--server.port={port}", "--server.headless=true"]
 
 
 def test_a_port_that_is_taken_is_one_sentence() -> None:
