@@ -26,7 +26,7 @@ from studies.framework.run import Run
 from studies.framework.study import at_least, at_most, predicted
 
 WORLD = SWEPT
-SIZES: Mapping[str, int] = {"tiny": 120, "tiny-large": 90, "tiny-1.5M": 90}  # steps of the start, by model
+SIZES: Mapping[str, int] = {"tiny": 120, "tiny-1.5M": 90, "tiny-large": 90}  # steps of the start, by model
 FRESH = "tiny-1.5M"
 RATES = (7e-4, 1.4e-3, 2.8e-3, 5.6e-3)  # the upper two are those of `stability`
 LOWEST, HIGHEST = RATES[0], RATES[-1]
