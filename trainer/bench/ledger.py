@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill
 from trainer.batch.routing import teacher_names
-from trainer.bench.step import REPEATS, size_of
+from trainer.bench.step import LEARNING_RATE, REPEATS, size_of
 from trainer.files.settings import Settings
 from trainer.model.loading import save_policy
 from trainer.stages import distill
@@ -24,6 +25,7 @@ from trainer.stages.job import Job, Note
 
 DOMAINS = ("sort", "reverse", "shift")  # a teacher each
 STEPS = 12
+PROMPTS = 32  # of a step, as in the tiny amounts
 WARM_UP = 2  # steps of each distillation that do not count
 SETTINGS = Settings(
     test_items=10,
@@ -35,9 +37,11 @@ SETTINGS = Settings(
 )
 
 
-def bench_ledger(name: str = "0.36M", *, repeats: int = REPEATS, steps: int = STEPS) -> dict[str, Any]:
+def bench_ledger(
+    name: str = "0.36M", *, prompts: int = PROMPTS, repeats: int = REPEATS, steps: int = STEPS
+) -> dict[str, Any]:
     """Median CPU-seconds of a step with a ledger and without, over the steps of `repeats` distillations each, and their
-    ratio. The stage and its batch are those of the recipe mopd with tiny amounts, of three teachers."""
+    ratio. The stage is that of the recipe mopd with three teachers; prompts: of a step."""
     recipe, size = catalogue.recipe("mopd", DOMAINS), size_of(name)
     stage = recipe.stage[recipe.output]
     assert isinstance(stage, Distill)
@@ -51,7 +55,9 @@ def bench_ledger(name: str = "0.36M", *, repeats: int = REPEATS, steps: int = ST
                 job = Job(
                     key="ledger",
                     stage=stage,
-                    amounts=recipe.amounts[stage.name].model_copy(update={"steps": steps, "ledger": kept}),
+                    amounts=Amounts(
+                        steps=steps, prompts_per_step=prompts, learning_rate=LEARNING_RATE, ledger=kept
+                    ),
                     settings=SETTINGS,
                     domains=DOMAINS,
                     weights=weights,

@@ -1,7 +1,8 @@
 """Level 2: what each teacher did to an answer, by the ledger that its distillation kept.
 
 The ledger holds each teacher's move of the student's weights (`trainer.stages.ledger`). Its effect on an answer is the
-student's log-prob less that of the student with the move taken back: one forward pass a teacher. Level 3 differs in two
+gradient of the student's log-prob times the move: what taking NUDGE of the move back costs, over NUDGE. A whole move
+taken back agreed less with level 3 (studies/LOG.md, 2026-11-29), since other moves lean on it. Level 3 differs in two
 ways: it puts the start's targets in the teacher's place, and it lets the other teachers answer the changed student.
 """
 
@@ -20,6 +21,7 @@ from trainer.model.loading import load_policy
 from trainer.trace.evidence import Models
 from trainer.trace.subject import Subject
 
+NUDGE = 0.001  # of a move
 Moves = dict[str, dict[str, Tensor]]  # by teacher (or "reward") and parameter
 
 
@@ -59,11 +61,12 @@ def effects(models: Models, batch: Batch, rival: Batch | None) -> list[dict[str,
         parameters = dict(student.model.named_parameters())
         with torch.no_grad():
             for parameter, move in found.get(name, {}).items():
-                parameters[parameter].sub_(move.to(parameters[parameter].device))
+                parameters[parameter].sub_(move.to(parameters[parameter].device), alpha=NUDGE)
         gives = models.values(subject.student, student)
         against = gives(rival) if rival is not None else [0.0] * len(batch.items)
         value[name] = [own - other for own, other in zip(gives(batch), against, strict=True)]
     own = value.pop("")
     return [
-        {name: own[row] - values[row] for name, values in value.items()} for row in range(len(batch.items))
+        {name: (own[row] - values[row]) / NUDGE for name, values in value.items()}
+        for row in range(len(batch.items))
     ]
