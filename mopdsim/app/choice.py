@@ -19,6 +19,7 @@ from pydantic import Field
 from mopdsim.app.presets import DEFAULT, PRESETS
 from mopdsim.app.uploads import MAX_CONFIG, MAX_OWN, toml_document
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.numbers import usd
 from mopdsim.cost.stacks import UNKNOWN
 from mopdsim.facts.domains import WHOLE as WHOLE_FACTS
 from mopdsim.facts.hardware import gpu
@@ -109,7 +110,7 @@ class Choice(Value):
         return ", ".join(
             f"own {name}"
             if name in ("groups", "pairs", "facts", "measured", "wishes")
-            else f"{name.removesuffix('_usd')} {_listed(value)}"
+            else f"{name.removesuffix('_usd')} {_listed(name, value)}"
             for name, value in changed.items()
         ).replace("_", " ")
 
@@ -203,8 +204,12 @@ def _plain(key: str, value: float | str | tuple[float, float]) -> Any:
     return int(value) if isinstance(value, float) and key in WHOLE_FACTS else value
 
 
-def _listed(value: Any) -> str:
-    return " and ".join(value) if isinstance(value, tuple | list) else str(value)
+def _listed(name: str, value: Any) -> str:
+    if isinstance(value, tuple | list):
+        return " and ".join(part for part in (", ".join(value[:-1]), value[-1]) if part)
+    if name.endswith("_usd") and value:
+        return usd(value)
+    return str(value)
 
 
 def split(domains: list[str], teachers: int) -> tuple[tuple[str, ...], ...]:

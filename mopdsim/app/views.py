@@ -18,6 +18,7 @@ from mopdsim.app.files import csv_bytes, png_bytes, xlsx_bytes
 from mopdsim.base.errors import MopdError
 
 GRADE_COLORS = {"measured": "green", "published": "blue", "fitted": "violet", "prior": "gray"}
+_CAUTIONS = 2  # on a picture; a workbook has all
 XLSX = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
 
 
@@ -100,7 +101,7 @@ def export(
     if not menu.open:
         return
     with menu:
-        notes = [inputs, *cautions]
+        notes = on_a_picture(inputs, cautions)
         download(
             "Slide, PNG", lambda: png_bytes(*picture, title=title, notes=notes), f"{name}.png", "image/png"
         )
@@ -113,6 +114,13 @@ def export(
             download(file, text, f"{name}_{file}", "application/toml")
         st.caption("Link to this page:")
         st.code(_address(), language=None, wrap_lines=True)
+
+
+def on_a_picture(inputs: str, cautions: Sequence[str]) -> list[str]:
+    """What stands above a picture's chart: the inputs, the first cautions, and how many more there are."""
+    more = len(cautions) - _CAUTIONS
+    last = [f"{more} more caution{'s' * (more > 1)}: on the page and in the workbook."] if more > 0 else []
+    return [inputs, *cautions[:_CAUTIONS], *last]
 
 
 def _address() -> str:

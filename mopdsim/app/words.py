@@ -23,6 +23,15 @@ RECIPE_TITLES = {
     "mopd_then_rl": "distillation, then RL",
 }
 
+FAMILY_TITLES = {
+    "single": "one domain",
+    "mixed_rl": "mixed RL",
+    "cascade_rl": "cascade",
+    "mopd": "MOPD",
+    "off_policy": "off-policy",
+    "merge": "merge",
+}
+
 
 def recipe_title(name: str) -> str:
     """A recipe of the catalogue in words, a published system by its name."""

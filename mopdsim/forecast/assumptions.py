@@ -60,7 +60,7 @@ def _gpus_of_stages(scenario: Scenario) -> str:
 def _measured(scenario: Scenario) -> str:
     if scenario.factor is None:
         return ""
-    return " as measured" if scenario.measured is None else f" as measured in {scenario.measured}"
+    return ", steps as measured" + ("" if scenario.measured is None else f" in {scenario.measured}")
 
 
 def _overhead(scenario: Scenario) -> str:

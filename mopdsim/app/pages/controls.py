@@ -215,7 +215,7 @@ def recipe(scenario: Scenario) -> None:
     if choice.named:
         _select("Recipe", "recipe", scenario.recipe.name, list(CATALOGUE), shown=recipe_title)
     st.toggle(
-        "Share the pool out evenly among the teams", key=state.hold("w_share", choice.shared),
+        "Equal shares of the pool", key=state.hold("w_share", choice.shared),
         on_change=_take, args=("share", "w_share"),
     )  # fmt: skip
 

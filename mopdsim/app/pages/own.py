@@ -60,11 +60,13 @@ def domain(scenario: Scenario) -> None:
             (right, "asymptote", "Score RL tends to"),
         ):
             column.number_input(
-                label, 0.0, 1.0, None, 0.01, key=f"own_{key}", placeholder="as like", format="%.3f"
+                label, 0.0, 1.0, None, 0.01, key=f"own_{key}", placeholder="as that one", format="%.3f"
             )
-        left.number_input("Tokens of an answer", 1, 1_000_000, None, key="own_tokens", placeholder="as like")
+        left.number_input(
+            "Tokens of an answer", 1, 1_000_000, None, key="own_tokens", placeholder="as that one"
+        )
         right.number_input(
-            "Seconds of its verifier", 0.0, 1e6, None, key="own_seconds", placeholder="as like"
+            "Seconds of its verifier", 0.0, 1e6, None, key="own_seconds", placeholder="as that one"
         )
         st.form_submit_button("Add the domain", on_click=_guarded, args=(lambda: _domain(scenario),))
 
@@ -109,7 +111,7 @@ def steps(scenario: Scenario) -> None:
         st.form_submit_button("Use this step", on_click=_guarded, args=(lambda: _step(scenario),))
     stages = [stage.name for stage in scenario.recipe.stages if isinstance(stage, Rl)]
     if stages:
-        st.selectbox("Stage that a log is of", stages, key="own_stage")
+        st.selectbox("Stage that the log is from", stages, key="own_stage")
     st.file_uploader(
         "Or a table with the columns of rl_steps.csv, or a log of verl, TRL, NeMo-RL, prime-rl or Tinker",
         key="own_steps", max_upload_size=4, on_change=_taken,

@@ -16,6 +16,7 @@ from mopdsim.app import charts, opening, questions, views
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice
 from mopdsim.app.tables import frames
+from mopdsim.app.words import FAMILY_TITLES
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan.answer import words
 from mopdsim.plan.question import loads
@@ -122,7 +123,14 @@ def _frontier(question: str, document: Document) -> None:
 def frontier(document: Document) -> pd.DataFrame:
     """A row a plan of the frontier."""
     rows = [
-        (row["plan"]["label"], row["plan"]["family"], row["value"], row["usd"], row["days"], place)
+        (
+            row["plan"]["label"],
+            FAMILY_TITLES[row["plan"]["family"]],
+            row["value"],
+            row["usd"],
+            row["days"],
+            place,
+        )
         for place, row in enumerate(document["frontier"])
     ]
     return pd.DataFrame(rows, columns=["plan", "family", "value", "USD", "days", "place"])

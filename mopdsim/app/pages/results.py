@@ -18,7 +18,7 @@ from mopdsim.app.tables import frames
 from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
-from mopdsim.forecast.assumptions import assumptions
+from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.at_budget import bought
 from mopdsim.forecast.compare import MEASURES, TIE, difference
 from mopdsim.forecast.forecast import quantiles, weakest
@@ -227,12 +227,13 @@ def _files(now: Answer, shown: dict[str, Answer]) -> None:
     """One menu: picture, workbook, scenario, link."""
     documents = {label: found.document for label, found in shown.items()}
     names = list(shown)
-    beside = [f"{label}: {assumptions(found.forecast.scenario)}" for label, found in shown.items()]
+    inputs = {label: assumptions(found.forecast.scenario) for label, found in shown.items()}
+    alike = len(set(inputs.values())) == 1
     views.export(
         "what_if",
         title=finding_of(now) if len(shown) == 1 else side_by_side_title(shown),
-        inputs="; ".join(beside) if len(shown) > 1 else assumptions(now.forecast.scenario),
-        cautions=list(now.forecast.warnings),
+        inputs=inputs[names[0]] if alike else "; ".join(f"{label}: {line}" for label, line in inputs.items()),
+        cautions=[basis(now.forecast.scenario), *now.forecast.warnings],
         picture=(charts.scores(names), frames.scores(documents)),
         tables={
             "scores": partial(frames.scores, documents),

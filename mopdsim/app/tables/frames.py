@@ -6,6 +6,7 @@ The tables feed the charts, stand beside them, and are what CSV and XLSX hold. L
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import fields
@@ -107,7 +108,7 @@ def by_domains(stages: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:
     times: Counter[str] = Counter()
     for stage in recipe.stages:
         own = tuple(getattr(stage, "domains", ()) or ())
-        title = stage.name
+        title = re.sub(r"^r\d+_", "", stage.name)  # the prefix of a round
         if isinstance(stage, Rl) and 0 < len(own) < len(recipe.domains):
             title = " + ".join(own[:_NAMED]) + (f" + {len(own) - _NAMED} more" if len(own) > _NAMED else "")
         times[title] += 1

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import charts, files, opening, planned, questions
+from mopdsim.app import charts, files, opening, planned, questions, views
 from mopdsim.app.choice import Choice
 from mopdsim.plan.answer.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
@@ -44,6 +44,12 @@ def test_the_export_carries_verdict_inputs_and_cautions() -> None:
     )
     assert opening.plans_in_numbers(answer)["usd p50"].iloc[0] == answer["recommended"]["usd"]["p50"]
     assert not opening.columns(answer).map(lambda cell: "\\" in cell).any().any()
+
+
+def test_a_picture_says_how_many_cautions_it_leaves_out() -> None:
+    assert views.on_a_picture("inputs", ["one", "two"]) == ["inputs", "one", "two"]
+    assert views.on_a_picture("inputs", ["one", "two", "three"])[3].startswith("1 more caution:")
+    assert views.on_a_picture("inputs", [*"abcde"])[3].startswith("3 more cautions:")
 
 
 @pytest.mark.parametrize("script", ["what_if", "plan"])

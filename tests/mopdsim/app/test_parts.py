@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -15,6 +16,8 @@ from mopdsim.app.pages import held_out
 from mopdsim.app.tables import evidence, frames
 from mopdsim.base import numbers
 from mopdsim.base.errors import UsageError
+from mopdsim.plan.question import FAMILIES
+from mopdsim.recipes import catalogue
 
 TRIALS = [  # forecast, its P10 and P90, what came out; the last is of a domain that was not trained
     ("sort", 0.50, 0.40, 0.60, 0.55, True),
@@ -106,8 +109,8 @@ def test_studies_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_a_choice_says_what_it_changes() -> None:
     assert Choice().changes == ""
-    changed = Choice(teachers=3, conflict=-0.2, budget_usd=1e6, domains=("math", "chat"))
-    assert changed.changes == "domains math and chat, budget 1000000.0, teachers 3, conflict -0.2"
+    changed = Choice(teachers=3, conflict=-0.2, budget_usd=1e6, domains=("math", "chat", "code"))
+    assert changed.changes == "domains math, chat and code, budget $1M, teachers 3, conflict -0.2"
     assert Choice(pairs=(("math", "chat", 0.1, 0.2),)).changes == "own pairs"
 
 
@@ -128,3 +131,15 @@ def test_a_difference_has_its_sign_before_the_unit(value: float, text: str) -> N
 def test_systems_go_by_their_names() -> None:
     assert words.recipe_title("deepseek_v4") == "DeepSeek-V4"
     assert words.recipe_title("merge") == "weight merging"
+
+
+def test_every_family_of_plans_has_a_title() -> None:
+    assert set(words.FAMILY_TITLES) == set(FAMILIES)
+
+
+def test_stages_of_rounds_are_called_by_domain_and_number() -> None:
+    recipe = catalogue.mopd(("math", "code"), amounts="small", rounds=2)
+    rows = pd.DataFrame({"stage": [stage.name for stage in recipe.stages]})
+    names = set(frames.by_domains(rows, recipe).stage)
+    assert {"math", "code", "math 2", "code 2", "student", "student 2"} <= names
+    assert not any(name.startswith(("r1_", "r2_")) for name in names)
