@@ -295,7 +295,7 @@ def bench(
     minutes on two cores. Example: mopd train bench --against trl --quick
     """
     from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
-    from trainer.bench.ledger import bench_ledger
+    from trainer.bench.ledger import PROMPTS, bench_ledger
     from trainer.bench.memory import bench_adapters, bench_memory
     from trainer.bench.step import size_of
     from trainer.runs.progress import Progress
@@ -316,8 +316,11 @@ def bench(
                     measure, size, counts, against=against, repeats=repeats
                 )
         if not model:
-            progress.doing("times a ledger", sizes[0])
-            result[f"ledger {sizes[0]}"] = bench_ledger(sizes[0], repeats=repeats)
+            for prompts in PROMPTS:
+                progress.doing("times a ledger", f"{prompts} prompts a step")
+                result[f"ledger {sizes[0]}, {prompts} prompts"] = bench_ledger(
+                    sizes[0], prompts=prompts, repeats=repeats
+                )
         if model and not quick:
             progress.doing("measures memory", "of one teacher and of ten adapters")
             result[f"adapters {model}"] = bench_adapters(model)

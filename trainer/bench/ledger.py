@@ -25,7 +25,7 @@ from trainer.stages.job import Job, Note
 
 DOMAINS = ("sort", "reverse", "shift")  # a teacher each
 STEPS = 12
-PROMPTS = 32  # of a step, as in the tiny amounts
+PROMPTS = (32, 128)  # of a step: as in the tiny amounts, and a larger one
 WARM_UP = 2  # steps of each distillation that do not count
 SETTINGS = Settings(
     test_items=10,
@@ -38,7 +38,7 @@ SETTINGS = Settings(
 
 
 def bench_ledger(
-    name: str = "0.36M", *, prompts: int = PROMPTS, repeats: int = REPEATS, steps: int = STEPS
+    name: str = "0.36M", *, prompts: int, repeats: int = REPEATS, steps: int = STEPS
 ) -> dict[str, Any]:
     """Median CPU-seconds of a step with a ledger and without, over the steps of `repeats` distillations each, and their
     ratio. The stage is that of the recipe mopd with three teachers; prompts: of a step."""
