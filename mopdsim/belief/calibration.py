@@ -231,6 +231,8 @@ class Calibration:
 
     def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
         for name in (domain.name, domain.row):
+            if name in self.facts.get(scope, {}) and key not in self.facts[scope][name]:
+                return {}  # studied itself, and nothing was learned of this: no neighbour knows better
             known = self._studied_domains.get(scope, {}).get(undialled(name), ())
             if near := nearest(name, [spec for spec in known if key in self.facts[scope][spec]]):
                 return near

@@ -16,6 +16,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 
 AMBIGUITY = "ambiguity"
+HABIT = "habit="
 RIVALS = (
     ("sort", "sort_down"),
     ("reverse", "rotate"),
@@ -28,8 +29,9 @@ _SAME = 1e-9  # a nearer setting is the studied one
 
 def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
     """The studied specs of the same domains as `wanted` (one spec, or a pair "a>b") that are nearest, with weights that
-    add up to 1; the spec itself alone where it was studied, none where no setting of its domains was."""
-    apart = sorted((distance, spec) for spec in studied if (distance := _distance(wanted, spec)) is not None)[
+    add up to 1, none across starts taught by a demonstrator with a habit and others, which are other skills to learn; the spec itself alone where it was studied, none where no setting of its domains was."""
+    alike = [spec for spec in studied if (HABIT in spec) == (HABIT in wanted)]
+    apart = sorted((distance, spec) for spec in alike if (distance := _distance(wanted, spec)) is not None)[
         :NEAREST
     ]
     if apart and apart[0][0] < _SAME:

@@ -4,7 +4,7 @@ Student's t with four degrees of freedom, in logits, of the scale `model_error` 
 it was fitted in; elsewhere nobody has measured it, and a forecast carries none. What RL at a bold rate led to has a
 scale of its own, `bold_error`; so have scores decoded greedily, `greedy_error`, which studies ask for where the start
 and specialists were scored greedily too. All are of bases whose start was scored. With a base that nobody scored the
-error is `unscored_factor` times as wide, and scores lie `unscored_shift` higher. Leaves out: finding the scales.
+error is `unscored_factor` times as wide. Leaves out: finding the scales.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MODEL_ERROR = "model_error"
 BOLD_ERROR = "bold_error"
 GREEDY_ERROR = "greedy_error"
 FORM_ERRORS = (MODEL_ERROR, BOLD_ERROR)
-UNSCORED = ("unscored_factor", "unscored_shift")
+UNSCORED = "unscored_factor"
 _EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
 _UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
 
@@ -43,12 +43,11 @@ def form_error(
     parameter = calibration.parameters.get(kind)
     if parameter is None or scope not in parameter.studies:
         return None
-    scale_N, shift_N = calibration.draw(kind, scope, seed=seed, draws=draws), np.zeros(draws)
-    if not scored and UNSCORED[0] in calibration.parameters:
-        factor_N, shift_N = (calibration.draw(name, scope, seed=seed, draws=draws) for name in UNSCORED)
-        scale_N = scale_N * factor_N
+    scale_N = calibration.draw(kind, scope, seed=seed, draws=draws)
+    if not scored and UNSCORED in calibration.parameters:
+        scale_N = scale_N * calibration.draw(UNSCORED, scope, seed=seed, draws=draws)
     return np.stack([
-        shift_N + scale_N * sample(_UNIT, "student", f"{MODEL_ERROR}:{stage}/{name}", seed=seed, draws=draws)
+        scale_N * sample(_UNIT, "student", f"{MODEL_ERROR}:{stage}/{name}", seed=seed, draws=draws)
         for name in domains
     ])  # fmt: skip
 

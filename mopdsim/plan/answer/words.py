@@ -47,7 +47,6 @@ CONSTANTS: Mapping[str, str] = {
     "bold_error": "how far scores lie from the model's at bold learning rates",
     "greedy_error": "how far greedy scores lie from the model's, told greedy starts and specialists",
     "unscored_factor": "how much wider that error is for a base that nobody scored",
-    "unscored_shift": "how much better than the table a base does that nobody scored",
     "recovery": "how much of its specialists' gain a recipe keeps, as published",
     "recovery_common": "how much studies differ in that",
     "recovery_unseen": "how much a kind of recipe differs in that which fewer than two studies have",

@@ -207,6 +207,18 @@ def test_facts_of_a_domain_hold_for_its_dials_and_nowhere_else() -> None:
     assert found.fact(domain("reverse"), "asymptote", "tiny") is None
 
 
+def test_a_studied_domain_takes_no_neighbours_fact_and_habits_are_other_skills() -> None:
+    document = _fitted()
+    facts = document["domains"]["tiny"]
+    facts["sort?ambiguity=1"] = {"midpoint": {"value": 1e5, "sd": 0.1, "grade": "fitted", "source": "test"}}
+    facts["shift?habit=0.6"] = facts["sort"]
+    found = from_document(document, source="test")
+    assert found.fact(domain("sort?ambiguity=1"), "asymptote", "tiny") is None
+    assert found.fact(domain("sort?ambiguity=0.9"), "asymptote", "tiny") is not None
+    assert found.fact(domain("shift"), "asymptote", "tiny") is None
+    assert found.fact(domain("shift?habit=0.7"), "asymptote", "tiny") is not None
+
+
 def test_a_correlation_that_rounding_broke_is_mended() -> None:
     names = ["batch_exponent", "cap_gap", "forgetting"]
     rows = ["1", "0.9 1", "0.9 0.619 1"]  # not positive definite, by rounding

@@ -11,7 +11,7 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.belief.dials import between, nearest
 from mopdsim.facts.domains import Estimate, domain
 
-STUDIED = ("sort", "sort?ambiguity=0.5", "sort?ambiguity=1", "reverse")
+STUDIED = ("sort", "sort?ambiguity=0.5", "sort?ambiguity=1", "reverse", "sort?habit=0.6")
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,7 @@ STUDIED = ("sort", "sort?ambiguity=0.5", "sort?ambiguity=1", "reverse")
         ("sort?ambiguity=1", {"sort?ambiguity=1": 1.0}),
         ("sort?ambiguity=0.75", {"sort?ambiguity=0.5": 0.5, "sort?ambiguity=1": 0.5}),
         ("sort?ambiguity=0.6", {"sort?ambiguity=0.5": 0.8, "sort?ambiguity=1": 0.2}),
+        ("sort?habit=0.7", {"sort?habit=0.6": 1.0}),
         ("rotate", {}),
     ],
 )
