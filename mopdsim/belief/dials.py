@@ -29,7 +29,8 @@ _SAME = 1e-9  # a nearer setting is the studied one
 
 def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
     """The studied specs of the same domains as `wanted` (one spec, or a pair "a>b") that are nearest, with weights that
-    add up to 1, none across starts taught by a demonstrator with a habit and others, which are other skills to learn; the spec itself alone where it was studied, none where no setting of its domains was."""
+    add up to 1; the spec itself alone where it was studied, none where no setting of its domains was. Starts taught by
+    a demonstrator with a habit are other skills to learn, so that they are near to one another only."""
     alike = [spec for spec in studied if (HABIT in spec) == (HABIT in wanted)]
     apart = sorted((distance, spec) for spec in alike if (distance := _distance(wanted, spec)) is not None)[
         :NEAREST
