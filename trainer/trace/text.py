@@ -97,11 +97,8 @@ def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None
     """Every cause's share with its interval, the largest first."""
     rows = sorted(verdict.shares.items(), key=lambda pair: -pair[1].share)
     said = ", ".join(f"{cause} {row.share:.2f} [{row.low:.2f}, {row.high:.2f}]" for cause, row in rows)
-    why = (
-        f" (no teacher alone would give it so much more often than the start: {ACCUSED:g} of all answers)"
-        if verdict.verdict == UNDECIDED
-        else ""
-    )
+    short = "no verdict holds for more than half of them" if over else f"no teacher alone gains {ACCUSED:g}"
+    why = f" ({short})" if verdict.verdict == UNDECIDED else ""
     level = INTERVAL[1] - INTERVAL[0]
     console.print(Text(f"verdict  {over}{verdict.verdict}{why}", style="bold"), soft_wrap=True)
     console.print(Text(f"shares   {said} ({level}% intervals)"), soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from small_world import carry_out, logprobs_of, plain_model, shrunk, write_model
 from typer.testing import CliRunner
 
@@ -22,6 +24,7 @@ from mopdsim.recipes.recipe import Merge, Recipe
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.trace.cli import app
 from trainer.trace.subject import open_run, taught
+from trainer.trace.text import print_verdict
 from trainer.trace.verdict import ACCUSED, UNDECIDED, judge, split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -252,3 +255,13 @@ def test_bad_input(run: Path, small: dict[str, str]) -> None:
     (run / "STATUS").write_text("interrupted\n")
     assert f"mopd train resume {run}" in refused(UsageError, run, "--prompt", PROMPT)
     refused(NotFoundError, run / "none", "--prompt", PROMPT)
+
+
+@pytest.mark.parametrize(
+    ("over", "why"), [("", f"gains {ACCUSED:g}"), ("over 2 answers: ", "more than half")]
+)
+def test_an_undecided_verdict_says_why(over: str, why: str) -> None:
+    told = Console(file=io.StringIO())
+    print_verdict(told, judge(["a"], np.log([[0.5, 0.1, 0.6]])), over=over)
+    assert isinstance(told.file, io.StringIO)
+    assert f"{over}{UNDECIDED} (no" in told.file.getvalue() and why in told.file.getvalue()
