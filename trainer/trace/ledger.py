@@ -1,12 +1,16 @@
 """Level 2: what each teacher did to an answer, by the ledger that its distillation kept.
 
-The ledger holds each teacher's move of the student's weights (`trainer.stages.ledger`). Its effect on an answer is the
-gradient of the student's log-prob times the move: what taking NUDGE of the move back costs, over NUDGE. A whole move
-taken back agreed less with level 3 (studies/LOG.md, 2026-11-29), since other moves lean on it. Level 3 differs in two
-ways: it puts the start's targets in the teacher's place, and it lets the other teachers answer the changed student.
+The ledger holds each teacher's move of the student's weights (`trainer.stages.ledger`). Its effect on an answer is
+the gradient of the student's log-prob times the move: the difference between half a NUDGE of the move more and half a
+NUDGE less, over NUDGE: on one side alone, curvature was up to a fifth of it, and float32 rounds by about .01 nats. A
+whole move taken back agreed less with level 3 (studies/LOG.md, 2026-11-29), since other moves lean on it. Level 3
+differs in two ways: it puts the start's targets in the teacher's place, and it lets the other teachers answer the
+changed student.
 """
 
 from __future__ import annotations
+
+from itertools import product
 
 import torch
 from safetensors.torch import load_file
@@ -55,18 +59,18 @@ def effects(models: Models, batch: Batch, rival: Batch | None) -> list[dict[str,
     subject = models.subject
     found = moves(subject)
     place = subject.places[subject.student]
-    value: dict[str, list[float]] = {}
-    for name in ("", *(name for name in found if name != subject.start)):
+    names = [name for name in found if name != subject.start]
+    value: dict[tuple[str, int], list[float]] = {}
+    for name, sign in product(names, (1, -1)):
         student = load_policy(place, **models.loading)
         parameters = dict(student.model.named_parameters())
         with torch.no_grad():
-            for parameter, move in found.get(name, {}).items():
-                parameters[parameter].sub_(move.to(parameters[parameter].device), alpha=NUDGE)
+            for parameter, move in found[name].items():
+                parameters[parameter].add_(move.to(parameters[parameter].device), alpha=sign * NUDGE / 2)
         gives = models.values(subject.student, student)
         against = gives(rival) if rival is not None else [0.0] * len(batch.items)
-        value[name] = [own - other for own, other in zip(gives(batch), against, strict=True)]
-    own = value.pop("")
+        value[name, sign] = [own - other for own, other in zip(gives(batch), against, strict=True)]
     return [
-        {name: (own[row] - values[row]) / NUDGE for name, values in value.items()}
+        {name: (value[name, 1][row] - value[name, -1][row]) / NUDGE for name in names}
         for row in range(len(batch.items))
     ]
