@@ -14,7 +14,7 @@ from pydantic import Field
 from mopdsim.recipes.amounts import Amounts, Value
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
-from trainer.runs.plan import BUILT_IN, Node, Plan, default_start, plan
+from trainer.runs.plan import Node, Plan, plan
 from trainer.runs.store import Store
 
 Factor = str | int | float | bool
@@ -60,11 +60,13 @@ def planned(runs: Mapping[str, Run], store: Store, *, scale: float = 1.0) -> Pla
     nodes: dict[str, Node] = {}
     keys: dict[str, Mapping[str, str]] = {}
     for name, run in runs.items():
-        start = run.start
-        if start is None and scale != 1 and run.model in BUILT_IN:
-            start = default_start(len(run.recipe.domains), scale=scale)
         found = plan(
-            {name: run.recipe}, model=run.model, settings=run.settings, store=store, start_amounts=start
+            {name: run.recipe},
+            model=run.model,
+            settings=run.settings,
+            store=store,
+            start_amounts=run.start,
+            start_scale=scale,
         )
         for node in found.nodes:
             nodes.setdefault(node.key, node)

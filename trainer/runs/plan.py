@@ -95,10 +95,12 @@ def plan(
     store: Store,
     smaller: str | None = None,
     start_amounts: Amounts | None = None,
+    start_scale: float = 1.0,
 ) -> Plan:
     """The stages of all recipes, by recipe label, on `model` and, where one starts from it, the `smaller` one.
 
-    `start_amounts` replaces the default of `tiny`'s start. UsageError where a smaller model is wanted and none given.
+    `start_amounts` replaces the default of the start; `start_scale` is of a built-in model's. UsageError where a
+    smaller model is wanted and none given.
     """
     from trainer.runs.worker import ALGORITHM_VERSIONS
 
@@ -111,7 +113,10 @@ def plan(
             else settings.model_copy(update={"probes": _probes(recipe)})
         )
         given = models(recipe, model, smaller)
-        roots = {name: _root(name, recipe, given[name], chosen, store, start_amounts) for name in given}
+        roots = {
+            name: _root(name, recipe, given[name], chosen, store, start_amounts, start_scale)
+            for name in given
+        }
         nodes |= {root.key: root for root in roots.values() if root.key not in nodes}
         root_keys = {name: root.key for name, root in roots.items()}
         made_from = stage_keys(recipe, chosen, root_keys, ALGORITHM_VERSIONS)
@@ -223,7 +228,13 @@ def _root_weights(root: Node, store: Store) -> Path:
 
 
 def _root(
-    name: str, recipe: Recipe, model: str, settings: Settings, store: Store, start_amounts: Amounts | None
+    name: str,
+    recipe: Recipe,
+    model: str,
+    settings: Settings,
+    store: Store,
+    start_amounts: Amounts | None,
+    start_scale: float,
 ) -> Node:
     """A model that a recipe starts from: a scored directory, or a built-in one with its start."""
     from trainer.model.loading import fingerprint
@@ -247,7 +258,7 @@ def _root(
         with atomic_directory(directory) as partial:
             init_tiny(partial, seed=seed, **BUILT_IN[model])
     start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
-    amounts = start_amounts or default_start(len(recipe.domains))
+    amounts = start_amounts or default_start(len(recipe.domains), scale=start_scale)
     label = START if name == BASE else f"{name} {START}"
     return _node(
         start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=label

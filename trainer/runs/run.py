@@ -48,7 +48,7 @@ from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
 from trainer.runs.execute import execute
 from trainer.runs.lengths import check_lengths
-from trainer.runs.plan import BUILT_IN, Plan, check_tokens, default_start, models, plan
+from trainer.runs.plan import BUILT_IN, Plan, check_tokens, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.tasks import task
@@ -71,7 +71,7 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Carry the recipe out; returns the run's summary (also in summary.json).
 
-    scale: of `tiny`'s start (`trainer.runs.plan.default_start`); the recipe's own amounts are scaled already.
+    scale: of a built-in model's start (`trainer.runs.plan.default_start`); the recipe's own amounts are scaled already.
     """
     check(recipe, model=model, smaller=smaller, settings=settings)
     model, smaller = _absolute(model), smaller and _absolute(smaller)
@@ -91,7 +91,7 @@ def run_recipe(
                     smaller=smaller,
                     settings=settings,
                     store=store,
-                    start_amounts=default_start(len(recipe.domains), scale=scale),
+                    start_scale=scale,
                 )
             goes_on = f"mopd train resume {out}"
             summaries = execute(planned, store, workers=workers, progress=progress, resume=goes_on)

@@ -32,7 +32,7 @@ from trainer.batch.routing import teacher_names, teachers_of
 from trainer.files.atomic import read_json
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
-from trainer.runs.plan import Plan, default_start, models, plan
+from trainer.runs.plan import Plan, models, plan
 from trainer.runs.store import Store
 from trainer.tasks import task
 
@@ -117,7 +117,7 @@ class Subject:
             smaller=self.resolved["smaller"],
             settings=self.settings,
             store=self.store,
-            start_amounts=default_start(len(self.recipe.domains), scale=self.resolved["scale"]),
+            start_scale=self.resolved["scale"],
         )
         keys = planned.keys[self.recipe.name]
         other = [name for name, row in self.summary["stages"].items() if keys[name] != row["key"]]

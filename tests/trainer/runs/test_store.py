@@ -16,6 +16,7 @@ from small_world import SETTINGS, Recorder, carry_out, shrunk, write_model
 
 from mopdsim.base.errors import MopdError, NotFoundError
 from mopdsim.recipes import catalogue
+from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Sft
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
@@ -257,8 +258,9 @@ def test_the_longest_chain_starts_first(small: dict[str, str], model: Path, tmp_
 def test_amounts_real_give_a_model_a_start_that_recipes_share(model: Path, tmp_path: Path) -> None:
     domains = ["ask:gcd", "ask:smallest?count=5"]
     made = {name: catalogue.recipe(name, domains, amounts="real") for name in ("mopd", "mixed_rl")}
-    whole = plan(made, model=str(model), settings=SETTINGS, store=Store(root=tmp_path))
+    whole = plan(made, model=str(model), settings=SETTINGS, store=Store(root=tmp_path), start_scale=0.3)
     start = next(node for node in whole.nodes if node.key == whole.keys["mopd"][BASE])
+    assert start.job.amounts == default_amounts("real", "sft"), "the scale is of a built-in model's start"
     assert whole.keys["mixed_rl"][BASE] == start.key and isinstance(start.job.stage, Sft)
     assert tuple(start.job.stage.domains) == FORM and set(FORM) | set(domains) <= set(start.job.tasks())
     assert start.job.scored("test") == (*domains, *SETTINGS.probes), "and not all that it trains on"
