@@ -57,10 +57,10 @@ def work_of(
 def list_(json_: Json = False) -> None:
     """List the studies, what their worlds measure and what they ask. Example: mopd study list --json"""
     from studies.framework.conduct import files, named
-    from studies.framework.registry import NAMES
+    from studies.framework.registry import LISTED
     from studies.framework.study import SUITES
 
-    works = [named(name, out=OUT) for name in NAMES]
+    works = [named(name, out=OUT) for name in LISTED]
     if json_:
         return emit(
             [
@@ -68,6 +68,7 @@ def list_(json_: Json = False) -> None:
                     "name": w.study.name,
                     "suite": w.study.suite,
                     "question": w.study.question,
+                    "successor": w.study.successor,
                     "files": files(w),
                 }
                 for w in works
@@ -78,6 +79,8 @@ def list_(json_: Json = False) -> None:
         for work in works:
             there = files(work)
             state = next((word for word, file in STATES.items() if there[file]), "not run")
+            if work.study.successor:
+                state += f"; retired, run {work.study.successor}"
             if work.study.suite == suite:
                 print(f"  {work.study.name:<14} {work.study.question}  [{state}]")
 
@@ -169,13 +172,13 @@ def fit(
     """
     from mopdsim.base.errors import UsageError
     from studies.framework import conduct
-    from studies.framework.registry import NAMES
+    from studies.framework.registry import LISTED
 
     if (name is None) != all_:
         raise UsageError("fit: name one study, or give --all")
     if (not all_ and (ship or report)) or (leave_out and not report):
         raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
-    names = NAMES if name is None else (name,)
+    names = LISTED if name is None else (name,)
     works = [conduct.named(each, out=out, scale=scale, quick=quick) for each in names]
     fitted = {
         work.study.name: conduct.fit(work, write=ship or not all_)
@@ -195,7 +198,10 @@ def fit(
 @app.command()
 @options_of(work_of, "work", without=["device"])
 def report(work: Work, json_: Json = False) -> None:
-    """Write the report and its charts from the observations. Example: mopd study report gain"""
+    """Write the report and its charts from the observations; of a retired study name those that there are.
+
+    Example: mopd study report gain
+    """
     from studies.framework import conduct
 
     judge: conduct.Judge | None = None

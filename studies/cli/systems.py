@@ -1,5 +1,5 @@
-"""`mopd study gate | compare | colossal | overoptimisation`: the world gate, recipes side by side, and two questions
-about cost and reward. Leaves out: what they do (`studies.designs.systems`).
+"""`mopd study compare | overoptimisation`: recipes side by side, and how far a reward model carries. Leaves out: what
+they do (`studies.designs.systems`).
 """
 
 from __future__ import annotations
@@ -13,31 +13,12 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Json, Workers, emit
-from studies.designs.systems.text import colossal_text, compare_text, gate_text, overoptimisation_text
+from studies.designs.systems.text import compare_text, overoptimisation_text
 
 if TYPE_CHECKING:
     from studies.designs.systems.side_by_side import Engine
 
 Out = Annotated[Path, typer.Option(help="Where stages are kept.")]
-Seeds = Annotated[int, typer.Option(min=1, help="How many seeds.")]
-Scale = Annotated[float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")]
-
-
-def gate(
-    seeds: Annotated[int, typer.Option(min=2, help="How many seeds.")] = 3,
-    out: Out = Path("runs/gate"),
-    workers: Workers = None,
-    json_: Json = False,
-) -> None:
-    """Check that the tiny suite can tell recipes apart (about half an hour; resumes). Example: mopd study gate
-
-    Writes OUT/gate.json; exits 1 where a check fails.
-    """
-    from studies.designs.systems.gate import run_gate
-
-    result = run_gate(seeds=range(seeds), engine=engine(out, workers))
-    _told(result, out / "gate.json", gate_text, json_)
-    raise typer.Exit(0 if result["passed"] else 1)
 
 
 def compare(
@@ -52,7 +33,9 @@ def compare(
     domains: Annotated[
         str | None, typer.Option(help="Comma-separated [default: six tiny ones, as `mopd compare --all`].")
     ] = None,
-    scale: Scale = 1.0,
+    scale: Annotated[
+        float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")
+    ] = 1.0,
     seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
     out: Out = Path("runs/compare"),
     workers: Workers = None,
@@ -75,26 +58,8 @@ def compare(
     _told(result, out / "compare.json", compare_text, json_)
 
 
-def colossal(
-    seeds: Seeds = 1,
-    scale: Scale = 1.0,
-    out: Out = Path("runs/colossal"),
-    workers: Workers = None,
-    json_: Json = False,
-) -> None:
-    """Total cost at equal worst-domain score: ten specialists and a student, or one mixed run? About half an hour.
-
-    Writes OUT/colossal.json. Example: mopd study colossal --seeds 2
-    """
-    from studies.designs.systems.colossal import BUDGETS, run_colossal
-
-    budgets = [budget * scale for budget in BUDGETS]
-    result = run_colossal(seeds=range(seeds), budgets=budgets, engine=engine(out, workers))
-    _told(result, out / "colossal.json", colossal_text, json_)
-
-
 def overoptimisation(
-    seeds: Seeds = 1,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     scale: Annotated[float, typer.Option(help="Factor on PPO's steps.")] = 1.0,
     out: Out = Path("runs/overoptimisation"),
     workers: Workers = None,
@@ -130,4 +95,4 @@ def _told(result: dict[str, Any], path: Path, text: Callable[[Mapping[str, Any]]
     emit(result) if json_ else print(text(result))
 
 
-COMMANDS = (gate, compare, colossal, overoptimisation)
+COMMANDS = (compare, overoptimisation)

@@ -22,6 +22,7 @@ from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Factor, Run
 from trainer.files.settings import Settings
+from trainer.tasks import COMPETING
 
 TRAINED = ("sort", "sort_down", "reverse")
 FOURTH = "rotate"
@@ -40,8 +41,7 @@ def settings(seed: int) -> Settings:
 
 def ambiguous(domains: Sequence[str], dial: float) -> tuple[str, ...]:
     """The domains, the competing pair with its ambiguity dial turned up."""
-    pair = ("sort", "sort_down")
-    return tuple(f"{name}?ambiguity={dial:g}" if dial and name in pair else name for name in domains)
+    return tuple(f"{name}?ambiguity={dial:g}" if dial and name in COMPETING else name for name in domains)
 
 
 def over(recipe: Recipe, domains: Sequence[str]) -> Recipe:

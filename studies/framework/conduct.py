@@ -14,12 +14,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from mopdsim.base.documents import json_document
 from mopdsim.base.errors import Interrupted, UsageError
 from studies.framework import forecasts, observe, prediction, report
 from studies.framework.analysis import Analysis
 from studies.framework.forecasts import Foreteller
 from studies.framework.ledger import Ledger, ledger
 from studies.framework.observe import Observations
+from studies.framework.registry import RESULTS
 from studies.framework.registry import study as study_of
 from studies.framework.run import Run, planned
 from studies.framework.study import Study
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from trainer.runs.execute import Outcome
 
 QUICK_SCALE = 0.01
-RESULTS = Path(__file__).parents[1] / "results"
 Executor = Literal["local", "ray"]
 Judge = Callable[[Observations, Mapping[str, Any]], Analysis]  # of observations and the forecasts on record
 
@@ -205,7 +206,11 @@ def _measured(work: Work, found: Observations) -> DataFrame:
 
 
 def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
-    """Analyse the observations; returns calibration.json, and writes it where asked to."""
+    """Analyse the observations; returns calibration.json, and writes it where asked to. Of a retired study the one that
+    there is."""
+    if work.study.successor:
+        path = work.folder / "calibration.json"
+        return json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")
     found = observe.read(work.folder)
     record = work.record()
     analysis = work.study.analyse(found)
@@ -227,7 +232,11 @@ def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
 
 
 def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
-    """report.md and its charts. judge: of the forecasts on record, of a study that foretells."""
+    """report.md and its charts; of a retired study those that there are. judge: of the forecasts on record, of a study
+    that foretells."""
+    if work.study.successor:
+        prediction.read(work.folder)
+        return [work.folder / "report.md", *sorted(work.folder.glob("*.svg"))]
     found = observe.read(work.folder)
     record = work.record()
     analysis = work.study.analyse(found)

@@ -1,17 +1,33 @@
-"""Which studies there are. Leaves out: what they ask (`studies.designs`)."""
+"""Which studies there are, and which are retired: what those found stays, and another study asks their question now.
+
+Leaves out: what they ask (`studies.designs`).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
 
-from mopdsim.base.errors import NotFoundError, did_you_mean
-from studies.framework.study import Study
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from studies.framework import prediction
+from studies.framework.study import Prediction, Study
 
-_FILES = {  # of `studies.designs`, by the study's name
+RESULTS = Path(__file__).parents[1] / "results"
+SUCCESSORS: Mapping[str, str] = {  # of studies that are retired
+    "teacher_count": "teachers",
+    "turnover": "teachers",
+    "colossal": "teachers",
+    "cap": "caps",
+    "stability": "breaking",
+    "gate": "skill_gate",
+}
+_FILES = {  # of `studies.designs`, by the study's name; none of one that is retired
     "gain": "effects.gain",
     "interference": "effects.interference",
-    "teacher_count": "recipes.teacher_count",
-    "cap": "effects.cap",
+    "teacher_count": "",
+    "cap": "",
     "balance": "effects.balance",
     "cascade": "effects.cascade",
     "rounds": "recipes.rounds",
@@ -19,9 +35,9 @@ _FILES = {  # of `studies.designs`, by the study's name
     "synergy": "effects.synergy",
     "throughput": "effects.throughput",
     "real_conflict": "effects.real_conflict",
-    "turnover": "recipes.turnover",
+    "turnover": "",
     "choice": "recipes.choice",
-    "stability": "effects.stability",
+    "stability": "",
     "choice_again": "recipes.choice",
     "size": "size.size",
     "size_again": "size.size",
@@ -41,13 +57,39 @@ _FILES = {  # of `studies.designs`, by the study's name
     "ladder-25M": "size.ladder",
     "ladder-100M": "size.ladder",
 }
-NAMES = tuple(_FILES)
+LISTED = tuple(_FILES)
+NAMES = tuple(name for name in LISTED if name not in SUCCESSORS)
 
 
 def study(name: str) -> Study:
-    """The study of this name. NotFoundError where there is none."""
+    """The study of this name. NotFoundError where there is none. A retired one has its question and prediction, as they
+    are on record; asked for anything else, it says that it is retired (UsageError)."""
+    if name in SUCCESSORS:
+        return _retired(name)
     if name not in _FILES:
         raise NotFoundError(f"study {name!r} does not exist{did_you_mean(name, NAMES)}")
     module = import_module(f"studies.designs.{_FILES[name]}")
     studies: tuple[Study, ...] = getattr(module, "STUDIES", None) or (module.STUDY,)
     return next(found for found in studies if found.name == name)
+
+
+def _retired(name: str) -> Study:
+    def gone(*_: object) -> NoReturn:
+        raise UsageError(
+            f"study {name!r} is retired: run `{SUCCESSORS[name]}`, its successor; its results stay in "
+            f"studies/results/{name}, and CHANGELOG.md names the last commit that could run it"
+        )
+
+    if name not in _FILES:
+        gone()
+    record = prediction.read(RESULTS / name)
+    return Study(
+        name=name,
+        question=record["question"],
+        prediction=Prediction(text=record["text"], claims=record["claims"]),
+        observed="",
+        held_out="",
+        design=gone,
+        analyse=gone,
+        successor=SUCCESSORS[name],
+    )

@@ -2,7 +2,6 @@
 
 Groups of specs with a known relation, for studies:
   COMPETING      the same prompts, opposite answers, when their ambiguity dial is turned up
-  SYNERGY        one skill at two lengths
   HETEROGENEOUS  an easy domain, and one with rare success, a noisy verifier and small rewards
   PROBES         name -> the domains whose skills it composes; never demonstrated or trained, only scored
   FORM           many kinds of short answers: what the start of a real model is shown
@@ -40,7 +39,6 @@ _SCHEMES: Mapping[str, Factory] = MappingProxyType(
 )
 FORM = ask.FORM
 COMPETING = ("sort", "sort_down")
-SYNERGY = ("sort", "sort_long")
 HETEROGENEOUS = ("compare", "sort_long?corruption=0.9&reward_scale=0.1&reward_noise=0.05")
 PROBES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"sort_then_shift": ("sort", "shift"), "reverse_then_shift": ("reverse", "shift")}
@@ -70,7 +68,6 @@ __all__ = [
     "HETEROGENEOUS",
     "PROBES",
     "SPLITS",
-    "SYNERGY",
     "Item",
     "Split",
     "Task",

@@ -35,7 +35,7 @@ UNLIKE_DIALS = (0.5, 1.0)  # at 0: the world without conflict
 SYNERGY_WORLD = ("sort", "sort_long", "reverse")
 SIZES = {"wide": BASE, "narrow": SMALLER}  # the root that is trained
 SEEDS = (0, 1, 2)
-FEWER = SEEDS[:2]  # of worlds with a start of their own; `mopd study gate` has three of the dial's end
+FEWER = SEEDS[:2]  # of worlds with a start of their own; three seeds of the dial's end: studies/results/gate
 PROMPTS = 16  # of each domain in an update, in every run
 RL = Amounts(steps=12, prompts_per_step=PROMPTS, rollouts_per_prompt=8, learning_rate=3e-4, warmup_steps=3)
 BOOTSTRAP_SEED = 5

@@ -3,7 +3,9 @@
 Mixed RL and the student at the same four rates; the student's teachers are trained at the suite's gentle rate and
 shared by all rates. FLOPs grow with the size. The model of 1.5 M parameters was in no study before. The rule that a
 forecast has to beat is one line: mixed RL, but MOPD at a rate of 4e-3 and above. A domain breaks where it ends below
-its start. Leaves out: teachers at bold rates (`stability` and `choice` have them), merging, other schedules.
+its start. The
+successor of `stability`, which was of worlds of sharpening. Leaves out: teachers at bold rates (`choice` has them),
+merging, other schedules.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@
 K = log of (the pair's mean gain when trained together) / (its mean gain when each is trained alone), after the same
 number of updates with the same number of each domain's prompts in them. Means and standard errors are over seeds. The
 starts and specialists are those of `order`, which a forecast may know; recipes are spread on the sweep's seed. A study
-on a world that fails is refused (`admit`). Leaves out: the older worlds (`studies.designs.systems.gate`).
+on a world that fails is refused (`admit`). Leaves out: the older worlds.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ All eight domains of the suite in one world. Three arms, teachers counted in eac
                     teachers gain a ninth part, the late domain's own; one teacher and mixed RL train on with all eight.
                     A student goes on from the student of seven
 
-The suite's successor of `teacher_count`, `colossal` and `turnover`, which stay what they were: worlds of sharpening.
-Beside the domains `sort_then_shift` is scored, which nobody demonstrates or trains. Leaves out: environments that wait,
-teachers on machines of their own.
+The successor of `teacher_count`, `colossal` and `turnover`, which were of worlds of sharpening. Beside the domains
+`sort_then_shift` is scored, which nobody demonstrates or trains. Leaves out: environments that wait, teachers on
+machines of their own.
 """
 
 from __future__ import annotations

@@ -35,15 +35,15 @@ STUDENT = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3)
 MERGE_SCALE = 0.5
 
 
-def demo_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:
-    """The four recipes at matched FLOPs, `factor` times the demo's."""
+def demo_recipes(domains: Sequence[str]) -> dict[str, Recipe]:
+    """The four recipes at matched FLOPs."""
 
     def capped(amounts: Amounts, flops: float) -> Amounts:
         return amounts.model_copy(update={"max_flops": flops})
 
-    budget = factor * (len(domains) * TEACHER_FLOPS + DISTILL_FLOPS)
-    teacher, longer = capped(TEACHER, factor * TEACHER_FLOPS), capped(TEACHER, budget / len(domains))
-    student = capped(STUDENT, factor * DISTILL_FLOPS)
+    budget = len(domains) * TEACHER_FLOPS + DISTILL_FLOPS
+    teacher, longer = capped(TEACHER, TEACHER_FLOPS), capped(TEACHER, budget / len(domains))
+    student = capped(STUDENT, DISTILL_FLOPS)
     merged = catalogue.merge(domains, scale=MERGE_SCALE)
     return {
         "mopd": spending(catalogue.mopd(domains), rl=teacher, distill=student),

@@ -1,9 +1,8 @@
 """`python -m studies.designs.systems.report`: a report with charts beside each result of the comparisons that is on
 disk.
 
-Reads studies/results/compare/{compare,own_amounts}.json, colossal/colossal.json and
-overoptimisation/overoptimisation.json, and writes report.md and SVG files next to them. Leaves out: running
-(`mopd study compare | colossal | overoptimisation`).
+Reads studies/results/compare/{compare,own_amounts}.json and overoptimisation/overoptimisation.json, and writes
+report.md and SVG files next to them. Leaves out: running (`mopd study compare | overoptimisation`).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from typing import Any
 
 import pandas as pd
 
-from studies.designs.systems.text import colossal_text, compare_text, overoptimisation_text
+from studies.designs.systems.text import compare_text, overoptimisation_text
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
 from studies.framework.report import figure
@@ -63,20 +62,6 @@ def _compared(name: str, document: Document) -> Chart:
     )  # fmt: skip
 
 
-def _cost(document: Document) -> Chart:
-    rows = [
-        {"recipe": row["recipe"], "rate": rate, "TFLOP": row["flops"] / 1e12, "worst_domain_score": row["worst"],
-         "side": side if side == "forecast" else f"measured, RL rate {rate}"}
-        for side in ("measured", "forecast")
-        for row in document[side]["rows"]
-        if (rate := row["label"].partition(" at ")[2])
-    ]  # fmt: skip
-    return Chart(
-        name="worst_score_by_budget", title="Worst of ten domains against training FLOPs, teachers included",
-        frame=pd.DataFrame(rows), x="TFLOP", y="worst_domain_score", colour="recipe", panel="side",
-    )  # fmt: skip
-
-
 def _hacked(document: Document) -> Chart:
     rows = [
         {"distance_d": point["d"], "true_score": point["gold"], "method": curve["method"],
@@ -109,13 +94,6 @@ FILES: Mapping[str, Mapping[str, Writer]] = {
             partial(_compared, "scores_on_ten_domains"),
             compare_text,
         ),
-    },
-    "colossal": {
-        "colossal.json": (
-            "Ten specialists or one colossal run: cost at equal worst score",
-            _cost,
-            colossal_text,
-        )
     },
     "overoptimisation": {
         "overoptimisation.json": ("Reward models and how far they carry", _hacked, overoptimisation_text)

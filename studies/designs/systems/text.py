@@ -1,4 +1,4 @@
-"""The tables of `mopd study gate | compare | colossal | overoptimisation` for people. Leaves out: the numbers."""
+"""The tables of `mopd study compare | overoptimisation` for people. Leaves out: the numbers."""
 
 from __future__ import annotations
 
@@ -36,24 +36,6 @@ def _three(row: Mapping[str, float]) -> str:
     return f"{row['p50']:.2f} ({row['p10']:.2f} to {row['p90']:.2f})"
 
 
-def colossal_text(result: Mapping[str, Any]) -> str:
-    """Cost of a worst-domain score by number of changes, measured and forecast."""
-    lines = [f"{len(result['domains'])} domains; total TFLOP, sweep included ('<': the least budget tried)"]
-    for side in ("measured", "forecast"):
-        lines.append(f"{side:<12}{'worst':>6}{'changes':>9}{'mopd':>10}{'mixed_rl':>10}{'ratio':>8}")
-        for row in result[side]["cost_of_score"]:
-            costs = [_cost(row["flops"][name], row["least"][name]) for name in ("mopd", "mixed_rl")]
-            ratio = "-" if row["ratio"] is None else f"{row['ratio']:.2f}"
-            lines.append(
-                f"{'':<12}{row['worst_score']:>6}{row['changes']:>9}{costs[0]:>10}{costs[1]:>10}{ratio:>8}"
-            )
-    return "\n".join(lines)
-
-
-def _cost(flops: float | None, least: bool) -> str:
-    return "-" if flops is None else f"{'<' if least else ''}{flops / 1e12:.2f}"
-
-
 def overoptimisation_text(result: Mapping[str, Any]) -> str:
     """Each curve's start, best and last true score, and where it peaks."""
     lines = [
@@ -67,20 +49,4 @@ def overoptimisation_text(result: Mapping[str, Any]) -> str:
             f"{judge:<34}{curve['accuracy']:>9.2f}  {curve['method']:<10}{points[0]['gold']:>7.2f}{best['gold']:>7.2f}"
             f"{best['d']:>6.2f}{last['gold']:>7.2f}{last['d']:>6.2f}"
         )
-    return "\n".join(lines)
-
-
-def gate_text(result: Mapping[str, Any]) -> str:
-    """The world gate's checks."""
-    lines = []
-    for domain, row in result["suite"].items():
-        verdict = "ok" if row["passed"] else "MISSED"
-        lines.append(f"{domain:<12} start {row['start']:.2f}  teacher {row['teacher']:.2f}  {verdict}")
-    for name, row in result["interference"].items():
-        lines.append(f"{name:<12} K {row['mean']:+.2f} ±{row['se']:.2f}")
-    for factor, row in result["mean_score_by_budget"].items():
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-        lines.append(f"budget x{factor:<5} {shown}  spread {result['spread'][factor]:.3f}")
-    for name, passed in result["checks"].items():
-        lines.append(f"{name:<20} {'passed' if passed else 'FAILED'}")
     return "\n".join(lines)

@@ -16,12 +16,12 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.recipes.recipe import BASE, ROOTS, Distill, Rl, Teacher
+from mopdsim.recipes.recipe import BASE, ROOTS
 from studies.designs.effects import cascade, gain
 from studies.framework import report
 from studies.framework.analysis import Analysis
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
-from studies.framework.registry import NAMES, study
+from studies.framework.registry import LISTED, NAMES, RESULTS, SUCCESSORS, study
 from studies.framework.resample import bootstrap
 from studies.framework.run import Run
 from studies.framework.study import Study
@@ -33,8 +33,8 @@ JUDGING = (  # no run of these is fitted
     "breaking", "caps", "trace_again", "trace_fresh",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
-WHOLE = (  # nothing is held out: `choice_again` judges the first, a claim the second, the others set worlds and amounts
-    "stability", "real_conflict", "skill_gate", "skill_sweep",
+WHOLE = (  # nothing is held out: a claim judges the first, the others set worlds and amounts
+    "real_conflict", "skill_gate", "skill_sweep",
 )  # fmt: skip
 
 
@@ -109,7 +109,7 @@ def test_unknown_studies_are_refused() -> None:
         study("gian")
 
 
-@pytest.mark.parametrize("verb", ["list", "plan", "run", "status", "fit", "report", "gate", "validation"])
+@pytest.mark.parametrize("verb", ["list", "plan", "run", "status", "fit", "report", "validation"])
 def test_help_of_every_verb_has_an_example(verb: str) -> None:
     from studies.cli.main import app
 
@@ -184,12 +184,25 @@ def test_cascades_share_their_first_stages() -> None:
     assert all(a.stage["step_2"] != b.stage["step_2"] for a, b in pairwise(first))
 
 
-def test_the_planted_wrong_teacher_teaches_what_it_was_not_trained_on() -> None:
-    recipe = runs_of("cap")["wrong/plain/seed0"].recipe
-    teacher, student = recipe.stage["teacher"], recipe.stage["student"]
-    assert isinstance(teacher, Rl) and isinstance(student, Distill)
-    assert student.teachers[0] == Teacher(stage="teacher", domains=("sort?ambiguity=1",))
-    assert list(teacher.domains) == ["sort_down?ambiguity=1"]
+@pytest.mark.parametrize("name", SUCCESSORS)
+def test_a_retired_study_is_not_run_and_says_who_succeeds_it(name: str) -> None:
+    from studies.cli.main import app
+
+    for verb in ("plan", "run", "status"):
+        refused = CliRunner().invoke(app, [verb, name]).exception
+        assert isinstance(refused, UsageError) and f"run `{SUCCESSORS[name]}`" in str(refused)
+    assert SUCCESSORS[name] in NAMES and any((RESULTS / name).iterdir())
+
+
+@pytest.mark.parametrize("name", [name for name in LISTED if name in SUCCESSORS])
+def test_what_a_retired_study_found_can_be_read(name: str) -> None:
+    from studies.cli.main import app
+
+    shown = CliRunner().invoke(app, ["report", name]).output.split()
+    assert str(RESULTS / name / "report.md") in shown and all(Path(file).is_file() for file in shown)
+    fitted = json.loads(CliRunner().invoke(app, ["fit", name, "--json"]).output)["studies"][name]
+    claims = {claim.quantity for claim in study(name).prediction.claims}
+    assert claims <= set(fitted["quantities"]) and fitted["runs"]
 
 
 def test_held_out_runs_become_trials_with_their_baselines() -> None:
@@ -216,7 +229,7 @@ def test_the_list_names_every_study_and_fit_wants_one_or_all() -> None:
     from studies.cli.main import app
 
     shown = CliRunner().invoke(app, ["list", "--json"])
-    assert [row["name"] for row in json.loads(shown.output)] == list(NAMES)
+    assert [row["name"] for row in json.loads(shown.output)] == list(LISTED)
     for arguments in (["fit"], ["fit", "gain", "--all"]):
         assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
     missing = CliRunner().invoke(app, ["report", "gain", "--scale", "0.015", "--out", "nowhere"])

@@ -23,7 +23,6 @@ from mopdsim.validate import rl_rows
 from studies.cli.measure import MEASURING
 from studies.designs.builders import at_best
 from studies.designs.effects import bias, synergy, throughput
-from studies.designs.recipes import turnover
 from studies.designs.size import ladder, shapes, timing
 from studies.framework.observe import Observations, read
 from studies.framework.registry import study
@@ -131,16 +130,7 @@ def test_joint_rl_is_judged_against_the_best_specialist() -> None:
     assert found["mopd_then_rl_minus_mopd_slow"].value == pytest.approx(0.07)
 
 
-# turnover
-
-
-def test_both_recipes_get_the_same_flops_and_the_same_settings() -> None:
-    swept: dict[tuple[object, ...], dict[object, float]] = {}
-    for run in runs_of("turnover").values():
-        where = (*(run.factors[name] for name in ("world", "budget", "setting")), run.settings.seed)
-        swept.setdefault(where, {})[run.factors["recipe"]] = spent(run.recipe)
-    assert all(set(found) == set(turnover.ARMS) for found in swept.values())
-    assert all(found["mopd"] == pytest.approx(found["mixed_rl"]) for found in swept.values())
+# builders
 
 
 def test_settings_are_chosen_on_the_other_seeds() -> None:
@@ -150,53 +140,6 @@ def test_settings_are_chosen_on_the_other_seeds() -> None:
     )
     chosen = at_best(rows, of=("world",), setting="setting", score="score").set_index("seed")
     assert chosen.setting.to_dict() == {0: "b", 1: "a"} and chosen.score.to_dict() == {0: 0.1, 1: 0.2}
-
-
-@pytest.fixture(scope="module")
-def turned() -> Any:
-    """MOPD scores .7 throughout; mixed RL .8, and .6 on a quarter of the budget. Both spend 4 GFLOP, of 40 mixed steps
-    and 10 of each teacher."""
-
-    def score(run: Run, stage: str, domain: str) -> float:
-        mixed = 0.8 if run.factors["budget"] == 1 else 0.6
-        value = mixed if run.factors["recipe"] == "mixed_rl" else 0.7
-        return value if run.factors["setting"] in ("rate0.0008x16", "tailored") else value - 0.1
-
-    found = simulated(runs_of("turnover"), score)
-    return turnover.analyse(
-        spending(
-            found,
-            lambda name, stage: 0.0 if stage == BASE else 4e9 if stage == "mixed" else 1e9,
-            lambda stage: 40 if stage == "mixed" else 10,
-        )
-    )
-
-
-def test_leads_follow_from_clock_and_reruns(turned: Any) -> None:
-    """With e in steps of compute, MOPD takes (1 + e/4) / (1 + e) of mixed RL's time; after n reruns of one of three
-    domains (1 + n/2) / (1 + n) of its FLOPs. Mixed RL gains .2 over two doublings."""
-
-    def lead(share: float) -> float:
-        return 0.7 - (0.6 + 0.2 * math.log(max(share, 0.25) / 0.25) / math.log(4))
-
-    table = next(t.frame for t in turned.tables if t.title.startswith("MOPD's lead"))
-    own = table[table.world == "alike"].set_index(["axis", "x"]).lead
-    for e in turnover.ENVIRONMENT:
-        assert own["environment", e] == pytest.approx(lead((1 + e / 4) / (1 + e)))
-    for n in turnover.RERUNS:
-        assert own["reruns", n] == pytest.approx(lead((1 + n / 2) / (1 + n)))
-    assert own["budget", 0.25] == pytest.approx(0.1) and own["budget", 1.0] == pytest.approx(-0.1)
-    assert turned.quantities["lead_alike_slow_environment"].value == pytest.approx(lead(3.5 / 11))
-    assert any(
-        "along environment, alike" in sentence and "first ahead at" in sentence
-        for sentence in turned.findings
-    )
-
-
-def test_the_unseen_world_has_no_clock_of_its_own(turned: Any) -> None:
-    table = next(t.frame for t in turned.tables if t.title.startswith("MOPD's lead"))
-    assert set(table[table.world == turnover.UNSEEN].axis) == {"budget"}
-    assert turned.quantities["sensitivity_mixed_minus_mopd"].value == pytest.approx(0.0, abs=1e-9)
 
 
 # throughput

@@ -1,4 +1,4 @@
-"""Comparisons of systems: cost at equal score by hand, best-of-n by enumeration, fits of known curves, a micro run."""
+"""Comparisons of systems: best-of-n by enumeration, fits of known curves, a micro run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,7 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import Amounts
 from studies.cli.main import app
-from studies.designs.systems import colossal, report
+from studies.designs.systems import report
 from studies.designs.systems.compare import comparable, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
 from studies.designs.systems.side_by_side import Engine
@@ -24,37 +23,6 @@ from studies.designs.systems.text import compare_text
 from trainer.files.settings import Settings
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
-
-
-def row(recipe: str, label: str, worst: float, flops: float, change: float) -> dict[str, Any]:
-    return {"recipe": recipe, "label": label, "worst": worst, "flops": flops, "flops_of_a_change": change}
-
-
-def test_cost_at_equal_score_by_hand() -> None:
-    """MOPD: .5 at 100, .9 at 400; .7 lies half way in log FLOPs: 200. A sweep doubles; a change costs a tenth."""
-    rows = [
-        row("mopd", "mopd x1 at 1", 0.5, 100, 10),
-        row("mopd", "mopd x2 at 1", 0.9, 400, 40),
-        row("mixed_rl", "mixed_rl x1 at 1", 0.8, 100, 100),
-    ]
-    table = {(found["worst_score"], found["changes"]): found for found in colossal.cost_table(rows)}
-    assert table[0.7, 0]["flops"]["mopd"] == pytest.approx(2 * 200)
-    assert table[0.7, 3]["flops"]["mopd"] == pytest.approx(2 * 200 + 3 * 25)
-    assert table[0.7, 3]["flops"]["mixed_rl"] == pytest.approx(2 * 100 + 3 * 100)
-    assert table[0.7, 3]["least"] == {"mopd": False, "mixed_rl": True}
-    assert table[0.7, 3]["ratio"] == pytest.approx(475 / 500)
-    assert table[0.9, 0]["flops"]["mixed_rl"] is None and table[0.9, 0]["ratio"] is None
-
-
-def test_each_budget_counts_its_best_rate_and_more_budget_never_costs_score() -> None:
-    rows = [
-        row("mopd", "mopd x1 at 1", 0.6, 100, 10),
-        row("mopd", "mopd x1 at 2", 0.2, 100, 10),
-        row("mopd", "mopd x2 at 1", 0.1, 200, 20),
-        row("mixed_rl", "mixed_rl x1 at 1", 0.1, 100, 100),
-    ]
-    table = {(found["worst_score"], found["changes"]): found for found in colossal.cost_table(rows)}
-    assert table[0.6, 0]["flops"]["mopd"] == pytest.approx(2 * 100)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])

@@ -22,7 +22,6 @@ from trainer.tasks import (
     HETEROGENEOUS,
     PROBES,
     SPLITS,
-    SYNERGY,
     Item,
     Split,
     Task,
@@ -254,7 +253,7 @@ def test_markers_tell_domains_apart() -> None:
 
 
 def test_named_groups_exist_and_probes_are_composed() -> None:
-    for spec in (*COMPETING, *SYNERGY, *HETEROGENEOUS, *PROBES):
+    for spec in (*COMPETING, "sort_long", *HETEROGENEOUS, *PROBES):
         assert task(spec).bayes_score() == 1.0
     for probe, skills in PROBES.items():
         assert set(skills) <= set(FAMILIES) - set(PROBES)
