@@ -10,9 +10,9 @@ import json
 import time
 from typing import Any
 
+from mopdsim.plan.explore import explore
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import Question, from_document
-from mopdsim.plan.search.explore import explore
 
 QUESTION: dict[str, Any] = {
     "domains": ["math", "code", "swe", "tool_use", "search", "if", "knowledge", "chat"],

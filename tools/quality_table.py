@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mopdsim.belief.calibration import Parameter, default_calibration
 from mopdsim.facts.domains import Estimate
-from mopdsim.plan.answer.words import parameter as in_words
+from mopdsim.plan.words import parameter as in_words
 
 PAGE = Path(__file__).parents[1] / "docs" / "quality.md"
 START, END = "<!-- table: python -m tools.quality_table -->\n", "<!-- end of table -->"

@@ -21,10 +21,10 @@ import numpy as np
 
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import of_recipe
+from mopdsim.plan.candidate import Plan
+from mopdsim.plan.evaluation import Evaluator
 from mopdsim.plan.question import from_document
-from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.evaluation import Evaluator
-from mopdsim.plan.search.stock import Stock
+from mopdsim.plan.stock import Stock
 
 _DOMAINS = ["math", "code", "swe", "tool_use", "search", "if", "knowledge", "chat"]
 _ROUNDS: dict[str, Any] = {

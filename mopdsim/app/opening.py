@@ -18,7 +18,7 @@ from mopdsim.app.choice import Choice
 from mopdsim.app.tables import markup
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
-from mopdsim.plan.answer import words
+from mopdsim.plan import words
 
 _CHANGES = 3
 NOT_YET = "Not looked for in a rough answer."
@@ -137,8 +137,7 @@ def measured_first(answer: Mapping[str, Any]) -> str:
         return "No single pilot can be told from worthless."
     chosen = worth[0] if pilot is None else pilot
     gain = f": worth {points(chosen['gain'])}" if chosen["gain"] > 0 else ""
-    title = chosen["title"][:1].upper() + chosen["title"][1:]
-    return f"{title}, {usd(chosen['usd'])}{gain}. It tells {chosen['measures']}."
+    return f"{words.capital(chosen['title'])}, {usd(chosen['usd'])}{gain}. It tells {chosen['measures']}."
 
 
 def export(question: str, answer: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from mopdsim.base.numbers import duration, score, usd
 from mopdsim.forecast.compare import TIE, Difference
 from mopdsim.forecast.forecast import Forecast
+from mopdsim.plan.words import capital
 from mopdsim.recipes import published
 from mopdsim.recipes.systems import SYSTEMS
 
@@ -63,9 +64,5 @@ def plain_finding(document: Mapping[str, Any]) -> str:
     costs, weeks = usd(document["usd"]["p50"]), duration(document["days"]["p50"])
     worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
     low = score(document["scores"][worst]["p50"])
-    recipe = _capital(recipe_title(document["recipe"]))
+    recipe = capital(recipe_title(document["recipe"]))
     return f"{recipe} costs {costs}, takes {weeks}, and is weakest in {worst} ({low})."
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mopdsim.base.numbers import count, duration, interval, points, score, share, three, usd
-from mopdsim.plan.answer import words
+from mopdsim.plan import words
 
 _PLANS, _CHANGES, _PILOTS = 8, 4, 3  # lines of each part
 _POINTS = 12  # of the frontier

@@ -1,6 +1,6 @@
 """The planner: which recipe, which teachers for which domains, how much compute for each, under limits and doubt.
 
-`plan(question)` searches (`mopdsim.plan.search.explore`), judges the best few plans again over more draws, and says why
+`plan(question)` searches (`mopdsim.plan.explore`), judges the best few plans again over more draws, and says why
 the recommended one leads and how sure that is: the runner-up and how often it is better in the same worlds, what being
 wrong costs, the parameters at whose P10 or P90 another plan would be best ("undecided", with the cheapest pilot that
 decides it), flip points, Sobol indices, and what each pilot is worth. The recommended plan's file is a scenario, the
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,21 +23,24 @@ from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
-from mopdsim.plan.answer import words
-from mopdsim.plan.answer.contradiction import Loss, losses, strategy_of
-from mopdsim.plan.answer.finalists import Finalist, at_equal_dollars, finalists, probability_better, verdict
-from mopdsim.plan.answer.frontier import frontier
-from mopdsim.plan.answer.infeasible import infeasible
-from mopdsim.plan.answer.information import Flip, Value, deciding, flips, perfect, values
-from mopdsim.plan.answer.pilots import pilots
-from mopdsim.plan.answer.portfolio import portfolio
-from mopdsim.plan.answer.reasons import Reason, reasons, regret
-from mopdsim.plan.answer.sensitivity import sensitivity
-from mopdsim.plan.answer.tipping import Tip, tips
+from mopdsim.plan import words
+from mopdsim.plan.candidate import Plan, first_of_each
+from mopdsim.plan.evaluation import Outcome
+from mopdsim.plan.explore import explore
+from mopdsim.plan.finalists import (
+    Finalist,
+    at_equal_dollars,
+    finalists,
+    frontier,
+    infeasible,
+    probability_better,
+    verdict,
+)
+from mopdsim.plan.information import Flip, Value, deciding, flips, perfect, pilots, values
+from mopdsim.plan.portfolio import portfolio
 from mopdsim.plan.question import Question
-from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.evaluation import Outcome
-from mopdsim.plan.search.explore import explore
+from mopdsim.plan.reasons import Loss, Reason, losses, reasons, regret, strategy_of
+from mopdsim.plan.tipping import Tip, sensitivity, tips
 
 SHOWN_PILOTS = 12
 MOST_WORDS = 25  # of a verdict
@@ -119,7 +122,7 @@ class Answer:
     @property
     def headline(self) -> str:
         """The verdict in at most 25 words, for somebody who knows GPUs and money, not the simulator's parameters."""
-        return _capital(self._decided() if self.decision == "decided" else self._open())
+        return words.capital(self._decided() if self.decision == "decided" else self._open())
 
     def _decided(self) -> str:
         best, other = self.recommended, self.runner_up
@@ -131,7 +134,7 @@ class Answer:
             return f"{plan}; no other kind {'keeps the limits' if len(question.families) > 1 else 'was asked for'}."
         sure = share(1 - probability_better(question, other, best))
         behind = points(self._value(best) - self._value(other)).removeprefix("+")
-        return f"{plan}. {_capital(self.names[other.plan])} is {behind} behind, {sure} sure."
+        return f"{plan}. {words.capital(self.names[other.plan])} is {behind} behind, {sure} sure."
 
     def _open(self) -> str:
         """Which plans cannot be told apart, and what to measure first: as much of it as the words allow."""
@@ -154,13 +157,13 @@ class Answer:
     def _rivals(self) -> list[Finalist]:
         """The best of each other kind that ties with the recommended one, or that an unknown would put ahead."""
         ahead = {flip.to for flip in self.flips}
-        found: dict[str, Finalist] = {}
-        for one in self.finalists[1:]:
-            if one.plan.family == self.recommended.plan.family:
-                continue
-            if one.plan.label in ahead or verdict(self.question, self.recommended, one) == TIE:
-                found.setdefault(one.plan.family, one)
-        return [*found.values()] or list(self.finalists[1:2])
+        close = (
+            one
+            for one in self.finalists
+            if one.plan.family != self.recommended.plan.family
+            and (one.plan.label in ahead or verdict(self.question, self.recommended, one) == TIE)
+        )
+        return first_of_each(close, lambda one: one.plan.family) or list(self.finalists[1:2])
 
     def _value(self, one: Finalist) -> float:
         return float(self.question.value(one.utility_N))
@@ -206,7 +209,7 @@ class Answer:
                 }
                 for o in self.frontier
             ],
-            "flip_points": [tip.to_document() for tip in self.tips],
+            "flip_points": [asdict(tip) for tip in self.tips],
             "sensitivity": list(self.sensitivity),
             "value_of_information": {
                 "perfect": self.perfect,
@@ -302,7 +305,3 @@ def plan(
         evaluated=len(found.outcomes),
         seconds=time.perf_counter() - started,
     )
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]

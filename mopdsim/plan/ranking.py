@@ -20,7 +20,7 @@ from mopdsim.forecast.at_budget import AtBudget, at_dollars
 from mopdsim.forecast.compare import SURE
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import loads
-from mopdsim.plan.answer.finalists import how_often
+from mopdsim.plan.finalists import how_often
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import SMALLER

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.plan.answer.words import parameter
+from mopdsim.plan.words import parameter
 from tools.quality_table import END, PAGE, START, drawn
 
 MOST = 40  # free parameters, facts of domains aside

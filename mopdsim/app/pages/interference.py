@@ -1,7 +1,7 @@
 """Page Interference: K as a heat map and a signed graph, to be edited; domains dealt to teachers; gradients beside it.
 
 Edits and groups go into the choice, so What if, Plan and the link know them. Leaves out: what K means
-(`mopdsim.quality.interference`), groupings read off the graph (`mopdsim.plan.search.grouping`).
+(`mopdsim.quality.interference`), groupings read off the graph (`mopdsim.plan.grouping`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import P90
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
-from mopdsim.plan.search.grouping import Grouping, friendliness, suggested
+from mopdsim.plan.grouping import Grouping, friendliness, suggested
+from mopdsim.plan.words import capital
 
 Pairs = dict[tuple[str, str], tuple[float, float]]
 
@@ -74,8 +75,7 @@ def _summary(found: Answer) -> None:
     document = found.document
     mean, cost = score(found.forecast.mean_score["p50"]), usd(document["usd"]["p50"])
     text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
-    text = text[:1].upper() + text[1:]
-    st.caption(views.plain(text))
+    st.caption(views.plain(capital(text)))
 
 
 def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:

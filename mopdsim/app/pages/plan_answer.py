@@ -18,7 +18,7 @@ from mopdsim.app.choice import Choice
 from mopdsim.app.tables import frames
 from mopdsim.app.words import FAMILY_TITLES
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
-from mopdsim.plan.answer import words
+from mopdsim.plan import words
 from mopdsim.plan.question import loads
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
@@ -186,7 +186,7 @@ def _folded(document: Document) -> None:
 
 def _full(document: Document) -> None:
     best, wrong = document["recommended"], document["cost_of_being_wrong"]
-    lines = [f"- {_capital(reason['sentence'])}." for reason in document["reasons"]]
+    lines = [f"- {words.capital(reason['sentence'])}." for reason in document["reasons"]]
     lines.append(
         f"- With probability {share(wrong['probability'])} another plan would have been better, by "
         f"{100 * wrong['loss']:.1f} points on average: that is what being wrong costs."
@@ -246,10 +246,6 @@ def _doubts(document: Document) -> None:
     )
 
 
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
 def _sensitivity(document: Document) -> None:
     table = pd.DataFrame(document["sensitivity"])
     if table.empty:
@@ -271,7 +267,9 @@ def _portfolio(document: Document) -> None:
         sure = share(found["probability_cheaper"])
         first, second = (plan["label"] for plan in found["plans"][:2])
         st.caption(
-            views.plain(f"{_capital(first)} costs less over the year than {second} with probability {sure}.")
+            views.plain(
+                f"{words.capital(first)} costs less over the year than {second} with probability {sure}."
+            )
         )
     totals = [
         (plan["label"], count(plan["gpu_hours"]["p50"]), usd(plan["usd"]["p50"]), interval(plan["usd"], usd),

@@ -16,6 +16,7 @@ import streamlit as st
 from mopdsim.app import planned, state
 from mopdsim.app.planned import Kind
 from mopdsim.base.errors import MopdError
+from mopdsim.plan.words import capital
 
 POLL_S = 0.5
 PARAMETER = (
@@ -121,4 +122,4 @@ def wait(question: str, kind: Kind = "planned") -> None:
         st.rerun()
         return
     done, stages, what = work.progress
-    st.progress(done / stages, text=f"{what[:1].upper()}{what[1:]}: {work.seconds:.0f} s")
+    st.progress(done / stages, text=f"{capital(what)}: {work.seconds:.0f} s")

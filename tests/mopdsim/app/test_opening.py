@@ -10,7 +10,7 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import charts, files, opening, planned, questions, views
 from mopdsim.app.choice import Choice
-from mopdsim.plan.answer.finalists import COLUMNS
+from mopdsim.plan.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
 from mopdsim.plan.question import loads
 from mopdsim.plan.ranking import ranking

@@ -19,8 +19,9 @@ from mopdsim.cli.plan_texts import answer_text
 from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import forecast
-from mopdsim.plan.answer.contradiction import losses
-from mopdsim.plan.answer.finalists import (
+from mopdsim.plan.candidate import scenario_of
+from mopdsim.plan.explore import explore
+from mopdsim.plan.finalists import (
     COLUMNS,
     FLOOR,
     NOTHING,
@@ -29,25 +30,22 @@ from mopdsim.plan.answer.finalists import (
     probability_better,
     verdict,
 )
-from mopdsim.plan.answer.information import (
+from mopdsim.plan.information import (
     P90,
     flips,
     normal_scores,
     parameters,
     perfect,
+    pilots,
     safety_of,
     worth_of,
 )
-from mopdsim.plan.answer.pilots import pilots
-from mopdsim.plan.answer.portfolio import releases
-from mopdsim.plan.answer.reasons import reasons, regret
-from mopdsim.plan.answer.sensitivity import GROUPS, indices
-from mopdsim.plan.answer.tipping import first_change, tips
-from mopdsim.plan.answer.words import CONSTANTS, group, parameter
 from mopdsim.plan.plan import MOST_WORDS, Answer, plan
+from mopdsim.plan.portfolio import releases
 from mopdsim.plan.question import JUDGING_DRAWS, Question, from_document
-from mopdsim.plan.search.candidate import scenario_of
-from mopdsim.plan.search.explore import explore
+from mopdsim.plan.reasons import losses, reasons, regret
+from mopdsim.plan.tipping import GROUPS, first_change, indices, tips
+from mopdsim.plan.words import CONSTANTS, group, parameter
 from mopdsim.recipes import recipe_file
 
 KEYS = {
@@ -351,7 +349,7 @@ def test_students_further_below_their_teachers_lose_to_plans_without(asked: dict
     judged = finalists(question, found)
     assert judged[0].plan.family == "mopd"
     (tip,) = (one for one in tips(question, found, judged) if "below their teachers" in one.what)
-    assert tip.to == "one RL run on all domains" and tip.at is not None and 0 < tip.at < 0.2
+    assert tip.to == "one RL run on all domains" and tip.changes_at is not None and 0 < tip.changes_at < 0.2
 
 
 def test_a_strategy_that_a_study_saw_lose_is_contradicted_by_it() -> None:
@@ -374,9 +372,9 @@ def test_tiny_domains_are_contradicted_by_no_published_study(answer: Answer) -> 
 def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
     """Checked again from nothing, on either side of the point: the recommended plan is as good, then no longer."""
     for tip in answer.tips:
-        if tip.at is None or "conflict" not in tip.what:
+        if tip.changes_at is None or "conflict" not in tip.what:
             continue
-        for conflict, as_good in ((tip.at * 0.9, True), (tip.at, False)):
+        for conflict, as_good in ((tip.changes_at * 0.9, True), (tip.changes_at, False)):
             values = {
                 one.plan.label: float(
                     one.utility_in(answer.question, one.forecast.world.shifted(conflict=conflict)).mean()

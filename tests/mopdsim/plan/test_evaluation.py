@@ -13,13 +13,12 @@ import pytest
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import dump, loads
-from mopdsim.plan.answer.frontier import undominated
+from mopdsim.plan.candidate import Plan, group_name, scenario_of
+from mopdsim.plan.evaluation import Evaluator, splits
+from mopdsim.plan.explore import explore, moves, regrouped
+from mopdsim.plan.finalists import undominated
+from mopdsim.plan.grouping import communities, friendliness, neighbours, ordered, partitions, suggested
 from mopdsim.plan.question import Question, from_document
-from mopdsim.plan.search.candidate import Plan, group_name, scenario_of
-from mopdsim.plan.search.evaluation import Evaluator, splits
-from mopdsim.plan.search.explore import explore
-from mopdsim.plan.search.grouping import communities, friendliness, neighbours, ordered, partitions, suggested
-from mopdsim.plan.search.moves import moves, regrouped
 
 NAMES = ["math", "code", "swe", "if"]
 TWO = (("math", "code"), ("swe", "if"))

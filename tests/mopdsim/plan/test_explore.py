@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 
 from mopdsim.base.errors import InfeasibleError
+from mopdsim.plan import explore as exploring
+from mopdsim.plan.candidate import Plan
+from mopdsim.plan.evaluation import Evaluator
+from mopdsim.plan.explore import Found, explore, grid
+from mopdsim.plan.grouping import partitions
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import Question, from_document
-from mopdsim.plan.search import explore as exploring
-from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.evaluation import Evaluator
-from mopdsim.plan.search.explore import Found, explore
-from mopdsim.plan.search.grid import grid
-from mopdsim.plan.search.grouping import partitions
 
 TINY = ["sort", "reverse", "shift", "rotate"]
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mopdsim.plan.search.candidate import Plan
-from mopdsim.plan.search.moves import LEAST_STEPS, together
+from mopdsim.plan.candidate import Plan
+from mopdsim.plan.explore import LEAST_STEPS, together
 
 HERE = Plan(
     family="mopd",

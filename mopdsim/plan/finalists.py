@@ -1,8 +1,10 @@
-"""The few plans that are compared at the end, each with the forecast of its scenario over more draws.
+"""What is left of the search: the few plans that are compared at the end, the frontier, or why there is none.
 
 The search selects on few draws and so flatters its winner; here the best structures, and the best of each family, meet
-a longer row of the same worlds, and are ranked again. Of plans that are as good, the cheapest is taken.
-Axes: F finalist, N draw. Leaves out: the search itself.
+a longer row of the same worlds, each with the forecast of its scenario, and are ranked again. Of plans that are as
+good, the cheapest is taken. Where no plan keeps the limits, an error says what binds, and the nearest limits that one
+keeps. Axes: F finalist, N draw, P point. Leaves out: the search itself; models that fit no layout, which the cost model
+refuses.
 """
 
 from __future__ import annotations
@@ -14,13 +16,14 @@ from functools import cached_property
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.compare import MEASURES, SURE, TIE
 from mopdsim.forecast.forecast import Forecast, efforts_of, forecast
+from mopdsim.plan.candidate import Plan, first_of_each, scenario_of
+from mopdsim.plan.evaluation import Outcome
+from mopdsim.plan.explore import Found, explore
 from mopdsim.plan.question import JUDGING_DRAWS, Question
-from mopdsim.plan.search.candidate import Plan, scenario_of
-from mopdsim.plan.search.evaluation import Outcome
-from mopdsim.plan.search.explore import Found
 from mopdsim.quality.walk import Effort, State, walk
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Rl
@@ -78,21 +81,14 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
     is the cheapest of those that tie with the best and come within `FLOOR` of it, then the others, best first."""
     best = found.by_structure(found.feasible)
-    families: dict[object, Plan] = {}
-    for outcome in best:
-        families.setdefault(outcome.plan.family, outcome.plan)
-    wanted = dict.fromkeys(
-        [*(o.plan.structure for o in best[:_STRUCTURES]), *(p.structure for p in families.values())]
-    )
+    families = first_of_each(best, lambda outcome: outcome.plan.family)
+    wanted = dict.fromkeys(outcome.plan.structure for outcome in [*best[:_STRUCTURES], *families])
     alike: dict[object, list[Outcome]] = {structure: [] for structure in wanted}
     for outcome in found.feasible:
         if outcome.plan.structure in alike:
             alike[outcome.plan.structure].append(outcome)
-    judged = []
-    for outcomes in alike.values():
-        one = _keeping(question, _worth_trying(outcomes), calibration)
-        if one is not None:
-            judged.append(one)
+    tried = (_keeping(question, _worth_trying(outcomes), calibration) for outcomes in alike.values())
+    judged = [one for one in tried if one is not None]
     values = {one.plan: float(question.value(one.utility_N)) for one in judged}
     judged.sort(key=lambda one: -values[one.plan])
     as_good = [
@@ -114,10 +110,7 @@ def at_equal_dollars(
     for outcome in found.feasible:
         column = _column(outcome.plan)
         if column not in chosen and outcome.median["usd"] <= dollars:
-            made = forecast(scenario_of(question, outcome.plan, draws=JUDGING_DRAWS), calibration)
-            chosen[column] = Finalist(
-                plan=outcome.plan, forecast=made, utility_N=question.utility(made.scores_DN)
-            )
+            chosen[column] = _judged(question, outcome.plan, calibration)
     return {column: chosen[column] for column in COLUMNS if column in chosen}
 
 
@@ -135,11 +128,13 @@ def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:
 
 def _keeping(question: Question, plans: Sequence[Plan], calibration: Calibration | None) -> Finalist | None:
     """The first plan whose longer forecast keeps the limits too."""
-    for plan in plans:
-        made = forecast(scenario_of(question, plan, draws=JUDGING_DRAWS), calibration)
-        if keeps(question, made):
-            return Finalist(plan=plan, forecast=made, utility_N=question.utility(made.scores_DN))
-    return None
+    judged = (_judged(question, plan, calibration) for plan in plans)
+    return next((one for one in judged if keeps(question, one.forecast)), None)
+
+
+def _judged(question: Question, plan: Plan, calibration: Calibration | None) -> Finalist:
+    made = forecast(scenario_of(question, plan, draws=JUDGING_DRAWS), calibration)
+    return Finalist(plan=plan, forecast=made, utility_N=question.utility(made.scores_DN))
 
 
 def keeps(question: Question, made: Forecast) -> bool:
@@ -177,3 +172,108 @@ def verdict(question: Question, recommended: Finalist, other: Finalist) -> str:
     if max(probability, 1 - probability) < SURE or abs(ahead) < FLOOR:
         return TIE
     return other.plan.label if probability > 0.5 else recommended.plan.label
+
+
+MOST = 40  # points shown
+_DIGITS = 3  # of the objective: a smaller difference is none
+
+
+def undominated(points_PX: Array) -> list[int]:
+    """Places of the points that no other point equals or betters in every column (less is better), and betters in
+    one; of equal points the first."""
+    left_P = np.lexsort(points_PX.T[::-1])  # no point is beaten by a later one
+    left_XP = points_PX[left_P].T
+    kept: list[int] = []
+    while left_P.size:
+        kept.append(int(left_P[0]))
+        unbeaten_P = (left_XP < left_XP[:, :1]).any(axis=0)
+        left_P, left_XP = left_P[unbeaten_P], left_XP[:, unbeaten_P]
+    return kept
+
+
+def frontier(outcomes: Sequence[Outcome], most: int = MOST) -> list[Outcome]:
+    """Outcomes that no other beats in median dollars, median days and objective at once, cheapest first; of many,
+    spread evenly."""
+    if not outcomes:
+        return []
+    points_PX = np.array([[o.median["usd"], o.median["days"], -round(o.value, _DIGITS)] for o in outcomes])
+    kept = sorted(undominated(points_PX), key=lambda place: (points_PX[place, 0], points_PX[place, 2]))
+    if len(kept) > most:
+        best = min(kept, key=lambda place: points_PX[place, 2])
+        spread = {kept[round(place)] for place in np.linspace(0, len(kept) - 1, most - 1)}
+        kept = [place for place in kept if place in spread | {best}]
+    return [outcomes[place] for place in kept]
+
+
+_RELAXED = (4.0, 16.0, 64.0)  # limits tried, in multiples, where a minimum score is out of reach
+_KEYS = {"gpu_hours": "budget_gpu_hours", "usd": "budget_usd", "days": "deadline_days"}
+
+
+def infeasible(question: Question, found: Found, calibration: Calibration | None = None) -> InfeasibleError:
+    """The error to raise: one sentence with the binding limit and the nearest feasible one."""
+    good = [outcome for outcome in found.outcomes if not _missing(question, outcome)]
+    for factor in _RELAXED:
+        if good:
+            break
+        good = [
+            o for o in explore(relaxed(question, factor), calibration).outcomes if not _missing(question, o)
+        ]
+    if not good:
+        return _out_of_reach(question, found)
+    nearest = min(good, key=lambda outcome: _ratio(question, outcome))
+    binding = {name: limit for name, limit in question.limits.items() if nearest.surely[name] > limit}
+    if set(binding) == {"usd"} and not question.minimum:
+        return InfeasibleError(
+            f"budget_usd = {binding['usd']:g} buys no plan with probability {question.confidence:g}: the least that "
+            f"does is budget_usd = {_up(nearest.surely['usd']):g} ({nearest.plan.label})"
+        )
+    asked = " and ".join(f"{_KEYS[name]} = {limit:g}" for name, limit in binding.items())
+    needed = ", ".join(f"{_KEYS[name]} = {_up(nearest.surely[name]):g}" for name in binding)
+    minimum = "".join(f" with minimum.{name} = {least:g}" for name, least in question.minimum.items())
+    return InfeasibleError(
+        f"no plan keeps {asked}{minimum} with probability {question.confidence:g}: what binds is "
+        f"{' and '.join(_KEYS[name] for name in binding)}; the nearest that one keeps is {needed} "
+        f"({nearest.plan.label})"
+    )
+
+
+def relaxed(question: Question, factor: float) -> Question:
+    """The question with every limit multiplied."""
+
+    def times(limit: float | None) -> float | None:
+        return None if limit is None else limit * factor
+
+    base = replace(
+        question.base,
+        budget_usd=times(question.base.budget_usd),
+        deadline_days=times(question.base.deadline_days),
+    )
+    return replace(question, base=base, budget_gpu_hours=times(question.budget_gpu_hours))
+
+
+def _out_of_reach(question: Question, found: Found) -> InfeasibleError:
+    """No budget helps: the score itself is beyond every plan."""
+    name, least = min(
+        question.minimum.items(), key=lambda row: max(o.lowest[row[0]] for o in found.outcomes) - row[1]
+    )
+    reached = max(outcome.lowest[name] for outcome in found.outcomes)
+    return InfeasibleError(
+        f"minimum.{name} = {least:g} is what binds: the highest score of {name} that a plan within the limits keeps "
+        f"with probability {question.confidence:g} is {reached:.3f}, and limits {_RELAXED[-1]:g} times as wide do not "
+        "meet all minima; lower the minimum or the confidence"
+    )
+
+
+def _missing(question: Question, outcome: Outcome) -> bool:
+    return any(outcome.lowest[name] < least for name, least in question.minimum.items())
+
+
+def _ratio(question: Question, outcome: Outcome) -> float:
+    """By what factor the limits would have to be widened for this plan."""
+    return max(outcome.surely[name] / limit for name, limit in question.limits.items())
+
+
+def _up(value: float) -> float:
+    """Rounded up to three digits, so that asking again with it succeeds."""
+    unit = 10.0 ** (np.floor(np.log10(value)) - 2)
+    return float(np.ceil(value / unit) * unit)

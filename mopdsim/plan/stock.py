@@ -3,8 +3,7 @@
 A run that two plans share is trained and timed once here. Scores come from the forecast's own walk, seconds and efforts
 from its own functions, with an axis of candidates before the draws. Runs on as many domains are trained side by side,
 whichever those are: each candidate meets the world with its own domains in the first places. Axes: D domain, C
-candidate, P candidate or one for all of them, N draw. Leaves out: putting runs together (`mopdsim.plan.search.chains`,
-`mopdsim.plan.search.rounds`).
+candidate, P candidate or one for all of them, N draw. Leaves out: putting runs together (`mopdsim.plan.evaluation`).
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import Bill, bill, bill_together
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, seconds_of, world_of
+from mopdsim.plan.candidate import Group, Plan, scenario_of
 from mopdsim.plan.question import Question
-from mopdsim.plan.search.candidate import Group, Plan, scenario_of
 from mopdsim.quality.distillation import pull
 from mopdsim.quality.walk import Effort, Products, State, perform
 from mopdsim.quality.world import World, chances

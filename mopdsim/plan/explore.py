@@ -1,25 +1,28 @@
 """The search: seed plans of every family, all groupings screened, the best refined by small moves.
 
 Learning curves with B > 1 are not concave, so nothing here follows a slope: allocations come from a grid of halvings of
-what the limits allow, and refinement tries every single move around a few good plans until none is better. Groupings of
-up to six domains are enumerated; of more, the signed graph's are taken and domains moved one by one.
-Leaves out: evaluation (`mopdsim.plan.search.evaluation`), how many steps to try (`mopdsim.plan.search.grid`), what is
-said of the result (`mopdsim.plan.plan`).
+what the limits allow, and refinement tries every single move around a few good plans (steps by a factor, GPUs, each
+choice of its family) until none is better. Groupings of up to six domains are enumerated; of more, the signed graph's
+are taken and domains moved one by one. Leaves out: evaluation (`mopdsim.plan.evaluation`), groupings
+(`mopdsim.plan.grouping`), what is said of the result (`mopdsim.plan.plan`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import permutations, product
+from math import prod
+from typing import Any
 
+from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration
-from mopdsim.plan.question import Family, Question
-from mopdsim.plan.search.candidate import DISTILLED, Plan
-from mopdsim.plan.search.evaluation import Evaluator, Outcome
-from mopdsim.plan.search.grid import Grid, grid
-from mopdsim.plan.search.grouping import (
+from mopdsim.facts.model import title
+from mopdsim.plan.candidate import DISTILLED, TAUGHT, Plan, first_of_each
+from mopdsim.plan.evaluation import Evaluator, Outcome
+from mopdsim.plan.grouping import (
     ENUMERATED,
     Grouping,
     friendliness,
@@ -27,7 +30,149 @@ from mopdsim.plan.search.grouping import (
     partitions,
     suggested,
 )
-from mopdsim.plan.search.moves import LEAST_STEPS, moves, regrouped, together
+from mopdsim.plan.question import Family, Question
+from mopdsim.recipes.recipe import Balance
+
+FACTORS = (0.5, 0.7, 0.85, 1.18, 1.4, 2.0)
+BALANCES: tuple[Balance, ...] = ("none", "token_share", "remaining_gap")
+REWARD_MIXES = (0.0, 0.5, 1.0)
+SCALES = (0.0, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0)
+REPLAYS = (0.0, 0.05, 0.1, 0.2)
+LEAST_STEPS = 2
+_CHOICES = ("gpus", "student_gpus", "balance", "reward_mix", "normalizer", "scale", "replay")
+
+
+def moves(plan: Plan, options: Sequence[int], question: Question) -> list[Plan]:
+    """Every plan one move away, each once."""
+    found = dict.fromkeys(_moves(plan, options, question))
+    found.pop(plan, None)
+    return list(found)
+
+
+def together(plan: Plan, moved: Sequence[Plan]) -> Plan:
+    """The changes of several plans that are each a move away, with the same groups, made at once: steps by the product
+    of their factors, any other choice as the first has it that changes it."""
+
+    def scaled(steps: int, others: Iterable[int]) -> int:
+        return _times(steps, prod(other / steps for other in others))
+
+    changes: dict[str, Any] = {
+        name: next((made for one in moved if (made := getattr(one, name)) != now), now)
+        for name in _CHOICES
+        for now in [getattr(plan, name)]
+    }
+    if plan.distill_steps:
+        changes["distill_steps"] = scaled(plan.distill_steps, (one.distill_steps for one in moved))
+    columns = zip(plan.rl_steps, *(one.rl_steps for one in moved), strict=True)
+    return plan.but(rl_steps=tuple(scaled(steps, others) for steps, *others in columns), **changes)
+
+
+def _moves(plan: Plan, options: Sequence[int], question: Question) -> Iterator[Plan]:
+    yield from _step_moves(plan)
+    for gpus in options:
+        yield plan.but(gpus=gpus)
+        if plan.family in DISTILLED:
+            yield plan.but(student_gpus=gpus)
+    if any(len(group) > 1 for group in plan.groups) or plan.replay:
+        yield plan.but(normalizer="sequence" if plan.normalizer == "token" else "token")
+    match plan.family:
+        case "mopd":
+            yield from (plan.but(balance=balance) for balance in BALANCES)
+            yield from (plan.but(reward_mix=mix) for mix in REWARD_MIXES)
+        case "off_policy":
+            yield from (plan.but(balance=balance) for balance in BALANCES[:2])
+        case "merge":
+            yield from (plan.but(scale=scale) for scale in SCALES)
+        case "cascade_rl":
+            yield from (plan.but(replay=replay) for replay in REPLAYS)
+            yield from _swapped(plan)
+        case "mixed_rl" | "single":
+            pass
+    if plan.family in TAUGHT and plan.rounds == 1:
+        near = neighbours(plan.groups, question.domains, question.max_teachers)
+        yield from (regrouped(plan, groups) for groups in near)
+
+
+def _step_moves(plan: Plan) -> Iterator[Plan]:
+    """All runs by a factor, one run by a factor, the student by a factor, one against the other."""
+    for factor in FACTORS:
+        more = tuple(_times(steps, factor) for steps in plan.rl_steps)
+        yield plan.but(rl_steps=more)
+        if plan.distill_steps:
+            yield plan.but(distill_steps=_times(plan.distill_steps, factor))
+            yield plan.but(rl_steps=more, distill_steps=_times(plan.distill_steps, 1 / factor))
+        for place in range(len(plan.rl_steps)):
+            yield plan.but(rl_steps=_with(plan.rl_steps, place, factor))
+    for place in range(len(plan.rl_steps)):
+        others = tuple(_times(steps, 0.85) for steps in plan.rl_steps)
+        yield plan.but(rl_steps=_with(others, place, 1.4 / 0.85))
+
+
+def _with(steps: tuple[int, ...], place: int, factor: float) -> tuple[int, ...]:
+    return (*steps[:place], _times(steps[place], factor), *steps[place + 1 :])
+
+
+def _times(steps: int, factor: float) -> int:
+    return max(LEAST_STEPS, round(steps * factor))
+
+
+def _swapped(plan: Plan) -> Iterator[Plan]:
+    """Two steps of a cascade that follow one another, exchanged."""
+    for place in range(len(plan.groups) - 1):
+        groups, steps = list(plan.groups), list(plan.rl_steps)
+        groups[place : place + 2] = groups[place : place + 2][::-1]
+        steps[place : place + 2] = steps[place : place + 2][::-1]
+        yield plan.but(groups=tuple(groups), rl_steps=tuple(steps))
+
+
+def regrouped(plan: Plan, groups: Grouping) -> Plan:
+    """The plan with other groups: every domain keeps its share of the steps."""
+    share = {
+        name: steps / len(group)
+        for group, steps in zip(plan.groups, plan.rl_steps, strict=True)
+        for name in group
+    }
+    steps = tuple(max(LEAST_STEPS, round(sum(share[name] for name in group))) for group in groups)
+    return plan.but(groups=groups, rl_steps=steps)
+
+
+RL_HALVINGS, DISTILL_HALVINGS = 8, 7
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Total RL steps and distillation steps to try, most first."""
+
+    rl: list[int]
+    distill: list[int]
+
+
+def grid(evaluator: Evaluator) -> Grid:
+    """Halvings of the steps that would use up all that the limits allow. InfeasibleError where not one step fits.
+
+    The evaluator is one of its own, for what is tried here may be of a family that the question leaves out.
+    """
+    question = evaluator.question
+    domains, pool = question.domains, question.pool
+    step = 64
+    mixed = Plan(family="mixed_rl", groups=(domains,), rl_steps=(step,), gpus=pool, student_gpus=pool)
+    one = mixed.but(family="mopd", distill_steps=step)
+    alone, taught = (outcome.median["gpu_hours"] for outcome in evaluator.evaluate([mixed, one]))
+    if not math.isfinite(taught):
+        raise InfeasibleError(
+            f"{title(question.base.model)} does not fit on {pool} x {question.base.gpu} for these domains: give more "
+            "GPUs, a GPU with more memory or a smaller model"
+        )
+    hours = question.most_gpu_hours
+    return Grid(
+        rl=_halvings(hours / alone * step, RL_HALVINGS),
+        distill=_halvings(hours / max(taught - alone, alone / 100) * step / 2, DISTILL_HALVINGS),
+    )
+
+
+def _halvings(most: float, count: int) -> list[int]:
+    return list(dict.fromkeys(max(LEAST_STEPS, round(min(most, 1e6) / 2**place)) for place in range(count)))
+
 
 _SCREENED = 1  # allocations that every grouping is tried with
 _KEPT = 6  # groupings a family keeps after the screening
@@ -52,10 +197,8 @@ class Found:
 
     def by_structure(self, outcomes: Iterable[Outcome] | None = None) -> list[Outcome]:
         """The best outcome of each structure, best first."""
-        best: dict[object, Outcome] = {}
-        for outcome in self.outcomes if outcomes is None else outcomes:
-            best.setdefault(outcome.plan.structure, outcome)
-        return list(best.values())
+        given = self.outcomes if outcomes is None else outcomes
+        return first_of_each(given, lambda outcome: outcome.plan.structure)
 
 
 def explore(question: Question, calibration: Calibration | None = None, *, rough: bool = False) -> Found:
@@ -126,15 +269,9 @@ class _Search:
         for order in orders[:_ORDERS]:
             for total in self.grid.rl[:5]:
                 steps = (max(LEAST_STEPS, total // len(domains)),) * len(domains)
-                gpus = self.question.pool
+                groups, gpus = tuple((name,) for name in order), self.question.pool
                 plans.append(
-                    Plan(
-                        family="cascade_rl",
-                        groups=tuple((name,) for name in order),
-                        rl_steps=steps,
-                        gpus=gpus,
-                        student_gpus=gpus,
-                    )
+                    Plan(family="cascade_rl", groups=groups, rl_steps=steps, gpus=gpus, student_gpus=gpus)
                 )
         return plans
 
@@ -165,7 +302,7 @@ class _Search:
         question = self.question
         first = self.graph_groupings()
         tried = self.ranked(plan for groups in first for plan in self.allocations(family, groups))
-        models = _apart(tried, _SCREENED)
+        models = first_of_each(tried, lambda outcome: len(outcome.plan.groups))[:_SCREENED]
         if self.rough:
             return [outcome.plan for outcome in _distinct(tried, _KEPT)]
         if len(question.domains) <= ENUMERATED:
@@ -252,17 +389,6 @@ def _better(one: Outcome, other: Outcome) -> bool:
     return one.excess < other.excess - _GAIN and not other.feasible
 
 
-def _apart(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
-    """The best allocations among outcomes sorted best first, not two with the same number of teachers."""
-    found: dict[int, Outcome] = {}
-    for outcome in outcomes:
-        found.setdefault(len(outcome.plan.groups), outcome)
-    return list(found.values())[:count]
-
-
 def _distinct(outcomes: Sequence[Outcome], count: int) -> list[Outcome]:
     """The best outcomes of different groupings."""
-    found: dict[Grouping, Outcome] = {}
-    for outcome in outcomes:
-        found.setdefault(outcome.plan.groups, outcome)
-    return list(found.values())[:count]
+    return first_of_each(outcomes, lambda outcome: outcome.plan.groups)[:count]

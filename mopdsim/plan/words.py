@@ -107,6 +107,11 @@ _LESS: Mapping[Cause | Literal["start"], str] = {  # ... and behind by it
 }
 
 
+def capital(text: str) -> str:
+    """The text with a capital first letter."""
+    return text[:1].upper() + text[1:]
+
+
 def parameter(name: str) -> str:
     """An uncertain number of a world: "merge_exponent", "start:math" or "conflict:math>code"."""
     fact, colon, domains = name.partition(":")

@@ -1,7 +1,7 @@
-"""The worth of knowing more, for each parameter and each pilot study, and whether the recommendation depends
-on it.
+"""Pilots, what each costs and measures, and the worth of knowing more: whether the recommendation depends on it.
 
-The value of a pilot is the expected rise of the objective if its parameters were known before choosing among the
+Pilots are small studies; their costs are medians of the stages' own bills on the fewest GPUs on which they fit. The
+value of a pilot is the expected rise of the objective if its parameters were known before choosing among the
 finalists: E[max_f E(u_f | theta)] - max_f E[u_f], the inner expectation fitted by regression over the draws (Strong,
 Oakley and Brennan 2014) on one half of them and paid out on the other, so that fitted noise earns nothing. It is an
 upper bound, since a pilot measures with error. A recommendation hangs on a parameter where the fit at its P10 or P90
@@ -9,7 +9,7 @@ puts another finalist ahead by more than the floor and three standard errors. Un
 to keep the result's own P10 up: chosen is the finalist least likely to fall below the bar that the choices themselves
 reach (regressions of falling below it), and the value is the rise of the P10 over all draws. For the flips, the spread
 around the fit is taken to be the same everywhere. Axes: F finalist, N draw, X feature. Leaves out: what is known once
-costs are (money and time are taken as forecast).
+costs are (money and time are taken as forecast); pilots for the collapse of a student, which needs the full scale.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import combinations
 from statistics import NormalDist
 from typing import Any
 
@@ -24,11 +25,204 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
-from mopdsim.plan.answer import words
-from mopdsim.plan.answer.finalists import FLOOR, Finalist
-from mopdsim.plan.answer.pilots import Pilot
+from mopdsim.base.errors import InfeasibleError
+from mopdsim.cost.stage_cost import EVALUATIONS, bill
+from mopdsim.forecast.forecast import HOUR
+from mopdsim.plan import words
+from mopdsim.plan.candidate import Group
+from mopdsim.plan.evaluation import splits
+from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
+from mopdsim.plan.stock import STUDENT, Stock, equal_shares, run_kind, stage_of
 from mopdsim.quality.world import World
+from mopdsim.recipes.recipe import Distill, Rl, Teacher, TrainedStage
+
+IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standard error .017 at three)
+_FOLDS = 2.0  # of the distillation's gap: to 1/e^2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pilot:
+    """A study: its name, what is run (short: in at most six words) and what that tells, the parameters it measures, and
+    its price."""
+
+    name: str
+    short: str
+    title: str
+    what: str
+    parameters: tuple[str, ...]
+    gpu_hours: float
+    usd: float
+
+
+def pilots(question: Question, stock: Stock) -> list[Pilot]:
+    """All pilots that the question's domains allow."""
+    domains = question.domains
+    shop = _Prices(question, stock)
+    found = [_base_scores(shop)]
+    for name in domains:
+        facts = tuple(f"{fact}:{name}" for fact in ("start", "asymptote", "midpoint", "steepness", "length"))
+        spills = tuple(f"spill:{name}>{other}" for other in domains if other != name)
+        found.append(
+            shop.pilot(
+                f"rl:{name}",
+                f"longer RL on {name}",
+                f"a longer RL run on {name} alone",
+                "how high and how fast it climbs, and what that does to the other domains",
+                (*facts, *spills),
+                shop.rl((name,), IDENTIFIED),
+            )
+        )
+    if len(domains) == 1:
+        return found
+    for name in domains:
+        found.append(
+            shop.pilot(
+                f"handover:{name}",
+                f"distilling one {name} teacher",
+                f"a small teacher of {name} distilled into one student",
+                "how many tokens it takes to hand the domain over",
+                (f"distill_tokens:{name}",),
+                shop.rl((name,), 1.0) + shop.distillation((name,)),
+            )
+        )
+    for one, other in combinations(domains, 2):
+        found.append(
+            shop.pilot(
+                f"pair:{one}+{other}",
+                f"short RL on {one} and {other}",
+                f"a short RL run on {one} and {other} together",
+                "whether they help or hurt each other",
+                (f"conflict:{one}>{other}", f"conflict:{other}>{one}"),
+                shop.rl((one, other), 1.0),
+            )
+        )
+    return found + _mechanisms(domains, shop)
+
+
+def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
+    """Pilots of what is common to all domains, on the cheapest of them."""
+    cheap = tuple(sorted(domains, key=lambda name: shop.rl((name,), 1.0))[:3])
+    pair = cheap[:2]
+    teachers = shop.rl(pair[:1], 1.0) + shop.rl(pair[1:], 1.0)
+    student = shop.distillation(pair)
+    joined = " and ".join(pair)
+    tokens = tuple(f"distill_tokens:{name}" for name in pair)
+    found = [
+        shop.pilot(
+            "distillation",
+            "two small teachers",
+            f"small teachers of {joined} distilled into one student",
+            "how fast and how close a student follows, and how much conflict comes back",
+            ("conflict_share", "cap_gap", "inherited_bias", *tokens),
+            teachers + student,
+        ),
+        shop.pilot(
+            "distillation with reward",
+            "two small teachers with reward",
+            f"small teachers of {joined} distilled into one student, with and without a reward mixed in",
+            "how far the reward lifts a student past its teachers",
+            ("reward_gain",),
+            teachers + 2 * student,
+        ),
+        shop.pilot(
+            "merge",
+            "merging two small specialists",
+            f"small specialists of {joined} merged at several scales",
+            "how much less than its weight a merge keeps of a specialist's gain",
+            ("merge_exponent",),
+            teachers,
+        ),
+        shop.pilot(
+            "cascade",
+            "a short cascade",
+            f"short RL runs on {joined} one after the other, with and without old prompts mixed in",
+            "how much is forgotten, and how far training moves the weights",
+            ("forgetting", "climb_kl"),
+            2 * teachers,
+        ),
+    ]
+    return found
+
+
+def _base_scores(shop: _Prices) -> Pilot:
+    """The base, scored on every domain: one of the evaluations that any stage is billed for."""
+    question, stock = shop.question, shop.stock
+    stage = _run(question.domains)
+    seconds = bill(
+        stage, question.amounts("rl", 2), stock.domains, stock.machine, gpus=question.pool
+    ).seconds["evaluation"]
+    return shop.pilot(
+        "base scores",
+        "scoring the base",
+        "the base scored on every domain",
+        "where each domain starts",
+        tuple(f"start:{name}" for name in question.domains),
+        seconds / EVALUATIONS * question.pool / HOUR,
+    )
+
+
+class _Prices:
+    """GPU-hours of pilot runs."""
+
+    def __init__(self, question: Question, stock: Stock) -> None:
+        self.question = question
+        self.stock = stock
+
+    def pilot(
+        self, name: str, short: str, title: str, what: str, parameters: tuple[str, ...], gpu_hours: float
+    ) -> Pilot:
+        """A pilot with its price in money."""
+        usd = gpu_hours * self.question.usd_per_gpu_hour
+        return Pilot(
+            name=name,
+            short=short,
+            title=title,
+            what=what,
+            parameters=parameters,
+            gpu_hours=gpu_hours,
+            usd=usd,
+        )
+
+    def rl(self, group: Group, midpoints: float) -> float:
+        """RL until every domain of the group has had so many midpoints of compute."""
+        stage = _run(group)
+        rows = [self.stock.domains[name].midpoint.value for name in group]
+        amounts = self.question.amounts("rl", 1)
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).compute_N
+        steps = max(2, round(midpoints * sum(rows) / float(np.median(per_step))))
+        return self._hours(stage, steps)
+
+    def distillation(self, group: Group) -> float:
+        """Distillation of a group until its gaps are closed to 1/e^2."""
+        teachers = tuple(Teacher(stage=f"pilot_{place}", domains=(name,)) for place, name in enumerate(group))
+        stage = Distill(name=STUDENT, domains=dict.fromkeys(group, 1.0), teachers=teachers)
+        tokens = sum(self.stock.domains[name].distill_tokens.value for name in group)
+        amounts = self.question.amounts("distill", 1)
+        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).tokens_N
+        return self._hours(stage, max(2, round(_FOLDS * tokens / float(np.median(per_step)))))
+
+    def _hours(self, stage: TrainedStage, steps: int) -> float:
+        """Median GPU-hours on the fewest GPUs that it fits on; it does on the pool, or there would be no plan."""
+        amounts = self.question.amounts(stage.kind, 1)
+        for gpus in reversed(splits(self.question.pool)):
+            seconds_CN = self.stock.seconds(_key(stage), stage, amounts, np.array([steps]), gpus)
+            if seconds_CN is not None:
+                return float(np.median(seconds_CN)) * gpus / HOUR
+        raise InfeasibleError(
+            f"a pilot of {', '.join(stage.domains)} does not fit on {self.question.pool} GPUs"
+        )
+
+
+def _run(group: Group) -> Rl:
+    """RL of a pilot on these domains."""
+    return stage_of(run_kind("pilot", equal_shares(group), "token"))
+
+
+def _key(stage: TrainedStage) -> tuple[str, tuple[str, ...]]:
+    """What tells the stages of pilots apart."""
+    return f"pilot {stage.kind}", tuple(stage.domains)
+
 
 P90 = 1.2815515655446004
 _FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length")

@@ -2,7 +2,7 @@
 
 A plan is small and hashable: recipe family, groups of domains, steps, GPUs and a few choices. Its recipe is the
 catalogue's of that family with stages named by the domains they learn, so that the same teacher in two plans is the
-same stage and meets the same draws. Leaves out: what a plan comes to (`mopdsim.plan.search.evaluation`).
+same stage and meets the same draws. Leaves out: what a plan comes to (`mopdsim.plan.evaluation`).
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import Family, Question
@@ -22,11 +23,11 @@ from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
 from mopdsim.recipes.stage import renamed
 from mopdsim.recipes.stage_fields import Normalizer
 
+Row = TypeVar("Row")
 Group = tuple[str, ...]
 TAUGHT: tuple[Family, ...] = ("mopd", "off_policy", "merge")  # families of teachers
 DISTILLED: tuple[Family, ...] = ("mopd", "off_policy")
 _LONGEST_NAME = 56  # a stage's name has 64 characters, the round's prefix some of them
-
 
 _FEW = 4  # teachers whose numbers of domains a short name lists one by one
 _ROUNDS = ("", "two-round ", "three-round ")
@@ -134,6 +135,14 @@ class Plan:
         if self.family == "cascade_rl":
             document["replay"] = self.replay
         return document
+
+
+def first_of_each(rows: Iterable[Row], key: Callable[[Row], Hashable]) -> list[Row]:
+    """The first row of each key, in the order of the rows."""
+    found: dict[Hashable, Row] = {}
+    for row in rows:
+        found.setdefault(key(row), row)
+    return list(found.values())
 
 
 @cache

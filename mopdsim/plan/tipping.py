@@ -1,14 +1,20 @@
-"""Where the recommendation changes: at what conflict, teacher quality, price and number of GPUs.
+"""What the answer hangs on: where the recommendation changes, and which inputs move the recommended plan's objective.
 
-Each quantity is moved outward from where it is, in steps, until another kind of plan is best; the interval is then
-halved. Conflict and teacher quality are judged on the finalists as they stand; price on every plan that was evaluated;
-the number of GPUs on the finalists' structures with their steps and splits chosen anew. Leaves out: two quantities
-moved at once.
+Conflict, teacher quality, price and number of GPUs are each moved outward from where they are, in steps, until another
+kind of plan is best; the interval is then halved. Conflict and teacher quality are judged on the finalists as they
+stand; price on every plan that was evaluated; the number of GPUs on the finalists' structures with their steps and
+splits chosen anew.
+
+Sobol indices, first order and total, are by group of inputs: two independent rows of worlds A and B; for each group,
+worlds A with that group's inputs taken from B. First order is the share of the variance that the group explains alone,
+total what would be left if all but it were known; the estimators of Saltelli (2010), what they miss 0 and the total by
+cut off. Groups are independent of one another: scores of a domain move together, so they are one. Leaves out: two
+quantities moved at once; in the indices the time model, which does not act on scores.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -16,13 +22,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mopdsim.belief.calibration import Calibration
-from mopdsim.plan.answer.finalists import FLOOR, Finalist
+from mopdsim.base.arrays import Array
+from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.forecast.stage_draws import world_of
+from mopdsim.plan import words
+from mopdsim.plan.candidate import DISTILLED, Plan
+from mopdsim.plan.evaluation import Evaluator, Outcome
+from mopdsim.plan.explore import LEAST_STEPS, Found, fitting
+from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
-from mopdsim.plan.search.candidate import DISTILLED, Plan
-from mopdsim.plan.search.evaluation import Evaluator, Outcome
-from mopdsim.plan.search.explore import Found, fitting
-from mopdsim.plan.search.moves import LEAST_STEPS
+from mopdsim.quality.world import World
 
 SAME = "the same"
 _HALVINGS = 6
@@ -43,18 +52,9 @@ class Tip:
 
     what: str
     now: float
-    at: float | None
+    changes_at: float | None
     to: str | None
-    tried: tuple[float, float]
-
-    def to_document(self) -> dict[str, Any]:
-        return {
-            "what": self.what,
-            "now": self.now,
-            "changes_at": self.at,
-            "to": self.to,
-            "range": list(self.tried),
-        }
+    range: tuple[float, float]
 
 
 def tips(
@@ -106,12 +106,16 @@ def first_change(
 
 def _tips(what: str, shifted: _Shifted, steps: Sequence[float], *, downward: bool = True) -> list[Tip]:
     """Both directions from nothing added, or upward alone."""
-    found = []
-    for sign in (-1, 1) if downward else (1,):
-        outward = [sign * step for step in steps]
-        at, to = first_change(shifted.best, 0.0, outward, as_now=shifted.recommended)
-        found.append(Tip(what=what, now=0.0, at=at, to=to, tried=(0.0, outward[-1])))
-    return found
+    return [
+        _tip(what, shifted.best, 0.0, [sign * step for step in steps], as_now=shifted.recommended)
+        for sign in ((-1, 1) if downward else (1,))
+    ]
+
+
+def _tip(what: str, best: Callable[[float], str], now: float, outward: Sequence[float], **how: Any) -> Tip:
+    """The first change going outward; how: `first_change`'s."""
+    at, to = first_change(best, now, outward, **how)
+    return Tip(what=what, now=now, changes_at=at, to=to, range=(now, outward[-1] if outward else now))
 
 
 class _Shifted:
@@ -175,12 +179,10 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
         return [outcomes[values.argmax()] for values in some if values.max() > -np.inf]
 
     best = _choice(left, recommended, price)
-    tipped = []
-    for power in (-1, 1):
-        outward = [price * factor**power for factor in _FACTORS]
-        at, to = first_change(best, price, outward)
-        tipped.append(Tip(what="USD a GPU-hour", now=price, at=at, to=to, tried=(price, outward[-1])))
-    return tipped
+    return [
+        _tip("USD a GPU-hour", best, price, [price * factor**power for factor in _FACTORS])
+        for power in (-1, 1)
+    ]
 
 
 def _choice(
@@ -222,17 +224,8 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
     found = []
     for power in (-1, 1):
         outward = [pool * factor**power for factor in _POOLS if pool * factor**power >= 1]
-        at, to = first_change(best, pool, outward, halvings=_POOL_HALVINGS)
-        end = outward[-1] if outward else pool
-        found.append(
-            Tip(
-                what="GPUs of the pool",
-                now=pool,
-                at=None if at is None else round(at),
-                to=to,
-                tried=(pool, end),
-            )
-        )
+        tip = _tip("GPUs of the pool", best, pool, outward, halvings=_POOL_HALVINGS)
+        found.append(tip if tip.changes_at is None else replace(tip, changes_at=round(tip.changes_at)))
     return found
 
 
@@ -255,3 +248,76 @@ def _resized(plan: Plan, question: Question, options: Sequence[int]) -> list[Pla
             )
         )
     return found
+
+
+SAMPLES = 512  # a power of two, as the estimators want
+_OTHER_SEED = 7_919
+GROUPS = {
+    "start and asymptote": ("start_DN", "asymptote_DN", "demonstrated_DN"),
+    "midpoint": ("midpoint_DN",),
+    "steepness": ("steepness_DN",),
+    "distill_tokens": ("distill_tokens_DN",),
+    "response length": ("length_DN",),
+    "conflict": ("conflict_DDN",),
+    "spill": ("spill_DDN",),
+    "seeds": ("spread", "luck"),
+}
+
+
+def sensitivity(
+    question: Question, recommended: Finalist, calibration: Calibration | None = None
+) -> list[dict[str, Any]]:
+    """First-order and total index of each group of inputs on the recommended plan's objective, largest total first."""
+    one, other = (_world(question, recommended, calibration, shift) for shift in (0, _OTHER_SEED))
+    found = indices(lambda world: recommended.utility_in(question, world), one, other)
+    return sorted(
+        (
+            {"input": name, "what": words.group(name), "first": first, "total": total}
+            for name, (first, total) in found.items()
+        ),
+        key=lambda row: -float(row["total"]),
+    )
+
+
+def indices(utility_of: Callable[[World], Array], one: World, other: World) -> dict[str, tuple[float, float]]:
+    """First-order and total indices by group, 0 <= first <= total; both worlds hold the same number of draws."""
+    mixed = {
+        name: replace(one, **{field: getattr(other, field) for field in fields})
+        for name, fields in GROUPS.items()
+    }
+    watched = _Watched(one.constants)
+    base_N, other_N = utility_of(replace(one, constants=watched)), utility_of(other)
+    mixed |= {
+        name: replace(one, constants={**one.constants, name: other.constants[name]})
+        for name in one.constants
+        if name in watched.read  # the others move nothing
+    }
+    variance = float(np.var([base_N, other_N]))
+    centred_N = other_N - np.mean([base_N, other_N])
+    found = {}
+    for name, world in mixed.items():
+        moved_N = utility_of(world) - base_N
+        if not moved_N.any():
+            continue
+        total = float(np.mean(moved_N**2)) / 2 / variance
+        first = float(np.mean(centred_N * moved_N)) / variance
+        found[name] = min(max(first, 0.0), total), total
+    return found
+
+
+class _Watched(dict[str, Array]):
+    """Constants that remember which of them were read."""
+
+    def __init__(self, constants: Mapping[str, Array]) -> None:
+        super().__init__(constants)
+        self.read: set[str] = set()
+
+    def __getitem__(self, name: str) -> Array:
+        self.read.add(name)
+        return super().__getitem__(name)
+
+
+def _world(question: Question, recommended: Finalist, calibration: Calibration | None, shift: int) -> World:
+    seed = question.base.seed + shift
+    scenario = replace(recommended.forecast.scenario, seed=seed, draws=SAMPLES)
+    return world_of(scenario, calibration or default_calibration())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.forecast.compare import SURE, TIE
 from mopdsim.forecast.forecast import Forecast, quantiles
-from mopdsim.plan.answer.finalists import Finalist
+from mopdsim.plan.candidate import first_of_each
+from mopdsim.plan.finalists import Finalist
 from mopdsim.plan.question import Question
 
 
@@ -53,11 +55,9 @@ def portfolio(question: Question, finalists: Sequence[Finalist]) -> dict[str, An
     beats the next; None where no releases are asked."""
     if not question.portfolio:
         return None
-    best: dict[str, Finalist] = {}
-    for one in finalists:
-        if {name for group in one.plan.groups for name in group} == set(question.domains):
-            best.setdefault(one.plan.family, one)
-    years = {one.plan.label: releases(one.forecast, question.portfolio) for one in best.values()}
+    whole = (one for one in finalists if {*chain(*one.plan.groups)} == set(question.domains))
+    best = first_of_each(whole, lambda one: one.plan.family)
+    years = {one.plan.label: releases(one.forecast, question.portfolio) for one in best}
     totals = {
         label: np.sum([release.gpu_hours_N for release in year], axis=0) for label, year in years.items()
     }

@@ -3,7 +3,7 @@
 The graph joins two domains by what they do to each other, both directions added: positive helps. Groupings are read
 off it by joining the friendliest pairs first (each step a level of the hierarchy) and by communities of its positive
 part; the search then moves single domains (`neighbours`). Leaves out: what a grouping is worth
-(`mopdsim.plan.search.explore`).
+(`mopdsim.plan.explore`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from itertools import combinations
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.plan.search.candidate import Group
+from mopdsim.plan.candidate import Group
 
 ENUMERATED = 6  # up to so many domains, 203 groupings, all are tried
 Grouping = tuple[Group, ...]
