@@ -54,7 +54,7 @@ class Tip:
     now: float
     changes_at: float | None
     to: str | None
-    range: tuple[float, float]
+    range: list[float]
 
 
 def tips(
@@ -115,7 +115,7 @@ def _tips(what: str, shifted: _Shifted, steps: Sequence[float], *, downward: boo
 def _tip(what: str, best: Callable[[float], str], now: float, outward: Sequence[float], **how: Any) -> Tip:
     """The first change going outward; how: `first_change`'s."""
     at, to = first_change(best, now, outward, **how)
-    return Tip(what=what, now=now, changes_at=at, to=to, range=(now, outward[-1] if outward else now))
+    return Tip(what=what, now=now, changes_at=at, to=to, range=[now, outward[-1] if outward else now])
 
 
 class _Shifted:
