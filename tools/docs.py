@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.numbers import count, score
-from mopdsim.forecast import published_scale, scenario
-from mopdsim.forecast.compare_all import DOMAINS, compare_all
+from mopdsim.forecast import scenario
+from mopdsim.forecast.compare import DOMAINS, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import graph, published, recipe_file
 from mopdsim.recipes.published import Figure
@@ -41,7 +41,7 @@ def main() -> None:
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.is_file() else None
     rows = []
     for name in SYSTEMS:
-        found = forecast(scenario.from_document(published_scale.document(name), source=name)).to_document()
+        found = forecast(scenario.from_document(scenario.published_document(name), source=name)).to_document()
         own = [row for row in totals if row["system"] == name]
         parts = [*static_parts(name), *_forecast_parts(name, found, own), *_tiny_parts(name, tiny, measured)]
         _write(folder / f"{name}.md", parts)
@@ -53,7 +53,7 @@ def main() -> None:
 
 def recipe_of(name: str) -> Recipe:
     """A system's recipe at its published scale."""
-    return recipe_file.from_document(published_scale.document(name)["recipe"], source=name)
+    return recipe_file.from_document(scenario.published_document(name)["recipe"], source=name)
 
 
 def static_parts(name: str) -> list[str]:

@@ -24,7 +24,6 @@ from mopdsim.cost.stacks import UNKNOWN
 from mopdsim.facts.domains import WHOLE as WHOLE_FACTS
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import title
-from mopdsim.forecast import published_scale
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.amounts import Value
@@ -234,7 +233,7 @@ def base_document(choice: Choice) -> Mapping[str, Any]:
         return PRESETS[choice.preset].document
     if choice.preset not in SYSTEMS:
         raise NotFoundError(f"no preset {choice.preset!r}{did_you_mean(choice.preset, [*PRESETS, *SYSTEMS])}")
-    return published_scale.document(choice.preset)
+    return scenarios.published_document(choice.preset)
 
 
 @lru_cache(maxsize=32)

@@ -109,7 +109,7 @@ def forecast(
         from mopdsim.belief.calibration import load
 
         known = load(calibration)
-    from mopdsim.forecast.assumptions import assumptions
+    from mopdsim.forecast.why import assumptions
 
     found = run(scenario, known)
     document = found.to_document()

@@ -1,6 +1,6 @@
 """The verb `mopd compare`: recipes in the same worlds, or with --all every system and rival at one budget.
 
-Leaves out: the arithmetic (`mopdsim.forecast.compare`, `mopdsim.forecast.compare_all`).
+Leaves out: the arithmetic (`mopdsim.forecast.compare`, `mopdsim.forecast.compare`).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def compare(
     if planned is not None and not (all_ and recipes and recipes[0].endswith(".toml")):
         raise UsageError(f"planned = {planned}: belongs to --all FILE.toml: add those, or leave it out")
     if all_:
-        from mopdsim.forecast.compare_all import compare_all
+        from mopdsim.forecast.compare import compare_all
 
         if recipes and len(recipes) == 1 and recipes[0].endswith(".toml"):
             if budget_flops is not None:
@@ -76,9 +76,9 @@ def compare(
         return emit(document) if json_ else print(all_text(document))
     if budget_flops is not None:
         raise UsageError(f"budget_flops = {budget_flops:g}: belongs to --all: add that, or leave it out")
-    from mopdsim.forecast.assumptions import assumptions
     from mopdsim.forecast.compare import compare as judge
     from mopdsim.forecast.forecast import forecast as run
+    from mopdsim.forecast.why import assumptions
 
     forecasts = [run(scenario_of(recipe, keys)) for recipe in recipes or ()]
     document = judge(forecasts)

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.forecast import published_scale
 
 if TYPE_CHECKING:
     from mopdsim.forecast.scenario import Scenario
@@ -201,4 +200,4 @@ def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:
     rest = {key: value for key, value in keys.items() if key != "options"}
     if "gpus" in rest:
         rest = {"gpus_per_stage": rest["gpus"], **rest}
-    return scenario.from_document({**published_scale.document(recipe), **rest}, source=recipe)
+    return scenario.from_document({**scenario.published_document(recipe), **rest}, source=recipe)

@@ -4,7 +4,7 @@ The time model is fitted to vendor-tuned runs and to NeMo-RL. A stack's bias is 
 published runs show, shrunk towards the mean of all stacks (`mopdsim.fit.stacks` writes `data/stacks.json`); its spread
 is that of one more run. `unknown` is any stack: the mean, and the spread between stacks as well.
 What differs by mechanism is not in the bias: whether sequences are packed, how weights are sharded, and launches.
-Leaves out: a project's restarts and evaluation (`mopdsim.forecast.ranges.overhead`); hardware.
+Leaves out: a project's restarts and evaluation (`mopdsim.forecast.stage_draws.overhead_of`); hardware.
 """
 
 from __future__ import annotations

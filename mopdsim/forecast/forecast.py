@@ -23,18 +23,19 @@ from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import title
-from mopdsim.forecast import ranges
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import Job, Timeline, affected_by, needs_of, place
-from mopdsim.forecast.sensible import with_gpus
 from mopdsim.forecast.stage_draws import (
     bills_of,
     effort_of,
     length_of,
     machine_of,
+    overhead_of,
+    relative_amount,
     seconds_of,
     taken_gpus,
+    with_gpus,
     world_of,
 )
 from mopdsim.quality.ambiguity import within_bound
@@ -77,7 +78,7 @@ class Forecast:
         return {
             name: found.spent_after(found.steps, length_of(self.scenario, found, self.world) * amount_N)[0]
             for name, found in self.bills.items()
-            for amount_N in (ranges.relative_amount(self.scenario, name),)
+            for amount_N in (relative_amount(self.scenario, name),)
         }
 
     @cached_property
@@ -223,7 +224,7 @@ class Forecast:
             },
             "flops": quantiles(sum(self.stage_flops.values(), np.zeros(scenario.draws))),
             "days": quantiles(self.days_N),
-            "project_overhead": quantiles(ranges.overhead(scenario)),
+            "project_overhead": quantiles(overhead_of(scenario)),
             "usd_per_gpu_hour": self.usd_per_gpu_hour,
             "fits": True,
             "within_budget": _share(self.usd_N, scenario.budget_usd),

@@ -16,13 +16,15 @@
     [ranges]
     "student.steps" = [200, 800]     # P10 and P90 of what a stage spends, where nobody states it
 
-`dump` writes the resolved scenario: the recipe in full, every default stated; `loads(dump(s)) == s`.
+`published_document` is a published system at its published scale, what `mopd forecast SYSTEM` answers. `dump` writes
+the resolved scenario: the recipe in full, every default stated; `loads(dump(s)) == s`.
 Leaves out: the answer (`mopdsim.forecast.forecast`), the rules of single keys (`mopdsim.forecast.scenario_checks`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -52,7 +54,7 @@ from mopdsim.forecast.scenario_checks import (
 )
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.learning import Specialist
-from mopdsim.recipes import catalogue
+from mopdsim.recipes import catalogue, published
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe
 from mopdsim.recipes.recipe_file import from_document as recipe_from_document
 from mopdsim.recipes.recipe_file import parse_toml, read_toml, to_document
@@ -76,7 +78,7 @@ class Scenario:
     of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
     start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
     response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, tests, debugging; None: a
-    whole project's, see `ranges.overhead`). stack: the software, a name of `mopdsim.cost.stacks`; packed: whether
+    whole project's, see `overhead_of`). stack: the software, a name of `mopdsim.cost.stacks`; packed: whether
     fine-tuning packs its sequences (None: as the stack does). lora: adapters alone are trained. trainer_share: of a
     stage's GPUs that train where generation overlaps (None: the fastest), or that take turns with those that sample
     where it waits (None: all do both); lag: steps that a sample may be behind in
@@ -441,3 +443,47 @@ def _check(scenario: Scenario, source: str) -> None:
         whole(count, f"{source}: gpus_of.{name}", most=scenario.pools[scenario.pool(name)])
     for name, value in scenario.priority.items():
         number(value, f"{source}: priority.{name}")
+
+
+_RANGED = ("steps", "prompts_per_step", "rollouts_per_prompt", "response_tokens")
+_PUBLISHED_MACHINE = ("model", "smaller", "gpu", "precision", "overlap", "overhead")
+_INSIDE_OVERHEAD = {"failures_per_gpu_hour": 0.0, "rerun_probability": 0.0}
+
+
+def published_document(name: str) -> dict[str, Any]:
+    """The scenario of a system at its published scale: central amounts, and P10 to P90 of what is not known."""
+    own = published.system(name)
+    domains = list(dict.fromkeys(key.partition(".")[0] for key in own.under("domains")))
+    options = {key: row.value for key, row in own.under("options").items()}
+    made = to_document(catalogue.recipe(name, domains, amounts="published", **options))
+    for stage in made["stages"]:
+        stage |= {key: row.value for key, row in own.of_stage("structure", stage["name"]).items()}
+    machine = own.under("machine")
+    gpus = _published_gpus(machine["gpus"])  # of every stage: none of them says that some stood idle
+    found: dict[str, Any] = {"recipe": made, "gpus": gpus, "gpus_per_stage": gpus, "stack": "megatron"}
+    found |= {key: row.value for key, row in machine.items() if key in _PUBLISHED_MACHINE}
+    if "speculative_factor" in machine:
+        found["speculative_factor"] = machine["speculative_factor"].middle
+    if "overhead" in machine:
+        found["reliability"] = _INSIDE_OVERHEAD
+    found["domain"] = {domain: _published_domain(own, domain) for domain in domains}
+    found["ranges"] = dict(_published_ranges(own, [stage["name"] for stage in made["stages"]]))
+    return found
+
+
+def _published_domain(own: published.System, name: str) -> dict[str, Any]:
+    facts = {key: row.value for key, row in own.under(f"domains.{name}").items()}
+    return {"like": own.like[name], **facts} if name in own.like else facts
+
+
+def _published_ranges(own: published.System, stages: list[str]) -> Iterator[tuple[str, list[float]]]:
+    """Amounts that are not one number, and every length of a stage's own."""
+    for stage in stages:
+        for key, row in own.of_stage("stages", stage).items():
+            if key == "response_tokens" or (key in _RANGED and row.ends is not None):
+                yield f"{stage}.{key}", row.pair
+
+
+def _published_gpus(row: published.Figure) -> int:
+    """The number, or of a range the power of two below its middle: layouts split by powers of two."""
+    return int(row.value) if row.ends is None else 2 ** int(math.log2(row.middle))

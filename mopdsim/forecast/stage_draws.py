@@ -1,8 +1,13 @@
 """What each stage of a scenario runs on and spends: machine and bill, and in every draw length, effort and seconds.
 
-The planner's search calls the same functions with many numbers of steps at once. Axes: C candidate, N draw.
-Leaves out: central costs (`mopdsim.cost.stage_cost`), what the effort brings (`mopdsim.quality.walk`), when a stage
-runs (`mopdsim.forecast.schedule`).
+The planner's search calls the same functions with many numbers of steps at once. Where a source gives a range of what a
+stage spends (steps, batch, length), that is a lognormal through its P10 and P90: a bill is computed once, at the
+recipe's amounts and the range's middle length; seconds, FLOPs and tokens are then taken in proportion to the amounts
+and, as for every stage, to the power of the length that the bill found. A stage that nobody gives a number of GPUs
+takes the fewest that doublings are worth (`with_gpus`). Axes: C candidate, N draw. Leaves out: central costs
+(`mopdsim.cost.stage_cost`), what the effort brings (`mopdsim.quality.walk`), when a stage runs
+(`mopdsim.forecast.schedule`); ceilings of FLOPs; best-of-n and group sizes in the quality model, which keep the
+recipe's own rollouts_per_prompt.
 """
 
 from __future__ import annotations
@@ -17,16 +22,15 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.belief.calibration import Calibration, standard_normal
+from mopdsim.belief.calibration import Calibration, sample, standard_normal
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together, waiting_share
 from mopdsim.cost.stage_layout import Formats
 from mopdsim.cost.stage_seconds import step_flops
-from mopdsim.facts.domains import Estimate, domain
+from mopdsim.facts.domains import P90, Domain, Estimate, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
-from mopdsim.forecast import ranges
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.learning import learnt
@@ -131,14 +135,7 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
     """A stage's central costs on so many GPUs. InfeasibleError, with the pool's size too, where the model fits no
     layout on them."""
     try:
-        return bill(
-            stage,
-            scenario.recipe.amounts.get(stage.name),
-            scenario.domains,
-            machine_of(scenario, stage),
-            gpus=gpus,
-            response_tokens=ranges.central_length(scenario, stage.name),
-        )
+        return bill(*_terms(scenario, stage), gpus=gpus, response_tokens=central_length(scenario, stage.name))
     except InfeasibleError as error:
         whole = scenario.pools[scenario.pool(stage.name)]
         raise InfeasibleError(
@@ -146,19 +143,20 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
         ) from None
 
 
+def _terms(
+    scenario: Scenario, stage: AnyStage
+) -> tuple[AnyStage, Amounts | None, Mapping[str, Domain], Machine]:
+    """What a stage is billed by, but for its GPUs and its own length."""
+    return stage, scenario.recipe.amounts.get(stage.name), scenario.domains, machine_of(scenario, stage)
+
+
 def taken_gpus(scenario: Scenario, stage: AnyStage, *, gpus: int) -> int:
     """GPUs that a stage of so many takes from its pool: all, or where other stages may fill its waiting, the share of
     its step in which they are busy, at least half (two stages share, and switching costs nothing)."""
     if not scenario.fill_idle:
         return gpus
-    waiting = waiting_share(
-        stage,
-        scenario.recipe.amounts.get(stage.name),
-        scenario.domains,
-        machine_of(scenario, stage),
-        gpus=gpus,
-        response_tokens=ranges.central_length(scenario, stage.name),
-    )
+    length = central_length(scenario, stage.name)
+    waiting = waiting_share(*_terms(scenario, stage), gpus=gpus, response_tokens=length)
     return math.ceil(gpus * max(1.0 - waiting, 0.5))
 
 
@@ -179,7 +177,7 @@ def time_steps(scenario: Scenario, gpus_of: Mapping[str, int]) -> None:
     for name, gpus in gpus_of.items():
         stage = scenario.recipe.stage[name]
         if not isinstance(stage, Merge):
-            own = scenario.recipe.amounts[name], ranges.central_length(scenario, name)
+            own = scenario.recipe.amounts[name], central_length(scenario, name)
             alike.setdefault((machine_of(scenario, stage), gpus), []).append((stage, *own))
     for (machine, gpus), stages in alike.items():
         bill_together(stages, scenario.domains, machine, gpus=gpus)
@@ -187,7 +185,7 @@ def time_steps(scenario: Scenario, gpus_of: Mapping[str, int]) -> None:
 
 def length_of(scenario: Scenario, found: Bill, world: World) -> Array:
     """A stage's mean response length in each draw, relative to its bill's: by its own range or its domains'. (N,)"""
-    own_N = ranges.own_length(scenario, found.name)
+    own_N = own_length(scenario, found.name)
     if own_N is not None:
         return own_N
     if not found.shares:
@@ -216,7 +214,7 @@ def effort_of(
     usual = {name: domain(scenario.domains[name].row) for name in stage.domains}
     batch = Batch.of(stage, amounts, usual, overlapped=False)
     flops = step_flops(batch, machine)
-    relative_N = fresh(scenario.overlap, stage, constants, lag=scenario.lag) * ranges.relative_amount(
+    relative_N = fresh(scenario.overlap, stage, constants, lag=scenario.lag) * relative_amount(
         scenario, stage.name
     )
     steps_CN = np.asarray(steps_C, dtype=float)[..., None] * relative_N
@@ -241,8 +239,97 @@ def seconds_of(scenario: Scenario, found: Bill, steps_C: Steps, relative_length_
     """A stage's seconds with its draws: amounts, lengths, overhead and the time model's error (both common to all
     stages), failures, reruns. (C, N), or (N,) for one number of steps."""
     noise_N = standard_normal("time_model", scenario.seed, scenario.draws)
-    amounts_N = ranges.relative_amount(scenario, found.name)
-    seconds_CN = found.seconds_after(steps_C, relative_length_N, noise_N, amounts_N) * ranges.overhead(
-        scenario
-    )
+    amounts_N = relative_amount(scenario, found.name)
+    seconds_CN = found.seconds_after(steps_C, relative_length_N, noise_N, amounts_N) * overhead_of(scenario)
     return stretched(found.name, seconds_CN, found.gpus, scenario.reliability, seed=scenario.seed)
+
+
+WORTH_DOUBLING = 1.25  # times as fast that twice the GPUs should at least be
+
+
+def with_gpus(scenario: Scenario) -> Scenario:
+    """The scenario with a number of GPUs for each stage that should not have its whole pool.
+
+    From its whole pool downwards a stage is halved as long as twice the GPUs would gain it less than `WORTH_DOUBLING`
+    times the speed: beyond that one mostly pays more. Half of a pool is another team's, or stands idle. A recipe of one
+    stage keeps its pool, whose size is then that stage's own. Deadlines play no part, nor what other stages want.
+    """
+    stages = [stage for stage in scenario.recipe.stages if not isinstance(stage, Merge)]
+    if scenario.gpus_per_stage is not None or len(stages) < 2 or gpu(scenario.gpu).name.startswith("CPU"):
+        return scenario
+    halved = [stage for stage in stages if stage.name not in scenario.gpus_of]
+    chosen = {stage.name: scenario.stage_gpus(stage.name) for stage in halved}
+    while halved:
+        for share in (1, 2):  # all of them at once: that is faster
+            time_steps(scenario, {stage.name: max(chosen[stage.name] // share, 1) for stage in halved})
+        halved = [
+            stage
+            for stage in halved
+            if gain_of_doubling(scenario, stage, chosen[stage.name]) < WORTH_DOUBLING
+        ]
+        chosen |= {stage.name: chosen[stage.name] // 2 for stage in halved}
+    return replace(scenario, gpus_of={**chosen, **scenario.gpus_of})
+
+
+def gain_of_doubling(scenario: Scenario, stage: AnyStage, gpus: int) -> float:
+    """Times as fast as on half of so many GPUs; infinite where half are too few."""
+    if gpus < 2:
+        return float("inf")
+    try:
+        few, many = (bill_of(scenario, stage, gpus=number) for number in (gpus // 2, gpus))
+    except InfeasibleError:
+        return float("inf")
+    return sum(few.seconds.values()) / sum(many.seconds.values())
+
+
+PROJECT_LOG_SD = 0.15  # of a project's half-normal log overhead; tests, reruns and failures are apart; prior
+_AMOUNTS = ("steps", "prompts_per_step", "rollouts_per_prompt")
+
+
+def central_length(scenario: Scenario, stage: str) -> float | None:
+    """A stage's own mean response length, None where its domains' holds."""
+    ends = scenario.range_of(stage, "response_tokens")
+    return None if ends is None else math.sqrt(ends[0] * ends[1])
+
+
+def relative_amount(scenario: Scenario, stage: str) -> Array:
+    """What a stage spends in each draw, relative to the recipe's amounts. (N,)"""
+    relative_N = np.ones(scenario.draws)
+    for key in _AMOUNTS:
+        ends = scenario.range_of(stage, key)
+        if ends is not None:
+            central = getattr(scenario.recipe.amounts[stage], key)
+            relative_N = relative_N * drawn(scenario, ends, f"ranges:{stage}.{key}") / central
+    return relative_N
+
+
+def own_length(scenario: Scenario, stage: str) -> Array | None:
+    """A stage's own mean length in each draw, relative to its middle; None where its domains' holds. (N,)"""
+    ends = scenario.range_of(stage, "response_tokens")
+    if ends is None:
+        return None
+    return drawn(scenario, ends, f"ranges:{stage}.response_tokens") / math.sqrt(ends[0] * ends[1])
+
+
+def overhead_of(scenario: Scenario) -> Array:
+    """One factor on all seconds: what a whole project spends beyond its planned steps on restarts, debugging and tests,
+    never below 1, where the scenario gives none; 1 on a CPU, whose runs are this trainer's own. (N,)"""
+    if scenario.overhead is not None:
+        return drawn(scenario, scenario.overhead, "overhead")
+    if gpu(scenario.gpu).name.startswith("CPU"):
+        return np.ones(scenario.draws)
+    return project_overhead(scenario.seed, scenario.draws)
+
+
+def project_overhead(seed: int, draws: int) -> Array:
+    """A project's factor where nothing is known of it: half-normal in log. (N,)"""
+    return np.exp(PROJECT_LOG_SD * np.abs(standard_normal("overhead", seed, draws)))
+
+
+def drawn(scenario: Scenario, ends: tuple[float, float], key: str) -> Array:
+    """Draws of a lognormal through P10 and P90. (N,)"""
+    low, high = ends
+    middle = Estimate(
+        value=math.sqrt(low * high), sd=math.log(high / low) / (2 * P90), grade="prior", source=key
+    )
+    return sample(middle, "lognormal", key, seed=scenario.seed, draws=scenario.draws)

@@ -20,8 +20,7 @@ from mopdsim.plan.question import Family, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.parts import REWARD_GROUP, Groups, assemble, specialist
 from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
-from mopdsim.recipes.stage import renamed
-from mopdsim.recipes.stage_fields import Normalizer
+from mopdsim.recipes.stage import Normalizer, renamed
 
 Row = TypeVar("Row")
 Group = tuple[str, ...]

@@ -34,7 +34,7 @@ from mopdsim.quality.walk import State, paced
 from mopdsim.recipes.catalogue import cascade_shares
 from mopdsim.recipes.parts import REWARD_GROUP
 from mopdsim.recipes.recipe import Distill, Merge
-from mopdsim.recipes.stage_fields import Normalizer
+from mopdsim.recipes.stage import Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:

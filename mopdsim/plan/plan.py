@@ -20,9 +20,9 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.numbers import count, duration, points, score, share, usd
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast import scenario as scenarios
-from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
+from mopdsim.forecast.why import assumptions, basis
 from mopdsim.plan import words
 from mopdsim.plan.candidate import Plan, first_of_each
 from mopdsim.plan.evaluation import Outcome

@@ -30,7 +30,7 @@ from mopdsim.quality.walk import Effort, Products, State, perform
 from mopdsim.quality.world import World, chances
 from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
-from mopdsim.recipes.stage_fields import Normalizer
+from mopdsim.recipes.stage import Normalizer
 
 STUDENT = "student"  # the catalogue's name of a distillation
 _BEFORE = "before"  # what a run starts from that does not start from the base

@@ -78,42 +78,39 @@ def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
             "amounts = 'published': only the published systems have such amounts (`mopd recipes`), and a file must "
             "give every stage its own in [amounts_of.STAGE]; use tiny, real or small"
         )
-    return _SETS[name][kind]
+    return _AMOUNTS[name, kind]
 
 
-_SETS: dict[str, dict[SpendingKind, Amounts]] = {
+_SETS: dict[str, dict[SpendingKind, tuple[int, int, int, float, int]]] = {
+    # steps, prompts a step, rollouts a prompt, learning rate, warm-up steps
     "tiny": {
-        "sft": Amounts(steps=200, prompts_per_step=64, learning_rate=1e-3, warmup_steps=20),
-        "rl": Amounts(steps=80, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3),
-        "distill": Amounts(steps=200, prompts_per_step=32, learning_rate=1e-3),
-        "reward_model": Amounts(steps=180, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
-        "preference": Amounts(steps=120, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1e-3),
-        "rejection_sampling": Amounts(
-            steps=16, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
-        ),
+        "sft": (200, 64, 1, 1e-3, 20),
+        "rl": (80, 32, 8, 1.5e-3, 10),
+        "distill": (200, 32, 1, 1e-3, 10),
+        "reward_model": (180, 32, 8, 1e-3, 10),
+        "preference": (120, 32, 8, 1e-3, 10),
+        "rejection_sampling": (16, 64, 8, 0, 0),
     },
     "real": {
-        "sft": Amounts(steps=10, prompts_per_step=44, learning_rate=6e-5, warmup_steps=2),
-        "rl": Amounts(
-            steps=40, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=5e-5, warmup_steps=3
-        ),
-        "distill": Amounts(
-            steps=40, prompts_per_step=32, rollouts_per_prompt=1, learning_rate=8e-5, warmup_steps=3
-        ),
-        "reward_model": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=4, learning_rate=3e-5),
-        "preference": Amounts(steps=30, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=5e-6),
-        "rejection_sampling": Amounts(
-            steps=4, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
-        ),
+        "sft": (10, 44, 1, 6e-5, 2),
+        "rl": (40, 8, 8, 5e-5, 3),
+        "distill": (40, 32, 1, 8e-5, 3),
+        "reward_model": (30, 16, 4, 3e-5, 10),
+        "preference": (30, 16, 8, 5e-6, 10),
+        "rejection_sampling": (4, 64, 8, 0, 0),
     },
     "small": {
-        "sft": Amounts(steps=400, prompts_per_step=64, learning_rate=1e-5, warmup_steps=20),
-        "rl": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6),
-        "distill": Amounts(steps=200, prompts_per_step=128, learning_rate=2e-6),
-        "reward_model": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=4, learning_rate=5e-6),
-        "preference": Amounts(steps=200, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=5e-7),
-        "rejection_sampling": Amounts(
-            steps=100, prompts_per_step=256, rollouts_per_prompt=8, learning_rate=0, warmup_steps=0
-        ),
+        "sft": (400, 64, 1, 1e-5, 20),
+        "rl": (200, 64, 8, 1e-6, 10),
+        "distill": (200, 128, 1, 2e-6, 10),
+        "reward_model": (200, 64, 4, 5e-6, 10),
+        "preference": (200, 64, 8, 5e-7, 10),
+        "rejection_sampling": (100, 256, 8, 0, 0),
     },
+}
+_COLUMNS = ("steps", "prompts_per_step", "rollouts_per_prompt", "learning_rate", "warmup_steps")
+_AMOUNTS: dict[tuple[str, SpendingKind], Amounts] = {
+    (name, kind): Amounts.model_validate(dict(zip(_COLUMNS, row, strict=True)))
+    for name, rows in _SETS.items()
+    for kind, row in rows.items()
 }

@@ -4,7 +4,7 @@ A figure is [value, "published", source], or [[P10, P90], "assumed", why] where 
 of a range is its geometric middle. A table of a stage is called by the stage, by the stage without a round's prefix
 ("student_2", "r2_teacher_1" after "teacher_1"), by all numbered ones ("sft_*"), or by what is left ("teacher").
 Leaves out: structures (`mopdsim.recipes.systems`), the scenario at published scale
-(`mopdsim.forecast.published_scale`).
+(`mopdsim.forecast.scenario`).
 """
 
 from __future__ import annotations

@@ -2,10 +2,10 @@
 
 A stage starts from the weights of another (`init`; "base" is the model the recipe is run on, "smaller" a smaller one).
 With an `adapter_rank` it trains a low-rank adapter (LoRA) of that rank beside them, and hands the adapter on; forecasts
-take no account of it.
+take no account of it. A domain is judged by its verifier, or by the reward model that `reward_models` names for it.
 Adding a kind touches this file, the simulator's cost and quality, and one trainer loop; `match` with `assert_never`
 makes a missing arm loud. Leaves out: how stages hang together (`mopdsim.recipes.recipe`), amounts
-(`mopdsim.recipes.amounts`), the kinds that judge and choose (`mopdsim.recipes.feedback_stages`).
+(`mopdsim.recipes.amounts`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,69 @@ from typing import Annotated, Any, Literal, assert_never
 from pydantic import Field, model_validator
 
 from mopdsim.recipes.amounts import Share, Value
-from mopdsim.recipes.feedback_stages import Preference, RejectionSampling, RewardModel
-from mopdsim.recipes.stage_fields import (
-    BASE,
-    SELF,
-    AdapterRank,
-    Name,
-    Normalizer,
-    NotNegative,
-    Shares,
-    Weight,
-)
+
+BASE = "base"  # the model a recipe is run on
+SMALLER = "smaller"  # a second, smaller model with the same tokens, for a student of another size
+SELF = "self"  # as a teacher: the weights that the student starts from
+ROOTS = (BASE, SMALLER)
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AdapterRank = Annotated[int, Field(ge=1, le=1024)] | None  # None: all weights are trained
+Shares = Annotated[dict[str, Weight], Field(min_length=1)]
+Flips = Annotated[float, Field(ge=0, lt=0.5)]
+Normalizer = Literal["token", "sequence"]
+
+
+class RewardModel(Value):
+    """A scalar head on the model it starts from, trained on pairs of that model's samples (Bradley-Terry).
+
+    Samples of one prompt are paired where the verifier's scores differ. noise: probability that a pair's label is
+    reversed (the same pair is always reversed alike); InstructGPT's labellers agreed on 73% of pairs.
+    """
+
+    kind: Literal["reward_model"] = "reward_model"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    noise: Flips = 0.0
+
+
+class RejectionSampling(Value):
+    """A dataset: the model it starts from answers every prompt several times, and a judge chooses.
+
+    keep: the "best" answer of each prompt, or all that "passed" the verifier in full. reward_models: the judge by
+    domain, the verifier where absent. It trains nothing, and only `sft` reads it.
+    """
+
+    kind: Literal["rejection_sampling"] = "rejection_sampling"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    reward_models: dict[str, str] = Field(default_factory=dict)
+    keep: Literal["best", "passed"] = "best"
+
+
+class Preference(Value):
+    """Direct preference optimisation (DPO, 2305.18290) on the best and the worst sample of each prompt.
+
+    The reference, and where not `on_policy` the sampler, is the model the stage starts from. beta: of the implied KL.
+    noise: probability that a pair is reversed. likelihood_weight: of the chosen sample's likelihood beside it
+    (Llama 3: 0.2). reward_models: the judge by domain, the verifier where absent.
+    """
+
+    kind: Literal["preference"] = "preference"
+    name: Name
+    init: str = BASE
+    domains: Shares
+    adapter_rank: AdapterRank = None
+    reward_models: dict[str, str] = Field(default_factory=dict)
+    beta: Weight = 0.1
+    noise: Flips = 0.0
+    likelihood_weight: NotNegative = 0.0
+    on_policy: bool = False
+
 
 DistillLoss = Literal[
     "reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token", "sample_nll"
@@ -62,9 +114,19 @@ class Sft(Value):
 
 
 _READ_BY_ALGORITHM = {
-    "ppo": ("gae_lambda", "discount", "value_coefficient", "value_clip", "kl_target"),
-    "grpo": ("advantage_scale", "zero_signal"),
+    **dict.fromkeys(("gae_lambda", "discount", "value_coefficient", "value_clip", "kl_target"), "ppo"),
+    **dict.fromkeys(("advantage_scale", "zero_signal"), "grpo"),
 }
+
+
+def _check_read(stage: Value, setting: str, readers: Mapping[str, str]) -> None:
+    """Refuses a value of a key that another choice of `setting` alone reads. readers: that choice by key."""
+    for key, reader in readers.items():
+        value = getattr(stage, key)
+        if getattr(stage, setting) != reader and value != type(stage).model_fields[key].default:
+            raise ValueError(
+                f"{key} = {value} is read by {setting} {reader!r} alone: remove it or set that {setting}"
+            )
 
 
 class Rl(Value):
@@ -109,13 +171,7 @@ class Rl(Value):
 
     @model_validator(mode="after")
     def _consistent(self) -> Rl:
-        for algorithm, keys in _READ_BY_ALGORITHM.items():
-            for key in keys:
-                value = getattr(self, key)
-                if self.algorithm != algorithm and value != type(self).model_fields[key].default:
-                    raise ValueError(
-                        f"{key} = {value} is read by algorithm {algorithm!r} alone: remove it or set that algorithm"
-                    )
+        _check_read(self, "algorithm", _READ_BY_ALGORITHM)
         if self.kl_target is not None and not self.kl_coefficient:
             raise ValueError(
                 f"kl_target = {self.kl_target} adapts kl_coefficient, which is 0: give it a value to start from"
@@ -194,12 +250,7 @@ class Distill(Value):
         ):
             asked = "extrapolation" if self.extrapolation != 1 else f"balance {self.balance!r}"
             raise ValueError(f"{asked} needs the teachers' scores: choose another loss than 'sample_nll'")
-        for key, loss in _READ_BY.items():
-            value = getattr(self, key)
-            if self.loss != loss and value != type(self).model_fields[key].default:
-                raise ValueError(
-                    f"{key} = {value} is read by loss {loss!r} alone: remove it or set that loss"
-                )
+        _check_read(self, "loss", _READ_BY)
         return self
 
     @model_validator(mode="after")

@@ -36,7 +36,7 @@ from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast.forecast import QUANTILES
-from mopdsim.forecast.ranges import project_overhead
+from mopdsim.forecast.stage_draws import project_overhead
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
 from mopdsim.validate.cost import published

@@ -13,9 +13,9 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.facts.model import Model, model
-from mopdsim.forecast import published_scale, ranges, scenario
+from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
-from mopdsim.forecast.stage_draws import length_of
+from mopdsim.forecast.stage_draws import drawn, length_of
 from mopdsim.recipes import published
 from mopdsim.recipes.published import Figure
 
@@ -46,7 +46,7 @@ def _rows(name: str) -> list[dict[str, Any]]:
     measured = own.under("measured")
     if not measured:
         return []
-    found = forecast(scenario.from_document(published_scale.document(name), source=name))
+    found = forecast(scenario.from_document(scenario.published_document(name), source=name))
     return [
         _row(name, stage, own.under(f"measured.{stage}"), found)
         for stage in dict.fromkeys(key.partition(".")[0] for key in measured)
@@ -87,7 +87,7 @@ def ppo_flops(name: str, stage: str, found: Forecast) -> Array:
     episodes = bill.steps * found.scenario.recipe.amounts[stage].prompts_per_step
     length_N = _sequence_tokens(found, stage)
     low, high = beyond["mixed_tokens"].pair
-    mixed_N = ranges.drawn(found.scenario, (low, high), f"beyond:{stage}.mixed_tokens")
+    mixed_N = drawn(found.scenario, (low, high), f"beyond:{stage}.mixed_tokens")
     own = 1.0 + _OLD_AND_REFERENCE + _TRAINING
     aside = side * (1.0 + 1.0 + _TRAINING)
     rollouts_N = episodes * (own + aside) * _forward(policy, length_N)

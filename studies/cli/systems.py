@@ -45,7 +45,7 @@ def compare(
 
     Resumes. Writes OUT/compare.json. Example: mopd study compare --all --model tiny --scale 0.1
     """
-    from mopdsim.forecast.compare_all import DOMAINS, RECIPES
+    from mopdsim.forecast.compare import DOMAINS, RECIPES
     from studies.designs.systems.compare import comparable, run_compare
     from trainer.files.settings import Settings
 

@@ -20,8 +20,8 @@ from mopdsim.base.numbers import count, duration, usd
 from mopdsim.facts.domains import domains
 from mopdsim.facts.hardware import gpu, gpus
 from mopdsim.facts.model import model, models, title
-from mopdsim.forecast.assumptions import DEFAULT
 from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.why import DEFAULT
 from mopdsim.recipes import published
 from mopdsim.recipes.catalogue import CATALOGUE
 

@@ -1,6 +1,6 @@
 """Page Recipes: one recipe's graph, stages, calendar and cost; all of them at one budget, the planner's plans first.
 
-Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsim.forecast.compare_all`).
+Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsim.forecast.compare`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mopdsim.app.pages import plan_work
 from mopdsim.app.tables import frames
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
-from mopdsim.forecast.compare_all import RIVALS, compare_all
+from mopdsim.forecast.compare import RIVALS, compare_all
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, entries
 from mopdsim.recipes.recipe import BASE, Recipe, read

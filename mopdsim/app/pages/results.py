@@ -18,10 +18,10 @@ from mopdsim.app.tables import frames
 from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
-from mopdsim.forecast.assumptions import assumptions, basis
 from mopdsim.forecast.at_budget import bought
 from mopdsim.forecast.compare import MEASURES, TIE, difference
 from mopdsim.forecast.forecast import quantiles, weakest
+from mopdsim.forecast.why import assumptions, basis
 
 DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),

@@ -15,7 +15,7 @@ from typing import Any
 from mopdsim.base.errors import UsageError
 from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
-from mopdsim.forecast.compare_all import BUDGET_OF
+from mopdsim.forecast.compare import BUDGET_OF
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill, Recipe

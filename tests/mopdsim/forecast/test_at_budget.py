@@ -11,7 +11,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import usd
 from mopdsim.cli.compare_command import all_text
 from mopdsim.forecast.at_budget import at_budget, at_dollars, bought, training_flops
-from mopdsim.forecast.compare_all import DOMAINS, RECIPES, compare_all
+from mopdsim.forecast.compare import DOMAINS, RECIPES, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
 

@@ -12,10 +12,9 @@ import pytest
 
 from mopdsim.belief.calibration import default_calibration, standard_normal, uniform
 from mopdsim.forecast.forecast import DAY, HOUR, forecast
-from mopdsim.forecast.ranges import PROJECT_LOG_SD
 from mopdsim.forecast.scenario import Scenario, of_recipe
 from mopdsim.forecast.schedule import needs_of
-from mopdsim.forecast.stage_draws import bill_of, world_of
+from mopdsim.forecast.stage_draws import PROJECT_LOG_SD, bill_of, world_of
 
 NAMES = ["math", "code", "swe", "if", "search", "tool_use"]
 DRAWS = 4

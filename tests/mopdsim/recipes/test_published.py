@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.forecast import published_scale, scenario
+from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import published
 from mopdsim.recipes.amounts import Amounts
@@ -47,7 +47,7 @@ def test_every_table_of_a_stage_is_read(name: str) -> None:
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_system_forecasts_at_its_published_scale(name: str) -> None:
-    found = forecast(scenario.from_document({**published_scale.document(name), "draws": 100}))
+    found = forecast(scenario.from_document({**scenario.published_document(name), "draws": 100}))
     document = found.to_document()
     assert document["amounts"] == "published"
     for total in ("gpu_hours", "usd", "days"):
@@ -84,7 +84,7 @@ def test_numbers_of_teachers_are_the_reports() -> None:
 
 def test_a_range_s_central_value_is_its_geometric_middle() -> None:
     assert published.amounts("deepseek_r1", "sft").steps == round(math.sqrt(12_574 * 18_861))
-    assert published_scale.document("deepseek_r1")["ranges"]["sft.steps"] == [12_574, 18_861]
+    assert scenario.published_document("deepseek_r1")["ranges"]["sft.steps"] == [12_574, 18_861]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_published_totals_within_a_factor_two_and_the_r1_ones_inside() -> None:
 def test_ppo_flops_are_the_passes_by_hand() -> None:
     """Six policy passes (sampling, old, reference, three of training), five of a 6B model, three on eight mixed
     examples, each 2 FLOPs a parameter and token; attention adds some per cent."""
-    found = forecast(scenario.from_document(published_scale.document("instructgpt")))
+    found = forecast(scenario.from_document(scenario.published_document("instructgpt")))
     episodes, policy, side = 256_000, 175e9, 6e9
     tokens = 166 + math.sqrt(234 * 1034)
     mixed = math.sqrt(1000 * 2048)
