@@ -1,7 +1,8 @@
 """A choice: a preset or an own scenario file, and what was changed on it. It makes the scenario that is forecast.
 
-A choice holds only what differs from its base, so that a link stays short and "changed inputs" are its fields.
-Leaves out: widgets (`mopdsim.app.pages.controls`), how a choice travels in a link (`mopdsim.app.link`).
+A choice holds only what differs from its base, so that a link stays short and "changed inputs" are its fields. Presets
+are the questions that the app opens with, each a scenario document, as a scenario file would hold it. Leaves out:
+widgets (`mopdsim.app.pages.controls`), how a choice travels in a link (`mopdsim.app.state`).
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
-from mopdsim.app.presets import DEFAULT, PRESETS
 from mopdsim.app.uploads import MAX_CONFIG, MAX_OWN, toml_document
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.base.numbers import usd
@@ -31,6 +31,54 @@ from mopdsim.recipes.catalogue import CATALOGUE
 from mopdsim.recipes.recipe import Recipe, Rl
 from mopdsim.recipes.systems import SYSTEMS
 
+
+class Preset(NamedTuple):
+    """A question with its title."""
+
+    title: str
+    document: Mapping[str, Any]
+
+
+def _asked(
+    recipe: str, domains: str, model: str, gpus: int, gpu: str, teams: int, **more: Any
+) -> dict[str, Any]:
+    """A scenario document; domains in one string."""
+    machine = {"model": model, "gpu": gpu, "gpus": gpus, "teams": teams, "options": {"amounts": "small"}}
+    return {"recipe": recipe, "domains": domains.split(), **machine, **more}
+
+
+DEFAULT = "eight_domains"
+PRESETS: Mapping[str, Preset] = {
+    DEFAULT: Preset(
+        "Eight domains, 512 H200s, $3M, twelve weeks, five teams",
+        _asked(
+            "mopd", "math code swe tool_use search instruction_following chat safety", "Qwen3-30B-A3B", 512, "H200", 5,
+            budget_usd=3_000_000.0, deadline_days=84.0,
+        ),
+    ),
+    "three_specialists": Preset(
+        "Three specialists and one student on 64 H100s",
+        _asked(
+            "mopd", "math instruction_following swe", "Qwen3-30B-A3B", 64, "H100", 3,
+            budget_usd=300_000.0, deadline_days=60.0,
+        ),
+    ),
+    "conflicting_pair": Preset(
+        "One mixed run over two domains that a pilot showed to conflict",
+        _asked(
+            "mixed_rl", "math chat", "Qwen3-8B", 32, "H100", 1, budget_usd=50_000.0, deadline_days=28.0,
+            domain={"math": {"start": [0.25, 0.29], "asymptote": [0.45, 0.55]}},
+            conflict={"math>chat": [-0.6, -0.2], "chat>math": [-0.3, 0.0]},
+        ),
+    ),
+    "tiny": Preset(
+        "Six tiny domains that this machine can run for real",
+        _asked(
+            "mopd", "sort reverse shift swap brackets rle_decode", "tiny", 1, "CPU-2-cores", 1,
+            options={"amounts": "tiny"}, reliability={"failures_per_gpu_hour": 0.0, "rerun_probability": 0.0},
+        ),
+    ),
+}  # fmt: skip
 OWN = "own scenario"
 MAX_DRAWS, MAX_ROUNDS, MAX_DOMAINS, MAX_STAGES = 5000, 10, 16, 64
 MAX_FACTS, MAX_WISHES = 400, 20_000  # facts, letters of the wishes

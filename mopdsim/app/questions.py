@@ -1,6 +1,6 @@
 """The planner's question as the app asks it: of the choice at hand, and of an own file; one text for one question.
 
-Leaves out: what a question may say (`mopdsim.plan.question`), the fields (`mopdsim.app.pages.plan_form`).
+Leaves out: what a question may say (`mopdsim.plan.question`), the fields (`mopdsim.app.pages.plan`).
 """
 
 from __future__ import annotations

@@ -8,8 +8,7 @@ from importlib.resources import files
 import streamlit as st
 
 from mopdsim.app import state
-from mopdsim.app.pages import interference, plan, recipes, runs, what_if
-from mopdsim.app.pages.trace import page as trace
+from mopdsim.app.pages import interference, plan, recipes, runs, trace, what_if
 
 
 def _calibration() -> None:

@@ -1,10 +1,13 @@
 """What every page is made of: a chart with its alternative text, its table and its files; a number with its grade.
 
+Tables and charts are files too: CSV, XLSX, PNG. A cell that a spreadsheet would run as a formula is made harmless.
 Leaves out: what is shown.
 """
 
 from __future__ import annotations
 
+import io
+import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -14,8 +17,68 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app.files import csv_bytes, png_bytes, xlsx_bytes
 from mopdsim.base.errors import MopdError
+
+_RISKY = ("=", "+", "-", "@", "\t", "\r")
+_WIDTH, _LETTERS = 640, 125  # of a picture, and of a line of its notes
+_SHEET_NAME = 31  # letters that XLSX allows
+
+
+def harmless(value: Any) -> Any:
+    """Text that starts like a formula gets an apostrophe before it; everything else stays."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_RISKY) else value
+
+
+def harmless_table(frame: pd.DataFrame) -> pd.DataFrame:
+    """The table with every cell and column name harmless."""
+    return frame.map(harmless).rename(columns=harmless)
+
+
+def csv_bytes(frame: pd.DataFrame) -> bytes:
+    """The table as CSV, UTF-8."""
+    return harmless_table(frame).to_csv(index=False).encode()
+
+
+def xlsx_bytes(frames: Mapping[str, pd.DataFrame]) -> bytes:
+    """The tables as sheets of one workbook; text is never read as a formula or a link."""
+    buffer = io.BytesIO()
+    options = {"options": {"strings_to_formulas": False, "strings_to_urls": False}}
+    with pd.ExcelWriter(buffer, engine="xlsxwriter", engine_kwargs=options) as writer:
+        for name, frame in frames.items():
+            harmless_table(frame).to_excel(writer, sheet_name=name[:_SHEET_NAME], index=False)
+    return buffer.getvalue()
+
+
+def png_bytes(
+    spec: Mapping[str, Any], frame: pd.DataFrame, *, title: str = "", notes: Sequence[str] = ()
+) -> bytes:
+    """A Vega-Lite chart of the table as PNG, on white, without a browser and without a network. title and notes stand
+    above the chart, so that it can be shown alone."""
+    import vl_convert
+
+    return bytes(vl_convert.vegalite_to_png(whole(spec, frame, title=title, notes=notes), scale=2))
+
+
+def whole(
+    spec: Mapping[str, Any], frame: pd.DataFrame, *, title: str, notes: Sequence[str]
+) -> dict[str, Any]:
+    """The chart with its rows, a width of its own, and what stands above it."""
+    width = spec.get("width", _WIDTH)
+    found = {
+        **spec,
+        "width": width if isinstance(width, int) else _WIDTH,
+        "data": {"values": frame.to_dict("records")},
+        "background": "white",
+        "padding": 16,
+    }
+    if title:
+        found["title"] = {
+            "text": textwrap.wrap(title, _LETTERS - 25), "fontSize": 16, "anchor": "start", "frame": "bounds",
+            "subtitle": [line for note in notes for line in textwrap.wrap(note, _LETTERS)], "offset": 14,
+            "subtitleFontSize": 11, "subtitleColor": "#52606d",
+        }  # fmt: skip
+    return found
+
 
 GRADE_COLORS = {"measured": "green", "published": "blue", "fitted": "violet", "prior": "gray"}
 _CAUTIONS = 2  # on a picture; a workbook has all
@@ -57,10 +120,25 @@ def heading(title: str, says: str) -> None:
 
 def below(title: str, frame: pd.DataFrame, spec: Mapping[str, Any], *, key: str) -> None:
     """Folded under a chart: its table with CSV, and its PNG."""
-    fold = st.expander("Table and files", key=f"{key}_table", on_change="rerun")
-    if fold.open:
-        with fold:
-            table(frame, key=key, alt=f"Table: {title}", spec=spec)
+    fold("Table and files", f"{key}_table", lambda: table(frame, key=key, alt=f"Table: {title}", spec=spec))
+
+
+def fold(title: str, key: str, draw: Callable[[], object], **look: Any) -> None:
+    """Folded under a title: drawn when it is opened."""
+    opened(st.expander(title, key=key, on_change="rerun", **look), draw)
+
+
+def tabs(parts: Mapping[str, Callable[[], object]], *, key: str) -> None:
+    """Tabs by title, of which only the open one is drawn."""
+    for tab, draw in zip(st.tabs(list(parts), key=key, on_change="rerun"), parts.values(), strict=True):
+        opened(tab, draw)
+
+
+def opened(box: Any, draw: Callable[[], object]) -> None:
+    """Draw inside a container where it is open."""
+    if box.open:
+        with box:
+            draw()
 
 
 def table(frame: pd.DataFrame, *, key: str, alt: str, spec: Mapping[str, Any] | None = None) -> None:
@@ -145,14 +223,9 @@ def download(label: str, data: Callable[[], bytes] | str, name: str, mime: str) 
 def warnings(lines: tuple[str, ...] | list[str]) -> None:
     """What to know before the numbers are used."""
     if lines:
-        below = st.expander(
-            f"{len(lines)} cautions about these numbers",
-            icon=":material/info:",
-            key="cautions",
-            on_change="rerun",
-        )
-        if below.open:
-            below.markdown("\n".join(f"- {plain(line)}" for line in lines))
+        text = "\n".join(f"- {plain(line)}" for line in lines)
+        title = f"{len(lines)} cautions about these numbers"
+        fold(title, "cautions", lambda: st.markdown(text), icon=":material/info:")
 
 
 def plain(text: str) -> str:

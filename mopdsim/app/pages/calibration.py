@@ -6,6 +6,11 @@ Leaves out: the validation and the fits; they are those of `mopd validate` and `
 from __future__ import annotations
 
 import json
+import math
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,43 +18,34 @@ import streamlit as st
 
 from mopdsim.app import charts, state, views
 from mopdsim.app.answers import answer
-from mopdsim.app.pages import held_out, refits
-from mopdsim.app.tables import evidence
-from mopdsim.base.errors import MopdError
-from mopdsim.belief.calibration import default_calibration
-
-POLL_S = 1
+from mopdsim.app.background import Work, unplaced
+from mopdsim.app.background import start as begin
+from mopdsim.app.pages import held_out
+from mopdsim.app.uploads import csv_text
+from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.cost.constants import KINDS, parse
+from mopdsim.facts.domains import P90, Scope
+from mopdsim.validate.cost import LOADERS
 
 
 def page() -> None:
     """Three tabs, of which only the open one is computed."""
     state.notice()
-    measured, known, own = st.tabs(
-        ["Predicted against measured", "Parameters and studies", "Own observations"],
-        key="calibration_tab", on_change="rerun",
-    )  # fmt: skip
-    if measured.open:
-        with measured:
-            _measured()
-    if known.open:
-        with known:
-            _known()
-    if own.open:
-        with own:
-            _own()
-
-
-@st.cache_data(max_entries=8, show_spinner="Comparing predictions with measurements")
-def _report(kind: str) -> dict[str, Any]:
-    return evidence.report(kind)
+    parts = {
+        "Predicted against measured": _measured,
+        "Parameters and studies": _known,
+        "Own observations": _own,
+    }
+    views.tabs(parts, key="calibration_tab")
 
 
 @st.fragment
 def _measured() -> None:
-    titles = {name: kind.title for name, kind in evidence.VALIDATIONS.items()}
+    titles = {name: kind.title for name, kind in VALIDATIONS.items()}
     own = None
     with views.said():
-        own = held_out.read(evidence.RESULTS)
+        own = held_out.read(RESULTS)
     if own is not None:
         titles = {"held_out": "Scores of own runs, held out", **titles}
     kind = st.segmented_control(
@@ -60,11 +56,11 @@ def _measured() -> None:
         held_out.show(own)
         return
     with views.said():
-        report = _report(kind)
-        about = evidence.VALIDATIONS[kind]
+        report = report_of(kind)
+        about = VALIDATIONS[kind]
         st.caption(views.plain(about.scope))
         _headline(report, ratio=about.ratio)
-        table = evidence.predictions(report)
+        table = predictions(report)
         for unit in table.unit.unique():
             rows = table[table.unit == unit]
             outside = int((rows["80% interval"] == "outside").sum())
@@ -81,7 +77,7 @@ def _measured() -> None:
             says=f"Residuals of {len(table)} predictions: median {table[column].median():+.2f}.",
             note="log2 of the ratio: 1 is twice the measurement." if about.ratio else "Predicted minus measured.",
         )  # fmt: skip
-        errors = evidence.left_out(report)
+        errors = left_out(report)
         if not errors.empty:
             st.markdown("**Errors by what the fit never saw**")
             views.table(errors, key=f"left_out_{kind}", alt="Median and P90 error by what was left out")
@@ -115,14 +111,14 @@ def _known() -> None:
             st.markdown("\n".join(f"- {views.plain(line)}" for line in found.forecast.warnings))
         else:
             st.caption("Nothing leaves the calibrated range.")
-        table = evidence.parameters(default_calibration(), scope)
+        table = parameters(default_calibration(), scope)
         counts = ", ".join(f"{count} {name}" for name, count in table.grade.value_counts().items())
         st.markdown(f"**Parameters of the quality model** ({counts})")
         views.table(
             table, key="parameters", alt=f"{len(table)} parameters with P10, P50, P90, grade and source"
         )
     st.markdown("**Studies with results**")
-    done = evidence.studies()
+    done = studies()
     if done.empty:
         st.caption("None on this machine: `mopd study list` names them.")
     else:
@@ -132,20 +128,20 @@ def _known() -> None:
 @st.fragment
 def _own() -> None:
     st.subheader("Refit the cost model to what you measured", anchor=False)
-    kind = st.selectbox(
-        "What was measured", list(refits.NAMES), format_func=refits.NAMES.__getitem__, key="refit_kind"
-    )
-    columns = ", ".join(f"`{name}`" for name in refits.columns(kind))
+    kind = st.selectbox("What was measured", list(NAMES), format_func=NAMES.__getitem__, key="refit_kind")
+    columns = ", ".join(f"`{name}`" for name in refit_columns(kind))
     st.caption(f"A CSV with at least these columns: {columns}. It stays on this machine.")
     file = st.file_uploader("Observations (CSV)", type=["csv"], key="refit_upload", max_upload_size=2)
     if file is not None:
         with views.said():
-            rows = refits.check(kind, file.getvalue())
+            rows = check_refit(kind, file.getvalue())
             st.caption(f"{rows} rows can be fitted.")
             busy = st.session_state.get("refit") is not None
             st.button("Refit", type="primary", disabled=busy, on_click=_begin, args=(kind, file.getvalue()))
     if st.session_state.get("refit") is not None:
-        _wait()
+        state.wait(
+            "refit", "Fitting, with every model and GPU left out in turn: {:.0f} s. It can take a minute."
+        )
     elif st.session_state.get("refitted"):
         _refitted(*st.session_state.refitted)
 
@@ -153,38 +149,185 @@ def _own() -> None:
 def _begin(kind: str, data: bytes) -> None:
     st.session_state.refitted = None
     try:
-        st.session_state.refit = (kind, refits.start(kind, data))
+        st.session_state.refit = ("refitted", (kind,), start_refit(kind, data))
     except MopdError as error:
         st.session_state.notice = str(error)
-
-
-@st.fragment(run_every=POLL_S)
-def _wait() -> None:
-    if st.session_state.get("refit") is None:
-        return
-    kind, work = st.session_state.refit
-    if work.running:
-        st.info(
-            f"Fitting, with every model and GPU left out in turn: {work.seconds:.0f} s. It can take a minute."
-        )
-        return
-    st.session_state.refit = None
-    try:
-        st.session_state.refitted = (kind, work.result())
-    except MopdError as error:
-        st.session_state.notice = str(error)
-    st.rerun()
 
 
 def _refitted(kind: str, document: dict[str, Any]) -> None:
     report = document["report"]
-    st.subheader(f"{refits.NAMES[kind]}, refitted to {report['rows']} rows", anchor=False)
+    st.subheader(f"{NAMES[kind]}, refitted to {report['rows']} rows", anchor=False)
     _headline(report, ratio=True)
-    table: pd.DataFrame = evidence.refitted(kind, document["entry"])
+    table: pd.DataFrame = refitted(kind, document["entry"])
     views.table(table, key="refitted", alt="Refitted constants beside their textbook values, P10, P50, P90")
-    shown = evidence.predictions(report)
+    shown = predictions(report)
     views.figure(
         "Predicted against measured", shown, charts.predicted(True), key="refit_predicted",
         says=f"{len(shown)} predictions of the refit against your measurements.",
     )  # fmt: skip
     views.download("Constants, JSON", json.dumps(document, indent=1), "refit.json", "application/json")
+
+
+RESULTS = Path(__file__).parents[3] / "studies" / "results"
+
+
+STEPS = {"predicted": "prediction.json", "measured": "observations.csv", "reported": "report.md"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """One validation: its title, what a measurement is, whether its scale is a ratio, and what it was measured on."""
+
+    title: str
+    unit: str
+    ratio: bool
+    scope: str
+
+
+VALIDATIONS: Mapping[str, Kind] = {
+    "rl_steps": Kind(
+        title="RL step times",
+        unit="seconds of a step",
+        ratio=True,
+        scope="Published steps of RL on models of 3 to 671 billion parameters on H100, GB200, A800 and H20, most of "
+        "them of one framework. Each model is left out of the fit that forecasts it.",
+    ),
+    "train_throughput": Kind(
+        title="Training throughput",
+        unit="seconds a token and GPU",
+        ratio=True,
+        scope="Published pre-training and fine-tuning of dense and expert models, most of them tuned by the vendor. "
+        "Your stack may be slower: measure a step.",
+    ),
+    "quality": Kind(
+        title="Scores of published recipes",
+        unit="benchmark points",
+        ratio=False,
+        scope="Benchmarks of published post-training studies, each study forecast from the others.",
+    ),
+    "project_totals": Kind(
+        title="Totals of published projects",
+        unit="FLOPs or GPU-hours",
+        ratio=True,
+        scope="Whole published runs, forecast from what their papers state; what they leave out is drawn from priors.",
+    ),
+}
+
+
+@st.cache_data(max_entries=8, show_spinner="Comparing predictions with measurements")
+def report_of(kind: str) -> dict[str, Any]:
+    """The report of `mopd validate KIND --json`."""
+    if kind == "quality":
+        from mopdsim.validate.quality import validate as of_quality
+
+        return of_quality()
+    if kind == "project_totals":
+        from mopdsim.validate.projects import validate as of_projects
+
+        return of_projects()
+    from mopdsim.validate.cost import validate as of_times
+
+    return of_times(kind).as_json()
+
+
+def predictions(document: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a measurement: what, measured, P10, P50, P90, whether inside, and the residual."""
+    rows = []
+    for row in document["predictions"]:
+        low, middle, high = (row.get(new, row.get(old)) for new, old in _ENDS)
+        measured = row["measured"]
+        what = " ".join(
+            str(row[key]) for key in ("row", "study", "model", "method", "stage", "domain") if key in row
+        )
+        inside = "inside" if low <= measured <= high else "outside"
+        ratio = math.log2(middle / measured) if middle > 0 and measured > 0 else math.nan
+        unit = _UNITS.get(str(row.get("unit")), "")
+        rows.append((what, unit, measured, low, middle, high, inside, middle - measured, ratio))
+    ends = ["P10", "P50", "P90"]
+    columns = ["what", "unit", "measured", *ends, "80% interval", "residual", "log2 of the ratio"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_UNITS = {"flop": "FLOPs", "gpu_hours": "GPU-hours"}  # of rows that say which
+_ENDS = (("low", "p10"), ("predicted", "p50"), ("high", "p90"))
+
+
+def left_out(document: Mapping[str, Any]) -> pd.DataFrame:
+    """Errors by what was left out of the fit, or by study and method."""
+    rows = []
+    for scheme, found in (document.get("schemes") or document.get("by_study") or {}).items():
+        if count := found.get("rows", found.get("count")):
+            rows.append((scheme, count, found["median_error"], found["p90_error"]))
+    return pd.DataFrame(rows, columns=["left out", "rows", "median error", "P90 error"])
+
+
+def parameters(calibration: Calibration, scope: Scope) -> pd.DataFrame:
+    """Every parameter of the quality model at this scope: P10, P50, P90, grade and source."""
+    rows = []
+    for name, parameter in calibration.parameters.items():
+        found = parameter.at(scope)
+        low, high = (_moved(parameter.distribution, found.value, sign * P90 * found.sd) for sign in (-1, 1))
+        rows.append((name, low, found.value, high, parameter.distribution, found.grade, found.source))
+    return pd.DataFrame(rows, columns=["parameter", "P10", "P50", "P90", "distribution", "grade", "rests on"])
+
+
+def _moved(distribution: str, value: float, shift: float) -> float:
+    """A value moved on the scale on which its sd is stated."""
+    if distribution == "lognormal":
+        return value * math.exp(shift)
+    if distribution == "logit" and 0 < value < 1:
+        return 1 / (1 + math.exp(-math.log(value / (1 - value)) - shift))
+    return value + shift
+
+
+def studies() -> pd.DataFrame:
+    """Studies with files on disk: which are predicted, measured and reported."""
+    found = sorted(path for path in RESULTS.glob("*") if path.is_dir()) if RESULTS.is_dir() else []
+    rows = [(path.name, *((path / file).is_file() for file in STEPS.values())) for path in found]
+    return pd.DataFrame(rows, columns=["study", *STEPS])
+
+
+def refitted(kind: str, entry: Mapping[str, Any]) -> pd.DataFrame:
+    """Constants of a refit beside the textbook values they were drawn to, with P10 and P90."""
+    constants = parse(kind, dict(entry)).constants
+    textbook = KINDS[kind]()
+    rows = []
+    for place, name in enumerate(constants.names()):
+        sd = math.sqrt(max(0.0, entry["log_covariance"][place][place]))
+        value = getattr(constants, name)
+        ends = (value * math.exp(-P90 * sd), value, value * math.exp(P90 * sd))
+        rows.append((name, getattr(textbook, name), *ends, "fitted"))
+    return pd.DataFrame(rows, columns=["constant", "textbook", "P10", "P50", "P90", "grade"])
+
+
+FILE = "data.csv"
+NAMES = {"rl_steps": "RL step times", "train_throughput": "Training throughput", "decode": "Decoding speed"}
+
+
+def refit_columns(kind: str) -> tuple[str, ...]:
+    """The columns that a table of this kind must have."""
+    return tuple(LOADERS[kind].COLUMNS)
+
+
+def check_refit(kind: str, data: bytes) -> int:
+    """The number of rows that the kind can be fitted to. UsageError, one sentence, for any other file."""
+    if kind not in LOADERS:
+        raise UsageError(f"kind = {kind!r}: must be one of {', '.join(LOADERS)}")
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place) / FILE
+        path.write_text(csv_text(data), encoding="utf-8")
+        try:
+            rows = len(LOADERS[kind].load(path).rows)
+        except UsageError as error:
+            raise UsageError(unplaced(path.parent, str(error))) from None
+    if not rows:
+        raise UsageError(
+            "file: none of its rows has every number that the fit needs: compare it with the example"
+        )
+    return rows
+
+
+def start_refit(kind: str, data: bytes) -> Work:
+    """Begin a refit to a table that passes `check`."""
+    check_refit(kind, data)
+    return begin(["calibrate", kind, "--data", FILE], {FILE: csv_text(data)})

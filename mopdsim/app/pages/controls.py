@@ -7,14 +7,14 @@ uploads (`mopdsim.app.pages.own`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import streamlit as st
 
 from mopdsim.app import state, views
-from mopdsim.app.choice import MAX_DOMAINS, NO_LIMIT, Choice
+from mopdsim.app.choice import MAX_DOMAINS, NO_LIMIT, PRESETS, Choice
 from mopdsim.app.pages import own
-from mopdsim.app.presets import PRESETS
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, usd
 from mopdsim.facts.domains import domains
@@ -51,9 +51,7 @@ def chips(scenario: Scenario) -> None:
     with st.container(horizontal=True, gap="xsmall", key="chips"):
         for name, label, fields in parts:
             chip = st.popover(views.plain(label), key=f"chip_{name}", icon=_ICONS[name], on_change="rerun")
-            if chip.open:
-                with chip:
-                    fields(scenario)
+            views.opened(chip, partial(fields, scenario))
 
 
 _ICONS = {

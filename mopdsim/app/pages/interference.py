@@ -7,19 +7,21 @@ Edits and groups go into the choice, so What if, Plan and the link know them. Le
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import streamlit as st
 
 from mopdsim.app import charts, runs_on_disk, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import split
-from mopdsim.app.tables import matrix
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.facts.domains import P90
+from mopdsim.facts.domains import P90, Estimate
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
 from mopdsim.plan.grouping import Grouping, friendliness, suggested
@@ -119,7 +121,7 @@ def _regroup(domains: tuple[str, ...]) -> None:
 
 
 def _heat_map(scenario: Scenario) -> None:
-    table = matrix.pairs(conflicts_of(scenario, default_calibration()))
+    table = pair_table(conflicts_of(scenario, default_calibration()))
     ordered = table.sort_values("P50")
     low, high = ordered.iloc[0], ordered.iloc[-1]
     views.figure(
@@ -133,11 +135,11 @@ def _heat_map(scenario: Scenario) -> None:
 def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
     domains = scenario.recipe.domains
     listed = [group for group in groups if group] if sum(map(len, groups)) == len(domains) else (domains,)
-    table = matrix.drawing(conflicts_of(scenario, default_calibration()), domains, listed)
+    table = drawing(conflicts_of(scenario, default_calibration()), domains, listed)
     drawn = int((table.part == "link").sum())
     views.figure(
         "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
-        says=f"{len(domains)} domains on a circle by teacher; effects of at least {matrix.VISIBLE} in K: {drawn}.",
+        says=f"{len(domains)} domains on a circle by teacher; effects of at least {VISIBLE} in K: {drawn}.",
         note="Each half line shows the effect on the domain at its end: solid helps, dashed hurts; width is size.",
     )  # fmt: skip
 
@@ -160,7 +162,7 @@ def _editor(scenario: Scenario) -> None:
     if st.session_state.get("k_base", ("", None))[0] != key or key not in st.session_state:
         st.session_state.k_base = (key, choice)
     base: Any = st.session_state.k_base[1]
-    table = matrix.square(conflicts_of(base.scenario(), default_calibration()), scenario.recipe.domains)
+    table = square(conflicts_of(base.scenario(), default_calibration()), scenario.recipe.domains)
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
     columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
     st.data_editor(
@@ -196,7 +198,7 @@ def _gradients(scenario: Scenario) -> None:
     st.markdown("**Gradients of real runs**")
     root: Path = runs_on_disk.root()
     cosines = runs_on_disk.gradient_cosines(root)
-    table = matrix.beside(conflicts_of(scenario, default_calibration()), cosines)
+    table = beside(conflicts_of(scenario, default_calibration()), cosines)
     if table.empty:
         st.caption(
             "No run on disk has measured gradients of two of these domains; a mixed or distilled run does."
@@ -205,3 +207,78 @@ def _gradients(scenario: Scenario) -> None:
     views.table(
         table, key="gradients", alt="Cosine of gradients beside K of each pair, mean over runs and steps"
     )
+
+
+VISIBLE = 0.02  # |K| below it is not drawn as a link
+Groups = Sequence[Sequence[str]]
+
+
+def pair_table(known: Mapping[str, Estimate]) -> pd.DataFrame:
+    """A row a pair: source, target, P10, P50, P90, grade and source of the number."""
+    return pd.DataFrame(
+        [
+            (*pair.split(">"), k.value - P90 * k.sd, k.value, k.value + P90 * k.sd, k.grade, k.source)
+            for pair, k in known.items()
+        ],
+        columns=["source", "target", "P10", "P50", "P90", "grade", "rests on"],
+    )
+
+
+def square(known: Mapping[str, Estimate], domains: Sequence[str]) -> pd.DataFrame:
+    """P50 of K with sources as rows and targets as columns; a domain on itself is empty."""
+    rows = [
+        [known[f"{source}>{target}"].value if source != target else math.nan for target in domains]
+        for source in domains
+    ]
+    return pd.DataFrame(rows, index=pd.Index(domains, name="source"), columns=list(domains))
+
+
+def nodes(domains: Sequence[str], groups: Groups) -> dict[str, tuple[str, float, float]]:
+    """Domains on a circle, those of one teacher side by side: teacher, x and y by domain."""
+    turn = 2 * math.pi / max(1, len(domains))
+    order = [(name, f"teacher {number}") for number, group in enumerate(groups, start=1) for name in group]
+    return {
+        name: (teacher, math.sin(place * turn), math.cos(place * turn))
+        for place, (name, teacher) in enumerate(order)
+    }
+
+
+def drawing(known: Mapping[str, Estimate], domains: Sequence[str], groups: Groups) -> pd.DataFrame:
+    """Domains and effects in one table, as a chart with one source of rows takes it.
+
+    An effect is half a line, at the target's end: what the source does to it.
+    """
+    placed = nodes(domains, groups)
+    rows: list[dict[str, Any]] = [
+        {"part": "node", "domain": name, "teacher": teacher, "x": x, "y": y}
+        for name, (teacher, x, y) in placed.items()
+    ]
+    for pair, k in known.items():
+        source, target = pair.split(">")
+        if abs(k.value) < VISIBLE:
+            continue
+        (_, x, y), (_, far_x, far_y) = placed[target], placed[source]
+        rows.append({
+            "part": "link", "source": source, "target": target, "K": k.value, "size": abs(k.value),
+            "sign": "helps" if k.value > 0 else "hurts", "x": x, "y": y,
+            "x2": (x + far_x) / 2, "y2": (y + far_y) / 2,
+        })  # fmt: skip
+    columns = ["part", "domain", "teacher", "source", "target", "sign", "K", "size", "x", "y", "x2", "y2"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def beside(known: Mapping[str, Estimate], cosines: Mapping[str, float]) -> pd.DataFrame:
+    """K of both directions of a pair beside the cosine of its gradients, for pairs that both know."""
+    rows: list[dict[str, Any]] = []
+    for pair, cosine in cosines.items():
+        one, other = pair.split("|")
+        if f"{one}>{other}" in known:
+            there, back = known[f"{one}>{other}"], known[f"{other}>{one}"]
+            rows.append({
+                "pair": f"{one} and {other}",
+                "gradient cosine": cosine,
+                "K first > second": there.value,
+                "K second > first": back.value,
+                "grade": there.grade,
+            })  # fmt: skip
+    return pd.DataFrame(rows)

@@ -7,15 +7,15 @@ Leaves out: the numbers; they are those of `mopd plan --json`, and of the foreca
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, opening, questions, views
+from mopdsim.app import charts, frames, opening, questions, views
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice
-from mopdsim.app.tables import frames
 from mopdsim.app.words import FAMILY_TITLES
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan import words
@@ -178,10 +178,7 @@ def _folded(document: Document) -> None:
     if document.get("portfolio"):
         parts["A year of releases"] = _portfolio
     for title, draw in parts.items():
-        below = st.expander(title, key=f"fold_{draw.__name__}", on_change="rerun")
-        if below.open:
-            with below:
-                draw(document)
+        views.fold(title, f"fold_{draw.__name__}", partial(draw, document))
 
 
 def _full(document: Document) -> None:

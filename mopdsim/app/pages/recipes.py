@@ -12,11 +12,10 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, opening, questions, state, views
+from mopdsim.app import charts, frames, opening, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
 from mopdsim.app.pages import plan_work
-from mopdsim.app.tables import frames
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.forecast.compare import RIVALS, compare_all
@@ -37,13 +36,7 @@ SCALES = {"asked": "The question of What if", "published": "As published"}
 def page() -> None:
     """Two tabs, of which only the open one is computed."""
     state.notice()
-    one, every = st.tabs(["One recipe", "All at one budget"], key="recipes_tab", on_change="rerun")
-    if one.open:
-        with one:
-            _one()
-    if every.open:
-        with every:
-            _all()
+    views.tabs({"One recipe": _one, "All at one budget": _all}, key="recipes_tab")
 
 
 @st.fragment
@@ -153,14 +146,8 @@ def _all() -> None:
         return
     with views.said():
         _ranked(choice)
-    below = st.expander(
-        "Untuned: every recipe's own proportions at the same training compute",
-        key="untuned",
-        on_change="rerun",
-    )
-    if below.open:
-        with below:
-            _untuned(choice)
+    title = "Untuned: every recipe's own proportions at the same training compute"
+    views.fold(title, "untuned", lambda: _untuned(choice))
 
 
 def _untuned(choice: Choice) -> None:

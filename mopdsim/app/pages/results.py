@@ -12,9 +12,8 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, state, views
+from mopdsim.app import charts, frames, state, views
 from mopdsim.app.answers import Answer, against, answer, rival
-from mopdsim.app.tables import frames
 from mopdsim.app.words import finding, plain_finding, recipe_title
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
@@ -171,9 +170,10 @@ def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
         st.caption("Nothing is changed. Move a slider, or pin this scenario and change it.")
     else:
         _differences(baseline, now)
-        below = st.expander(f"{len(inputs)} changed inputs", key="changed_inputs", on_change="rerun")
-        if below.open:
-            below.dataframe(inputs, hide_index=True, alt="Inputs that differ between baseline and now")
+        table = partial(
+            st.dataframe, inputs, hide_index=True, alt="Inputs that differ between baseline and now"
+        )
+        views.fold(f"{len(inputs)} changed inputs", "changed_inputs", table)
     if pinned:
         st.markdown("**Side by side, P50 and P10 to P90**")
         st.table(

@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from mopdsim.app import state, views
-from mopdsim.app.charts.parts import GAIN, LOSS
+from mopdsim.app.charts import GAIN, LOSS
 from mopdsim.app.runs_on_disk import Run, samples
 
 Sample = Mapping[str, Any]
@@ -102,10 +102,8 @@ def _drawn(sample: Sample, values: Numbers, *, says: str, note: str, table: pd.D
     st.caption(
         f"{views.plain(says)} {note}{cut} Scored at the sampling temperature, before the step's update."
     )
-    below = st.expander("Table and files", key="samples_table", on_change="rerun")
-    if below.open:
-        with below:
-            views.table(table, key="samples", alt="Table: every model's log-probability of each token")
+    alt = "Table: every model's log-probability of each token"
+    views.fold("Table and files", "samples_table", lambda: views.table(table, key="samples", alt=alt))
 
 
 def difference(teacher: Numbers, student: Numbers) -> list[float | None]:

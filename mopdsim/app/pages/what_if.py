@@ -13,8 +13,8 @@ import streamlit as st
 
 from mopdsim.app import opening, questions, state, views
 from mopdsim.app.answers import prepare, rival
-from mopdsim.app.link import SIDE_BY_SIDE
 from mopdsim.app.pages import controls, plan_work, results
+from mopdsim.app.state import SIDE_BY_SIDE
 from mopdsim.base.errors import MopdError
 from mopdsim.forecast.scenario import Scenario
 
@@ -39,15 +39,8 @@ def _body() -> None:
     controls.chips(scenario)
     with views.said():
         plan_work.answer(questions.of_choice(state.choice()), opening.show)
-    below = st.expander(
-        "Explore one recipe: dials, waterfall, calendar",
-        key="explore",
-        icon=":material/tune:",
-        on_change="rerun",
-    )
-    if below.open:
-        with below:
-            _explore(scenario)
+    title = "Explore one recipe: dials, waterfall, calendar"
+    views.fold(title, "explore", lambda: _explore(scenario), icon=":material/tune:")
 
 
 def _scenario() -> Scenario:

@@ -16,10 +16,9 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import planned, questions
 from mopdsim.app.answers import answer
-from mopdsim.app.choice import Choice, rl_behind, split
-from mopdsim.app.link import SIDE_BY_SIDE, View, from_token, to_token
+from mopdsim.app.choice import PRESETS, Choice, rl_behind, split
 from mopdsim.app.pages import results
-from mopdsim.app.presets import PRESETS
+from mopdsim.app.state import SIDE_BY_SIDE, View, from_token, to_token
 from mopdsim.base.numbers import score, usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast

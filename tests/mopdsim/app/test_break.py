@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import background, planned, questions
 from mopdsim.app.choice import MAX_DOMAINS, Choice
-from mopdsim.app.link import View
+from mopdsim.app.state import View
 from mopdsim.base.errors import UsageError
 
 EIGHT = Choice().scenario().recipe.domains

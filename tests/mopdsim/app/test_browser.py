@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from mopdsim.app.choice import Choice
-from mopdsim.app.link import View, to_token
+from mopdsim.app.state import View, to_token
 from mopdsim.base.numbers import usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast

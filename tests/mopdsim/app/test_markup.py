@@ -6,12 +6,12 @@ import re
 
 import pandas as pd
 
-from mopdsim.app.tables import markup
+from mopdsim.app import opening
 
 
 def test_a_table_keeps_its_cells_in_rows_and_escapes_them() -> None:
     frame = pd.DataFrame({"a": ["1", "<b>"], "b & c": ["3", "4"]}, index=["first", "second"])
-    text = markup.table(frame, alt='two "rows"')
+    text = opening.html_table(frame, alt='two "rows"')
     cells = re.findall(r"<t[hd][^>]*>([^<]*)</t[hd]>", text)
     assert cells == ["", "a", "b &amp; c", "first", "1", "3", "second", "&lt;b&gt;", "4"]
     assert 'aria-label="two &quot;rows&quot;"' in text
@@ -21,7 +21,9 @@ def test_bars_share_one_scale_from_the_least_end_to_the_largest() -> None:
     frame = pd.DataFrame(
         [("<i>", 1.0, 2.0, 3.0), ("b", 2.0, 4.0, 5.0)], columns=["plan", "low", "middle", "high"]
     )
-    text = markup.intervals(frame, ("low", "middle", "high"), unit=lambda value: f"{value:g}", alt="bars")
+    text = opening.html_intervals(
+        frame, ("low", "middle", "high"), unit=lambda value: f"{value:g}", alt="bars"
+    )
     bars = re.findall(r"left:([\d.]+)%;right:calc\(100% - ([\d.]+)%\)", text)
     dots = re.findall(r"left:calc\(([\d.]+)% - 4px\)", text)
     assert [tuple(map(float, ends)) for ends in bars] == [(0, 50), (25, 100)]
@@ -31,4 +33,4 @@ def test_bars_share_one_scale_from_the_least_end_to_the_largest() -> None:
 
 def test_intervals_without_width_are_drawn() -> None:
     frame = pd.DataFrame([("only", 0.5, 0.5, 0.5)], columns=["plan", "low", "middle", "high"])
-    assert "left:0.00%" in markup.intervals(frame, ("low", "middle", "high"), unit=str, alt="one")
+    assert "left:0.00%" in opening.html_intervals(frame, ("low", "middle", "high"), unit=str, alt="one")

@@ -14,7 +14,7 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import planned, questions
 from mopdsim.app.choice import Choice
-from mopdsim.app.link import View
+from mopdsim.app.state import View
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import duration, interval, score, usd
 from mopdsim.cli.compare_command import ranking_text

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import charts, files, opening, planned, questions, views
+from mopdsim.app import charts, opening, planned, questions, views
 from mopdsim.app.choice import Choice
 from mopdsim.plan.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
@@ -36,10 +36,10 @@ def test_the_export_carries_verdict_inputs_and_cautions() -> None:
     answer = planned.shipped()["planned"]
     table = opening.plans(answer)
     notes = [answer["assumptions"], answer["basis"]]
-    picture = files.whole(charts.plans(), table, title=answer["headline"], notes=notes)
+    picture = views.whole(charts.plans(), table, title=answer["headline"], notes=notes)
     assert " ".join(picture["title"]["text"]) == answer["headline"]
     assert " ".join(picture["title"]["subtitle"]) == " ".join(notes)
-    assert files.png_bytes(charts.plans(), table, title=answer["headline"], notes=notes).startswith(
+    assert views.png_bytes(charts.plans(), table, title=answer["headline"], notes=notes).startswith(
         b"\x89PNG"
     )
     assert opening.plans_in_numbers(answer)["usd p50"].iloc[0] == answer["recommended"]["usd"]["p50"]

@@ -10,10 +10,9 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import words
+from mopdsim.app import frames, words
 from mopdsim.app.choice import Choice
-from mopdsim.app.pages import held_out
-from mopdsim.app.tables import evidence, frames
+from mopdsim.app.pages import calibration, held_out
 from mopdsim.base import numbers
 from mopdsim.base.errors import UsageError
 from mopdsim.plan.question import FAMILIES
@@ -86,7 +85,7 @@ def test_the_page_shows_a_result_first_and_stands_without_one(
         calibration.page()
 
     put(tmp_path, json.dumps(document))
-    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    monkeypatch.setattr(calibration, "RESULTS", tmp_path)
     at = AppTest.from_function(page, default_timeout=900).run()
     assert not at.exception and not at.error
     assert [metric.value for metric in at.metric] == ["12.5 points", "25.0 points", "50%", "1.5 points"]
@@ -102,9 +101,9 @@ def test_studies_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
         path = tmp_path / "gain" / name
         path.parent.mkdir(exist_ok=True)
         path.write_text("")
-    monkeypatch.setattr(evidence, "RESULTS", tmp_path)
+    monkeypatch.setattr(calibration, "RESULTS", tmp_path)
     row = {"study": "gain", "predicted": True, "measured": True, "reported": False}
-    assert evidence.studies().to_dict("records") == [row]
+    assert calibration.studies().to_dict("records") == [row]
 
 
 def test_a_choice_says_what_it_changes() -> None:

@@ -12,8 +12,8 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import background, planned, questions
 from mopdsim.app.choice import Choice
-from mopdsim.app.link import View
-from mopdsim.app.pages import plan_form
+from mopdsim.app.pages import plan as plan_page
+from mopdsim.app.state import View
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import Question, from_document, load, loads
@@ -117,13 +117,13 @@ def test_the_form_asks_for_a_year_of_releases(begun: Begun) -> None:
 
 def test_numbers_typed_over_are_known_and_stay_with_their_domain() -> None:
     choice = TINY.changed(domains=("sort", "shift"))
-    facts = plan_form.with_facts(
+    facts = plan_page.with_facts(
         choice, [("shift", "start", 0.125), ("shift", "turns", 2), ("sort", "x", 1.0)]
     )
     found = loads(questions.of_choice(choice.changed(facts=facts))).base.domains["shift"]
     assert (found.start.value, found.start.grade, found.turns) == (0.125, "measured", 2)
-    assert plan_form.known(choice.scenario()).loc["shift", "start"] != 0.125
-    forgotten = plan_form.with_facts(choice.changed(facts=facts), [("shift", "start", None)])
+    assert plan_page.known(choice.scenario()).loc["shift", "start"] != 0.125
+    forgotten = plan_page.with_facts(choice.changed(facts=facts), [("shift", "start", None)])
     assert [row[1] for row in forgotten] == ["turns"]
 
 
@@ -232,7 +232,7 @@ def test_another_question_greys_the_answer_and_a_reload_finds_it(
 def test_gpus_in_use_and_idle_fill_the_pool() -> None:
     import pandas as pd
 
-    from mopdsim.app.tables import frames
+    from mopdsim.app import frames
 
     stages = pd.DataFrame({"start day": [0.0, 0.0, 2.0], "end day": [2.0, 1.0, 3.0], "GPUs": [4, 2, 8]})
     used = frames.gpus_in_use(stages, 8)

@@ -9,16 +9,16 @@ import pytest
 from small_world import carry_out, shrunk
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app.pages.trace.shown import causes, pull, tokens
+from mopdsim.app.pages.trace import causes, pull, tokens
 from mopdsim.recipes import catalogue
 
 SECONDS = 300
 
 
 def trace() -> None:
-    from mopdsim.app.pages.trace import page
+    from mopdsim.app.pages import trace
 
-    page.page()
+    trace.page()
 
 
 @pytest.fixture

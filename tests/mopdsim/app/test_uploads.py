@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from mopdsim.app import files, questions, uploads
+from mopdsim.app import questions, uploads, views
 from mopdsim.app.choice import Choice
-from mopdsim.app.link import from_token
-from mopdsim.app.pages import refits
+from mopdsim.app.pages import calibration
+from mopdsim.app.state import from_token
 from mopdsim.base.errors import MopdError
 
 ROOT = Path(__file__).parents[3]
@@ -29,7 +29,7 @@ def own(data: bytes) -> None:
 
 
 def refit(data: bytes) -> None:
-    refits.check("rl_steps", data)
+    calibration.check_refit("rl_steps", data)
 
 
 def asked(data: bytes) -> None:
@@ -94,19 +94,19 @@ def test_random_bytes_are_refused_or_read(data: bytes) -> None:
 
 @given(text=some.text(max_size=80))
 def test_no_text_leaves_as_a_formula(text: str) -> None:
-    assert not str(files.harmless(text)).startswith(("=", "+", "-", "@", "\t", "\r"))
-    assert str(files.harmless(text)).endswith(text)
+    assert not str(views.harmless(text)).startswith(("=", "+", "-", "@", "\t", "\r"))
+    assert str(views.harmless(text)).endswith(text)
 
 
 def test_tables_keep_numbers_and_lose_formulas() -> None:
     frame = pd.DataFrame(
         {"=name": ["=1+1", "plain", "@x", "+y", "-z"], "value": [-1.5, math.pi, 0.0, 1.0, 2.0]}
     )
-    rows = list(csv.reader(io.StringIO(files.csv_bytes(frame).decode())))
+    rows = list(csv.reader(io.StringIO(views.csv_bytes(frame).decode())))
     assert rows[0] == ["'=name", "value"]
     assert [row[0] for row in rows[1:]] == ["'=1+1", "plain", "'@x", "'+y", "'-z"]
     assert float(rows[1][1]) == -1.5
-    with zipfile.ZipFile(io.BytesIO(files.xlsx_bytes({"one": frame, "two": frame}))) as book:
+    with zipfile.ZipFile(io.BytesIO(views.xlsx_bytes({"one": frame, "two": frame}))) as book:
         sheets = [name for name in book.namelist() if name.startswith("xl/worksheets/sheet")]
         assert len(sheets) == 2
         assert all(b"<f>" not in book.read(name) for name in sheets)

@@ -1,6 +1,7 @@
-"""Page Trace: pick a run and an answer, see its tokens and the verdict, have it confirmed, take the report away.
+"""Page Trace: pick a run and an answer, see its tokens coloured by a teacher's pull and the verdict, have it confirmed,
+take the report away.
 
-All of it is `mopd trace` in a process of its own. Leaves out: reading its document (`mopdsim.app.pages.trace.shown`).
+All of it is `mopd trace` in a process of its own. Leaves out: every number, which `mopd trace` finds.
 """
 
 from __future__ import annotations
@@ -8,15 +9,15 @@ from __future__ import annotations
 import json
 from typing import Any, Literal
 
+import pandas as pd
 import streamlit as st
 
 from mopdsim.app import background, state, views
-from mopdsim.app.pages.trace import shown
+from mopdsim.app.pages.samples import difference, tokens_html
 from mopdsim.app.runs_on_disk import Run, root, run, runs
-from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import DONE
 
-POLL_S = 1
 Kind = Literal["traced", "reported"]
 WORK = "trace_work"
 
@@ -37,7 +38,7 @@ def page() -> None:
     with right:
         _report(chosen)
     if _busy():
-        _wait()
+        state.wait(WORK, "Loading the models and reading: {:.0f} s.")
     _found(chosen)
 
 
@@ -74,28 +75,9 @@ def _busy() -> bool:
 
 def _begin(kind: Kind, chosen: Run, words: list[str]) -> None:
     """Hand the question to `mopd trace` and draw the page anew."""
-    st.session_state[WORK] = (
-        kind,
-        chosen.name,
-        words,
-        background.start(["trace", str(chosen.directory), *words], {}),
-    )
+    work = background.start(["trace", str(chosen.directory), *words], {})
+    st.session_state[WORK] = (kind, (chosen.name, words), work)
     st.session_state[kind] = None
-    st.rerun()
-
-
-@st.fragment(run_every=POLL_S)
-def _wait() -> None:
-    """Say how long it has been at work; when it is done, keep what it found."""
-    kind, name, words, work = st.session_state[WORK]
-    if work.running:
-        st.info(f"Loading the models and reading: {work.seconds:.0f} s.")
-        return
-    st.session_state[WORK] = None
-    try:
-        st.session_state[kind] = (name, words, work.result())
-    except MopdError as error:
-        st.session_state.notice = str(error)
     st.rerun()
 
 
@@ -103,7 +85,7 @@ def _found(chosen: Run) -> None:
     """The last answer and the last report, where they are of this run."""
     name, words, document = _last("traced")
     if name == chosen.name:
-        shown.answers(document)
+        answers(document)
         confirmed = "--confirm" in words
         st.caption(
             "Effects are nats of log-probability that the answer would lose without each teacher."
@@ -137,3 +119,61 @@ def _last(kind: Kind) -> tuple[str, list[str], dict[str, Any]]:
 
 def _plain(document: dict[str, Any]) -> str:
     return json.dumps(document, indent=1, sort_keys=True)
+
+
+Answer = dict[str, Any]
+
+
+def answers(document: dict[str, Any]) -> None:
+    """Every traced answer."""
+    for number, answer in enumerate(document["answers"]):
+        _traced(answer, number)
+
+
+def _traced(answer: Answer, number: int) -> None:
+    teachers = list(answer["tokens"][0]["teachers"]) if answer["tokens"] else []
+    st.caption("Prompt")
+    st.code(answer["prompt"], language=None, wrap_lines=True)
+    if teachers:
+        key = f"trace_teacher_{number}"
+        pulls = {name: pull(answer, name) for name in teachers}
+        first = max(teachers, key=lambda name: sum(value or 0.0 for value in pulls[name]))
+        state.mend(key, teachers)
+        name = st.selectbox("Teacher", teachers, index=teachers.index(first), key=key)
+        says = f"{name} pulls by {sum(value or 0.0 for value in pulls[name]):+.2f} nats over the answer."
+        st.caption("Answer")
+        st.html(tokens_html([row["text"] for row in answer["tokens"]], pulls[name], says=says))
+        st.caption(
+            f"{views.plain(says)} Green on a solid line: the teacher gives the token more log-probability than the "
+            "start; orange on a dashed line: less."
+        )
+    st.markdown(f"##### Verdict: {views.plain(answer['verdict'])}")
+    views.table(causes(answer), key=f"trace_shares_{number}", alt="Share of every cause, with 90% intervals")
+    key, alt = f"trace_table_{number}", "Log-probability of each token by model"
+    views.fold(
+        "Table of tokens", f"trace_tokens_{number}", lambda: views.table(tokens(answer), key=key, alt=alt)
+    )
+
+
+def pull(answer: Answer, teacher: str) -> list[float | None]:
+    """By token, log-prob under the teacher less that under the start, nats."""
+    rows = answer["tokens"]
+    return difference([row["teachers"][teacher] for row in rows], [row["start"] for row in rows])
+
+
+def causes(answer: Answer) -> pd.DataFrame:
+    """A row for each cause, the largest share first; its effect where it was found."""
+    rows = [{"cause": cause, **share} for cause, share in answer["shares"].items()]
+    frame = pd.DataFrame(rows).sort_values("share", ascending=False, kind="stable", ignore_index=True)
+    effects = answer.get("effects")
+    return frame if effects is None else frame.assign(effect_nats=frame.cause.map(effects))
+
+
+def tokens(answer: Answer) -> pd.DataFrame:
+    """A row for each token and its log-probability under every model."""
+    return pd.DataFrame(
+        [
+            {"token": row["text"], "student": row["student"], "start": row["start"], **row["teachers"]}
+            for row in answer["tokens"]
+        ]
+    )

@@ -1,7 +1,7 @@
 """Forecast documents as tables: one row a thing shown, columns in the words of the page.
 
 The tables feed the charts, stand beside them, and are what CSV and XLSX hold. Leaves out: charts
-(`mopdsim.app.charts`), files (`mopdsim.app.files`).
+(`mopdsim.app.charts`), files (`mopdsim.app.views`).
 """
 
 from __future__ import annotations
