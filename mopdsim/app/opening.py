@@ -19,7 +19,7 @@ import streamlit as st
 from mopdsim.app import charts, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.base.errors import MopdError
-from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
+from mopdsim.base.numbers import duration, interval, points, score, share, usd
 from mopdsim.plan import words
 
 _CHANGES = 3
@@ -112,10 +112,9 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
     """At most three: the nearest flip points, then the largest doubts."""
     names = {row["label"]: row["name"] for row in (answer["recommended"], *answer["alternatives"])}
     found = [
-        f"If {row['what']} were {count(row['changes_at'])} (now {count(row['now'])}), "
-        f"{names.get(row['to'], row['to'])} would be best."
+        f"{row['condition'][:1].upper()}{row['condition'][1:]}, {names.get(row['to'], row['to'])} would be best."
         for row in answer["flip_points"]
-        if row["changes_at"] is not None
+        if row["condition"]
     ]
     found += [
         f"If {row['what']} is {words.ENDS[row['at']]}, {names.get(row['to'], row['to'])} is better by "

@@ -70,9 +70,9 @@ def _equal_dollars(document: Mapping[str, Any]) -> str:
 def _short_changes(document: Mapping[str, Any]) -> list[str]:
     """The nearest flip points and the largest doubts."""
     found = [
-        f"  {tip['what']} at {count(tip['changes_at'])} (now {count(tip['now'])}): {_name(document, tip['to'])}"
+        f"  {tip['condition']}: {_name(document, tip['to'])}"
         for tip in document["flip_points"]
-        if tip["changes_at"] is not None
+        if tip["condition"]
     ]
     found += [
         f"  {flip['what']}, {words.ENDS[flip['at']]}: {_name(document, flip['to'])}, {points(flip['gain'])}"

@@ -195,11 +195,6 @@ class Found:
         """Those that keep every limit and minimum, best first."""
         return [outcome for outcome in self.outcomes if outcome.feasible]
 
-    def by_structure(self, outcomes: Iterable[Outcome] | None = None) -> list[Outcome]:
-        """The best outcome of each structure, best first."""
-        given = self.outcomes if outcomes is None else outcomes
-        return first_of_each(given, lambda outcome: outcome.plan.structure)
-
 
 def explore(question: Question, calibration: Calibration | None = None, *, rough: bool = False) -> Found:
     """Searches every family that the question allows. The same question gives the same result. rough: of groupings the

@@ -31,7 +31,7 @@ from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Rl
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
 NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
 COLUMNS = ("mixed RL", "best MOPD", "best other")  # that stand side by side at equal dollars
-_STRUCTURES = 5
+_SHAPES = 5
 _TRIES = 6  # plans of a structure whose forecast is made until one keeps the limits
 
 
@@ -78,11 +78,12 @@ class Finalist:
 
 
 def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
-    """The best plan of each of the best structures and of each family that keeps the limits: the recommended one, which
-    is the cheapest of those that tie with the best and come within `FLOOR` of it, then the others, best first."""
-    best = found.by_structure(found.feasible)
-    families = first_of_each(best, lambda outcome: outcome.plan.family)
-    wanted = dict.fromkeys(outcome.plan.structure for outcome in [*best[:_STRUCTURES], *families])
+    """The best plan of each of the best shapes (teachers of so many domains, whichever) and of each family that keeps
+    the limits: the recommended one, which is the cheapest of those that tie with the best and come within `FLOOR` of
+    it, then the others, best first."""
+    shapes = first_of_each(found.feasible, lambda outcome: outcome.plan.short)
+    families = first_of_each(found.feasible, lambda outcome: outcome.plan.family)
+    wanted = dict.fromkeys(outcome.plan.structure for outcome in [*shapes[:_SHAPES], *families])
     alike: dict[object, list[Outcome]] = {structure: [] for structure in wanted}
     for outcome in found.feasible:
         if outcome.plan.structure in alike:

@@ -24,7 +24,7 @@ from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.forecast.why import assumptions, basis
 from mopdsim.plan import words
-from mopdsim.plan.candidate import Plan, first_of_each
+from mopdsim.plan.candidate import first_of_each
 from mopdsim.plan.evaluation import Outcome
 from mopdsim.plan.explore import explore
 from mopdsim.plan.finalists import (
@@ -109,17 +109,6 @@ class Answer:
         return "decided"
 
     @property
-    def names(self) -> dict[Plan, str]:
-        """Short names of the finalists, a letter behind those that would be the same."""
-        shorts = [one.plan.short for one in self.finalists]
-        return {
-            one.plan: short
-            if shorts.count(short) == 1
-            else f"{short} {'abcdefghijkl'[shorts[:place].count(short)]}"
-            for place, (one, short) in enumerate(zip(self.finalists, shorts, strict=True))
-        }
-
-    @property
     def headline(self) -> str:
         """The verdict in at most 25 words, for somebody who knows GPUs and money, not the simulator's parameters."""
         return words.capital(self._decided() if self.decision == "decided" else self._open())
@@ -129,12 +118,12 @@ class Answer:
         made, question = best.forecast, self.question
         counts = words.OBJECTIVES[question.objective].format(score(self._value(best)))
         days, price = duration(float(np.median(made.days_N))), usd(float(np.median(made.usd_N)))
-        plan = f"{self.names[best.plan]}: {counts} for {price} in {days}"
+        plan = f"{best.plan.short}: {counts} for {price} in {days}"
         if other is None:
             return f"{plan}; no other kind {'keeps the limits' if len(question.families) > 1 else 'was asked for'}."
         sure = share(1 - probability_better(question, other, best))
         behind = points(self._value(best) - self._value(other)).removeprefix("+")
-        return f"{plan}. {words.capital(self.names[other.plan])} is {behind} behind, {sure} sure."
+        return f"{plan}. {words.capital(other.plan.short)} is {behind} behind, {sure} sure."
 
     def _open(self) -> str:
         """Which plans cannot be told apart, and what to measure first: as much of it as the words allow."""
@@ -144,7 +133,7 @@ class Answer:
         for many, measure in ((3, True), (2, True), (3, False), (2, False)):
             shown = said[:many]
             plans = ", ".join(
-                f"{self.names[one.plan]} {usd(float(np.median(one.forecast.usd_N)))}" for one in shown
+                f"{one.plan.short} {usd(float(np.median(one.forecast.usd_N)))}" for one in shown
             )
             apart = max(abs(self._value(one) - self._value(best)) for one in shown)
             told = f"Too close to call: {plans}, within {max(100 * apart, 0.1):.1f} points."
@@ -209,7 +198,7 @@ class Answer:
                 }
                 for o in self.frontier
             ],
-            "flip_points": [asdict(tip) for tip in self.tips],
+            "flip_points": [{**asdict(tip), "condition": tip.condition} for tip in self.tips],
             "sensitivity": list(self.sensitivity),
             "value_of_information": {
                 "perfect": self.perfect,
@@ -239,7 +228,7 @@ class Answer:
     def _finalist(self, one: Finalist) -> dict[str, Any]:
         made = one.forecast
         return {
-            "name": self.names.get(one.plan, one.plan.short),
+            "name": one.plan.short,
             **one.plan.to_document(),
             "value": self._value(one),
             "utility": quantiles(self.question.utility(made.likely_DN)),

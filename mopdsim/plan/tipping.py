@@ -23,6 +23,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.numbers import count, points, usd
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.forecast.stage_draws import world_of
 from mopdsim.plan import words
@@ -46,6 +47,12 @@ _RL_FACTORS = (0.25, 0.35, 0.5, 0.7, 0.85, 1.0, 1.2, 1.5, 2.0)
 _DISTILL_FACTORS = (0.5, 1.0, 2.0)
 
 
+SHIFT = "the shift of K in every pair of domains (K below 0: they hurt each other when trained together)"
+GAP = "the further gap of students below their teachers, in score"
+PRICE = "USD a GPU-hour"
+POOL = "GPUs of the pool"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Tip:
     """What moved, where it is now, where the recommendation changes (None: nowhere within the range), and to what."""
@@ -56,17 +63,28 @@ class Tip:
     to: str | None
     range: list[float]
 
+    @property
+    def condition(self) -> str | None:
+        """Where it changes, as the if-part of a sentence; None: nowhere."""
+        at = self.changes_at
+        if at is None:
+            return None
+        moved = "higher (domains help each other more)" if at > 0 else "lower (they hurt each other more)"
+        return {
+            SHIFT: f"if K of every pair were {count(abs(at))} {moved}",
+            GAP: f"if students stayed {points(at).removeprefix('+')} further below their teachers",
+            PRICE: f"at {usd(at)} a GPU-hour (now {usd(self.now)})",
+            POOL: f"with {count(at)} GPUs (now {count(self.now)})",
+        }[self.what]
+
 
 def tips(
     question: Question, found: Found, finalists: Sequence[Finalist], calibration: Calibration | None = None
 ) -> list[Tip]:
     """Every flip point, both directions, in the order conflict, teacher quality, price, GPUs."""
-
-    shift = "the shift of K in every pair of domains (K below 0: they hurt each other when trained together)"
-    gap = "the further gap of students below their teachers, in score"
     return [
-        *_tips(shift, _Shifted(question, finalists, "conflict"), _CONFLICTS),
-        *_tips(gap, _Shifted(question, finalists, "gap"), _GAPS, downward=False),
+        *_tips(SHIFT, _Shifted(question, finalists, "conflict"), _CONFLICTS),
+        *_tips(GAP, _Shifted(question, finalists, "gap"), _GAPS, downward=False),
         *_price(question, found, finalists[0].plan),
         *_gpus(question, finalists, calibration),
     ]
@@ -179,10 +197,7 @@ def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:
         return [outcomes[values.argmax()] for values in some if values.max() > -np.inf]
 
     best = _choice(left, recommended, price)
-    return [
-        _tip("USD a GPU-hour", best, price, [price * factor**power for factor in _FACTORS])
-        for power in (-1, 1)
-    ]
+    return [_tip(PRICE, best, price, [price * factor**power for factor in _FACTORS]) for power in (-1, 1)]
 
 
 def _choice(
@@ -224,7 +239,7 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
     found = []
     for power in (-1, 1):
         outward = [pool * factor**power for factor in _POOLS if pool * factor**power >= 1]
-        tip = _tip("GPUs of the pool", best, pool, outward, halvings=_POOL_HALVINGS)
+        tip = _tip(POOL, best, pool, outward, halvings=_POOL_HALVINGS)
         found.append(tip if tip.changes_at is None else replace(tip, changes_at=round(tip.changes_at)))
     return found
 

@@ -44,7 +44,7 @@ from mopdsim.plan.plan import MOST_WORDS, Answer, plan
 from mopdsim.plan.portfolio import releases
 from mopdsim.plan.question import JUDGING_DRAWS, Question, from_document
 from mopdsim.plan.reasons import losses, reasons, regret
-from mopdsim.plan.tipping import GROUPS, first_change, indices, tips
+from mopdsim.plan.tipping import GAP, GROUPS, POOL, PRICE, SHIFT, Tip, first_change, indices, tips
 from mopdsim.plan.words import CONSTANTS, group, parameter
 from mopdsim.recipes import recipe_file
 
@@ -348,7 +348,7 @@ def test_students_further_below_their_teachers_lose_to_plans_without(asked: dict
     found = explore(question)
     judged = finalists(question, found)
     assert judged[0].plan.family == "mopd"
-    (tip,) = (one for one in tips(question, found, judged) if "below their teachers" in one.what)
+    (tip,) = (one for one in tips(question, found, judged) if one.what == GAP)
     assert tip.to == "one RL run on all domains" and tip.changes_at is not None and 0 < tip.changes_at < 0.2
 
 
@@ -372,7 +372,7 @@ def test_tiny_domains_are_contradicted_by_no_published_study(answer: Answer) -> 
 def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
     """Checked again from nothing, on either side of the point: the recommended plan is as good, then no longer."""
     for tip in answer.tips:
-        if tip.changes_at is None or "conflict" not in tip.what:
+        if tip.changes_at is None or tip.what != SHIFT:
             continue
         for conflict, as_good in ((tip.changes_at * 0.9, True), (tip.changes_at, False)):
             values = {
@@ -384,6 +384,28 @@ def test_every_flip_point_changes_the_best_finalist(answer: Answer) -> None:
             best = max(values, key=values.__getitem__)
             assert (values[answer.recommended.plan.label] >= values[best] - FLOOR) == as_good
             assert as_good or best == tip.to
+
+
+@pytest.mark.parametrize(
+    ("what", "now", "at", "said"),
+    [
+        (SHIFT, 0.0, -0.2, "if K of every pair were 0.2 lower (they hurt each other more)"),
+        (SHIFT, 0.0, 0.2, "if K of every pair were 0.2 higher (domains help each other more)"),
+        (GAP, 0.0, 0.034, "if students stayed 3.4 points further below their teachers"),
+        (PRICE, 4.5, 16.5, "at $16.5 a GPU-hour (now $4.5)"),
+        (POOL, 512, 768, "with 768 GPUs (now 512)"),
+        (POOL, 512, None, None),
+    ],
+)
+def test_a_flip_point_is_the_if_part_of_a_sentence(
+    what: str, now: float, at: float | None, said: str | None
+) -> None:
+    assert Tip(what=what, now=now, changes_at=at, to=None, range=[now, now]).condition == said
+
+
+def test_no_two_finalists_differ_only_in_which_domains_share_a_teacher(answer: Answer) -> None:
+    shorts = [one.plan.short for one in answer.finalists]
+    assert len(set(shorts)) == len(shorts) > 1
 
 
 def test_sobol_indices_of_a_sum_are_variance_shares(answer: Answer) -> None:
