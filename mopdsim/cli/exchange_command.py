@@ -160,7 +160,7 @@ def import_(
 
     context = importing.context_of(path, manifest, scenario)
     runs = importing.imported(path, context, engine=engine, stage=stage)
-    totals = importing.totals_of(runs, context)
+    totals = importing.totals_of(runs, context.scenario)
     written = [] if out is None else importing.write(out, runs, context)
     if json_:
         shown = [run.to_document() for run in runs]

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mopdsim.exchange.logs.steps import Steps
+from mopdsim.exchange.steps import Steps
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
 from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft

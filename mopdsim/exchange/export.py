@@ -25,7 +25,7 @@ from typing import Any
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_mean
 from mopdsim.exchange.engines import mergekit, nemo_rl, trl, verl
 from mopdsim.exchange.engines.job import Job, Request
-from mopdsim.exchange.templates import carried, template
+from mopdsim.exchange.engines.texts import carried, template
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.schedule import affected_by
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Merge, Recipe, parents

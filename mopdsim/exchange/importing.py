@@ -1,11 +1,15 @@
-"""Logs of a run back as observations: which stage they are of, a row of measurements each, learning curves.
+"""Logs of a run back as observations: which stage they are of, a row of measurements each, beside the forecast.
 
     observations.csv          a row a stage in the columns of rl_steps.csv: `mopd calibrate cost`, `check-step`
     observations.steps.csv    every step in our columns, with its kind
     observations.scores/      scores by step as a study's observations, for `mopd calibrate quality`
 
 What a log does not say (model, GPUs, samples of a step) comes from the manifest that an export left, or from a
-scenario. Leaves out: reading logs (`mopdsim.exchange.logs`).
+scenario. The forecast of a stage is its bill: seconds by phase at central values, times a lognormal error of the time
+model. The response length is the log's where it has one, so that what is compared is time, not length. Place: the share
+of the forecast's draws that are shorter; below .1 and above .9 the measurement lies outside P10 to P90. A phase has the
+step's spread, for which nobody has fitted another. Leaves out: reading logs (`mopdsim.exchange.containers`,
+`mopdsim.exchange.steps`), learning curves (`mopdsim.exchange.curves`), what usually causes a difference.
 """
 
 from __future__ import annotations
@@ -13,23 +17,117 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.base.numbers import count, share, three
-from mopdsim.exchange import against_forecast, curves
+from mopdsim.cost.stacks import UNKNOWN
+from mopdsim.exchange import curves
+from mopdsim.exchange.containers import Log, found_in, read
 from mopdsim.exchange.export import MANIFEST, SCENARIO
-from mopdsim.exchange.logs.containers import Log, read
-from mopdsim.exchange.logs.keymaps import KEY_MAPS
-from mopdsim.exchange.logs.steps import COLUMNS, PHASES, Steps, check_units, steps_of
+from mopdsim.exchange.steps import COLUMNS, KEY_MAPS, PHASES, Steps, check_units, steps_of
+from mopdsim.facts.domains import P90
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
+from mopdsim.forecast.stage_draws import bill_of
 from mopdsim.recipes.recipe import Distill, Rl, Sft
 from mopdsim.validate.rl_rows import COLUMNS as NEEDED
 from mopdsim.validate.rl_rows import OPTIONAL_COLUMNS
+
+OURS = {
+    "generation": ("generation_s", "reward_s"),
+    "scoring": ("old_logprob_s", "reference_s"),
+    "training": ("update_s",),
+}
+
+
+STACKS = {"verl": "verl", "trl": "hugging_face", "nemo-rl": "megatron", "prime-rl": "fsdp"}
+
+
+def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
+    """P10, P50 and P90 of the stage's step and phases, what was measured, and its place. Empty for a stage that is not
+    timed in steps."""
+    amounts = scenario.recipe.amounts.get(stage)
+    if amounts is None:
+        return {}
+    length = found.median("mean_tokens")
+    at_length = _at_length(_on_stack(scenario, found.engine), stage, length)
+    own = bill_of(at_length, scenario.recipe.stage[stage], gpus=scenario.stage_gpus(stage))
+    seconds = {phase: value / own.steps for phase, value in own.seconds.items() if phase != "evaluation"}
+    measured: dict[str, float | None] = {"step": found.median("step_s")}
+    for phase, columns in OURS.items():
+        parts = [found.median(column) for column in columns]
+        if parts[0] is not None:
+            measured[phase] = sum(part for part in parts if part is not None)
+    if "generation" not in measured and found.median("wait_s") is not None:
+        measured["wait"] = found.median("wait_s")
+    rows = {}
+    for name, value in (("step", sum(seconds.values())), *seconds.items()):
+        rows[name] = _beside(value, own.log_sd, measured.get(name))
+    return {
+        "stack": at_length.stack,
+        "mean_tokens": own.mean_length,
+        "log_sd": own.log_sd,
+        "rows": rows,
+        **({"wait_s": measured["wait"]} if "wait" in measured else {}),
+    }
+
+
+def totals_of(runs: Sequence[Run], scenario: Scenario | None) -> dict[str, Any]:
+    """GPU-hours of all stages by the forecast's middle, and the same with the measured steps in place of its own; empty
+    where no scenario is known."""
+    if scenario is None:
+        return {}
+    found = {run.stage: run.found for run in runs}
+    forecast_s = measured_s = 0.0
+    timed = []
+    for stage in scenario.recipe.stages:
+        gpus = scenario.stage_gpus(stage.name)
+        own = bill_of(scenario, stage, gpus=gpus)
+        seconds = sum(own.seconds.values())
+        forecast_s += own.gpus * seconds
+        step = found[stage.name].median("step_s") if stage.name in found else None
+        if step is not None:
+            timed.append(stage.name)
+            seconds = own.steps * step + own.seconds.get("evaluation", 0.0)
+        measured_s += own.gpus * seconds
+    return {
+        "forecast_gpu_hours": forecast_s / 3600,
+        "measured_gpu_hours": measured_s / 3600,
+        "measured_stages": timed,
+    }
+
+
+def _on_stack(scenario: Scenario, engine: str) -> Scenario:
+    """The scenario on the log's own software, where nobody says which."""
+    told = scenario.stack != UNKNOWN or scenario.measured is not None
+    return scenario if told or engine not in STACKS else replace(scenario, stack=STACKS[engine])
+
+
+def _at_length(scenario: Scenario, stage: str, length: float | None) -> Scenario:
+    """The scenario with the stage's own mean response length, exactly."""
+    if length is None:
+        return scenario
+    return replace(scenario, ranges={**scenario.ranges, f"{stage}.response_tokens": (length, length)})
+
+
+def _beside(middle: float, log_sd: float, measured: float | None) -> dict[str, float | None]:
+    shown: dict[str, float | None] = {
+        "p10": middle * math.exp(-P90 * log_sd),
+        "p50": middle,
+        "p90": middle * math.exp(P90 * log_sd),
+        "measured": measured,
+        "place": None,
+    }
+    if measured and middle:
+        shown["place"] = NormalDist().cdf(math.log(measured / middle) / log_sd)
+    return shown
+
 
 MODES = {"synchronous": "On policy", "one_step_off": "1-step Off", "asynchronous": "Fully async"}
 STEP_COLUMNS = ("stage", "engine", "step", "kind", *COLUMNS)
@@ -150,7 +248,7 @@ def _places(path: Path, context: Context, stage: str | None) -> dict[str, Path]:
     if not known:
         return {path.stem if path.is_file() else path.name: path}
     below = {name: path / name for name in known if path.is_dir() and (path / name).is_dir()}
-    ran = {name: place for name, place in below.items() if _logged(place)}
+    ran = {name: place for name, place in below.items() if found_in(place)}
     if ran:
         return ran
     within = [name for name in known if name in path.resolve().parts]
@@ -163,12 +261,6 @@ def _places(path: Path, context: Context, stage: str | None) -> dict[str, Path]:
         f"{path}: of none of the stages {', '.join(known)} of {context.recipe!r}: name one with --stage, or give the "
         f"manifest of the export that made this log"
     )
-
-
-def _logged(place: Path) -> bool:
-    from mopdsim.exchange.logs.containers import found_in
-
-    return bool(found_in(place))
 
 
 def _run(name: str, logs: Sequence[Log], context: Context, engine: str) -> Run:
@@ -197,7 +289,7 @@ def _run(name: str, logs: Sequence[Log], context: Context, engine: str) -> Run:
         containers=tuple(log.container for log in logs),
         found=found,
         about=about,
-        forecast={} if context.scenario is None else against_forecast.compared(context.scenario, name, found),
+        forecast={} if context.scenario is None else compared(context.scenario, name, found),
     )
 
 
@@ -225,13 +317,6 @@ def _about(name: str, context: Context) -> dict[str, Any]:
         "max_tokens": int(row.get("max_tokens", longest)),
         "samples_per_step": amounts.prompts_per_step * amounts.rollouts_per_prompt,
     }
-
-
-def totals_of(runs: Sequence[Run], context: Context) -> dict[str, Any]:
-    """The recipe's GPU-hours without and with what was measured; empty where no scenario is known."""
-    if context.scenario is None:
-        return {}
-    return against_forecast.totals(context.scenario, {run.stage: run.found for run in runs})
 
 
 def write(out: Path, runs: Sequence[Run], context: Context) -> list[Path]:

@@ -147,47 +147,44 @@ def _check_sft(request: Request, stage: Sft, engine: str) -> None:
 
 def _check_rl(stage: Rl, engine: str) -> None:
     """What none of the engines can say of reinforcement learning."""
-    name = stage.name
-    if stage.advantage_scale == "domain":
-        raise refused(name, "advantage_scale", "domain", engine, 'use "group" or "none"')
-    if stage.curriculum != "none":
-        raise refused(name, "curriculum", stage.curriculum, engine, 'use "none", or one stage for each part')
-    if stage.demonstration_mix:
-        raise refused(name, "demonstration_mix", stage.demonstration_mix, engine, KEEP)
-    if any(weight != 1 for weight in stage.reward_weights.values()):
-        raise refused(
-            name, "reward_weights", stage.reward_weights, engine, "weigh by shares of prompts instead"
-        )
-    if stage.reward_models:
-        raise refused(name, "reward_models", stage.reward_models, engine, "judge with verifiers, or " + KEEP)
+    weighed = any(weight != 1 for weight in stage.reward_weights.values())
+    _refuse(stage, engine, {
+        "advantage_scale": (stage.advantage_scale == "domain", 'use "group" or "none"'),
+        "curriculum": (stage.curriculum != "none", 'use "none", or one stage for each part'),
+        "demonstration_mix": (stage.demonstration_mix, KEEP),
+        "reward_weights": (weighed, "weigh by shares of prompts instead"),
+        "reward_models": (stage.reward_models, "judge with verifiers, or " + KEEP),
+    })  # fmt: skip
+
+
+def _refuse(stage: AnyStage, engine: str, rules: Mapping[str, tuple[object, str]]) -> None:
+    """Refuses the first key of which the engine cannot say what it says. rules: by key, whether so, and the remedy."""
+    for key, (wrong, remedy) in rules.items():
+        if wrong:
+            raise refused(stage.name, key, getattr(stage, key), engine, remedy)
 
 
 def _check_distill(stage: Distill, engine: str) -> None:
     """What none of the engines can say of distillation."""
     name = stage.name
     if not stage.on_policy:
-        raise refused(
-            name, "on_policy", "false", engine, "sample the teachers first and use an sft stage, or " + KEEP
-        )
-    if stage.balance != "none":
-        raise refused(name, "balance", stage.balance, engine, 'use balance = "none"')
-    if stage.misrouting:
-        raise refused(name, "misrouting", stage.misrouting, engine, "set it to 0")
-    if stage.extrapolation != 1:
-        raise refused(name, "extrapolation", stage.extrapolation, engine, "set it to 1")
-    if stage.loss == "top_k_reverse_kl":
-        raise refused(
-            name, "loss", stage.loss, engine, "its tail bucket is missing there: choose another loss"
-        )
+        remedy = "sample the teachers first and use an sft stage, or " + KEEP
+        raise refused(name, "on_policy", "false", engine, remedy)
+    tail = "its tail bucket is missing there: choose another loss"
+    _refuse(stage, engine, {
+        "balance": (stage.balance != "none", 'use balance = "none"'),
+        "misrouting": (stage.misrouting, "set it to 0"),
+        "extrapolation": (stage.extrapolation != 1, "set it to 1"),
+        "loss": (stage.loss == "top_k_reverse_kl", tail),
+    })  # fmt: skip
     for domain in stage.domains:
         serving = [teacher for teacher in stage.teachers if domain in teacher.domains]
         if len(serving) != 1:
             said = f"{len(serving)} teachers of {domain!r}"
             raise refused(name, "teachers", said, engine, "give each domain one teacher")
         if serving[0].weight != 1:
-            raise refused(
-                name, "weight", serving[0].weight, engine, f"set the weight of {serving[0].stage!r} to 1"
-            )
+            remedy = f"set the weight of {serving[0].stage!r} to 1"
+            raise refused(name, "weight", serving[0].weight, engine, remedy)
 
 
 def stands_in(request: Request, stage: Distill, engine: str, losses: tuple[str, ...]) -> list[str]:
@@ -299,6 +296,18 @@ def _routes(stage: Distill) -> dict[str, str]:
         for domain in teacher.domains
         if domain in stage.domains
     }
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys with points as tables within tables: {"a.b": 1} is {"a": {"b": 1}}."""
+    found: dict[str, Any] = {}
+    for path, value in flat.items():
+        *tables, key = path.split(".")
+        place = found
+        for name in tables:
+            place = place.setdefault(name, {})
+        place[key] = value
+    return found
 
 
 def merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:

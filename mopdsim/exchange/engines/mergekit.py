@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mopdsim.exchange.engines.as_yaml import dump
 from mopdsim.exchange.engines.job import Job, Request, check_kind
+from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.recipe import AnyStage, Merge
 
 ENGINE = "mergekit"

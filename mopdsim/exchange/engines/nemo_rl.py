@@ -13,7 +13,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mopdsim.exchange.engines.as_yaml import dump
 from mopdsim.exchange.engines.job import (
     BETAS,
     CURVE_POINTS,
@@ -22,12 +21,14 @@ from mopdsim.exchange.engines.job import (
     checked,
     data_of,
     merged,
+    nested,
     refused,
     replica_gpus,
     rl_differs,
     stands_in,
     warmup_steps,
 )
+from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl
 
@@ -109,67 +110,48 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
             stage.name, "updates_per_batch", updates, ENGINE, f"{samples} samples must be a multiple of it"
         )
     every = max(1, amounts.steps // CURVE_POINTS)
-    return {
+    root, data = "${oc.env:EXPORT_ROOT}", "NemoGymDataset"
+    return nested({
         "defaults": "base.yaml",
-        "grpo": {
-            "num_prompts_per_step": amounts.prompts_per_step,
-            "num_generations_per_prompt": amounts.rollouts_per_prompt,
-            "max_num_steps": amounts.steps,
-            "max_num_epochs": 1,
-            "use_leave_one_out_baseline": False,
-            "val_period": every,
-            "val_at_start": True,
-            "seed": request.seed,
-        },
-        "loss_fn": {
-            "token_level_loss": stage.normalizer == "token",
-            "kl_input_clamp_value": None,
-            "kl_output_clamp_value": None,
-        },
-        "checkpointing": {
-            "checkpoint_dir": f"${{oc.env:EXPORT_ROOT}}/{stage.name}/checkpoints",
-            "metric_name": None,
-            "save_period": every,
-            "save_consolidated": True,
-        },
-        "policy": {
-            "model_name": _rooted(request.weights_of(stage.init)),
-            "train_global_batch_size": samples // updates,
-            "max_total_sequence_length": prompt + response,
-            "max_grad_norm": amounts.max_grad_norm,
-            "generation": {
-                "max_new_tokens": response,
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "top_k": None,
-                "vllm_cfg": {
-                    "async_engine": True,
-                    "expose_http_server": True,
-                    "tensor_parallel_size": replica_gpus(request, stage.name, prompt + response, gpus),
-                },
-            },
-            **_optimizer(amounts, megatron=isinstance(stage, Distill)),
-        },
-        "data": {
-            "train": {
-                "data_path": f"${{oc.env:EXPORT_ROOT}}/data/{stage.name}.jsonl",
-                "dataset_name": "NemoGymDataset",
-            },
-            "validation": {
-                "data_path": f"${{oc.env:EXPORT_ROOT}}/data/{stage.name}_held_out.jsonl",
-                "dataset_name": "NemoGymDataset",
-            },
-            "default": {
-                "dataset_name": "NemoGymDataset",
-                "env_name": "nemo_gym",
-                "prompt_file": None,
-                "processor": "nemo_gym_data_processor",
-            },
-        },
-        "env": {"should_use_nemo_gym": True},
-        "logger": {"log_dir": f"${{oc.env:EXPORT_ROOT}}/{stage.name}/logs", "tensorboard_enabled": True},
+        "grpo.num_prompts_per_step": amounts.prompts_per_step,
+        "grpo.num_generations_per_prompt": amounts.rollouts_per_prompt,
+        "grpo.max_num_steps": amounts.steps,
+        "grpo.max_num_epochs": 1,
+        "grpo.use_leave_one_out_baseline": False,
+        "grpo.val_period": every,
+        "grpo.val_at_start": True,
+        "grpo.seed": request.seed,
+        "loss_fn.token_level_loss": stage.normalizer == "token",
+        "loss_fn.kl_input_clamp_value": None,
+        "loss_fn.kl_output_clamp_value": None,
+        "checkpointing.checkpoint_dir": f"{root}/{stage.name}/checkpoints",
+        "checkpointing.metric_name": None,
+        "checkpointing.save_period": every,
+        "checkpointing.save_consolidated": True,
+        "policy.model_name": _rooted(request.weights_of(stage.init)),
+        "policy.train_global_batch_size": samples // updates,
+        "policy.max_total_sequence_length": prompt + response,
+        "policy.max_grad_norm": amounts.max_grad_norm,
+        "policy.generation.max_new_tokens": response,
+        "policy.generation.temperature": 1.0,
+        "policy.generation.top_p": 1.0,
+        "policy.generation.top_k": None,
+        "policy.generation.vllm_cfg.async_engine": True,
+        "policy.generation.vllm_cfg.expose_http_server": True,
+        "policy.generation.vllm_cfg.tensor_parallel_size": replica_gpus(
+            request, stage.name, prompt + response, gpus
+        ),
+        **_optimizer(amounts, megatron=isinstance(stage, Distill)),
+        "data.train": {"data_path": f"{root}/data/{stage.name}.jsonl", "dataset_name": data},
+        "data.validation": {"data_path": f"{root}/data/{stage.name}_held_out.jsonl", "dataset_name": data},
+        "data.default.dataset_name": data,
+        "data.default.env_name": "nemo_gym",
+        "data.default.prompt_file": None,
+        "data.default.processor": "nemo_gym_data_processor",
+        "env.should_use_nemo_gym": True,
+        "logger": {"log_dir": f"{root}/{stage.name}/logs", "tensorboard_enabled": True},
         "cluster": {"gpus_per_node": min(gpus, per_node), "num_nodes": _nodes(request, stage)},
-    }
+    })  # fmt: skip
 
 
 def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
@@ -177,26 +159,19 @@ def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
     warm, low = warmup_steps(amounts), amounts.learning_rate * amounts.final_learning_rate_fraction
     if megatron:
         return {
-            "dtensor_cfg": {"enabled": False},
-            "megatron_cfg": {
-                "enabled": True,
-                "optimizer": {
-                    "lr": amounts.learning_rate,
-                    "min_lr": low,
-                    "weight_decay": amounts.weight_decay,
-                    "adam_beta1": BETAS[0],
-                    "adam_beta2": BETAS[1],
-                },
-                "scheduler": {
-                    "lr_decay_style": "cosine",
-                    "lr_decay_iters": amounts.steps,
-                    "lr_warmup_iters": warm,
-                    "lr_warmup_init": 0.0,
-                },
+            "policy.dtensor_cfg.enabled": False,
+            "policy.megatron_cfg.enabled": True,
+            "policy.megatron_cfg.optimizer": {
+                "lr": amounts.learning_rate, "min_lr": low, "weight_decay": amounts.weight_decay,
+                "adam_beta1": BETAS[0], "adam_beta2": BETAS[1],
             },
-            "optimizer": None,
-            "scheduler": None,
-        }
+            "policy.megatron_cfg.scheduler": {
+                "lr_decay_style": "cosine", "lr_decay_iters": amounts.steps, "lr_warmup_iters": warm,
+                "lr_warmup_init": 0.0,
+            },
+            "policy.optimizer": None,
+            "policy.scheduler": None,
+        }  # fmt: skip
     schedule = "torch.optim.lr_scheduler"
     kwargs = {"lr": amounts.learning_rate, "weight_decay": amounts.weight_decay, "betas": list(BETAS)}
     cosine = {
@@ -204,26 +179,24 @@ def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
         "kwargs": {"T_max": max(1, amounts.steps - warm), "eta_min": low},
     }
     if not warm:
-        return {"optimizer": {"kwargs": kwargs}, "scheduler": [cosine]}
+        return {"policy.optimizer.kwargs": kwargs, "policy.scheduler": [cosine]}
     rise = {
         "name": f"{schedule}.LinearLR",
         "kwargs": {"start_factor": 1 / warm, "end_factor": 1.0, "total_iters": warm},
     }
-    return {"optimizer": {"kwargs": kwargs}, "scheduler": [rise, cosine, {"milestones": [warm]}]}
+    return {"policy.optimizer.kwargs": kwargs, "policy.scheduler": [rise, cosine, {"milestones": [warm]}]}
 
 
 def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
     config = {
-        "grpo": {"normalize_rewards": stage.advantage_scale == "group"},
-        "loss_fn": {
-            "reference_policy_kl_penalty": stage.kl_coefficient,
-            "reference_policy_kl_type": "k3",
-            "ratio_clip_min": stage.clip_low,
-            "ratio_clip_max": stage.clip_high,
-            "ratio_clip_c": None,
-        },
+        "grpo.normalize_rewards": stage.advantage_scale == "group",
+        "loss_fn.reference_policy_kl_penalty": stage.kl_coefficient,
+        "loss_fn.reference_policy_kl_type": "k3",
+        "loss_fn.ratio_clip_min": stage.clip_low,
+        "loss_fn.ratio_clip_max": stage.clip_high,
+        "loss_fn.ratio_clip_c": None,
     }
-    return config, rl_differs(stage, amounts)
+    return nested(config), rl_differs(stage, amounts)
 
 
 def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
@@ -243,47 +216,32 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
         for domain in teacher.domains
         if domain in stage.domains
     }
+    apart = max(1, (nodes - len(names)) // 2)
+    size = replica_gpus(request, names[0], sum(request.lengths(stage)), per_node)
+    opd, correction = "on_policy_distillation", "loss_fn.truncated_importance_sampling"
     config = {
-        "grpo": {
-            "async_grpo": {"enabled": True},
-            "adv_estimator": {"name": "opd"},
-            "seq_logprob_error_threshold": 2.0,
+        "grpo.async_grpo.enabled": True,
+        "grpo.adv_estimator.name": "opd",
+        "grpo.seq_logprob_error_threshold": 2.0,
+        "loss_fn.reference_policy_kl_penalty": 0.0,
+        "loss_fn.disable_ppo_ratio": True,
+        "loss_fn.use_importance_sampling_correction": True,
+        f"{correction}_type": "icepop",
+        f"{correction}_ratio": 5.0,
+        f"{correction}_ratio_min": 0.2,
+        "policy.generation.colocated.enabled": False,
+        "policy.generation.colocated.resources": {"gpus_per_node": per_node, "num_nodes": apart},
+        f"{opd}.enabled": True,
+        f"{opd}.teacher_model_by_agent_name": by_agent,
+        f"{opd}.default_teacher_alias": next(iter(by_agent)),
+        f"{opd}.strict_agent_name_match": True,
+        f"{opd}.deduplicate_shared_teacher_checkpoints": True,
+        f"{opd}.non_colocated_teachers.enabled": True,
+        f"{opd}.non_colocated_teachers.default_teacher_cfg": {
+            "tensor_model_parallel_size": size, "num_nodes": 1, "gpus_per_node": per_node,
         },
-        "loss_fn": {
-            "reference_policy_kl_penalty": 0.0,
-            "disable_ppo_ratio": True,
-            "use_importance_sampling_correction": True,
-            "truncated_importance_sampling_type": "icepop",
-            "truncated_importance_sampling_ratio": 5.0,
-            "truncated_importance_sampling_ratio_min": 0.2,
-        },
-        "policy": {
-            "generation": {
-                "colocated": {
-                    "enabled": False,
-                    "resources": {"gpus_per_node": per_node, "num_nodes": max(1, (nodes - len(names)) // 2)},
-                }
-            }
-        },
-        "on_policy_distillation": {
-            "enabled": True,
-            "teacher_model_by_agent_name": by_agent,
-            "default_teacher_alias": next(iter(by_agent)),
-            "strict_agent_name_match": True,
-            "deduplicate_shared_teacher_checkpoints": True,
-            "non_colocated_teachers": {
-                "enabled": True,
-                "default_teacher_cfg": {
-                    "tensor_model_parallel_size": replica_gpus(
-                        request, names[0], sum(request.lengths(stage)), per_node
-                    ),
-                    "num_nodes": 1,
-                    "gpus_per_node": per_node,
-                },
-            },
-        },
-    }
-    return config, [
+    }  # fmt: skip
+    return nested(config), [
         *differs,
         f"{len(names)} nodes only serve teachers, and half of the rest only generates; training is asynchronous, one "
         "step behind",

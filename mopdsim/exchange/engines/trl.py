@@ -21,7 +21,7 @@ from mopdsim.exchange.engines.job import (
     rl_differs,
     warmup_steps,
 )
-from mopdsim.exchange.templates import template
+from mopdsim.exchange.engines.texts import template
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from mopdsim.exchange.engines.as_yaml import dump
 from mopdsim.exchange.engines.job import (
     BETAS,
     CURVE_POINTS,
@@ -19,12 +18,14 @@ from mopdsim.exchange.engines.job import (
     data_of,
     deviation_of_groups,
     merged,
+    nested,
     refused,
     replica_gpus,
     rl_differs,
     stands_in,
     warmup_steps,
 )
+from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
 
@@ -36,6 +37,8 @@ TOKENS_PER_GPU = 16384  # of a micro-batch, or one whole sequence where that is 
 TOP_K = 128  # of forward_kl_topk: verl's default
 ROOT = "${export_root}"
 COSINE = "the cosine begins after the warm-up, ours at step 0"
+SAVED = ["model", "optimizer", "extra", "hf_model"]
+_MEANS = {"token": "token-mean", "sequence": "seq-mean-token-mean"}
 Config = dict[str, Any]
 
 
@@ -145,74 +148,56 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
             f"prompts_per_step or gpus_of",
         )  # fmt: skip
     room = max(TOKENS_PER_GPU, prompt + response)
-    return {
-        **_base("ppo_trainer"),
-        "data": {
-            **_data(stage, amounts),
-            "max_prompt_length": prompt,
-            "max_response_length": response,
-            "shuffle": False,
-            "seed": request.seed,
-        },
-        "actor_rollout_ref": {
-            "model": {"path": model},
-            "actor": {
-                "strategy": "fsdp2",
-                "ppo_mini_batch_size": amounts.prompts_per_step // updates,
-                "ppo_epochs": 1,
-                "use_dynamic_bsz": True,
-                "ppo_max_token_len_per_gpu": room,
-                "clip_ratio_c": NO_DUAL_CLIP,
-                "loss_agg_mode": "token-mean" if stage.normalizer == "token" else "seq-mean-token-mean",
-                "entropy_coeff": 0.0,
-                "grad_clip": amounts.max_grad_norm,
-                "optim": _optimizer(amounts),
-                "checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]},
-            },
-            "rollout": {
-                "name": "vllm",
-                "n": amounts.rollouts_per_prompt,
-                "temperature": 1.0,
-                "top_p": 1.0,
-                "top_k": -1,
-                "tensor_model_parallel_size": replica_gpus(request, stage.name, prompt + response, gpus),
-                "val_kwargs": {"do_sample": True, "temperature": 1.0, "n": 1},
-            },
-        },
-        "reward": {"custom_reward_function": {"path": f"{ROOT}/reward.py", "name": "compute_score"}},
-        "trainer": {**_trainer(request, stage, amounts, gpus), "val_before_train": True},
-        "ray_kwargs": {
-            "ray_init": {
-                "runtime_env": {
-                    "env_vars": {"VERL_FILE_LOGGER_PATH": f"{ROOT}/{stage.name}/metrics.jsonl"},
-                }
-            }
-        },
+    data = {
+        "max_prompt_length": prompt,
+        "max_response_length": response,
+        "shuffle": False,
+        "seed": request.seed,
     }
+    own = {
+        "data": {**_data(stage, amounts), **data},
+        "actor_rollout_ref.model.path": model,
+        "actor_rollout_ref.actor.strategy": "fsdp2",
+        "actor_rollout_ref.actor.ppo_mini_batch_size": amounts.prompts_per_step // updates,
+        "actor_rollout_ref.actor.ppo_epochs": 1,
+        "actor_rollout_ref.actor.use_dynamic_bsz": True,
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu": room,
+        "actor_rollout_ref.actor.clip_ratio_c": NO_DUAL_CLIP,
+        "actor_rollout_ref.actor.loss_agg_mode": _MEANS[stage.normalizer],
+        "actor_rollout_ref.actor.entropy_coeff": 0.0,
+        "actor_rollout_ref.actor.grad_clip": amounts.max_grad_norm,
+        "actor_rollout_ref.actor.optim": _optimizer(amounts),
+        "actor_rollout_ref.actor.checkpoint.save_contents": SAVED,
+        "actor_rollout_ref.rollout.name": "vllm",
+        "actor_rollout_ref.rollout.n": amounts.rollouts_per_prompt,
+        "actor_rollout_ref.rollout.temperature": 1.0,
+        "actor_rollout_ref.rollout.top_p": 1.0,
+        "actor_rollout_ref.rollout.top_k": -1,
+        "actor_rollout_ref.rollout.tensor_model_parallel_size": replica_gpus(
+            request, stage.name, prompt + response, gpus
+        ),
+        "actor_rollout_ref.rollout.val_kwargs": {"do_sample": True, "temperature": 1.0, "n": 1},
+        "reward.custom_reward_function": {"path": f"{ROOT}/reward.py", "name": "compute_score"},
+        "trainer": {**_trainer(request, stage, amounts, gpus), "val_before_train": True},
+        "ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH": f"{ROOT}/{stage.name}/metrics.jsonl",
+    }
+    return {**_base("ppo_trainer"), **nested(own)}
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
-    clip = {
-        "clip_ratio": stage.clip_low,
-        "clip_ratio_low": stage.clip_low,
-        "clip_ratio_high": stage.clip_high,
-    }
+    low, high, kl = stage.clip_low, stage.clip_high, stage.kl_coefficient
+    clip = {"clip_ratio": low, "clip_ratio_low": low, "clip_ratio_high": high}
     if stage.algorithm == "ppo":
         return _ppo(request, stage, amounts, clip)
-    reference = {
-        "use_kl_loss": stage.kl_coefficient > 0,
-        "kl_loss_coef": stage.kl_coefficient,
-        "kl_loss_type": "low_var_kl",
-    }
     config = {
-        "algorithm": {
-            "adv_estimator": "grpo",
-            "norm_adv_by_std_in_grpo": stage.advantage_scale == "group",
-            "use_kl_in_reward": False,
+        "algorithm.adv_estimator": "grpo",
+        "algorithm.norm_adv_by_std_in_grpo": stage.advantage_scale == "group",
+        "algorithm.use_kl_in_reward": False,
+        "actor_rollout_ref.actor": {
+            **clip, "use_kl_loss": kl > 0, "kl_loss_coef": kl, "kl_loss_type": "low_var_kl",
         },
-        "actor_rollout_ref": {"actor": {**clip, **reference}},
-    }
-    return config, rl_differs(stage, amounts)
+    }  # fmt: skip
+    return nested(config), rl_differs(stage, amounts)
 
 
 def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[Config, list[str]]:
@@ -220,23 +205,19 @@ def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[C
     if stage.kl_target is not None:
         control |= {"type": "adaptive", "target_kl": stage.kl_target}
     config = {
-        "algorithm": {
-            "adv_estimator": "gae",
-            "gamma": stage.discount,
-            "lam": stage.gae_lambda,
-            "use_kl_in_reward": stage.kl_coefficient > 0,
-            "kl_ctrl": control,
-        },
-        "actor_rollout_ref": {"actor": clip},
-        "critic": {
-            "strategy": "fsdp2",
-            "model": {"path": _rooted(request.weights_of(stage.init))},
-            "optim": _optimizer(amounts),
-            "cliprange_value": stage.value_clip,
-            "grad_clip": amounts.max_grad_norm,
-        },
+        "algorithm.adv_estimator": "gae",
+        "algorithm.gamma": stage.discount,
+        "algorithm.lam": stage.gae_lambda,
+        "algorithm.use_kl_in_reward": stage.kl_coefficient > 0,
+        "algorithm.kl_ctrl": control,
+        "actor_rollout_ref.actor": clip,
+        "critic.strategy": "fsdp2",
+        "critic.model.path": _rooted(request.weights_of(stage.init)),
+        "critic.optim": _optimizer(amounts),
+        "critic.cliprange_value": stage.value_clip,
+        "critic.grad_clip": amounts.max_grad_norm,
     }
-    return config, [
+    return nested(config), [
         "the critic is a model of its own, trained at the policy's rate: value_coefficient has no place, and memory "
         "and training time are those of two models; ours is a head on the policy"
     ]
@@ -358,7 +339,7 @@ def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[s
         "model": {"path": _rooted(request.weights_of(stage.init))},
         "engine": {"strategy": "fsdp2"},
         "optim": _optimizer(amounts),
-        "checkpoint": {"save_contents": ["model", "optimizer", "extra", "hf_model"]},
+        "checkpoint": {"save_contents": SAVED},
         "trainer": {**_trainer(request, stage, amounts, gpus), "seed": request.seed},
     }
     return config, ["rows are shuffled by verl's sampler"]

@@ -21,7 +21,7 @@ from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.cli.main import app
 from mopdsim.exchange import importing
 from mopdsim.exchange.importing import Context, context_of, imported
-from mopdsim.exchange.logs.steps import Steps
+from mopdsim.exchange.steps import Steps
 from mopdsim.fit.forest import load as load_forest
 from mopdsim.validate import rl_rows
 

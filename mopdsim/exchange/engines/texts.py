@@ -1,6 +1,8 @@
-"""Plain values as YAML that every reader understands alike. Leaves out: reading, anchors, text of several lines.
+"""Texts of exported files: plain values as YAML that every reader understands alike, and scripts carried as they are.
 
-Numbers carry a point where YAML 1.1 would take them for text (`1.0e-06`, not `1e-06`); text is always quoted.
+Numbers carry a point where YAML 1.1 would take them for text (`1.0e-06`, not `1e-06`); text is always quoted. Scripts
+of `mopdsim/data/exchange`, and a module of the trainer's tasks, read the configuration that lies beside them, so that
+nothing is filled in here. Leaves out: reading YAML, anchors, text of several lines.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
 from typing import Any
 
 
@@ -49,3 +52,14 @@ def scalar(value: Any) -> str:
     if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
         return "{}" if isinstance(value, Mapping) else "[]"
     return json.dumps(str(value), ensure_ascii=False)
+
+
+def template(name: str) -> str:
+    """The text of an exported script."""
+    return files("mopdsim").joinpath("data", "exchange", f"{name}.txt").read_text(encoding="utf-8")
+
+
+def carried(name: str) -> str:
+    """A module of the trainer's tasks that needs the standard library alone: read as text, not imported, so that the
+    exported verifier is the trainer's own."""
+    return files("trainer").joinpath("tasks", name).read_text(encoding="utf-8")
