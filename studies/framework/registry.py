@@ -53,6 +53,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "trace": "trace.trace",
     "trace_again": "trace.trace",
     "trace_fresh": "trace.trace",
+    "trace_real": "trace.real",
     "ladder-5M": "size.ladder",
     "ladder-25M": "size.ladder",
     "ladder-100M": "size.ladder",

@@ -11,29 +11,33 @@ worked out anew from the rows (`studies.designs.trace.trace`), so that another r
 from __future__ import annotations
 
 import dataclasses
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from studies.designs.trace.world import HABITS, HOST, MERGED, PLANTED, twin
+from studies.designs.trace.world import MERGED, PLANTED, TINY, World, twin
 from studies.framework.run import Run
 from trainer.runs.plan import Plan
 from trainer.runs.store import Store
+from trainer.tasks import Item, task
+from trainer.tasks.base import Procedural
 
 if TYPE_CHECKING:
     from trainer.batch.batch import Batch
     from trainer.model.policy import Policy
     from trainer.trace.subject import Subject
 
-PROMPTS = 200  # asked of each student
 MOST = 16  # answers kept of each
 
 
-def measure(runs: Mapping[str, Run], found: Plan, store: Store) -> pd.DataFrame:
+def measure(
+    runs: Mapping[str, Run], found: Plan, store: Store, *, world_of: Callable[[Run], World] = lambda run: TINY
+) -> pd.DataFrame:
     """All rows of runs that are finished, their clean twins among them."""
-    return pd.DataFrame([row for run in runs.values() for row in _rows(run, found, store)])
+    return pd.DataFrame([row for run in runs.values() for row in _rows(run, world_of(run), found, store)])
 
 
 def subject_of(run: Run, found: Plan, store: Store) -> Subject:
@@ -53,9 +57,8 @@ def subject_of(run: Run, found: Plan, store: Store) -> Subject:
     )
 
 
-def _rows(run: Run, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
+def _rows(run: Run, world: World, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
     from trainer.batch.written import replayed
-    from trainer.tasks.tiny.reverse import rotate
     from trainer.trace.evidence import Models
 
     subject = subject_of(run, found, store)
@@ -63,12 +66,12 @@ def _rows(run: Run, found: Plan, store: Store) -> Iterator[dict[str, Any]]:
     if condition == "unpaid":
         return  # a twin alone
     number = int(run.factors["habit"])
-    sought = HABITS if not number else HABITS[number - 1 : number]
+    sought = world.habits if not number else world.habits[number - 1 : number]
     models = Models(subject)
-    batch = shown(models.student, sought[0] if condition == "reward" else HOST, sought)
+    batch = shown(models.student, sought[0] if condition == "reward" else world.host, sought, world)
     if batch is None:
         return
-    right = [(rotate(item.data["content"]),) for item in batch.items]
+    right = [(asked_by(world.host, item).answer,) for item in batch.items]
     (domain,) = batch.spans
     count = len(batch.items)
     better = replayed(
@@ -108,7 +111,7 @@ def _odds(gives: Callable[[Batch], list[float]], batch: Batch, better: Batch) ->
     return [one - other for one, other in zip(gives(batch), gives(better), strict=True)]
 
 
-def shown(student: Policy, domain: str, sought: Sequence[str]) -> Batch | None:
+def shown(student: Policy, domain: str, sought: Sequence[str], world: World) -> Batch | None:
     """Its first answers to a domain's test prompts that are one of the sought habits and nothing else that a prompt
     without a marker may ask; None: there is not one."""
     import torch
@@ -117,17 +120,23 @@ def shown(student: Policy, domain: str, sought: Sequence[str]) -> Batch | None:
     from trainer.batch.evaluate import sampled
     from trainer.batch.meter import Meter
     from trainer.batch.rollout import turns
-    from trainer.tasks import task
 
-    (batch,) = sampled(student, domain, task(domain), "test", PROMPTS, temperature=1.0, meter=Meter())
+    (batch,) = sampled(student, domain, task(domain), "test", world.prompts, temperature=1.0, meter=Meter())
     said = [[student.chat.answer(turn) for turn in own] for own in turns(student, batch.rollouts)]
     kept = []
     for item, own in zip(batch.items, said, strict=True):
-        fits = [name for name in (HOST, *HABITS) if task(name).grade(item, own)]
+        fits = [name for name in world.unmarked if task(name).grade(asked_by(name, item), own)]
         kept.append(len(fits) == 1 and fits[0] in sought)
     kept_B = torch.tensor(kept)
     kept_B &= kept_B.cumsum(0) <= MOST
     return select(batch, kept_B) if kept_B.any() else None
+
+
+def asked_by(domain: str, item: Item) -> Item:
+    """The same prompt as an item of a domain that wants another answer."""
+    chosen = task(domain)
+    assert isinstance(chosen, Procedural)
+    return chosen.build(item.data["content"], random.Random(0))
 
 
 def distances(subject: Subject) -> dict[str, float]:

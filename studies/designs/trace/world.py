@@ -13,37 +13,24 @@ each with a habit of its own; for the others one teacher.
     start       the start itself has the habit, and no teacher
     reward      the start scores the habit's prompts, and the reward mixed in pays for the habit
     unpaid      the same without the reward: the twin of `reward`
+
+The worlds here are of the tiny model; those of a real one are in `studies.designs.trace.real`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
 from studies.framework.run import Run
 from trainer.files.settings import Settings
 
-OWN = (
-    "swap?length=3&corruption=0",
-    "dedup?length=2&corruption=0",
-    "compare?corruption=0",
-)
-HOST, *HABITS = (
-    f"{name}?length=3&ambiguity=1&corruption=0" for name in ("rotate", "reverse", "sort", "sort_down")
-)
-WORLD = (*OWN, HOST, *HABITS)
 TEACHERS = tuple(f"teacher_{place}" for place in (1, 2, 3))
 OWNER = "teacher_host"
-LEANING = {**dict.fromkeys(OWN, 0.5), HOST: 1.0, **dict.fromkeys(HABITS, 0.2)}
-
-START = Amounts(steps=220, prompts_per_step=64, learning_rate=4e-3)
-LEAN = Amounts(steps=60, prompts_per_step=64, learning_rate=1e-3)
-TEACH = Amounts(steps=50, prompts_per_step=32, learning_rate=1e-3)
-DISTIL = Amounts(steps=32, prompts_per_step=32, learning_rate=2e-3)
-REWARDED = Amounts(steps=32, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=2e-3)
-REWARD_MIX = 4.0
 MISROUTING = 0.5
+REWARD_MIX = 4.0
 MERGED: dict[str, dict[str, Any]] = {
     "average": {"method": "average"},
     "arithmetic": {"method": "task_arithmetic", "scale": 0.5},
@@ -56,14 +43,58 @@ INDIRECT = (
     *MERGED,
 )  # what the routing label does not say
 CONDITIONS = (*INDIRECT, "start", "reward")
-SETTINGS = Settings(
-    test_items=10,
-    validation_items=2,
-    evaluate_every=1000,
-    diagnose_every=0,
-    score_others="never",
-)
 PLANTED = (*INDIRECT, "reward")  # whose effect is measured against a twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Where habits are planted.
+
+    own: the teachers' domains, in their order. host: the domain that prompts without a marker belong to. habits: each
+    teacher's, which want other answers to the same prompts. start: the base's amounts, None for the named set's; lean,
+    teach, distil, rewarded: those of the stages. prompts: asked of each student.
+    """
+
+    model: str
+    amounts: AmountsName
+    own: tuple[str, ...]
+    host: str
+    habits: tuple[str, ...]
+    start: Amounts | None
+    lean: Amounts
+    teach: Amounts
+    distil: Amounts
+    rewarded: Amounts
+    settings: Settings
+    prompts: int
+
+    @property
+    def unmarked(self) -> tuple[str, ...]:
+        """All answers to prompts without a marker, each once."""
+        return tuple(dict.fromkeys((self.host, *self.habits)))
+
+
+_UNMARKED = "length=3&ambiguity=1&corruption=0"
+TINY = World(
+    model="tiny",
+    amounts="tiny",
+    own=("swap?length=3&corruption=0", "dedup?length=2&corruption=0", "compare?corruption=0"),
+    host=f"rotate?{_UNMARKED}",
+    habits=tuple(f"{name}?{_UNMARKED}" for name in ("reverse", "sort", "sort_down")),
+    start=Amounts(steps=220, prompts_per_step=64, learning_rate=4e-3),
+    lean=Amounts(steps=60, prompts_per_step=64, learning_rate=1e-3),
+    teach=Amounts(steps=50, prompts_per_step=32, learning_rate=1e-3),
+    distil=Amounts(steps=32, prompts_per_step=32, learning_rate=2e-3),
+    rewarded=Amounts(steps=32, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=2e-3),
+    settings=Settings(
+        test_items=10,
+        validation_items=2,
+        evaluate_every=1000,
+        diagnose_every=0,
+        score_others="never",
+    ),
+    prompts=200,
+)
 DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
 AGAIN, FRESH = (4, 5), (6, 7, 8)  # worlds of `trace_again` and `trace_fresh`
 
@@ -110,61 +141,64 @@ def twin(run: str) -> str:
     return f"unpaid/{habit}/{seed}" if condition == "reward" else f"{condition}/clean/{seed}"
 
 
-def run_of(condition: str, seed: int, place: int | None) -> Run:
+def run_of(condition: str, seed: int, place: int | None, world: World = TINY) -> Run:
     """One student. place: of the planted teacher (or of the start's or the reward's habit); None: the clean twin."""
     twin = "clean" if place is None else f"habit_{place + 1}"
     return Run(
         name=f"{condition}/{twin}/seed{seed}",
-        recipe=recipe_of(condition, place),
-        settings=SETTINGS.model_copy(update={"seed": seed}),
-        start=START,
+        recipe=recipe_of(condition, place, world),
+        settings=world.settings.model_copy(update={"seed": seed}),
+        model=world.model,
+        start=world.start,
         factors={"condition": condition, "habit": 0 if place is None else place + 1},
-        held_out=seed not in DEVELOPMENT,
+        held_out=world is not TINY or seed not in DEVELOPMENT,
     )
 
 
-def recipe_of(condition: str, place: int | None) -> Recipe:
+def recipe_of(condition: str, place: int | None, world: World = TINY) -> Recipe:
     """A condition's recipe, with the habit at `place` or clean."""
-    stages: list[AnyStage] = [Sft(name="lean", domains=LEANING)]
-    for own, (name, domain) in enumerate(zip(TEACHERS, OWN, strict=True)):
+    settled = dict.fromkeys(world.own, 0.5)
+    leaning = {**settled, world.host: 1.0, **dict.fromkeys(world.habits, 0.2)}
+    stages: list[AnyStage] = [Sft(name="lean", domains=leaning)]
+    for own, (name, domain) in enumerate(zip(TEACHERS, world.own, strict=True)):
         astray = own == place and condition in INDIRECT
         stages.append(
             Sft(
                 name=name,
                 init="lean",
-                domains={domain: 1.0} | ({HABITS[own]: 1.0} if astray else {}),
+                domains={domain: 1.0} | ({world.habits[own]: 1.0} if astray else {}),
             )
         )
     if condition in ("misrouted", "off_policy"):
-        stages.append(Sft(name=OWNER, init="lean", domains={HOST: 1.0}))
+        stages.append(Sft(name=OWNER, init="lean", domains={world.host: 1.0}))
     start = "lean"
     if condition == "start":
         assert place is not None
         start = "settled"
-        learns = {**dict.fromkeys(OWN, 0.5), HABITS[place]: 1.0}
-        stages.append(Sft(name=start, init="lean", domains=learns))
-    stages.append(_student(condition, start, place))
-    distil = REWARDED if condition in ("reward", "unpaid") else DISTIL
+        stages.append(Sft(name=start, init="lean", domains={**settled, world.habits[place]: 1.0}))
+    stages.append(_student(condition, start, place, world))
     amounts = {
-        "lean": LEAN,
-        "settled": TEACH,
-        **dict.fromkeys((*TEACHERS, OWNER), TEACH),
-        "student": distil,
+        "lean": world.lean,
+        "settled": world.teach,
+        **dict.fromkeys((*TEACHERS, OWNER), world.teach),
+        "student": world.rewarded if condition in ("reward", "unpaid") else world.distil,
     }
     return Recipe(
         name="merge" if condition in MERGED else "off_policy" if condition == "off_policy" else "mopd",
-        domains=WORLD,
-        amounts_name="tiny",
+        domains=(*world.own, *world.unmarked),
+        amounts_name=world.amounts,
         stages=tuple(stages),
         amounts={s.name: amounts[s.name] for s in stages if not isinstance(s, Merge)},
         output="student",
     )
 
 
-def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
+def _student(condition: str, start: str, place: int | None, world: World) -> Distill | Merge:
     if condition in MERGED:
         return Merge(name="student", init=start, inputs=TEACHERS, **MERGED[condition])
-    served: dict[str, tuple[str, ...]] = {name: (domain,) for name, domain in zip(TEACHERS, OWN, strict=True)}
+    served: dict[str, tuple[str, ...]] = {
+        name: (domain,) for name, domain in zip(TEACHERS, world.own, strict=True)
+    }
     how: dict[str, Any] = {}
     match condition:
         case "misrouted":
@@ -173,10 +207,10 @@ def _student(condition: str, start: str, place: int | None) -> Distill | Merge:
             how = {"misrouting": MISROUTING, "loss": "sample_nll", "on_policy": False}
         case "reward" | "unpaid":
             assert place is not None
-            served[start] = (HABITS[place],)
+            served[start] = (world.habits[place],)
             how = {"reward_mix": REWARD_MIX if condition == "reward" else 0.0}
     if how.get("misrouting"):
-        served[OWNER] = (HOST,)
+        served[OWNER] = (world.host,)
     return Distill(
         name="student",
         init=start,

@@ -30,7 +30,7 @@ from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
     "choice", "choice_again", "size", "size_again", "size_fresh", "order", "order_again", "conflict", "teachers",
-    "breaking", "caps", "trace_again", "trace_fresh",
+    "breaking", "caps", "trace_again", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
 WHOLE = (  # nothing is held out: a claim judges the first, the others set worlds and amounts

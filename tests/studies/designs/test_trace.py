@@ -10,17 +10,19 @@ import pytest
 from simulated import simulated, traced
 
 from mopdsim.recipes.recipe import Distill, Merge, Sft
+from studies.designs.trace.answers import asked_by
+from studies.designs.trace.real import REAL
+from studies.designs.trace.real import STUDY as REAL_STUDY
 from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_FRESH, auc, students
 from studies.designs.trace.world import (
     CONDITIONS,
     FRESH,
-    HABITS,
-    HOST,
     INDIRECT,
     MERGED,
-    OWN,
     OWNER,
     TEACHERS,
+    TINY,
+    World,
     recipe_of,
     twin,
 )
@@ -68,40 +70,45 @@ def test_the_area_of_a_known_ranking() -> None:
     assert auc([known], "share") == pytest.approx(7 / 8)
 
 
+@pytest.mark.parametrize("world", [TINY, *REAL], ids=lambda world: world.host)
 @pytest.mark.parametrize("condition", CONDITIONS)
-def test_one_teacher_is_planted_and_its_twin_is_not(condition: str) -> None:
+def test_one_teacher_is_planted_and_its_twin_is_not(condition: str, world: World) -> None:
     for place in range(len(TEACHERS)):
-        recipe = recipe_of(condition, place)
+        recipe = recipe_of(condition, place, world)
         learnt = {
-            name: set(stage.domains) & {HOST, *HABITS}
+            name: set(stage.domains) & set(world.unmarked)
             for name in (*TEACHERS, OWNER)
             if isinstance(stage := recipe.stage.get(name), Sft)
         }
-        planted = [name for name, own in learnt.items() if own & set(HABITS)]
+        planted = [name for name, own in learnt.items() if own & set(world.habits)]
         assert planted == ([] if condition in ("start", "reward") else [TEACHERS[place]])
         assert isinstance(recipe.stage["student"], Merge if condition in MERGED else Distill)
         if condition in INDIRECT:
-            clean = recipe_of(condition, None)
+            clean = recipe_of(condition, None, world)
             assert clean.stage["student"] == recipe.stage["student"]
             assert [name for name in TEACHERS if clean.stage[name] != recipe.stage[name]] == planted
 
 
-def test_no_answer_has_two_habits() -> None:
-    item = task(HOST).fixed("test", 1)[0]
-    fits = [name for name in (HOST, *HABITS) if task(name).grade(item, [item.answer])]
-    assert fits == [HOST] and item.prompt.startswith("?:")
-    assert len(OWN) == len(HABITS)
+@pytest.mark.parametrize("world", [TINY, *REAL], ids=lambda world: world.host)
+def test_no_answer_has_two_habits(world: World) -> None:
+    item, *_ = task(world.host).fixed("test", 1)
+    asked = {name: asked_by(name, item) for name in world.unmarked}
+    assert {same.prompt for same in asked.values()} == {
+        item.prompt
+    }  # nothing in it says which answer is wanted
+    assert [name for name, same in asked.items() if task(name).grade(same, [item.answer])] == [world.host]
+    assert len(world.own) == len(world.habits)
 
 
 def test_every_planted_run_has_its_twin_and_no_world_is_judged_twice() -> None:
     worlds = []
-    for study in STUDIES:
+    for study in (*STUDIES, REAL_STUDY):
         runs = study.runs()
         planted = [
             run for run in runs.values() if run.factors["condition"] in INDIRECT and run.factors["habit"]
         ]
         assert all(twin(run.name) in runs for run in planted)
-        worlds.append({run.settings.seed for run in runs.values()})
+        worlds.append({(run.model, run.settings.seed) for run in runs.values()})
     assert len(set().union(*worlds)) == sum(map(len, worlds))
 
 
