@@ -22,7 +22,7 @@ Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
-        help="auto: bfloat16 where the processor has matrix units for it and the model is wide enough to gain."
+        help="auto: bfloat16 where the processor multiplies it in hardware and the model is wide enough to gain."
     ),
 ]
 

@@ -10,10 +10,10 @@ import pytest
 from mopdsim.base.errors import UsageError
 from trainer.files.settings import Settings
 from trainer.runs import compute
-from trainer.runs.compute import has_matrix_units, resolve_dtype, width_of
+from trainer.runs.compute import multiplies_bfloat16, resolve_dtype, width_of
 from trainer.runs.plan import BUILT_IN
 
-WITH, WITHOUT = "flags\t\t: fpu amx_bf16 avx2\n", "flags\t\t: fpu avx2 avx512_bf16\n"
+WITH, WITHOUT = "flags\t\t: fpu amx_bf16 avx2\n", "flags\t\t: fpu avx2 avx512f\n"
 
 
 @pytest.fixture
@@ -21,7 +21,9 @@ def processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "cpuinfo"
     path.write_text(f"processor\t: 0\n{WITH}")
     monkeypatch.setattr(compute, "CPUINFO", path)
-    monkeypatch.setattr(compute, "has_matrix_units", lambda device: has_matrix_units(device, cpuinfo=path))
+    monkeypatch.setattr(
+        compute, "multiplies_bfloat16", lambda device: multiplies_bfloat16(device, cpuinfo=path)
+    )
     return path
 
 
@@ -38,6 +40,8 @@ def test_bfloat16_where_the_processor_and_the_model_gain(processor: Path, tmp_pa
     assert resolve_dtype("auto", model=model(tmp_path, n_embd=wide), device="cpu") == "bfloat16"
     assert resolve_dtype("auto", model=model(tmp_path, hidden_size=narrow), device="cpu") == "float32"
     assert resolve_dtype("float32", model=model(tmp_path, hidden_size=wide), device="cpu") == "float32"
+    processor.write_text("flags\t\t: fpu avx2 avx512_bf16\n")
+    assert resolve_dtype("auto", model=model(tmp_path, hidden_size=wide), device="cpu") == "bfloat16"
     for text in (WITHOUT, "", "flags\t\t: amx_bf16_other\n"):
         processor.write_text(text)
         assert resolve_dtype("auto", model=model(tmp_path, hidden_size=wide), device="cpu") == "float32"
@@ -62,10 +66,10 @@ def test_emulation_is_said_with_its_cost(processor: Path, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
     compute.check_dtype("bfloat16", "cpu")
     said = capsys.readouterr().err
-    assert "no matrix units" in said and "--dtype float32" in said
+    assert "no products of it" in said and "--dtype float32" in said
     times = float(said.partition("takes ")[2].partition(" times")[0])
     assert times == pytest.approx(compute.emulation_cost(), abs=0.06)
-    if not has_matrix_units("cuda"):
+    if not multiplies_bfloat16("cuda"):
         with pytest.raises(UsageError, match="'cuda' does not compute in it"):
             compute.check_dtype("bfloat16", "cuda")
 
