@@ -40,10 +40,20 @@ class Map(NamedTuple):
 
 
 def supports(model: nn.Module) -> bool:
-    """One of the families as transformers builds it: full attention, SiLU, static rotation."""
-    config: Any = model.config
-    if type(model).__name__ not in FAMILIES:
-        return False
+    """One of the families as transformers builds it."""
+    return (
+        type(model).__name__ in FAMILIES
+        and admits(model.config)
+        and all(
+            type(part) in (nn.Linear, Adapted)
+            for name, part in model.named_modules()
+            if name.endswith("_proj")
+        )
+    )
+
+
+def admits(config: Any) -> bool:
+    """A configuration of the families with full attention, SiLU and static rotation."""
     kinds = getattr(config, "layer_types", None)
     full = (
         all(kind == "full_attention" for kind in kinds)
@@ -54,20 +64,15 @@ def supports(model: nn.Module) -> bool:
         full
         and config.hidden_act == "silu"
         and config.rope_parameters["rope_type"] in ("default", "linear", "llama3", "yarn")
-        and all(
-            type(part) in (nn.Linear, Adapted)
-            for name, part in model.named_modules()
-            if name.endswith("_proj")
-        )
     )
 
 
 class Lean:
     """The decoder of a model that `supports` admits, below its head."""
 
-    def __init__(self, model: Any) -> None:
-        self.body, self.config = model.model, model.config
-        self.dtype = torch.float32  # that matrices are multiplied in
+    def __init__(self, model: Any, dtype: torch.dtype = torch.float32) -> None:
+        """dtype: that matrices are multiplied in."""
+        self.body, self.config, self.dtype = model.model, model.config, dtype
         self.copies = Copies()
         self.eps: float = model.config.rms_norm_eps
         own = self.body.layers[0].self_attn

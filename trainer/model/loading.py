@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST, atomic_directory
 from trainer.model.adapters import attach, base_directory, change, is_adapter, read_adapter, save_adapter
+from trainer.model.bare import bare
 from trainer.model.chat import ChatSettings
 from trainer.model.policy import Policy
 
@@ -33,12 +34,14 @@ def load_policy(
     dtype: str = "float32",
     chat: ChatSettings | None = None,
     merged: bool = False,
+    read_only: bool = False,
 ) -> Policy:
     """A policy from a directory (an adapter's too) or a hub id. NotFoundError, UsageError where it cannot be.
 
-    merged: an adapter is added to its base's weights, so that all of them can be trained.
+    merged: an adapter is added to its base's weights, so that all of them can be trained. read_only: without the class
+    of a Hugging Face module where the model can do without (`trainer.model.bare`).
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -49,14 +52,20 @@ def load_policy(
         raise NotFoundError(
             f"{source}: no model directory (config.json is missing); `mopd train init-model` makes one"
         )
+    model: Any = None
+    missing: list[str] = []
     try:
-        model, found = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            use_safetensors=True,
-            output_loading_info=True,
-        )
+        if read_only and isinstance(source, Path):
+            model = bare(source, AutoConfig.from_pretrained(source, trust_remote_code=False))
+        if model is None:
+            model, found = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=torch.float32,
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            missing = sorted(found["missing_keys"])
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
@@ -69,7 +78,7 @@ def load_policy(
             f"model {str(source)!r}: {type(model).__name__} is a wrapper of several models "
             f"({model.config.model_type}); save its text model alone and give that"
         )
-    if missing := sorted(found["missing_keys"]):
+    if missing:
         raise UsageError(
             f"model {str(source)!r}: its weights lack {missing[0]!r} ({len(missing)} in all), which would be "
             "left random: complete the safetensors files"

@@ -3,7 +3,8 @@
 `Policy` hides two ways of computing the same numbers behind three methods. The generic path runs the Hugging
 Face module itself and works for any `AutoModelForCausalLM`; the lean path (`trainer.model.lean`) is a functional
 forward of the same parameters for dense Llama, Mistral, Qwen2 and Qwen3. The first policy of a configuration compares
-both with the module's own logits and refuses what disagrees. Leaves out: sampling (`trainer.batch.rollout`), gradients
+both with the module's own logits and refuses what disagrees. A bare model (`trainer.model.bare`) has no module to be
+compared with, and the lean path alone. Leaves out: sampling (`trainer.batch.rollout`), gradients
 (`trainer.batch.update`), loading weights.
 
 Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length,
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
+from trainer.model.bare import Bare
 from trainer.model.chat import Chat, ChatSettings
 from trainer.model.generic import GenericBackbone, GenericDecoder
 from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
@@ -81,7 +83,9 @@ class Policy:
         if self.device.type == "cpu":
             keep_freed_memory()
         self._copies = Copies()
-        self.backbone: Lean | GenericBackbone = self._verified()
+        self.backbone: Lean | GenericBackbone = (
+            Lean(model, self.dtype) if isinstance(model, Bare) else self._verified()
+        )
         self.adapter_base: Path | None = None  # the directory of the model that its adapter belongs to
         self._shares: Policy | None = None
 

@@ -71,6 +71,7 @@ class Models:
             "device": device or settings.device,
             "dtype": settings.dtype,
             "chat": ChatSettings.of(settings),
+            "read_only": True,
         }
         check_device(self.loading["device"])
         torch.set_num_threads(settings.threads)
