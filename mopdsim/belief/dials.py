@@ -21,7 +21,11 @@ RIVALS = (
     ("sort", "sort_down"),
     ("reverse", "rotate"),
     ("shift", "shift_back"),
-)  # as the tiny tasks have them
+    ("ask:smallest", "ask:largest"),
+    ("ask:larger", "ask:smaller"),
+    ("ask:capitals", "ask:small_letters"),
+    ("ask:short", "ask:explained"),
+)  # as the trainer's tasks have them
 _ASKED = (AMBIGUITY, "length")  # the options that change prompts; the others change teaching and judging
 NEAREST = 2  # settings between which an unseen one lies
 _SAME = 1e-9  # a nearer setting is the studied one

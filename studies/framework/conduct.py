@@ -78,7 +78,26 @@ class Work:
 
     @cached_property
     def ledger(self) -> Ledger:
-        return ledger(self.runs, self.planned, self.store)
+        return ledger(self.runs, self.planned, self.store, finished=self.done())
+
+    def observed(self) -> Observations | None:
+        """The observations so far, of this machine or of another whose results were committed. None where there are
+        none, and of a study that measures weights, which no file of results holds."""
+        there = self.study.measure is None and files(self)["observations.csv"]
+        return observe.read(self.folder) if there else None
+
+    def missing(self) -> Plan:
+        """The stages of the runs that have no result yet. What the store lacks of them is to be run; a teacher that was
+        observed is so again where its weights are gone and a student needs them."""
+        found, keys = self.observed(), self.planned.keys
+        ended = {} if found is None else found.finished
+        left = [name for name in self.runs if name not in ended or ended[name]["keys"] != keys[name]]
+        return self.planned.only(key for name in left for key in self.planned.needed(name))
+
+    def done(self) -> set[str]:
+        """Keys of the stages that need not be run."""
+        missing = self.missing().node
+        return {key for key in self.planned.node if key not in missing or self.store.finished(key)}
 
     def record(self) -> dict[str, Any]:
         """The prediction on record. UsageError where it was changed after the first run, its record replaced or not, or
@@ -156,7 +175,8 @@ def _foretell(
         if condition not in on_record:
             first = forecasts.known(own)
             judged = [node for node in own.nodes if node.key not in first.node]
-            if early := [node for node in judged if work.store.finished(node.key)]:
+            done = work.done()
+            if early := [node for node in judged if node.key in done]:
                 raise UsageError(
                     f"study {name!r}: {len(early)} of its stages, {early[0].label} among them, were run before their "
                     f"forecasts were put on record: restore {folder / forecasts.FILE}, or give another --out"
@@ -175,7 +195,7 @@ def _carry_out(work: Work, plan: Plan, *, executor: Executor, workers: int, quie
     return run_on(
         executor,
         workers,
-        plan,
+        plan.only(work.missing().node),
         work.store,
         Progress(quiet=quiet),
         raising=False,
@@ -194,7 +214,9 @@ def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: i
         "workers": workers,
         "prediction_sha256": record["sha256"],
     }
-    found = observe.collect(work.study.name, work.runs, work.planned, outcome, work.store, about)
+    found = observe.collect(
+        work.study.name, work.runs, work.planned, outcome, work.store, about, work.observed()
+    )
     return found if work.study.measure is None else replace(found, measured=_measured(work, found))
 
 
@@ -248,7 +270,7 @@ def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
 
 def status(work: Work) -> dict[str, Any]:
     """Which runs are finished, and what is on record."""
-    done = {key for key in work.planned.node if work.store.finished(key)}
+    done = work.done()
     runs = {
         name: (len(work.planned.needed(name) & done), len(work.planned.needed(name))) for name in work.runs
     }

@@ -3,8 +3,9 @@
     RESULTS/NAME/forecasts.json    the model's file as its sha256, the rules; by condition the forecasts of its runs by
                                    domain, their sha256, the date
                   forecasts_*.json the same by a model that came while the study ran, of conditions not yet begun
-A study that foretells goes condition by condition (the factor `contest`): first its starts and specialists are run,
-which a forecast may know, as the rules do; then its forecasts are written; then the rest is run. Leaves out: making
+A study that foretells goes condition by condition (the factor `contest`; the factor `batch` where a condition's seeds
+come one after the other): first its starts and specialists are run, which a forecast may know, as the rules do; then
+its forecasts are written; then the rest is run. Leaves out: making
 forecasts and judging them (`studies.honest.prospective`).
 """
 
@@ -27,7 +28,7 @@ from trainer.runs.plan import Plan
 
 FILE, LATER = "forecasts.json", "forecasts_*.json"
 HASHED = ("study", "model", "rules", "runs")  # of a condition
-CONTEST = "contest"
+CONTEST, BATCH = "contest", "batch"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,11 @@ def _specialised(stage: AnyStage | None) -> bool:
 
 
 def conditions(runs: Mapping[str, Run]) -> dict[str, list[str]]:
-    """Names of the runs of each condition, in the design's order."""
+    """Names of the runs of each condition, or of each batch of one, in the design's order."""
     found: dict[str, list[str]] = {}
     for name, run in runs.items():
-        found.setdefault(str(run.factors.get(CONTEST, "")), []).append(name)
+        own = run.factors.get(BATCH, run.factors.get(CONTEST, ""))
+        found.setdefault(str(own), []).append(name)
     return found
 
 

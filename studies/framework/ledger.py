@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,10 +24,9 @@ from mopdsim.cost.stage_seconds import forward
 from mopdsim.facts.domains import Domain, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import Model, model
-from studies.framework.run import Run
+from studies.framework.run import Run, sizes_of
 from trainer.files.settings import Settings
-from trainer.model.sources import model_directory
-from trainer.runs.plan import BUILT_IN, Node, Plan
+from trainer.runs.plan import Node, Plan
 from trainer.runs.store import Store
 from trainer.tasks import Split, Task
 
@@ -53,7 +52,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Ledger:
-    """rows in cut order: the first is the first to drop. left_seconds: of what the store does not hold yet."""
+    """rows in cut order: the first is the first to drop. left_seconds: of what is still to be run."""
 
     rows: tuple[Row, ...]
     stages_in_all: int
@@ -72,12 +71,11 @@ class Ledger:
         }
 
 
-def ledger(runs: Mapping[str, Run], found: Plan, store: Store) -> Ledger:
-    """What the runs come to, in seconds of one worker."""
+def ledger(runs: Mapping[str, Run], found: Plan, store: Store, *, finished: Collection[str]) -> Ledger:
+    """What the runs come to, in seconds of one worker. finished: keys of the stages that need not be run."""
     slower = measured(store)
     models = {key: run.model for name, run in runs.items() for key in found.keys[name].values()}
     seconds = {key: estimate(node, models[key], slower) for key, node in found.node.items()}
-    finished = {key for key in found.node if store.finished(key)}
     needs = {run: found.needed(run) for run in runs}
     kinds = {node.job.stage.kind for node in found.nodes if node.job.stage is not None} - {"merge"}
     return Ledger(
@@ -96,8 +94,7 @@ def estimate(node: Node, name: str, slower: Mapping[str, float]) -> float:
     """Seconds of one stage of a run on the model of this name. slower: this machine's factor by kind of stage, and on
     tests."""
     job, settings = node.job, node.job.settings
-    sizes = name if name in BUILT_IN else str(model_directory(name))
-    machine = Machine(model=model(sizes), gpu=gpu(CPU), evaluations=0)
+    machine = Machine(model=model(sizes_of(name)), gpu=gpu(CPU), evaluations=0)
     domains = {spec: lengths_of(own) for spec, own in job.tasks().items()}
     work, steps = 0.0, 0
     if job.stage is not None:

@@ -68,6 +68,10 @@ class Observations:
         wanted = factors.items()
         return [name for name, row in self.finished.items() if wanted <= row["factors"].items()]
 
+    def stages(self, keys: Collection[str]) -> dict[str, Mapping[str, Any]]:
+        """What those of some stages cost that were observed, by key."""
+        return {key: row for key, row in self.manifest["stages"].items() if key in keys}
+
     def factor(self, run: str, name: str) -> Any:
         """One factor of a run."""
         return self.manifest["runs"][run]["factors"][name]
@@ -147,8 +151,11 @@ def collect(
     outcome: Outcome,
     store: Store,
     about: Mapping[str, Any],
+    before: Observations | None = None,
 ) -> Observations:
-    """Read the store. `about` goes into the manifest as it is (versions, scale, date)."""
+    """Read the store, and what it does not say from the observations of `before`, perhaps of another machine: a stage
+    observed there stays as it was observed. `about` goes into the manifest as it is (versions, scale, date)."""
+    kept = before.stages(found.node) if before is not None else {}
     points: list[dict[str, Any]] = []
     diagnostics: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -156,7 +163,7 @@ def collect(
     for name, run in runs.items():
         keys = dict(found.keys[name])
         for stage, key in keys.items():
-            if key in seen or key not in outcome.summaries:
+            if key in seen or key in kept or key not in outcome.summaries:
                 continue
             seen.add(key)
             common = {"study": study, "run": name, "stage": stage, "key": key}
@@ -177,13 +184,23 @@ def collect(
             "output": run.recipe.output,
             "keys": keys,
             "failure": outcome.failure_of(keys.values())
-            or (None if set(keys.values()) <= outcome.summaries.keys() else NOT_RUN),
+            or (None if set(keys.values()) <= outcome.summaries.keys() | kept.keys() else NOT_RUN),
         }
-    stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in sorted(seen)}
+    stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in seen} | kept
     return Observations(
-        points=pd.DataFrame(points, columns=list(POINTS)),
-        diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),
-        manifest={**about, "study": study, "runs": described, "stages": stages},
+        points=_after(before and before.points, pd.DataFrame(points, columns=list(POINTS)), kept),
+        diagnostics=_after(
+            before and before.diagnostics, pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)), kept
+        ),
+        manifest={**about, "study": study, "runs": described, "stages": dict(sorted(stages.items()))},
+    )
+
+
+def _after(before: pd.DataFrame | None, rows: pd.DataFrame, kept: Collection[str]) -> pd.DataFrame:
+    """The rows after those of the stages that were observed before."""
+    old = rows.iloc[:0] if before is None else before[before.key.isin(kept)]
+    return (
+        pd.concat([old, rows], ignore_index=True) if len(old) and len(rows) else (old if len(old) else rows)
     )
 
 

@@ -35,6 +35,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "synergy": "effects.synergy",
     "throughput": "effects.throughput",
     "real_conflict": "effects.real_conflict",
+    "real": "skill.real",
     "turnover": "",
     "choice": "recipes.choice",
     "stability": "",

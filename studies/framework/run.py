@@ -14,7 +14,8 @@ from pydantic import Field
 from mopdsim.recipes.amounts import Amounts, Value
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
-from trainer.runs.plan import Node, Plan, plan
+from trainer.model.sources import model_directory
+from trainer.runs.plan import BUILT_IN, Node, Plan, plan
 from trainer.runs.store import Store
 
 Factor = str | int | float | bool
@@ -52,6 +53,12 @@ class Run(Value):
             "settings": settings.model_copy(update=counts),
         }
         return self.model_copy(update=changed)
+
+
+def sizes_of(model: str) -> str:
+    """What the simulator finds a run's model by: the name of a built-in one, the directory of any other. NotFoundError
+    where it is not here."""
+    return model if model in BUILT_IN else str(model_directory(model))
 
 
 def planned(runs: Mapping[str, Run], store: Store, *, scale: float = 1.0) -> Plan:

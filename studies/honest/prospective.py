@@ -21,7 +21,7 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.skill.contest import failed
@@ -29,6 +29,7 @@ from studies.framework.analysis import Analysis, Quantity, Table
 from studies.framework.forecasts import Foreteller, is_specialist, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
+from studies.framework.run import sizes_of
 from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
 from studies.honest.predictive import ensemble
@@ -130,7 +131,7 @@ def drawn_of(
         found.answers(name, BASE),
         calibration,
         key=f"{found.manifest['study']}/{name}/{figure}",
-        model=row["model"],
+        model=sizes_of(row["model"]),
         known={stage: found.scores(name, stage) for stage in own},
         specialists={domain: one.measured(domain) for domain, one in longest.items()},
         figure=figure,
@@ -178,16 +179,18 @@ def _greedily(found: Observations, study: str, name: str, calibration: Calibrati
 
 @dataclass(frozen=True, kw_only=True)
 class _Trained:
-    """A domain's specialist: its scores on all domains, its FLOPs and amounts."""
+    """A domain's specialist: its scores on the domains that it was scored on, its FLOPs, amounts and their set's
+    name."""
 
     scores: Mapping[str, float]
     flops: float
     amounts: Amounts
+    amounts_name: AmountsName
 
     def measured(self, domain: str) -> dict[str, float]:
-        """As a scenario says it."""
+        """As a scenario says it, which knows of tiny amounts alone how rate and batch set the pace."""
         pace = ("learning_rate", "prompts_per_step", "rollouts_per_prompt")
-        own = {key: getattr(self.amounts, key) for key in pace}
+        own = {key: getattr(self.amounts, key) for key in pace if self.amounts_name == "tiny"}
         return {"score": self.scores[domain], "flops": self.flops, **own}
 
 
@@ -208,7 +211,10 @@ def _longest(found: Observations, name: str, own: Sequence[str]) -> dict[str, _T
                 if spent > rank.get(domain, 0.0):
                     rank[domain] = spent
                     chosen[domain] = _Trained(
-                        scores=found.scores(run, stage.name), flops=flops, amounts=recipe.amounts[stage.name]
+                        scores=found.scores(run, stage.name),
+                        flops=flops,
+                        amounts=recipe.amounts[stage.name],
+                        amounts_name=recipe.amounts_name,
                     )
     return chosen
 

@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def atomic_directory(target: Path) -> Iterator[Path]:
             partial.mkdir()
             yield partial
             files = sorted(path for path in partial.rglob("*") if path.is_file())
-            digests = {str(path.relative_to(partial)): _sha256(path) for path in files}
+            digests = {str(path.relative_to(partial)): sha256_of(path) for path in files}
             (partial / MANIFEST).write_text(json.dumps(digests, indent=1, sort_keys=True))
             for path in [*files, partial / MANIFEST, partial]:
                 _sync(path)
@@ -74,7 +75,7 @@ def verified(directory: Path) -> bool:
     """Whether every file named in the directory's manifest is there, byte for byte."""
     try:
         digests = json.loads((directory / MANIFEST).read_text())
-        return all(_sha256(directory / name) == digest for name, digest in digests.items())
+        return all(sha256_of(directory / name) == digest for name, digest in digests.items())
     except (OSError, ValueError, AttributeError):
         return False
 
@@ -106,7 +107,14 @@ def sweep(parent: Path) -> None:
         shutil.rmtree(leftover, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Of a file's content, which is read again only where its size or the time of its last change is another."""
+    stat = path.stat()
+    return _sha256(path, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from trainer.files.atomic import MANIFEST, atomic_directory
+from trainer.files.atomic import MANIFEST, atomic_directory, sha256_of
 from trainer.model.adapters import attach, base_directory, change, is_adapter, read_adapter, save_adapter
 from trainer.model.bare import bare
 from trainer.model.chat import ChatSettings
@@ -148,8 +148,7 @@ def fingerprint(directory: Path) -> str:
     for path in sorted({path for pattern in _FILES for path in directory.glob(pattern)}):
         if path.name != MANIFEST:
             digest.update(path.name.encode())
-            with path.open("rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+            digest.update(bytes.fromhex(sha256_of(path)))
     return digest.hexdigest()
 
 

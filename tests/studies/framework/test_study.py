@@ -198,7 +198,7 @@ def test_estimates_follow_the_pace_of_finished_stages(make: Make, model: Path) -
     summary = {"steps": 20, "seconds": dict.fromkeys(PHASES, 0.0) | {"training": took}, "flops": flops}
     (place / "summary.json").write_text(json.dumps(summary))
     (place / "made_from.json").write_text(json.dumps({"stage": {"kind": "rl"}}))
-    after = ledger(work.runs, work.planned, work.store)
+    after = ledger(work.runs, work.planned, work.store, finished=work.done())
     node = work.planned.node[key]
     steps = node.job.amounts.steps * step_fixed_s("rl", shape)  # type: ignore[union-attr]
     assert after.seconds_of[key] - before.seconds_of[key] > 2 * steps
