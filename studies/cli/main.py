@@ -111,9 +111,10 @@ def run(
     workers: Workers = None,
     json_: Json = False,
 ) -> None:
-    """Run what the store does not hold yet and write the observations; resumes. Example: mopd study run gain
+    """Run what is missing and write the observations; resumes. Example: mopd study run gain
 
-    A run that fails is reported and the others go on; the command then exits 1. A study that foretells runs its starts
+    Missing is what neither the store nor the observations beside the code hold, whichever machine made them: to repeat
+    a study, move its observations away first. A run that fails is reported and the others go on; the command then exits 1. A study that foretells runs its starts
     and specialists, puts the forecasts of the rest on record, and goes on.
     """
     from studies.framework import conduct

@@ -86,12 +86,16 @@ class Work:
         there = self.study.measure is None and files(self)["observations.csv"]
         return observe.read(self.folder) if there else None
 
-    def missing(self) -> Plan:
-        """The stages of the runs that have no result yet. What the store lacks of them is to be run; a teacher that was
-        observed is so again where its weights are gone and a student needs them."""
+    def ended(self) -> set[str]:
+        """Names of the runs that have been observed to their end, as they are now planned."""
         found, keys = self.observed(), self.planned.keys
-        ended = {} if found is None else found.finished
-        left = [name for name in self.runs if name not in ended or ended[name]["keys"] != keys[name]]
+        rows = {} if found is None else found.finished
+        return {name for name in self.runs if name in rows and rows[name]["keys"] == keys[name]}
+
+    def missing(self) -> Plan:
+        """The stages of the other runs. What the store lacks of them is to be run; a teacher that was observed is run
+        again where its weights are gone and a student needs them."""
+        left = self.runs.keys() - self.ended()
         return self.planned.only(key for name in left for key in self.planned.needed(name))
 
     def done(self) -> set[str]:
@@ -270,18 +274,17 @@ def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
 
 def status(work: Work) -> dict[str, Any]:
     """Which runs are finished, and what is on record."""
-    done = work.done()
-    runs = {
-        name: (len(work.planned.needed(name) & done), len(work.planned.needed(name))) for name in work.runs
-    }
+    done, ended = work.done(), work.ended()
+    needs = {name: work.planned.needed(name) for name in work.runs}
+    runs = {name: (len(keys if name in ended else keys & done), len(keys)) for name, keys in needs.items()}
     return {
         "study": work.study.name,
         "prediction": prediction.read(work.folder) if files(work)[prediction.FILE] else None,
         "runs": {
-            name: {"stages": whole, "finished": ended, "held_out": work.runs[name].held_out}
-            for name, (ended, whole) in runs.items()
+            name: {"stages": whole, "finished": count, "held_out": work.runs[name].held_out}
+            for name, (count, whole) in runs.items()
         },
-        "finished": sum(ended == whole for ended, whole in runs.values()),
+        "finished": sum(count == whole for count, whole in runs.values()),
         "left_seconds": work.ledger.left_seconds,
         "files": files(work),
     }

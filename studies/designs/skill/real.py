@@ -126,8 +126,8 @@ def analyse(found: Observations) -> Analysis:
         charts=made.charts,
         limits=(
             "One model of 135 M parameters, answers of a few tokens, the demo's amounts, and only the first learning.",
-            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean of "
-            "four domains .036.",
+            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
+            "of four domains .036.",
             "A teacher is scored on its own domain alone, so that forecasts know nothing of what it does to others.",
         ),
     )  # fmt: skip

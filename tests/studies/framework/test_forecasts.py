@@ -208,3 +208,13 @@ def test_greedy_scores_where_sampled_ones_belong_are_refused(make: Make) -> None
         assert "\n" not in str(error.value)
     observe.write(found, work.folder)
     observe.read(work.folder)
+
+
+def test_a_condition_whose_seeds_come_one_after_the_other_is_foretold_in_batches(make: Make) -> None:
+    runs = make().runs
+    assert list(forecasts.conditions(runs)) == ["only mopd", "only mixed"]
+    batched = {
+        name: run.model_copy(update={"factors": {"contest": "one", "batch": f"one, {name}"}})
+        for name, run in runs.items()
+    }
+    assert forecasts.conditions(batched) == {"one, mopd": ["mopd"], "one, mixed": ["mixed"]}

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from simulated import simulated
 from small_world import SETTINGS, shrunk
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -159,6 +160,49 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
     conduct.run(again, executor="here", workers=1)
     assert capsys.readouterr().err == ""  # nothing ran
     assert conduct.status(again)["finished"] == 3 and again.ledger.left_seconds == 0
+
+
+@pytest.mark.slow
+def test_another_machine_goes_on_from_committed_results_and_keeps_them(make: Make, tmp_path: Path) -> None:
+    """There is no store there: mixed RL alone is run, from a start of its own; of the rest nothing is."""
+    whole = make()
+    begun = replace(
+        whole,
+        study=replace(whole.study, design=lambda: [r for r in whole.study.design() if r.name != "mixed"]),
+    )
+    conduct.run(begun, executor="here", workers=1, quiet=True)
+    before = observe.read(begun.folder)
+    there = Work(study=whole.study, out=tmp_path / "elsewhere", results=whole.results)
+    assert conduct.status(there)["finished"] == 2
+    conduct.run(there, executor="here", workers=1, quiet=True)
+    keys = {path.parent.name for path in there.store.root.glob("*/summary.json")}
+    assert keys == there.planned.needed("mixed")
+    after = observe.read(there.folder)
+    assert sorted(after.runs()) == ["merge", "mixed", "mopd"]
+    old = after.points[after.points.key.isin(before.manifest["stages"])]
+    assert old.reset_index(drop=True).equals(before.points) and len(after.points) > len(old)
+    assert before.manifest["stages"].items() <= after.manifest["stages"].items()
+    shutil.rmtree(there.store.root)
+    again = replace(there)
+    assert conduct.status(again)["finished"] == 3 and again.ledger.left_seconds == 0
+
+
+def test_what_is_missing_is_what_no_committed_run_has(make: Make) -> None:
+    """A run counts as done where it ended and its stages are those that are now planned."""
+    work = make()
+    found = simulated(work.runs, lambda run, stage, domain: 0.5)
+    rows = found.manifest["runs"]
+    for name, row in rows.items():
+        row["keys"] = dict(work.planned.keys[name])
+    rows["mixed"]["failure"] = observe.NOT_RUN
+    rows["merge"]["keys"]["merged"] = "made by an older trainer"
+    observe.write(replace(found, manifest={**found.manifest, "prediction_sha256": ""}), work.folder)
+    assert work.ended() == {"mopd"}
+    assert set(work.missing().node) == work.planned.needed("mixed") | work.planned.needed("merge")
+    assert work.done() == {work.planned.keys["mopd"]["student"]}
+    assert conduct.status(work)["runs"]["mopd"]["finished"] == 4
+    measuring = replace(work, study=replace(work.study, measure=lambda runs, plan, store: None))
+    assert measuring.ended() == set()  # what it measures is in the weights, which nobody commits
 
 
 def test_too_few_prompts_are_refused_before_anything_runs(make: Make) -> None:

@@ -1,0 +1,86 @@
+"""The study `real`: equal FLOPs, the order of its runs, what forecasts know of it, and its report half way."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from simulated import noise, runs_of, simulated
+
+from mopdsim.recipes.recipe import BASE
+from studies.designs.skill import real
+from studies.framework import forecasts, observe
+from studies.framework.observe import Observations
+from studies.framework.run import Run
+from studies.honest import prospective
+from trainer.tasks import task
+
+FIRST = "real/mixture/x0.3/seed100"
+
+
+def own(name: str) -> str:
+    """A run's batch."""
+    return str(runs_of("real")[name].factors["batch"])
+
+
+@pytest.fixture(scope="module")
+def half() -> Observations:
+    """The first batch done, and of the second its start and teachers: as a study stopped half way leaves it."""
+    first, second = list(forecasts.conditions(runs_of("real")))[:2]
+    runs = {name: run for name, run in runs_of("real").items() if own(name) in (first, second)}
+
+    def score(run: Run, stage: str, domain: str) -> float:
+        return 0.2 if stage == BASE else 0.6 + noise(run, stage)
+
+    seen = simulated(runs, score, greedy=lambda run, stage, domain: score(run, stage, domain) + 0.1)
+    manifest: dict[str, Any] = {**seen.manifest, "study": "real"}
+    for name, row in manifest["runs"].items():
+        row["model"] = "tiny"  # the sizes of the real one are nowhere on a machine without it
+        row["failure"] = None if own(name) == first else observe.NOT_RUN
+    taught = seen.points.stage.isin([BASE, *(f"teacher_{place}" for place in range(1, 5))])
+    scored = ~seen.points.stage.str.startswith(("teacher", "step")) | seen.points.trained
+    return replace(
+        seen,
+        manifest=manifest,
+        points=seen.points[scored & (seen.points.run.map(own) == first) | scored & taught],
+    )
+
+
+def test_recipes_of_a_world_and_a_budget_spend_alike_and_share_their_teachers() -> None:
+    runs = runs_of("real")
+    assert len(runs) <= 75 and len(real.WORLDS) == 3 and len(real.SEEDS) == 3
+    assert all(task(domain) and len(domains) == 4 for domains in real.WORLDS.values() for domain in domains)
+    for names in forecasts.conditions(runs).values():
+        spent = [sum(a.max_flops or 0.0 for a in runs[name].recipe.amounts.values()) for name in names]
+        assert len(names) == 5 and max(spent) == pytest.approx(min(spent))
+        chosen = {str(runs[name].factors["recipe"]): runs[name].recipe for name in names}
+        for place in range(1, 5):
+            amounts = {chosen[name].amounts[f"teacher_{place}"] for name in ("mopd", "off_policy", "merge")}
+            assert len(amounts) == 1
+
+
+def test_the_most_valuable_runs_come_first() -> None:
+    batches = list(forecasts.conditions(runs_of("real")))
+    assert batches[0] == FIRST and len(batches) == 15
+    worlds = [batch.split("/")[1] for batch in batches[:3]]
+    assert worlds == list(real.WORLDS) and all(batch.endswith("x0.3/seed100") for batch in batches[:3])
+    assert all(batch.endswith("seed100") for batch in batches[:6])
+    assert {"/".join(batch.split("/")[:3]) for batch in batches} == {
+        str(run.factors["contest"]) for run in runs_of("real").values()
+    }
+
+
+def test_a_forecast_of_a_real_model_knows_its_specialists_without_their_pace(half: Observations) -> None:
+    told = prospective.tell(half)
+    rows = told["mixture/x0.3/mopd/seed100"]["greedy"]
+    assert set(rows) == set(real.WORLDS["mixture"])
+    assert all(row["rules"]["own specialist"] == pytest.approx(0.7, abs=0.01) for row in rows.values())
+
+
+def test_half_a_study_says_which_half(half: Observations) -> None:
+    made = real.analyse(half)
+    assert made.findings[0].startswith("5 of 10 runs are done; seeds by condition: mixture x0.3 (1 of 3).")
+    assert "mixed_minus_mopd" not in made.quantities  # one seed of one world has no interval
+    nothing = replace(half, manifest={**half.manifest, "runs": {}})
+    assert real.analyse(nothing).findings == ()
