@@ -114,8 +114,9 @@ def run(
     """Run what is missing and write the observations; resumes. Example: mopd study run gain
 
     Missing is what neither the store nor the observations beside the code hold, whichever machine made them: to repeat
-    a study, move its observations away first. A run that fails is reported and the others go on; the command then exits 1. A study that foretells runs its starts
-    and specialists, puts the forecasts of the rest on record, and goes on.
+    a study, move its observations away first. A run that fails is reported and the others go on; the command then
+    exits 1. A study that foretells runs its starts and specialists, puts the forecasts of the rest on record, and
+    goes on.
     """
     from studies.framework import conduct
 
