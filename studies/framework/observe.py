@@ -188,10 +188,8 @@ def collect(
         }
     stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in seen} | kept
     return Observations(
-        points=_after(before and before.points, pd.DataFrame(points, columns=list(POINTS)), kept),
-        diagnostics=_after(
-            before and before.diagnostics, pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)), kept
-        ),
+        points=_after(before, "points", pd.DataFrame(points, columns=list(POINTS)), kept),
+        diagnostics=_after(before, "diagnostics", pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)), kept),
         manifest={**about, "study": study, "runs": described, "stages": dict(sorted(stages.items()))},
     )
 

@@ -135,7 +135,7 @@ def analyse(found: Observations) -> Analysis:
 
 def _how_much(found: Observations, rows: pd.DataFrame) -> str:
     """Which part of the design is done, and over how many seeds."""
-    seeds = rows.groupby("condition", sort=False).seed.nunique()
+    seeds = {str(name): own.seed.nunique() for name, own in rows.groupby("condition", sort=False)}
     shown = ", ".join(f"{condition} ({count} of {_seeds(condition)})" for condition, count in seeds.items())
     return (
         f"{len(found.finished)} of {len(found.manifest['runs'])} runs are done; seeds by condition: {shown}. A lead "

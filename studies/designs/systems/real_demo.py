@@ -48,12 +48,12 @@ def settings_of(*, seed: int, threads: int) -> Settings:
     return Settings.model_validate({**FOR_REAL, **own, "seed": seed, "threads": threads})
 
 
-def real_recipes(domains: Sequence[str]) -> dict[str, Recipe]:
-    """The four recipes at matched FLOPs."""
+def real_recipes(domains: Sequence[str], *, factor: float = 1.0) -> dict[str, Recipe]:
+    """The four recipes at matched FLOPs, `factor` times the demo's."""
 
     def capped(kind: str, flops: float) -> Amounts:
         own = default_amounts("real", kind)  # type: ignore[arg-type]
-        return own.model_copy(update={"steps": UNBOUNDED, "max_flops": flops})
+        return own.model_copy(update={"steps": UNBOUNDED, "max_flops": factor * flops})
 
     teacher, student = capped("rl", TEACHER_FLOPS), capped("distill", DISTILL_FLOPS)
     whole = capped("rl", len(domains) * TEACHER_FLOPS + DISTILL_FLOPS)
