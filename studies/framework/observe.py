@@ -194,9 +194,17 @@ def collect(
     )
 
 
-def _after(before: pd.DataFrame | None, rows: pd.DataFrame, kept: Collection[str]) -> pd.DataFrame:
-    """The rows after those of the stages that were observed before."""
-    old = rows.iloc[:0] if before is None else before[before.key.isin(kept)]
+def _after(
+    before: Observations | None,
+    table: Literal["points", "diagnostics"],
+    rows: pd.DataFrame,
+    kept: Collection[str],
+) -> pd.DataFrame:
+    """The rows of a table after those of the stages that were observed before."""
+    if before is None:
+        return rows
+    whole: pd.DataFrame = getattr(before, table)
+    old = whole[whole.key.isin(kept)]
     return (
         pd.concat([old, rows], ignore_index=True) if len(old) and len(rows) else (old if len(old) else rows)
     )
