@@ -24,10 +24,9 @@ from numpy.typing import ArrayLike
 
 from mopdsim.base import numbers
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.facts.families import filled, traits
 from mopdsim.facts.hardware import data_rows
 from mopdsim.facts.layers import Array, Experts, LayerGroup
-from mopdsim.facts.model_config import extra_parameters, layer_groups, row_to_config, shape
+from mopdsim.facts.model_config import extra_parameters, filled, layer_groups, row_to_config, shape, traits
 
 
 @dataclass(frozen=True, kw_only=True)

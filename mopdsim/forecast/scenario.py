@@ -39,17 +39,14 @@ from mopdsim.facts.domains import P90, SCOPES, Domain, Estimate, Scope, domain, 
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario_checks import (
-    MAX_DRAWS,
-    OVERLAPS,
-    PRECISIONS,
     RELIABILITY,
     conflicts,
     overhead,
+    plain_keys,
     pools,
     ranges,
     reliability,
     smaller_start,
-    software,
     specialist,
 )
 from mopdsim.forecast.schedule import Reliability
@@ -408,27 +405,7 @@ def _table_of(document: Mapping[str, Any], key: str, source: str) -> dict[str, A
 
 def _check(scenario: Scenario, source: str) -> None:
     """Ranges of amounts and names of stages and pools."""
-    for key in ("teams", "gpus_per_stage"):
-        if getattr(scenario, key) is not None:
-            whole(getattr(scenario, key), f"{source}: {key}")
-    for key in ("usd_per_gpu_hour", "budget_usd", "deadline_days"):
-        if getattr(scenario, key) is not None:
-            number(getattr(scenario, key), f"{source}: {key}", least=0.0, above=True)
-    if scenario.conflict_shift is not None:
-        number(scenario.conflict_shift, f"{source}: conflict_shift", least=-10.0, most=10.0)
-    whole(scenario.draws, f"{source}: draws", most=MAX_DRAWS)
-    if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
-        raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")
-    if scenario.overlap not in OVERLAPS:
-        hint = did_you_mean(str(scenario.overlap), OVERLAPS)
-        raise UsageError(f"{source}: overlap = {scenario.overlap!r}: no such mode{hint}")
-    software(scenario, source)
-    number(scenario.speculative_factor, f"{source}: speculative_factor", least=1.0, most=16.0)
-    if scenario.precision not in PRECISIONS:
-        hint = did_you_mean(str(scenario.precision), PRECISIONS)
-        raise UsageError(
-            f"{source}: precision = {scenario.precision!r}: must be one of {', '.join(PRECISIONS)}{hint}"
-        )
+    plain_keys(scenario, source)
     for key in ("pool_of", "gpus_of", "priority"):
         for name in getattr(scenario, key):
             if name not in scenario.recipe.stage:

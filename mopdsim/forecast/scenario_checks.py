@@ -143,35 +143,55 @@ def ranges(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, t
     return found
 
 
-def software(scenario: Any, source: str) -> None:
-    """What a scenario says of its software: the stack, packing, adapters, pools and tests."""
+_WHOLE = {  # by key, the most; what is absent has no rule
+    "teams": 10_000_000, "gpus_per_stage": 10_000_000, "environment_slots": 10_000_000, "draws": MAX_DRAWS, "lag": 64,
+    "epochs": 64,
+}  # fmt: skip
+_NUMBERS: Mapping[str, Mapping[str, float]] = {
+    **{key: {"least": 0.0, "above": True} for key in ("usd_per_gpu_hour", "budget_usd", "deadline_days")},
+    "conflict_shift": {"least": -10.0, "most": 10.0},
+    "speculative_factor": {"least": 1.0, "most": 16.0},
+    "trainer_share": {"least": 0.0, "most": 0.99, "above": True},
+    "sampled_per_trained": {"least": 1.0, "most": 64.0},
+}
+
+
+def plain_keys(scenario: Any, source: str) -> None:
+    """What a scenario says in single values: numbers, modes, formats, switches, the stack."""
+    for key, most in _WHOLE.items():
+        if getattr(scenario, key) is not None:
+            whole(getattr(scenario, key), f"{source}: {key}", most=most)
+    for key, limits in _NUMBERS.items():
+        if getattr(scenario, key) is not None:
+            number(getattr(scenario, key), f"{source}: {key}", **limits)  # type: ignore[arg-type]
+    if scenario.evaluations not in (None, 0):
+        whole(scenario.evaluations, f"{source}: evaluations", most=1000)
+    if isinstance(scenario.seed, bool) or not isinstance(scenario.seed, int):
+        raise UsageError(f"{source}: seed = {scenario.seed!r}: must be a whole number")
+    for key, known, rule in (
+        ("overlap", OVERLAPS, "no such mode"),
+        ("precision", PRECISIONS, f"must be one of {', '.join(PRECISIONS)}"),
+    ):
+        value = getattr(scenario, key)
+        if value not in known:
+            raise UsageError(f"{source}: {key} = {value!r}: {rule}{did_you_mean(str(value), known)}")
+    for key in ("packed", "lora", "fill_idle"):
+        if not isinstance(getattr(scenario, key), bool | None):
+            raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
     try:
         stack(scenario.stack)
     except UsageError as error:
         raise UsageError(f"{source}: {error}") from None
-    for key in ("packed", "lora", "fill_idle"):
-        if not isinstance(getattr(scenario, key), bool | None):
-            raise UsageError(f"{source}: {key} = {getattr(scenario, key)!r}: must be true or false")
-    if scenario.trainer_share is not None:
-        number(scenario.trainer_share, f"{source}: trainer_share", least=0.0, most=0.99, above=True)
-    whole(scenario.lag, f"{source}: lag", most=64)
     if scenario.lag > 1 and scenario.overlap != "asynchronous":
         raise UsageError(
             f'{source}: lag = {scenario.lag}: only overlap = "asynchronous" lets samples be several steps behind'
         )
-    if scenario.evaluations not in (None, 0):
-        whole(scenario.evaluations, f"{source}: evaluations", most=1000)
-    whole(scenario.epochs, f"{source}: epochs", most=64)
-    number(scenario.sampled_per_trained, f"{source}: sampled_per_trained", least=1.0, most=64.0)
-    if scenario.environment_slots is not None:
-        whole(scenario.environment_slots, f"{source}: environment_slots")
     if scenario.value_model is not None:
+        where = f"{source}: value_model = {scenario.value_model!r}"
         if not isinstance(scenario.value_model, str):
-            raise UsageError(f"{source}: value_model = {scenario.value_model!r}: must be a name in quotes")
+            raise UsageError(f"{where}: must be a name in quotes")
         if not any(isinstance(stage, Rl) and stage.algorithm == "ppo" for stage in scenario.recipe.stages):
-            raise UsageError(
-                f"{source}: value_model = {scenario.value_model!r}: no stage of the recipe is PPO: leave it out"
-            )
+            raise UsageError(f"{where}: no stage of the recipe is PPO: leave it out")
         model(scenario.value_model)
 
 

@@ -15,8 +15,8 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mopdsim.base.errors import UsageError
-from mopdsim.facts.families import FAMILIES
 from mopdsim.facts.model import Model
+from mopdsim.facts.model_config import FAMILIES
 
 OWN_NAMES = (
     "gpt3",
