@@ -130,9 +130,14 @@ def _tree(
         domains={name: domain(name) for name in names},
         recipe=forest_recipe(names, tuple(stages.values()), amounts),
         efforts={key: efforts[key] for key, stage in stages.items() if not isinstance(stage, Merge)},
-        points=tuple(point for key in (base, *stages) for point in points.get(key, ())),
+        points=tuple(_of(names, point) for key in (base, *stages) for point in points.get(key, ())),
         runs=tuple(run.name for run in runs),
     )
+
+
+def _of(names: tuple[str, ...], point: Point) -> Point:
+    """The point without scores of probes, which are no domains of the recipe."""
+    return replace(point, scores=tuple(score for score in point.scores if score.domain in names))
 
 
 def _but_base(keys: Mapping[str, str]) -> dict[str, str]:

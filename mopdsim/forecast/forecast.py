@@ -335,7 +335,7 @@ def forecast(
             seed=scenario.seed,
             draws=scenario.draws,
             scored=all(row.start.grade == "measured" for row in domains.values()),
-            bold=recipe.output in recipe.bold,
+            bold=recipe.output in recipe.bold_beyond(known or {}),
         ),
         grades=_grades(scenario, domains, bills, machine),
     )

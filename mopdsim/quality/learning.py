@@ -103,14 +103,13 @@ def learnt(
     world: World, specialists: Mapping[str, Specialist], *, active_parameters: float, usual: AmountsName
 ) -> World:
     """The world in which RL on a domain alone ends where its specialist was measured: C_mid is solved from the curve,
-    and the asymptote lies at least halfway from the measured score to 1. A student follows faster by as much as RL
-    learns faster. A specialist at or below the start says that the domain is hardly learnt."""
+    and the asymptote's odds are at least twice the measured score's. A specialist at or below the start says that the
+    domain is hardly learnt. How fast a student follows it does not say."""
     midpoint_DN, asymptote_DN = world.midpoint_DN.copy(), world.asymptote_DN.copy()
-    tokens_DN = world.distill_tokens_DN.copy()
     for name, found in specialists.items():
         place = world.index[name]
         start_N = world.start_DN[place]
-        asymptote_N = np.maximum(asymptote_DN[place], (1 + found.score) / 2)
+        asymptote_N = np.maximum(asymptote_DN[place], 2 * found.score / (1 + found.score))
         done_N = np.clip((found.score - start_N) / np.maximum(asymptote_N - start_N, 1e-12), *_CERTAIN)
         flops_N = np.array([found.flops / active_parameters])
         effort = Effort(compute_N=flops_N, tokens_N=flops_N)
@@ -118,9 +117,8 @@ def learnt(
             effort = paced(effort, found.amounts, usual, "rl", world.constants)
         relative_N = (done_N / (1 - done_N)) ** (1 / world.steepness_DN[place])
         middle_N = effort.compute_N / relative_N
-        tokens_DN[place] *= middle_N / midpoint_DN[place]
         midpoint_DN[place], asymptote_DN[place] = middle_N, asymptote_N
-    return replace(world, midpoint_DN=midpoint_DN, asymptote_DN=asymptote_DN, distill_tokens_DN=tokens_DN)
+    return replace(world, midpoint_DN=midpoint_DN, asymptote_DN=asymptote_DN)
 
 
 def own_batch(step: Step, usual: AmountsName) -> Array:

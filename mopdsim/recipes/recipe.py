@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import graphlib
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -288,15 +288,18 @@ class Recipe(Value):
 
     @cached_property
     def bold(self) -> frozenset[str]:
-        """The stages that are RL at more than `BOLD` times the usual rate of their set, or follow from such a stage.
-        Empty where every system has rates of its own."""
+        """The stages that are RL at more than `BOLD` times the usual rate of their set, or follow from such a stage."""
+        return self.bold_beyond(())
+
+    def bold_beyond(self, known: Collection[str]) -> frozenset[str]:
+        """`bold`, where nothing follows from a stage that is known. Empty where every system has rates of its own."""
         if self.amounts_name == "published":
             return frozenset()
         limit = BOLD * default_amounts(self.amounts_name, "rl").learning_rate
         found: set[str] = set()
         for stage in self.stages:
             is_own = isinstance(stage, Rl) and self.amounts[stage.name].learning_rate > limit
-            if is_own or found.intersection(parents(stage)):
+            if is_own or found.difference(known).intersection(parents(stage)):
                 found.add(stage.name)
         return frozenset(found)
 

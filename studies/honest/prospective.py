@@ -10,9 +10,7 @@ it is told greedy starts and specialists. Leaves out: fits, and runs that were f
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Final
 
@@ -21,8 +19,7 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.recipes.amounts import Amounts, AmountsName
-from mopdsim.recipes.recipe import BASE, Recipe, Rl
+from mopdsim.recipes.recipe import BASE, Recipe
 from mopdsim.recipes.recipe_file import from_document
 from studies.designs.skill.contest import failed
 from studies.framework.analysis import Analysis, Quantity, Table
@@ -36,7 +33,7 @@ from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
 from studies.honest.strategies import cell_of, trained
-from studies.honest.trials import condition_of
+from studies.honest.trials import Trained, condition_of, longest
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -93,9 +90,9 @@ def _of_run(
     found: Observations, name: str, recipe: Recipe, own: Sequence[str], figure: Figure
 ) -> dict[str, dict[str, Any]]:
     start = found.scores(name, BASE)
-    longest = _longest(found, name, own)
-    drawn = drawn_of(found, name, own, longest, default_calibration(), figure=figure)
-    specialists = {domain: one.scores for domain, one in longest.items()}
+    best = longest(found, name)
+    drawn = drawn_of(found, name, own, best, default_calibration(), figure=figure)
+    specialists = {domain: one.scores for domain, one in best.items()}
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
         cell = cell_of(recipe, domain, start=start, specialist=specialists)
@@ -115,14 +112,14 @@ def drawn_of(
     found: Observations,
     name: str,
     own: Sequence[str],
-    longest: Mapping[str, _Trained],
+    best: Mapping[str, Trained],
     calibration: Calibration,
     *,
     figure: Figure,
     form_error: bool = True,
 ) -> dict[str, Array]:
     """Draws of a run's final scores by domain, (N,), told its start, its own specialists (`own`, by stage) and the
-    longest trained ones of the same start (`longest`, by domain)."""
+    longest trained ones of the same start (`best`, by domain)."""
     start = found.scores(name, BASE)
     row = found.manifest["runs"][name]
     return ensemble(
@@ -133,7 +130,7 @@ def drawn_of(
         key=f"{found.manifest['study']}/{name}/{figure}",
         model=sizes_of(row["model"]),
         known={stage: found.scores(name, stage) for stage in own},
-        specialists={domain: one.measured(domain) for domain, one in longest.items()},
+        specialists={domain: one.measured(domain) for domain, one in best.items()},
         figure=figure,
         form_error=form_error,
     )
@@ -160,9 +157,9 @@ def _greedily(found: Observations, study: str, name: str, calibration: Calibrati
     row = found.manifest["runs"][name]
     recipe = from_document(row["document"], source=f"manifest: {name}")
     own = [stage.name for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
-    start, final, longest = found.scores(name, BASE), found.scores(name), _longest(found, name, own)
-    drawn = drawn_of(found, name, own, longest, calibration, figure="greedy", form_error=False)
-    specialists = {domain: one.scores for domain, one in longest.items()}
+    start, final, best = found.scores(name, BASE), found.scores(name), longest(found, name)
+    drawn = drawn_of(found, name, own, best, calibration, figure="greedy", form_error=False)
+    specialists = {domain: one.scores for domain, one in best.items()}
     for domain in trained(recipe):
         yield Trial(
             study=study,
@@ -173,50 +170,8 @@ def _greedily(found: Observations, study: str, name: str, calibration: Calibrati
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=found.answers(name)[domain],
-            bold=recipe.output in recipe.bold,
+            bold=recipe.output in recipe.bold_beyond(own),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Trained:
-    """A domain's specialist: its scores on the domains that it was scored on, its FLOPs, amounts and their set's
-    name."""
-
-    scores: Mapping[str, float]
-    flops: float
-    amounts: Amounts
-    amounts_name: AmountsName
-
-    def measured(self, domain: str) -> dict[str, float]:
-        """As a scenario says it, which knows of tiny amounts alone how rate and batch set the pace."""
-        pace = ("learning_rate", "prompts_per_step", "rollouts_per_prompt")
-        own = {key: getattr(self.amounts, key) for key in pace if self.amounts_name == "tiny"}
-        return {"score": self.scores[domain], "flops": self.flops, **own}
-
-
-def _longest(found: Observations, name: str, own: Sequence[str]) -> dict[str, _Trained]:
-    """Each domain's specialist: the run's own, else the one on its start that was trained longest."""
-    rank: dict[str, float] = {}
-    chosen: dict[str, _Trained] = {}
-    for run, row in found.manifest["runs"].items():
-        if found.key(run, BASE) != found.key(name, BASE):
-            continue
-        recipe = from_document(row["document"], source=f"manifest: {run}")
-        for stage in recipe.stages:
-            if isinstance(stage, Rl) and is_specialist(stage) and found.has(run, stage.name):
-                (domain,) = stage.domains
-                mine = run == name and stage.name in own
-                flops = found.manifest["stages"][found.key(run, stage.name)]["flops"]
-                spent = math.inf if mine else flops
-                if spent > rank.get(domain, 0.0):
-                    rank[domain] = spent
-                    chosen[domain] = _Trained(
-                        scores=found.scores(run, stage.name),
-                        flops=flops,
-                        amounts=recipe.amounts[stage.name],
-                        amounts_name=recipe.amounts_name,
-                    )
-    return chosen
 
 
 def judged(found: Observations, record: Mapping[str, Any], *, failures_count: bool = False) -> Analysis:

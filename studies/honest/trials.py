@@ -1,14 +1,15 @@
 """What an honest test judges: the forecast of every run left out of a fit, beside what it measured.
 
-A forecast knows the recipe and the start scores of the run's base; an informed one also the run's own specialists,
-which the simple rules know wherever one was measured; nothing else of the run. Conditions in which several recipes were
-run side by side carry a factor `contest`; there the forecast has to choose. Leaves out: the fit
-(`studies.honest.refit`), scoring (`studies.honest.held_out`).
+A forecast knows the recipe and the start scores of the run's base; an informed one also what the simple rules know: the
+run's own specialists, and of each domain the longest trained specialist of the same base; nothing else of the run.
+Conditions in which several recipes were run side by side carry a factor `contest`; there the forecast has to choose.
+Leaves out: the fit (`studies.honest.refit`), scoring (`studies.honest.held_out`).
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,7 +21,8 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import models
-from mopdsim.recipes.recipe import BASE, Recipe
+from mopdsim.recipes.amounts import Amounts, AmountsName
+from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.forecasts import is_specialist
 from studies.framework.observe import Observations
@@ -58,6 +60,7 @@ class Forecaster:
                 model=row["model"],
                 form_error=self.form_error,
                 known=_specialists(found, name) if self.informed else None,
+                specialists=_paces(found, name) if self.informed else None,
             )
         return self.made[study, name]
 
@@ -70,6 +73,56 @@ def _specialists(found: Observations, name: str) -> dict[str, dict[str, float]]:
         stage.name: {d: score for d, score in found.scores(name, stage.name).items() if d in recipe.domains}
         for stage in stages
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A domain's specialist: its scores on the domains that it was scored on, its FLOPs, amounts and their set's
+    name."""
+
+    scores: Mapping[str, float]
+    flops: float
+    amounts: Amounts
+    amounts_name: AmountsName
+
+    def measured(self, domain: str) -> dict[str, float]:
+        """As a scenario says it, which knows of tiny amounts alone how rate and batch set the pace."""
+        pace = ("learning_rate", "prompts_per_step", "rollouts_per_prompt")
+        own = {key: getattr(self.amounts, key) for key in pace if self.amounts_name == "tiny"}
+        return {"score": self.scores[domain], "flops": self.flops, **own}
+
+
+def longest(found: Observations, name: str) -> dict[str, Trained]:
+    """Each domain's specialist: the run's own, else the one on its start that was trained longest. Never the run's own
+    last word."""
+    rank: dict[str, float] = {}
+    chosen: dict[str, Trained] = {}
+    for run in found.manifest["runs"]:
+        if found.key(run, BASE) != found.key(name, BASE):
+            continue
+        recipe = recipe_of(found, run)
+        for stage in recipe.stages:
+            if not (isinstance(stage, Rl) and is_specialist(stage) and found.has(run, stage.name)):
+                continue
+            if (key := found.key(run, stage.name)) == found.key(name):
+                continue
+            (domain,) = stage.domains
+            flops = found.manifest["stages"][key]["flops"]
+            spent = math.inf if run == name else flops
+            if spent > rank.get(domain, 0.0):
+                rank[domain] = spent
+                chosen[domain] = Trained(
+                    scores=found.scores(run, stage.name),
+                    flops=flops,
+                    amounts=recipe.amounts[stage.name],
+                    amounts_name=recipe.amounts_name,
+                )
+    return chosen
+
+
+def _paces(found: Observations, name: str) -> dict[str, dict[str, float]]:
+    """What the longest trained specialists say of each domain's pace, as a scenario says it."""
+    return {domain: one.measured(domain) for domain, one in longest(found, name).items()}
 
 
 def held_out(study: str, row: Mapping[str, Any]) -> bool:
@@ -106,7 +159,8 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=items[domain],
-            bold=recipe.output in recipe.bold,
+            bold=recipe.output
+            in recipe.bold_beyond(_specialists(found, name) if forecaster.informed else ()),
         )
 
 

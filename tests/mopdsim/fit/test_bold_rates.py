@@ -73,3 +73,13 @@ def test_bold_runs_have_an_error_scale_of_their_own() -> None:
     bold = {name: bool(is_bold) for name, is_bold in zip(seen.series, seen.bold_E, strict=True)}
     assert bold == {name: float(name.split("/")[2]) > 1.5 * USUAL for name in bold}
     assert np.any(seen.bold_E) and not np.all(seen.bold_E)
+
+
+def test_a_student_of_measured_teachers_is_no_bold_run() -> None:
+    plan = catalogue.mopd(["sort", "reverse"])
+    teachers = [stage.name for stage in plan.stages if stage.name != plan.output]
+    fast = {name: plan.amounts[name].model_copy(update={"learning_rate": 2 * USUAL}) for name in teachers}
+    plan = plan.with_amounts(fast)
+    assert plan.bold == {*teachers, plan.output}
+    assert plan.bold_beyond(teachers) == set(teachers)
+    assert plan.output in plan.bold_beyond(teachers[:1])

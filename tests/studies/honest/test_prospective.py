@@ -18,6 +18,7 @@ from studies.framework.observe import Figure, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run
 from studies.honest import prospective
+from studies.honest.trials import Forecaster, longest, trials
 
 RUNS = study("order").runs(quick=True)
 WORLD = str(next(iter(RUNS.values())).factors["world"])
@@ -72,15 +73,28 @@ def test_a_forecast_knows_the_run_s_own_specialists_and_a_rule_the_longest_train
     assert prospective.tell(found) == told  # the same each time
 
 
+def test_an_informed_forecast_knows_what_the_rules_know(found: Observations) -> None:
+    """Mixed RL has no specialists of its own: of those on its base it is told the longest trained, as own expert is."""
+    one = next(iter(longest(found, named("mixed_rl")).values()))
+    assert (one.flops, max(one.scores.values())) == (2e9, LONG)
+    before = Forecaster(studies={"order": found}, calibration=default_calibration())
+    told = replace(before, informed=True, made={})
+    blind, informed = (
+        [t for t in trials(f, lambda study, row: row["factors"]["recipe"] == "mixed_rl") if t.in_set]
+        for f in (before, told)
+    )
+    assert blind and all(a.median != b.median for a, b in zip(blind, informed, strict=True))
+
+
 def test_greedy_scores_have_an_error_of_their_own(found: Observations) -> None:
-    name, longest = named("mixed_rl"), prospective._longest(found, named("mixed_rl"), [])
+    name, best = named("mixed_rl"), longest(found, named("mixed_rl"))
     known = default_calibration()
     told = {"value": 2.0, "sd": 0.01, "grade": "fitted", "source": "planted"}
     row = replace(known.parameters[GREEDY_ERROR], studies={"tiny": Estimate(**told)})
     wide = replace(known, parameters={**known.parameters, GREEDY_ERROR: row})
 
     def width(calibration: Calibration, figure: Figure) -> float:
-        drawn = prospective.drawn_of(found.seen(figure), name, [], longest, calibration, figure=figure)
+        drawn = prospective.drawn_of(found.seen(figure), name, [], best, calibration, figure=figure)
         return float(np.ptp(np.quantile(next(iter(drawn.values())), [0.1, 0.9])))
 
     assert width(wide, "greedy") > 1.5 * width(known, "greedy")
