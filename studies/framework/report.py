@@ -91,7 +91,7 @@ def markdown(frame: pd.DataFrame) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, float):
         return "" if pd.isna(value) else f"{value:.3g}"
-    return str(value)
+    return "" if value is None else str(value)
 
 
 def _verdict_table(study: Study, analysis: Analysis) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mopdsim.recipes.recipe import BASE, Distill
@@ -96,8 +97,12 @@ def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Anal
     leads = pd.DataFrame([_lead(own, by) for _, own in rows.groupby(by, sort=False)])
     told = [
         f"{by} {row[by]}: {row['best']} leads {row['second']} by {100 * row['lead']:.1f} points greedy "
-        f"(80% interval {100 * row['low']:.1f} to {100 * row['high']:.1f}, {row['seeds']} seeds)."
-        for row in leads.dropna().to_dict("records")
+        + (
+            f"(80% interval {100 * row['low']:.1f} to {100 * row['high']:.1f}, {row['seeds']} seeds)."
+            if row["seeds"] > 1
+            else "(one seed: no interval)."
+        )
+        for row in leads.dropna(subset=["lead"]).to_dict("records")
     ]
     lost = rows[rows.recipe.str.startswith(FAILED)]
     if len(lost):
@@ -132,6 +137,9 @@ def _lead(own: pd.DataFrame, by: str) -> dict[str, Any]:
         return row | dict.fromkeys(("lead", "low", "high", "seeds"))
     lead = paired(fair, "greedy", {"recipe": ranked[0]}, {"recipe": ranked[1]})
     row |= {"best": ranked[0], "second": ranked[1]}
+    if lead is None and fair.seed.nunique() == 1:
+        first, second = (float(fair[fair.recipe == name].greedy.mean()) for name in ranked[:2])
+        return row | {"lead": first - second, "low": np.nan, "high": np.nan, "seeds": 1}
     if lead is None:
         return row | dict.fromkeys(("lead", "low", "high", "seeds"))
     return row | {"lead": lead.value, "low": lead.low, "high": lead.high, "seeds": lead.n}

@@ -91,16 +91,20 @@ def recipes(domains: Sequence[str], budget: float) -> dict[str, Recipe]:
 
 
 def _rows(found: Observations) -> pd.DataFrame:
-    """With the condition's name: the world and the budget."""
+    """Of the batches whose recipes are all done, so that half of one tilts no mean; with the condition's name, which is
+    the world and the budget."""
     rows = rows_of(found)
-    return rows if rows.empty else rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))
+    if rows.empty:
+        return rows
+    whole = rows.groupby("batch").run.transform("size") == len(recipes(WORLDS[UNSEEN], SMALL))
+    return rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))[whole]
 
 
 def analyse(found: Observations) -> Analysis:
     """Scores by condition and recipe, leads, and which domains pass the gate's rule; how much of the study is done."""
     rows = _rows(found)
     if rows.empty:
-        return Analysis(quantities={})
+        return Analysis(quantities={}, findings=(_how_much(found, rows),))
     made = compared(rows, "condition")
     owners = [
         (f"{world} x{budget:g}", domain, name, f"teacher_{place}")
@@ -135,11 +139,15 @@ def analyse(found: Observations) -> Analysis:
 
 def _how_much(found: Observations, rows: pd.DataFrame) -> str:
     """Which part of the design is done, and over how many seeds."""
-    seeds = {str(name): own.seed.nunique() for name, own in rows.groupby("condition", sort=False)}
-    shown = ", ".join(f"{condition} ({count} of {_seeds(condition)})" for condition, count in seeds.items())
+    done, whole = len(found.finished), len(found.manifest["runs"])
+    seeds = {} if rows.empty else rows.groupby("condition", sort=False).seed.nunique().to_dict()
+    each = [f"{condition} ({count} of {_seeds(str(condition))})" for condition, count in seeds.items()]
+    apart = f", {done - len(rows)} of them in batches that are not, which count in no mean" * (
+        done > len(rows)
+    )
     return (
-        f"{len(found.finished)} of {len(found.manifest['runs'])} runs are done; seeds by condition: {shown}. A lead "
-        "has an interval where there are two seeds at least."
+        f"{done} of {whole} runs are done{apart}. Seeds by condition: {', '.join(each) or 'none'}. A lead has an "
+        "interval where there are two seeds at least."
     )
 
 

@@ -80,7 +80,15 @@ def test_a_forecast_of_a_real_model_knows_its_specialists_without_their_pace(hal
 
 def test_half_a_study_says_which_half(half: Observations) -> None:
     made = real.analyse(half)
-    assert made.findings[0].startswith("5 of 10 runs are done; seeds by condition: mixture x0.3 (1 of 3).")
+    assert made.findings[0].startswith("5 of 10 runs are done. Seeds by condition: mixture x0.3 (1 of 3).")
+    assert "points greedy (one seed: no interval)" in made.findings[1]
     assert "mixed_minus_mopd" not in made.quantities  # one seed of one world has no interval
+    rows = {name: dict(row) for name, row in half.manifest["runs"].items()}
+    rows["mixture/x0.3/merge/seed100"]["failure"] = observe.NOT_RUN
+    less = real.analyse(replace(half, manifest={**half.manifest, "runs": rows}))
+    assert less.findings == (
+        "4 of 10 runs are done, 4 of them in batches that are not, which count in no mean. Seeds by condition: none. A "
+        "lead has an interval where there are two seeds at least.",
+    )
     nothing = replace(half, manifest={**half.manifest, "runs": {}})
-    assert real.analyse(nothing).findings == ()
+    assert real.analyse(nothing).findings[0].startswith("0 of 0 runs are done.")
