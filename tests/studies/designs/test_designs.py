@@ -30,7 +30,7 @@ from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
     "choice", "choice_again", "size", "size_again", "size_fresh", "order", "order_again", "conflict", "teachers",
-    "breaking", "caps", "trace_again", "trace_fresh", "trace_real",
+    "breaking", "caps", "real", "trace_again", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
 WHOLE = (  # nothing is held out: a claim judges the first, the others set worlds and amounts
@@ -83,7 +83,7 @@ def _observed(chosen: Study) -> Observations:
 
     if chosen.name == "gain":
         return _curved(chosen)
-    greedy = score if chosen.suite == "skill" else None
+    greedy = score if chosen.suite == "skill" or chosen.foretells else None
     found = simulated(runs_of(chosen.name), score, diagnose=diagnosed, greedy=greedy)
     return found if chosen.measure is None else replace(found, measured=traced(runs_of(chosen.name)))
 
