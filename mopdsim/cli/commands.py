@@ -7,7 +7,7 @@ its exit codes (`mopdsim.cli.main`), options and scenarios (`mopdsim.cli.flags`)
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -133,7 +133,9 @@ def validate(
 
     Example: mopd validate rl_steps --json
     """
-    document = _validation(kind, data)
+    from mopdsim.validate import report_of
+
+    document = report_of(kind, data)
     emit(document) if json_ else print(validation_text(document))
 
 
@@ -202,34 +204,3 @@ def cost_kind(data: Path) -> str:
             f"data file {str(data)!r}: its columns are of no cost table: it must have those of {shown}"
         )
     return fitting[0]
-
-
-def _validation(kind: Kind, data: Path | None) -> dict[str, Any]:
-    if kind == "quality":
-        from mopdsim.validate.quality import validate as of_quality
-
-        return of_quality(data)
-    if kind == "published":
-        from mopdsim.validate.totals import validate as of_published
-
-        if data is not None:
-            raise UsageError(
-                f"data = {str(data)!r}: the published totals stand in the systems' files: leave it out"
-            )
-        return of_published()
-    if kind == "scenarios":
-        from mopdsim.validate.scenarios import validate as of_scenarios
-
-        return of_scenarios(data)
-    if kind == "project_totals":
-        from mopdsim.validate.projects import validate as of_projects
-
-        return of_projects(data)
-    from mopdsim.validate.cost import validate as of_times
-
-    report = of_times(kind, data).as_json()
-    if data is not None and kind in ("rl_steps", "train_throughput"):
-        from mopdsim.validate.measured import before_and_after_of
-
-        report["own_measurements"] = before_and_after_of(kind, data)
-    return report

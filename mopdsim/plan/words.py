@@ -7,9 +7,10 @@ stands for, so that "at the high end" means the same in both. Leaves out: the nu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from mopdsim.quality.walk import Cause
+if TYPE_CHECKING:
+    from mopdsim.quality.walk import Cause
 
 CONSTANTS: Mapping[str, str] = {
     "conflict_share": "how much of the domains' conflict acts outside of joint RL, as in a student or a merge",

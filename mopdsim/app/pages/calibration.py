@@ -26,6 +26,7 @@ from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.constants import KINDS, parse
 from mopdsim.facts.domains import P90, Scope
+from mopdsim.validate import report_of
 from mopdsim.validate.cost import LOADERS
 
 
@@ -38,6 +39,9 @@ def page() -> None:
         "Own observations": _own,
     }
     views.tabs(parts, key="calibration_tab")
+
+
+_report = st.cache_data(report_of, max_entries=8, show_spinner="Comparing predictions with measurements")
 
 
 @st.fragment
@@ -56,7 +60,7 @@ def _measured() -> None:
         held_out.show(own)
         return
     with views.said():
-        report = report_of(kind)
+        report = _report(kind)
         about = VALIDATIONS[kind]
         st.caption(views.plain(about.scope))
         _headline(report, ratio=about.ratio)
@@ -212,22 +216,6 @@ VALIDATIONS: Mapping[str, Kind] = {
         scope="Whole published runs, forecast from what their papers state; what they leave out is drawn from priors.",
     ),
 }
-
-
-@st.cache_data(max_entries=8, show_spinner="Comparing predictions with measurements")
-def report_of(kind: str) -> dict[str, Any]:
-    """The report of `mopd validate KIND --json`."""
-    if kind == "quality":
-        from mopdsim.validate.quality import validate as of_quality
-
-        return of_quality()
-    if kind == "project_totals":
-        from mopdsim.validate.projects import validate as of_projects
-
-        return of_projects()
-    from mopdsim.validate.cost import validate as of_times
-
-    return of_times(kind).as_json()
 
 
 def predictions(document: Mapping[str, Any]) -> pd.DataFrame:

@@ -18,7 +18,7 @@ from mopdsim.app.state import View
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import duration, interval, score, usd
 from mopdsim.cli.compare_command import ranking_text
-from mopdsim.cli.plan_texts import answer_text
+from mopdsim.cli.plan_command import answer_text
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
 from mopdsim.plan.plan import MOST_WORDS, plan

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.cli import app_command
+from mopdsim.cli import main as cli
 
 ROOT = Path(__file__).parents[3]
 
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 def test_it_runs_the_script_at_the_root_with_this_python() -> None:
     port = free_port()
-    words = app_command.command(port, headless=True)
+    words = cli.command(port, headless=True)
     assert words[:4] == [sys.executable, "-m", "streamlit", "run"]
     assert Path(words[4]) == ROOT / "app.py"
     assert words[5:] == [f"--server.port={port}", "--server.headless=true"]
@@ -35,13 +35,13 @@ def test_a_port_that_is_taken_is_one_sentence() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(UsageError, match=f"port = {port}: is taken"):
-            app_command.command(port, headless=True)
+            cli.command(port, headless=True)
 
 
 def test_a_wheel_without_the_script_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(app_command, "SCRIPT", tmp_path / "app.py")
+    monkeypatch.setattr(cli, "SCRIPT", tmp_path / "app.py")
     with pytest.raises(NotFoundError, match="not from a wheel"):
-        app_command.command(free_port(), headless=True)
+        cli.command(free_port(), headless=True)
 
 
 def test_the_settings_keep_the_app_on_this_machine() -> None:

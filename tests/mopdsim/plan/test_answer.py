@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from mopdsim.base.numbers import usd
 from mopdsim.belief import calibration
+from mopdsim.cli.plan_command import answer_text
 from mopdsim.cli.plan_command import plan as verb
-from mopdsim.cli.plan_texts import answer_text
 from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import forecast
