@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from itertools import pairwise
 from typing import Any
@@ -38,22 +38,33 @@ SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
 MEAN = "mean of domains"
 
 
+def of_rows(rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> pd.DataFrame:
+    """A row for each row of a document; columns: by title, where a cell stands, as in "usd.p50"; no cell where it is
+    absent."""
+    found = [tuple(_at(row, path) for path in columns.values()) for row in rows]
+    return pd.DataFrame(found, columns=list(columns))
+
+
+def _at(row: Any, path: str) -> Any:
+    for key in path.split("."):
+        row = None if row is None else row.get(key)
+    return row
+
+
 def scores(documents: Documents) -> pd.DataFrame:
     """Final score by scenario and domain, with its start and grade."""
-    return pd.DataFrame(
-        [
-            (
-                label,
-                domain,
-                found["waterfall"][domain]["start"],
-                *_three(row),
-                found["grades"][f"scores.{domain}"],
-            )
-            for label, found in documents.items()
-            for domain, row in found["scores"].items()
-        ],
-        columns=list(SCORES),
-    )
+    rows = [
+        (
+            label,
+            domain,
+            found["waterfall"][domain]["start"],
+            *_three(row),
+            found["grades"][f"scores.{domain}"],
+        )
+        for label, found in documents.items()
+        for domain, row in found["scores"].items()
+    ]
+    return pd.DataFrame(rows, columns=list(SCORES))
 
 
 def waterfall(document: Mapping[str, Any], domain: str) -> pd.DataFrame:
@@ -76,29 +87,17 @@ def waterfall(document: Mapping[str, Any], domain: str) -> pd.DataFrame:
 
 def stages(documents: Documents) -> pd.DataFrame:
     """Cost of every stage by scenario, and when it runs."""
-    return pd.DataFrame(
-        [
-            {
-                "scenario": label,
-                "stage": row["name"],
-                "kind": KINDS[row["kind"]],
-                "pool": row["pool"],
-                "GPUs": row["gpus"],
-                "steps": row["steps"],
-                "start day": row["start_day"]["p50"],
-                "end day": row["end_day"]["p50"],
-                "end day P90": row["end_day"]["p90"],
-                "GPU-hours": row["gpu_hours"]["p50"],
-                "USD P10": row["usd"]["p10"],
-                "USD": row["usd"]["p50"],
-                "USD P90": row["usd"]["p90"],
-                "memory GB": row["memory_gb"],
-                "layout": row["layout"] or "",
-            }
-            for label, found in documents.items()
-            for row in found["stages"]
-        ]
-    )
+    rows = [
+        {**row, "scenario": label, "kind": KINDS[row["kind"]], "layout": row["layout"] or ""}
+        for label, found in documents.items()
+        for row in found["stages"]
+    ]
+    return of_rows(rows, {
+        "scenario": "scenario", "stage": "name", "kind": "kind", "pool": "pool", "GPUs": "gpus", "steps": "steps",
+        "start day": "start_day.p50", "end day": "end_day.p50", "end day P90": "end_day.p90",
+        "GPU-hours": "gpu_hours.p50", "USD P10": "usd.p10", "USD": "usd.p50", "USD P90": "usd.p90",
+        "memory GB": "memory_gb", "layout": "layout",
+    })  # fmt: skip
 
 
 def by_domains(stages: pd.DataFrame, recipe: Recipe) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, state, views
+from mopdsim.app import charts, frames, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import duration, interval, points, score, share, usd
@@ -101,11 +101,9 @@ def columns(answer: Mapping[str, Any]) -> pd.DataFrame:
 
 def plans(answer: Mapping[str, Any]) -> pd.DataFrame:
     """A row a finalist, the recommended one first: what counts with P10 and P90, cost and days at P50."""
-    rows = [
-        (row["name"], row["utility"]["p10"], row["value"], row["utility"]["p90"], row["usd"]["p50"], row["days"]["p50"])
-        for row in (answer["recommended"], *answer["alternatives"])
-    ]  # fmt: skip
-    return pd.DataFrame(rows, columns=list(PLANS))
+    cells = ("name", "utility.p10", "value", "utility.p90", "usd.p50", "days.p50")
+    rows = (answer["recommended"], *answer["alternatives"])
+    return frames.of_rows(rows, dict(zip(PLANS, cells, strict=True)))
 
 
 def sentences(answer: Mapping[str, Any]) -> list[str]:
@@ -173,19 +171,11 @@ def plans_in_numbers(answer: Mapping[str, Any]) -> pd.DataFrame:
 
 def pilots(answer: Mapping[str, Any]) -> pd.DataFrame:
     """A row a pilot: what it tells, its worth and its price."""
-    rows = [
-        (
-            row["title"],
-            row["measures"],
-            100 * row["gain"],
-            100 * row["standard_error"],
-            row["gpu_hours"],
-            row["usd"],
-        )
-        for row in answer["value_of_information"]["pilots"]
-    ]
-    columns = ["pilot", "tells", "worth, points", "standard error", "GPU-hours", "USD"]
-    return pd.DataFrame(rows, columns=columns)
+    found = frames.of_rows(answer["value_of_information"]["pilots"], {
+        "pilot": "title", "tells": "measures", "worth, points": "gain", "standard error": "standard_error",
+        "GPU-hours": "gpu_hours", "USD": "usd",
+    })  # fmt: skip
+    return found.assign(**{name: 100 * found[name] for name in ("worth, points", "standard error")})
 
 
 _LINE, _FAINT = "1px solid rgba(128,128,128,.25)", "opacity:.7"

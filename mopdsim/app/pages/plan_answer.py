@@ -122,18 +122,9 @@ def _frontier(question: str, document: Document) -> None:
 
 def frontier(document: Document) -> pd.DataFrame:
     """A row a plan of the frontier."""
-    rows = [
-        (
-            row["plan"]["label"],
-            FAMILY_TITLES[row["plan"]["family"]],
-            row["value"],
-            row["usd"],
-            row["days"],
-            place,
-        )
-        for place, row in enumerate(document["frontier"])
-    ]
-    return pd.DataFrame(rows, columns=["plan", "family", "value", "USD", "days", "place"])
+    columns = {"plan": "plan.label", "family": "plan.family", "value": "value", "USD": "usd", "days": "days"}
+    found = frames.of_rows(document["frontier"], columns)
+    return found.assign(family=found.family.map(FAMILY_TITLES), place=range(len(found)))
 
 
 def _changes(document: Document) -> None:

@@ -29,7 +29,17 @@ POOL_TITLES: dict[Pools, str] = {
     "by_kind": "One for each kind of stage",
     "by_stage": "One for each stage",
 }
-RANKED = ["plan", "of", "score", "P10", "P90", "worst domain", "USD", "days", "better than the first"]
+RANKED = {
+    "plan": "name", "of": "of", "score": "value", "P10": "utility.p10", "P90": "utility.p90",
+    "worst domain": "worst_score.p50", "USD": "usd.p50", "days": "days.p50",
+    "better than the first": "probability_better",
+}  # fmt: skip
+COMPARED = {
+    "recipe": "recipe", "sort": "recipe", "mean P10": "mean.p10", "mean P50": "mean.p50", "mean P90": "mean.p90",
+    "worst P50": "worst.p50", "cap P50": "cap.p50", "below start": "risk.below_start", "collapse": "risk.collapse",
+    "GPU-hours": "gpu_hours.p50", "USD": "usd.p50", "days": "days.p50", "stages": "stages", "teachers": "teachers",
+    "within budget": "off_budget", "why not": "off_budget",
+}  # fmt: skip
 SCALES = {"asked": "The question of What if", "published": "As published"}
 
 
@@ -227,21 +237,9 @@ def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
 
 def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
     """A row a candidate, in the planner's order and then the systems', the best first."""
-    rows = [
-        (
-            recipe_title(row["name"]),
-            "the planner" if row["of"] == "planner" else "a system",
-            row["value"],
-            row["utility"]["p10"],
-            row["utility"]["p90"],
-            row["worst_score"]["p50"],
-            row["usd"]["p50"],
-            row["days"]["p50"],
-            row["probability_better"],
-        )
-        for row in [*document["finalists"], *document["systems"]]
-    ]
-    return pd.DataFrame(rows, columns=RANKED)
+    found = frames.of_rows([*document["finalists"], *document["systems"]], RANKED)
+    kinds = {"planner": "the planner", "catalogue": "a system"}
+    return found.assign(plan=found.plan.map(recipe_title), of=found.of.map(kinds))
 
 
 def common_keys(choice: Choice) -> dict[str, Any]:
@@ -260,25 +258,8 @@ def _compared(keys: str) -> dict[str, Any]:
 
 def compared(document: dict[str, Any]) -> pd.DataFrame:
     """`mopd compare --all` as a table, best mean score first."""
-    rows = [
-        {
-            "recipe": recipe_title(row["recipe"]),
-            "sort": "rival" if row["recipe"] in RIVALS else "system",
-            "mean P10": row["mean"]["p10"],
-            "mean P50": row["mean"]["p50"],
-            "mean P90": row["mean"]["p90"],
-            "worst P50": row["worst"]["p50"],
-            "cap P50": None if row["cap"] is None else row["cap"]["p50"],
-            "below start": row["risk"]["below_start"],
-            "collapse": row["risk"]["collapse"],
-            "GPU-hours": row["gpu_hours"]["p50"],
-            "USD": row["usd"]["p50"],
-            "days": row["days"]["p50"],
-            "stages": row["stages"],
-            "teachers": row["teachers"],
-            "within budget": not row["off_budget"],
-            "why not": row["off_budget"],
-        }
-        for row in document["rows"]
-    ]
-    return pd.DataFrame(rows).sort_values("mean P50", ascending=False, ignore_index=True)
+    found = frames.of_rows(document["rows"], COMPARED)
+    found["recipe"] = found.recipe.map(recipe_title)
+    found["sort"] = ["rival" if name in RIVALS else "system" for name in found["sort"]]
+    found["within budget"] = found["within budget"] == ""
+    return found.sort_values("mean P50", ascending=False, ignore_index=True)
