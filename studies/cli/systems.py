@@ -13,7 +13,6 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Json, Workers, emit
-from studies.designs.systems.text import compare_text, overoptimisation_text
 
 if TYPE_CHECKING:
     from studies.designs.systems.side_by_side import Engine
@@ -46,7 +45,7 @@ def compare(
     Resumes. Writes OUT/compare.json. Example: mopd study compare --all --model tiny --scale 0.1
     """
     from mopdsim.forecast.compare import DOMAINS, RECIPES
-    from studies.designs.systems.compare import comparable, run_compare
+    from studies.designs.systems.compare import comparable, compare_text, run_compare
     from trainer.files.settings import Settings
 
     if all_ == bool(names):
@@ -69,7 +68,7 @@ def overoptimisation(
 
     Writes OUT/overoptimisation.json. Example: mopd study overoptimisation
     """
-    from studies.designs.systems.overoptimisation import PPO, run_overoptimisation
+    from studies.designs.systems.overoptimisation import PPO, overoptimisation_text, run_overoptimisation
 
     result = run_overoptimisation(seeds=range(seeds), ppo=PPO.scaled(scale), engine=engine(out, workers))
     _told(result, out / "overoptimisation.json", overoptimisation_text, json_)

@@ -20,6 +20,7 @@ SUCCESSORS: Mapping[str, str] = {  # of studies that are retired
     "turnover": "teachers",
     "colossal": "teachers",
     "cap": "caps",
+    "synergy": "caps",
     "stability": "breaking",
     "gate": "skill_gate",
 }
@@ -32,7 +33,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "cascade": "effects.cascade",
     "rounds": "recipes.rounds",
     "bias": "effects.bias",
-    "synergy": "effects.synergy",
+    "synergy": "",
     "throughput": "effects.throughput",
     "real_conflict": "effects.real_conflict",
     "real": "skill.real",

@@ -86,9 +86,8 @@ def sampled(seed):
     behaviour = new.detach().clone()
     weights = token_weights(mask).double()
     own = lambda: sampled_token(  # noqa: E731
-        new.flatten(), teacher.flatten(), behaviour.flatten(), weights.flatten(), max_ratio=2.0,
-        present_N=mask.flatten(),
-    )  # fmt: skip
+        *(x[mask] for x in (new, teacher, behaviour, weights)), max_ratio=2.0
+    )
     k1 = kl_penalty(logprob=new, ref_logprob=teacher, kl_penalty="k1")
     other = lambda: compute_policy_loss_vanilla(  # noqa: E731
         behaviour, new, -k1.detach(), mask.double(), loss_agg_mode="token-mean", config=config(0.99, 1.0)

@@ -1,7 +1,7 @@
 """Weights of domains in distillation, from what each domain showed so far.
 
 Pure functions of one statistic per domain (axis D), returning weights_D with mean 1, each within
-[1/limit, limit]. They multiply the domain's rows (`row_weights_B` of `trainer.losses.losses.token_weights`). As
+[1 / LIMIT, LIMIT]. They multiply the domain's rows (`row_weights_B` of `trainer.losses.losses.token_weights`). As
 the mean is over domains, not over tokens, the size of the whole gradient changes too: compare strategies
 each at its best learning rate. Leaves out: when to measure (the loop), smoothing over steps.
 """
@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from mopdsim.base.errors import UsageError
 
 Weights = NDArray[np.float64]
+LIMIT = 10.0  # of a weight, and of its inverse
 TINY = 1e-9  # of the largest statistic: below it a domain counts as at zero
 
 
@@ -22,47 +23,33 @@ def none(domains: int) -> Weights:
     return np.ones(domains)
 
 
-def token_share(gradient_tokens_D: ArrayLike, *, limit: float = 10.0) -> Weights:
+def token_share(gradient_tokens_D: ArrayLike) -> Weights:
     """Equal gradient tokens per domain (Open-MOPD, 2608.19098): weights proportional to 1 / tokens.
 
     `gradient_tokens_D`: trained tokens of each domain in an update (or an average over updates).
     """
-    return _bounded(_inverse(_checked("gradient_tokens", gradient_tokens_D)), limit)
+    return _bounded(_inverse(_checked("gradient_tokens", gradient_tokens_D)))
 
 
-def remaining_gap(gap_D: ArrayLike, *, limit: float = 10.0) -> Weights:
+def remaining_gap(gap_D: ArrayLike) -> Weights:
     """Weights proportional to what is left to learn: mean reverse KL to the teacher, or its lead in score.
 
     A domain whose student has passed its teacher (a negative gap) counts as finished.
     """
-    return _bounded(np.maximum(_checked("gap", gap_D, lowest=-np.inf), 0), limit)
+    return _bounded(np.maximum(_checked("gap", gap_D, lowest=-np.inf), 0))
 
 
-def dispersion(dispersion_D: ArrayLike, *, limit: float = 10.0) -> Weights:
+def dispersion(dispersion_D: ArrayLike) -> Weights:
     """Weights proportional to 1 / dispersion of each domain's signal (DN-MOPD, 2609.35347).
 
     From the sums a loss logs over n positions: sqrt(log_ratio_square_sum / n - (kl_sum / n)^2).
     """
-    return _bounded(_inverse(_checked("dispersion", dispersion_D)), limit)
+    return _bounded(_inverse(_checked("dispersion", dispersion_D)))
 
 
-def effective_share(
-    prompts_D: ArrayLike, mean_length_D: ArrayLike, dispersion_D: ArrayLike, a: float, b: float
-) -> Weights:
-    """Share of the gradient that each domain gets: n L^a s^b, normalised to sum 1.
-
-    n prompts, L mean response length in tokens, s signal dispersion. a = 1 for a token mean and 0 for a
-    sequence mean; b = 1 for a raw and 0 for a normalised signal.
-    """
-    prompts_D = _checked("prompts", prompts_D)
-    share_D = (
-        prompts_D * _checked("mean_length", mean_length_D) ** a * _checked("dispersion", dispersion_D) ** b
-    )
-    if share_D.sum() == 0:
-        raise UsageError(
-            f"prompts {prompts_D.tolist()} give no domain a gradient, but shares need at least one: give "
-            "prompts, lengths and dispersions above zero"
-        )
+def effective_share(weight_D: ArrayLike, dispersion_D: ArrayLike) -> Weights:
+    """Share of the gradient that each domain gets: the weight of its tokens times the dispersion of its signal."""
+    share_D = _checked("weight", weight_D) * _checked("dispersion", dispersion_D)
     return share_D / share_D.sum()
 
 
@@ -87,20 +74,16 @@ def _inverse(values_D: Weights) -> Weights:
     return np.ones_like(values_D) if top == 0 else 1 / np.maximum(values_D / top, TINY)
 
 
-def _bounded(raw_D: Weights, limit: float) -> Weights:
-    """clip(c raw, 1/limit, limit), its factor c such that the mean is 1 (by bisection: it grows with c)."""
-    if not limit >= 1:
-        raise UsageError(
-            f"limit is {limit}, but weights lie within [1/limit, limit]: give a limit of at least 1"
-        )
+def _bounded(raw_D: Weights) -> Weights:
+    """clip(c raw, 1 / LIMIT, LIMIT), its factor c such that the mean is 1 (by bisection: it grows with c)."""
     if raw_D.max() == 0:
         return np.ones_like(raw_D)
     raw_D = np.maximum(raw_D / raw_D.max(), TINY)
-    low, high = np.log(1 / limit), np.log(limit / TINY)
+    low, high = np.log(1 / LIMIT), np.log(LIMIT / TINY)
     for _ in range(100):
         middle = (low + high) / 2
-        if np.clip(np.exp(middle) * raw_D, 1 / limit, limit).mean() < 1:
+        if np.clip(np.exp(middle) * raw_D, 1 / LIMIT, LIMIT).mean() < 1:
             low = middle
         else:
             high = middle
-    return np.clip(np.exp(high) * raw_D, 1 / limit, limit)
+    return np.clip(np.exp(high) * raw_D, 1 / LIMIT, LIMIT)

@@ -130,36 +130,24 @@ def cross_entropy(logits_NV: Tensor, target_N: Tensor, weights_N: Tensor) -> Los
     return -(weights_N * logprob_N).sum(), metrics
 
 
-def _where_present(present_N: Tensor | None, *values_N: Tensor) -> tuple[Tensor, ...]:
-    """The mask, and the values set to zero where absent: neither they nor their gradients reach a loss."""
-    if present_N is None:
-        present_N = torch.ones_like(values_N[0], dtype=torch.bool)
-    return present_N, *(torch.where(present_N, value_N, 0) for value_N in values_N)
-
-
 def sampled_token(
-    student_logprob_N: Tensor,
-    teacher_logprob_N: Tensor,
-    behaviour_logprob_N: Tensor,
+    student_N: Tensor,
+    teacher_N: Tensor,
+    behaviour_N: Tensor,
     weights_N: Tensor,
     *,
     max_ratio: float,
     reward_advantage_N: Tensor | None = None,
     alpha: float = 0.0,
-    present_N: Tensor | None = None,
 ) -> Loss:
     """Distillation as a policy gradient on sampled tokens: -sum w sg[min(p_S/mu, max_ratio) A] log p_S with
 
-        A = log p_T - log p_S + alpha A_reward  (MiMo-V2-Flash).
+        A = log p_T - log p_S + alpha A_reward  (MiMo-V2-Flash),
 
-    At alpha 0 its expected gradient over tokens sampled from the student is that of the full reverse KL.
-    Where `present_N` is False a log-prob is missing and the position counts for nothing (leave it out of
-    `weights_N` too). Metrics: kl_sum (estimate, the sum of log p_S/p_T), log_ratio_square_sum, ratio_sum (of
-    p_S/mu), truncated_count.
+    of the tokens' log-probs (N,) under student S, teacher T and the sampling policy mu. At alpha 0 its expected
+    gradient over tokens sampled from the student is that of the full reverse KL. Metrics: kl_sum (estimate, the sum of
+    log p_S/p_T), log_ratio_square_sum, ratio_sum (of p_S/mu), truncated_count.
     """
-    present_N, weights_N, student_N, teacher_N, behaviour_N = _where_present(
-        present_N, weights_N, student_logprob_N, teacher_logprob_N, behaviour_logprob_N
-    )
     with torch.no_grad():
         ratio_N = (student_N - behaviour_N).exp()
         signal_N = teacher_N - student_N
@@ -168,7 +156,7 @@ def sampled_token(
         metrics = {
             "kl_sum": -signal_N.sum(),
             "log_ratio_square_sum": signal_N.square().sum(),
-            "ratio_sum": (ratio_N * present_N).sum(),
+            "ratio_sum": ratio_N.sum(),
             "truncated_count": (ratio_N > max_ratio).sum(),
         }
     return -(weights_N * step_N * student_N).sum(), metrics
@@ -176,36 +164,32 @@ def sampled_token(
 
 def policy_gradient(
     logprob_N: Tensor,
-    behaviour_logprob_N: Tensor,
+    behaviour_N: Tensor,
     advantage_N: Tensor,
     weights_N: Tensor,
     *,
     clip_low: float,
     clip_high: float,
-    reference_logprob_N: Tensor | None = None,
+    reference_N: Tensor | None = None,
     kl_coefficient: float = 0.0,
-    present_N: Tensor | None = None,
 ) -> Loss:
     """GRPO (2402.03300) with DAPO's asymmetric clip (2503.14476): -sum w [min(r A, clip(r) A) - c KL_ref],
 
     r = p/mu clipped to [1 - clip_low, 1 + clip_high], KL_ref by the k3 estimator p_ref/p - 1 - log p_ref/p.
-    `present_N` as in `sampled_token`. Metrics: clip_count, ratio_sum, behaviour_kl_sum (k3 estimate of
+    All log-probs are of the tokens, (N,). Metrics: clip_count, ratio_sum, behaviour_kl_sum (k3 estimate of
     KL(mu||p): r - 1 - log r) and, with a reference, reference_kl_sum.
     """
-    present_N, weights_N, logprob_N, behaviour_N = _where_present(
-        present_N, weights_N, logprob_N, behaviour_logprob_N
-    )
     difference_N = logprob_N - behaviour_N
     ratio_N = difference_N.exp()
     raw_N, clipped_N = (r_N * advantage_N for r_N in (ratio_N, ratio_N.clamp(1 - clip_low, 1 + clip_high)))
     gain_N = torch.minimum(raw_N, clipped_N)
     metrics = {
-        "clip_count": ((clipped_N < raw_N) & present_N).sum(),
-        "ratio_sum": (ratio_N.detach() * present_N).sum(),
+        "clip_count": (clipped_N < raw_N).sum(),
+        "ratio_sum": ratio_N.detach().sum(),
         "behaviour_kl_sum": (ratio_N - 1 - difference_N).detach().sum(),
     }
-    if reference_logprob_N is not None:
-        towards_N = torch.where(present_N, reference_logprob_N, 0) - logprob_N
+    if reference_N is not None:
+        towards_N = reference_N - logprob_N
         reference_kl_N = towards_N.exp() - 1 - towards_N
         gain_N = gain_N - kl_coefficient * reference_kl_N
         metrics["reference_kl_sum"] = reference_kl_N.detach().sum()
@@ -216,22 +200,16 @@ def token_weights(
     trained_BT: Tensor,
     normalizer: Literal["token", "sequence"] = "token",
     row_weights_B: Tensor | None = None,
-    *,
-    divisor: int | None = None,
 ) -> Tensor:
     """Weight of each trained token, float32 (B, T); they sum to 1 before the factor `row_weights_B`.
 
     "token": every trained token of the update alike. "sequence": every row that has one alike, shared evenly
-    among its tokens. `divisor`: trained tokens (or rows) of the whole update, when it exceeds this batch.
+    among its tokens. UsageError where none is trained.
     """
     length_B = trained_BT.sum(1)
-    counted = int(length_B.sum() if normalizer == "token" else (length_B > 0).sum())
-    total = counted if divisor is None else divisor
-    if total < max(counted, 1):
-        raise UsageError(
-            f"the {normalizer} divisor is {total} for a batch with {counted} trained ones, but it counts "
-            "those of the whole update, at least one: check trained_BT and the divisor"
-        )
+    total = int(length_B.sum() if normalizer == "token" else (length_B > 0).sum())
+    if not total:
+        raise UsageError("no token of the update is trained, but a loss needs one at least: check trained_BT")
     weights_BT = trained_BT.float() / total
     if normalizer == "sequence":
         weights_BT = weights_BT / length_B.clamp(min=1)[:, None]

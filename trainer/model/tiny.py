@@ -12,8 +12,9 @@ and assistant. The same arguments give the same bytes. Leaves out: training.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from mopdsim.base.errors import UsageError, did_you_mean
 from trainer.tasks import ALPHABET
@@ -30,6 +31,7 @@ ASSISTANT: Final = "<|assistant|>"
 _SPECIAL: Final = (PAD, BOS, EOS, UNKNOWN, USER, ASSISTANT)
 
 
+POSITIONS: Final = 2048
 Kind = Literal["tiny", "bytes"]
 _TURNS: Final[dict[Kind, tuple[str, str, str]]] = {  # before a user's text, after it, before an assistant's
     "tiny": (USER, "", ASSISTANT),
@@ -46,11 +48,6 @@ _TEMPLATE: Final = (
 )
 
 
-def init_tiny(directory: Path | str, *, seed: int, hidden: int = 64, layers: int = 3, heads: int = 4) -> int:
-    """The built-in tiny base before any training: `init_model` with the character tokenizer."""
-    return init_model(directory, kind="tiny", seed=seed, hidden=hidden, layers=layers, heads=heads)
-
-
 def init_model(
     directory: Path | str,
     *,
@@ -59,15 +56,9 @@ def init_model(
     hidden: int = 64,
     layers: int = 3,
     heads: int = 4,
-    positions: int = 2048,
 ) -> int:
-    """Write a random Qwen3 model and its tokenizer in Hugging Face layout; returns the number of parameters.
+    """Write a random Qwen3 model (`sizes`) and its tokenizer in Hugging Face layout; returns the number of parameters.
 
-    hidden     width; the feed-forward layers are three times as wide
-    heads      attention heads of hidden / heads, an even number, with as many key-value heads
-    positions  longest sequence the configuration declares
-
-    Parameters: about 13 hidden^2 layers + vocabulary x hidden (input and output embeddings are one matrix).
     Raises UsageError for an unknown kind or sizes that do not divide.
     """
     if kind not in _TURNS:
@@ -77,38 +68,55 @@ def init_model(
             f"hidden={hidden}, layers={layers}, heads={heads}: all must be positive and hidden a multiple of "
             f"2 x heads; try hidden={2 * max(heads, 1) * max(1, round(hidden / (2 * max(heads, 1))))}"
         )
+    tokenizer = tiny_tokenizer() if kind == "tiny" else byte_tokenizer()
+    model = random_model(sizes(len(tokenizer), hidden, layers, heads), tokenizer, seed=seed)
+    save(model, tokenizer, Path(directory))
+    parameters: int = model.num_parameters()
+    return parameters
+
+
+def sizes(vocabulary: int, hidden: int, layers: int, heads: int) -> dict[str, Any]:
+    """Fields of a Qwen3 configuration: feed-forward layers three times as wide as `hidden`, heads of hidden / heads (an
+    even number) with as many key-value heads. About 13 hidden^2 layers + vocabulary x hidden parameters: input and
+    output embeddings are one matrix."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": hidden,
+        "intermediate_size": 3 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": heads,
+        "head_dim": hidden // heads,
+        "max_position_embeddings": POSITIONS,
+        "tie_word_embeddings": True,
+        "initializer_range": hidden**-0.5,  # at the usual 0.02 so narrow a model takes three times the steps
+    }
+
+
+def random_model(config: Mapping[str, Any], tokenizer: PreTrainedTokenizerFast, *, seed: int) -> Any:
+    """A `Qwen3ForCausalLM` with these fields in float32; the same weights for the same seed."""
     import torch
     from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-
-    tokenizer = tiny_tokenizer() if kind == "tiny" else byte_tokenizer()
     tokens = {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
     }
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        num_key_value_heads=heads,
-        head_dim=hidden // heads,
-        max_position_embeddings=positions,
-        tie_word_embeddings=True,
-        initializer_range=hidden**-0.5,  # at the usual 0.02 so narrow a model takes three times the steps
-        **tokens,
-    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = Qwen3ForCausalLM(config)
+        model = Qwen3ForCausalLM(Qwen3Config(**config, **tokens))
     model.generation_config = GenerationConfig(**tokens)
+    return model
+
+
+def save(model: Any, tokenizer: PreTrainedTokenizerFast, directory: Path) -> None:
+    """In Hugging Face layout."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
-    return model.num_parameters()
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

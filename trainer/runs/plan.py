@@ -9,10 +9,9 @@ Leaves out: running (`trainer.runs.execute`), and what computes: planning alone 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError
@@ -21,7 +20,7 @@ from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft
 from trainer.files.atomic import atomic_directory, verified
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
-from trainer.model.tiny import init_tiny, tiny_tokenizer
+from trainer.model.tiny import init_model, tiny_tokenizer
 from trainer.runs.store import Store, key_of, stage_keys
 from trainer.stages.job import Job, scored_domains
 from trainer.tasks import FORM, PROBES, SPLITS, task
@@ -31,7 +30,7 @@ START = "start"
 START_RATE = 4e-3  # from random weights; what has learnt before is fine-tuned at the named set's
 LEAST_START = 0.25
 SMALL_TINY = "tiny-small"
-BUILT_IN: Mapping[str, Mapping[str, int]] = {  # models that the trainer makes itself: sizes for `init_tiny`
+BUILT_IN: Mapping[str, Mapping[str, Any]] = {  # models that the trainer makes itself: sizes for `init_model`
     TINY: {},
     SMALL_TINY: {"hidden": 32, "layers": 2},
     "tiny-large": {"hidden": 128},
@@ -127,7 +126,10 @@ def plan(
         )
         unkept = stage_keys(plain, chosen, root_keys, ALGORITHM_VERSIONS)
         drawn = {name: key_of(made) for name, made in unkept.items()}
-        weights = {name: _root_weights(root, store) for name, root in roots.items()}
+        weights = {
+            name: store.weights(root.key) if root.job.stage else root.job.weights[BASE]
+            for name, root in roots.items()
+        }
         for stage in recipe.stages:
             root = recipe.root_of(stage.name)
             names = dict.fromkeys([root, *parents(stage)])
@@ -223,10 +225,6 @@ def _vocabulary(model: str) -> dict[str, int]:
     return found
 
 
-def _root_weights(root: Node, store: Store) -> Path:
-    return store.weights(root.key) if root.job.stage else root.job.weights[BASE]
-
-
 def _root(
     name: str,
     recipe: Recipe,
@@ -236,33 +234,55 @@ def _root(
     start_amounts: Amounts | None,
     start_scale: float,
 ) -> Node:
-    """A model that a recipe starts from: a scored directory, or a built-in one with its start."""
+    """A model that a recipe starts from: a scored directory, or one with a start, as built-in models have."""
     from trainer.model.loading import fingerprint
+    from trainer.runs.worker import ALGORITHM_VERSIONS
 
-    if model not in BUILT_IN:
+    stage: Sft | None = None
+    amounts: Amounts | None = None
+    label = name
+    if model in BUILT_IN:
+        directory = store.root / f"{model}-{settings.seed}"
+        if not verified(directory):
+            with atomic_directory(directory) as partial:
+                init_model(partial, seed=settings.seed, **BUILT_IN[model])
+        stage = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
+        amounts = start_amounts or default_start(len(recipe.domains), scale=start_scale)
+        label = START if name == BASE else f"{name} {START}"
+    else:
         directory = model_directory(model)
-        formed = recipe.amounts_name == "real"
-        return _node(
-            Sft(name=START, domains=dict.fromkeys(FORM, 1.0)) if formed else None,
-            (start_amounts or default_amounts("real", "sft")) if formed else None,
-            fingerprint(directory),
-            directory,
-            recipe.domains,
-            settings,
-            store,
-            label=START if formed and name == BASE else name,
+        if recipe.amounts_name == "real":
+            stage = Sft(name=START, domains=dict.fromkeys(FORM, 1.0))
+            amounts = start_amounts or default_amounts("real", "sft")
+            label = START if name == BASE else name
+    if stage is not None and amounts is not None:
+        alone = Recipe(
+            name=START,
+            domains=tuple(dict.fromkeys((*recipe.domains, *stage.domains))),
+            amounts_name="tiny",
+            stages=(stage,),
+            amounts={START: amounts},
+            output=START,
         )
-    seed = settings.seed
-    directory = store.root / f"{model}-{seed}"
-    if not verified(directory):
-        with atomic_directory(directory) as partial:
-            init_tiny(partial, seed=seed, **BUILT_IN[model])
-    start = Sft(name=START, domains=dict.fromkeys(recipe.domains, 1.0))
-    amounts = start_amounts or default_start(len(recipe.domains), scale=start_scale)
-    label = START if name == BASE else f"{name} {START}"
-    return _node(
-        start, amounts, fingerprint(directory), directory, recipe.domains, settings, store, label=label
+        made_from = stage_keys(alone, settings, {BASE: fingerprint(directory)}, ALGORITHM_VERSIONS)[START]
+    else:
+        made_from = {
+            "stage": None,
+            "base": fingerprint(directory),
+            "domains": [task(spec).fingerprint for spec in (*recipe.domains, *settings.probes)],
+            "settings": settings.keyed(),
+        }
+    key = key_of(made_from)
+    job = Job(
+        key=key,
+        stage=stage,
+        amounts=amounts,
+        settings=settings,
+        domains=tuple(recipe.domains),
+        weights={BASE: directory},
+        directory=store.directory(key),
     )
+    return Node(job=job, made_from=made_from, needs=(), label=label)
 
 
 def default_start(domains: int, *, scale: float = 1.0) -> Amounts:
@@ -273,47 +293,3 @@ def default_start(domains: int, *, scale: float = 1.0) -> Amounts:
     """
     own = default_amounts("tiny", "sft").model_copy(update={"learning_rate": START_RATE})
     return own.scaled(max(3, domains) * min(1.0, max(scale, LEAST_START)))
-
-
-def _node(
-    stage: Sft | None,
-    amounts: Amounts | None,
-    model_key: str,
-    directory: Path,
-    domains: Sequence[str],
-    settings: Settings,
-    store: Store,
-    *,
-    label: str,
-) -> Node:
-    """A node that depends on a model directory alone."""
-    from trainer.runs.worker import ALGORITHM_VERSIONS
-
-    if stage is not None and amounts is not None:
-        alone = Recipe(
-            name=START,
-            domains=tuple(dict.fromkeys((*domains, *stage.domains))),
-            amounts_name="tiny",
-            stages=(stage,),
-            amounts={START: amounts},
-            output=START,
-        )
-        made_from = stage_keys(alone, settings, {BASE: model_key}, ALGORITHM_VERSIONS)[START]
-    else:
-        made_from = {
-            "stage": None,
-            "base": model_key,
-            "domains": [task(spec).fingerprint for spec in (*domains, *settings.probes)],
-            "settings": settings.keyed(),
-        }
-    key = key_of(made_from)
-    job = Job(
-        key=key,
-        stage=stage,
-        amounts=amounts,
-        settings=settings,
-        domains=tuple(domains),
-        weights={BASE: directory},
-        directory=store.directory(key),
-    )
-    return Node(job=job, made_from=made_from, needs=(), label=label)

@@ -127,10 +127,6 @@ class LocalPool:
             channel.close()
         return Event(key=key, kind=kind, payload=payload)
 
-    def process_ids(self) -> dict[str, int]:
-        """Of the running stages, by key."""
-        return {key: process.pid for key, process in self.running.values()}
-
     def close(self) -> None:
         for _, process in self.running.values():
             process.kill()

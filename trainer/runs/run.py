@@ -16,27 +16,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base import run_directory as files
 from mopdsim.base.errors import Interrupted, UsageError
-from mopdsim.base.run_directory import (
-    CONFIG,
-    DONE,
-    FAILED,
-    INTERRUPTED,
-    MANIFEST,
-    METRICS,
-    PHASES,
-    RESOLVED,
-    RUNNING,
-    SAMPLES,
-    SIDE_OUTPUTS,
-    STATUS,
-    STORE,
-    SUMMARY,
-    WEIGHTS,
-    named,
-    rows_of,
-    status_of,
-)
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
 from trainer.batch.routing import teacher_names
@@ -75,7 +56,7 @@ def run_recipe(
     """
     check(recipe, model=model, smaller=smaller, settings=settings)
     model, smaller = _absolute(model), smaller and _absolute(smaller)
-    store = Store(root=store_root.resolve() if store_root else out / STORE)
+    store = Store(root=store_root.resolve() if store_root else out / files.STORE)
     asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
     with processes.joined(settings.processes, settings.device):
         leads = processes.leads()
@@ -102,10 +83,10 @@ def run_recipe(
         except BaseException as error:
             if leads and isinstance(error, (Exception, KeyboardInterrupt)):
                 stopped = isinstance(error, (Interrupted, KeyboardInterrupt))
-                write_text(out / STATUS, (INTERRUPTED if stopped else FAILED) + "\n")
+                write_text(out / files.STATUS, (files.INTERRUPTED if stopped else files.FAILED) + "\n")
             raise
         if leads:
-            write_text(out / STATUS, DONE + "\n")
+            write_text(out / files.STATUS, files.DONE + "\n")
     return summary
 
 
@@ -144,11 +125,15 @@ def check_prompts(domains: Iterable[str], settings: Settings) -> None:
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     """Go on with a run where it stopped; a finished one is read back."""
-    resolved = read_json(out / RESOLVED)
-    if (out / STATUS).is_file() and status_of(out) == DONE and verified(out / WEIGHTS):
-        return read_json(out / SUMMARY)
+    resolved = read_json(out / files.RESOLVED)
+    if (
+        (out / files.STATUS).is_file()
+        and files.status_of(out) == files.DONE
+        and verified(out / files.WEIGHTS)
+    ):
+        return read_json(out / files.SUMMARY)
     return run_recipe(
-        recipe_file.load(out / CONFIG),
+        recipe_file.load(out / files.CONFIG),
         model=resolved["model"],
         smaller=resolved["smaller"],
         settings=Settings.model_validate(resolved["settings"]),
@@ -165,28 +150,28 @@ def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, wor
     resolved = {
         "schema_version": SCHEMA_VERSION,
         **asked,
-        "store": None if store.root == out / STORE else str(store.root),
+        "store": None if store.root == out / files.STORE else str(store.root),
         "workers": workers,
     }
-    config, text = out / CONFIG, recipe_file.dump(recipe)
+    config, text = out / files.CONFIG, recipe_file.dump(recipe)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        before = read_json(out / RESOLVED) if config.exists() else resolved
+        before = read_json(out / files.RESOLVED) if config.exists() else resolved
         before["settings"] = Settings.model_validate(before["settings"]).model_dump(
             mode="json"
         )  # with what came later
         other = config.exists() and config.read_text(encoding="utf-8") != text
     if other or any(before.get(key) != value for key, value in asked.items()):
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
-    write_json(out / RESOLVED, resolved)
+    write_json(out / files.RESOLVED, resolved)
     write_text(config, text)
     about = {
         "schema_version": SCHEMA_VERSION,
         "seed": asked["settings"]["seed"],
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
     }
-    write_json(out / MANIFEST, about | manifest(asked["settings"]["device"]))
-    write_text(out / STATUS, RUNNING + "\n")
+    write_json(out / files.MANIFEST, about | manifest(asked["settings"]["device"]))
+    write_text(out / files.STATUS, files.RUNNING + "\n")
 
 
 def manifest(device: str) -> dict[str, Any]:
@@ -240,7 +225,7 @@ def _summary(
             **{field: found[field] for field in _FIELDS},
         }
     own = [row for name, row in stages.items() if name not in ROOTS]
-    flops = {phase: sum(row["flops"][phase] for row in own) for phase in PHASES}
+    flops = {phase: sum(row["flops"][phase] for row in own) for phase in files.PHASES}
     return {
         "run": str(out),
         "recipe": recipe.name,
@@ -276,21 +261,21 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
     """Metrics, summary, final weights and side outputs into the run directory."""
     keys = planned.keys[recipe.name]
     with explained(out):
-        for log in (METRICS, SAMPLES):
+        for log in (files.METRICS, files.SAMPLES):
             with (out / log).open("w") as file:
                 for name in [*recipe.roots, *recipe.stage]:
                     source = store.directory(keys[name]) / log
                     stage = None if name in ROOTS else recipe.stage[name]
                     teachers = teacher_names(stage) if isinstance(stage, Distill) else []
-                    for row in rows_of(source) if source.exists() else ():
-                        file.write(json.dumps({"stage": name, **named(row, teachers)}) + "\n")
-        places = {recipe.output: out / WEIGHTS}
-        places |= {name: out / SIDE_OUTPUTS / name for name in recipe.side_outputs}
+                    for row in files.rows_of(source) if source.exists() else ():
+                        file.write(json.dumps({"stage": name, **files.named(row, teachers)}) + "\n")
+        places = {recipe.output: out / files.WEIGHTS}
+        places |= {name: out / files.SIDE_OUTPUTS / name for name in recipe.side_outputs}
         for name, place in places.items():
             shutil.rmtree(place, ignore_errors=True)
             shutil.copytree(store.weights(keys[name]), place, copy_function=_link)
-    write_json(out / MANIFEST, read_json(out / MANIFEST) | {"wall_seconds": summary["seconds"]})
-    write_json(out / SUMMARY, summary)
+    write_json(out / files.MANIFEST, read_json(out / files.MANIFEST) | {"wall_seconds": summary["seconds"]})
+    write_json(out / files.SUMMARY, summary)
 
 
 def _link(source: str, target: str) -> str:

@@ -7,17 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from mopdsim.base import run_directory as files
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.base.run_directory import (
-    METRICS,
-    PHASES,
-    RESOLVED,
-    SUMMARY,
-    WEIGHTS,
-    curves_in,
-    rows_of,
-    scores_in,
-)
 from trainer.files.settings import Settings
 
 FORMULA = ("=", "+", "-", "@")
@@ -111,7 +102,7 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
             "truncated",
             "entropy",
         )
-        writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in PHASES)])
+        writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in files.PHASES)])
         for name, row in summary["stages"].items():
             for domain, score in row["domains"].items():
                 cells = [
@@ -119,7 +110,7 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
                     row["kind"],
                     domain,
                     *(score.get(f) for f in fields),
-                    *(row["flops"][p] for p in PHASES),
+                    *(row["flops"][p] for p in files.PHASES),
                 ]
                 writer.writerow(
                     [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells]
@@ -133,12 +124,12 @@ def draw_curves(directory: Path) -> list[Path]:
     import altair as alt
     import pandas as pd
 
-    rows = list(rows_of(directory / METRICS))
-    scores = pd.DataFrame(scores_in(rows), columns=["stage", "step", "domain", "pass rate", "se"])
-    training = pd.DataFrame(curves_in(rows), columns=["stage", "step", "quantity", "value"])
+    rows = list(files.rows_of(directory / files.METRICS))
+    scores = pd.DataFrame(files.scores_in(rows), columns=["stage", "step", "domain", "pass rate", "se"])
+    training = pd.DataFrame(files.curves_in(rows), columns=["stage", "step", "quantity", "value"])
     folder = directory / "plots"
     folder.mkdir(exist_ok=True)
-    files = []
+    drawn = []
     for name, frame, y, facet in (
         ("scores", scores, "pass rate", "stage"),
         ("training", training, "value", "quantity"),
@@ -154,9 +145,9 @@ def draw_curves(directory: Path) -> list[Path]:
             .facet(facet=alt.Facet(f"{facet}:N", title=None, sort=list(frame[facet].unique())), columns=3)
             .resolve_scale(x="independent", y="shared" if name == "scores" else "independent")
         )
-        files.append(folder / f"{name}.png")
-        chart.save(files[-1], scale_factor=2)
-    return files
+        drawn.append(folder / f"{name}.png")
+        chart.save(drawn[-1], scale_factor=2)
+    return drawn
 
 
 def evaluate_directory(
@@ -182,14 +173,14 @@ def evaluate_directory(
     from trainer.tasks import task
 
     chat = None
-    if (directory / RESOLVED).is_file():
-        weights = directory / WEIGHTS
+    if (directory / files.RESOLVED).is_file():
+        weights = directory / files.WEIGHTS
         if not weights.is_dir():
             raise NotFoundError(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
-        domains = domains or list(read_json(directory / SUMMARY)["scores"])
-        settings = Settings.model_validate(read_json(directory / RESOLVED)["settings"])
+        domains = domains or list(read_json(directory / files.SUMMARY)["scores"])
+        settings = Settings.model_validate(read_json(directory / files.RESOLVED)["settings"])
         chat = ChatSettings.of(settings)
         samples_per_prompt = samples_per_prompt or settings.samples_per_prompt
     else:

@@ -18,18 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from mopdsim.base import run_directory as files
 from mopdsim.base.errors import MopdError
-from mopdsim.base.run_directory import (
-    CHECKPOINTS,
-    DATA,
-    DONE,
-    MADE_FROM,
-    RUNNING,
-    STATUS,
-    SUMMARY,
-    WEIGHTS,
-    status_of,
-)
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
 from mopdsim.recipes.stage import renamed
@@ -53,7 +43,7 @@ class Store:
         """Whether the stage is complete and what it made is what was written."""
         place = self.directory(key)
         try:
-            done = status_of(place) == DONE and bool(self.summary(key))
+            done = files.status_of(place) == files.DONE and bool(self.summary(key))
             stage = self._made_from(key)["stage"]
         except (OSError, ValueError, KeyError):
             return False
@@ -76,37 +66,37 @@ class Store:
 
     def open(self, key: str, made_from: Mapping[str, Any]) -> None:
         """Mark a stage as about to run."""
-        write_json(self.directory(key) / MADE_FROM, made_from)
-        self.mark(key, RUNNING)
+        write_json(self.directory(key) / files.MADE_FROM, made_from)
+        self.mark(key, files.RUNNING)
 
     def close(self, key: str, summary: Mapping[str, Any]) -> None:
         """Mark a stage complete; its checkpoints are no longer needed."""
         place = self.directory(key)
-        write_json(place / SUMMARY, summary)
-        self.mark(key, DONE)
-        shutil.rmtree(place / CHECKPOINTS, ignore_errors=True)
+        write_json(place / files.SUMMARY, summary)
+        self.mark(key, files.DONE)
+        shutil.rmtree(place / files.CHECKPOINTS, ignore_errors=True)
 
     def mark(self, key: str, status: str) -> None:
-        write_text(self.directory(key) / STATUS, status + "\n")
+        write_text(self.directory(key) / files.STATUS, status + "\n")
 
     def _made_from(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / MADE_FROM).read_text())
+        found: dict[str, Any] = json.loads((self.directory(key) / files.MADE_FROM).read_text())
         return found
 
     def summary(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / SUMMARY).read_text())
+        found: dict[str, Any] = json.loads((self.directory(key) / files.SUMMARY).read_text())
         return found
 
     def weights(self, key: str) -> Path:
-        return self.directory(key) / WEIGHTS
+        return self.directory(key) / files.WEIGHTS
 
     def data(self, key: str) -> Path:
-        return self.directory(key) / DATA
+        return self.directory(key) / files.DATA
 
 
 def product(kind: str) -> str:
     """The directory of what a stage of this kind makes: samples, or weights."""
-    return DATA if kind == RejectionSampling.model_fields["kind"].default else WEIGHTS
+    return files.DATA if kind == RejectionSampling.model_fields["kind"].default else files.WEIGHTS
 
 
 def _locked(file: IO[str]) -> bool:

@@ -242,11 +242,8 @@ def _describe(trainee: Trainee, target: Target, batch: Batch, sums: Sums) -> Met
             trainee.average(f"dispersion/{name}", row["dispersion"])
         domains[name] = row
     shares_D = balance.effective_share(
-        [float(target.weight_BT[span].sum()) for span in batch.spans.values()],  # n L^a, times the balance
-        [1.0 for _ in domains],
+        [float(target.weight_BT[span].sum()) for span in batch.spans.values()],
         [row.get("dispersion", 1.0) for row in domains.values()],
-        a=0.0,
-        b=1.0,
     )
     for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
         row["effective_share"] = share

@@ -78,7 +78,7 @@ def surrogate(
             weight_M[index_N],
             clip_low=stage.clip_low,
             clip_high=stage.clip_high,
-            reference_logprob_N=towards_N,
+            reference_N=towards_N,
             kl_coefficient=0.0 if reference is None else stage.kl_coefficient,
         )
         return loss, {**metrics, "entropy_sum": entropy_N.sum()}

@@ -17,20 +17,9 @@ from trainer.tasks import gym, jsonl
 from trainer.tasks.ask import family as ask
 from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
 from trainer.tasks.spec import Factory, Options
-from trainer.tasks.tiny import (
-    brackets,
-    compare,
-    compose,
-    guess,
-    program,
-    reverse,
-    runlength,
-    shift,
-    sort,
-    swap,
-)
+from trainer.tasks.tiny import brackets, compare, guess, letters, program, runs
 
-_MODULES = (sort, reverse, shift, brackets, runlength, swap, program, guess, compare, compose)
+_MODULES = (letters, brackets, runs, program, guess, compare)
 FAMILIES: Mapping[str, Factory] = MappingProxyType(
     {name: factory for module in _MODULES for name, factory in module.FAMILIES.items()}
 )

@@ -25,7 +25,7 @@ from typing import Any
 
 from mopdsim.base.errors import UsageError
 from mopdsim.facts.hardware import gpus
-from studies.designs.size.shapes import described, random_model
+from studies.designs.size.shapes import config, described
 from trainer.batch.meter import peak_memory_bytes
 from trainer.batch.rollout import Rollouts, generate
 from trainer.batch.update import accumulate_gradients, hidden_states
@@ -33,7 +33,7 @@ from trainer.bench.bench import GrpoStep, Step, timed
 from trainer.files.atomic import explained
 from trainer.model.loading import check_device
 from trainer.model.policy import Policy
-from trainer.model.tiny import byte_tokenizer
+from trainer.model.tiny import byte_tokenizer, random_model
 from trainer.runs.run import manifest
 
 COLUMNS = (
@@ -221,7 +221,8 @@ def measure_cells(shape: str, *, out: Path, device: str, dtype: str, seconds: fl
     left = {cell: row for cell, row in rows.items() if tuple(str(row[name]) for name in KEY) not in done}
     if not left:
         return 0
-    policy = Policy(random_model(shape).to(place), byte_tokenizer(), dtype=getattr(torch, dtype))
+    model = random_model(config(shape), byte_tokenizer(), seed=0).to(place)
+    policy = Policy(model, byte_tokenizer(), dtype=getattr(torch, dtype))
     waiting = len(left)
     for cell, row in left.items():
         if time.perf_counter() - begun > seconds:

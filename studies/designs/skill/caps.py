@@ -5,7 +5,8 @@ own verified samples, or wrongly: on the demonstrator, with the mistake that it 
 full RL teacher. Every student is plain, or has the verifiable reward mixed in. Beside them stands mixed RL at the
 FLOPs of the full recipe; all are scored on `sort_then_shift`, the composition that nobody demonstrates or trains.
 
-The successor of `cap`, which was of worlds of sharpening. Leaves out: students of another size, extrapolation.
+The successor of `cap` and `synergy`, which were of worlds of sharpening. Leaves out: students of another size,
+extrapolation.
 """
 
 from __future__ import annotations

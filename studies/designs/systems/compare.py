@@ -139,3 +139,33 @@ def disagreement(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "ranking_measured": sorted(rows, key=lambda name: -rows[name]["mean"]),
         "ranking_forecast": sorted(rows, key=lambda name: -rows[name]["forecast"]["mean"]["p50"]),
     }
+
+
+def compare_text(result: Mapping[str, Any]) -> str:
+    """Measured and forecast, a recipe a line, and where they part."""
+    lines = [
+        f"{result['model']}, seed {result['seed']}, {', '.join(result['domains'])}",
+        "measured, and beside it the forecast: P50 (P10 to P90)",
+        f"{'recipe':<18}{'mean':>7}  {'':<22}{'worst':>7}  {'':<22}{'cap':>6}  {'lost':<18}{'TFLOP':>7}{'seconds':>9}",
+    ]
+    for name, row in sorted(result["recipes"].items(), key=lambda item: -item[1]["mean"]):
+        told = row["forecast"]
+        cap = "-" if row["cap"] is None else f"{row['cap']:.2f}"
+        lines.append(
+            f"{name:<18}{row['mean']:>7.3f}  {_three(told['mean']):<22}"
+            f"{row['worst']:>7.3f}  {_three(told['worst']):<22}{cap:>6}  {', '.join(row['lost']) or '-':<18}"
+            f"{row['flops'] / 1e12:>7.3f}{row['seconds']:>9.0f}"
+        )
+    found = result["disagreement"]
+    worst = found["largest"]
+    lines.append(
+        f"{found['inside_80']:.0%} of {found['cells']} scores lie within P10 to P90; "
+        f"mean error {found['mean_error']:+.3f}, mean absolute error {found['mean_absolute_error']:.3f}; "
+        f"largest: {worst['recipe']} in {worst['domain']}, "
+        f"{worst['measured']:.2f} against {worst['forecast']['p50']:.2f}"
+    )
+    return "\n".join(lines)
+
+
+def _three(row: Mapping[str, float]) -> str:
+    return f"{row['p50']:.2f} ({row['p10']:.2f} to {row['p90']:.2f})"

@@ -180,3 +180,19 @@ def fit(points: Sequence[Mapping[str, float]], method: str) -> dict[str, float |
         "peak": None if peak is None or peak > d_N.max() else float(peak),
         "residual_sd": float(residual.std()),
     }
+
+
+def overoptimisation_text(result: Mapping[str, Any]) -> str:
+    """Each curve's start, best and last true score, and where it peaks."""
+    lines = [
+        f"{'judge':<34}{'accuracy':>9}  {'method':<10}{'start':>7}{'best':>7}{'at d':>6}{'last':>7}{'at d':>6}"
+    ]
+    for curve in result["curves"]:
+        points: Sequence[Mapping[str, float]] = curve["points"]
+        best, last = max(points, key=lambda point: point["gold"]), points[-1]
+        judge = f"noise {curve['noise']:g}, {curve['labelling_steps']} steps, seed {curve['seed']}"
+        lines.append(
+            f"{judge:<34}{curve['accuracy']:>9.2f}  {curve['method']:<10}{points[0]['gold']:>7.2f}{best['gold']:>7.2f}"
+            f"{best['d']:>6.2f}{last['gold']:>7.2f}{last['d']:>6.2f}"
+        )
+    return "\n".join(lines)

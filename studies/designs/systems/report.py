@@ -15,7 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from studies.designs.systems.text import compare_text, overoptimisation_text
+from studies.designs.systems.compare import compare_text
+from studies.designs.systems.overoptimisation import overoptimisation_text
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
 from studies.framework.report import figure

@@ -19,7 +19,7 @@ from mopdsim.exchange.engines import mergekit, nemo_rl
 from mopdsim.exchange.engines.job import Job
 from mopdsim.forecast.scenario import from_document, load, of_recipe
 from trainer.model import merging
-from trainer.model.tiny import init_tiny
+from trainer.model.tiny import init_model
 
 
 def jobs(engine: str) -> Iterator[tuple[str, Job]]:
@@ -59,7 +59,7 @@ def test_mergekit_merges_as_we_do_tensor_by_tensor(tmp_path: Path, method: str) 
 
     names = ["teacher_1", "teacher_2", "teacher_3"]
     for seed, name in enumerate(["base", *names]):
-        init_tiny(tmp_path / name, seed=seed, hidden=32, layers=2, heads=4)
+        init_model(tmp_path / name, seed=seed, hidden=32, layers=2, heads=4)
     made = request_of(
         of_recipe("merge", domains=["sort", "reverse", "shift"], options={"method": method}),
         str(tmp_path / "base"),
@@ -113,7 +113,7 @@ def test_verl_accepts_every_stage_that_is_said(tmp_path: Path, verl: Path) -> No
     plan = request_of(load(folder / "eight_domains.toml"), "/m", None, folder / "eight_domains_tasks.toml")
     (tmp_path / "plan").mkdir()
     (tmp_path / "plan" / "config.yaml").write_text(export.jobs_of(plan, ["verl"])[-1].files["config.yaml"])
-    init_tiny(
+    init_model(
         tmp_path / "critic", seed=0, hidden=32, layers=2, heads=4
     )  # verl reads a critic's own configuration
     ppo = of_ppo(tmp_path / "critic")

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from trainer.model.tiny import init_tiny
+from trainer.model.tiny import init_model
 
 RECIPE = Path(__file__).with_name("two_teachers.toml")
 REWARD = '''"""The share of the answer's letters that the response has: a random model gets some of it."""
@@ -34,7 +34,7 @@ def test_trl_runs_what_is_exported_and_its_logs_come_back(tmp_path: Path) -> Non
     pytest.importorskip("trl", reason="the extra `dev` brings trl")
     pytest.importorskip("datasets", reason="the extra `hf` brings datasets")
     base, out = tmp_path / "base", tmp_path / "out"
-    init_tiny(base, seed=0, hidden=32, layers=2, heads=4)
+    init_model(base, seed=0, hidden=32, layers=2, heads=4)
     (tmp_path / "reward.py").write_text(REWARD)
     own = f'reward = "{tmp_path}/reward.py:grade"\n'
     (tmp_path / "tasks.toml").write_text(f"[sort]\n{own}[reverse]\n{own}")

@@ -22,14 +22,14 @@ from mopdsim.recipes.recipe import BASE, Distill, Recipe, Sft
 from mopdsim.validate import rl_rows
 from studies.cli.measure import MEASURING
 from studies.designs.builders import at_best
-from studies.designs.effects import bias, synergy, throughput
+from studies.designs.effects import bias, throughput
 from studies.designs.size import ladder, shapes, timing
 from studies.framework.observe import Observations, read
 from studies.framework.registry import study
 from studies.framework.run import Run
 from trainer.batch.meter import forward_flops
 from trainer.model.policy import Policy
-from trainer.model.tiny import byte_tokenizer
+from trainer.model.tiny import byte_tokenizer, random_model
 from trainer.tasks import task
 
 
@@ -100,36 +100,6 @@ def test_nothing_can_arrive_where_nothing_was_planted() -> None:
     assert found["planted_mild"].value == 0 and not {c.name for c in bias.CONDITIONS} & set(found)
 
 
-# synergy
-
-
-def test_the_composed_domain_is_demonstrated_and_never_trained() -> None:
-    for run in runs_of("synergy").values():
-        assert synergy.COMPOSED in run.recipe.domains
-        for stage in run.recipe.stages:
-            assert synergy.COMPOSED not in getattr(stage, "domains", {})
-        assert spent(run.recipe) == pytest.approx(synergy.FLOPS)
-    composed, parts = task(synergy.COMPOSED), [task(spec) for spec in synergy.TRAINED[:2]]
-    assert {part.fixed("test", 1)[0].prompt[0] for part in parts} == set(
-        composed.fixed("test", 1)[0].prompt[:2]
-    )
-
-
-def test_joint_rl_is_judged_against_the_best_specialist() -> None:
-    def score(run: Run, stage: str, domain: str) -> float:
-        if domain != synergy.COMPOSED or stage == BASE:
-            return 0.3
-        specialist = {"teacher_1": 0.35, "teacher_2": 0.4, "teacher_3": 0.2}
-        output = {"mixed": 0.5, "student": 0.38, "joint": 0.45, "merged": 0.33}
-        return (specialist | output)[stage] + 0.001 * run.settings.seed
-
-    found = synergy.analyse(simulated(runs_of("synergy"), score)).quantities
-    assert found["mixed_rl_over_committee_slow"].value == pytest.approx(0.1)
-    assert found["mopd_over_committee_slow"].value == pytest.approx(-0.02)
-    assert found["merge_over_committee_fast"].value == pytest.approx(-0.07)
-    assert found["mopd_then_rl_minus_mopd_slow"].value == pytest.approx(0.07)
-
-
 # builders
 
 
@@ -191,7 +161,10 @@ def test_a_written_shape_is_what_was_described(tmp_path: Path) -> None:
     shapes.write("tiny", tmp_path / "two")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert weights[0] == weights[1]
-    assert shapes.random_model("tiny").num_parameters() == shapes.described("tiny").total_parameters
+    assert (
+        random_model(shapes.config("tiny"), byte_tokenizer(), seed=0).num_parameters()
+        == shapes.described("tiny").total_parameters
+    )
     with pytest.raises(NotFoundError, match="did you mean '25M'"):
         shapes.config("26M")
 
@@ -257,7 +230,7 @@ def test_what_does_not_fit_is_kept_as_such(
 
 def test_the_flops_of_a_cell_are_those_that_are_counted() -> None:
     cell = timing.Cell(shape="tiny", samples=16, tokens=8, prompt=12)
-    policy = Policy(shapes.random_model("tiny"), byte_tokenizer())
+    policy = Policy(random_model(shapes.config("tiny"), byte_tokenizer(), seed=0), byte_tokenizer())
     counted = 5 * forward_flops(policy, timing.PhasedStep(policy, cell).sample())
     assert cell.flops == pytest.approx(counted, rel=0.1)
 

@@ -16,10 +16,9 @@ from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import Amounts
 from studies.cli.main import app
 from studies.designs.systems import report
-from studies.designs.systems.compare import comparable, disagreement, run_compare
+from studies.designs.systems.compare import comparable, compare_text, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
 from studies.designs.systems.side_by_side import Engine
-from studies.designs.systems.text import compare_text
 from trainer.files.settings import Settings
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store

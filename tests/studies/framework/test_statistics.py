@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from mopdsim.base.errors import UsageError
-from studies.designs.effects.curves import FORMS, fit
+from studies.designs.effects.gain import FORMS, fit
 from studies.framework.resample import bootstrap, mean_quantity
 from studies.honest.baselines import BASELINES, Cell, said
 from studies.honest.held_out import CANDIDATES, Contest, Trial, judge

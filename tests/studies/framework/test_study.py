@@ -352,7 +352,7 @@ def test_a_killed_worker_is_taken_up_again(make: Make, tmp_path: Path) -> None:
         submit(node)
         if node.key not in killed:
             killed.add(node.key)
-            os.kill(pool.process_ids()[node.key], signal.SIGKILL)
+            os.kill(dict(pool.running.values())[node.key].pid, signal.SIGKILL)
 
     pool.submit = submit_and_kill  # type: ignore[method-assign]
     outcome = run_here(work, pool)
@@ -372,7 +372,7 @@ def test_a_stage_whose_worker_is_killed_again_and_again_fails(make: Make) -> Non
     def submit_and_kill(node: Any) -> None:
         submit(node)
         if node.key == target:
-            os.kill(pool.process_ids()[target], signal.SIGKILL)
+            os.kill(dict(pool.running.values())[target].pid, signal.SIGKILL)
 
     pool.submit = submit_and_kill  # type: ignore[method-assign]
     outcome = run_here(work, pool)

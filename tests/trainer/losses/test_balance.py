@@ -14,11 +14,11 @@ STRATEGIES = (balance.token_share, balance.remaining_gap, balance.dispersion)
 statistics = st.lists(st.floats(0, 1e6, allow_subnormal=False), min_size=1, max_size=12)
 
 
-@given(statistic=statistics, strategy=st.sampled_from(STRATEGIES), limit=st.floats(1, 100))
-def test_weights_have_mean_one_and_stay_within_the_limit(statistic, strategy, limit: float) -> None:
-    weights = strategy(statistic, limit=limit)
+@given(statistic=statistics, strategy=st.sampled_from(STRATEGIES))
+def test_weights_have_mean_one_and_stay_within_the_limit(statistic, strategy) -> None:
+    weights = strategy(statistic)
     assert weights.mean() == pytest.approx(1)
-    assert (weights >= 1 / limit - 1e-12).all() and (weights <= limit + 1e-12).all()
+    assert (weights >= 1 / balance.LIMIT - 1e-12).all() and (weights <= balance.LIMIT + 1e-12).all()
 
 
 @given(statistic=statistics, strategy=st.sampled_from(STRATEGIES))
@@ -49,11 +49,11 @@ def test_dispersion_equalises_signal() -> None:
 
 def test_remaining_gap_is_proportional_and_a_finished_domain_gets_the_least() -> None:
     assert balance.remaining_gap([0.1, 0.3]) == pytest.approx([0.5, 1.5])
-    assert balance.remaining_gap([-0.2, 0.3, 0.3], limit=5) == pytest.approx([0.2, 1.4, 1.4])
+    assert balance.remaining_gap([-0.2, 0.3, 0.3]) == pytest.approx([0.1, 1.45, 1.45])
 
 
 def test_a_domain_far_below_the_others_meets_the_limit() -> None:
-    assert balance.token_share([0.99, 20.0, 79.0], limit=2).max() == pytest.approx(2)
+    assert balance.token_share([0.01, *[100.0] * 19]).max() == pytest.approx(balance.LIMIT)
 
 
 @pytest.mark.parametrize("bad", [[], [1.0, np.nan], [np.inf], [[1.0]], [-1.0]])
@@ -62,22 +62,6 @@ def test_a_statistic_that_is_none_is_refused(bad) -> None:
         balance.token_share(bad)
 
 
-def test_a_limit_below_one_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"limit is 0\.5"):
-        balance.dispersion([1.0, 2.0], limit=0.5)
-
-
-def test_effective_share_of_open_mopd() -> None:
-    """Token mean: share of prompts times length; sequence mean and normalised: share of prompts alone."""
-    prompts, length, spread = [20.3, 39.7, 40.0], [50.0, 2000.0, 3000.0], [1.0, 2.0, 1.0]
-    by_token = balance.effective_share(prompts, length, spread, 1, 0)
-    mass = np.multiply(prompts, length)
-    assert by_token == pytest.approx(mass / mass.sum())
-    assert by_token[0] < 0.01
-    assert balance.effective_share(prompts, length, spread, 0, 0) == pytest.approx(np.array(prompts) / 100)
-    assert balance.effective_share([1, 1, 1], length, spread, 0, 1) == pytest.approx([0.25, 0.5, 0.25])
-
-
-def test_shares_of_nothing_are_refused() -> None:
-    with pytest.raises(UsageError, match="no domain a gradient"):
-        balance.effective_share([0, 0], [1, 1], [1, 1], 1, 1)
+def test_effective_share_is_weight_times_dispersion() -> None:
+    assert balance.effective_share([1, 1, 1], [1.0, 2.0, 1.0]) == pytest.approx([0.25, 0.5, 0.25])
+    assert balance.effective_share([2, 1, 1], [1.0, 2.0, 0.0]) == pytest.approx([0.5, 0.5, 0.0])

@@ -315,7 +315,7 @@ def test_k3_is_an_unbiased_estimate_of_the_kl() -> None:
         probability,
         clip_low=0.2,
         clip_high=0.2,
-        reference_logprob_N=reference,
+        reference_N=reference,
         kl_coefficient=0.5,
     )
     full, _ = losses.reverse_kl(STUDENT, TEACHER, torch.full((N,), 0.5, dtype=torch.float64))
@@ -326,43 +326,6 @@ def test_k3_is_an_unbiased_estimate_of_the_kl() -> None:
     ratio = (logprob - reference).detach()
     assert float(off["behaviour_kl_sum"]) == pytest.approx(float((ratio.exp() - 1 - ratio).sum()))
     assert float(metrics["reference_kl_sum"]) > 0
-
-
-@pytest.mark.parametrize("loss_name", ["sampled_token", "policy_gradient"])
-def test_positions_without_a_log_prob_are_masked_not_zero(loss_name: str) -> None:
-    tokens, present = torch.tensor([0, 3, 1, 6, 2]), torch.tensor([True, True, False, True, True])
-    behaviour, teacher = (
-        losses.token_logprob(logits, tokens)[0].masked_fill(~present, math.nan) for logits in (OTHER, TEACHER)
-    )
-    advantage = torch.tensor([1.0, -1.0, 1.0, 1.0, -1.0], dtype=torch.float64)
-
-    def run(keep: Tensor, present_N: Tensor | None) -> tuple[Tensor, dict[str, float]]:
-        student = STUDENT.clone().requires_grad_()
-        logprob = losses.token_logprob(student[keep], tokens[keep])[0]
-        weights = WEIGHTS[keep] + 0.1
-        if loss_name == "sampled_token":
-            loss, metrics = losses.sampled_token(
-                logprob, teacher[keep], behaviour[keep], weights, max_ratio=2.0, present_N=present_N
-            )
-        else:
-            loss, metrics = losses.policy_gradient(
-                logprob,
-                behaviour[keep],
-                advantage[keep],
-                weights,
-                clip_low=0.2,
-                clip_high=0.28,
-                reference_logprob_N=teacher[keep],
-                kl_coefficient=0.1,
-                present_N=present_N,
-            )
-        return gradient(loss, student), {name: float(value) for name, value in metrics.items()}
-
-    masked, masked_metrics = run(torch.ones(N, dtype=torch.bool), present)
-    dropped, dropped_metrics = run(present, None)
-    torch.testing.assert_close(masked, dropped)
-    assert not masked[2].any()
-    assert masked_metrics == pytest.approx(dropped_metrics)
 
 
 def test_token_logprob_cross_entropy_and_entropy() -> None:
@@ -413,13 +376,13 @@ def test_the_same_batch_split_differently_gives_the_same_gradient(normalizer, pa
     student = random_logits(5, rows=trained.numel()).requires_grad_()
     teacher = random_logits(6, rows=trained.numel())
     rows = trained.shape[1]
-    divisor = {"token": 6, "sequence": 3}[normalizer]
+    weight = losses.token_weights(trained, normalizer)
 
     def grad(cuts: list[slice]) -> Tensor:
         total = 0.0
         for cut in cuts:
             index = trained[cut].flatten().nonzero().squeeze(1)
-            weights = losses.token_weights(trained[cut], normalizer, divisor=divisor).flatten()[index]
+            weights = weight[cut].flatten()[index]
             flat = index + cut.start * rows
             total = total + losses.reverse_kl(student[flat], teacher[flat], weights)[0]
         return gradient(total, student)
@@ -427,17 +390,16 @@ def test_the_same_batch_split_differently_gives_the_same_gradient(normalizer, pa
     whole = grad([slice(0, 4)])
     torch.testing.assert_close(grad([slice(0, 1), slice(1, 3)]), whole)
     torch.testing.assert_close(grad([slice(0, 2), slice(2, 4)]), whole)
-    weights = losses.token_weights(trained, normalizer).flatten()[trained.flatten()]
     flat = trained.flatten()
+    weights = weight.flatten()[flat]
     torch.testing.assert_close(
         gradient(losses.reverse_kl(student[flat], teacher[flat], weights)[0], student), whole
     )
 
 
-@pytest.mark.parametrize(("trained", "divisor"), [(TRAINED[3:], None), (TRAINED, 5), (TRAINED, 0)])
-def test_a_divisor_counts_the_whole_update(trained: Tensor, divisor: int | None) -> None:
-    with pytest.raises(UsageError, match="divisor is"):
-        losses.token_weights(trained, "token", divisor=divisor)
+def test_an_update_without_a_trained_token_is_refused() -> None:
+    with pytest.raises(UsageError, match="no token of the update is trained"):
+        losses.token_weights(TRAINED[3:])
 
 
 REWARD = torch.tensor([1.0, 0.0, 1.0, 1.0, 0.25, 0.75, 3.0, 1.0])

@@ -21,7 +21,6 @@ from trainer.model.tiny import (
     Kind,
     byte_tokenizer,
     init_model,
-    init_tiny,
     tiny_tokenizer,
 )
 from trainer.tasks import ALPHABET, FAMILIES, task
@@ -69,7 +68,7 @@ def test_a_directory_loads_trains_and_generates(kind: Kind, tmp_path: Path) -> N
 
 def test_the_tiny_base_is_small_and_seeded(tmp_path: Path) -> None:
     state = torch.random.get_rng_state()
-    counts = [init_tiny(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
+    counts = [init_model(tmp_path / name, seed=seed) for name, seed in (("a", 3), ("b", 3), ("c", 4))]
     assert torch.equal(torch.random.get_rng_state(), state), "the caller's randomness is untouched"
     assert len(set(counts)) == 1 and counts[0] < 500_000
     first, same, other = (digests(tmp_path / name) for name in "abc")

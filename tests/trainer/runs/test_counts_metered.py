@@ -15,7 +15,7 @@ from mopdsim.facts.model import Model, model
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Preference, RejectionSampling, Rl, Sft, Teacher
 from trainer.batch.batch import draw, sample
 from trainer.model.loading import load_policy
-from trainer.model.tiny import init_tiny
+from trainer.model.tiny import init_model
 from trainer.runs.plan import BUILT_IN
 from trainer.runs.worker import run_stage
 from trainer.tasks import task
@@ -69,7 +69,7 @@ def test_flops_are_those_that_the_trainer_meters(name: str, tmp_path: Path) -> N
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_the_catalogue_holds_the_trainers_own_models(name: str, tmp_path: Path) -> None:
-    assert model(name).total_parameters == init_tiny(tmp_path, seed=0, **BUILT_IN[name])
+    assert model(name).total_parameters == init_model(tmp_path, seed=0, **BUILT_IN[name])
 
 
 def _lengths(spec: str, directory: Path, *, shown: bool) -> dict[str, float]:

@@ -43,7 +43,7 @@ def test_a_killed_worker_goes_on_from_its_checkpoint_and_ends_as_an_unbroken_one
         following(which, note, **named)
         if which == key and not killed and list((store.directory(key) / "checkpoints").glob("step_*")):
             killed.append(note.text)
-            os.kill(pool.process_ids()[key], signal.SIGKILL)
+            os.kill(dict(pool.running.values())[key].pid, signal.SIGKILL)
 
     recorder.advance = advance  # type: ignore[method-assign]
     try:

@@ -224,7 +224,7 @@ def test_the_built_in_model_is_made_once_and_whole(tmp_path: Path, monkeypatch: 
     (tmp_path / "tiny-3" / "model.safetensors").unlink()
     second = plan({"one": recipe}, model="tiny", settings=Settings(seed=3), store=store)
     assert second.keys == first.keys
-    monkeypatch.setattr("trainer.runs.plan.init_tiny", lambda *_, **__: pytest.fail("made again"))
+    monkeypatch.setattr("trainer.runs.plan.init_model", lambda *_, **__: pytest.fail("made again"))
     assert plan({"one": recipe}, model="tiny", settings=Settings(seed=3), store=store).keys == first.keys
     assert first.nodes[0].job.settings.probes == ()
     composed = catalogue.recipe("mixed_rl", ["sort", "shift?length=5-6"])

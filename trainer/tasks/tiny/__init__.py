@@ -1,1 +1,1 @@
-"""The built-in tiny domains, one file for each family."""
+"""The built-in tiny domains, one file for each kind."""

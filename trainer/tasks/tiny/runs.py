@@ -1,4 +1,5 @@
-"""Run-length coding: `rle_decode` (a3b2 -> aaabb) and `rle_encode` (aaabb -> a3b2). Length counts runs."""
+"""Texts of runs of equal letters: `rle_decode` (a3b2 -> aaabb), `rle_encode` (aaabb -> a3b2) and `dedup`, which keeps
+one letter of each run (aabccc -> abc). Length counts runs."""
 
 from __future__ import annotations
 
@@ -29,6 +30,16 @@ def encodes(content: str, response: str) -> bool:
     """Is `response` the shortest code of `content`, so that neighbouring letters differ?"""
     well_formed = re.fullmatch(r"(?:([a-z])[1-9](?!\1))+", response) is not None
     return well_formed and decode(response) == content
+
+
+def dedup(content: str) -> str:
+    return "".join(letter for letter, _ in groupby(content))
+
+
+def is_dedup(content: str, response: str) -> bool:
+    """Is `content` the letters of `response`, each repeated, and has `response` no equal neighbours?"""
+    repeated = "".join(f"{re.escape(letter)}+" for letter in response)
+    return re.fullmatch(repeated, content) is not None and re.search(r"(.)\1", response) is None
 
 
 def draw_runs(rng: random.Random, runs: int) -> str:
@@ -72,4 +83,11 @@ RLE_ENCODE = Skill(
     longest=_encoded_length,
     corruption=0.4,
 )
-FAMILIES = {"rle_decode": text_family(RLE_DECODE), "rle_encode": text_family(RLE_ENCODE)}
+DEDUP = Skill(
+    marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(2, 4), lengths=(1, 8), corruption=0.4
+)
+FAMILIES = {
+    "rle_decode": text_family(RLE_DECODE),
+    "rle_encode": text_family(RLE_ENCODE),
+    "dedup": text_family(DEDUP),
+}
