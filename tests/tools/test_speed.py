@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tools.simulator_speed import measure
+from tools.speed import measure
 
 
 @pytest.mark.slow

@@ -28,8 +28,7 @@ from trainer.model.bare import Bare
 from trainer.model.chat import Chat, ChatSettings
 from trainer.model.generic import GenericBackbone, GenericDecoder
 from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
-from trainer.model.lean import Lean, supports
-from trainer.model.lean_decoder import LeanDecoder
+from trainer.model.lean import Lean, LeanDecoder, supports
 from trainer.model.parallel import keep_freed_memory
 
 AGREEMENT = 1e-4  # largest difference in logits between a path and the module's own forward, float32

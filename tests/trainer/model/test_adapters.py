@@ -13,7 +13,7 @@ from policies import LEAN, VOCAB, policy, prompts
 from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from trainer.batch.decode import left_pad
+from trainer.batch.rollout import left_pad
 from trainer.files import checkpoint
 from trainer.model import loading
 from trainer.model.adapters import adapted, attach_new

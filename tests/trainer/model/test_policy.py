@@ -8,7 +8,7 @@ from policies import ARCHITECTURES, EOS, LEAN, VOCAB, Characters, policy, prompt
 from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
-from trainer.batch.decode import left_pad
+from trainer.batch.rollout import left_pad
 from trainer.model import attention, kernels
 from trainer.model import policy as policies_of
 from trainer.model.generic import GenericBackbone

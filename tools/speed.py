@@ -1,9 +1,8 @@
-"""How fast the simulator is on this machine: a cold forecast, a warm one, and candidates a second in the
-search.
+"""How fast simulator and planner are on this machine: a cold forecast, a warm one, candidates a second in the search;
+then a search over eight domains from nothing, and the whole answer with its flip points, sensitivities and worths.
 
-`python -m tools.simulator_speed` prints the figures as JSON. Seconds are wall time, medians of several runs, one
-thread.
-Leaves out: the trainer's speed (`mopd train bench`).
+`python -m tools.speed` prints the figures as JSON. Seconds are wall time on one thread, of the simulator medians of
+several runs. Leaves out: the trainer's speed (`mopd train bench`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,9 @@ from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import of_recipe
 from mopdsim.plan.candidate import Plan
 from mopdsim.plan.evaluation import Evaluator
-from mopdsim.plan.question import from_document
+from mopdsim.plan.explore import explore
+from mopdsim.plan.plan import plan
+from mopdsim.plan.question import Question, from_document
 from mopdsim.plan.stock import Stock
 
 _DOMAINS = ["math", "code", "swe", "tool_use", "search", "if", "knowledge", "chat"]
@@ -33,6 +34,15 @@ _ROUNDS: dict[str, Any] = {
     "gpus": 512,
     "model": "MiMo-V2-Flash",
     "gpu": "H200",
+}
+QUESTION: dict[str, Any] = {
+    "domains": _DOMAINS,
+    "model": "Qwen3-30B-A3B",
+    "gpu": "H200",
+    "gpus": 512,
+    "teams": 5,
+    "budget_usd": 3e6,
+    "deadline_days": 84,
 }
 _COLD = (
     "import json; from mopdsim.forecast.forecast import forecast; from mopdsim.forecast.scenario import of_recipe; "
@@ -49,6 +59,25 @@ def measure(*, repeats: int = 5, candidates: int = 8000) -> dict[str, Any]:
         "warm_document_s": _median(lambda: forecast(two_rounds).to_document(), repeats, warm=True),
         "draws": two_rounds.draws,
         **_search(repeats, candidates),
+    }
+
+
+def of_planner(question: Question) -> dict[str, Any]:
+    """Wall and processor seconds of the search from nothing, then of the whole answer with warm bills."""
+    wall, processor = time.perf_counter(), time.process_time()
+    found = explore(question)
+    search = {"wall_s": time.perf_counter() - wall, "processor_s": time.process_time() - processor}
+    wall, processor = time.perf_counter(), time.process_time()
+    plan(question)
+    answer = {"wall_s": time.perf_counter() - wall, "processor_s": time.process_time() - processor}
+    evaluated = len(found.outcomes)
+    return {
+        "domains": len(question.domains),
+        "draws": question.base.draws,
+        "evaluated": evaluated,
+        "search": search,
+        "search_wall_s_per_10000": search["wall_s"] / evaluated * 10_000,
+        "answer": answer,
     }
 
 
@@ -94,4 +123,4 @@ def _median(run: Callable[[], object], repeats: int, *, warm: bool = False) -> f
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(), indent=1))
+    print(json.dumps({"simulator": measure(), "planner": of_planner(from_document(QUESTION))}, indent=1))
