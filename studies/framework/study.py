@@ -8,6 +8,7 @@ A file of `studies/designs` holds one `Study`, or several of one design. Leaves 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -71,24 +72,25 @@ class Prediction(Value):
     claims: Annotated[tuple[Claim, ...], Field(min_length=1)]
 
 
-def at_least(bound: float, quantity: str, text: str) -> Claim:
-    """A claim with a lower bound."""
-    return Claim(quantity=quantity, text=text, at_least=bound)
+_CLAIM = re.compile(
+    r"(?P<quantity>\w+)\s+(?:>= (?P<least>\S+)|<= (?P<most>\S+)|(?P<low>\S+) to (?P<high>\S+))\s+(?P<text>.+)"
+)
 
 
-def at_most(bound: float, quantity: str, text: str) -> Claim:
-    """A claim with an upper bound."""
-    return Claim(quantity=quantity, text=text, at_most=bound)
-
-
-def within(low: float, high: float, quantity: str, text: str) -> Claim:
-    """A claim with both."""
-    return Claim(quantity=quantity, text=text, at_least=low, at_most=high)
-
-
-def predicted(text: str, *claims: Claim) -> Prediction:
-    """A prediction in words, and its claims."""
-    return Prediction(text=text, claims=claims)
+def predicted(text: str, claims: str) -> Prediction:
+    """A prediction in words, and its claims, a line each: the quantity, its bounds (`>= 0.1`, `<= 0.3`, `0.1 to 0.3`),
+    and what it is in words. ValueError for a line that reads otherwise."""
+    found = []
+    for line in claims.strip().splitlines():
+        row = _CLAIM.fullmatch(line.strip())
+        if row is None:
+            raise ValueError(
+                f"claim {line.strip()!r}: must read QUANTITY, then >= NUMBER, <= NUMBER or NUMBER to NUMBER, then words"
+            )
+        least, most = row["least"] or row["low"], row["most"] or row["high"]
+        bounds = {name: float(value) for name, value in (("at_least", least), ("at_most", most)) if value}
+        found.append(Claim(quantity=row["quantity"], text=row["text"], **bounds))
+    return Prediction(text=text, claims=tuple(found))
 
 
 @dataclass(frozen=True, kw_only=True)

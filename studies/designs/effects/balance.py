@@ -29,7 +29,7 @@ from studies.designs.builders import (
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 
 SHORT = "reverse?length=4"
 WORLD = (SHORT, "rotate", "sort_long")
@@ -125,12 +125,14 @@ STUDY = Study(
         "Left alone, the short domain gets well under a third of the gradient; equal token share brings it near a "
         "third. At a small budget that lifts the worst domain without changing the mean much; at a large budget "
         "all four ways are within three points of recovery.",
-        at_most(0.3, "naive_short_share", "short domain's effective share, naive"),
-        within(0.2, 0.45, "token_share_short_share", "the same with equal token share"),
-        at_least(0.0, "token_share_worst_domain", "worst domain, token share less none"),
-        at_least(-0.03, "token_share_minus_none_small", "recovery, small budget"),
-        within(-0.03, 0.03, "token_share_minus_none_large", "recovery, large budget"),
-        within(-0.03, 0.03, "dispersion_minus_none_large", "dispersion, large budget"),
+        """
+        naive_short_share             <= 0.3         short domain's effective share, naive
+        token_share_short_share       0.2 to 0.45    the same with equal token share
+        token_share_worst_domain      >= 0.0         worst domain, token share less none
+        token_share_minus_none_small  >= -0.03       recovery, small budget
+        token_share_minus_none_large  -0.03 to 0.03  recovery, large budget
+        dispersion_minus_none_large   -0.03 to 0.03  dispersion, large budget
+        """,
     ),
     observed="test scores on 500 prompts of each domain; shares of tokens and of the gradient every 12 steps",
     held_out=f"seed {HELD_OUT_SEED}: the other seeds choose each way's learning rate",

@@ -27,7 +27,7 @@ from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, means, 
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 
 OWN, OTHER = "reverse", "rotate"
 HOST, HABIT = "sort?ambiguity=1&corruption=0", "sort_down?ambiguity=1&corruption=0"
@@ -193,16 +193,18 @@ STUDY = Study(
         "and off-policy samples take up about the share that is misrouted to the planted teacher. A merge inherits "
         "a good part whatever the distance. With right routing a habit on prompts of nobody's leaks little through "
         "the weights in any distillation, well below the published .74.",
-        within(0.25, 0.65, "start_habit_mild", "habit of the mild start"),
-        at_most(0.1, "start_habit_far", "habit of the far start"),
-        at_least(0.1, "planted_mild", "habit planted in the teacher, mild"),
-        at_least(0.3, "planted_far", "habit planted in the teacher, far"),
-        at_most(0.05, "far_reverse_kl_owned_misrouted", "arrived: far, reverse KL, misrouted"),
-        within(0.03, 0.3, "far_off_policy_owned_misrouted", "arrived: far, off-policy, misrouted"),
-        at_most(0.5, "mild_reverse_kl_unowned_right", "arrived: mild, reverse KL, on nobody's prompts"),
-        at_most(0.05, "mild_reverse_kl_owned_right", "arrived: mild, reverse KL, right routing"),
-        at_least(0.2, "far_merge_unowned_right", "arrived: far, merge, nobody's prompts"),
-        at_least(0.2, "mild_merge_unowned_right", "arrived: mild, merge, nobody's prompts"),
+        """
+        start_habit_mild                0.25 to 0.65  habit of the mild start
+        start_habit_far                 <= 0.1        habit of the far start
+        planted_mild                    >= 0.1        habit planted in the teacher, mild
+        planted_far                     >= 0.3        habit planted in the teacher, far
+        far_reverse_kl_owned_misrouted  <= 0.05       arrived: far, reverse KL, misrouted
+        far_off_policy_owned_misrouted  0.03 to 0.3   arrived: far, off-policy, misrouted
+        mild_reverse_kl_unowned_right   <= 0.5        arrived: mild, reverse KL, on nobody's prompts
+        mild_reverse_kl_owned_right     <= 0.05       arrived: mild, reverse KL, right routing
+        far_merge_unowned_right         >= 0.2        arrived: far, merge, nobody's prompts
+        mild_merge_unowned_right        >= 0.2        arrived: mild, merge, nobody's prompts
+        """,
     ),
     observed="the rate of the habit on 500 prompts without a marker, of start, planted teacher and student",
     held_out=f"the clean runs of the mild distance under seed {HELD_OUT_SEED}",

@@ -31,7 +31,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap
 from studies.framework.run import Factor, Run
-from studies.framework.study import Study, at_least, predicted, within
+from studies.framework.study import Study, predicted
 
 ORDERS = {
     "forward": ("sort", "reverse", FOURTH),
@@ -150,11 +150,13 @@ STUDY = Study(
     prediction=predicted(
         "A later stage takes more from earlier domains at the higher learning rate; a quarter of replay saves part "
         "of it. What is lost grows with the stage's KL on the domain; the order matters little at the end.",
-        at_least(0.02, "fast_minus_slow", "lost at the high rate less at the low one"),
-        at_least(0.0, "replay_saves", "lost without less with replay"),
-        at_least(0.3, "r_squared_of_kl_squared", "R2 of what is lost on KL squared"),
-        within(-0.05, 0.05, "order_effect", "forward less rotated order"),
-        within(-0.05, 0.05, "unseen_order_error", "unseen order less the mean of the seen"),
+        """
+        fast_minus_slow          >= 0.02        lost at the high rate less at the low one
+        replay_saves             >= 0.0         lost without less with replay
+        r_squared_of_kl_squared  >= 0.3         R2 of what is lost on KL squared
+        order_effect             -0.05 to 0.05  forward less rotated order
+        unseen_order_error       -0.05 to 0.05  unseen order less the mean of the seen
+        """,
     ),
     observed="test scores and KL to the parent stage on 500 prompts of each of four domains, after every stage",
     held_out=f"the order {UNSEEN_ORDER}",

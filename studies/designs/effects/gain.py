@@ -26,7 +26,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted
+from studies.framework.study import Study, predicted
 from trainer.files.settings import Settings
 
 Array = NDArray[np.float64]
@@ -238,11 +238,13 @@ STUDY = Study(
     prediction=predicted(
         "Hill predicts tails about as well as exponential saturation, both better than the last checkpoint; the "
         "power law is worse where runs saturate. Asymptotes of two seeds agree within five points.",
-        at_most(0.05, "hill_tail_error", "Hill's mean error on tails"),
-        at_most(0.01, "hill_minus_exponential", "Hill's error less exponential's"),
-        at_least(0.0, "last_checkpoint_minus_hill", "last checkpoint's error less Hill's"),
-        at_most(0.05, "asymptote_seed_sd", "spread of the asymptote over seeds"),
-        at_least(3.0, "length_in_midpoints", "length of runs in C_mid"),
+        """
+        hill_tail_error             <= 0.05  Hill's mean error on tails
+        hill_minus_exponential      <= 0.01  Hill's error less exponential's
+        last_checkpoint_minus_hill  >= 0.0   last checkpoint's error less Hill's
+        asymptote_seed_sd           <= 0.05  spread of the asymptote over seeds
+        length_in_midpoints         >= 3.0   length of runs in C_mid
+        """,
     ),
     observed="pass rates every 6 steps on 200 prompts and at the end on 500, of all four domains; FLOPs",
     held_out=f"the second half of every run; the domain {FOURTH}, whose error is reported apart",

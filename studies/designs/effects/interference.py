@@ -26,7 +26,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import bootstrap, mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 from trainer.files.settings import Settings
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -198,16 +198,18 @@ STUDY = Study(
         "A companion of rare success and a noisy verifier takes little from its neighbour in short runs, and a "
         "model of half the width shows no more conflict than the whole one: of the three kinds only ambiguity is "
         "conflict at this size. The update inner product at step 10 ranks pairs better than the cosine does.",
-        within(-0.2, 0.2, "K_dial_0", "K at ambiguity 0"),
-        at_most(-0.7, "K_dial_1", "K at ambiguity 1"),
-        at_least(0.0, "K_synergy", "K of sort and longer sort"),
-        within(-0.25, 0.25, "unlike_minus_alike", "K beside an unlike domain less beside an alike one"),
-        within(-0.2, 0.2, "K_beside_unlike", "K of the ordinary domain beside an unlike one"),
-        within(-0.25, 0.25, "narrow_minus_wide", "K on the narrow model less on the wide one"),
-        within(-0.25, 0.25, "unseen_dial_error", "K at the unseen dial less the mean of its neighbours"),
-        within(-0.15, 0.15, "triple_minus_pairs", "K of the triple less that of pairs"),
-        at_least(0.5, "cosine_rank_correlation", "rank correlation of cosine and K"),
-        at_least(0.5, "update_rank_correlation", "the same of the update inner product"),
+        """
+        K_dial_0                 -0.2 to 0.2    K at ambiguity 0
+        K_dial_1                 <= -0.7        K at ambiguity 1
+        K_synergy                >= 0.0         K of sort and longer sort
+        unlike_minus_alike       -0.25 to 0.25  K beside an unlike domain less beside an alike one
+        K_beside_unlike          -0.2 to 0.2    K of the ordinary domain beside an unlike one
+        narrow_minus_wide        -0.25 to 0.25  K on the narrow model less on the wide one
+        unseen_dial_error        -0.25 to 0.25  K at the unseen dial less the mean of its neighbours
+        triple_minus_pairs       -0.15 to 0.15  K of the triple less that of pairs
+        cosine_rank_correlation  >= 0.5         rank correlation of cosine and K
+        update_rank_correlation  >= 0.5         the same of the update inner product
+        """,
     ),
     observed=(
         "test scores on 1,000 prompts after 12 updates (48 of the two sizes); gradients by domain at steps 0 and 10"

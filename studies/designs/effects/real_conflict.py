@@ -21,7 +21,7 @@ from studies.framework.analysis import Analysis, Chart, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_most, predicted, within
+from studies.framework.study import Study, predicted
 from trainer.files.settings import FOR_REAL, Settings
 
 MODEL = "smollm2-135m"
@@ -104,8 +104,10 @@ STUDY = Study(
         "At dial 0 the question names its task, and one run learns both as each alone: K is zero. At dial 1 one model "
         "can be right on half of the prompts, where a specialist is right on all: with starts near .3, K is about "
         "log((.5 - .3) / (.9 - .3)), which is -1.1.",
-        within(-0.3, 0.3, "K_dial_0", "K at ambiguity 0"),
-        at_most(-0.5, "K_dial_1", "K at ambiguity 1"),
+        """
+        K_dial_0  -0.3 to 0.3  K at ambiguity 0
+        K_dial_1  <= -0.5      K at ambiguity 1
+        """,
     ),
     observed="test scores on 40 prompts x 8 samples at temperature 1 after 18 updates",
     held_out="nothing: two conditions, judged against the prediction",

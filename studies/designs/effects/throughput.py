@@ -20,7 +20,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 from trainer.files.settings import Settings
 
 SKILLS = ("sort", "reverse", "rotate")
@@ -155,10 +155,12 @@ STUDY = Study(
         "A fixed cost, a cost of each step and a cost of each FLOP tell the seconds of unseen batches and lengths "
         "within 15% at the median; one rate of FLOPs alone does worse, since small batches pay for overhead. From "
         "64 to 512 rows the speed of distillation grows by less than a doubling, and hardly with length.",
-        at_most(0.15, "held_out_error", "median error of a run's stages, unseen cells"),
-        at_least(0.0, "one_rate_minus_fitted", "error of one rate less that of the fit"),
-        within(0.0, 1.0, "doublings_by_batch", "doublings of FLOP/s from 64 to 512 rows, distillation"),
-        within(-0.5, 0.5, "doublings_by_length", "doublings of FLOP/s from 4 to 12 letters, distillation"),
+        """
+        held_out_error         <= 0.15      median error of a run's stages, unseen cells
+        one_rate_minus_fitted  >= 0.0       error of one rate less that of the fit
+        doublings_by_batch     0.0 to 1.0   doublings of FLOP/s from 64 to 512 rows, distillation
+        doublings_by_length    -0.5 to 0.5  doublings of FLOP/s from 4 to 12 letters, distillation
+        """,
     ),
     observed="wall-clock seconds, steps and FLOPs of every stage",
     held_out=f"answers of {UNSEEN_LENGTH} letters at every batch, and {UNSEEN_PROMPTS} prompts at every length",

@@ -29,7 +29,7 @@ from studies.designs.builders import (
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Factor, Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 
 ARMS = ("equal_round", "equal_total")
 ROUNDS = (1, 2, 3)
@@ -102,10 +102,12 @@ STUDY = Study(
     prediction=predicted(
         "A second round of the same budget adds a few points, a third about nothing. At equal total budget two "
         "rounds are about as good as one and three are no better than two.",
-        at_least(0.01, "second_round", "two rounds less one, equal round"),
-        within(-0.01, 0.04, "third_round", "three rounds less two, equal round"),
-        within(-0.03, 0.05, "two_at_equal_total", "two less one, equal total"),
-        at_most(0.03, "three_at_equal_total", "three less one, equal total"),
+        """
+        second_round          >= 0.01        two rounds less one, equal round
+        third_round           -0.01 to 0.04  three rounds less two, equal round
+        two_at_equal_total    -0.03 to 0.05  two less one, equal total
+        three_at_equal_total  <= 0.03        three less one, equal total
+        """,
     ),
     observed="test scores of every stage on 500 prompts of each of four domains; FLOPs of all stages",
     held_out=f"{UNSEEN_ROUNDS} rounds, in both arms",

@@ -25,7 +25,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted
+from studies.framework.study import predicted
 
 WORLD = SWEPT
 SIZES: Mapping[str, int] = {"tiny": 120, "tiny-1.5M": 90, "tiny-large": 90}  # steps of the start, by model
@@ -168,16 +168,16 @@ STUDY = judging(
         "too, but loses less, since its teachers were trained gently and say at every token where to go, so that it "
         "leads there, in the fresh size too. Larger models break sooner, so that the one-line rule errs at 2.8e-3, "
         "where it still takes mixed RL; elsewhere it takes the better recipe.",
-        at_least(0.0, "mixed_minus_mopd_lowest", "mixed RL less MOPD at 7e-4, greedy"),
-        at_most(0.0, "mixed_minus_mopd_highest", "mixed RL less MOPD at 5.6e-3, greedy"),
-        at_most(0.0, "mixed_minus_mopd_fresh_highest", "the same in the fresh size"),
-        at_least(0.3, "fall_of_mixed", "mixed RL's greedy score at 7e-4 less that at 5.6e-3"),
-        at_most(0.4, "fall_of_mopd", "MOPD's greedy score at 7e-4 less that at 5.6e-3"),
-        at_least(0.5, "broken_mixed_highest", "share of mixed RL's domains that break at 5.6e-3"),
-        at_most(0.2, "broken_mixed_lowest", "share of mixed RL's domains that break at 7e-4"),
-        at_least(
-            0.6, "rule_is_right", "share of conditions in which the one-line rule takes the better recipe"
-        ),
+        """
+        mixed_minus_mopd_lowest         >= 0.0  mixed RL less MOPD at 7e-4, greedy
+        mixed_minus_mopd_highest        <= 0.0  mixed RL less MOPD at 5.6e-3, greedy
+        mixed_minus_mopd_fresh_highest  <= 0.0  the same in the fresh size
+        fall_of_mixed                   >= 0.3  mixed RL's greedy score at 7e-4 less that at 5.6e-3
+        fall_of_mopd                    <= 0.4  MOPD's greedy score at 7e-4 less that at 5.6e-3
+        broken_mixed_highest            >= 0.5  share of mixed RL's domains that break at 5.6e-3
+        broken_mixed_lowest             <= 0.2  share of mixed RL's domains that break at 7e-4
+        rule_is_right                   >= 0.6  share of conditions in which the one-line rule takes the better recipe
+        """,
     ),
     held_out=f"all runs: they judge the model that ships; the size of {FRESH} has not been asked before",
     design=design,

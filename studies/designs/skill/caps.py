@@ -25,7 +25,7 @@ from studies.designs.skill.suite import FLOPS, JOINT, PARTS, RL, SHARES, STUDENT
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted, within
+from studies.framework.study import predicted
 
 WORLD = JOINT[PARTS]
 TAUGHT, CONTROL = WORLD
@@ -178,17 +178,19 @@ STUDY = judging(
         "back much of what a wrong one costs; under a full teacher it adds little. A teacher fine-tuned on verified "
         "samples is at least as good as one by RL, and so is its student. Mixed RL at the same FLOPs leads the plain "
         "student. On the composed probe nobody is ever right: a prompt with two markers is like none that was shown.",
-        within(-0.1, 0.1, "rl_plain", "student less its full RL teacher, plain"),
-        within(-0.1, 0.1, "samples_plain", "student less its teacher on samples, plain"),
-        within(-0.1, 0.1, "early_plain", "student less its early-stopped teacher, plain"),
-        at_least(0.05, "early_reward", "student less its early-stopped teacher, reward mixed in"),
-        at_most(0.0, "wrong_plain_change", "student less the start under a wrong teacher, plain"),
-        at_least(0.2, "wrong_reward_gain", "what reward wins back under a wrong teacher"),
-        within(-0.05, 0.1, "rl_reward_gain", "what reward adds under a full RL teacher"),
-        at_least(0.0, "samples_minus_rl", "plain students: teacher on samples less teacher by RL"),
-        at_least(0.0, "mixed_minus_plain", "mixed RL less the plain student of RL teachers, at equal FLOPs"),
-        at_most(0.02, "probe_of_joint_rl", "mixed RL's greedy score on the composed probe"),
-        at_most(0.02, "probe_of_committee", "the plain student's"),
+        """
+        rl_plain            -0.1 to 0.1   student less its full RL teacher, plain
+        samples_plain       -0.1 to 0.1   student less its teacher on samples, plain
+        early_plain         -0.1 to 0.1   student less its early-stopped teacher, plain
+        early_reward        >= 0.05       student less its early-stopped teacher, reward mixed in
+        wrong_plain_change  <= 0.0        student less the start under a wrong teacher, plain
+        wrong_reward_gain   >= 0.2        what reward wins back under a wrong teacher
+        rl_reward_gain      -0.05 to 0.1  what reward adds under a full RL teacher
+        samples_minus_rl    >= 0.0        plain students: teacher on samples less teacher by RL
+        mixed_minus_plain   >= 0.0        mixed RL less the plain student of RL teachers, at equal FLOPs
+        probe_of_joint_rl   <= 0.02       mixed RL's greedy score on the composed probe
+        probe_of_committee  <= 0.02       the plain student's
+        """,
     ),
     design=design,
     analyse=analyse,

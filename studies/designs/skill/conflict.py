@@ -19,7 +19,7 @@ from studies.designs.skill.suite import FLOPS, PAIR, RIVAL_SEEDS, RL, recipe, ri
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted
+from studies.framework.study import predicted
 
 DIALS = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)
 UNSEEN = 0.9
@@ -85,12 +85,14 @@ STUDY = judging(
         "Without conflict mixed RL and MOPD end alike. Full conflict costs mixed RL about half: it comes near the best "
         "possible mean by siding with one domain, so that the other ends near zero. MOPD averages two teachers and "
         "gets less than mixed RL there. A cascade sides with its last domain and has the same mean. Merging is behind.",
-        at_least(-0.05, "mixed_minus_mopd_at_0", "mixed RL less MOPD at dial 0"),
-        at_least(0.0, "mixed_minus_mopd_at_1", "mixed RL less MOPD at dial 1"),
-        at_least(0.3, "fall_of_mixed", "mixed RL's fall from dial 0 to dial 1"),
-        at_most(0.25, "worst_of_mixed_at_1", "mixed RL's worse domain at dial 1"),
-        at_least(-0.1, "mixed_minus_cascade_at_1", "mixed RL less a cascade at dial 1"),
-        at_least(0.0, "mixed_minus_merge_at_1", "mixed RL less merging at dial 1"),
+        """
+        mixed_minus_mopd_at_0     >= -0.05  mixed RL less MOPD at dial 0
+        mixed_minus_mopd_at_1     >= 0.0    mixed RL less MOPD at dial 1
+        fall_of_mixed             >= 0.3    mixed RL's fall from dial 0 to dial 1
+        worst_of_mixed_at_1       <= 0.25   mixed RL's worse domain at dial 1
+        mixed_minus_cascade_at_1  >= -0.1   mixed RL less a cascade at dial 1
+        mixed_minus_merge_at_1    >= 0.0    mixed RL less merging at dial 1
+        """,
     ),
     held_out=f"all runs: they judged the model that shipped then; dial {UNSEEN:g} had not been asked before",
     released="2026-11-29: judged once, by forecasts on record before the runs; its runs were then given to the fit",

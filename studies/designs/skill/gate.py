@@ -46,7 +46,7 @@ from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 
 RESULTS = Path(__file__).parents[2] / "results" / "skill_gate"
 HIGHEST_START, LEAST_GAIN, LEAST_SPREAD = 0.5, 0.25, 0.08
@@ -294,9 +294,11 @@ STUDY = Study(
         "With a start of a third of the older one's steps, greedy scores start below .5 and specialists gain 25 "
         "points. At ambiguity 1 the pair loses over half of its gain when trained together; at 0 it loses none once "
         "both are saturated. Mixed RL and merging differ by 8 points or more somewhere.",
-        at_most(-0.5, "K_dial_1", "K of the pair at ambiguity 1, greedy"),
-        within(-0.15, 0.15, "K_dial_0", "K of the pair at ambiguity 0, greedy"),
-        at_least(LEAST_GAIN, "least_gain", "greedy gain of the specialist that gains least"),
+        f"""
+        K_dial_1    <= -0.5          K of the pair at ambiguity 1, greedy
+        K_dial_0    -0.15 to 0.15    K of the pair at ambiguity 0, greedy
+        least_gain  >= {LEAST_GAIN}  greedy gain of the specialist that gains least
+        """,
     ),
     observed="scores at temperature 1, greedy and best of eight after every stage",
     held_out="nothing: the gate judges worlds, not forecasts",

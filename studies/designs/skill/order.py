@@ -20,7 +20,7 @@ from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, RECIPES, RL, SEEDS, WORLDS, recipe, run
 from studies.framework.analysis import Analysis
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted, within
+from studies.framework.study import predicted
 
 AGAIN, FRESH_SEED, BUDGETS = "order_again", 73, (1.0, 0.5, 2.0)  # times the suite's FLOPs
 
@@ -87,13 +87,15 @@ STUDY = judging(
         "At equal FLOPs mixed RL leads MOPD greedily too, though by less than at temperature 1. MOPD leads merging and "
         "off-policy fine-tuning. A cascade forgets what it trained first, so that mixed RL leads it; which order it "
         "takes hardly matters on the mean. A tuned student seldom fails.",
-        at_least(0.0, "mixed_minus_mopd", "mixed RL less MOPD, greedy"),
-        at_least(0.0, "mixed_minus_mopd_sampled", "mixed RL less MOPD, temperature 1"),
-        at_least(0.0, "mopd_minus_merge", "MOPD less merging, greedy"),
-        at_least(0.0, "mopd_minus_off_policy", "MOPD less off-policy, greedy"),
-        at_least(0.05, "mixed_minus_cascade", "mixed RL less a cascade, greedy"),
-        within(-0.08, 0.08, "cascade_minus_back", "a cascade less the same in reverse, greedy"),
-        at_most(0.25, "failed_mopd", "share of MOPD's distillations that fail"),
+        """
+        mixed_minus_mopd          >= 0.0         mixed RL less MOPD, greedy
+        mixed_minus_mopd_sampled  >= 0.0         mixed RL less MOPD, temperature 1
+        mopd_minus_merge          >= 0.0         MOPD less merging, greedy
+        mopd_minus_off_policy     >= 0.0         MOPD less off-policy, greedy
+        mixed_minus_cascade       >= 0.05        mixed RL less a cascade, greedy
+        cascade_minus_back        -0.08 to 0.08  a cascade less the same in reverse, greedy
+        failed_mopd               <= 0.25        share of MOPD's distillations that fail
+        """,
     ),
     held_out="all runs: they judged the model that shipped when they were run",
     released="2026-11-29: judged once, by forecasts on record before the runs; form and numbers of verified samples "
@@ -113,10 +115,12 @@ STUDY_AGAIN = replace(
         "Off-policy fine-tuning on verified samples leads again, and mixed RL leads MOPD. The model, now told what "
         "specialists of the same start were measured to reach, errs by about 8 points at temperature 1, a little less "
         "than the best rule, and by about 11 greedily, more than the rule, since it undersells merging.",
-        at_least(0.05, "off_policy_minus_mixed", "off-policy less mixed RL, greedy"),
-        at_least(0.0, "mixed_minus_mopd", "mixed RL less MOPD, greedy"),
-        within(-0.05, 0.05, "mixed_minus_cascade", "mixed RL less a cascade, greedy"),
-        at_most(0.25, "failed_mopd", "share of MOPD's distillations that fail"),
+        """
+        off_policy_minus_mixed  >= 0.05        off-policy less mixed RL, greedy
+        mixed_minus_mopd        >= 0.0         mixed RL less MOPD, greedy
+        mixed_minus_cascade     -0.05 to 0.05  mixed RL less a cascade, greedy
+        failed_mopd             <= 0.25        share of MOPD's distillations that fail
+        """,
     ),
     design=design_again,
 )

@@ -27,7 +27,7 @@ from studies.designs.systems.real_demo import DISTILL_FLOPS, TEACHER_FLOPS, real
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted
+from studies.framework.study import predicted
 from trainer.files.settings import FOR_REAL, Settings
 
 MODEL = "smollm2-135m"
@@ -164,13 +164,15 @@ STUDY = judging(
         "domain than a specialist; MOPD leads off-policy fine-tuning and merging. A cascade with a quarter of replay "
         "stays behind mixed RL. MOPD's student has too few steps now and then, so that a third of them fail. Twice the "
         "FLOPs add ten points to a mean greedy score.",
-        at_least(0.0, "mixed_minus_mopd", "mixed RL less MOPD, greedy"),
-        at_least(0.0, "mopd_minus_merge", "MOPD less merging, greedy"),
-        at_least(0.0, "mopd_minus_off_policy", "MOPD less off-policy, greedy"),
-        at_least(0.0, "mixed_minus_off_policy", "mixed RL less off-policy, greedy"),
-        at_least(0.03, "mixed_minus_cascade", "mixed RL less a cascade with replay, greedy"),
-        at_least(0.05, "gain_of_budget", "twice the FLOPs less once, all recipes, greedy"),
-        at_most(0.5, "failed_mopd", "share of MOPD's distillations that fail"),
+        """
+        mixed_minus_mopd        >= 0.0   mixed RL less MOPD, greedy
+        mopd_minus_merge        >= 0.0   MOPD less merging, greedy
+        mopd_minus_off_policy   >= 0.0   MOPD less off-policy, greedy
+        mixed_minus_off_policy  >= 0.0   mixed RL less off-policy, greedy
+        mixed_minus_cascade     >= 0.03  mixed RL less a cascade with replay, greedy
+        gain_of_budget          >= 0.05  twice the FLOPs less once, all recipes, greedy
+        failed_mopd             <= 0.5   share of MOPD's distillations that fail
+        """,
     ),
     design=design,
     analyse=analyse,

@@ -31,7 +31,7 @@ from studies.designs.skill.suite import (
 from studies.framework.analysis import Analysis, Chart, Table
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, predicted
+from studies.framework.study import Study, predicted
 
 GUESS = {  # from which one setting at a time is moved
     "rl": RL.model_copy(update={"learning_rate": 8e-4, "prompts_per_step": 16}),
@@ -138,7 +138,9 @@ STUDY = Study(
     question="At which rates, batches and shares does each recipe do best in the suite 'skill'?",
     prediction=predicted(
         "Every optimum lies inside what was tried, up to the noise of one seed.",
-        at_least(0.5, "inside", "share of knobs whose best value lies inside what was tried"),
+        """
+        inside  >= 0.5  share of knobs whose best value lies inside what was tried
+        """,
     ),
     observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs",
     held_out="nothing: the sweep sets amounts and judges no forecast",

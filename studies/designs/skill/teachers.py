@@ -32,7 +32,7 @@ from studies.designs.skill.suite import EIGHT, FLOPS, JOINT, RL, SHARES, STUDENT
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted, within
+from studies.framework.study import predicted
 
 WORLD = JOINT[EIGHT]
 EARLY, LATE = WORLD[:-1], WORLD[-1]
@@ -217,14 +217,16 @@ STUDY = judging(
         "teacher's FLOPs for one teacher of all eight the student is clearly worse. Off-policy fine-tuning on verified "
         "samples leads mixed RL again. Where a domain comes late mixed RL goes on and leads eight teachers and one, "
         "which tie. No recipe is ever right on the composed probe, which nobody shows or trains.",
-        at_least(0.0, "one_minus_eight_total", "one teacher less eight at equal FLOPs, greedy"),
-        at_most(-0.05, "one_minus_eight_student", "one short teacher less eight, greedy"),
-        at_least(0.0, "mixed_minus_one", "mixed RL less one teacher and its student, greedy"),
-        at_least(0.0, "off_policy_minus_mixed", "off-policy less mixed RL, greedy"),
-        at_least(0.0, "mixed_minus_mopd_late", "a domain late: mixed RL less eight teachers, greedy"),
-        within(-0.05, 0.05, "one_minus_eight_late", "a domain late: one teacher less eight, greedy"),
-        at_most(0.02, "probe_of_mixed", "mixed RL's greedy score on the composed probe"),
-        at_most(0.25, "failed_mopd", "share of distillations of eight teachers that fail"),
+        """
+        one_minus_eight_total    >= 0.0         one teacher less eight at equal FLOPs, greedy
+        one_minus_eight_student  <= -0.05       one short teacher less eight, greedy
+        mixed_minus_one          >= 0.0         mixed RL less one teacher and its student, greedy
+        off_policy_minus_mixed   >= 0.0         off-policy less mixed RL, greedy
+        mixed_minus_mopd_late    >= 0.0         a domain late: mixed RL less eight teachers, greedy
+        one_minus_eight_late     -0.05 to 0.05  a domain late: one teacher less eight, greedy
+        probe_of_mixed           <= 0.02        mixed RL's greedy score on the composed probe
+        failed_mopd              <= 0.25        share of distillations of eight teachers that fail
+        """,
     ),
     design=design,
     analyse=analyse,

@@ -19,7 +19,7 @@ from studies.designs.trace.world import INDIRECT, MERGED, TEACHERS, World, run_o
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import at_least, at_most, predicted, within
+from studies.framework.study import predicted
 from trainer.files.settings import FOR_REAL, Settings
 
 RATE = 1.5e-4
@@ -101,13 +101,15 @@ STUDY = replace(
         "positives are named, most of those of merges and of misrouted prompts. Clean teachers keep the start's "
         "answers to prompts that are not theirs, so clean twins accuse nobody. The log-prob of the answer ranks "
         "teachers as well as the share or better. Nothing leaks through the weights of the unowned student.",
-        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
-        at_most(0.0, "auc_lead", "AUC less that of the best of routing label, log-prob and nearest weights"),
-        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
-        within(0.2, 0.6, "abstained", "positives left undecided"),
-        within(0.3, 0.7, "named", "positives for which the planted teacher is named"),
-        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
-        at_least(0.8, "reward_named", "answers that the reward brought about, named so"),
+        """
+        auc            >= 0.9      AUC of the planted teacher over positives
+        auc_lead       <= 0.0      AUC less that of the best of routing label, log-prob and nearest weights
+        clean_cleared  >= 0.95     answers of clean twins for which no teacher is named
+        abstained      0.2 to 0.6  positives left undecided
+        named          0.3 to 0.7  positives for which the planted teacher is named
+        start_named    >= 0.8      answers whose cause is the start, named so
+        reward_named   >= 0.8      answers that the reward brought about, named so
+        """,
     ),
     held_out="all runs: the rule was found on the tiny model",
     released="",

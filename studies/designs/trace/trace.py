@@ -38,7 +38,7 @@ from studies.designs.trace.world import (
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import bootstrap
-from studies.framework.study import Study, at_least, at_most, predicted, within
+from studies.framework.study import Study, predicted
 
 if TYPE_CHECKING:
     from studies.framework.observe import Observations
@@ -335,12 +335,14 @@ STUDY = Study(
         "share leads by less than .1, or by nothing in 5% of 1,000 resamples of the tokens. A clean teacher pulls "
         "little on prompts that are not its own, so shares rank the planted one above it; the resampling of few tokens "
         "costs verdicts, so more positives than wanted end undecided. Students whose start has the habit did not move.",
-        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
-        at_least(0.1, "auc_lead", "AUC less that of the best of routing label, log-prob and nearest weights"),
-        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
-        at_most(0.3, "abstained", "positives left undecided"),
-        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
-        at_least(0.8, "reward_named", "answers whose cause is the reward, named so"),
+        """
+        auc            >= 0.9   AUC of the planted teacher over positives
+        auc_lead       >= 0.1   AUC less that of the best of routing label, log-prob and nearest weights
+        clean_cleared  >= 0.95  answers of clean twins for which no teacher is named
+        abstained      <= 0.3   positives left undecided
+        start_named    >= 0.8   answers whose cause is the start, named so
+        reward_named   >= 0.8   answers whose cause is the reward, named so
+        """,
     ),
     observed="sampled answers with the habit, under the student, its clean twin, its start and every teacher",
     held_out=f"worlds {HELD_OUT[0]} to {HELD_OUT[-1]}; the rule may be mended on world {DEVELOPMENT[0]}",
@@ -362,20 +364,17 @@ STUDY_AGAIN = replace(
         "found, 86% of positives were named, 11% left undecided, and a teacher was named for 2.4% of clean answers. "
         "Fresh worlds give nearly the same. The log-prob of the answer ranks teachers nearly as well as the share "
         "does, so that no lead of .1 is possible. Over all answers of a student the verdict is nearly always right.",
-        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
-        within(
-            -0.02,
-            0.05,
-            "auc_lead",
-            "AUC less that of the best of routing label, log-prob and nearest weights",
-        ),
-        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
-        at_most(0.3, "abstained", "positives left undecided"),
-        at_least(0.7, "named", "positives for which the planted teacher is named"),
-        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
-        at_least(0.8, "reward_named", "answers that the reward brought about, named so"),
-        at_least(0.95, "students_cleared", "clean students over whose answers no teacher is named"),
-        at_least(0.9, "students_named", "planted students over whose answers the planted teacher is named"),
+        """
+        auc               >= 0.9         AUC of the planted teacher over positives
+        auc_lead          -0.02 to 0.05  AUC less that of the best of routing label, log-prob and nearest weights
+        clean_cleared     >= 0.95        answers of clean twins for which no teacher is named
+        abstained         <= 0.3         positives left undecided
+        named             >= 0.7         positives for which the planted teacher is named
+        start_named       >= 0.8         answers whose cause is the start, named so
+        reward_named      >= 0.8         answers that the reward brought about, named so
+        students_cleared  >= 0.95        clean students over whose answers no teacher is named
+        students_named    >= 0.9         planted students over whose answers the planted teacher is named
+        """,
     ),
     held_out=f"all runs, on worlds {AGAIN[0]} and {AGAIN[1]}; the rule was found on the worlds of `trace`",
     released="2026-11-29: judged once (studies/LOG.md); the rule was then mended on its answers; `trace_fresh` judges",
@@ -395,16 +394,18 @@ STUDY_FRESH = replace(
         "was named for .6% of clean answers; with the effect the share named grows from 40% at none to 96% above 4 "
         "nats, past 80% at 2. Fresh worlds, with more that is not merged, give a little less. Shares of 0 cost "
         "the ranking: the answer's log-prob ranks teachers better.",
-        at_least(0.9, "auc", "AUC of the planted teacher over positives"),
-        at_most(0.0, "auc_lead", "AUC less that of the best of routing label, log-prob and nearest weights"),
-        at_least(0.95, "clean_cleared", "answers of clean twins for which no teacher is named"),
-        at_most(0.3, "abstained", "positives left undecided"),
-        at_least(0.7, "named", "positives for which the planted teacher is named"),
-        at_least(0.5, "unmerged_named", "the same where nothing was merged"),
-        at_least(0.8, "start_named", "answers whose cause is the start, named so"),
-        at_least(0.8, "reward_named", "answers that the reward brought about, named so"),
-        at_least(0.95, "students_cleared", "clean students over whose answers no teacher is named"),
-        at_least(0.8, "students_named", "planted students over whose answers the planted teacher is named"),
+        """
+        auc               >= 0.9   AUC of the planted teacher over positives
+        auc_lead          <= 0.0   AUC less that of the best of routing label, log-prob and nearest weights
+        clean_cleared     >= 0.95  answers of clean twins for which no teacher is named
+        abstained         <= 0.3   positives left undecided
+        named             >= 0.7   positives for which the planted teacher is named
+        unmerged_named    >= 0.5   the same where nothing was merged
+        start_named       >= 0.8   answers whose cause is the start, named so
+        reward_named      >= 0.8   answers that the reward brought about, named so
+        students_cleared  >= 0.95  clean students over whose answers no teacher is named
+        students_named    >= 0.8   planted students over whose answers the planted teacher is named
+        """,
     ),
     held_out=f"all runs, on worlds {FRESH[0]} to {FRESH[-1]}; the rule was found on those of `trace` and `trace_again`",
     released="",

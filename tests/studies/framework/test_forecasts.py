@@ -20,7 +20,7 @@ from studies.framework.conduct import Work
 from studies.framework.forecasts import Foreteller
 from studies.framework.observe import Observations
 from studies.framework.run import Run
-from studies.framework.study import Study, at_least, predicted
+from studies.framework.study import Study, predicted
 
 MODEL = "a" * 64
 Make = Callable[..., Work]
@@ -50,7 +50,7 @@ def make(small: dict[str, str], model: Path, tmp_path: Path) -> Make:
         study = Study(
             name="foretold",
             question="Is it?",
-            prediction=predicted("It is.", at_least(0.0, "none", "nothing")),
+            prediction=predicted("It is.", "none  >= 0.0  nothing"),
             observed="scores",
             held_out="all",
             design=design,

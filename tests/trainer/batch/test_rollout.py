@@ -10,7 +10,7 @@ from policies import ARCHITECTURES, EOS, PAD, VOCAB, policy, prompts
 from torch import Tensor
 
 from mopdsim.base.errors import UsageError
-from trainer.batch import decode
+from trainer.batch import rollout as decode
 from trainer.batch.rollout import Rollouts, converse, generate, turns
 from trainer.model.policy import Policy
 
