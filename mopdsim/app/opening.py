@@ -110,7 +110,7 @@ def sentences(answer: Mapping[str, Any]) -> list[str]:
     """At most three: the nearest flip points, then the largest doubts."""
     names = {row["label"]: row["name"] for row in (answer["recommended"], *answer["alternatives"])}
     found = [
-        f"{row['condition'][:1].upper()}{row['condition'][1:]}, {names.get(row['to'], row['to'])} would be best."
+        f"{words.capital(row['condition'])}, {names.get(row['to'], row['to'])} would be best."
         for row in answer["flip_points"]
         if row["condition"]
     ]

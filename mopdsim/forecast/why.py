@@ -146,13 +146,13 @@ def assumptions(scenario: Scenario, *, chosen: bool = False) -> str:
 
 
 def basis(scenario: Scenario) -> str:
-    """What the scores rest on: what the user measured, studies of small models, or assumptions."""
+    """What the scores rest on: starts that the user gave, studies of small models, or assumptions."""
     measured = [name for name, row in scenario.domains.items() if row.start.grade == "measured"]
     if measured:
-        return f"measured on your model: {', '.join(measured)}; the rest assumed"
+        return f"starts of your own for {', '.join(measured)}; the rest assumed"
     if scenario.scope == "tiny":
         return "fitted to runs of tiny models"
-    return "assumptions, none measured on your model"
+    return "assumptions, nothing of your own model"
 
 
 def _gpus_of_stages(scenario: Scenario) -> str:

@@ -140,15 +140,16 @@ def of_price(scenario: Scenario) -> None:
 def of_money(scenario: Scenario) -> None:
     """The budget."""
     _number(
-        "Budget, USD (0: no limit)", "budget_usd", float(scenario.budget_usd or 0), most=1e12, step=100_000.0
-    )
+        "Budget, USD (0: no limit)", "budget_usd", float(scenario.budget_usd or 0), most=1e12, step=100_000.0,
+        format="%.0f",
+    )  # fmt: skip
 
 
 def of_time(scenario: Scenario) -> None:
     """The deadline."""
     _number(
         "Days (0: no limit)", "deadline_days", float(scenario.deadline_days or 0), most=1e4, step=WEEK,
-        help="A week is 7.",
+        format="%g", help="A week is 7.",
     )  # fmt: skip
 
 
