@@ -31,6 +31,7 @@ TEACHER = Amounts(steps=48, prompts_per_step=16, rollouts_per_prompt=8, learning
 STUDENT = Amounts(steps=72, prompts_per_step=64, learning_rate=2e-3)
 CEILING = 0.97  # no cell above enters a fit
 DISTILLED = 0.25  # of a recipe's FLOPs, where it distils
+MERGE_SCALE = 0.5  # of task arithmetic, in the demos
 UNBOUNDED = 100_000  # steps, where FLOPs end a stage
 
 

@@ -23,7 +23,7 @@ from mopdsim.recipes.recipe import Recipe
 from studies.designs.builders import UNBOUNDED, kept, paired
 from studies.designs.skill.contest import FAILED, compared, judging, lead, rows_of, share_failed
 from studies.designs.skill.gate import table_of_domains
-from studies.designs.systems.real_demo import DISTILL_FLOPS, TEACHER_FLOPS, real_recipes
+from studies.designs.systems.real_recipes import DISTILL_FLOPS, TEACHER_FLOPS, real_recipes
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
 from studies.framework.run import Run

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
-from studies.designs.builders import spending
+from studies.designs.builders import MERGE_SCALE, spending
 from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row, scores_of_a_test
 from studies.framework.run import Run
 from trainer.files.settings import Settings
@@ -32,7 +32,6 @@ DISTILL_FLOPS = 0.08e12
 TEACHER = Amounts(steps=300, prompts_per_step=32, rollouts_per_prompt=8, learning_rate=1.5e-3)
 MIXED = TEACHER.model_copy(update={"steps": 2400})
 STUDENT = Amounts(steps=1200, prompts_per_step=64, learning_rate=2e-3)
-MERGE_SCALE = 0.5
 
 
 def demo_recipes(domains: Sequence[str]) -> dict[str, Recipe]:

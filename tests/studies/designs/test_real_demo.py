@@ -12,7 +12,8 @@ from typer.testing import CliRunner
 
 from mopdsim.recipes.recipe import Merge, Recipe
 from studies.cli import demo as command
-from studies.designs.systems.real_demo import DOMAINS, FIGURES, real_recipes, row_of
+from studies.designs.systems.real_demo import DOMAINS, FIGURES, row_of
+from studies.designs.systems.real_recipes import real_recipes
 from studies.designs.systems.side_by_side import Finished
 from studies.framework.run import Run
 from trainer.files.settings import FOR_REAL, Settings
