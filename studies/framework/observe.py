@@ -94,6 +94,11 @@ class Observations:
         rows = self._tests[self.key(run, stage)]
         return dict(zip(rows.domain, rows[figure], strict=True))
 
+    def errors(self, run: str, stage: str | None = None) -> dict[str, float]:
+        """Standard errors of pass rates over test prompts, by domain."""
+        rows = self._tests[self.key(run, stage)]
+        return dict(zip(rows.domain, rows.se, strict=True))
+
     def has(self, run: str, stage: str) -> bool:
         """Whether a run's stage was carried out."""
         return self.key(run, stage) in self._by_key

@@ -201,7 +201,7 @@ def judged(found: Observations, record: Mapping[str, Any], *, failures_count: bo
             )
         )
         findings.append(_finding(own, errors, lead, f"{words}, {model}"))
-        means = own.groupby(["condition", "seed", LABEL], as_index=False)[["truth", "model", *RULES]].mean()
+        means = _means(own)
         tables.append(
             Table(title=f"Signs of differences between recipes {model}, {words}", frame=_signs(means))
         )
@@ -209,14 +209,23 @@ def judged(found: Observations, record: Mapping[str, Any], *, failures_count: bo
     return Analysis(quantities={}, findings=tuple(findings), tables=tuple(tables))
 
 
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of each run: the mean over its domains of what was measured and of every forecast, and the standard error of the
+    former over prompts."""
+    by_run = rows.groupby(["condition", "seed", LABEL], as_index=False)
+    found = by_run[["truth", "model", *RULES]].mean()
+    spread = by_run.error.agg(lambda errors: float(np.sqrt((errors**2).sum()) / len(errors)))
+    return found.assign(error=spread.error)
+
+
 def _rows(found: Observations, name: str, figure: str, forecast: Mapping[str, Any]) -> list[dict[str, Any]]:
-    measured, factors = found.scores(name), found.finished[name]["factors"]
+    measured, errors, factors = found.scores(name), found.errors(name), found.finished[name]["factors"]
     return [
         {
             "run": name, "seed": found.seed(name), "figure": figure, "domain": domain,
             "condition": factors["contest"], LABEL: factors[LABEL], "rate": factors.get("rate", 0.0),
-            "truth": measured[domain], "model": row["median"], "low": row["low"], "high": row["high"],
-            **row["rules"],
+            "truth": measured[domain], "error": errors[domain],
+            "model": row["median"], "low": row["low"], "high": row["high"], **row["rules"],
         }
         for domain, row in forecast.items()
     ]  # fmt: skip
@@ -264,15 +273,19 @@ def _finding(rows: pd.DataFrame, errors: pd.DataFrame, lead: Quantity | None, wo
 
 def _signs(means: pd.DataFrame) -> pd.DataFrame:
     """By forecaster: of the pairs of recipes that differ by more than two standard errors over seeds (paired) in a
-    condition, how many differences it gives the right sign; none is wrong."""
+    condition, how many differences it gives the right sign; none is wrong. Of a pair that one seed alone has, two
+    standard errors over prompts, as if the two recipes had been asked others: too many rather than too few."""
     counted = {name: [0, 0] for name in ("model", *RULES)}
     for _, own in means.groupby("condition"):
         by_recipe = {str(label): each.set_index("seed") for label, each in own.groupby(LABEL)}
         for one, other in combinations(sorted(by_recipe), 2):
-            gap = (by_recipe[one][["truth", *counted]] - by_recipe[other][["truth", *counted]]).dropna()
-            if len(gap) < 2:
+            sides = by_recipe[one], by_recipe[other]
+            gap = (sides[0][["truth", *counted]] - sides[1][["truth", *counted]]).dropna()
+            if gap.empty:
                 continue
             mean, se = gap.truth.mean(), gap.truth.std(ddof=1) / np.sqrt(len(gap))
+            if len(gap) == 1:
+                se = np.hypot(*(side.error[gap.index[0]] for side in sides))
             if abs(mean) <= 2 * se:
                 continue
             for name, count in counted.items():

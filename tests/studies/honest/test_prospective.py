@@ -163,6 +163,7 @@ def test_signs_are_asked_of_differences_beyond_two_standard_errors_over_seeds() 
             "seed": seed,
             "recipe": recipe,
             "truth": truth + 0.001 * seed,
+            "error": 0.06,
             "model": model,
             **rules,
         }
@@ -175,6 +176,11 @@ def test_signs_are_asked_of_differences_beyond_two_standard_errors_over_seeds() 
     signs = prospective._signs(pd.DataFrame(rows)).set_index("forecast")
     assert signs.pairs["model"] == 2  # a less b, b less c
     assert signs.right["model"] == 0 and signs.right["start"] == 0  # no difference is no sign
+    # one seed's differences are held against the error over prompts: .085 of the difference of two
+    alone = prospective._signs(pd.DataFrame([row for row in rows if row["seed"] == 0]))
+    assert alone.pairs[0] == 2 and alone.right[0] == 0
+    wide = [row | {"error": 0.08} for row in rows if row["seed"] == 0]
+    assert prospective._signs(pd.DataFrame(wide)).pairs[0] == 0
 
 
 def test_the_rule_of_the_bold_rate_takes_mopd_from_there_on() -> None:
