@@ -12,7 +12,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Json, Keys, emit, new_file, published_scenario, scenario_flags, scenario_of
 
 if TYPE_CHECKING:
-    from mopdsim.exchange.engines.job import Job, Request
+    from mopdsim.exchange.engines.parts import Job, Request
     from mopdsim.forecast.scenario import Scenario
 
 
@@ -87,7 +87,7 @@ def request_of(
     scenario: Scenario, weights: str | None, smaller_weights: str | None, tasks: Path | None
 ) -> Request:
     """The request that flags describe. UsageError where no weights are named."""
-    from mopdsim.exchange.engines.job import Request
+    from mopdsim.exchange.engines.parts import Request
     from mopdsim.exchange.tasks import read_tasks, tasks_of
     from mopdsim.recipes.recipe import BASE, SMALLER
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from mopdsim.exchange.engines.job import Job, Request
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.export import ENGINES, attempts
 from mopdsim.exchange.tasks import tasks_of
 from mopdsim.forecast.scenario import of_recipe

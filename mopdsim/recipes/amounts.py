@@ -81,36 +81,18 @@ def default_amounts(name: AmountsName, kind: SpendingKind) -> Amounts:
     return _AMOUNTS[name, kind]
 
 
-_SETS: dict[str, dict[SpendingKind, tuple[int, int, int, float, int]]] = {
-    # steps, prompts a step, rollouts a prompt, learning rate, warm-up steps
-    "tiny": {
-        "sft": (200, 64, 1, 1e-3, 20),
-        "rl": (80, 32, 8, 1.5e-3, 10),
-        "distill": (200, 32, 1, 1e-3, 10),
-        "reward_model": (180, 32, 8, 1e-3, 10),
-        "preference": (120, 32, 8, 1e-3, 10),
-        "rejection_sampling": (16, 64, 8, 0, 0),
-    },
-    "real": {
-        "sft": (10, 44, 1, 6e-5, 2),
-        "rl": (40, 8, 8, 5e-5, 3),
-        "distill": (40, 32, 1, 8e-5, 3),
-        "reward_model": (30, 16, 4, 3e-5, 10),
-        "preference": (30, 16, 8, 5e-6, 10),
-        "rejection_sampling": (4, 64, 8, 0, 0),
-    },
-    "small": {
-        "sft": (400, 64, 1, 1e-5, 20),
-        "rl": (200, 64, 8, 1e-6, 10),
-        "distill": (200, 128, 1, 2e-6, 10),
-        "reward_model": (200, 64, 4, 5e-6, 10),
-        "preference": (200, 64, 8, 5e-7, 10),
-        "rejection_sampling": (100, 256, 8, 0, 0),
-    },
+_SETS: dict[SpendingKind, tuple[tuple[int, int, int, float, int], ...]] = {
+    # of tiny, real and small: steps, prompts a step, rollouts a prompt, learning rate, warm-up steps
+    "sft": ((200, 64, 1, 1e-3, 20), (10, 44, 1, 6e-5, 2), (400, 64, 1, 1e-5, 20)),
+    "rl": ((80, 32, 8, 1.5e-3, 10), (40, 8, 8, 5e-5, 3), (200, 64, 8, 1e-6, 10)),
+    "distill": ((200, 32, 1, 1e-3, 10), (40, 32, 1, 8e-5, 3), (200, 128, 1, 2e-6, 10)),
+    "reward_model": ((180, 32, 8, 1e-3, 10), (30, 16, 4, 3e-5, 10), (200, 64, 4, 5e-6, 10)),
+    "preference": ((120, 32, 8, 1e-3, 10), (30, 16, 8, 5e-6, 10), (200, 64, 8, 5e-7, 10)),
+    "rejection_sampling": ((16, 64, 8, 0, 0), (4, 64, 8, 0, 0), (100, 256, 8, 0, 0)),
 }
 _COLUMNS = ("steps", "prompts_per_step", "rollouts_per_prompt", "learning_rate", "warmup_steps")
 _AMOUNTS: dict[tuple[str, SpendingKind], Amounts] = {
     (name, kind): Amounts.model_validate(dict(zip(_COLUMNS, row, strict=True)))
-    for name, rows in _SETS.items()
-    for kind, row in rows.items()
+    for kind, rows in _SETS.items()
+    for name, row in zip(("tiny", "real", "small"), rows, strict=True)
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from mopdsim.exchange.engines.job import Job, Request, check_kind
+from mopdsim.exchange.engines import parts
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.recipe import AnyStage, Merge
 
@@ -14,7 +15,7 @@ METHODS = {"average": "linear", "task_arithmetic": "task_arithmetic", "ties": "t
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The merge as mergekit's configuration. UsageError for a stage that trains."""
-    check_kind(stage, ENGINE, KINDS)
+    parts.check_kind(stage, ENGINE, KINDS)
     assert isinstance(stage, Merge)
     weights = stage.weights or (1.0,) * len(stage.inputs)
     average, ties = stage.method == "average", stage.method == "ties"

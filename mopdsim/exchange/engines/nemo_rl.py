@@ -13,21 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from mopdsim.exchange.engines.job import (
-    BETAS,
-    CURVE_POINTS,
-    Job,
-    Request,
-    checked,
-    data_of,
-    merged,
-    nested,
-    refused,
-    replica_gpus,
-    rl_differs,
-    stands_in,
-    warmup_steps,
-)
+from mopdsim.exchange.engines import parts
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl
@@ -42,13 +29,15 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where NeMo-RL cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS, agents=True)
+    amounts = parts.checked(request, stage, ENGINE, KINDS, agents=True)
     assert isinstance(stage, Rl | Distill)
     for name in stage.domains:
         if not request.tasks[name].agent:
-            raise refused(stage.name, "domains", name, ENGINE, "NeMo Gym verifies: name its agent in --tasks")
+            raise parts.refused(
+                stage.name, "domains", name, ENGINE, "NeMo Gym verifies: name its agent in --tasks"
+            )
     own, differs = _rl(stage, amounts) if isinstance(stage, Rl) else _distill(request, stage)
-    config = merged(_common(request, stage, amounts), own)
+    config = parts.merged(_common(request, stage, amounts), own)
     for key in unknown(config):
         raise KeyError(f"{key} is no key of NeMo-RL at {VERSION}")
     return Job(
@@ -64,7 +53,7 @@ def job(request: Request, stage: AnyStage) -> Job:
         gpus=request.gpus(stage.name),
         nodes=_nodes(request, stage),
         differs=(NOT_VALIDATED, *differs),
-        data=data_of(request, stage),
+        data=parts.data_of(request, stage),
     )
 
 
@@ -102,16 +91,18 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
     prompt, response = request.lengths(stage)
     gpus, per_node = request.gpus(stage.name), request.machine.gpus_per_node
     if gpus > per_node and gpus % per_node:
-        raise refused(stage.name, "gpus", gpus, ENGINE, f"it wants whole nodes of {per_node}: change gpus_of")
+        raise parts.refused(
+            stage.name, "gpus", gpus, ENGINE, f"it wants whole nodes of {per_node}: change gpus_of"
+        )
     updates = stage.updates_per_batch if isinstance(stage, Rl) else 1
     samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
     if samples % updates:
-        raise refused(
+        raise parts.refused(
             stage.name, "updates_per_batch", updates, ENGINE, f"{samples} samples must be a multiple of it"
         )
-    every = max(1, amounts.steps // CURVE_POINTS)
+    every = max(1, amounts.steps // parts.CURVE_POINTS)
     root, data = "${oc.env:EXPORT_ROOT}", "NemoGymDataset"
-    return nested({
+    return parts.nested({
         "defaults": "base.yaml",
         "grpo.num_prompts_per_step": amounts.prompts_per_step,
         "grpo.num_generations_per_prompt": amounts.rollouts_per_prompt,
@@ -138,7 +129,7 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
         "policy.generation.top_k": None,
         "policy.generation.vllm_cfg.async_engine": True,
         "policy.generation.vllm_cfg.expose_http_server": True,
-        "policy.generation.vllm_cfg.tensor_parallel_size": replica_gpus(
+        "policy.generation.vllm_cfg.tensor_parallel_size": parts.replica_gpus(
             request, stage.name, prompt + response, gpus
         ),
         **_optimizer(amounts, megatron=isinstance(stage, Distill)),
@@ -156,14 +147,14 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
 
 def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
     """Adam with a linear warm-up and a cosine, in the words of PyTorch or of Megatron (teachers need the latter)."""
-    warm, low = warmup_steps(amounts), amounts.learning_rate * amounts.final_learning_rate_fraction
+    warm, low = parts.warmup_steps(amounts), amounts.learning_rate * amounts.final_learning_rate_fraction
     if megatron:
         return {
             "policy.dtensor_cfg.enabled": False,
             "policy.megatron_cfg.enabled": True,
             "policy.megatron_cfg.optimizer": {
                 "lr": amounts.learning_rate, "min_lr": low, "weight_decay": amounts.weight_decay,
-                "adam_beta1": BETAS[0], "adam_beta2": BETAS[1],
+                "adam_beta1": parts.BETAS[0], "adam_beta2": parts.BETAS[1],
             },
             "policy.megatron_cfg.scheduler": {
                 "lr_decay_style": "cosine", "lr_decay_iters": amounts.steps, "lr_warmup_iters": warm,
@@ -173,7 +164,7 @@ def _optimizer(amounts: Amounts, *, megatron: bool) -> Config:
             "policy.scheduler": None,
         }  # fmt: skip
     schedule = "torch.optim.lr_scheduler"
-    kwargs = {"lr": amounts.learning_rate, "weight_decay": amounts.weight_decay, "betas": list(BETAS)}
+    kwargs = {"lr": amounts.learning_rate, "weight_decay": amounts.weight_decay, "betas": list(parts.BETAS)}
     cosine = {
         "name": f"{schedule}.CosineAnnealingLR",
         "kwargs": {"T_max": max(1, amounts.steps - warm), "eta_min": low},
@@ -196,17 +187,19 @@ def _rl(stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
         "loss_fn.ratio_clip_max": stage.clip_high,
         "loss_fn.ratio_clip_c": None,
     }
-    return nested(config), rl_differs(stage, amounts)
+    return parts.nested(config), parts.rl_differs(stage, amounts)
 
 
 def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
     if stage.reward_mix:
-        raise refused(stage.name, "reward_mix", stage.reward_mix, ENGINE, "it ignores rewards: set it to 0")
-    differs = stands_in(request, stage, ENGINE, ("sampled_token",))
+        raise parts.refused(
+            stage.name, "reward_mix", stage.reward_mix, ENGINE, "it ignores rewards: set it to 0"
+        )
+    differs = parts.stands_in(request, stage, ENGINE, ("sampled_token",))
     names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
     nodes, per_node = _nodes(request, stage), request.machine.gpus_per_node
     if nodes < len(names) + 2:
-        raise refused(
+        raise parts.refused(
             stage.name, "gpus", request.gpus(stage.name), ENGINE,
             f"{len(names)} teachers, generation and training want a node each, {len(names) + 2} of {per_node} GPUs",
         )  # fmt: skip
@@ -217,7 +210,7 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
         if domain in stage.domains
     }
     apart = max(1, (nodes - len(names)) // 2)
-    size = replica_gpus(request, names[0], sum(request.lengths(stage)), per_node)
+    size = parts.replica_gpus(request, names[0], sum(request.lengths(stage)), per_node)
     opd, correction = "on_policy_distillation", "loss_fn.truncated_importance_sampling"
     config = {
         "grpo.async_grpo.enabled": True,
@@ -241,7 +234,7 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
             "tensor_model_parallel_size": size, "num_nodes": 1, "gpus_per_node": per_node,
         },
     }  # fmt: skip
-    return nested(config), [
+    return parts.nested(config), [
         *differs,
         f"{len(names)} nodes only serve teachers, and half of the rest only generates; training is asynchronous, one "
         "step behind",

@@ -9,18 +9,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from mopdsim.exchange.engines.job import (
-    BETAS,
-    CURVE_POINTS,
-    WARM_UP,
-    Job,
-    Request,
-    checked,
-    data_of,
-    refused,
-    rl_differs,
-    warmup_steps,
-)
+from mopdsim.exchange.engines import parts
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import template
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
@@ -34,11 +24,11 @@ MOST_ROWS = 8  # of a micro-batch on a GPU; on a CPU the whole batch is one
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where TRL cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS, on_cpu=True)
+    amounts = parts.checked(request, stage, ENGINE, KINDS, on_cpu=True)
     assert isinstance(stage, Sft | Rl | Distill)
     match stage:
         case Sft():
-            rows, updates, own, differs = amounts.prompts_per_step, 1, _sft(request, stage), [WARM_UP]
+            rows, updates, own, differs = amounts.prompts_per_step, 1, _sft(request, stage), [parts.WARM_UP]
         case Rl():
             rows, updates, own, differs = _rl(request, stage, amounts)
         case Distill():
@@ -66,7 +56,7 @@ def job(request: Request, stage: AnyStage) -> Job:
         gpus=gpus,
         nodes=-(-gpus // request.machine.gpus_per_node),
         differs=tuple(differs),
-        data=data_of(
+        data=parts.data_of(
             request,
             stage,
             repeats=amounts.rollouts_per_prompt if isinstance(stage, Distill) else 1,
@@ -89,7 +79,7 @@ def _sft(request: Request, stage: Sft) -> dict[str, Any]:
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
     updates = stage.updates_per_batch
     if amounts.prompts_per_step % updates:
-        raise refused(
+        raise parts.refused(
             stage.name, "updates_per_batch", updates, ENGINE,
             f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it",
         )  # fmt: skip
@@ -105,24 +95,33 @@ def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
         "mask_truncated_completions": False,
         **_sampling(request, stage),
     }
-    return amounts.prompts_per_step * group // updates, updates, own, [WARM_UP, *rl_differs(stage, amounts)]
+    return (
+        amounts.prompts_per_step * group // updates,
+        updates,
+        own,
+        [parts.WARM_UP, *parts.rl_differs(stage, amounts)],
+    )
 
 
 def _distill(request: Request, stage: Distill, amounts: Amounts) -> Said:
     if len(stage.teachers) > 1:
-        raise refused(
+        raise parts.refused(
             stage.name, "teachers", f"{len(stage.teachers)} stages", ENGINE,
             "DistillationTrainer takes one teacher: export it to verl, or distil from one teacher after the other",
         )  # fmt: skip
     if stage.reward_mix:
-        raise refused(stage.name, "reward_mix", stage.reward_mix, ENGINE, "set it to 0, or export it to verl")
+        raise parts.refused(
+            stage.name, "reward_mix", stage.reward_mix, ENGINE, "set it to 0, or export it to verl"
+        )
     if stage.normalizer != "token":
-        raise refused(stage.name, "normalizer", stage.normalizer, ENGINE, 'use "token"')
+        raise parts.refused(stage.name, "normalizer", stage.normalizer, ENGINE, 'use "token"')
     beta = stage.jensen_shannon_beta if stage.loss == "jensen_shannon" else BETA.get(stage.loss)
     if beta is None:
-        raise refused(stage.name, "loss", stage.loss, ENGINE, "use reverse_kl, forward_kl or jensen_shannon")
+        raise parts.refused(
+            stage.name, "loss", stage.loss, ENGINE, "use reverse_kl, forward_kl or jensen_shannon"
+        )
     rows = amounts.prompts_per_step * amounts.rollouts_per_prompt
-    return rows, 1, {"beta": beta, **_sampling(request, stage)}, [WARM_UP]
+    return rows, 1, {"beta": beta, **_sampling(request, stage)}, [parts.WARM_UP]
 
 
 def _sampling(request: Request, stage: Rl | Distill) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def _common(
     """Arguments of every trainer. rows: of one update; updates: of one batch of samples."""
     gpus = request.gpus(stage.name)
     if rows % gpus:
-        raise refused(
+        raise parts.refused(
             stage.name, "gpus", gpus, ENGINE,
             f"an update's {rows} rows must be a multiple of the GPUs: change prompts_per_step or gpus_of",
         )  # fmt: skip
@@ -160,9 +159,9 @@ def _common(
         "learning_rate": amounts.learning_rate,
         "lr_scheduler_type": "cosine_with_min_lr",
         "lr_scheduler_kwargs": {"min_lr_rate": amounts.final_learning_rate_fraction},
-        "warmup_steps": warmup_steps(amounts) * updates,
-        "adam_beta1": BETAS[0],
-        "adam_beta2": BETAS[1],
+        "warmup_steps": parts.warmup_steps(amounts) * updates,
+        "adam_beta1": parts.BETAS[0],
+        "adam_beta2": parts.BETAS[1],
         "weight_decay": amounts.weight_decay,
         "max_grad_norm": amounts.max_grad_norm,
         "seed": request.seed,
@@ -171,7 +170,7 @@ def _common(
         "gradient_checkpointing": not request.on_cpu,
         "logging_steps": 1,
         "save_strategy": "steps",
-        "save_steps": max(1, steps // CURVE_POINTS),
+        "save_steps": max(1, steps // parts.CURVE_POINTS),
         "save_total_limit": 1,
         "report_to": [],
         "disable_tqdm": True,

@@ -9,22 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mopdsim.exchange.engines.job import (
-    BETAS,
-    CURVE_POINTS,
-    Job,
-    Request,
-    checked,
-    data_of,
-    deviation_of_groups,
-    merged,
-    nested,
-    refused,
-    replica_gpus,
-    rl_differs,
-    stands_in,
-    warmup_steps,
-)
+from mopdsim.exchange.engines import parts
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
@@ -44,7 +30,7 @@ Config = dict[str, Any]
 
 def job(request: Request, stage: AnyStage) -> Job:
     """The stage's job. UsageError where verl cannot say it."""
-    amounts = checked(request, stage, ENGINE, KINDS, ppo=True)
+    amounts = parts.checked(request, stage, ENGINE, KINDS, ppo=True)
     assert isinstance(stage, Sft | Rl | Distill)
     if isinstance(stage, Sft):
         config, differs = _sft(request, stage, amounts)
@@ -53,7 +39,9 @@ def job(request: Request, stage: AnyStage) -> Job:
             own, differs = _rl(request, stage, amounts)
         else:
             own, differs = _distill(request, stage, amounts)
-        config = merged(_ppo_trainer(request, stage, amounts, student_gpus(request, stage, amounts)), own)
+        config = parts.merged(
+            _ppo_trainer(request, stage, amounts, student_gpus(request, stage, amounts)), own
+        )
     rewarded = isinstance(stage, Rl) or (isinstance(stage, Distill) and stage.reward_mix > 0)
     actor = "" if isinstance(stage, Sft) else "/actor"
     return Job(
@@ -71,7 +59,7 @@ def job(request: Request, stage: AnyStage) -> Job:
         gpus=request.gpus(stage.name),
         nodes=-(-request.gpus(stage.name) // request.machine.gpus_per_node),
         differs=(COSINE, *differs),
-        data=data_of(request, stage, demonstrated=isinstance(stage, Sft)),
+        data=parts.data_of(request, stage, demonstrated=isinstance(stage, Sft)),
         needs_verifier=rewarded,
     )
 
@@ -84,13 +72,13 @@ def _rooted(path: str) -> str:
 def _optimizer(amounts: Amounts) -> Config:
     return {
         "lr": amounts.learning_rate,
-        "lr_warmup_steps": warmup_steps(amounts),
+        "lr_warmup_steps": parts.warmup_steps(amounts),
         "lr_scheduler_type": "cosine",
         "min_lr_ratio": amounts.final_learning_rate_fraction,
         "zero_indexed_step": False,
         "total_training_steps": amounts.steps,
         "weight_decay": amounts.weight_decay,
-        "betas": list(BETAS),
+        "betas": list(parts.BETAS),
         "clip_grad": amounts.max_grad_norm,
     }
 
@@ -108,8 +96,8 @@ def _trainer(request: Request, stage: Sft | Rl | Distill, amounts: Amounts, gpus
         "logger": ["console", "file"],
         "total_epochs": 1,
         "total_training_steps": amounts.steps,
-        "save_freq": max(1, amounts.steps // CURVE_POINTS),
-        "test_freq": max(1, amounts.steps // CURVE_POINTS),
+        "save_freq": max(1, amounts.steps // parts.CURVE_POINTS),
+        "test_freq": max(1, amounts.steps // parts.CURVE_POINTS),
         **_nodes(request, gpus),
     }
 
@@ -136,13 +124,13 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
     model = _rooted(request.weights_of(stage.init))
     updates = stage.updates_per_batch if isinstance(stage, Rl) else 1
     if amounts.prompts_per_step % updates:
-        raise refused(
+        raise parts.refused(
             stage.name, "updates_per_batch", updates, ENGINE,
             f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it",
         )  # fmt: skip
     samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
     if samples % (gpus * updates):
-        raise refused(
+        raise parts.refused(
             stage.name, "gpus", gpus, ENGINE,
             f"an update's {samples // updates} samples must be a multiple of the GPUs that train: change "
             f"prompts_per_step or gpus_of",
@@ -173,7 +161,7 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
         "actor_rollout_ref.rollout.temperature": 1.0,
         "actor_rollout_ref.rollout.top_p": 1.0,
         "actor_rollout_ref.rollout.top_k": -1,
-        "actor_rollout_ref.rollout.tensor_model_parallel_size": replica_gpus(
+        "actor_rollout_ref.rollout.tensor_model_parallel_size": parts.replica_gpus(
             request, stage.name, prompt + response, gpus
         ),
         "actor_rollout_ref.rollout.val_kwargs": {"do_sample": True, "temperature": 1.0, "n": 1},
@@ -181,7 +169,7 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
         "trainer": {**_trainer(request, stage, amounts, gpus), "val_before_train": True},
         "ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH": f"{ROOT}/{stage.name}/metrics.jsonl",
     }
-    return {**_base("ppo_trainer"), **nested(own)}
+    return {**_base("ppo_trainer"), **parts.nested(own)}
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> tuple[Config, list[str]]:
@@ -197,7 +185,7 @@ def _rl(request: Request, stage: Rl, amounts: Amounts) -> tuple[Config, list[str
             **clip, "use_kl_loss": kl > 0, "kl_loss_coef": kl, "kl_loss_type": "low_var_kl",
         },
     }  # fmt: skip
-    return nested(config), rl_differs(stage, amounts)
+    return parts.nested(config), parts.rl_differs(stage, amounts)
 
 
 def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[Config, list[str]]:
@@ -217,7 +205,7 @@ def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[C
         "critic.cliprange_value": stage.value_clip,
         "critic.grad_clip": amounts.max_grad_norm,
     }
-    return nested(config), [
+    return parts.nested(config), [
         "the critic is a model of its own, trained at the policy's rate: value_coefficient has no place, and memory "
         "and training time are those of two models; ours is a head on the policy"
     ]
@@ -235,7 +223,7 @@ def teacher_pool(request: Request, stage: Distill, amounts: Amounts) -> tuple[in
     whole, per_node = request.gpus(stage.name), request.machine.gpus_per_node
     prompt, response = request.lengths(stage)
     count = len({teacher.stage for teacher in stage.teachers})
-    size = replica_gpus(request, stage.teachers[0].stage, prompt + response + 1, whole)
+    size = parts.replica_gpus(request, stage.teachers[0].stage, prompt + response + 1, whole)
     unit = per_node if whole > per_node else size
     least = -(-count * size // unit) * unit
     samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
@@ -243,7 +231,7 @@ def teacher_pool(request: Request, stage: Distill, amounts: Amounts) -> tuple[in
         pool for pool in range(least, whole, unit) if samples % (whole - pool) == 0 and pool % size == 0
     ]
     if not fitting:
-        raise refused(
+        raise parts.refused(
             stage.name, "gpus", whole, ENGINE,
             f"{count} teachers hold {least} of them, and the {samples} samples of a step must be a multiple of those "
             f"that train: change prompts_per_step or gpus_of",
@@ -252,7 +240,7 @@ def teacher_pool(request: Request, stage: Distill, amounts: Amounts) -> tuple[in
 
 
 def _distill(request: Request, stage: Distill, amounts: Amounts) -> tuple[Config, list[str]]:
-    stood_in = stands_in(request, stage, ENGINE, ("sampled_token", "forward_kl"))
+    stood_in = parts.stands_in(request, stage, ENGINE, ("sampled_token", "forward_kl"))
     mixed = stage.reward_mix > 0
     pool, size = teacher_pool(request, stage, amounts)
     names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
@@ -316,14 +304,14 @@ def _distill_differs(stage: Distill, amounts: Amounts, pool: int, *, sampled: bo
             f"the loss is task loss + {1 / stage.reward_mix:g} x distillation, ours distillation + "
             f"{stage.reward_mix:g} x task: the same direction, {1 / stage.reward_mix:g} times the size before clipping"
         )
-        found.append(deviation_of_groups(amounts.rollouts_per_prompt))
+        found.append(parts.deviation_of_groups(amounts.rollouts_per_prompt))
     return found
 
 
 def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[str]]:
     gpus = request.gpus(stage.name)
     if amounts.prompts_per_step % gpus:
-        raise refused(
+        raise parts.refused(
             stage.name, "gpus", gpus, ENGINE,
             f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of the GPUs: change one or gpus_of",
         )  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from mopdsim.cli.exchange_command import request_of
 from mopdsim.exchange import export, table
 from mopdsim.exchange.engines import mergekit, nemo_rl
-from mopdsim.exchange.engines.job import Job
+from mopdsim.exchange.engines.parts import Job
 from mopdsim.forecast.scenario import from_document, load, of_recipe
 from trainer.model import merging
 from trainer.model.tiny import init_model

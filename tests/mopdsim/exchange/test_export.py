@@ -17,7 +17,7 @@ import pytest
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.cli.exchange_command import request_of
 from mopdsim.exchange import export, table
-from mopdsim.exchange.engines.job import Job, Request
+from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.tasks import ONE_ANSWER, REPAIRED, read_tasks
 from mopdsim.forecast.scenario import load, of_recipe
 from trainer.tasks import FAMILIES, gym, task
