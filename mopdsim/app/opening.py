@@ -3,7 +3,7 @@ intervals, what would change this, what to measure first.
 
 Streamlit's own table and chart first load 2 MB of libraries, half of what the first screen took. So the first screen's
 are HTML, which the browser draws at once, without axes, legends and tooltips; whatever is asked for after it is
-Streamlit's. Leaves out: where the answer comes from (`mopdsim.app.pages.plan_work`), the rest of it
+Streamlit's. Leaves out: where the answer comes from (`mopdsim.app.planned`), the rest of it
 (`mopdsim.app.pages.plan_answer`).
 """
 

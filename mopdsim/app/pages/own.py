@@ -11,16 +11,8 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from mopdsim.app import questions, state
+from mopdsim.app import questions, state, uploads
 from mopdsim.app.choice import Choice
-from mopdsim.app.uploads import (
-    config_text,
-    factor_of_log,
-    factor_of_step,
-    factor_of_steps,
-    scenario_text,
-    toml_document,
-)
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.numbers import count
 from mopdsim.cost.constants import NORMAL_80
@@ -44,7 +36,7 @@ def config() -> None:
     """A model by its config.json."""
     st.file_uploader(
         "Your own: its config.json", type=["json"], key="own_config", max_upload_size=1, on_change=_taken,
-        args=("own_config", lambda data, _: state.change(model=config_text(data))),
+        args=("own_config", lambda data, _: state.change(model=uploads.config_text(data))),
     )  # fmt: skip
 
 
@@ -124,15 +116,15 @@ def _step(scenario: Scenario) -> None:
     if found.own_step_seconds is None:
         raise UsageError("seconds is empty: give what one step took")
     given = {"samples": found.own_step_samples, "tokens": found.own_step_tokens}
-    state.change(measured=factor_of_step(scenario, seconds=found.own_step_seconds, **given))
+    state.change(measured=uploads.factor_of_step(scenario, seconds=found.own_step_seconds, **given))
 
 
 def _steps(data: bytes, name: str, scenario: Scenario) -> None:
     if name.endswith(".csv"):
-        return state.change(measured=factor_of_steps(data, scenario.stack))
+        return state.change(measured=uploads.factor_of_steps(data, scenario.stack))
     if "own_stage" not in st.session_state:
         raise UsageError("file: the recipe at hand has no RL stage that a log could be of: send a table")
-    state.change(measured=factor_of_log(data, name, scenario, st.session_state.own_stage))
+    state.change(measured=uploads.factor_of_log(data, name, scenario, st.session_state.own_stage))
 
 
 def _taken(key: str, take: Callable[[bytes, str], None]) -> None:
@@ -151,8 +143,8 @@ def _guarded(act: Callable[[], None]) -> None:
 
 def _file(data: bytes, _: str) -> None:
     """A question keeps what it wishes; a scenario or recipe is taken as it is."""
-    text = scenario_text(data)
-    document = toml_document(text, source="file")
+    text = uploads.scenario_text(data)
+    document = uploads.toml_document(text, source="file")
     is_question = "recipe" not in document and "stages" not in document
     found = questions.to_choice(text) if is_question else Choice(own=text)
     found.scenario()

@@ -2,7 +2,7 @@
 
 The question is the choice at hand, the same as on What if: every field is set from the choice and replaces a part of
 it. Leaves out: fields that the first screen has too (`mopdsim.app.pages.controls`), how a choice becomes a question
-(`mopdsim.app.questions`), the search (`mopd plan`), which runs in a process of its own (`mopdsim.app.pages.plan_work`),
+(`mopdsim.app.questions`), the search (`mopd plan`), which runs in a process of its own (`mopdsim.app.planned`),
 how the answer is drawn (`mopdsim.app.pages.plan_answer`).
 """
 
@@ -16,7 +16,7 @@ import streamlit as st
 
 from mopdsim.app import planned, questions, state, views
 from mopdsim.app.choice import Choice
-from mopdsim.app.pages import controls, own, plan_answer, plan_work
+from mopdsim.app.pages import controls, own, plan_answer
 from mopdsim.base.errors import MopdError
 from mopdsim.facts.domains import FACTS, WHOLE, Estimate
 from mopdsim.forecast.scenario import Scenario
@@ -227,19 +227,19 @@ def page() -> None:
     left, right = st.columns([2, 6], gap="medium")
     with left:
         question = _question()
-        known = question is None or plan_work.known(question) is not None
+        known = question is None or planned.told(question) is not None
         asked = st.button(
             "Recommend a plan", type="primary", icon=":material/route:", width="stretch", key="recommend",
-            disabled=known or plan_work.working(question),
+            disabled=known or planned.working(question),
         )  # fmt: skip
         if asked and question is not None:
-            plan_work.begin(question)
+            planned.ask_for(question)
         with views.said():
             fields(_scenario(), question)
     with right:
         if question is not None:
-            plan_work.answer(question, plan_answer.show, ask=None)
-            if not known and not plan_work.working(question):
+            planned.answer(question, plan_answer.show, ask=None)
+            if not known and not planned.working(question):
                 st.caption(
                     "The planner tries thousands of plans in the same simulated worlds. A rough answer comes within "
                     "seconds, the full one after half a minute or so. The same on the command line: `mopd plan FILE`, "

@@ -12,10 +12,9 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, frames, opening, questions, state, views
+from mopdsim.app import charts, frames, opening, planned, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
-from mopdsim.app.pages import plan_work
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.forecast.compare import RIVALS, compare_all
@@ -185,12 +184,12 @@ def _untuned(choice: Choice) -> None:
 def _ranked(choice: Choice) -> None:
     """This question's finalists beside the published systems; the planner makes the table where it is not known."""
     text = questions.of_choice(choice)
-    if plan_work.known(text, "ranked") is None and not plan_work.working(text, "ranked"):
+    if planned.told(text, "ranked") is None and not planned.working(text, "ranked"):
         st.caption(
             "The planner gives every kind of plan its best grouping and steps under the question's limits, then sets "
             "the published systems beside them at equal dollars. It takes half a minute or so."
         )
-    plan_work.answer(text, _ranked_table, kind="ranked", ask="Rank with the planner")
+    planned.answer(text, _ranked_table, kind="ranked", ask="Rank with the planner")
 
 
 def _ranked_table(question: str, document: Mapping[str, Any]) -> None:

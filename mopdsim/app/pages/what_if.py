@@ -11,9 +11,9 @@ from contextlib import suppress
 
 import streamlit as st
 
-from mopdsim.app import opening, questions, state, views
+from mopdsim.app import opening, planned, questions, state, views
 from mopdsim.app.answers import prepare, rival
-from mopdsim.app.pages import controls, plan_work, results
+from mopdsim.app.pages import controls, results
 from mopdsim.app.state import SIDE_BY_SIDE
 from mopdsim.base.errors import MopdError
 from mopdsim.forecast.scenario import Scenario
@@ -38,7 +38,7 @@ def _body() -> None:
     scenario = _scenario()
     controls.chips(scenario)
     with views.said():
-        plan_work.answer(questions.of_choice(state.choice()), opening.show)
+        planned.answer(questions.of_choice(state.choice()), opening.show)
     title = "Explore one recipe: dials, waterfall, calendar"
     views.fold(title, "explore", lambda: _explore(scenario), icon=":material/tune:")
 
