@@ -67,12 +67,13 @@ def export(
         for line in exchange.to_rerun(scenario.recipe, changed):
             print(f"  {line}")
         return None
+    engines = exchange.known_engines(_names(to))
     request = replace(
         request_of(scenario, weights or _directory(keys.get("model")), smaller_weights, tasks),
         seed=keys.get("seed", 0),
         approximate=approximate,
     )
-    jobs = exchange.jobs_of(request, _names(to), _names(stages or ""))
+    jobs = exchange.jobs_of(request, engines, _names(stages or ""))
     if out is not None:
         exchange.write(out, request, jobs)
     if json_:

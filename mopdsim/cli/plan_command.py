@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, interval, points, score, share, three, usd
 from mopdsim.cli.flags import Json, Keys, emit, new_file, scenario_flags
 from mopdsim.plan import words
@@ -72,10 +73,12 @@ def say(line: str) -> None:
 
 
 def question_document(file: Path | None, keys: Keys) -> dict[str, Any]:
-    """The question of a file with the flags on top, or of the flags alone."""
+    """The question of a file with the flags on top, or of the flags alone, which must name the domains."""
     from mopdsim.plan.question import REMEDY
     from mopdsim.recipes import recipe_file
 
+    if file is None and "domains" not in keys:
+        raise UsageError(f"--domains is missing: name them, or {REMEDY}")
     return {**({} if file is None else recipe_file.read_toml(file, remedy=REMEDY)), **keys}
 
 

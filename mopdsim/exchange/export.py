@@ -37,13 +37,18 @@ DONE = "DONE"
 ENGINES: Mapping[str, Any] = {module.ENGINE: module for module in (verl, trl, nemo_rl, mergekit)}
 
 
-def jobs_of(request: Request, engines: Sequence[str], stages: Sequence[str] = ()) -> list[Job]:
-    """A job for each stage (of `stages`, where named) in order. UsageError for the first that no engine can say."""
-    for name in engines:
+def known_engines(names: Sequence[str]) -> Sequence[str]:
+    """The names, all of them engines. NotFoundError for one that is none, UsageError where there is none."""
+    if not names:
+        raise UsageError(f"--to is empty: name engines of {', '.join(ENGINES)}, such as --to trl,mergekit")
+    for name in names:
         if name not in ENGINES:
             raise NotFoundError(f"--to {name}: no such engine{did_you_mean(name, ENGINES)}")
-    if not engines:
-        raise UsageError(f"--to is empty: name engines of {', '.join(ENGINES)}, such as --to trl,mergekit")
+    return names
+
+
+def jobs_of(request: Request, engines: Sequence[str], stages: Sequence[str] = ()) -> list[Job]:
+    """A job for each stage (of `stages`, where named) in order. UsageError for the first that no engine can say."""
     for name in stages:
         if name not in request.recipe.stage:
             raise NotFoundError(f"--stages: no stage {name!r}{did_you_mean(name, request.recipe.stage)}")

@@ -117,6 +117,9 @@ def test_validate_reports(kind: str) -> None:
         (("forecast", "mopd", "--budget", "nan"), 2, "budget"),
         (("forecast", "mopd", "--domains", "mth"), 3, "mth"),
         (("compare", "mopd"), 2, "at least two"),
+        (("plan", "--budget", "1e5"), 2, "--domains is missing"),
+        (("export", "mopd", "--to", "vrl"), 3, "did you mean 'verl'"),
+        (("export", "mopd", "--to", ""), 2, "--to is empty"),
         (("validate", "rl_steps", "--data", "nowhere.csv"), 3, "nowhere.csv"),
         (
             (
