@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer/runs": _LANGUAGE | _TRAINER,
     "trainer/bench": _LANGUAGE | _TRAINER,
     "trainer/trace": _FORECAST | _TRAINER | {"mopdsim/cli", "trainer/runs"},
-    "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "trainer/runs", "trainer/bench"},
+    "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "mopdsim/fit", "trainer/runs", "trainer/bench"},
     "studies/framework": _FACTS | _TRAINER | {"mopdsim/cost", "trainer/runs"},
     "studies/designs": _FORECAST
     | _TRAINER

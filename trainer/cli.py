@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cli.flags import Device, Json, emit, group
+from mopdsim.cli.flags import Device, Json, emit, group, new_file
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
@@ -333,6 +333,35 @@ def bench(
         print(f"{name}:")
         for key, value in row.items():
             print(f"  {key}: {value}")
+
+
+@app.command()
+def pace(
+    out: Annotated[Path, typer.Option(help="Write what was measured here.", callback=new_file)],
+    device: Annotated[
+        Literal["cpu", "cuda"], typer.Option(help="cpu: one thread of it. cuda: one GPU.")
+    ] = "cpu",
+    json_: Json = False,
+) -> None:
+    """Time this trainer's phases on this machine in several sizes, and fit its pace to them: ten minutes at most.
+
+    Fine-tuning, RL and distillation, in batches of three sizes. The file holds the rows with device and versions, the
+    pace, and how far it is off on a size left out. On a GPU it is a measured stack too: `mopd forecast --stack trainer
+    --measured FILE` uses it. Example: mopd train pace --device cuda --out runs/pace.json
+    """
+    import torch
+
+    from mopdsim.fit.trainer import measured, text
+    from trainer.bench.pace import bench_pace
+    from trainer.files.atomic import write_json
+    from trainer.runs.progress import Progress
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: PyTorch sees no GPU here: use --device cpu, or a machine with one")
+    with Progress().watching() as progress:
+        found = measured(bench_pace(device, doing=progress.doing))
+    write_json(out, found)
+    emit(found) if json_ else print(text(found))
 
 
 def _share(processes: int, arguments: list[str] | None, out: Path) -> None:

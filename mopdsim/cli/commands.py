@@ -195,12 +195,15 @@ def cost_kind(data: Path) -> str:
     from mopdsim.validate.tables import read_rows
 
     rows = read_rows(data, ())
-    columns = set(rows[0][1]) if rows else set()
+    if not rows:
+        raise UsageError(f"data file {str(data)!r} has no rows: a line of columns, then a line a measurement")
+    columns = set(rows[0][1])
     needs = {kind: tuple(loader.COLUMNS) for kind, loader in KINDS.items()}
     fitting = [kind for kind, names in needs.items() if columns >= set(names)]
     if not fitting:
         shown = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in needs.items())
         raise UsageError(
-            f"data file {str(data)!r}: its columns are of no cost table: it must have those of {shown}"
+            f"data file {str(data)!r}: its columns are of no cost table: it must have those of {shown}; an "
+            "engine's own log is read by `mopd import`"
         )
     return fitting[0]

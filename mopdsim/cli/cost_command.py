@@ -16,6 +16,7 @@ FLAGS = {
     "max_tokens": "--max-tokens", "samples_per_step": "--samples", "step_s": "--step-seconds",
     "generation_s": "--generation-seconds", "logprob_s": "--logprob-seconds", "training_s": "--training-seconds",
     "gpus": "--gpus", "mean_tokens": "--mean-tokens",
+    "mode": "--mode", "precision": "--precision",
 }  # fmt: skip
 
 

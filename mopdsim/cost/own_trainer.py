@@ -1,11 +1,14 @@
-"""Seconds of a step of this project's own trainer on two CPU cores, fitted to its runs (`mopdsim.fit.trainer`).
+"""Seconds of a phase of a step of this project's own trainer on one CPU thread, fitted to its own phases
+(`mopdsim.fit.trainer`).
 
-    step = a_kind L + FLOPs (c + e_kind / hidden)
+    seconds = passes (a L + w P) + FLOPs (c + e / hidden)
 
-kind: fine-tuning, RL, distillation. a: launches of a layer, of RL and distillation those of the tokens that are
-sampled one after the other too. e: traffic beside the products, which weighs the more the narrower the model is. FLOPs
-are those that the trainer meters. Leaves out: other machines, and a machine that is shared (both are in the spread);
-GPUs.
+passes: of the model, one after the other: a token of the longest answer each, one of each teacher that scores, one of
+an update. a: launches of a layer. w: reading and packing the weights, which a pass does however few tokens it has (an
+update also steps the optimiser). e: traffic beside the products, which weighs the more the narrower the model is. P, L:
+parameters and layers. a, w and e differ between sampling, scoring and the updates of each kind. FLOPs are those that
+the trainer meters. Leaves out: what other processors take (the pace is that of the one named in the file; a second one
+took `studies.factor` of it), a machine that is shared, GPUs.
 """
 
 from __future__ import annotations
@@ -20,7 +23,9 @@ from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
 Kind = Literal["sft", "rl", "distill"]
+Work = Literal["generation", "scoring", "sft", "rl", "distill"]  # a kind: its update
 KINDS: tuple[Kind, ...] = get_args(Kind)
+WORKS: tuple[Work, ...] = get_args(Work)
 
 
 def is_cpu(gpu: Gpu) -> bool:
@@ -30,20 +35,19 @@ def is_cpu(gpu: Gpu) -> bool:
 
 @cache
 def fitted() -> Mapping[str, Any]:
-    """The fit: `seconds_per_flop`, by kind `layer_s` and `narrow_s_per_flop`, and `left_out`, its errors on each size
-    that was left out."""
+    """The fit: `seconds_per_flop`, by work `layer_s`, `weight_s` and `narrow_s_per_flop`, and how far it was off."""
     found: dict[str, Any] = json.loads(
         files("mopdsim").joinpath("data", "trainer.json").read_text(encoding="utf-8")
     )
     return found
 
 
-def step_fixed_s(kind: Kind, model: Model) -> float:
-    """What a step costs whatever it computes."""
-    return float(fitted()["kinds"][kind]["layer_s"]) * model.layers
-
-
-def seconds_per_flop(kind: Kind, model: Model) -> float:
-    """Of a model's FLOPs."""
-    narrow: float = fitted()["kinds"][kind]["narrow_s_per_flop"]
-    return float(fitted()["seconds_per_flop"]) + narrow / model.hidden
+def phase_s(
+    work: Work, model: Model, flops: float, passes: float, pace: Mapping[str, Any] | None = None
+) -> float:
+    """Seconds of so many FLOPs in so many passes, at the shipped pace or another."""
+    pace = pace or fitted()
+    known = pace["works"][work]
+    fixed = known["layer_s"] * model.layers + known["weight_s"] * model.total_parameters
+    narrow = known["narrow_s_per_flop"] / model.hidden
+    return float(passes * fixed + flops * (pace["seconds_per_flop"] + narrow))

@@ -24,7 +24,7 @@ from mopdsim.cost.decode import Replica, ReplicaGrid
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
-from mopdsim.cost.own_trainer import is_cpu, seconds_per_flop, step_fixed_s
+from mopdsim.cost.own_trainer import is_cpu, phase_s
 from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
@@ -218,19 +218,21 @@ def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: 
 
 def _on_cpu(step: RlStep) -> StepSeconds:
     """One process that does one thing after the other."""
-    forward_flops = step.samples * step.model.forward_flops([step.prompt_length + step.lengths.mean])
-    one = forward_flops * seconds_per_flop("rl", step.model)
-    generation = one * step.oversampling + step.environment_s
-    scoring = one * (step.scoring_passes + step.critic_share)
-    training = 3.0 * one * step.trained_share * step.updates_per_sample * (1.0 + step.critic_share)
-    fixed = step_fixed_s("rl", step.model)
+    model = step.model
+    one = step.samples * model.forward_flops([step.prompt_length + step.lengths.mean])
+    longest = float(step.lengths.expected_longest(step.samples))
+    scored = step.scoring_passes + step.critic_share
+    updated = 3.0 * step.trained_share * step.updates_per_sample * (1.0 + step.critic_share)
+    generation = phase_s("generation", model, one * step.oversampling, longest) + step.environment_s
+    scoring = phase_s("scoring", model, one * scored, scored)
+    training = phase_s("rl", model, one * updated, step.updates_per_sample)
     return StepSeconds(
         generation=np.asarray(generation),
         scoring=np.asarray(scoring),
         training=np.asarray(training),
-        fixed=np.asarray(fixed),
+        fixed=np.asarray(0.0),
         sync=np.asarray(0.0),
-        step=np.asarray(generation + scoring + training + fixed),
+        step=np.asarray(generation + scoring + training),
     )
 
 

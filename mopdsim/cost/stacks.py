@@ -70,9 +70,7 @@ def stack(name: str, *, without: str | None = None) -> Stack:
     """A stack by name. `without`: a project whose runs its factor must not have seen ("stack:NAME" and "gpu:NAME" leave
     out more); one that no fit has seen leaves out nothing. UsageError for another stack."""
     if not isinstance(name, str) or name not in MECHANISMS:
-        raise UsageError(
-            f"stack = {name!r}: must be one of {', '.join(MECHANISMS)}{did_you_mean(str(name), MECHANISMS)}"
-        )
+        raise UsageError(f"stack = {name!r}: no class of software{did_you_mean(str(name), MECHANISMS)}")
     found = fitted()["without"].get(without, fitted()["all"]) if without else fitted()["all"]
     return replace(MECHANISMS[name], launch_layer_s=found["launch_layer_s"], **found["stacks"][name])
 

@@ -29,7 +29,6 @@ from mopdsim.cost.stage_seconds import (
     step_seconds,
     time_together,
 )
-from mopdsim.cost.stage_seconds import waiting_share as waiting_of_step
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, TrainedStage
@@ -44,14 +43,16 @@ MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
 class Bill:
     """A stage's cost at central values.
 
-    tokens: generated, scored by other passes, trained, and the response tokens that carry gradient. flops:
-    model FLOPs by phase, evaluation apart. seconds: by phase, over all steps; once_seconds: of those, what does not
-    grow with steps. longer_seconds: at twice the mean length. stored_bytes: of a checkpoint.
+    batch: what a step is (None of a merge). tokens: generated, scored by other passes, trained, and the response
+    tokens that carry gradient. flops: model FLOPs by phase, evaluation apart. seconds: by phase, over all steps;
+    once_seconds: of those, what does not grow with steps. longer_seconds: at twice the mean length. stored_bytes: of a
+    checkpoint.
     log_sd: of the time model's error.
     """
 
     name: str
     gpus: int
+    batch: Batch | None
     steps: int
     generated_tokens: float
     scored_tokens: float
@@ -140,6 +141,7 @@ def bill(
     return Bill(
         name=stage.name,
         gpus=gpus,
+        batch=batch,
         steps=steps,
         generated_tokens=steps * responses,
         scored_tokens=steps * batch.sequences * batch.sequence_tokens * batch.scoring_passes,
@@ -157,21 +159,6 @@ def bill(
         stored_bytes=stored_bytes(machine.model, lora=machine.lora) * bool(batch.trained_sequences),
         shares=dict(zip(stage.domains, batch.prompt_shares, strict=True)),
     )
-
-
-def waiting_share(
-    stage: AnyStage,
-    amounts: Amounts | None,
-    domains: Mapping[str, Domain],
-    machine: Machine,
-    *,
-    gpus: int,
-    response_tokens: float | None = None,
-) -> float:
-    """Share of a stage's steps in which its GPUs mostly wait (`mopdsim.cost.stage_seconds.waiting_share`)."""
-    if isinstance(stage, Merge) or amounts is None:
-        return 0.0
-    return waiting_of_step(_batch(stage, amounts, domains, machine, response_tokens), machine, gpus)
 
 
 def _batch(
@@ -220,6 +207,7 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
     return Bill(
         name=stage.name,
         gpus=1,
+        batch=None,
         steps=1,
         generated_tokens=0.0,
         scored_tokens=0.0,
@@ -240,10 +228,10 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
 
 
 def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
-    """Standard deviation of the time model's log error, the stack's spread included; a factor of 1.5 on a CPU, whose
-    fit errs by 1.2 on sizes left out and knows no other machine."""
+    """Standard deviation of the time model's log error, the stack's spread included; a factor of 2 on a CPU, since
+    the two processors that were timed differ by 1.9."""
     if fitted is None:
-        return math.log(1.5)
+        return math.log(2.0)
     width = fitted.half_width(moe=machine.model.is_moe, model=machine.model.name, gpu=machine.gpu.name)
     return math.hypot(width / P90, machine.stack.log_sd)
 

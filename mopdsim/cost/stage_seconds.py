@@ -25,7 +25,7 @@ from mopdsim.cost.decode import WEIGHT_BYTES, Replica, ReplicaGrid
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
-from mopdsim.cost.own_trainer import Kind, is_cpu, seconds_per_flop, step_fixed_s
+from mopdsim.cost.own_trainer import Kind, is_cpu, phase_s
 from mopdsim.cost.rlstep import (
     Overlap,
     RlStep,
@@ -446,7 +446,7 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
     model = machine.model
     if machine.on_cpu:
         flops = forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
-        return flops * seconds_per_flop("rl", model)
+        return phase_s("generation", model, flops, passes=test.max_response_tokens)
     decode, _, rl = central_constants(0.6)
     lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
     seconds, _ = _sampled(
@@ -458,16 +458,17 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
 def _on_cpu(batch: Batch, machine: Machine) -> dict[Phase, float]:
     """Seconds of one step of this project's own trainer."""
     kind: Kind = "distill" if batch.teachers else "rl" if batch.generates else "sft"
-    models = {
-        "generation": machine.sampler(batch),
-        "scoring": machine.scorer(batch),
-        "training": machine.model,
-    }
-    seconds = {
-        phase: flops * seconds_per_flop(kind, models[phase])
-        for phase, flops in step_flops(batch, machine).items()
-    }
-    return {**seconds, "fixed": step_fixed_s(kind, machine.model)}
+    flops, longest = step_flops(batch, machine), float(_lengths(batch).expected_longest(batch.sequences))
+    seconds: dict[Phase, float] = {"training": phase_s(kind, machine.model, flops["training"], passes=1)}
+    if batch.generates:
+        samplers = batch.teachers if batch.by_teacher else 1
+        seconds["generation"] = phase_s(
+            "generation", machine.sampler(batch), flops["generation"], passes=samplers * longest
+        )
+    if batch.scoring_passes:
+        passes = max(batch.teachers, batch.scoring_passes)
+        seconds["scoring"] = phase_s("scoring", machine.scorer(batch), flops["scoring"], passes=passes)
+    return seconds
 
 
 def step_flops(batch: Batch, machine: Machine) -> dict[Phase, float]:

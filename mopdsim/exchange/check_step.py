@@ -8,6 +8,7 @@ are not inferred from the numbers. Leaves out: steps of fine-tuning; whole logs.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
@@ -71,6 +72,13 @@ def check(row: Mapping[str, str], software: Stack, called: Callable[[str], str] 
         for name, phase in PHASES.items()
         if cells.get(name)
     }
+    for name, phase in PHASES.items():
+        if known.get(phase, 0.0) > measured:
+            raise UsageError(
+                f"{called(name)} = {known[phase]:g} is more than {called('step_s')} = {measured:g}: a phase is part "
+                "of its step; give both in seconds of one step"
+            )
+    _check_words(cells, called)
     phases = _phases(rl_rows.scenario(cells, shape, card, values), software)
     fitted = shipped()["rl_steps"]
     width = fitted.half_width(moe=shape.is_moe, model=shape.name, gpu=card.name) / NORMAL_80
@@ -93,6 +101,20 @@ def check(row: Mapping[str, str], software: Stack, called: Callable[[str], str] 
         "phases": _compared(known, phases, measured),
     }
     return {**found, "causes": _causes(found)}
+
+
+def _check_words(cells: Mapping[str, str], called: Callable[[str], str]) -> None:
+    """UsageError for a mode or a precision that would be read as the usual one."""
+    rules = {
+        "mode": (
+            r"on.policy|sync|step.off|colocate|fsdp|megatron|epoch",
+            "On policy, 1-step off, fully async 16:16",
+        ),
+        "precision": (r"bf16|fp16|fp8", "bf16, fp8"),
+    }
+    for name, (known, examples) in rules.items():
+        if cells[name] and not re.search(known, cells[name], re.IGNORECASE):
+            raise UsageError(f"{called(name)} = {cells[name]!r} is not known: write it as in: {examples}")
 
 
 def _phases(step: RlStep, software: Stack) -> dict[str, float]:

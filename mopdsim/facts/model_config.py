@@ -115,6 +115,7 @@ def filled(config: Config) -> tuple[Config, tuple[str, ...]]:
     """
     text = config.get("text_config") or config
     try:
+        from huggingface_hub.errors import StrictDataclassError
         from transformers import CONFIG_MAPPING
     except ImportError:
         return text, ()
@@ -123,8 +124,9 @@ def filled(config: Config) -> tuple[Config, tuple[str, ...]]:
         return text, ()
     try:
         whole = CONFIG_MAPPING[family].from_dict(dict(config)).get_text_config().to_dict()
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UsageError(f"model config: transformers refuses it as {family!r}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError, StrictDataclassError) as error:
+        why = " ".join(str(error).split())
+        raise UsageError(f"model config: transformers refuses it as {family!r}: {why}") from error
     added = {key: value for key, value in whole.items() if text.get(key) is None and value is not None}
     return {**text, **added}, tuple(sorted(added))
 

@@ -309,7 +309,7 @@ def forecast(
         Job(
             name=name,
             seconds_N=seconds_of(scenario, found, found.steps, lengths[name]),
-            gpus=taken_gpus(scenario, recipe.stage[name], gpus=found.gpus),
+            gpus=taken_gpus(scenario, recipe.stage[name], found),
             needs=needs_of(recipe, name),
             pool=scenario.pool(name),
             priority=scenario.priority.get(name, 0.0),

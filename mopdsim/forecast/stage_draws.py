@@ -25,10 +25,10 @@ from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, sample, standard_normal
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together, waiting_share
+from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
 from mopdsim.cost.stage_layout import Formats
-from mopdsim.cost.stage_seconds import step_flops
-from mopdsim.facts.domains import P90, Domain, Estimate, domain
+from mopdsim.cost.stage_seconds import step_flops, waiting_share
+from mopdsim.facts.domains import P90, Estimate, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
@@ -135,7 +135,14 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
     """A stage's central costs on so many GPUs. InfeasibleError, with the pool's size too, where the model fits no
     layout on them."""
     try:
-        return bill(*_terms(scenario, stage), gpus=gpus, response_tokens=central_length(scenario, stage.name))
+        return bill(
+            stage,
+            scenario.recipe.amounts.get(stage.name),
+            scenario.domains,
+            machine_of(scenario, stage),
+            gpus=gpus,
+            response_tokens=central_length(scenario, stage.name),
+        )
     except InfeasibleError as error:
         whole = scenario.pools[scenario.pool(stage.name)]
         raise InfeasibleError(
@@ -143,21 +150,13 @@ def bill_of(scenario: Scenario, stage: AnyStage, *, gpus: int) -> Bill:
         ) from None
 
 
-def _terms(
-    scenario: Scenario, stage: AnyStage
-) -> tuple[AnyStage, Amounts | None, Mapping[str, Domain], Machine]:
-    """What a stage is billed by, but for its GPUs and its own length."""
-    return stage, scenario.recipe.amounts.get(stage.name), scenario.domains, machine_of(scenario, stage)
-
-
-def taken_gpus(scenario: Scenario, stage: AnyStage, *, gpus: int) -> int:
-    """GPUs that a stage of so many takes from its pool: all, or where other stages may fill its waiting, the share of
-    its step in which they are busy, at least half (two stages share, and switching costs nothing)."""
-    if not scenario.fill_idle:
-        return gpus
-    length = central_length(scenario, stage.name)
-    waiting = waiting_share(*_terms(scenario, stage), gpus=gpus, response_tokens=length)
-    return math.ceil(gpus * max(1.0 - waiting, 0.5))
+def taken_gpus(scenario: Scenario, stage: AnyStage, found: Bill) -> int:
+    """GPUs that a stage with this bill takes from its pool: all, or where other stages may fill its waiting, the share
+    of its step in which they are busy, at least half (two stages share, and switching costs nothing)."""
+    if not scenario.fill_idle or found.batch is None:
+        return found.gpus
+    waiting = waiting_share(found.batch, machine_of(scenario, stage), found.gpus)
+    return math.ceil(found.gpus * max(1.0 - waiting, 0.5))
 
 
 def bills_of(scenario: Scenario) -> dict[str, Bill]:

@@ -47,15 +47,23 @@ class Measured:
 def rows_of(kind: str, path: Path) -> list[Measured]:
     """Every row that can be forecast, incomplete ones too. UsageError where there is none, or where one is so far off
     that its unit must be another."""
+    return _sorted(kind, path)[0]
+
+
+def _sorted(kind: str, path: Path) -> tuple[list[Measured], list[str]]:
+    """The rows that can be forecast, and why others cannot."""
     loader, fitted = KINDS[kind], shipped()[kind]
     found_table = loader.load(path)
     found = [_complete(kind, row, fitted) for row in found_table.rows]
     for entry in found_table.incomplete:
         if "payload" in entry and np.isfinite(entry["measured"]):
             found.append(_incomplete(kind, entry, fitted))
+    reasons = [
+        f"line {entry['line']}: {entry['reason'].removeprefix('line {}: '.format(entry['line']))}"
+        for entry in (*found_table.unknown, *found_table.refused)
+    ]
     if not found:
-        reasons = [*found_table.unknown, *found_table.refused]
-        why = f": {reasons[0]['reason']}" if reasons else ""
+        why = f": {reasons[0]}" if reasons else ""
         raise UsageError(f"data file {str(path)!r} has no row that can be forecast{why}")
     for row in found:
         if not 1 / FAR < row.seconds / row.forecast < FAR:
@@ -63,7 +71,7 @@ def rows_of(kind: str, path: Path) -> list[Measured]:
                 f"data file {str(path)!r}: {row.label}: measured {row.seconds:.3g} s where {row.forecast:.3g} s are "
                 "forecast; that is another unit: give seconds, not milliseconds or hours"
             )
-    return found
+    return found, reasons
 
 
 def _without_factor(kind: str, payload: Any) -> Any:
@@ -113,8 +121,9 @@ def factor(rows: Sequence[Measured], prior: Stack) -> tuple[float, float]:
 
 
 def document(kind: str, path: Path, *, name: str = UNKNOWN) -> dict[str, Any]:
-    """The file of a measured stack: its factor, what it was made of, and the same rows before and after."""
-    rows = rows_of(kind, path)
+    """The file of a measured stack: its factor, what it was made of, the rows that say nothing and why, and the same
+    rows before and after."""
+    rows, left_out = _sorted(kind, path)
     log_bias, log_sd = factor(rows, stack(name))
     return {
         "schema_version": MEASURED_SCHEMA,
@@ -124,6 +133,7 @@ def document(kind: str, path: Path, *, name: str = UNKNOWN) -> dict[str, Any]:
         "made_of": [
             {"row": row.label, "measured": row.seconds, "without_factor": row.forecast} for row in rows
         ],
+        "left_out": left_out,
         "data": path.name,
         **before_and_after(rows, stack(name)),
     }
@@ -167,14 +177,16 @@ def write(found: Mapping[str, Any], path: Path) -> None:
 def text(found: Mapping[str, Any]) -> str:
     """For people: the factor and what it rests on."""
     middle, width = math.exp(found["log_bias"]), math.exp(NORMAL_80 * found["log_sd"])
+    count = len(found["made_of"])
     lines = [
-        f"{len(found['made_of'])} measured rows of {found['data']}: your stack takes {middle:.2f} times the time "
+        f"{count} measured row{'s' * (count != 1)} of {found['data']}: your stack takes {middle:.2f} times the time "
         f"model's seconds ({middle / width:.2f} to {middle * width:.2f})"
     ]
     lines += [
         f"  {row['row']}: {row['measured']:.4g} s measured, {row['without_factor']:.4g} s without a factor"
         for row in found["made_of"]
     ]
+    lines += [f"  left out: {reason}" for reason in found["left_out"]]
     for when in ("before", "after"):
         row = found[when]
         lines.append(

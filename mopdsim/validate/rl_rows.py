@@ -213,6 +213,11 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Plac
     if reason:
         raise UsageError(f"line {line}: {reason}.")
     values = {name: number(row, name, line) for name in NEEDED}
+    if values["max_tokens"] < values["mean_tokens"]:
+        raise UsageError(
+            f"line {line}: max_tokens = {row['max_tokens']} lies below mean_tokens = {row['mean_tokens']}: the longest "
+            "answer must be at least as long as the mean"
+        )
     where = f"{row['gpus']} x {gpu.name} {row['mode']} {row['precision']}"
     return "rows", Row(
         line=line,

@@ -58,6 +58,8 @@ def read_rows(
     Optional columns read as empty where the file has none.
     """
     path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"data file {str(path)!r} is a directory; give a CSV file with --data.")
     if not path.is_file():
         raise NotFoundError(f"data file {str(path)!r} does not exist; give a CSV file with --data.")
     try:
@@ -75,15 +77,15 @@ def read_rows(
             f"{', '.join(missing)}; "
             f"it must have {', '.join(columns)}."
         )
-    numbers = [n for n, _ in lines[1:]]
-    return [
-        (
-            n,
-            dict.fromkeys(optional, "")
-            | {key: (value or "").strip() for key, value in row.items() if key is not None},
-        )
-        for n, row in zip(numbers, reader, strict=True)
-    ]
+    found = []
+    for (n, _), row in zip(lines[1:], reader, strict=True):
+        if None in row:
+            raise UsageError(
+                f"data file {str(path)!r}: line {n} has more cells than there are columns: put quotes around a cell "
+                "that holds a comma"
+            )
+        found.append((n, dict.fromkeys(optional, "") | {key: (row[key] or "").strip() for key in row}))
+    return found
 
 
 def number(
@@ -95,14 +97,15 @@ def number(
 
 def quantity(text: str, name: str, *, default: float | None = None, zero: bool = False) -> float:
     """A positive number ('1 (2)' reads 1), or zero where that means something; the default for an empty text or n/a.
-    UsageError, which calls the value `name`, otherwise.
+    UsageError, which calls the value `name`, otherwise: a unit is no part of a number.
     """
     if text.lower() in ("", "n/a", "-", "nan"):
         if default is None:
-            raise UsageError(f"{name} is empty; it must be a positive number.")
+            raise UsageError(f"{name} is {repr(text) if text else 'empty'}; it must be a positive number.")
         return default
+    first, _, remark = text.partition(" ")
     try:
-        value = float(text.split()[0].replace(",", ""))
+        value = float(first.replace(",", "")) if not remark or remark.lstrip().startswith("(") else math.nan
     except ValueError:
         value = math.nan
     if not (0 < value < LARGEST or (zero and value == 0)):

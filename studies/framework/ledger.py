@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import NotFoundError
-from mopdsim.base.run_directory import MADE_FROM, PHASES, SUMMARY, WEIGHTS
-from mopdsim.cost.own_trainer import KINDS, seconds_per_flop, step_fixed_s
+from mopdsim.base.run_directory import MADE_FROM, SUMMARY, WEIGHTS
+from mopdsim.cost.own_trainer import KINDS, Work, phase_s
 from mopdsim.cost.stage_cost import Machine, bill
 from mopdsim.cost.stage_seconds import forward
 from mopdsim.facts.domains import Domain, domain
@@ -133,8 +133,9 @@ def lengths_of(own: Task) -> Domain:
 
 
 def _answer_s(own: Model, row: Domain) -> float:
-    """Seconds of one answer to a test prompt of a domain."""
-    return forward(own, row.prompt_tokens.value + row.response_tokens.value) * seconds_per_flop("rl", own)
+    """Seconds of one answer to a test prompt of a domain, of so many that what a pass takes by itself is no part."""
+    flops = forward(own, row.prompt_tokens.value + row.response_tokens.value)
+    return phase_s("generation", own, flops, passes=0)
 
 
 def measured(store: Store) -> dict[str, float]:
@@ -148,7 +149,7 @@ def measured(store: Store) -> dict[str, float]:
             own = _model_at(path.parent / WEIGHTS / "config.json")
         except (OSError, ValueError, NotFoundError):  # none yet, broken, or a dataset
             continue
-        for name, factor in _factors_of(summary, made_from["stage"], own):
+        for name, factor in _factors_of(summary, made_from, own):
             found.setdefault(name, []).append(factor)
     return {name: statistics.median(values) for name, values in found.items()}
 
@@ -159,17 +160,25 @@ def _model_at(config: Path) -> Model:
 
 
 def _factors_of(
-    summary: Mapping[str, Any], stage: Mapping[str, Any] | None, own: Model
+    summary: Mapping[str, Any], made_from: Mapping[str, Any], own: Model
 ) -> Iterable[tuple[str, float]]:
     """Seconds over those of the pace, of one finished stage's steps and of its tests."""
     seconds, flops, steps = summary["seconds"], summary["flops"], summary["steps"]
     if flops[TESTS]:
-        yield TESTS, seconds[TESTS] / (flops[TESTS] * seconds_per_flop("rl", own))
+        yield TESTS, seconds[TESTS] / phase_s("generation", own, flops[TESTS], passes=0)
+    stage, amounts = made_from["stage"], made_from["amounts"]
     kind = None if stage is None else stage["kind"]
     if kind not in KINDS or steps < LEAST_STEPS:
         return
-    spent, work = (sum(row[p] for p in PHASES if p != TESTS) for row in (seconds, flops))
-    yield kind, spent / (steps * step_fixed_s(kind, own) + work * seconds_per_flop(kind, own))
+    answers = amounts["prompts_per_step"] * amounts["rollouts_per_prompt"]
+    passes = {  # over all steps
+        "generation": sum(summary["tokens"]["generated"].values()) / answers,
+        "scoring": steps * len(stage.get("teachers", [kind])),
+        "training": steps,
+    }
+    works: dict[str, Work] = {"generation": "generation", "scoring": "scoring", "training": kind}
+    due = sum(phase_s(works[p], own, flops[p], passes[p]) for p in works if flops[p])
+    yield kind, sum(seconds[p] for p in works) / due
 
 
 def _cut_order(

@@ -32,7 +32,13 @@ VERDICTS = {  # verifiers that a random model passes about half the time, each i
     "even": "(?s)(..)*",
 }
 NEW_TOKENS = 6
-CLOCK = ("seconds", "wall_seconds", "peak_memory_bytes", "run")  # what differs between equal runs
+CLOCK = (
+    "seconds",
+    "cpu_seconds",
+    "wall_seconds",
+    "peak_memory_bytes",
+    "run",
+)  # what differs between equal runs
 SETTINGS = Settings(
     test_items=8,
     validation_items=4,

@@ -2,7 +2,7 @@
 
 FLOPs follow `mopdsim.facts.model` (a multiply-add is two; matrix products and causal attention; training is three
 forward passes) and count the tokens that exist: no padding, the prompt of a group once, the head at sampled tokens
-only.
+only. Seconds are the clock's; cpu_seconds are the process's own, which other work on the machine lengthens far less.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Meter:
             0.0  # wall-clock seconds of earlier attempts, up to the checkpoint this one goes on from
         )
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
+        self.cpu_seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.flops: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.tokens: dict[str, dict[str, int]] = {"generated": {}, "scored": {}, "trained": {}}
 
@@ -48,6 +49,7 @@ class Meter:
             self.seconds, self.flops, self.tokens = (
                 dict(state[name]) for name in ("seconds", "flops", "tokens")
             )
+            self.cpu_seconds |= state.get("cpu_seconds", {})  # checkpoints from before it have none
         return self
 
     @property
@@ -57,14 +59,15 @@ class Meter:
 
     @contextmanager
     def phase(self, phase: Phase, device: torch.device) -> Iterator[None]:
-        """Add the wall-clock seconds of the block."""
-        start = time.perf_counter()
+        """Add the seconds of the block."""
+        start, used = time.perf_counter(), time.process_time()
         yield
         if device.type == "cuda":
             import torch
 
             torch.cuda.synchronize(device)
         self.seconds[phase] += time.perf_counter() - start
+        self.cpu_seconds[phase] += time.process_time() - used
 
     def since(self, before: Mapping[str, float]) -> dict[str, float]:
         """Seconds by phase beyond those of an earlier moment."""
@@ -89,6 +92,7 @@ class Meter:
     def state(self) -> dict[str, Any]:
         return {
             "seconds": self.seconds,
+            "cpu_seconds": self.cpu_seconds,
             "flops": self.flops,
             "tokens": self.tokens,
             "wall_seconds": self.wall_seconds,

@@ -62,6 +62,9 @@ def test_a_tuned_stack_expects_less() -> None:
         ({"gpus": "many"}, "gpus is 'many'"),
         ({"mean_tokens": 0, "max_tokens": ""}, "mean_tokens is '0'"),
         ({"generation_s": -1}, "generation_s is '-1'"),
+        ({"generation_s": 400, "step_s": 231}, "generation_s = 400 is more than step_s = 231"),
+        ({"mode": "sideways"}, "mode = 'sideways' is not known: write it as in: On policy"),
+        ({"precision": "int2"}, "precision = 'int2' is not known"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], words: str) -> None:

@@ -115,3 +115,11 @@ def test_a_wrapper_is_its_text_model_with_the_familys_defaults(tmp_path: Path) -
     full = 34 // 6
     assert counted.kv_bytes_per_token() == full * 2 * 2 * 4 * 256
     assert {"num_attention_heads", "vocab_size", "layer_types"} <= set(counted.assumed)
+
+
+def test_a_value_of_another_type_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "qwen3", "hidden_size": "big"}')
+    with pytest.raises(
+        UsageError, match=r"^model config: transformers refuses it as 'qwen3': .*hidden_size.*$"
+    ):
+        Model.from_config(tmp_path)

@@ -18,7 +18,7 @@ from mopdsim.cost.stacks import read_measured, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.validate.cost import published
-from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, write
+from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, text, write
 
 HEAD = "framework,model,gpu,precision,gpus,mode,max_tokens,mean_tokens,samples_per_step,step_s\n"
 ROW = "mine,Qwen3-8B,H100,BF16,32,On policy,8192,3000,1024,{}\n"
@@ -101,7 +101,7 @@ def test_a_forecast_takes_the_measured_factor(tmp_path: Path) -> None:
     write(document("rl_steps", table(tmp_path / "mine.csv", ROW.format(231))), path)
     name, (log_bias, log_sd) = read_measured(path)
     assert name == "unknown" and log_sd < 0.25
-    text = f"""
+    asked = f"""
 recipe = "mixed_rl"
 domains = ["math"]
 model = "Qwen3-8B"
@@ -109,7 +109,7 @@ gpu = "H100"
 gpus = 32
 measured = "{path}"
 """
-    own = scenario.loads(text)
+    own = scenario.loads(asked)
     assert own.factor == (log_bias, log_sd)
     assert scenario.loads(scenario.dump(own)) == own
     told, before = (
@@ -133,7 +133,13 @@ def test_a_row_without_lengths_narrows_less(tmp_path: Path) -> None:
     [
         ([ROW.format(231_000)], "another unit: give seconds, not milliseconds"),
         ([ROW.format(0)], "no row that can be forecast: line 2: step_s is '0'"),
-        ([ROW.format(231).replace("Qwen3-8B", "Qwen99")], "Qwen99"),
+        ([ROW.format("231 ms")], "line 2: step_s is '231 ms'; it must be a positive number"),
+        ([ROW.format("1,024")], "line 2 has more cells than there are columns: put quotes"),
+        (
+            [ROW.format(231).replace("3000", "9000")],
+            "line 2: max_tokens = 8192 lies below mean_tokens = 9000",
+        ),
+        ([ROW.format(231).replace("Qwen3-8B", "Qwen99")], "line 2: model 'Qwen99'"),
         ([], "no row that can be forecast"),
     ],
 )
@@ -142,8 +148,22 @@ def test_tables_that_say_nothing_are_one_sentence(tmp_path: Path, rows: list[str
         document("rl_steps", table(tmp_path / "mine.csv", *rows))
 
 
+def test_rows_that_cannot_be_forecast_are_named_beside_the_others(tmp_path: Path) -> None:
+    found = document("rl_steps", table(tmp_path / "mine.csv", ROW.format(231), ROW.format(0)))
+    assert len(found["made_of"]) == 1 and len(found["left_out"]) == 1
+    assert found["left_out"][0].startswith("line 3: step_s is '0'")
+    assert "left out: line 3: step_s" in text(found)
+
+
+def test_a_table_without_rows_or_a_directory_is_told_so(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="has no rows"):
+        cost_kind(table(tmp_path / "mine.csv"))
+    with pytest.raises(UsageError, match="is a directory"):
+        cost_kind(tmp_path)
+
+
 def test_a_table_of_another_engine_is_told_which_columns_are_read(tmp_path: Path) -> None:
     path = tmp_path / "log.csv"
     path.write_text("timing_s/step,response_length/mean\n231,3000\n")
-    with pytest.raises(UsageError, match="rl_steps: framework, model"):
+    with pytest.raises(UsageError, match=r"rl_steps: framework, model.*read by `mopd import`"):
         cost_kind(path)

@@ -20,7 +20,7 @@ from small_world import SETTINGS, shrunk
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import PHASES
-from mopdsim.cost.own_trainer import seconds_per_flop, step_fixed_s
+from mopdsim.cost.own_trainer import phase_s
 from mopdsim.cost.stage_cost import Machine, bill
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model as model_of
@@ -238,13 +238,17 @@ def test_estimates_follow_the_pace_of_finished_stages(make: Make, model: Path) -
     (place / "weights").mkdir(parents=True)
     shutil.copy(model / "config.json", place / "weights")
     flops = dict.fromkeys(PHASES, 0.0) | {"training": 5e9}
-    took = 3 * (20 * step_fixed_s("rl", shape) + 5e9 * seconds_per_flop("rl", shape))
-    summary = {"steps": 20, "seconds": dict.fromkeys(PHASES, 0.0) | {"training": took}, "flops": flops}
+    took = 3 * phase_s("rl", shape, 5e9, passes=20)
+    summary = {
+        "steps": 20, "seconds": dict.fromkeys(PHASES, 0.0) | {"training": took}, "flops": flops,
+        "tokens": {"generated": {}},
+    }  # fmt: skip
     (place / "summary.json").write_text(json.dumps(summary))
-    (place / "made_from.json").write_text(json.dumps({"stage": {"kind": "rl"}}))
+    made_from = {"stage": {"kind": "rl"}, "amounts": {"prompts_per_step": 2, "rollouts_per_prompt": 4}}
+    (place / "made_from.json").write_text(json.dumps(made_from))
     after = ledger(work.runs, work.planned, work.store, finished=work.done())
     node = work.planned.node[key]
-    steps = node.job.amounts.steps * step_fixed_s("rl", shape)  # type: ignore[union-attr]
+    steps = phase_s("rl", shape, 0.0, passes=node.job.amounts.steps)  # type: ignore[union-attr]
     assert after.seconds_of[key] - before.seconds_of[key] > 2 * steps
     assert after.seconds_of[other] == before.seconds_of[other] and after.by_rule == ("distill",)
 
@@ -270,12 +274,13 @@ def test_a_step_of_a_real_model_is_priced_by_its_parameters() -> None:
 
 
 def test_the_ledger_expects_what_a_study_took() -> None:
-    """Within a factor of 1.5, before any of its stages is in the store."""
+    """Before any of its stages is in the store: more, by less than a factor of 2, for it ran on another processor than
+    the pace is of."""
     with tempfile.TemporaryDirectory() as out:
         found = conduct.named("throughput", out=Path(out)).ledger
     manifest = observe.read(conduct.RESULTS / "throughput").manifest
     took = sum(stage["wall_seconds"] for stage in manifest["stages"].values())
-    assert 1 / 1.5 < found.seconds / took < 1.5 and found.by_rule == ("distill", "rl", "sft")
+    assert 1 < found.seconds / took < 2 and found.by_rule == ("distill", "rl", "sft")
 
 
 def test_a_changed_prediction_is_refused_after_the_first_run_only(make: Make) -> None:
