@@ -164,6 +164,9 @@ def fit(
             "--leave-out", help="With --report: refit without each strategy, and without each contest."
         ),
     ] = False,
+    as_shipped: Annotated[
+        bool, typer.Option("--as-shipped", help="With --all: judge the calibration that ships, fit nothing.")
+    ] = False,
     out: Out = OUT,
     scale: Scale = 1.0,
     quick: Quick = False,
@@ -182,6 +185,10 @@ def fit(
         raise UsageError("fit: name one study, or give --all")
     if (not all_ and (ship or report)) or (leave_out and not report):
         raise UsageError("fit: --ship and --report go with --all, --leave-out with --report")
+    if as_shipped and (not all_ or ship or leave_out):
+        raise UsageError(
+            "fit: --as-shipped goes with --all, and fits nothing that --ship or --leave-out could use"
+        )
     names = LISTED if name is None else (name,)
     works = [conduct.named(each, out=out, scale=scale, quick=quick) for each in names]
     fitted = {
@@ -195,7 +202,7 @@ def fit(
 
         folders = {work.study.name: work.folder for work in works}
         place = works[0].folder.parent / "held_out" if report else None
-        document |= fit_all(folders, ship=ship, folder=place, leave_out=leave_out)
+        document |= fit_all(folders, ship=ship, folder=place, leave_out=leave_out, anew=not as_shipped)
     emit(document) if json_ else print(fit_text(document))
 
 
@@ -303,8 +310,9 @@ def fit_text(document: Mapping[str, Any]) -> str:
     ]
     if "fit" in document:
         about = document["fit"]
+        seconds = "" if about["seconds"] is None else f", {about['seconds']:.1f} s"
         lines += [
-            f"fitted: {about['runs']} runs, {about['observations']} observations, {about['seconds']:.1f} s; "
+            f"fitted: {about['runs']} runs, {about['observations']} observations{seconds}; "
             f"{'the calibration that ships' if about['is_shipped'] else 'not the calibration that ships'}",
             *(f"not fitted: {study}: {why}" for study, why in about["left_out"].items()),
         ]

@@ -24,7 +24,7 @@ from studies.framework.observe import Observations
 from studies.honest.baselines import BASELINES
 from studies.honest.form_error import FOLDS, crossed, with_errors
 from studies.honest.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
-from studies.honest.refit import Leave, Refit, committed, entering, refit, same, shipped
+from studies.honest.refit import Leave, Refit, as_shipped, committed, entering, refit, same, shipped
 from studies.honest.scoring import coverage
 from studies.honest.strategies import strategy_of
 from studies.honest.trials import Forecaster, contests, seed_variances, trials
@@ -79,11 +79,16 @@ class Judged:
         }
 
 
-def tested(folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FOLDS) -> Judged:
+def tested(
+    folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FOLDS, anew: bool = True
+) -> Judged:
     """Fit the committed studies among these folders, with the error of the form that shows in one part of so many, and
-    forecast their held-out runs."""
+    forecast their held-out runs. anew: else the calibration that ships is taken as it is."""
     studies = committed(folders)
-    found = crossed(folders, studies, refit(folders, studies, starts=starts), folds=folds)
+    if anew:
+        found = crossed(folders, studies, refit(folders, studies, starts=starts), folds=folds)
+    else:
+        found = as_shipped(studies)
     before = Forecaster(studies=studies, calibration=found.calibration)
     return Judged(
         studies=studies,

@@ -32,12 +32,13 @@ SAME = 5e-6  # relative: six significant digits
 
 @dataclass(frozen=True, kw_only=True)
 class Refit:
-    """A fitted calibration. runs: names of what entered, by study; seconds: of the fit alone."""
+    """A fitted calibration. runs: names of what entered, by study; seconds: of the fit alone, None where it was made
+    before."""
 
     document: Mapping[str, Any]
     calibration: Calibration
     runs: Mapping[str, tuple[str, ...]]
-    seconds: float
+    seconds: float | None
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
@@ -101,6 +102,26 @@ def refit(
         calibration=from_document(document, source="the calibration fitted to committed studies"),
         runs=chosen,
         seconds=seconds,
+    )
+
+
+def as_shipped(studies: Mapping[str, Observations]) -> Refit:
+    """The calibration that ships, to be judged as it is. UsageError where a run that does not enter a fit, such as a
+    held-out one, is in it."""
+    document, runs = shipped(), entering(studies)
+    if "fit" not in document:
+        raise UsageError("the calibration that ships is no fit of ours: fit anew, without --as-shipped")
+    known = {f"{study}/{name}" for study, names in runs.items() for name in names}
+    if unknown := sorted(set(document["fit"]["runs"]) - known):
+        raise UsageError(
+            f"the calibration that ships was fitted to {unknown[0]!r}, which is held out or was not run: fit anew, "
+            "without --as-shipped"
+        )
+    return Refit(
+        document=document,
+        calibration=from_document(document, source="the calibration that ships"),
+        runs=runs,
+        seconds=None,
     )
 
 

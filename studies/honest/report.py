@@ -30,11 +30,12 @@ from trainer.files.atomic import explained, write_json, write_text
 
 
 def fit_all(
-    folders: Mapping[str, Path], *, ship: bool, folder: Path | None, leave_out: bool
+    folders: Mapping[str, Path], *, ship: bool, folder: Path | None, leave_out: bool, anew: bool = True
 ) -> dict[str, Any]:
     """Fit all committed studies and judge the fit on their held-out runs. ship: make it the calibration that forecasts
-    use; folder: where the report goes, if anywhere; leave_out: also without each strategy and contest."""
-    test = tested(folders)
+    use; folder: where the report goes, if anywhere; leave_out: also without each strategy and contest; anew: else the
+    calibration that ships is judged."""
+    test = tested(folders, anew=anew)
     if ship:
         write_json(shipped_path(), test.refit.document)
     found: dict[str, Any] = {"fit": test.about(), "held_out": test.document()}

@@ -123,6 +123,7 @@ def _verdict(held: Mapping[str, Any]) -> Iterator[str]:
 def _fitted(about: Mapping[str, Any]) -> Iterator[str]:
     counts = ", ".join(f"{study} {count}" for study, count in about["studies"].items())
     settled = "" if about["settled"] else ", and the steps did not settle"
+    seconds = "" if about["seconds"] is None else f", {about['seconds']:.0f} s"
     yield from ("## What was fitted", "")
     behind = ", ".join(f"{value:.0f}" for value in about["starts_behind"][1:])
     others = (
@@ -131,7 +132,7 @@ def _fitted(about: Mapping[str, Any]) -> Iterator[str]:
         else ""
     )
     yield (
-        f"{about['runs']} runs ({counts}), {about['observations']} observations, {about['seconds']:.0f} s. Of "
+        f"{about['runs']} runs ({counts}), {about['observations']} observations{seconds}. Of "
         f"{about['starts']} starts {about['agreeing_starts']} came to this optimum{others}{settled}. No held-out run "
         "is among them, and no run that holds a held-out run's last stage. The calibration is "
         f"{'' if about['is_shipped'] else '**not** '}the one that ships."

@@ -269,6 +269,14 @@ def test_one_command_fits_judges_ships_and_reports(tmp_path: Path, monkeypatch: 
     rows = json.loads((tmp_path / "held_out" / "held_out.json").read_text())["trials"]
     assert {row["run"] for row in rows} == {"2-mixed_rl/seed1", "4-merge/seed1"}
     assert all(row["low"] <= row["predicted"] <= row["high"] for row in rows)
+    again = report.fit_all(folders, ship=False, folder=None, leave_out=False, anew=False)
+    assert again["fit"]["is_shipped"] and again["fit"]["seconds"] is None
+    assert again["held_out"] == found["held_out"]
+    taken = json.loads(ships.read_text())
+    taken["fit"]["runs"].append("s/2-mixed_rl/seed1")
+    ships.write_text(json.dumps(taken))
+    with pytest.raises(UsageError, match="fitted to 's/2-mixed_rl/seed1', which is held out"):
+        report.fit_all(folders, ship=False, folder=None, leave_out=False, anew=False)
 
 
 def test_shipping_and_reporting_want_all_studies() -> None:
