@@ -59,15 +59,11 @@ def real_table(result: dict[str, Any]) -> Table:
     from studies.designs.systems.demo import LABELS
 
     prompts, samples = result["prompts"], result["samples_per_prompt"]
-    table = Table(
-        title=f"{result['model']}, seed {result['seed']}: temperature {result['temperature']:g} / greedy / pass@8 "
+    title = (
+        f"{result['model']}, seed {result['seed']}: temperature {result['temperature']:g} / greedy / pass@8 "
         f"({prompts['t1']} x {samples}, {prompts['greedy']}, {prompts['t1']} x {samples} answers to test prompts)"
     )
-    table.add_column("")
-    for domain in result["domains"]:
-        table.add_column(domain, justify="right")
-    for heading in ("greedy gains recovered", "TFLOP in all", "student alone", "seconds"):
-        table.add_column(heading, justify="right")
+    table = _table(title, "", result, "greedy gains recovered", *COSTS)
 
     def cells(scores: dict[str, Any], side: str) -> list[str]:
         return ["{t1:.2f} / {greedy:.2f} / {pass8:.2f}".format(**row[side]) for row in scores.values()]
@@ -76,64 +72,49 @@ def real_table(result: dict[str, Any]) -> Table:
     table.add_row("start", *cells(scores, "start"), "", "", "", f"{result['start_seconds']:.0f}")
     table.add_row("own specialist", *cells(scores, "teacher"))
     for name, row in result["recipes"].items():
-        table.add_row(
-            LABELS[name],
-            *cells(row["scores"], "student"),
-            f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}",
-            f"{row['flops'] / 1e12:.1f}",
-            f"{row['flops_student_alone'] / 1e12:.1f}",
-            f"{row['seconds']:.0f}",
-        )
+        table.add_row(LABELS[name], *cells(row["scores"], "student"), *_costs(row, digits=1))
     return table
 
 
-def _forecasts(result: dict[str, Any]) -> Table:
-    """The simulator's forecast beside what was measured."""
-    from studies.designs.systems.demo import LABELS
+COSTS = ("TFLOP in all", "student alone", "seconds")
 
-    table = Table(title="forecast P10 to P90 (measured)")
-    table.add_column("recipe")
-    for heading in (*result["domains"], "seconds"):
+
+def _table(title: str, first: str, result: dict[str, Any], *more: str) -> Table:
+    table = Table(title=title)
+    table.add_column(first)
+    for heading in (*result["domains"], *more):
         table.add_column(heading, justify="right")
-    for name, row in result["recipes"].items():
-        found = row["forecast"]
-        cells = [
-            f"{found['scores'][d]['p10']:.2f} to {found['scores'][d]['p90']:.2f} ({row['scores'][d]['student']:.2f})"
-            for d in result["domains"]
-        ]
-        seconds = f"{found['seconds']['p10']:.0f} to {found['seconds']['p90']:.0f} ({row['seconds']:.0f})"
-        table.add_row(LABELS[name], *cells, seconds)
     return table
+
+
+def _costs(row: dict[str, Any], *, digits: int) -> tuple[str, ...]:
+    """What was recovered, and the columns of `COSTS`."""
+    flops = (f"{row[key] / 1e12:.{digits}f}" for key in ("flops", "flops_student_alone"))
+    return (f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}", *flops, f"{row['seconds']:.0f}")
 
 
 def _print(result: dict[str, Any]) -> None:
+    """What was measured, the simulator's forecast beside it, and the end."""
     from rich.console import Console
 
     from studies.designs.systems.demo import LABELS
 
-    table = Table(
-        title=f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
-    )
-    table.add_column("recipe")
-    for domain in result["domains"]:
-        table.add_column(domain, justify="right")
-    for heading in ("headroom recovered", "TFLOP in all", "student alone", "seconds"):
-        table.add_column(heading, justify="right")
+    title = f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
+    measured = _table(title, "recipe", result, "headroom recovered", *COSTS)
+    forecast = _table("forecast P10 to P90 (measured)", "recipe", result, "seconds")
     for name, row in result["recipes"].items():
-        scores = [
-            f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in row["scores"].values()
+        scores, told = row["scores"], row["forecast"]
+        cells = [f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in scores.values()]
+        measured.add_row(LABELS[name], *cells, *_costs(row, digits=3))
+        cells = [
+            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({scores[d]['student']:.2f})"
+            for d in result["domains"]
         ]
-        table.add_row(
-            LABELS[name],
-            *scores,
-            f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}",
-            f"{row['flops'] / 1e12:.3f}",
-            f"{row['flops_student_alone'] / 1e12:.3f}",
-            f"{row['seconds']:.0f}",
-        )
+        ends = f"{told['seconds']['p10']:.0f} to {told['seconds']['p90']:.0f} ({row['seconds']:.0f})"
+        forecast.add_row(LABELS[name], *cells, ends)
     console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(table)
-    console.print(_forecasts(result))
+    console.print(measured)
+    console.print(forecast)
     _print_end(result)
 
 

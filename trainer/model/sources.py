@@ -8,7 +8,9 @@ is ever run. Leaves out: loading (`trainer.model.loading`), the built-in models 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -225,9 +227,6 @@ def _converted(source: list[Path], convert: Callable[[Path], None], *, more: str
 
 def _convert_gguf(path: Path, target: Path) -> None:
     """Dequantised by transformers into float32 safetensors. UsageError for a file that it cannot read."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from transformers.utils import logging
-
     try:
         import gguf  # noqa: F401
     except ImportError as error:
@@ -235,25 +234,16 @@ def _convert_gguf(path: Path, target: Path) -> None:
             f"model {str(path)!r}: a GGUF file needs the extra 'hf' (gguf is missing): "
             ".venv/bin/pip install -c constraints.txt -e '.[hf]'"
         ) from error
-    logging.disable_progress_bar()
-    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    try:
+
+    def check() -> None:
         with open(path, "rb") as file:
             if file.read(4) != b"GGUF":
                 raise ValueError("it does not begin with the letters GGUF")
-        model, found = _quietly(
-            lambda: AutoModelForCausalLM.from_pretrained(**where, dtype="float32", output_loading_info=True)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(**where)
-    except Exception as error:  # gguf and transformers raise whatever the bytes lead them to
-        raise UsageError(
-            f"model {str(path)!r}: the GGUF file cannot be read ({type(error).__name__}: {_first_line(error)}); "
-            "fetch it again, or give the model's directory in Hugging Face layout"
-        ) from error
-    if missing := sorted(found["missing_keys"]):
-        raise UsageError(
-            f"model {str(path)!r}: the GGUF file lacks {missing[0]!r} ({len(missing)} tensors in all): fetch it again"
-        )
+
+    remedy = "fetch it again, or give the model's directory in Hugging Face layout"
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    with contextlib.redirect_stderr(io.StringIO()):  # the bar that transformers draws while it dequantises
+        model, tokenizer = _read(path, where, {}, what="the GGUF file", remedy=remedy, check=check)
     del model.config.quantization_config  # the weights are plain numbers from here on
     model.hf_quantizer, model.is_quantized = None, False
     _save(model.float(), tokenizer, target)
@@ -261,30 +251,41 @@ def _convert_gguf(path: Path, target: Path) -> None:
 
 def _convert_bin(directory: Path, target: Path) -> None:
     """Pickled tensors (read as such, never as objects) into safetensors."""
+    where, options = {"pretrained_model_name_or_path": directory}, {"use_safetensors": False}
+    remedy = "complete its files, and save the model as safetensors"
+    _save(*_read(directory, where, options, what="its .bin weights", remedy=remedy), target)
+
+
+def _read(
+    path: Path,
+    where: Mapping[str, Any],
+    options: Mapping[str, Any],
+    *,
+    what: str,
+    remedy: str,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Any, Any]:
+    """Model and tokenizer, no code from the files being run. UsageError where they cannot be read or lack a tensor."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
+        check()
         model, found = AutoModelForCausalLM.from_pretrained(
-            directory,
-            dtype="float32",
-            trust_remote_code=False,
-            use_safetensors=False,
-            output_loading_info=True,
+            **where, **options, dtype="float32", trust_remote_code=False, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    except Exception as error:  # unpickling raises whatever the bytes lead it to
+        tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
+    except Exception as error:  # unpickling, gguf and transformers raise whatever the bytes lead them to
         raise UsageError(
-            f"model {str(directory)!r}: its .bin weights cannot be read ({type(error).__name__}: "
-            f"{_first_line(error)}); save the model as safetensors"
+            f"model {str(path)!r}: {what} cannot be read ({type(error).__name__}: {_first_line(error)}); {remedy}"
         ) from error
     if missing := sorted(found["missing_keys"]):
         raise UsageError(
-            f"model {str(directory)!r}: its weights lack {missing[0]!r} ({len(missing)} in all), which would be left "
-            "random: complete the .bin files"
+            f"model {str(path)!r}: lacks {missing[0]!r} ({len(missing)} tensors in all), which would be left random: "
+            f"{remedy}"
         )
-    _save(model, tokenizer, target)
+    return model, tokenizer
 
 
 def _adapted(directory: Path) -> Path:
@@ -312,15 +313,6 @@ def _adapted(directory: Path) -> Path:
 def _save(model: Any, tokenizer: Any, target: Path) -> None:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-
-
-def _quietly(load: Callable[[], Any]) -> Any:
-    """Without the bar that transformers draws while it dequantises."""
-    import contextlib
-    import io
-
-    with contextlib.redirect_stderr(io.StringIO()):
-        return load()
 
 
 def _first_line(error: BaseException) -> str:

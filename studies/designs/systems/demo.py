@@ -86,10 +86,7 @@ def run_demo(*, seed: int, threads: int, engine: Engine) -> dict[str, Any]:
     settings = Settings(seed=seed, threads=threads, validation_items=100, test_items=500, evaluate_every=100)
     made = demo_recipes(DOMAINS)
     found = engine.carry_out(Run(name=name, recipe=made[name], settings=settings) for name in made)
-    mopd = found["mopd"]
-    start = mopd.domains(BASE)
-    own = {stage.name: next(iter(stage.domains)) for stage in made["mopd"].stages if isinstance(stage, Rl)}
-    teacher = {domain: mopd.domains(name)[domain] for name, domain in own.items()}
+    start, teacher = before_the_student(found["mopd"])
     table = {name: _row(run, start, teacher) for name, run in found.items()}
     return {
         "domains": list(DOMAINS),
@@ -103,20 +100,35 @@ def run_demo(*, seed: int, threads: int, engine: Engine) -> dict[str, Any]:
     }
 
 
+def before_the_student(mopd: Finished) -> tuple[Scored, Scored]:
+    """Scores by domain of the start, and of each domain's own specialist."""
+    own = {stage.name: next(iter(stage.domains)) for stage in mopd.run.recipe.stages if isinstance(stage, Rl)}
+    return mopd.domains(BASE), {domain: mopd.domains(name)[domain] for name, domain in own.items()}
+
+
+def gained(
+    found: Finished, start: Scored, teacher: Scored, *, figure: Literal["pass_rate", "greedy"] = "pass_rate"
+) -> dict[str, float]:
+    """What a recipe recovered, and at what cost."""
+    sides = (start, teacher, found.domains())
+    won = recovery(*([side[domain] for domain in teacher] for side in sides), figure=figure)
+    return {
+        "recovery": won.value,
+        "recovery_se": won.se,
+        "flops": sum(found.flops.values()),
+        "flops_student_alone": found.flops[found.run.recipe.output],
+        "seconds": found.seconds,
+    }
+
+
 def _row(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
     """One recipe's row of the document."""
-    student = found.domains()
-    gained = recovery(*([side[d] for d in DOMAINS] for side in (start, teacher, student)))
-    sides = {"start": start, "teacher": teacher, "student": student}
+    sides = {"start": start, "teacher": teacher, "student": found.domains()}
     told, probed = forecast_row(found.run.recipe), found.run.settings.probes
     return {
         "scores": {d: {name: side[d]["pass_rate"] for name, side in sides.items()} for d in DOMAINS},
         "probes": {d: {name: sides[name][d]["pass_rate"] for name in ("start", "student")} for d in probed},
-        "recovery": gained.value,
-        "recovery_se": gained.se,
-        "flops": sum(found.flops.values()),
-        "flops_student_alone": found.flops[found.run.recipe.output],
-        "seconds": found.seconds,
+        **gained(found, start, teacher),
         "forecast": {
             "scores": scores_of_a_test(found.run.recipe, found.run.settings.test_items),
             "seconds": told["seconds"],

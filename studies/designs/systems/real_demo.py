@@ -9,12 +9,11 @@ about. Leaves out: which recipe is better in general.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Rl
-from studies.designs.systems.demo import finding, recovery
+from mopdsim.recipes.recipe import BASE
+from studies.designs.systems.demo import Scored, before_the_student, finding, gained
 from studies.designs.systems.real_recipes import UNBOUNDED, real_recipes
 from studies.designs.systems.side_by_side import Engine, Finished, about
 from studies.framework.run import Run
@@ -50,10 +49,7 @@ def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dic
     found = engine.carry_out(
         Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()
     )
-    mopd = found["mopd"]
-    own = {stage.name: next(iter(stage.domains)) for stage in made["mopd"].stages if isinstance(stage, Rl)}
-    start = mopd.domains(BASE)
-    teacher = {domain: mopd.domains(name)[domain] for name, domain in own.items()}
+    start, teacher = before_the_student(found["mopd"])
     table = {name: row_of(run, start, teacher) for name, run in found.items()}
     return {
         "model": model,
@@ -65,20 +61,16 @@ def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dic
         "samples_per_prompt": settings.samples_per_prompt,
         "temperature": settings.temperature,
         "settings": settings.model_dump(mode="json"),
-        "start_seconds": float(mopd.summaries[BASE]["wall_seconds"]),
+        "start_seconds": float(found["mopd"].summaries[BASE]["wall_seconds"]),
         "workers": engine.workers,
         "threads": threads,
         **about("cpu", begun),
     }
 
 
-def row_of(
-    found: Finished, start: Mapping[str, Mapping[str, float]], teacher: Mapping[str, Mapping[str, float]]
-) -> dict[str, Any]:
+def row_of(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
     """One recipe's row of the document."""
-    student = found.domains()
-    sides = {"start": start, "teacher": teacher, "student": student}
-    gained = recovery(*([side[d] for d in DOMAINS] for side in sides.values()), figure="greedy")
+    sides = {"start": start, "teacher": teacher, "student": found.domains()}
     return {
         "scores": {
             domain: {
@@ -87,10 +79,6 @@ def row_of(
             }
             for domain in DOMAINS
         },
-        "recovery": gained.value,
-        "recovery_se": gained.se,
-        "flops": sum(found.flops.values()),
-        "flops_student_alone": found.flops[found.run.recipe.output],
-        "seconds": found.seconds,
+        **gained(found, start, teacher, figure="greedy"),
         "steps": {stage.name: found.summaries[stage.name]["steps"] for stage in found.run.recipe.stages},
     }
