@@ -9,10 +9,9 @@ Axes: B rows, T response length, N trained positions, D hidden width, V vocabula
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -46,28 +45,8 @@ class Finding:
     value: float | None = None
 
 
-class TeacherLoss(Protocol):
-    """The loss a stage will train with, for one teacher."""
-
-    def __call__(
-        self,
-        student_logits_NV: Tensor,
-        teacher_logits_NV: Tensor,
-        token_N: Tensor,
-        weights_N: Tensor,
-        valid_V: Tensor | None,
-    ) -> Loss: ...
-
-
-def full_reverse_kl(
-    student_logits_NV: Tensor,
-    teacher_logits_NV: Tensor,
-    token_N: Tensor,
-    weights_N: Tensor,
-    valid_V: Tensor | None,
-) -> Loss:
-    """Reverse KL as a `TeacherLoss`."""
-    return reverse_kl(student_logits_NV, teacher_logits_NV, weights_N, valid_V=valid_V)
+# A stage's loss for one teacher: of the student's and the teacher's logits_NV, token_N, weights_N and valid_V.
+TeacherLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Loss]
 
 
 def preflight(
@@ -75,8 +54,7 @@ def preflight(
     teachers: Mapping[str, Policy],
     prompts: Sequence[str],
     *,
-    loss: TeacherLoss = full_reverse_kl,
-    seed: int = 0,
+    loss: TeacherLoss,
 ) -> list[Finding]:
     """All findings, in the order of the checks. `prompts`: a few user texts of the stage's domains.
 
@@ -84,10 +62,7 @@ def preflight(
     Raises UsageError at the first check that fails.
     """
     items = [Item(domain="", prompt=prompt, answer="") for prompt in prompts]
-    opened = student.chat.prompts(prompts)
-    rollouts = generate(
-        student, opened, rollouts_per_prompt=2, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=seed
-    )
+    rollouts = _answers(student, prompts)
     findings = [self_distillation(student, rollouts)]
     hidden_ND, own_logprob = (
         hidden_states(student, rollouts)[rollouts.trained_BT],
@@ -110,14 +85,20 @@ def preflight(
     return [*findings, *different_gradients(gradients)]
 
 
-def alone(student: Policy, prompts: Sequence[str], *, seed: int = 0) -> Finding:
+def alone(student: Policy, prompts: Sequence[str]) -> Finding:
     """What can be checked of a model before there is a teacher: that it agrees with itself (`self_distillation`)."""
-    opened = student.chat.prompts(prompts)
-    return self_distillation(
-        student,
-        generate(
-            student, opened, rollouts_per_prompt=2, max_new_tokens=NEW_TOKENS, temperature=1.0, seed=seed
-        ),
+    return self_distillation(student, _answers(student, prompts))
+
+
+def _answers(policy: Policy, prompts: Sequence[str], *, greedy: bool = False) -> Rollouts:
+    """The likeliest answer to each prompt, or two sampled ones."""
+    return generate(
+        policy,
+        policy.chat.prompts(prompts),
+        rollouts_per_prompt=1 if greedy else 2,
+        max_new_tokens=NEW_TOKENS,
+        temperature=0.0 if greedy else 1.0,
+        seed=0,
     )
 
 
@@ -238,10 +219,7 @@ def own_greedy_output(name: str, mean: float, own: float) -> Finding:
 @torch.no_grad()
 def greedy_logprob(policy: Policy, prompts: Sequence[str]) -> float:
     """Mean log-prob a token of the policy's own greedy answers."""
-    opened = policy.chat.prompts(prompts)
-    rollouts = generate(
-        policy, opened, rollouts_per_prompt=1, max_new_tokens=NEW_TOKENS, temperature=0, seed=0
-    )
+    rollouts = _answers(policy, prompts, greedy=True)
     logprob_BT = logprobs(score(policy, rollouts), rollouts, temperature=1.0)
     return float(logprob_BT[rollouts.trained_BT].mean())
 

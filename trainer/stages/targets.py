@@ -23,7 +23,7 @@ from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses import losses
 from trainer.losses.losses import Loss
-from trainer.stages.preflight import TeacherLoss, full_reverse_kl
+from trainer.stages.preflight import TeacherLoss
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,27 +169,24 @@ def divergence(
 def teacher_loss(stage: Distill) -> TeacherLoss:
     """The stage's loss against one teacher, for preflight. The likelihood of samples needs no teacher scores,
     so reverse KL stands in for it."""
+    if stage.loss == "sample_nll":
+        stage = stage.model_copy(update={"loss": "reverse_kl"})
 
     def loss(
-        student_logits_NV: Tensor,
-        teacher_logits_NV: Tensor,
-        token_N: Tensor,
-        weights_N: Tensor,
-        valid_V: Tensor | None,
+        logits_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, weight_N: Tensor, valid_V: Tensor | None
     ) -> Loss:
-        behaviour_N = losses.token_logprob(student_logits_NV, token_N)[0].detach()
         return divergence(
             stage,
-            student_logits_NV,
-            teacher_logits_NV,
-            weights_N,
+            logits_NV,
+            teacher_NV,
+            weight_N,
             token_N=token_N,
-            behaviour_N=behaviour_N,
+            behaviour_N=losses.token_logprob(logits_NV, token_N)[0].detach(),
             advantage_N=None,
             valid_V=valid_V,
         )
 
-    return full_reverse_kl if stage.loss == "sample_nll" else loss
+    return loss
 
 
 class _Piece:

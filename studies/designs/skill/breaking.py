@@ -88,7 +88,6 @@ def analyse(found: Observations) -> Analysis:
     rows = _rows(found)
     if rows.empty:
         return Analysis(quantities={})
-    made = compared(rows, "condition")
     shown = means(rows, "size rate label", "start_greedy temperature_1 greedy pass_8 broken recovery")
     picked = _picked(rows)
     owners = [
@@ -97,23 +96,18 @@ def analyse(found: Observations) -> Analysis:
         for name in found.runs(size=size, rate=LOWEST, recipe="mopd")
         for place, domain in enumerate(WORLDS[WORLD], start=1)
     ]
-    return Analysis(
+    own = Analysis(
         quantities=_quantities(rows, picked),
-        findings=(
-            *made.findings,
-            *(
-                f"'{rule}' takes a recipe within {100 * TIE:.0f} points of the better one, greedy, in "
-                f"{int(picked[rule].sum())} of {len(picked)} conditions."
-                for rule in CHOICES
-            ),
+        findings=tuple(
+            f"'{rule}' takes a recipe within {100 * TIE:.0f} points of the better one, greedy, in "
+            f"{int(picked[rule].sum())} of {len(picked)} conditions."
+            for rule in CHOICES
         ),
         tables=(
-            *made.tables,
             Table(title="Scores by size and rate, failed students included; broken: share of domains", frame=shown),
             table_of_domains(found, owners),
         ),
         charts=(
-            *made.charts,
             Chart(
                 name="rates", title="Mean greedy score by learning rate, failed students included, a panel a size",
                 frame=shown, x="rate", y="greedy", colour="label", panel="size",
@@ -124,6 +118,7 @@ def analyse(found: Observations) -> Analysis:
             "The student's rate is bold and its teachers' is not: a recipe all of whose rates are bold is another one.",
         ),
     )  # fmt: skip
+    return compared(rows, "condition", own)
 
 
 def _picked(rows: pd.DataFrame) -> pd.DataFrame:

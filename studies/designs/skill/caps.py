@@ -121,24 +121,20 @@ def analyse(found: Observations) -> Analysis:
     rows = _rows(found)
     if rows.empty:
         return Analysis(quantities={})
-    made = compared(rows, "teacher")
     shown = means(rows, "teacher label", "start by_teacher by_student over_teacher")
     owners = [
         (PARTS, domain, name, stage)
         for name in found.runs(teacher="rl", recipe="plain")
         for domain, stage in ((TAUGHT, "teacher"), (CONTROL, "control"))
     ]
-    return Analysis(
+    own = Analysis(
         quantities=_quantities(rows),
-        findings=made.findings,
         tables=(
-            *made.tables,
             Table(title="The taught skill, greedy, failed students included", frame=shown),
             table_of_probe(rows, "teacher label"),
             table_of_domains(found, owners),
         ),
         charts=(
-            *made.charts,
             Chart(
                 name="caps", title="Student against teacher on the taught skill, greedy; dashed: equal",
                 frame=rows.dropna(subset="by_teacher"), x="by_teacher", y="by_student", colour="teacher", panel="label",
@@ -150,6 +146,7 @@ def analyse(found: Observations) -> Analysis:
             "The teacher on verified samples is not charged for its samples; the wrong one has four times the FLOPs.",
         ),
     )  # fmt: skip
+    return compared(rows, "teacher", own)
 
 
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:

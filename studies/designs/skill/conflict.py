@@ -43,9 +43,8 @@ def design() -> list[Run]:
 @of_table(rows_of)
 def analyse(rows: pd.DataFrame) -> Analysis:
     """Scores along the dial, beside the bound."""
-    made = compared(rows, "dial")
     lost = means(rows.assign(below=1 - rows.dial / 2 - rows.greedy), "dial recipe", "below")
-    return Analysis(
+    own = Analysis(
         quantities=kept(
             mixed_minus_mopd_at_0=lead(rows, "mixed_rl", "mopd", dial=0.0),
             mixed_minus_mopd_at_1=lead(rows, "mixed_rl", "mopd", dial=1.0),
@@ -54,9 +53,7 @@ def analyse(rows: pd.DataFrame) -> Analysis:
             fall_of_mixed=_fall(rows, "mixed_rl"),
             worst_of_mixed_at_1=mean_quantity(where(rows, dial=1.0, recipe="mixed_rl").worst_greedy),
         ),
-        findings=made.findings,
         tables=(
-            *made.tables,
             Table(title="Points of a score below the best possible, 1 - dial / 2, greedy", frame=lost),
         ),
         charts=(
@@ -70,6 +67,7 @@ def analyse(rows: pd.DataFrame) -> Analysis:
             "Ambiguity is one kind of conflict: prompts that ask for two answers. Others were not found at this size.",
         ),
     )  # fmt: skip
+    return compared(rows, "dial", own)
 
 
 def _fall(rows: pd.DataFrame, recipe: str) -> Quantity | None:

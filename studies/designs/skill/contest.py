@@ -7,7 +7,6 @@ A student that recovers less than 70% of its teachers' greedy gains is a failed 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -87,8 +86,8 @@ def table_of_probe(rows: pd.DataFrame, by: str) -> Table:
     return Table(title=f"The composed probe {PROBE}, which nobody demonstrates or trains", frame=shown)
 
 
-def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Analysis:
-    """Tables and findings by the factor that conditions differ in."""
+def compared(rows: pd.DataFrame, by: str, own: Analysis | None = None) -> Analysis:
+    """Tables and findings by the factor that conditions differ in; after them what is the study's own."""
     shown = [*NAMES.values(), "worst_greedy", "recovery", "gflops"]
     scores = means(rows, f"{by} recipe", " ".join(shown))
     count = rows.groupby([by, "recipe"]).size().rename("runs").reset_index()
@@ -110,14 +109,13 @@ def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Anal
             f"{len(lost)} distillations failed (under {RECOVERED:.0%} of their teachers' greedy gains) and are "
             f"compared with nothing: {', '.join(sorted(lost.run))}."
         )
-    return Analysis(
+    made = Analysis(
         quantities={},
         findings=tuple(told),
         tables=(
             Table(title="Starts, mean of seeds", frame=starts),
             Table(title="Recipes, mean of seeds; recovery: share of the teachers' greedy gains", frame=scores),
             Table(title="Best recipe and its lead over the second, greedy, paired by seed, 80% interval", frame=leads),
-            *more,
         ),
         charts=(
             Chart(
@@ -126,6 +124,7 @@ def compared(rows: pd.DataFrame, by: str, *, more: Sequence[Table] = ()) -> Anal
             ),
         ),
     )  # fmt: skip
+    return made if own is None else made.with_more(own)
 
 
 def _lead(own: pd.DataFrame, by: str) -> dict[str, Any]:

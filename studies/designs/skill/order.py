@@ -57,7 +57,6 @@ def analyse(rows: pd.DataFrame) -> Analysis:
     again = "budget" in rows
     if again:
         rows = rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))
-    made = compared(rows, "condition" if again else "world")
     quantities = kept(
         mixed_minus_mopd=lead(rows, "mixed_rl", "mopd"),
         mixed_minus_mopd_sampled=lead(rows, "mixed_rl", "mopd", "temperature_1"),
@@ -68,16 +67,11 @@ def analyse(rows: pd.DataFrame) -> Analysis:
         mixed_minus_cascade=lead(rows, "mixed_rl", "cascade"),
         failed_mopd=share_failed(rows, "mopd", "condition" if again else "seed"),
     )
-    return Analysis(
-        quantities=quantities,
-        findings=made.findings,
-        tables=made.tables,
-        charts=made.charts,
-        limits=(
-            f"{rows.seed.nunique()} seeds a world, one size. A lead within its interval is no winner.",
-            "Rates and batches are the same in every world; `skill_sweep` judges them, on one seed of one world.",
-        ),
+    limits = (
+        f"{rows.seed.nunique()} seeds a world, one size. A lead within its interval is no winner.",
+        "Rates and batches are the same in every world; `skill_sweep` judges them, on one seed of one world.",
     )
+    return compared(rows, "condition" if again else "world", Analysis(quantities=quantities, limits=limits))
 
 
 STUDY = judging(

@@ -160,7 +160,6 @@ def analyse(found: Observations) -> Analysis:
     rows = _rows(found)
     if rows.empty:
         return Analysis(quantities={})
-    made = compared(rows, "arm")
     by_number = {label(k): k for k in GROUPS}
     counted = rows[rows.recipe.str.removeprefix(FAILED).isin(by_number) & (rows.arm != CAME_LATE)]
     counted = counted.assign(teachers=counted.recipe.str.removeprefix(FAILED).map(by_number))
@@ -170,17 +169,14 @@ def analyse(found: Observations) -> Analysis:
         for name in found.runs(arm=TOTAL, recipe=label(8))
         for place, domain in enumerate(WORLD, start=1)
     ]
-    return Analysis(
+    own = Analysis(
         quantities=_quantities(rows),
-        findings=made.findings,
         tables=(
-            *made.tables,
             Table(title="Where a domain came late, greedy: it and the others", frame=late),
             table_of_probe(rows, "arm recipe"),
             table_of_domains(found, owners),
         ),
         charts=(
-            *made.charts,
             Chart(
                 name="teachers", title="Student's mean greedy score by number of teachers, one line an arm",
                 frame=means(counted, "arm teachers", "greedy"), x="teachers", y="greedy", colour="arm",
@@ -191,6 +187,7 @@ def analyse(found: Observations) -> Analysis:
             "The student's share of the FLOPs was swept for two teachers of one domain each, not for other numbers.",
         ),
     )  # fmt: skip
+    return compared(rows, "arm", own)
 
 
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:

@@ -22,6 +22,16 @@ TEMPLATE = "{% for m in messages %}u: {{ m['content'] }} {% endfor %}a: "
 PROMPTS = ["sort ba", "say hello", "c"]
 
 
+def full_reverse_kl(
+    student_NV: Tensor, teacher_NV: Tensor, token_N: Tensor, weights_N: Tensor, valid_V: Tensor | None
+):
+    return losses.reverse_kl(student_NV, teacher_NV, weights_N, valid_V=valid_V)
+
+
+def checked(student, teachers, prompts, loss=full_reverse_kl):
+    return preflight.preflight(student, teachers, prompts, loss=loss)
+
+
 def tokenizer(letters: str = LETTERS, template: str = TEMPLATE) -> PreTrainedTokenizerFast:
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<end>", *letters])}
     backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<pad>"))
@@ -71,7 +81,7 @@ def teachers() -> dict[str, Policy]:
 
 
 def test_a_sound_setting_passes_every_check(student: Policy, teachers: dict[str, Policy]) -> None:
-    findings = preflight.preflight(student, teachers, PROMPTS)
+    findings = checked(student, teachers, PROMPTS)
     seen = {(finding.check, finding.teacher) for finding in findings}
     per_teacher = ["vocabulary", "end of sequence", "chat template", "deterministic", "own greedy output"]
     assert {(check, name) for check in per_teacher for name in teachers} <= seen
@@ -89,7 +99,7 @@ def test_teachers_may_be_loaded_one_at_a_time(student: Policy, teachers: dict[st
             loaded.append(name)
             return teachers[name]
 
-    preflight.preflight(student, OnDemand(teachers), PROMPTS)
+    checked(student, OnDemand(teachers), PROMPTS)
     assert loaded == ["one", "two"]
 
 
@@ -103,7 +113,7 @@ def test_teachers_may_be_loaded_one_at_a_time(student: Policy, teachers: dict[st
 )
 def test_another_tokenizer_is_refused_though_sizes_agree(student: Policy, letters: str, named: str) -> None:
     with pytest.raises(UsageError, match=f"{named}.*one tokenizer"):
-        preflight.preflight(student, {"t": policy(1, text=tokenizer(letters))}, PROMPTS)
+        checked(student, {"t": policy(1, text=tokenizer(letters))}, PROMPTS)
 
 
 @pytest.mark.parametrize("student_size", [30, 40])
@@ -112,13 +122,13 @@ def test_padding_of_unequal_heads_is_masked(student_size: int) -> None:
     valid_V = preflight.shared_ids(student, "t", teacher)
     assert valid_V is not None
     assert valid_V.tolist() == [True] * 30 + [False] * (student_size - 30)
-    findings = preflight.preflight(student, {"t": teacher}, PROMPTS)
+    findings = checked(student, {"t": teacher}, PROMPTS)
     assert [f.value for f in findings if f.check == "vocabulary" and "padding is masked" in f.message] == [30]
     with torch.no_grad():
         student.head.weight[30:] = 20 * student.head.weight[:1]
     if student_size == 40:
         with pytest.raises(UsageError, match=r"samples id 3\d, which no token has"):
-            preflight.preflight(student, {"t": teacher}, PROMPTS)
+            checked(student, {"t": teacher}, PROMPTS)
 
 
 def test_equal_heads_need_no_mask(student: Policy, teachers: dict[str, Policy]) -> None:
@@ -128,14 +138,14 @@ def test_equal_heads_need_no_mask(student: Policy, teachers: dict[str, Policy]) 
 def test_a_token_without_a_place_in_the_head_is_refused(student: Policy) -> None:
     narrow = policy(1, vocab_size=29)
     with pytest.raises(UsageError, match=r"reach id 29, but the heads .* 30 and 29 outputs: resize"):
-        preflight.preflight(student, {"t": narrow}, PROMPTS)
+        checked(student, {"t": narrow}, PROMPTS)
 
 
 def test_other_end_of_sequence_ids_are_refused(student: Policy) -> None:
     with pytest.raises(
         UsageError, match=r"ids are \[1\] in the student and \[1, 5\] in teacher 't'.*eos_token_id"
     ):
-        preflight.preflight(student, {"t": policy(1, eos_token_id=[1, 5])}, PROMPTS)
+        checked(student, {"t": policy(1, eos_token_id=[1, 5])}, PROMPTS)
 
 
 def test_no_end_of_sequence_at_all_is_refused(student: Policy, teachers: dict[str, Policy]) -> None:
@@ -155,7 +165,7 @@ def test_another_chat_template_is_reported_and_used(student: Policy, monkeypatch
         return score(who, rollouts)
 
     monkeypatch.setattr(preflight, "hidden_states", watched)
-    findings = preflight.preflight(student, {"t": teacher}, PROMPTS)
+    findings = checked(student, {"t": teacher}, PROMPTS)
     message = next(finding.message for finding in findings if finding.check == "chat template")
     assert message == "differs from the student's: the teacher renders its own prompts"
     (own,), (theirs,) = width[False], width[True]
@@ -164,7 +174,7 @@ def test_another_chat_template_is_reported_and_used(student: Policy, monkeypatch
 
 def test_a_teacher_without_a_template_is_refused(student: Policy) -> None:
     with pytest.raises(UsageError, match="no chat template"):
-        preflight.preflight(student, {"t": policy(1, text=tokenizer(template=""))}, PROMPTS)
+        checked(student, {"t": policy(1, text=tokenizer(template=""))}, PROMPTS)
 
 
 def become(kind: type[Policy], sound: Policy) -> Policy:
@@ -184,7 +194,7 @@ class Noisy(Policy):
 
 def test_scores_that_change_are_refused(student: Policy) -> None:
     with pytest.raises(UsageError, match=r"teacher 't' scores one batch differently twice.*dropout"):
-        preflight.preflight(student, {"t": become(Noisy, policy(1))}, PROMPTS)
+        checked(student, {"t": become(Noisy, policy(1))}, PROMPTS)
 
 
 class Shifted(Policy):
@@ -196,14 +206,14 @@ class Shifted(Policy):
 
 def test_a_student_that_is_not_itself_is_refused(teachers: dict[str, Policy]) -> None:
     with pytest.raises(UsageError, match=r"KL to itself is .* 1e-05: check left padding"):
-        preflight.preflight(become(Shifted, policy(0)), teachers, PROMPTS)
+        checked(become(Shifted, policy(0)), teachers, PROMPTS)
 
 
 def test_equal_teachers_and_a_teacher_equal_to_the_student_are_refused(student: Policy) -> None:
     with pytest.raises(UsageError, match="'one' and 'two' give the same gradient"):
-        preflight.preflight(student, {"one": policy(1), "two": policy(1)}, PROMPTS)
+        checked(student, {"one": policy(1), "two": policy(1)}, PROMPTS)
     with pytest.raises(UsageError, match="'the student itself' and 'one' give the same gradient"):
-        preflight.preflight(student, {"one": policy(0)}, PROMPTS)
+        checked(student, {"one": policy(0)}, PROMPTS)
 
 
 def test_a_loss_that_ignores_the_teacher_is_refused(student: Policy, teachers: dict[str, Policy]) -> None:
@@ -217,7 +227,7 @@ def test_a_loss_that_ignores_the_teacher_is_refused(student: Policy, teachers: d
         return losses.cross_entropy(student_logits_NV, token_N, weights_N)
 
     with pytest.raises(UsageError, match="give the same gradient"):
-        preflight.preflight(student, teachers, PROMPTS, loss=reward_only)
+        checked(student, teachers, PROMPTS, loss=reward_only)
 
 
 def test_joint_distillation_and_reward_passes(student: Policy, teachers: dict[str, Policy]) -> None:
@@ -235,7 +245,7 @@ def test_joint_distillation_and_reward_passes(student: Policy, teachers: dict[st
             own, theirs, own.detach(), weights_N, max_ratio=2.0, reward_advantage_N=reward, alpha=5.0
         )
 
-    preflight.preflight(student, teachers, PROMPTS, loss=joint)
+    checked(student, teachers, PROMPTS, loss=joint)
 
 
 def test_a_teacher_that_doubts_its_own_output_is_refused(student: Policy) -> None:
@@ -243,7 +253,7 @@ def test_a_teacher_that_doubts_its_own_output_is_refused(student: Policy) -> Non
     with torch.no_grad():
         untrained.head.weight.mul_(0.01)
     with pytest.raises(UsageError, match=r"own greedy output -3\.\d\d nats.*chat template"):
-        preflight.preflight(student, {"t": untrained}, PROMPTS)
+        checked(student, {"t": untrained}, PROMPTS)
 
 
 def test_teacher_gradient_is_that_of_the_loss_on_the_logits(
@@ -257,7 +267,7 @@ def test_teacher_gradient_is_that_of_the_loss_on_the_logits(
     )
     trained = rollouts.trained_BT
     hidden_ND = preflight.hidden_states(student, rollouts)[trained]
-    found = preflight.teacher_gradient(student, hidden_ND, teacher, rollouts, preflight.full_reverse_kl, None)
+    found = preflight.teacher_gradient(student, hidden_ND, teacher, rollouts, full_reverse_kl, None)
     with torch.no_grad():
         log_p, log_q = (
             who.logits(preflight.hidden_states(who, rollouts)[trained]).log_softmax(-1)
