@@ -1,19 +1,21 @@
 """A causal language model seen by the training loops: hidden states, logits, and step-by-step decoding.
 
 `Policy` hides two ways of computing the same numbers behind three methods. The generic path runs the Hugging
-Face module itself and works for any `AutoModelForCausalLM`; the lean path (`trainer.model.lean`) is a functional
-forward of the same parameters for dense Llama, Mistral, Qwen2 and Qwen3. The first policy of a configuration compares
-both with the module's own logits and refuses what disagrees. A bare model (`trainer.model.bare`) has no module to be
-compared with, and the lean path alone. Leaves out: sampling (`trainer.batch.rollout`), gradients
-(`trainer.batch.update`), loading weights.
+Face module itself with its own dynamic cache and works for any `AutoModelForCausalLM` (prompts are padded on the left
+and responses on the right, so right padding is never attended to, and positions count real tokens only); the lean path
+(`trainer.model.lean`) is a functional forward of the same parameters for dense Llama, Mistral, Qwen2 and Qwen3. The
+first policy of a configuration compares both with the module's own logits and refuses what disagrees. A bare model
+(`trainer.model.bare`) has no module to be compared with, and the lean path alone. Leaves out: sampling
+(`trainer.batch.rollout`), gradients (`trainer.batch.update`), loading weights.
 
 Axes: B rows, U unique prompts (B = U * group), P left-padded prompt length, T right-padded response length,
-D hidden width, V vocabulary.
+D hidden width, V vocabulary, L tokens run, K tokens they see.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -26,7 +28,6 @@ from torch import Tensor, nn
 from mopdsim.base.errors import UsageError
 from trainer.model.bare import Bare
 from trainer.model.chat import Chat, ChatSettings
-from trainer.model.generic import GenericBackbone, GenericDecoder
 from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
 from trainer.model.lean import Lean, LeanDecoder, supports
 from trainer.model.parallel import keep_freed_memory
@@ -267,3 +268,62 @@ def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
             "they must agree; set eos_token_id in the model's generation_config.json"
         )
     return ids or frozenset([] if own is None else [own])
+
+
+class GenericBackbone:
+    """The Hugging Face decoder itself, with its dynamic cache."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.body: nn.Module = model.get_decoder()  # type: ignore[operator]
+        self.takes_positions = "position_ids" in inspect.signature(self.body.forward).parameters
+
+    def run(self, token_BL: Tensor, mask_BK: Tensor, cache: Any, *, use_cache: bool) -> Any:
+        """Run the L newest of K tokens; positions count real tokens only, so left padding changes nothing."""
+        length = token_BL.shape[1]
+        position_BL = (mask_BK.long().cumsum(1) - 1).clamp_min(0)[:, -length:]
+        positions = {"position_ids": position_BL} if self.takes_positions else {}
+        return self.body(
+            input_ids=token_BL,
+            attention_mask=mask_BK.long(),
+            past_key_values=cache,
+            use_cache=use_cache,
+            **positions,
+        )
+
+    def hidden_at(self, prompt_UP: Tensor, mask_UP: Tensor, response_BT: Tensor, wanted_BT: Tensor) -> Tensor:
+        width, steps, group = prompt_UP.shape[1], response_BT.shape[1] - 1, len(response_BT) // len(prompt_UP)
+        if group == 1 or not steps:
+            token_UL = torch.cat([prompt_UP, response_BT[::group, :-1]], 1)
+            out = self.run(token_UL, _extend(mask_UP, steps), None, use_cache=False)
+            return out.last_hidden_state[:, width - 1 :].repeat_interleave(group, 0)[wanted_BT]
+        out = self.run(prompt_UP, mask_UP, None, use_cache=True)
+        first_B1D = out.last_hidden_state[:, -1:].repeat_interleave(group, 0)
+        cache = out.past_key_values
+        cache.batch_repeat_interleave(group)
+        mask_BK = _extend(mask_UP.repeat_interleave(group, 0), steps)
+        rest = self.run(response_BT[:, :-1], mask_BK, cache, use_cache=True).last_hidden_state
+        return torch.cat([first_B1D, rest], 1)[wanted_BT]
+
+
+class GenericDecoder:
+    """Its key-value cache, extended one token at a time."""
+
+    def __init__(self, backbone: GenericBackbone, prompt_UP: Tensor, mask_UP: Tensor, group: int) -> None:
+        self.backbone, self.mask_BK = backbone, mask_UP.repeat_interleave(group, 0)
+        out = backbone.run(prompt_UP, mask_UP, None, use_cache=True)
+        self.cache = out.past_key_values
+        self.cache.batch_repeat_interleave(group)
+        self.hidden_BD = out.last_hidden_state[:, -1].repeat_interleave(group, 0)
+
+    def step(self, token_B: Tensor) -> None:
+        self.mask_BK = _extend(self.mask_BK, 1)
+        out = self.backbone.run(token_B[:, None], self.mask_BK, self.cache, use_cache=True)
+        self.hidden_BD = out.last_hidden_state[:, -1]
+
+    def keep(self, index_K: Tensor) -> None:
+        self.mask_BK, self.hidden_BD = self.mask_BK[index_K], self.hidden_BD[index_K]
+        self.cache.batch_select_indices(index_K)
+
+
+def _extend(mask_BP: Tensor, more: int) -> Tensor:
+    return torch.cat([mask_BP, mask_BP.new_ones(mask_BP.shape[0], more)], 1)

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -24,15 +24,16 @@ from trainer.batch.routing import teacher_names
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.model import processes
+from trainer.model.chat import Chat, ChatSettings
 from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
 from trainer.runs.execute import execute
-from trainer.runs.lengths import check_lengths
 from trainer.runs.plan import BUILT_IN, Plan, check_tokens, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
-from trainer.tasks import task
+from trainer.tasks import Item, Task, task
+from trainer.tasks.jsonl import JsonlTask
 
 SCHEMA_VERSION = 1
 _FIELDS = ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes", "wall_seconds")
@@ -121,6 +122,51 @@ def check_prompts(domains: Iterable[str], settings: Settings) -> None:
     for spec in domains:
         task(spec).fixed("validation", settings.validation_items)
         task(spec).fixed("test", max(settings.test_items, settings.greedy_items))
+
+
+def check_lengths(specs: Sequence[str], directory: Path, settings: Settings) -> None:
+    """UsageError for the first prompt that is too long, with its answer, for the positions of the model in `directory`;
+    its line is named. All lines of a file are looked at, of generated domains the fixed prompts, whose like the others
+    are; the length of conversations of several turns only sampling shows."""
+    from transformers import AutoTokenizer
+
+    config = read_json(directory / "config.json")
+    config = config.get("text_config") or config
+    room = config.get("max_position_embeddings") or config.get("n_positions")
+    if not room:
+        return
+    tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
+    chat = Chat(tokenizer, ChatSettings.of(settings))
+    for spec in specs:
+        own = task(spec)
+        items = _items(own, settings)
+        prompts = chat.prompts([item.prompt for item in items])
+        for item, prompt in zip(items, prompts, strict=True):
+            new = own.max_new_tokens
+            if len(prompt) + new > room:
+                raise UsageError(
+                    f"domain {spec!r}{_line(own, item)}: the prompt {item.prompt[:40]!r}... is {len(prompt)} tokens "
+                    f"long, and with max_new_tokens = {new} that is more than the model's {room} positions: shorten "
+                    "it, or lower max_new_tokens"
+                )
+
+
+def _items(own: Task, settings: Settings) -> list[Item]:
+    if isinstance(own, JsonlTask):
+        return [item for items in own.items.values() for item in items]
+    return own.fixed("validation", settings.validation_items) + own.fixed("test", settings.test_items)
+
+
+def _line(own: Task, item: Item) -> str:
+    """Where a file has the item."""
+    if not isinstance(own, JsonlTask):
+        return ""
+    path = own.spec.partition(":")[2].partition("?")[0]
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
+        record: Any = json.loads(line) if line.strip() else {}
+        if record.get("prompt") == item.prompt:
+            return f", line {number}"
+    return ""
 
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:

@@ -11,9 +11,8 @@ from mopdsim.base.errors import UsageError
 from trainer.batch.rollout import left_pad
 from trainer.model import attention, kernels
 from trainer.model import policy as policies_of
-from trainer.model.generic import GenericBackbone
 from trainer.model.lean import Lean
-from trainer.model.policy import Policy
+from trainer.model.policy import GenericBackbone, Policy
 
 GROUP, LENGTH = 3, 6
 

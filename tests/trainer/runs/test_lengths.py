@@ -10,7 +10,7 @@ from small_world import SETTINGS, carry_out, shrunk, write_model
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
-from trainer.runs.lengths import check_lengths
+from trainer.runs.run import check_lengths
 
 POSITIONS, NEW = 40, 4
 
