@@ -1,6 +1,6 @@
 """The verb `mopd compare`: recipes in the same worlds, or with --all every system and rival at one budget.
 
-Leaves out: the arithmetic (`mopdsim.forecast.compare`, `mopdsim.forecast.compare`).
+Leaves out: the arithmetic (`mopdsim.forecast.compare`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import typer
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.cli.flags import Json, Keys, emit, require_domains, scenario_flags, scenario_of
-from mopdsim.cli.texts import comparison_text
 
 
 @scenario_flags()
@@ -143,6 +142,28 @@ def _ranking_row(row: Mapping[str, Any] | None, widest: int) -> str:
         ]
     widths = (widest, 7, 14, 14, 9, 11, 0)
     return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
+
+
+def comparison_text(document: Mapping[str, Any], assumed: str) -> str:
+    """What was asked, a line a recipe, and each against the first in every measure."""
+    lines = [
+        assumed,
+        f"{'recipe':<18}{'GPU-hours':<12}{'cost':<10}{'calendar':<12}{'mean score':<12}worst domain",
+    ]
+    for name, found in document["forecasts"].items():
+        lines.append(
+            f"{name:<18}{count(found['gpu_hours']['p50']):<12}{usd(found['usd']['p50']):<10}"
+            f"{duration(found['days']['p50']):<12}{score(found['mean_score']['p50']):<12}"
+            f"{score(found['worst_score']['p50'])}"
+        )
+    for name, row in document["against_baseline"].items():
+        lines.append(f"{name} against {document['baseline']}")
+        measures = {**{key: value for key, value in row.items() if key != "scores"}, **row["scores"]}
+        for key, found in measures.items():
+            lines.append(
+                f"  {key:<20} better with probability {share(found['probability_better'])}: {found['verdict']}"
+            )
+    return "\n".join(lines)
 
 
 def all_text(document: Mapping[str, Any]) -> str:

@@ -24,8 +24,7 @@ from typer.core import TyperGroup
 from mopdsim import __version__
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.cli.commands import VERBS
-from mopdsim.cli.cost_command import check_step
-from mopdsim.cli.exchange_command import export, import_
+from mopdsim.cli.exchange_command import check_step, export, import_
 from mopdsim.cli.flags import Json, emit, group
 from mopdsim.cli.plan_command import plan
 

@@ -1,6 +1,6 @@
-"""Page Calibration: predicted against measured, parameters with grades, studies, and a refit to own observations.
+"""Page Calibration: predicted against measured, own runs held out too, parameters with grades, studies, a refit.
 
-Leaves out: the validation and the fits; they are those of `mopd validate` and `mopd calibrate`.
+Leaves out: the validation and the fits; they are those of `mopd validate`, `mopd calibrate` and `mopd study fit`.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ from mopdsim.app import charts, state, views
 from mopdsim.app.answers import answer
 from mopdsim.app.background import Work, unplaced
 from mopdsim.app.background import start as begin
-from mopdsim.app.pages import held_out
 from mopdsim.app.uploads import csv_text
+from mopdsim.app.words import recipe_title
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.constants import KINDS, parse
@@ -49,7 +49,7 @@ def _measured() -> None:
     titles = {name: kind.title for name, kind in VALIDATIONS.items()}
     own = None
     with views.said():
-        own = held_out.read(RESULTS)
+        own = read_held_out(RESULTS)
     if own is not None:
         titles = {"held_out": "Scores of own runs, held out", **titles}
     kind = st.segmented_control(
@@ -57,7 +57,7 @@ def _measured() -> None:
         bind="query-params", required=True,
     )  # fmt: skip
     if own is not None and kind == "held_out":
-        held_out.show(own)
+        show_held_out(own)
         return
     with views.said():
         report = _report(kind)
@@ -101,6 +101,10 @@ def _headline(report: dict[str, Any], *, ratio: bool) -> None:
     ]
     if report.get("naive_median_error") is not None:
         cells.append(("Median error of a simple rule", shown(report["naive_median_error"])))
+    _metrics(cells)
+
+
+def _metrics(cells: Sequence[tuple[str, str]]) -> None:
     with st.grid(len(cells), min_column_width=150):
         for label, value in cells:
             st.metric(label, value, border=True)
@@ -319,3 +323,117 @@ def start_refit(kind: str, data: bytes) -> Work:
     """Begin a refit to a table that passes `check`."""
     check_refit(kind, data)
     return begin(["calibrate", kind, "--data", FILE], {FILE: csv_text(data)})
+
+
+HELD_OUT = Path("held_out") / "held_out.json"  # under the directory of the studies' results
+POINTS = 100.0
+SCOPE = (
+    "Runs that no fit has seen: tiny models of 0.17 to 10 million parameters, synthetic tasks on strings, scores "
+    "sampled at temperature 1. Little of this transfers to a large model."
+)
+
+
+def read_held_out(results: Path) -> dict[str, Any] | None:
+    """The document, None where no fit has been tested on held-out runs. UsageError for a damaged one."""
+    path = results / HELD_OUT
+    if not path.is_file():
+        return None
+    try:
+        document: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return document if document["held_out"]["n"] and document["trials"] else None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path.name}: damaged ({error!r}): run `mopd study fit --all --report` again"
+        ) from None
+
+
+def held_out_finding(found: Mapping[str, Any]) -> str:
+    """The result in a sentence: the forecast's mean error against the best simple rule's."""
+    low, high = (f"{end:.0%}" for end in found["skill_interval"])
+    verb = "beats" if found["skill"] > 0 else "does not beat"
+    return (
+        f"On {found['n']} scores of {found['runs']} runs that the fit never saw, the forecast misses by "
+        f"{found['mae_points']:.1f} points and {verb} the best simple rule, which misses by "
+        f"{found['best_baseline_mae_points']:.1f} (skill {found['skill']:.0%}, {low} to {high})."
+    )
+
+
+def held_out_trials(document: Mapping[str, Any]) -> pd.DataFrame:
+    """A row a score of a domain that its recipe trained: what, measured, P10, P50, P90, whether inside, residual."""
+    rows = [
+        {
+            "what": f"{row['domain']}, {row['study']} {row['run']}",
+            "recipe": recipe_title(row["strategy"]),
+            "measured": row["measured"],
+            "P10": row["low"],
+            "P50": row["predicted"],
+            "P90": row["high"],
+            "80% interval": "inside" if row["low"] <= row["measured"] <= row["high"] else "outside",
+            "residual": POINTS * (row["predicted"] - row["measured"]),
+        }
+        for row in document["trials"]
+        if row["in_set"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def by_group(document: Mapping[str, Any], key: str, of: str) -> pd.DataFrame:
+    """Errors by recipe (`by_strategy`) or study (`by_study`), beside the simple rule that was best there."""
+    rows = [
+        {
+            of: recipe_title(name),
+            "scores": row["n"],
+            "error, points": row["mae_points"],
+            "bias, points": row["bias_points"],
+            "inside the 80% interval": row["coverage_80"],
+            "best simple rule": row["best_baseline"],
+            "its error, points": row["best_baseline_mae_points"],
+            "wins": "the forecast" if row["mae_points"] < row["best_baseline_mae_points"] else "the rule",
+        }
+        for name, row in document.get(key, {}).items()
+        if row["n"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def show_held_out(document: Mapping[str, Any]) -> None:
+    """The whole section."""
+    found = document["held_out"]
+    st.caption(SCOPE)
+    st.subheader(views.plain(held_out_finding(found)), anchor=False)
+    _held_out_numbers(found)
+    table = held_out_trials(document)
+    outside = int((table["80% interval"] == "outside").sum())
+    views.figure(
+        "Predicted against measured, pass rate", table, charts.predicted(False), key="predicted_held_out",
+        says=f"{len(table)} held-out scores; {outside} lie outside their 80% interval.",
+        note="Line: P10 to P90 of the forecast; on the diagonal it is exact.",
+    )  # fmt: skip
+    views.figure(
+        "Residuals", table, charts.residuals("residual"), key="residuals_held_out",
+        says=f"Residuals of {len(table)} forecasts: median {table.residual.median():+.1f} points.",
+        note="Forecast minus measured.",
+    )  # fmt: skip
+    for of, key in (("recipe", "by_strategy"), ("study", "by_study")):
+        rows = by_group(document, key, of)
+        if not rows.empty:
+            st.markdown(f"**By {of}**")
+            views.table(rows, key=f"held_out_{key}", alt=f"Errors on held-out scores by {of}")
+
+
+def _held_out_numbers(found: Mapping[str, Any]) -> None:
+    """Error, coverage and regret; under them what each is measured by."""
+    low, high = found["coverage_80_interval"]
+    cells = [
+        ("Mean error", f"{found['mae_points']:.1f} points"),
+        ("Best simple rule's error", f"{found['best_baseline_mae_points']:.1f} points"),
+        ("Inside the 80% interval", f"{found['coverage_80']:.0%}"),
+    ]
+    notes = [f"Best simple rule: {found['best_baseline']}", f"the true coverage is {low:.0%} to {high:.0%}"]
+    if found["regret_points"] is not None:
+        cells.append(("Regret of its choices", f"{found['regret_points']:.1f} points"))
+        constant, rule = found["best_constant_rule_regret_points"], found["best_constant_rule"]
+        if constant is not None:
+            notes.append(f"always {recipe_title(rule)} has a regret of {constant:.1f}")
+    _metrics(cells)
+    st.caption(views.plain("; ".join(notes) + "."))

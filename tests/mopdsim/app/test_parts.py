@@ -12,7 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from mopdsim.app import frames, words
 from mopdsim.app.choice import Choice
-from mopdsim.app.pages import calibration, held_out
+from mopdsim.app.pages import calibration
 from mopdsim.base import numbers
 from mopdsim.base.errors import UsageError
 from mopdsim.plan.question import FAMILIES
@@ -50,30 +50,30 @@ def document() -> dict[str, Any]:
 
 
 def put(place: Path, text: str) -> None:
-    path = place / held_out.FILE
+    path = place / calibration.HELD_OUT
     path.parent.mkdir(parents=True)
     path.write_text(text)
 
 
 def test_no_result_is_none_and_a_damaged_one_is_said(tmp_path: Path) -> None:
-    assert held_out.read(tmp_path) is None
+    assert calibration.read_held_out(tmp_path) is None
     put(tmp_path / "empty", '{"held_out": {"n": 0}, "trials": []}')
-    assert held_out.read(tmp_path / "empty") is None
+    assert calibration.read_held_out(tmp_path / "empty") is None
     for number, text in enumerate(("{", "[]", "{}", "null", "\x00")):
         put(tmp_path / str(number), text)
         with pytest.raises(UsageError, match="run `mopd study fit --all --report` again"):
-            held_out.read(tmp_path / str(number))
+            calibration.read_held_out(tmp_path / str(number))
 
 
 def test_held_out_scores_are_those_of_trained_domains(document: dict[str, Any]) -> None:
-    table = held_out.trials(document)
+    table = calibration.held_out_trials(document)
     assert list(table["80% interval"]) == ["inside", "outside"]
     assert list(table.residual.round(6)) == [-5.0, -20.0]
-    groups = held_out.grouped(document, "by_strategy", "recipe")
+    groups = calibration.by_group(document, "by_strategy", "recipe")
     assert list(groups.recipe) == ["multi-teacher distillation"]
-    said = held_out.finding(document["held_out"])
+    said = calibration.held_out_finding(document["held_out"])
     assert "misses by 12.5 points and beats the best simple rule, which misses by 25.0" in said
-    assert "does not beat" in held_out.finding({**document["held_out"], "skill": -0.1})
+    assert "does not beat" in calibration.held_out_finding({**document["held_out"], "skill": -0.1})
 
 
 def test_the_page_shows_a_result_first_and_stands_without_one(
@@ -89,7 +89,7 @@ def test_the_page_shows_a_result_first_and_stands_without_one(
     at = AppTest.from_function(page, default_timeout=900).run()
     assert not at.exception and not at.error
     assert [metric.value for metric in at.metric] == ["12.5 points", "25.0 points", "50%", "1.5 points"]
-    (tmp_path / held_out.FILE).write_text("{")
+    (tmp_path / calibration.HELD_OUT).write_text("{")
     at = AppTest.from_function(page, default_timeout=900).run()
     assert not at.exception
     assert len(at.error) == 1

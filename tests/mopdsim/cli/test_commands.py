@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import MopdError
 from mopdsim.cli import main
-from mopdsim.cli.texts import LINES
+from mopdsim.cli.commands import LINES
 
 RUN = CliRunner()
 
