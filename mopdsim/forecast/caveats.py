@@ -106,9 +106,9 @@ def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str
         gain = gain_of_doubling(scenario, stage, gpus)
         if gain < WORTH_DOUBLING:
             crowded.append((stage.name, gpus, gain))
-        elif not {"gpus_of", "gpus_per_stage"} & scenario.stated and 1 < 2 * gpus <= _pool(
-            scenario, stage.name
-        ):
+            continue
+        pool = scenario.pools[scenario.pool(stage.name)]
+        if not {"gpus_of", "gpus_per_stage"} & scenario.stated and 1 < 2 * gpus <= pool:
             gain = gain_of_doubling(scenario, stage, 2 * gpus)
             if gain < WORTH_DOUBLING:
                 chosen.append((stage.name, gpus, gain))
@@ -124,10 +124,6 @@ def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str
             f"only {_least(chosen):.2f} times as fast): gpus_of changes it"
         )
     return found
-
-
-def _pool(scenario: Scenario, stage: str) -> int:
-    return scenario.pools[scenario.pool(stage)]
 
 
 def _listed(stages: list[tuple[str, int, float]]) -> str:

@@ -109,12 +109,12 @@ class Rounds:
         state = self.stock.base
         for number in range(plans[0].rounds):
             runs = [runs_of(plan, number) for plan in plans]
-            taught = self._later(plans, runs, state) if number else self._first(runs)
+            if number:
+                taught = self._later(plans, runs, state)
+            else:
+                taught = [[self.stock.trained((run,)) for run in row] for row in runs]
             state = self._end(plans, taught, state, number)
         return state.score_DN
-
-    def _first(self, runs: Sequence[Sequence[Run]]) -> list[list[Trained]]:
-        return [[self.stock.trained((run,)) for run in row] for row in runs]
 
     def _later(
         self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], init: State
@@ -219,7 +219,7 @@ class Rounds:
                 alike.setdefault((plan.gpus, last_gpus), {})[place] = (fitting, last_N)
         for (gpus, last_gpus), found in alike.items():
             places, last_CN = [*found], np.array([last_N for _, last_N in found.values()])
-            longest_first = [sorted(row, key=_shortness) for row, _ in found.values()]
+            longest_first = [sorted(row, key=lambda one: -one.median) for row, _ in found.values()]
             columns = list(zip(*longest_first, strict=True))
             runs_KCN = np.array([[one.seconds_N for one in column] for column in columns])
             hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
@@ -242,10 +242,6 @@ class Rounds:
 def _last_gpus(plan: Plan) -> int:
     """GPUs of a round's student; a merge takes one."""
     return plan.student_gpus if plan.family in DISTILLED else 1
-
-
-def _shortness(one: Timed) -> float:
-    return -one.median
 
 
 @cache
@@ -445,7 +441,8 @@ class Evaluator:
 
     def scores(self, plans: Sequence[Plan]) -> Iterator[tuple[list[Plan], Array]]:
         """The plans in batches of a kind, each with the scores of its plans by draw, (D, C, N)."""
-        by_groups = sorted(plans, key=_groups)
+        # plans of one grouping side by side: much of their arithmetic is then common
+        by_groups = sorted(plans, key=lambda plan: plan.groups)
         self.rounds.prepare([plan for plan in by_groups if plan.family in TAUGHT])
         for batch in _batches(by_groups, lambda plan: kind(plan) if plan.family in TAUGHT else ()):
             taught = batch[0].family in TAUGHT
@@ -455,10 +452,6 @@ class Evaluator:
 def splits(pool: int) -> tuple[int, ...]:
     """The numbers of GPUs that a stage may be given: the pool, its half, quarter and so on."""
     return tuple(dict.fromkeys(max(1, pool >> halvings) for halvings in range(_SPLITS + 1)))
-
-
-def _groups(plan: Plan) -> Grouping:
-    return plan.groups  # plans of one grouping side by side: much of their arithmetic is then common
 
 
 def _batches(plans: Sequence[Plan], kind_of: Callable[[Plan], object]) -> Iterator[list[Plan]]:

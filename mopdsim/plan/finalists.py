@@ -221,7 +221,8 @@ def infeasible(question: Question, found: Found, calibration: Calibration | None
         ]
     if not good:
         return _out_of_reach(question, found)
-    nearest = min(good, key=lambda outcome: _ratio(question, outcome))
+    limits = question.limits.items()  # by what factor they would have to be widened for a plan
+    nearest = min(good, key=lambda outcome: max(outcome.surely[name] / limit for name, limit in limits))
     binding = {name: limit for name, limit in question.limits.items() if nearest.surely[name] > limit}
     if set(binding) == {"usd"} and not question.minimum:
         return InfeasibleError(
@@ -267,11 +268,6 @@ def _out_of_reach(question: Question, found: Found) -> InfeasibleError:
 
 def _missing(question: Question, outcome: Outcome) -> bool:
     return any(outcome.lowest[name] < least for name, least in question.minimum.items())
-
-
-def _ratio(question: Question, outcome: Outcome) -> float:
-    """By what factor the limits would have to be widened for this plan."""
-    return max(outcome.surely[name] / limit for name, limit in question.limits.items())
 
 
 def _up(value: float) -> float:

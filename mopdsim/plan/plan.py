@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
 from mopdsim.base.numbers import count, duration, points, score, share, usd
 from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast import scenario as scenarios
@@ -157,10 +156,6 @@ class Answer:
     def _value(self, one: Finalist) -> float:
         return float(self.question.value(one.utility_N))
 
-    def _reserved(self, days_N: Array) -> Array:
-        """Dollars of the whole pool for as long as the plan takes, its idle GPUs paid too."""
-        return days_N * 24.0 * self.question.pool * self.question.usd_per_gpu_hour
-
     def to_document(self) -> dict[str, Any]:
         """The answer as plain data, for JSON."""
         best, other = self.recommended, self.runner_up
@@ -234,7 +229,9 @@ class Answer:
             "utility": quantiles(self.question.utility(made.likely_DN)),
             "gpu_hours": quantiles(made.gpu_hours_N),
             "usd": quantiles(made.usd_N),
-            "usd_reserved": quantiles(self._reserved(made.days_N)),
+            "usd_reserved": quantiles(
+                made.days_N * 24.0 * self.question.pool * self.question.usd_per_gpu_hour
+            ),
             "days": quantiles(made.days_N),
             "scores": made.score_intervals,
             "mean_score": made.mean_score,

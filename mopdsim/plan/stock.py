@@ -9,6 +9,7 @@ candidate, P candidate or one for all of them, N draw. Leaves out: putting runs 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -274,21 +275,16 @@ class Stock:
         found = self.step_bill(key, stage, one_step, gpus)
         if found is None:
             return None
-        return seconds_of(self.question.base, found, steps_C, self._length(found))
+        base = self.question.base
+        return seconds_of(base, found, steps_C, np.ravel(length_of(base, found, self.world)))
 
     def step_bill(self, key: Hashable, stage: AnyStage, one_step: Amounts | None, gpus: int) -> Bill | None:
         """The bill of one step on so many GPUs, remembered by the stage's key; None where it does not fit."""
         if (key, gpus) not in self._bills:
-            try:
-                found = bill(stage, one_step, self.domains, self.machine, gpus=gpus)
-            except InfeasibleError:
-                self._bills[key, gpus] = None
-            else:
-                self._bills[key, gpus] = found
+            self._bills[key, gpus] = None
+            with suppress(InfeasibleError):
+                self._bills[key, gpus] = bill(stage, one_step, self.domains, self.machine, gpus=gpus)
         return self._bills[key, gpus]
-
-    def _length(self, found: Bill) -> Array:
-        return np.ravel(length_of(self.question.base, found, self.world))
 
     def timed(self, run: Run, gpus: int) -> Timed | None:
         """A run's seconds; None where it does not fit. `time` must have been told of it."""

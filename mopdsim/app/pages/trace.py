@@ -100,8 +100,9 @@ def _found(chosen: Run) -> None:
     if name == chosen.name:
         st.markdown("**Report**")
         st.code(document["text"], language=None)
+        text = json.dumps(document, indent=1, sort_keys=True)
         views.download("Report", document["text"], f"{chosen.name}_trace.txt", "text/plain")
-        views.download("Report, JSON", _plain(document), f"{chosen.name}_trace.json", "application/json")
+        views.download("Report, JSON", text, f"{chosen.name}_trace.json", "application/json")
         for number, change in enumerate(document["changes"], start=1):
             views.download(
                 f"Recipe change {number}",
@@ -115,10 +116,6 @@ def _last(kind: Kind) -> tuple[str, list[str], dict[str, Any]]:
     """Run, words and document of the last question of a kind; empty where there was none."""
     found: tuple[str, list[str], dict[str, Any]] | None = st.session_state.get(kind)
     return found or ("", [], {})
-
-
-def _plain(document: dict[str, Any]) -> str:
-    return json.dumps(document, indent=1, sort_keys=True)
 
 
 Answer = dict[str, Any]
