@@ -58,23 +58,15 @@ class Rollouts:
                 ).all()
             )
         )
-        return Rollouts(
-            prompt_BP=self.prompt_BP[index],
-            prompt_mask_BP=self.prompt_mask_BP[index],
-            response_BT=self.response_BT[index],
-            present_BT=self.present_BT[index],
-            trained_BT=self.trained_BT[index],
-            logprob_BT=self.logprob_BT[index],
-            truncated_B=self.truncated_B[index],
-            group=self.group if whole else 1,
-        )
+        return self._each(lambda x: x[index], group=self.group if whole else 1)
 
     def on(self, device: torch.device | str) -> Rollouts:
         """The same on a device."""
-        moved: dict[str, Any] = {
-            name: x.to(device) if isinstance(x, Tensor) else x for name, x in vars(self).items()
-        }
-        return Rollouts(**moved)
+        return self._each(lambda x: x.to(device), group=self.group)
+
+    def _each(self, change: Callable[[Tensor], Tensor], *, group: int) -> Rollouts:
+        changed = {name: change(x) for name, x in vars(self).items() if name != "group"}
+        return Rollouts(**changed, group=group)
 
 
 def stacked(pieces: Sequence[Rollouts], pad_id: int, *, group: int) -> Rollouts:

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -294,24 +295,13 @@ def train(
             report(trainee.note(f"scores {where}"))
 
         def scored(split: Split) -> Rows:
-            policy, tasks, meter = trainee.policy, trainee.tasks, trainee.meter
-            if hooks.score is None:
-                return score(
-                    job,
-                    policy,
-                    tasks,
-                    split,
-                    step=trainee.step,
-                    against=against,
-                    meter=meter,
-                    log=log,
-                    report=say,
-                )
-            say(split)
-            before = dict(meter.seconds)
-            rows = hooks.score(trainee, split)
-            spent = {"seconds": meter.since(before)}
-            log.write({"kind": "evaluation", "step": trainee.step, "split": split, "domains": rows, **spent})
+            with _evaluation(log, trainee.step, split, trainee.meter) as rows:
+                if hooks.score is None:
+                    policy, tasks = trainee.policy, trainee.tasks
+                    rows |= score(job, policy, tasks, split, against, trainee.meter, report=say)
+                else:
+                    say(split)
+                    rows |= hooks.score(trainee, split)
             return rows
 
         while not trainee.finished():
@@ -417,16 +407,13 @@ def score(
     policy: Policy,
     tasks: Mapping[str, Task],
     split: Split,
-    *,
-    step: int,
     against: Mapping[str, Policy],
     meter: Meter,
-    log: Log,
+    *,
     report: Callable[[str], None],
-) -> dict[str, dict[str, float]]:
-    """Scores of all domains and probes on a split's fixed prompts, also logged. A parent may be the start."""
-    settings, before = job.settings, dict(meter.seconds)
-    last = split == "test"
+) -> Rows:
+    """Scores of all domains and probes on a split's fixed prompts. A parent may be the start."""
+    settings, last = job.settings, split == "test"
     domains = evaluate(
         policy,
         {name: tasks[name] for name in job.scored(split)},
@@ -443,9 +430,16 @@ def score(
     for row in domains.values():
         if "kl_start" in row:
             row.setdefault("kl_parent", row["kl_start"])
-    spent = {"seconds": meter.since(before)}
-    log.write({"kind": "evaluation", "step": step, "split": split, "domains": domains, **spent})
-    return domains
+    return {**domains}
+
+
+@contextmanager
+def _evaluation(log: Log, step: int, split: Split, meter: Meter) -> Iterator[Rows]:
+    """An evaluation's rows, empty at first, in the log when the block ends, with the seconds that it took."""
+    before, rows = dict(meter.seconds), Rows()
+    yield rows
+    seconds = meter.since(before)
+    log.write({"kind": "evaluation", "step": step, "split": split, "domains": rows, "seconds": seconds})
 
 
 def scored_alone(
@@ -456,8 +450,7 @@ def scored_alone(
     def say(where: str) -> None:
         report(Note(done=0.5, text=f"scores {where}"))
 
-    with Log(job.directory / METRICS, writes=processes.leads()) as log:
-        scores = score(
-            job, policy, job.tasks(), "test", step=0, against=against, meter=meter, log=log, report=say
-        )
+    log = Log(job.directory / METRICS, writes=processes.leads())
+    with log, _evaluation(log, 0, "test", meter) as scores:
+        scores |= score(job, policy, job.tasks(), "test", against, meter, report=say)
     return {"steps": 0, "domains": scores, **spent_summary(meter, job)}

@@ -8,6 +8,7 @@ runs are forecast before they are made; they were given to the fit after they ha
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pandas as pd
@@ -67,7 +68,7 @@ def analyse(rows: pd.DataFrame) -> Analysis:
             "Ambiguity is one kind of conflict: prompts that ask for two answers. Others were not found at this size.",
         ),
     )  # fmt: skip
-    return compared(rows, "dial", own)
+    return replace(compared(rows, "dial", own), charts=own.charts)
 
 
 def _fall(rows: pd.DataFrame, recipe: str) -> Quantity | None:
