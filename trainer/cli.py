@@ -263,13 +263,13 @@ def evaluate(
 def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
     """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
     from trainer.files.atomic import read_json
-    from trainer.runs.show import draw_curves, write_table
+    from trainer.runs.show import draw_curves, summary_text, write_table
 
     summary = read_json(directory / "summary.json")
     files = [*write_table(directory, summary), *draw_curves(directory)]
     if json_:
         return emit({**summary, "files": [str(path) for path in files]})
-    _print_summary(summary)
+    print(summary_text(summary))
     for path in files:
         print(f"wrote {path}")
 
@@ -378,15 +378,10 @@ def _share(processes: int, arguments: list[str] | None, out: Path) -> None:
 def _tell(summary: dict[str, Any], json_: bool) -> None:
     """The summary on stdout, once."""
     from trainer.model.processes import launched
-
-    if launched()[0] == 0:
-        emit(summary) if json_ else _print_summary(summary)
-
-
-def _print_summary(summary: dict[str, Any]) -> None:
     from trainer.runs.show import summary_text
 
-    print(summary_text(summary))
+    if launched()[0] == 0:
+        emit(summary) if json_ else print(summary_text(summary))
 
 
 def _show_resolved(recipe: Recipe, settings: Settings, json_: bool) -> None:

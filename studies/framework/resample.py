@@ -20,14 +20,9 @@ T = TypeVar("T")
 
 
 def bootstrap(
-    runs: Sequence[T],
-    statistic: Callable[[Sequence[T]], float],
-    rng: np.random.Generator,
-    *,
-    level: float = LEVEL,
-    draws: int = DRAWS,
+    runs: Sequence[T], statistic: Callable[[Sequence[T]], float], rng: np.random.Generator
 ) -> Quantity | None:
-    """The statistic of the runs, and the interval between its (1 - level) / 2 quantiles over resampled runs.
+    """The statistic of the runs, and the interval between its (1 - LEVEL) / 2 quantiles over resampled runs.
 
     None where there are fewer than two runs or the statistic is not finite. Resamples whose statistic is not finite
     are left out.
@@ -35,14 +30,14 @@ def bootstrap(
     value = statistic(runs) if len(runs) > 1 else np.nan
     if not np.isfinite(value):
         return None
-    picks = rng.integers(0, len(runs), size=(draws, len(runs)))
+    picks = rng.integers(0, len(runs), size=(DRAWS, len(runs)))
     found = np.array([statistic([runs[i] for i in pick]) for pick in picks])
     found = found[np.isfinite(found)]
-    low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) if found.size else (value, value)
-    return Quantity(value=float(value), low=float(low), high=float(high), n=len(runs), level=level)
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if found.size else (value, value)
+    return Quantity(value=float(value), low=float(low), high=float(high), n=len(runs))
 
 
-def mean_quantity(values: ArrayLike, *, level: float = LEVEL) -> Quantity | None:
+def mean_quantity(values: ArrayLike) -> Quantity | None:
     """The mean of one number a run, with Student's t interval; None below two runs.
 
     For the few runs of a study: the bootstrap of two equal values would have no width, and of three is too narrow.
@@ -53,11 +48,6 @@ def mean_quantity(values: ArrayLike, *, level: float = LEVEL) -> Quantity | None
     x = x[np.isfinite(x)]
     if x.size < 2:
         return None
-    half = stats.t.ppf((1 + level) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
-    return Quantity(
-        value=float(x.mean()),
-        low=float(x.mean() - half),
-        high=float(x.mean() + half),
-        n=int(x.size),
-        level=level,
-    )
+    half = stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    mean = float(x.mean())
+    return Quantity(value=mean, low=float(mean - half), high=float(mean + half), n=int(x.size))

@@ -214,9 +214,9 @@ def _usable_file(path: Path) -> Path:
     )
 
 
-def _converted(source: list[Path], convert: Callable[[Path], None], *, more: str = "") -> Path:
+def _converted(source: list[Path], convert: Callable[[Path], None]) -> Path:
     """The cached conversion of these files, made if there is none."""
-    digest = hashlib.sha256("/".join([*map(_sha256, source), more]).encode()).hexdigest()[:20]
+    digest = hashlib.sha256("".join(f"{_sha256(path)}/" for path in source).encode()).hexdigest()[:20]
     place = cache_root() / "converted" / digest
     if not verified(place):
         print(f"converting {source[-1]} into {place}", file=sys.stderr)

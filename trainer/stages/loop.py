@@ -44,6 +44,7 @@ from trainer.tasks import Split, Task
 Metrics = dict[str, Any]
 TRUNCATION_WINDOW = 10
 BETAS = (0.9, 0.95)  # of AdamW
+KEEP = 0.9  # of a running mean, a step
 
 
 @dataclass(kw_only=True)
@@ -173,10 +174,10 @@ class Trainee:
         self.count_tokens("trained", batch)
         return {**applied, **report()}, sums
 
-    def average(self, name: str, value: float, *, keep: float = 0.9) -> float:
+    def average(self, name: str, value: float) -> float:
         """A running mean kept in the checkpoint; the first value starts it."""
         means = self.memory.setdefault("means", {})
-        means[name] = keep * means[name] + (1 - keep) * value if name in means else value
+        means[name] = KEEP * means[name] + (1 - KEEP) * value if name in means else value
         return float(means[name])
 
     def progress(self) -> float:

@@ -113,16 +113,15 @@ class Options:
 
 
 Factory = Callable[[Options], Task]
+MOST_NEW_TOKENS = 65_536
 
 
-def shared_dials(
-    options: Options, *, corruption: float, max_new_tokens: int, most_new_tokens: int = 65_536
-) -> dict[str, Any]:
+def shared_dials(options: Options, *, corruption: float, max_new_tokens: int) -> dict[str, Any]:
     """The fields that every Task has, read from the spec with a family's defaults."""
     return {
         "spec": options.spec,
         "environment_seconds": options.number("environment_seconds", 0.0),
-        "max_new_tokens": options.whole("max_new_tokens", max_new_tokens, least=1, most=most_new_tokens),
+        "max_new_tokens": options.whole("max_new_tokens", max_new_tokens, least=1, most=MOST_NEW_TOKENS),
         "corruption": options.number("corruption", corruption, most=1.0),
         "reward_scale": options.number("reward_scale", 1.0, least=0.001, most=1000.0),
         "reward_noise": options.number("reward_noise", 0.0, most=0.5),

@@ -40,16 +40,7 @@ CHOICES = (1, 2, 4, 8, 16, 32, 64, 128)
 Floats = NDArray[np.float64]
 
 
-def run_overoptimisation(
-    *,
-    seeds: Sequence[int],
-    noises: Sequence[float] = NOISES,
-    labelling_steps: Sequence[int] = LABELLING_STEPS,
-    ppo: Amounts = PPO,
-    prompts: int = PROMPTS,
-    samples: int = SAMPLES,
-    engine: Engine,
-) -> dict[str, Any]:
+def run_overoptimisation(*, seeds: Sequence[int], ppo: Amounts = PPO, engine: Engine) -> dict[str, Any]:
     """Run what the store does not hold; the document of `mopd study overoptimisation --json`."""
     runs = [
         Run(
@@ -61,7 +52,7 @@ def run_overoptimisation(
             factors={"noise": noise, "labelling_steps": steps},
         )
         for seed in seeds
-        for noise, steps in itertools.product(noises, labelling_steps)
+        for noise, steps in itertools.product(NOISES, LABELLING_STEPS)
     ]
     curves = []
     for found in engine.carry_out(runs).values():
@@ -69,7 +60,7 @@ def run_overoptimisation(
         about = {"seed": found.run.settings.seed, **found.run.factors}
         about["accuracy"] = sum(row["accuracy"] for row in judged) / len(judged)
         climbed = ppo_curve(found.nodes["ppo"].job.directory / "metrics.jsonl")
-        chosen = best_of_n(found.nodes["judge"].job, prompts=prompts, samples=samples)
+        chosen = best_of_n(found.nodes["judge"].job)
         for method, points in (("ppo", climbed), ("best_of_n", chosen)):
             curves.append({**about, "method": method, "points": points, "fit": fit(points, method)})
     return {"domains": list(DOMAINS), "seeds": list(seeds), "curves": curves}
@@ -108,7 +99,7 @@ def ppo_curve(log: Path) -> list[dict[str, float]]:
     return points
 
 
-def best_of_n(judge: Job, *, prompts: int, samples: int) -> list[dict[str, float]]:
+def best_of_n(judge: Job) -> list[dict[str, float]]:
     """Points for each n: the start's answers to validation prompts, the best by the judge, its true score."""
     settings = judge.settings
     policy = load_policy(judge.weights[BASE], device=settings.device, dtype=settings.dtype)
@@ -120,15 +111,15 @@ def best_of_n(judge: Job, *, prompts: int, samples: int) -> list[dict[str, float
         batch = sample(
             policy,
             {name: task},
-            task.fixed("validation", prompts),
-            domains=[name] * prompts,
-            rollouts_per_prompt=samples,
+            task.fixed("validation", PROMPTS),
+            domains=[name] * PROMPTS,
+            rollouts_per_prompt=SAMPLES,
             temperature=settings.temperature,
             seed=judge.seed("best of n", name),
             grader=lambda task, item, said: task.grade(item, said),
         )
-        golds.append(batch.reward_B.view(prompts, samples).double().numpy())
-        proxies.append(scores(model, batch.rollouts).view(prompts, samples).double().numpy())
+        golds.append(batch.reward_B.view(PROMPTS, SAMPLES).double().numpy())
+        proxies.append(scores(model, batch.rollouts).view(PROMPTS, SAMPLES).double().numpy())
     gold_UN, proxy_UN = np.concatenate(golds), np.concatenate(proxies)
     return [
         {
@@ -138,7 +129,6 @@ def best_of_n(judge: Job, *, prompts: int, samples: int) -> list[dict[str, float
             "judged": expected_best(proxy_UN, proxy_UN, n),
         }
         for n in CHOICES
-        if n <= samples
     ]
 
 

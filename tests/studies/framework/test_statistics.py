@@ -55,7 +55,7 @@ def test_bootstrap_resamples_whole_runs() -> None:
     """Ten points of one run are one observation: the interval has the width that the runs' spread gives."""
     rng = np.random.default_rng(3)
     runs = [np.full(10, value) for value in rng.normal(0, 1, 40)]
-    found = bootstrap(runs, lambda own: float(np.concatenate(own).mean()), rng, level=0.8)
+    found = bootstrap(runs, lambda own: float(np.concatenate(own).mean()), rng)
     assert found is not None and found.n == 40
     assert found.high - found.low == pytest.approx(
         2 * 1.28 * np.std([r[0] for r in runs]) / 40**0.5, rel=0.15
