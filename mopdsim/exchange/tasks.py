@@ -20,7 +20,6 @@ Leaves out: making rows (the exported prepare_data.py does, with this package's 
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any, Final
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import Domain
+from mopdsim.recipes.recipe_file import read_toml
 
 ONE_ANSWER: Final = frozenset(
     [
@@ -82,13 +82,9 @@ def read_tasks(path: Path | None) -> dict[str, Mapping[str, Any]]:
     if path is None:
         return {}
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"--tasks {path}: no such file; give a TOML file with a table for each domain"
-        ) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise UsageError(f"--tasks {path}: not valid TOML: {error}") from None
+        document = read_toml(path, remedy="give a TOML file with a table for each domain")
+    except (NotFoundError, UsageError) as error:
+        raise type(error)(f"--tasks {error}") from None
     for name, row in document.items():
         if not isinstance(row, Mapping):
             raise UsageError(f"--tasks {path}: {name} = {row!r} must be a table, as in [math]")
