@@ -6,6 +6,7 @@ stands for, so that "at the high end" means the same in both. Leaves out: the nu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal
 
@@ -82,29 +83,17 @@ OBJECTIVES = {
     "weighted": "weighted score {0}",
     "p10": "above {0}, 90% sure,",
 }
-_MORE: Mapping[
-    Cause | Literal["start"], str
-] = {  # a plan ahead by this cause; gain: with what the budget leaves of it
-    "start": "the domain that ends lowest starts higher",
-    "gain": "training itself brings more",
-    "interference": "domains disturb each other less",
-    "cap": "less is lost on the way from teacher to student",
-    "routing": "fewer prompts go to the wrong teacher",
-    "bias": "domains that a run leaves out fare better",
-    "reward": "the reward lifts the student further",
-    "judge": "reward models mislead less",
-    "collapse": "distillation collapses less often",
-}
-_LESS: Mapping[Cause | Literal["start"], str] = {  # ... and behind by it
-    "start": "the domain that ends lowest starts lower",
-    "gain": "training itself brings less",
-    "interference": "domains disturb each other more",
-    "cap": "more is lost on the way from teacher to student",
-    "routing": "more prompts go to the wrong teacher",
-    "bias": "domains that a run leaves out fare worse",
-    "reward": "the reward lifts the student less",
-    "judge": "reward models mislead more",
-    "collapse": "distillation collapses more often",
+# of a plan ahead by this cause, and behind by it; gain: with what the budget leaves of it
+_CAUSES: Mapping[Cause | Literal["start"], str] = {
+    "start": "the domain that ends lowest starts {higher|lower}",
+    "gain": "training itself brings {more|less}",
+    "interference": "domains disturb each other {less|more}",
+    "cap": "{less|more} is lost on the way from teacher to student",
+    "routing": "{fewer|more} prompts go to the wrong teacher",
+    "bias": "domains that a run leaves out fare {better|worse}",
+    "reward": "the reward lifts the student {further|less}",
+    "judge": "reward models mislead {less|more}",
+    "collapse": "distillation collapses {less|more} often",
 }
 
 
@@ -128,5 +117,5 @@ def group(name: str) -> str:
 
 def cause(name: Cause | Literal["start"], points: float) -> str:
     """What a plan ahead by so many points through this cause does better or, below 0, worse: x."""
-    words = _MORE[name] if points >= 0 else _LESS[name]
+    words = re.sub(r"{(\w+)\|(\w+)}", r"\1" if points >= 0 else r"\2", _CAUSES[name])
     return f"{words} ({points:+.1f} points)"
