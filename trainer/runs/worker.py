@@ -17,7 +17,6 @@ from trainer.batch.meter import Meter
 from trainer.model import processes
 from trainer.runs.store import Store
 from trainer.stages import distill, merge, preference, preflight, rejection, reward_model, rl, sft
-from trainer.stages.distill import PREFLIGHT_PROMPTS
 from trainer.stages.job import Job, Report
 from trainer.stages.loop import Metrics, scored_alone
 
@@ -89,10 +88,5 @@ def run_stage(job: Job, report: Report) -> Metrics:
 def _given(job: Job, report: Report) -> Metrics:
     """The scores of a model that was given, once it is clear that it can be trained at all."""
     policy = job.load(BASE)
-    texts = [
-        item.prompt
-        for task in job.tasks().values()
-        for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=job.settings.seed)
-    ]
-    finding = preflight.alone(policy, texts)
+    finding = preflight.alone(policy, preflight.prompts_of(job))
     return scored_alone(job, policy, {}, Meter(), report) | {"preflight": [asdict(finding)]}

@@ -28,11 +28,10 @@ from trainer.model.loading import tensors_sha256
 from trainer.model.policy import Policy
 from trainer.stages import ledger, samples
 from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
-from trainer.stages.preflight import preflight, shared_ids
+from trainer.stages.preflight import preflight, prompts_of, shared_ids
 from trainer.stages.targets import Scores, Target, loss_function, teacher_loss
 
 ALGORITHM_VERSION = 1
-PREFLIGHT_PROMPTS = 2  # of each domain
 LEAST_DISPERSION = 1e-6
 Valid = Mapping[str, Tensor | None]
 
@@ -66,11 +65,6 @@ def _check_teachers(
     drawn as another has such teachers on purpose, and says nothing.
     """
     if trainee.step == 0:
-        texts = [
-            item.prompt
-            for task in trainee.tasks.values()
-            for item in task.stream("train", 0, PREFLIGHT_PROMPTS, seed=trainee.job.settings.seed)
-        ]
         weights = {tensors_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
         distinct = []
         for name in names:
@@ -82,7 +76,9 @@ def _check_teachers(
                     f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
                     file=sys.stderr,
                 )
-        findings = preflight(trainee.policy, bank.mapping(distinct), texts, loss=teacher_loss(stage))
+        findings = preflight(
+            trainee.policy, bank.mapping(distinct), prompts_of(trainee.job), loss=teacher_loss(stage)
+        )
         trainee.memory["preflight"] = [asdict(finding) for finding in findings]
     valid = {}
     for name in names:

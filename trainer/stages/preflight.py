@@ -23,6 +23,7 @@ from trainer.batch.score import logprobs, score
 from trainer.batch.update import hidden_states
 from trainer.losses.losses import Loss, reverse_kl
 from trainer.model.policy import Policy
+from trainer.stages.job import Job
 from trainer.tasks import Item
 
 # Limit of a mean per token, by compute type. bfloat16's own noise is .0009 to .0013 on a real model of 135 M
@@ -32,6 +33,7 @@ SAME_GRADIENT = 1e-6  # relative distance at or below which two gradients count 
 GREEDY_FLOOR = -2.0  # nats a token: a probability of 0.14 for the teacher's own first choice
 GREEDY_SLACK = 1.0  # nats a token
 NEW_TOKENS = 32
+PROMPTS = 2  # of each domain
 STUDENT = "the student itself"
 
 
@@ -83,6 +85,15 @@ def preflight(
         )
         del teacher
     return [*findings, *different_gradients(gradients)]
+
+
+def prompts_of(job: Job) -> list[str]:
+    """A few training prompts of each of the stage's domains."""
+    return [
+        item.prompt
+        for task in job.tasks().values()
+        for item in task.stream("train", 0, PROMPTS, seed=job.settings.seed)
+    ]
 
 
 def alone(student: Policy, prompts: Sequence[str]) -> Finding:

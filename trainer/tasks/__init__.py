@@ -13,8 +13,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
-from trainer.tasks import gym, jsonl
-from trainer.tasks.ask import family as ask
+from trainer.tasks import ask, gym, jsonl
 from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
 from trainer.tasks.spec import Factory, Options
 from trainer.tasks.tiny import brackets, compare, guess, letters, program, runs

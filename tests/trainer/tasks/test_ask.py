@@ -14,8 +14,7 @@ import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.tasks import SPLITS, Item, task
-from trainer.tasks.ask.family import FORM, AskTask
-from trainer.tasks.ask.questions import PLACES, QUESTIONS, RIVALS, WORDS
+from trainer.tasks.ask import FORM, PLACES, QUESTIONS, RIVALS, WORDS, AskTask
 
 every_kind = pytest.mark.parametrize("kind", sorted(QUESTIONS))
 

@@ -1,1 +1,0 @@
-"""Short questions in plain English with exact answers, generated."""
