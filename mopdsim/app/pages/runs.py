@@ -16,20 +16,12 @@ import pandas as pd
 import streamlit as st
 
 from mopdsim.app import charts, state, views
+from mopdsim.app import runs_on_disk as disk
 from mopdsim.app.answers import answer
+from mopdsim.app.background import PROGRAM
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import samples
-from mopdsim.app.runs_on_disk import (
-    Run,
-    cost_split,
-    curves,
-    final_scores,
-    metrics,
-    root,
-    run,
-    runs,
-    scenario_text,
-)
+from mopdsim.app.runs_on_disk import Run
 from mopdsim.app.words import recipe_title
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.run_directory import STATUS
@@ -44,29 +36,29 @@ STALE_S = 120  # a running run whose logs have been still for so long is doubted
 def page() -> None:
     """A list, the chosen run, and the form of a new one."""
     state.notice()
-    found = runs(root())
+    found = disk.runs(disk.root())
     left, right = st.columns([2, 1], gap="medium")
     with right:
         _new(any(one.running and one.age_s < STALE_S for one in found))
     with left:
         if not found:
-            st.info(f"No runs in {root()}/ yet: start a tiny one; it takes a few minutes.")
+            st.info(f"No runs in {disk.root()}/ yet: start a tiny one; it takes a few minutes.")
             return
         names = [one.name for one in found]
         state.mend("run", names)
         name = st.selectbox("Run", names, key="run", bind="query-params")
-        running = run(root(), name).running
+        running = disk.run(disk.root(), name).running
         st.fragment(_show, run_every=REFRESH_S if running else None)(name, running)
 
 
 def _show(name: str, was_running: bool) -> None:
     """One run; drawn again every two seconds while it runs, and the whole page when it has ended."""
     with views.said():
-        chosen = run(root(), name)
+        chosen = disk.run(disk.root(), name)
         if was_running and not chosen.running:
             st.rerun()
-        rows = metrics(chosen)
-        rates, training = curves(rows)
+        rows = disk.metrics(chosen)
+        rates, training = disk.curves(rows)
         _status(chosen, rows)
         if rates.empty and training.empty:
             st.caption("Nothing measured yet.")
@@ -75,7 +67,7 @@ def _show(name: str, was_running: bool) -> None:
             _rates(rates)
         if not training.empty:
             _training(training)
-        split = cost_split(rows)
+        split = disk.cost_split(rows)
         if not split.empty:
             views.figure(
                 "Where the time goes", split, charts.cost_split(), key="cost_split",
@@ -123,12 +115,12 @@ def _status(chosen: Run, rows: list[dict[str, object]]) -> None:
 
 def _scores(chosen: Run) -> None:
     """What came out, beside what the simulator says of the same recipe and steps."""
-    table = final_scores(chosen)
+    table = disk.final_scores(chosen)
     if table is None:
         return
     st.markdown("**Scores on test prompts** :green-badge[measured]")
     try:
-        told = answer(Choice(own=scenario_text(chosen))).document["scores"]
+        told = answer(Choice(own=disk.scenario_text(chosen))).document["scores"]
         table = with_forecast(table, told)
     except MopdError as error:
         st.caption(views.plain(f"No forecast beside it: {error}"))
@@ -171,7 +163,7 @@ def _new(busy: bool) -> None:
 
 
 def _free_name() -> str:
-    taken = {one.name for one in runs(root())}
+    taken = {one.name for one in disk.runs(disk.root())}
     return next(f"tiny-{number}" for number in range(1, 10_000) if f"tiny-{number}" not in taken)
 
 
@@ -181,25 +173,14 @@ def start(recipe: str, domains: list[str], scale: float, name: str) -> None:
         raise UsageError(f"name = {name!r}: must be 1 to 40 small letters, digits, - or _, such as tiny-1")
     if recipe not in PLAIN or not domains or not set(domains) <= set(DOMAINS) or not 0 < scale <= 1:
         raise UsageError("recipe, domains or scale: choose from what is offered, and at least one domain")
-    out = root() / name
+    out = disk.root() / name
     if out.exists():
         raise UsageError(f"name = {name!r}: there is such a run already; choose another")
-    root().mkdir(parents=True, exist_ok=True)
-    code = "from mopdsim.cli.main import main; main()"
-    arguments = [
-        "train",
-        "run",
-        recipe,
-        "--domains",
-        ",".join(domains),
-        "--scale",
-        str(scale),
-        "--out",
-        str(out),
-    ]
+    disk.root().mkdir(parents=True, exist_ok=True)
+    words = ["train", "run", recipe, "--domains", ",".join(domains), "--scale", str(scale), "--out", str(out)]
     with _log(out).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            [sys.executable, "-c", PROGRAM, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     for _ in range(300):
