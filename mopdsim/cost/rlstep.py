@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
@@ -25,7 +26,14 @@ from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.own_trainer import is_cpu, phase_s
-from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, train_step_s, train_work
+from mopdsim.cost.training import (
+    LayoutGrid,
+    TrainLayout,
+    forward_s,
+    layout_span,
+    train_step_s,
+    train_work,
+)
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
@@ -97,6 +105,13 @@ class StepSeconds:
     sync: Array
     step: Array
 
+    def some(self, places: NDArray[np.intp]) -> StepSeconds:
+        """Some of many steps side by side."""
+        size = np.shape(self.step)
+        return StepSeconds(
+            **{name: np.broadcast_to(value, size)[places] for name, value in vars(self).items()}
+        )
+
 
 def rollout_decode(c: DecodeConstants, rl: RlConstants) -> DecodeConstants:
     """Decode constants inside a training loop: launches and per-sequence work, which the host does, cost more than in a
@@ -147,8 +162,7 @@ def weight_sync_s(step: RlStep) -> Any:
     replica: Any = step.replica
     received = _flat(generation_bytes(step.model, replica, sequences=0, context=0))
     if step.overlap == "synchronous":
-        split = np.maximum(layout.tensor * layout.context, layout.expert) * layout.pipeline
-        span = np.maximum(np.where(layout.fully_sharded, layout.gpus, split), _flat(replica.gpus))
+        span = np.maximum(layout_span(layout), _flat(replica.gpus))
     else:
         span = layout.gpus + step.generation_gpus
         one_copy = generation_bytes(

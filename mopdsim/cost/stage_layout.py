@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
@@ -27,7 +27,15 @@ from mopdsim.cost.memory import (
     training_layouts,
 )
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
-from mopdsim.cost.training import LayoutGrid, TrainLayout, TrainWork, forward_s, train_step_s, train_work
+from mopdsim.cost.training import (
+    LayoutGrid,
+    TrainLayout,
+    TrainWork,
+    forward_s,
+    layout_span,
+    train_step_s,
+    train_work,
+)
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
@@ -100,10 +108,11 @@ def fastest_layouts(
     lora: bool = False,
     stack: Stack = MECHANISMS[UNKNOWN],
     constants: TrainConstants | None = None,
-) -> list[TrainLayout]:
+) -> list[list[TrainLayout]]:
     """For each update the fastest layout of at most so many GPUs that trains the model with so many more of its size
     held as weights: with full sharding alone where the stack knows no other, experts within the fast link if they can
-    be. constants: of the training (None: of fine-tuning on the stack)."""
+    be. Where one copy of the weights reaches beyond the fast link, the fastest that does not follows, if there is one.
+    constants: of the training (None: of fine-tuning on the stack)."""
     grid = _usable_layouts(
         model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
         stack=stack,
@@ -113,9 +122,18 @@ def fastest_layouts(
         columns = ([u.sequences, u.lengths.mean, u.packed_to] for u in updates)
         sequences_B1, mean_B1, packed_B1 = np.array([*columns]).T[:, :, None]
         work = train_work(model, gpu, grid, sequences=sequences_B1, mean_length=mean_B1, packed_to=packed_B1)
-        return [grid.at(int(place)) for place in np.argmin(train_step_s(work, constants), axis=1)]
-    works = [update.work(model, gpu, grid) for update in updates]
-    return [grid.at(int(np.argmin(train_step_s(work, constants)))) for work in works]
+        seconds_BL = train_step_s(work, constants)
+    else:
+        works = [update.work(model, gpu, grid) for update in updates]
+        seconds_BL = np.array([train_step_s(work, constants) for work in works])
+    near_L = layout_span(grid) <= gpu.scale_up_gpus
+    found = []
+    for seconds_L in seconds_BL:
+        places = [int(np.argmin(seconds_L))]
+        if not near_L[places[0]] and np.any(near_L):
+            places.append(int(np.argmin(np.where(near_L, seconds_L, np.inf))))
+        found.append([grid.at(place) for place in places])
+    return found
 
 
 @lru_cache(maxsize=1024)
@@ -204,12 +222,39 @@ def fastest_replicas(
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
 ) -> list[Replica]:
-    """The fastest way to hold the model for each batch, lengths side by side: the smallest replica that fits, up to
-    eight times as large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
-    constants: of decoding (None: of a server); drain: whether the last sample is waited for; memory_share: of a GPU's
-    memory for weights and cache. InfeasibleError where a batch fits no replica."""
+    """The fastest of `replicas_of` for each batch, lengths side by side. constants: of decoding (None: of a server);
+    drain: whether the last sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError
+    where a batch fits no replica."""
     prompts_B = np.array(prompt_tokens, dtype=float)
-    found: dict[int, Replica] = {}
+    choices = replicas_of(model, gpu, gpus, prompts_B + lengths.maximum, formats)
+    counts = [len(own) for own in choices]
+    rows, grid = np.repeat(np.arange(len(choices)), counts), side_by_side(choices)
+    replicas = gpus // grid.gpus
+    seconds = generation_s(
+        model, gpu, grid, constants or central_constants(0.6)[0],
+        samples_per_replica=np.array(sequences, dtype=float)[rows, None] / replicas, lengths=lengths.some(rows),
+        prompt_length=prompts_B[rows, None], slowest_of=replicas if drain else 1.0, drain=drain,
+        memory_share=memory_share,
+    )  # fmt: skip
+    # infinite where attention weights on every GPU leave no room for the cache
+    return [own[best] for own, best in zip(choices, fastest_of(seconds, counts), strict=True)]
+
+
+def fastest_of(seconds_R: Array, counts: Sequence[int]) -> list[int]:
+    """Where in each run of so many the least stands."""
+    return [int(np.argmin(own)) for own in np.split(seconds_R, np.cumsum(counts)[:-1])]
+
+
+def side_by_side(choices: Sequence[Sequence[Replica]]) -> ReplicaGrid:
+    """All choices of all batches as one grid."""
+    splits = [(one.gpus, one.attention_replicas) for own in choices for one in own]
+    return ReplicaGrid.of(choices[0][0], splits)
+
+
+def replicas_of(model: Model, gpu: Gpu, gpus: int, contexts: Array, formats: Formats) -> list[list[Replica]]:
+    """The ways to hold the model for sequences of each length (B,): the smallest replica that fits, up to eight times
+    as large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
+    InfeasibleError where one fits no replica."""
     smallest = [
         smallest_replica(
             model,
@@ -219,61 +264,18 @@ def fastest_replicas(
             cache_precision=formats.cache_precision,
             most_gpus=gpus,
         )
-        for context in (prompts_B + lengths.maximum).tolist()
+        for context in contexts.tolist()
     ]
-    for least in dict.fromkeys(smallest):
-        alike = np.array([place for place, own in enumerate(smallest) if own == least])
-        found |= zip(
-            alike,
-            _fastest_of(
-                model, gpu, gpus, np.array(sequences, dtype=float)[alike], prompts_B[alike], lengths, alike,
-                replace(least, speculation=formats.speculation), constants or central_constants(0.6)[0], drain,
-                memory_share,
-            ),
-            strict=True,
-        )  # fmt: skip
-    return [found[place] for place in range(len(smallest))]
-
-
-def _fastest_of(
-    model: Model,
-    gpu: Gpu,
-    gpus: int,
-    sequences_B: Array,
-    prompts_B: Array,
-    lengths: Lengths,
-    places_B: NDArray[np.intp],
-    smallest: Replica,
-    constants: DecodeConstants,
-    drain: bool,
-    memory_share: float,
-) -> list[Replica]:
-    """The fastest of the replicas that are up to eight times as large, for each batch. places_B: of their lengths."""
-    splits = [
-        (size, split)
-        for size in (smallest.gpus * factor for factor in (1, 2, 4, 8))
-        if size <= min(gpus, _MOST_REPLICA_GPUS)
-        for split in sorted({1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1})
-    ]
-    if not splits:
-        return [smallest] * len(prompts_B)
-    count = len(splits)
-    grid = ReplicaGrid.of(smallest, splits * len(prompts_B))
-    replicas = gpus // grid.gpus
-    seconds = generation_s(
-        model,
-        gpu,
-        grid,
-        constants,
-        samples_per_replica=np.repeat(sequences_B, count)[:, None] / replicas,
-        lengths=lengths.some(np.repeat(places_B, count)),
-        prompt_length=np.repeat(prompts_B, count)[:, None],
-        slowest_of=replicas if drain else 1.0,
-        drain=drain,
-        memory_share=memory_share,
-    )  # infinite where attention weights on every GPU leave no room for the cache
-    best_B = np.argmin(seconds.reshape(-1, count), axis=1)
-    return [grid.at(int(place * count + best)) for place, best in enumerate(best_B)]
+    made: dict[Replica, list[Replica]] = {
+        least: [
+            replace(least, gpus=size, attention_replicas=split, speculation=formats.speculation)
+            for size in (least.gpus * factor for factor in (1, 2, 4, 8))
+            if size <= min(gpus, _MOST_REPLICA_GPUS) or size == least.gpus
+            for split in sorted({1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1})
+        ]
+        for least in dict.fromkeys(smallest)
+    }
+    return [made[least] for least in smallest]
 
 
 @lru_cache(maxsize=4096)

@@ -10,7 +10,6 @@ formats and speculation.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -21,7 +20,7 @@ import numpy as np
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.cost.decode import WEIGHT_BYTES, Replica, ReplicaGrid
+from mopdsim.cost.decode import WEIGHT_BYTES, Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
@@ -43,9 +42,11 @@ from mopdsim.cost.stage_layout import (
     Update,
     central_constants,
     fastest_layouts,
+    fastest_of,
     fastest_replica,
-    fastest_replicas,
+    replicas_of,
     scoring_layout,
+    side_by_side,
     training_constants,
 )
 from mopdsim.cost.training import LayoutGrid, TrainLayout, train_step_s
@@ -184,11 +185,16 @@ def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> Timed:
         return _phases((batch,), machine, gpus, gpus)[0]
     found: list[Timed] = []
     refusal = None
-    for trainers in _trainers(batch, machine, gpus):
-        try:
-            found += _phases((batch,), machine, gpus - trainers, trainers)
-        except InfeasibleError as error:
-            refusal = error
+    for used in sorted(
+        {gpus, min(gpus, machine.gpu.scale_up_gpus)} - {1}
+    ):  # new weights may stay within the fast link
+        for trainers in _trainers(machine, used):
+            try:
+                ((seconds, words, memory),) = _phases((batch,), machine, used - trainers, trainers)
+            except InfeasibleError as error:
+                refusal = error
+            else:
+                found.append((seconds, words + f"; {gpus - used} idle" * (used < gpus), memory))
     if refusal is not None and not found:
         raise refusal
     return min(found, key=lambda one: sum(one[0].values()))
@@ -218,34 +224,13 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     return max(seconds["generation"] - float(full), 0.0) / sum(seconds.values())
 
 
-def _trainers(batch: Batch, machine: Machine, gpus: int) -> list[int]:
-    """How many of the GPUs may train: as the split says, or of the round numbers of those that train and of those that
-    sample the three around the one from which sampling is longer than training (all, where teachers' passes come on
-    top). Round numbers stay where GPUs are added, so that no pair of pools is lost."""
+def _trainers(machine: Machine, gpus: int) -> list[int]:
+    """How many of the GPUs may train: as the split says, or the round numbers of those that train and of those that
+    sample. These stay where GPUs are added, so that no pair of pools is lost."""
     if machine.trainer_share is not None:
         return [min(max(round(machine.trainer_share * gpus), 1), gpus - 1)]
     rounds = {many for power in range(gpus.bit_length()) for many in (2**power, 3 * 2**power) if many < gpus}
-    counts = sorted(rounds | {gpus - many for many in rounds})
-    if batch.teachers:
-        return counts
-    first = bisect_left(
-        counts, True, key=lambda trainers: _sampling_is_longer(batch, machine, gpus, trainers)
-    )
-    return counts[max(first - 2, 0) : first + 1]
-
-
-def _sampling_is_longer(batch: Batch, machine: Machine, gpus: int, trainers: int) -> bool:
-    """Whether the GPUs that sample need at least the time of so many that train; a side without room needs forever."""
-    try:
-        _layouts((batch,), machine, trainers)
-    except InfeasibleError:
-        return False
-    try:
-        step, _ = _rl_steps((batch,), machine, trainers, gpus - trainers)
-    except InfeasibleError:
-        return True
-    beside = step.fixed + step.sync if machine.overlap == "asynchronous" else 0.0
-    return bool(np.all(step.generation >= step.scoring + step.training + beside))
+    return sorted(rounds | {gpus - many for many in rounds})
 
 
 def _phases(
@@ -254,10 +239,14 @@ def _phases(
     """Seconds by phase of each batch on GPUs that sample and GPUs that train: the same ones unless generation overlaps.
     All of the batches generate, or none."""
     model, gpu = machine.model, machine.gpu
-    grid, longest_B = _layouts(batches, machine, training_gpus), np.array([_longest(b) for b in batches])
-    layouts = [grid.at(place) for place in range(len(batches))]
+    if batches[0].generates:
+        step, replicas, layouts = _rl_steps(batches, machine, training_gpus, sampling_gpus)
+    else:
+        layouts = [own[0] for own in _layouts(batches, machine, training_gpus)]
+    longest_B = np.array([_longest(b) for b in batches])
     resident_B = np.array([batch.resident_models for batch in batches])
-    memory_B = train_memory(model, grid, length=longest_B, resident_models=resident_B).total.tolist()
+    held = train_memory(model, LayoutGrid.of(layouts), length=longest_B, resident_models=resident_B)
+    memory_B = held.total.tolist()
     words = [_words(layout, training_gpus) for layout in layouts]
     if not batches[0].generates:
         constants = training_constants(machine.stack)
@@ -267,7 +256,6 @@ def _phases(
             ({"training": own}, told, memory)
             for own, told, memory in zip(seconds, words, memory_B, strict=True)
         ]
-    step, replicas = _rl_steps(batches, machine, training_gpus, sampling_gpus)
     sampled, scored, trained, fixed, whole = (
         np.broadcast_to(row, longest_B.shape).tolist()
         for row in (step.generation, step.scoring, step.training, step.fixed + step.sync, step.step)
@@ -296,14 +284,15 @@ def _phases(
 
 
 @lru_cache(maxsize=4096)
-def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> LayoutGrid:
-    """Where the machine's model is trained, for each batch. All of the batches generate, or none."""
+def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[list[TrainLayout]]:
+    """Where the machine's model is trained, for each batch: the fastest, and where that reaches beyond the fast link
+    the fastest that does not. All of the batches generate, or none."""
     alike: dict[tuple[float, int], list[int]] = {}
     for place, batch in enumerate(batches):
         alike.setdefault((_longest(batch), batch.resident_models), []).append(place)
     _, train, rl = central_constants(0.6)
     constants = rollout_training(train, rl, machine.gpu) if batches[0].generates else None
-    found: dict[int, TrainLayout] = {}
+    found: dict[int, list[TrainLayout]] = {}
     for (longest, resident), places in alike.items():
         updates = [machine.update(batches[place]) for place in places]
         chosen = fastest_layouts(
@@ -311,7 +300,7 @@ def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> LayoutG
             resident_models=resident, lora=machine.lora, stack=machine.stack, constants=constants,
         )  # fmt: skip
         found |= zip(places, chosen, strict=True)
-    return LayoutGrid.of([found[place] for place in range(len(batches))])
+    return [found[place] for place in range(len(batches))]
 
 
 def _words(layout: TrainLayout, gpus: int) -> str:
@@ -330,34 +319,39 @@ def _lengths_of(batches: tuple[Batch, ...]) -> Lengths:
     return Lengths(mean=mean, maximum=maximum, sigma=sigma)
 
 
-@lru_cache(maxsize=4096)
 def _rl_steps(
     batches: tuple[Batch, ...], machine: Machine, training_gpus: int, sampling_gpus: int
-) -> tuple[StepSeconds, list[Replica]]:
-    """Steps of the machine's model as sampler and trainee, side by side, and a replica of each."""
+) -> tuple[StepSeconds, list[Replica], list[TrainLayout]]:
+    """Steps of the machine's model as sampler and trainee, side by side, each on the replica and the layout with which
+    the whole of it ends soonest, handing over the new weights included."""
     model, gpu = machine.model, machine.gpu
+    longest_B = np.array([_longest(batch) for batch in batches])
+    choices = [
+        [(replica, layout) for layout in layouts for replica in replicas]
+        for replicas, layouts in zip(
+            replicas_of(model, gpu, sampling_gpus, longest_B, machine.formats),
+            _layouts(batches, machine, training_gpus),
+            strict=True,
+        )
+    ]
+    counts = [len(own) for own in choices]
+    rows = np.repeat(np.arange(len(batches)), counts)
 
     def every(of: Callable[[Batch], float]) -> Array:
-        return np.array([of(batch) for batch in batches], dtype=float)
+        return np.array([of(batch) for batch in batches], dtype=float)[rows]
 
-    lengths = _lengths_of(batches)
-    prompts_B, samples_B = every(lambda b: b.prompt_tokens), every(lambda b: b.sequences)
     decode, train, rl = central_constants(0.6)
     overlap: Overlap = "synchronous" if batches[0].ahead else machine.overlap
-    waits, drawn_B = overlap != "asynchronous", samples_B * machine.sampled_per_trained
-    replicas = fastest_replicas(
-        model, gpu, sampling_gpus, drawn_B if waits else drawn_B * machine.lag, prompts_B, lengths, machine.formats,
-        constants=rollout_decode(decode, rl), drain=waits, memory_share=rollout_memory(overlap),
-    )  # fmt: skip
+    lengths = _lengths_of(batches).some(rows)
     step = RlStep(
         model=model,
         gpu=gpu,
-        replica=ReplicaGrid.of(replicas[0], [(one.gpus, one.attention_replicas) for one in replicas]),
+        replica=side_by_side([[replica for replica, _ in own] for own in choices]),
         generation_gpus=sampling_gpus,
-        layout=_layouts(batches, machine, training_gpus),
-        samples=samples_B,
+        layout=LayoutGrid.of([layout for own in choices for _, layout in own]),
+        samples=every(lambda b: b.sequences),
         lengths=lengths,
-        prompt_length=prompts_B,
+        prompt_length=every(lambda b: b.prompt_tokens),
         overlap=overlap,
         scoring_passes=every(lambda b: 0.0 if b.teachers else b.scoring_passes),
         environment_s=every(machine.waiting),
@@ -367,7 +361,11 @@ def _rl_steps(
         critic_share=every(machine.critic_share),
         lag=machine.lag,
     )
-    return rl_step_s(step, decode, train, replace(rl, length_sigma=lengths.sigma)), replicas
+    seconds = rl_step_s(step, decode, train, replace(rl, length_sigma=lengths.sigma))
+    best = fastest_of(seconds.step, counts)
+    chosen = [own[place] for own, place in zip(choices, best, strict=True)]
+    placed = seconds.some(np.cumsum([0, *counts[:-1]], dtype=np.intp) + np.array(best, dtype=np.intp))
+    return placed, [replica for replica, _ in chosen], [layout for _, layout in chosen]
 
 
 def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:

@@ -122,6 +122,12 @@ class LayoutGrid:
         return self.gpus // (self.tensor * self.pipeline * self.context)
 
 
+def layout_span(layout: TrainLayout | LayoutGrid) -> Any:
+    """GPUs over which one copy of the weights is spread, of one layout or of each of a grid."""
+    split = np.maximum(layout.tensor * layout.context, layout.expert) * layout.pipeline
+    return np.where(layout.fully_sharded, layout.gpus, split)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainWork:
     """What one step moves and computes; fields are floats or arrays of one shape. Per token unless named."""

@@ -19,7 +19,7 @@ from mopdsim.facts.model import model
 
 ONE_FAMILY = ("Qwen3-0.6B", "Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B")
 NAMES = (*ONE_FAMILY, "Qwen3-30B-A3B", "Llama-3.1-70B", "Llama-3.1-405B")
-HANDED_OVER = 0.1  # of a step: handing new weights over, across racks too, which the search does not see
+ROUNDING = 1e-3  # of a step: interpolated lengths
 
 machines = st.builds(
     lambda name, card, software, overlap: Machine(
@@ -45,6 +45,14 @@ batches = st.builds(
 gpu_counts = st.one_of(st.integers(1, 40), st.sampled_from([64, 96, 100, 192, 256, 512, 1000]))
 
 
+ONE = Batch(
+    sequences=16.0, trained_sequences=16.0, prompt_tokens=200.0, response_tokens=2000.0,
+    max_response_tokens=8000.0, log_spread=0.6, environment_seconds=0.0, scoring_passes=0.0, teachers=0,
+    resident_models=0, generates=False, by_teacher=False, ahead=False, group=1, trained_group=1,
+    prompt_shares=(1.0,),
+)  # fmt: skip
+
+
 def seconds(batch: Batch, machine: Machine, gpus: int) -> float:
     """Of one step; infinite where it does not fit."""
     try:
@@ -57,8 +65,8 @@ def seconds(batch: Batch, machine: Machine, gpus: int) -> float:
 @given(batch=batches, machine=machines, gpus=gpu_counts, more=st.sampled_from([1, 3, 8, 64]))
 def test_a_step_is_never_slower_on_more_gpus(batch: Batch, machine: Machine, gpus: int, more: int) -> None:
     before = seconds(batch, machine, gpus)
-    assert seconds(batch, machine, gpus + more) <= before * (1 + HANDED_OVER)
-    assert seconds(batch, machine, 2 * gpus) <= before * (1 + HANDED_OVER)
+    assert seconds(batch, machine, gpus + more) <= before * (1 + ROUNDING)
+    assert seconds(batch, machine, 2 * gpus) <= before * (1 + ROUNDING)
 
 
 @settings(max_examples=60)
@@ -73,7 +81,7 @@ def test_a_step_is_never_faster_for_longer_answers_or_more_samples(
     more = math.ceil(times * batch.sequences)
     larger = replace(batch, sequences=float(more), trained_sequences=float(more))
     for work in (longer, larger):
-        assert seconds(work, machine, gpus) >= before * (1 - HANDED_OVER)
+        assert seconds(work, machine, gpus) >= before * (1 - ROUNDING)
 
 
 @settings(max_examples=40)
@@ -84,17 +92,23 @@ def test_a_larger_model_of_a_family_is_never_faster(
     small, large = (
         seconds(batch, replace(machine, model=model(ONE_FAMILY[place])), gpus) for place in (size, size + 1)
     )
-    assert large >= small * (1 - HANDED_OVER) or math.isinf(small)
+    assert large >= small * (1 - ROUNDING) or math.isinf(small)
+
+
+def test_new_weights_stay_within_a_rack_where_crossing_racks_costs_more_than_it_gains() -> None:
+    """128 GB200 beside 64, a fast link over 72: 1.09 times as slow where the search does not see the hand-over."""
+    machine = Machine(
+        model=model("Llama-3.1-70B"), gpu=gpu("GB200"), stack=stack("megatron"), overlap="asynchronous"
+    )
+    batch = replace(
+        ONE, sequences=7.0, trained_sequences=7.0, response_tokens=700.0, max_response_tokens=1050.0,
+        scoring_passes=1.0, generates=True,
+    )  # fmt: skip
+    assert seconds(batch, machine, 128) <= seconds(batch, machine, 64) * (1 + ROUNDING)
 
 
 def test_beyond_its_sequences_a_step_gains_nothing_by_more_gpus() -> None:
     """A copy of the model trains at least one sequence."""
-    batch = Batch(
-        sequences=16.0, trained_sequences=16.0, prompt_tokens=200.0, response_tokens=2000.0,
-        max_response_tokens=8000.0, log_spread=0.6, environment_seconds=0.0, scoring_passes=0.0, teachers=0,
-        resident_models=0, generates=False, by_teacher=False, ahead=False, group=1, trained_group=1,
-        prompt_shares=(1.0,),
-    )  # fmt: skip
     machine = Machine(model=model("Qwen3-1.7B"), gpu=gpu("H100"), stack=replace(stack("fsdp"), packs=False))
-    few, many = (seconds(batch, machine, gpus) for gpus in (128, 1024))
+    few, many = (seconds(ONE, machine, gpus) for gpus in (128, 1024))
     assert many == pytest.approx(few, rel=0.02)
