@@ -83,13 +83,14 @@ def _rows(run: Run, world: World, found: Plan, store: Store) -> Iterator[dict[st
         truncated=[False] * count,
     )
     effect: list[float] | None = None
-    if number and condition in PLANTED and twin(run.name) in found.keys:
-        places = subject.places["student"], store.weights(found.keys[twin(run.name)]["student"])
+    other = found.keys[twin(run.name)]["student"] if number and twin(run.name) in found.keys else ""
+    if other and condition in PLANTED and store.finished(other):
+        places = subject.places["student"], store.weights(other)
         odds = [_odds(models.under(place), batch, better) for place in places]
         effect = [own - without for own, without in zip(*odds, strict=True)]
     routed = subject.teachers_of(domain) if condition not in MERGED else {}
     distance = distances(subject)
-    for place, (answer, other) in enumerate(zip(models.read(batch), models.read(better), strict=True)):
+    for place, (answer, instead) in enumerate(zip(models.read(batch), models.read(better), strict=True)):
         for model, logprob_T in answer.logprobs.items():
             yield {
                 "run": run.name,
@@ -99,7 +100,7 @@ def _rows(run: Run, world: World, found: Plan, store: Store) -> Iterator[dict[st
                 "model": model,
                 "role": {subject.student: "student", subject.start: "start"}.get(model, "teacher"),
                 "logprobs": " ".join(f"{value:.3f}" for value in logprob_T),
-                "better": " ".join(f"{value:.3f}" for value in other.logprobs[model]),
+                "better": " ".join(f"{value:.3f}" for value in instead.logprobs[model]),
                 "paid": answer.paid,
                 "routed": routed.get(model, 0.0),
                 "distance": distance.get(model),

@@ -82,8 +82,7 @@ def on_real(found: Observations) -> Analysis:
     return replace(
         analyse(found),
         limits=(
-            "Two worlds, each with one habit: figures of start and reward are of two students each, and their "
-            "intervals mean little.",
+            "A world has one habit, and a condition one or two students in it: intervals mean little.",
             "Answers of a few tokens; habits planted by demonstrations in eight steps.",
             "An effect is that of one pair of distillations; no second seed says how far it scatters.",
         ),
