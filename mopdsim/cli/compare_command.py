@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.cli.flags import Json, Keys, emit, require_domains, scenario_flags, scenario_of
 
@@ -98,9 +98,12 @@ def ranked(file: Path, keys: Keys, planned: Path | None = None) -> dict[str, Any
 
 
 def _answer_in(path: Path) -> dict[str, Any]:
-    """The document that `mopd plan --json` printed into a file. UsageError where it is no such thing."""
+    """The document that `mopd plan --json` printed into a file. NotFoundError where there is none, UsageError where it
+    is no such thing."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NotFoundError(f"planned = {path}: no such file: `mopd plan FILE --json` writes one") from None
     except (OSError, ValueError) as error:
         raise UsageError(
             f"planned = {path}: {error}: give the file that `mopd plan FILE --json` wrote"

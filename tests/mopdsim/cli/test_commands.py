@@ -106,6 +106,9 @@ def test_validate_reports(kind: str) -> None:
     assert 0 <= document["coverage_80"] <= 1
 
 
+QUESTION = "studies/questions/tiny_three_domains.toml"
+
+
 @pytest.mark.parametrize(
     ("args", "code", "words"),
     [
@@ -117,6 +120,8 @@ def test_validate_reports(kind: str) -> None:
         (("forecast", "mopd", "--budget", "nan"), 2, "budget"),
         (("forecast", "mopd", "--domains", "mth"), 3, "mth"),
         (("compare", "mopd"), 2, "at least two"),
+        (("compare", "--all", QUESTION, "--planned", "nowhere.json"), 3, "nowhere.json"),
+        (("compare", "--all", QUESTION, "--planned", QUESTION), 2, "give the file"),
         (("plan", "--budget", "1e5"), 2, "--domains is missing"),
         (("export", "mopd", "--to", "vrl"), 3, "did you mean 'verl'"),
         (("export", "mopd", "--to", ""), 2, "--to is empty"),
