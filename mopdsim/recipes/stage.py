@@ -31,7 +31,16 @@ Flips = Annotated[float, Field(ge=0, lt=0.5)]
 Normalizer = Literal["token", "sequence"]
 
 
-class RewardModel(Value):
+class OverDomains(Value):
+    """What every stage but a merge has: its kind and name, where it starts, and the shares of its domains."""
+
+    kind: str
+    name: Name
+    init: str = BASE
+    domains: Shares
+
+
+class RewardModel(OverDomains):
     """A scalar head on the model it starts from, trained on pairs of that model's samples (Bradley-Terry).
 
     Samples of one prompt are paired where the verifier's scores differ. noise: probability that a pair's label is
@@ -39,13 +48,10 @@ class RewardModel(Value):
     """
 
     kind: Literal["reward_model"] = "reward_model"
-    name: Name
-    init: str = BASE
-    domains: Shares
     noise: Flips = 0.0
 
 
-class RejectionSampling(Value):
+class RejectionSampling(OverDomains):
     """A dataset: the model it starts from answers every prompt several times, and a judge chooses.
 
     keep: the "best" answer of each prompt, or all that "passed" the verifier in full. reward_models: the judge by
@@ -53,14 +59,11 @@ class RejectionSampling(Value):
     """
 
     kind: Literal["rejection_sampling"] = "rejection_sampling"
-    name: Name
-    init: str = BASE
-    domains: Shares
     reward_models: dict[str, str] = Field(default_factory=dict)
     keep: Literal["best", "passed"] = "best"
 
 
-class Preference(Value):
+class Preference(OverDomains):
     """Direct preference optimisation (DPO, 2305.18290) on the best and the worst sample of each prompt.
 
     The reference, and where not `on_policy` the sampler, is the model the stage starts from. beta: of the implied KL.
@@ -69,9 +72,6 @@ class Preference(Value):
     """
 
     kind: Literal["preference"] = "preference"
-    name: Name
-    init: str = BASE
-    domains: Shares
     adapter_rank: AdapterRank = None
     reward_models: dict[str, str] = Field(default_factory=dict)
     beta: Weight = 0.1
@@ -86,7 +86,7 @@ DistillLoss = Literal[
 Balance = Literal["none", "token_share", "remaining_gap", "dispersion"]
 
 
-class Sft(Value):
+class Sft(OverDomains):
     """Supervised fine-tuning on the domains' demonstrations; `domains` are shares of the examples.
 
     data: rejection-sampling stages whose answers are read instead, for `data_share` of the examples of each domain that
@@ -94,9 +94,6 @@ class Sft(Value):
     """
 
     kind: Literal["sft"] = "sft"
-    name: Name
-    init: str = BASE
-    domains: Shares
     adapter_rank: AdapterRank = None
     data: tuple[str, ...] = ()
     data_share: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -129,7 +126,7 @@ def _check_read(stage: Value, setting: str, readers: Mapping[str, str]) -> None:
             )
 
 
-class Rl(Value):
+class Rl(OverDomains):
     """Reinforcement learning from the domains' verifiers or from reward models: GRPO (with the choices of DAPO) or PPO.
 
     domains: shares of prompts. reward_weights: factor on a domain's advantages (1 where absent).
@@ -147,9 +144,6 @@ class Rl(Value):
     """
 
     kind: Literal["rl"] = "rl"
-    name: Name
-    init: str = BASE
-    domains: Shares
     adapter_rank: AdapterRank = None
     reward_weights: dict[str, Weight] = Field(default_factory=dict)
     advantage_scale: Literal["group", "domain", "none"] = "group"
@@ -197,7 +191,7 @@ _READ_BY = {  # settings of one loss
 }
 
 
-class Distill(Value):
+class Distill(OverDomains):
     """Distillation from one or several teachers, each prompt routed to its own domain's.
 
     on_policy: the student samples and the teachers score; otherwise the teachers sample. loss: per-token
@@ -210,9 +204,6 @@ class Distill(Value):
     """
 
     kind: Literal["distill"] = "distill"
-    name: Name
-    init: str = BASE
-    domains: Shares
     teachers: Annotated[tuple[Teacher, ...], Field(min_length=1)]
     adapter_rank: AdapterRank = None
     on_policy: bool = True
