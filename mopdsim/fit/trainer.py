@@ -28,12 +28,12 @@ from mopdsim.base.documents import json_document
 from mopdsim.base.errors import NotFoundError
 from mopdsim.cost.constants import NORMAL_80, shipped
 from mopdsim.cost.own_trainer import KINDS, WORKS, Kind, Work, phase_s
-from mopdsim.cost.stacks import MEASURED_SCHEMA, MECHANISMS, OWN, stack
+from mopdsim.cost.stacks import MECHANISMS, OWN
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_seconds import Machine, step_seconds
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
-from mopdsim.validate.measured import Measured, factor
+from mopdsim.validate.measured import Measured, stack_document
 
 RESULTS = Path(__file__).resolve().parents[2] / "studies" / "results"
 ROWS = RESULTS / "pace" / "cpu.json"
@@ -218,15 +218,7 @@ def document(found: Mapping[str, Any], runs: Sequence[StageRun]) -> dict[str, An
 
 def as_stack(found: Mapping[str, Any], card: Gpu) -> dict[str, Any]:
     """What `--measured` reads: the factor on the time model's seconds that steps on one GPU of this kind show."""
-    rows = [_against_time_model(found, row, card) for row in found["rows"]]
-    log_bias, log_sd = factor(rows, stack(OWN))
-    return {
-        "schema_version": MEASURED_SCHEMA,
-        "stack": OWN,
-        "log_bias": round(log_bias, 4),
-        "log_sd": round(log_sd, 4),
-        "made_of": [{"row": r.label, "measured": r.seconds, "without_factor": r.forecast} for r in rows],
-    }
+    return stack_document([_against_time_model(found, row, card) for row in found["rows"]], OWN)
 
 
 def _against_time_model(found: Mapping[str, Any], row: Mapping[str, Any], card: Gpu) -> Measured:

@@ -124,6 +124,12 @@ def document(kind: str, path: Path, *, name: str = UNKNOWN) -> dict[str, Any]:
     """The file of a measured stack: its factor, what it was made of, the rows that say nothing and why, and the same
     rows before and after."""
     rows, left_out = _sorted(kind, path)
+    about = {"left_out": left_out, "data": path.name}
+    return {**stack_document(rows, name), **about, **before_and_after(rows, stack(name))}
+
+
+def stack_document(rows: Sequence[Measured], name: str) -> dict[str, Any]:
+    """What `--measured` reads: the factor of a stack that these rows show, and the rows."""
     log_bias, log_sd = factor(rows, stack(name))
     return {
         "schema_version": MEASURED_SCHEMA,
@@ -133,9 +139,6 @@ def document(kind: str, path: Path, *, name: str = UNKNOWN) -> dict[str, Any]:
         "made_of": [
             {"row": row.label, "measured": row.seconds, "without_factor": row.forecast} for row in rows
         ],
-        "left_out": left_out,
-        "data": path.name,
-        **before_and_after(rows, stack(name)),
     }
 
 
