@@ -41,7 +41,7 @@ IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standar
 _FOLDS = 2.0  # of the distillation's gap: to 1/e^2
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Pilot:
     """A study: its name, what is run (short: in at most six words) and what that tells, the parameters it measures, and
     its price."""
@@ -174,15 +174,7 @@ class _Prices:
     ) -> Pilot:
         """A pilot with its price in money."""
         usd = gpu_hours * self.question.usd_per_gpu_hour
-        return Pilot(
-            name=name,
-            short=short,
-            title=title,
-            what=what,
-            parameters=parameters,
-            gpu_hours=gpu_hours,
-            usd=usd,
-        )
+        return Pilot(name, short, title, what, parameters, gpu_hours, usd)
 
     def rl(self, group: Group, midpoints: float) -> float:
         """RL until every domain of the group has had so many midpoints of compute."""
