@@ -104,34 +104,13 @@ def _then_shift(first: Skill) -> Skill:
     )
 
 
-SORT = Skill(
-    marker="s",
-    solve=sort_up,
-    check=ascending,
-    mistake=first_two_exchanged,
-    has_rival=True,
-)
+SORT = Skill(marker="s", solve=sort_up, check=ascending, mistake=first_two_exchanged, has_rival=True)
+# With three different letters or more, no response is right for both `reverse` and `rotate`.
 REVERSE = Skill(
-    marker="r",
-    solve=reverse,
-    check=is_reverse,
-    lengths=(3, 12),  # with three different letters or more, no response is right for both
-    mistake=last_two_exchanged,
-    has_rival=True,
+    marker="r", solve=reverse, check=is_reverse, lengths=(3, 12), mistake=last_two_exchanged, has_rival=True
 )
-ROTATE = Skill(
-    marker="o",
-    solve=rotate,
-    check=is_rotated,
-    lengths=(3, 12),
-    has_rival=True,
-)
-SHIFT = Skill(
-    marker="h",
-    solve=shift,
-    check=is_shifted,
-    has_rival=True,
-)
+ROTATE = Skill(marker="o", solve=rotate, check=is_rotated, lengths=(3, 12), has_rival=True)
+SHIFT = Skill(marker="h", solve=shift, check=is_shifted, has_rival=True)
 SWAP = Skill(marker="w", solve=swap, check=is_swapped)
 FAMILIES = {
     "sort": text_family(SORT),
