@@ -25,7 +25,7 @@ from studies.honest.baselines import BASELINES
 from studies.honest.form_error import FOLDS, crossed, with_errors
 from studies.honest.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
 from studies.honest.refit import Leave, Refit, as_shipped, committed, entering, refit, same, shipped
-from studies.honest.scoring import coverage
+from studies.honest.scoring import coverage, lost
 from studies.honest.strategies import strategy_of
 from studies.honest.trials import Forecaster, contests, seed_variances, trials
 
@@ -173,8 +173,6 @@ def summary(chosen: Sequence[Trial]) -> dict[str, Any]:
 
 def contest_row(contest: Contest) -> dict[str, Any]:
     """A condition's forecast, choice and loss, as JSON."""
-    best = max(contest.measured.values())
-    taken = float(np.mean([contest.measured[name] for name in contest.choice]))
     return {
         "condition": contest.condition,
         "held_out": contest.held_out,
@@ -185,5 +183,5 @@ def contest_row(contest: Contest) -> dict[str, Any]:
         "spread_points": POINTS * contest.spread,
         "choice": list(contest.choice),
         "best": max(contest.measured, key=contest.measured.__getitem__),
-        "regret_points": POINTS * (best - taken),
+        "regret_points": POINTS * lost(contest.choice, contest.measured),
     }

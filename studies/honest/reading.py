@@ -17,6 +17,8 @@ from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import Rl
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
+from studies.honest.held_out import POINTS
+from studies.honest.scoring import lost
 
 PROSPECTIVE = (
     "choice_again",
@@ -90,7 +92,7 @@ def read(document: Mapping[str, Any], rates: Rates, by_contest: Mapping[str, flo
 
 def _scored(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     ours, rule = (
-        100 * float(np.mean([abs(row[key] - row["measured"]) for row in rows]))
+        POINTS * float(np.mean([abs(row[key] - row["measured"]) for row in rows]))
         for key in ("predicted", "own_expert")
     )
     inside = [row["low"] <= row["measured"] <= row["high"] for row in rows]
@@ -100,13 +102,13 @@ def _scored(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "own expert": rule,
         "winner": _winner({"simulator": ours, "own expert": rule}),
         "80% covers": float(np.mean(inside)),
-        "width_points": 100 * float(np.mean([row["high"] - row["low"] for row in rows])),
+        "width_points": POINTS * float(np.mean([row["high"] - row["low"] for row in rows])),
     }
 
 
 def _difference(row: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
     first, second = sorted((one, other))
-    said, was = (100 * (row[key][first] - row[key][second]) for key in ("predicted", "measured"))
+    said, was = (POINTS * (row[key][first] - row[key][second]) for key in ("predicted", "measured"))
     ends = row.get("gaps", {}).get(f"{first} - {second}")
     inside = None if ends is None else ends[0] <= was <= ends[1]
     return {"name": f"{first} - {second}", "said": said, "was": was, "inside": inside}
@@ -140,19 +142,17 @@ def _regrets(contests: Sequence[Mapping[str, Any]], by_contest: Mapping[str, flo
     if not both:
         return []
 
-    def lost(row: Mapping[str, Any], choice: Sequence[str]) -> float:
-        taken = float(np.mean([row["measured"][name] for name in choice]))
-        return 100 * (max(row["measured"].values()) - taken)
-
     def by_rate(row: Mapping[str, Any]) -> list[str]:
         rate = by_contest.get(row["condition"].removesuffix(" (held out)"), 0.0)
         return ["mopd" if rate >= BREAKING else "mixed_rl"]
 
     common = sorted(set.intersection(*(set(row["measured"]) for row in both)))
     ways = {
-        "the simulator": [lost(row, row["choice"]) for row in both],
-        **{f"always {name}": [lost(row, [name]) for row in both] for name in common},
-        f"mixed_rl, but mopd at {BREAKING:g} or more": [lost(row, by_rate(row)) for row in both],
+        "the simulator": [POINTS * lost(row["choice"], row["measured"]) for row in both],
+        **{f"always {name}": [POINTS * lost([name], row["measured"]) for row in both] for name in common},
+        f"mixed_rl, but mopd at {BREAKING:g} or more": [
+            POINTS * lost(by_rate(row), row["measured"]) for row in both
+        ],
     }
     means = {name: float(np.mean(values)) for name, values in ways.items()}
     best = _winner(means)

@@ -76,7 +76,6 @@ class Regret:
     rule named several, which count with their mean."""
 
     mean: float
-    conditions: int
     ties: int
 
 
@@ -86,16 +85,15 @@ def regret(chosen: Sequence[Sequence[str]], measured: Sequence[Mapping[str, floa
         raise UsageError(
             f"{len(chosen)} choices for {len(measured)} conditions: give one each, and at least one"
         )
-    lost = []
-    for names, scores in zip(chosen, measured, strict=True):
-        if not names or not set(names) <= scores.keys():
-            raise UsageError(
-                f"choice {list(names)}: every choice is among the measured recipes {sorted(scores)}"
-            )
-        lost.append(max(scores.values()) - float(np.mean([scores[name] for name in names])))
-    return Regret(
-        mean=float(np.mean(lost)), conditions=len(lost), ties=sum(len(names) > 1 for names in chosen)
-    )
+    losses = [lost(names, scores) for names, scores in zip(chosen, measured, strict=True)]
+    return Regret(mean=float(np.mean(losses)), ties=sum(len(names) > 1 for names in chosen))
+
+
+def lost(names: Sequence[str], scores: Mapping[str, float]) -> float:
+    """Score lost in one condition by taking these recipes, which count with their mean, instead of the best."""
+    if not names or not set(names) <= scores.keys():
+        raise UsageError(f"choice {list(names)}: every choice is among the measured recipes {sorted(scores)}")
+    return max(scores.values()) - float(np.mean([scores[name] for name in names]))
 
 
 def choose(predicted: Mapping[str, float], *, tie: float) -> tuple[str, ...]:
