@@ -189,23 +189,11 @@ def fastest_replica(
     prompt_tokens: float,
     lengths: Lengths,
     formats: Formats,
-    *,
-    constants: DecodeConstants | None = None,
-    drain: bool = True,
-    memory_share: float = USABLE_MEMORY,
+    **keywords: Any,
 ) -> Replica:
-    """`fastest_replicas` of one batch."""
+    """`fastest_replicas` of one batch, with the same keywords."""
     return fastest_replicas(
-        model,
-        gpu,
-        gpus,
-        [sequences],
-        [prompt_tokens],
-        lengths.one(),
-        formats,
-        constants=constants,
-        drain=drain,
-        memory_share=memory_share,
+        model, gpu, gpus, [sequences], [prompt_tokens], lengths.one(), formats, **keywords
     )[0]
 
 
