@@ -18,7 +18,7 @@ from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill
 from trainer.batch.routing import teacher_names
 from trainer.bench.step import LEARNING_RATE, REPEATS, size_of
-from trainer.files.settings import Settings
+from trainer.files.settings import HARDLY_SCORED, Settings
 from trainer.model.loading import save_policy
 from trainer.stages import distill
 from trainer.stages.job import Job, Note
@@ -27,14 +27,9 @@ DOMAINS = ("sort", "reverse", "shift")  # a teacher each
 STEPS = 12
 PROMPTS = (32, 128)  # of a step: as in the tiny amounts, and a larger one
 WARM_UP = 2  # steps of each distillation that do not count
-SETTINGS = Settings(
-    test_items=10,
-    validation_items=2,
-    evaluate_every=1000,
-    diagnose_every=0,
-    score_others="never",
-    max_truncation=1.0,  # random weights seldom end an answer
-)
+SETTINGS = Settings.model_validate(
+    {**HARDLY_SCORED, "max_truncation": 1.0}
+)  # random weights seldom end an answer
 
 
 def bench_ledger(

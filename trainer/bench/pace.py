@@ -22,15 +22,14 @@ import torch
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Rl, Sft
+from trainer.bench.ledger import DOMAINS, SETTINGS
 from trainer.bench.step import LEARNING_RATE
 from trainer.files.atomic import read_json
-from trainer.files.settings import Settings
 from trainer.model.tiny import init_model
 from trainer.stages import distill, rl, sft
 from trainer.stages.job import Job
 from trainer.tasks import task
 
-DOMAINS = ("sort", "reverse", "shift")  # a teacher each
 STEPS, WARM_UP = 5, 2
 SCHEMA = 1
 
@@ -153,7 +152,7 @@ def _row(kind: str, sequences: int, steps: int, weights: Mapping[str, Path], dev
                 rollouts_per_prompt=group,
                 learning_rate=LEARNING_RATE,
             ),
-            settings=_settings(device),
+            settings=SETTINGS.model_copy(update={"device": device, "dtype": _dtype(device)}),
             domains=DOMAINS,
             weights=weights,
             directory=Path(folder),
@@ -194,21 +193,6 @@ def _run(job: Job, stage: AnyStage) -> dict[str, Any]:
             return distill.run(job, stage, lambda note: None)
         case _:
             raise ValueError(f"{stage.kind} has no pace")
-
-
-def _settings(device: str) -> Settings:
-    """As little evaluation as there can be."""
-    return Settings(
-        device=device,
-        dtype=_dtype(device),
-        test_items=1,
-        validation_items=1,
-        evaluate_every=1_000_000,
-        checkpoint_every=1_000_000,
-        diagnose_every=0,
-        score_others="never",
-        max_truncation=1.0,
-    )
 
 
 def _dtype(device: str) -> Literal["float32", "bfloat16"]:

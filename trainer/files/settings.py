@@ -82,3 +82,13 @@ FOR_REAL: Mapping[str, Any] = MappingProxyType(
 )
 """Settings where amounts are `real`: evaluation would else cost as much as training, and a model's own system prompt
 doubles a short question."""
+HARDLY_SCORED: Mapping[str, Any] = MappingProxyType(
+    {
+        "test_items": 10,
+        "validation_items": 2,
+        "evaluate_every": 1000,
+        "diagnose_every": 0,
+        "score_others": "never",
+    }
+)
+"""Settings where something else than scores is measured: a step's time, or answers."""

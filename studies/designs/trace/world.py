@@ -25,7 +25,7 @@ from typing import Any
 from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
 from studies.framework.run import Run
-from trainer.files.settings import Settings
+from trainer.files.settings import HARDLY_SCORED, Settings
 
 TEACHERS = tuple(f"teacher_{place}" for place in (1, 2, 3))
 OWNER = "teacher_host"
@@ -86,13 +86,7 @@ TINY = World(
     teach=Amounts(steps=50, prompts_per_step=32, learning_rate=1e-3),
     distil=Amounts(steps=32, prompts_per_step=32, learning_rate=2e-3),
     rewarded=Amounts(steps=32, prompts_per_step=8, rollouts_per_prompt=8, learning_rate=2e-3),
-    settings=Settings(
-        test_items=10,
-        validation_items=2,
-        evaluate_every=1000,
-        diagnose_every=0,
-        score_others="never",
-    ),
+    settings=Settings.model_validate(HARDLY_SCORED),
     prompts=200,
 )
 DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
