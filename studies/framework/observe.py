@@ -156,7 +156,7 @@ def collect(
     outcome: Outcome,
     store: Store,
     about: Mapping[str, Any],
-    before: Observations | None = None,
+    before: Observations | None,
 ) -> Observations:
     """Read the store, and what it does not say from the observations of `before`, perhaps of another machine: a stage
     observed there stays as it was observed. `about` goes into the manifest as it is (versions, scale, date)."""

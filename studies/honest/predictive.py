@@ -28,11 +28,11 @@ def ensemble(
     calibration: Calibration,
     *,
     key: str,
-    model: str = "tiny",
-    form_error: bool = True,
+    model: str,
+    form_error: bool,
     figure: Figure = "pass_rate",
-    known: Mapping[str, Mapping[str, float]] | None = None,
-    specialists: Mapping[str, Mapping[str, float]] | None = None,
+    known: Mapping[str, Mapping[str, float]] | None,
+    specialists: Mapping[str, Mapping[str, float]] | None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base
     by domain; items: how many prompts the test has; model: of the catalogue; key: names the run's own streams of

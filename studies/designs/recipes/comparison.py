@@ -6,7 +6,7 @@ training FLOPs, teachers counted. Leaves out: which conditions, and what is pred
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import BASE, Recipe
+from mopdsim.recipes.recipe import BASE
 from studies.designs.builders import STUDENT, TEACHER, at_flops, kept, of_runs, paired, where
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
@@ -24,11 +24,7 @@ from studies.framework.study import Prediction, Study
 from trainer.files.settings import Settings
 
 WARM_UP = 3  # steps: the shortest stages have hardly more
-RECIPES: Mapping[str, Callable[..., Recipe]] = {
-    "mopd": catalogue.mopd,
-    "mixed_rl": catalogue.mixed_rl,
-    "merge": catalogue.merge,
-}
+RECIPES = ("mopd", "mixed_rl", "merge")
 LEAST_SPREAD = 0.05
 
 
@@ -73,7 +69,7 @@ class Setup:
         flops = condition.gflops * 1e9 * len(domains)
         return Run(
             name=f"{condition.name}/{recipe}/seed{seed}",
-            recipe=at_flops(RECIPES[recipe](domains), flops, rl=rl, distill=distill),
+            recipe=at_flops(catalogue.recipe(recipe, domains), flops, rl=rl, distill=distill),
             settings=Settings(
                 seed=seed, validation_items=10, test_items=300, evaluate_every=1000, diagnose_every=1000,
                 max_truncation=1.0,  # a collapsed run counts with its score
