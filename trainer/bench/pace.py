@@ -11,7 +11,6 @@ import platform
 import statistics
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -32,29 +31,18 @@ from trainer.tasks import task
 
 STEPS, WARM_UP = 5, 2
 SCHEMA = 1
-
-
-@dataclass(frozen=True, kw_only=True)
-class Shape:
-    """A model of random weights."""
-
-    hidden: int
-    layers: int
-    heads: int
-
-
-Shapes = Mapping[str, Shape]
+Shapes = Mapping[str, Mapping[str, Any]]  # of models of random weights: sizes for `init_model`
 CPU: Shapes = {
-    "0.17M": Shape(hidden=64, layers=3, heads=4),
-    "0.65M": Shape(hidden=128, layers=3, heads=4),
-    "2.6M": Shape(hidden=256, layers=3, heads=4),
-    "10M": Shape(hidden=512, layers=3, heads=4),
-    "10M, deep": Shape(hidden=256, layers=12, heads=4),
+    "0.17M": {"hidden": 64},
+    "0.65M": {"hidden": 128},
+    "2.6M": {"hidden": 256},
+    "10M": {"hidden": 512},
+    "10M, deep": {"hidden": 256, "layers": 12},
 }
 GPU: Shapes = {
-    "38M": Shape(hidden=512, layers=12, heads=8),
-    "200M": Shape(hidden=1024, layers=16, heads=16),
-    "700M": Shape(hidden=1536, layers=24, heads=16),
+    "38M": {"hidden": 512, "layers": 12, "heads": 8},
+    "200M": {"hidden": 1024, "layers": 16, "heads": 16},
+    "700M": {"hidden": 1536, "layers": 24, "heads": 16},
 }
 SEQUENCES = {"cpu": (16, 64, 256), "cuda": (64, 512, 4096)}  # of a step
 GROUP = 8  # answers to a prompt in RL
@@ -129,13 +117,13 @@ def stages() -> Mapping[str, Sft | Rl | Distill]:
     }
 
 
-def _weights(folder: Path, shape: Shape) -> dict[str, Path]:
+def _weights(folder: Path, shape: Mapping[str, Any]) -> dict[str, Path]:
     """The base and its teachers."""
     student = stages()["distill"]
     assert isinstance(student, Distill)
     places = {name: folder / name for name in (BASE, *(teacher.stage for teacher in student.teachers))}
     for seed, place in enumerate(places.values()):
-        init_model(place, seed=seed, hidden=shape.hidden, layers=shape.layers, heads=shape.heads)
+        init_model(place, seed=seed, **shape)
     return places
 
 

@@ -10,10 +10,10 @@ import torch
 from typer.testing import CliRunner
 
 from trainer.bench import pace
-from trainer.bench.pace import Shape, bench_pace
+from trainer.bench.pace import bench_pace
 from trainer.cli import app
 
-SMALL = {"2": Shape(hidden=16, layers=2, heads=2), "3": Shape(hidden=32, layers=3, heads=2)}
+SMALL = {"2": {"hidden": 16, "layers": 2, "heads": 2}, "3": {"hidden": 32, "layers": 3, "heads": 2}}
 
 
 @pytest.mark.slow
