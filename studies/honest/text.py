@@ -235,12 +235,9 @@ def _left_out(found: Mapping[str, Any]) -> Iterator[str]:
     yield from ("Each strategy forecast, all its runs, by a fit without any of them:", "")
     yield from (_table(found["strategies"], "strategy"), "")
     regret = found["contests"]
-    if regret["regret_conditions"]:
-        yield (
-            f"Conditions forecast by a fit without their whole study: {regret['regret_points']:.1f} points lost over "
-            f"{regret['regret_conditions']} with that spread, {_constant(regret)}."
-        )
-        yield ""
+    if count := regret["regret_conditions"]:
+        lost = f"{regret['regret_points']:.1f} points lost over {count} with that spread, {_constant(regret)}"
+        yield from (f"Conditions forecast by a fit without their whole study: {lost}.", "")
 
 
 def _cost(found: Mapping[str, Any]) -> Iterator[str]:
