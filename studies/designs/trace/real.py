@@ -20,7 +20,7 @@ from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
-from trainer.files.settings import FOR_REAL, Settings
+from trainer.files.settings import HARDLY_SCORED, Settings
 
 RATE = 1.5e-4
 CONDITIONS = ("misrouted", "off_policy", "unowned", "average", "arithmetic", "start", "reward", "unpaid")
@@ -37,8 +37,7 @@ def _world(host: str, habit: str) -> World:
             warmup_steps=2,
         )
 
-    cheap = {"test_items": 4, "validation_items": 1, "samples_per_prompt": 1, "greedy_items": 0}
-    rare = {"evaluate_every": 1000, "checkpoint_every": 1000, "score_others": "never"}
+    own = {"dtype": "bfloat16", "system_prompt": "none", "checkpoint_every": 1000}
     return World(
         model="smollm2-135m",
         amounts="real",
@@ -50,7 +49,7 @@ def _world(host: str, habit: str) -> World:
         teach=amounts(8, 24),
         distil=amounts(10, 24),
         rewarded=amounts(10, 8, 4),
-        settings=Settings.model_validate({**FOR_REAL, "dtype": "bfloat16", **cheap, **rare}),
+        settings=Settings.model_validate({**HARDLY_SCORED, **own, "test_items": 4, "validation_items": 1}),
         prompts=96,
     )
 
