@@ -16,7 +16,7 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import Distill, Recipe, Rl
+from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -80,6 +80,18 @@ def at_flops(
             ceiling = whole * size / sum(sizes.values())
             amounts[name] = chosen.model_copy(update={"steps": UNBOUNDED, "max_flops": ceiling})
     return recipe.with_amounts(amounts)
+
+
+def composed(name: str, domains: Sequence[str], spent: Sequence[tuple[AnyStage, Amounts]]) -> Recipe:
+    """A recipe of these stages with their amounts, whose last is its result."""
+    return Recipe(
+        name=name,
+        domains=tuple(domains),
+        amounts_name="tiny",
+        stages=tuple(stage for stage, _ in spent),
+        amounts={stage.name: amounts for stage, amounts in spent},
+        output=spent[-1][0].name,
+    )
 
 
 def run(

@@ -18,7 +18,7 @@ import pandas as pd
 
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, RejectionSampling, Rl, Sft, Teacher
-from studies.designs.builders import kept, mean_where, means, paired
+from studies.designs.builders import composed, kept, mean_where, means, paired
 from studies.designs.skill.contest import FAILED, compared, judging, rows_of, table_of_probe
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import FLOPS, JOINT, PARTS, RL, SHARES, STUDENT, WORLDS, recipe, run
@@ -83,14 +83,7 @@ def _recipe(kind: str, mode: str, stages: list[tuple[AnyStage, Amounts]]) -> Rec
         reward_mix=REWARD_MIX if mode == "reward" else 0.0,
     )
     spent = [*stages, control, (student, STUDENT.model_copy(update=amounts))]
-    return Recipe(
-        name=f"caps_{kind}_{mode}",
-        domains=WORLD,
-        amounts_name="tiny",
-        stages=tuple(stage for stage, _ in spent),
-        amounts={stage.name: own for stage, own in spent},
-        output=student.name,
-    )
+    return composed(f"caps_{kind}_{mode}", WORLD, spent)
 
 
 def _rows(found: Observations) -> pd.DataFrame:

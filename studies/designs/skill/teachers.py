@@ -25,7 +25,7 @@ import pandas as pd
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.parts import as_teachers, specialist, specialists_of
 from mopdsim.recipes.recipe import BASE, Distill, Recipe, Rl
-from studies.designs.builders import kept, mean_where, means, paired
+from studies.designs.builders import composed, kept, mean_where, means, paired
 from studies.designs.skill.contest import FAILED, compared, judging, rows_of, share_failed, table_of_probe
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import EIGHT, FLOPS, JOINT, RL, SHARES, STUDENT, WORLDS, recipe, run
@@ -81,7 +81,7 @@ def taught_by(teachers: int, flops: Sequence[float]) -> Recipe:
     """MOPD with so many teachers, each at its FLOPs."""
     own = specialists_of(WORLD, GROUPS[teachers])
     taught = [(stage, spending(RL, spent)) for stage, spent in zip(own, flops, strict=True)]
-    return _made("mopd", [*taught, (student(own, WORLD), spending(STUDENT, LEARNT * len(WORLD)))])
+    return composed("mopd", WORLD, [*taught, (student(own, WORLD), spending(STUDENT, LEARNT * len(WORLD)))])
 
 
 def spending(amounts: Amounts, flops: float) -> Amounts:
@@ -102,7 +102,7 @@ def mixed_late() -> Recipe:
     first = specialist("mixed_early", EARLY)
     then = specialist("mixed", WORLD, init=first.name)
     spent = [(first, spending(RL, FLOPS * len(EARLY))), (then, spending(RL, FLOPS * AFTER))]
-    return _made("mixed_rl", spent)
+    return composed("mixed_rl", WORLD, spent)
 
 
 def mopd_late() -> Recipe:
@@ -122,26 +122,15 @@ def _taught_late(first: Sequence[Rl], amounts: Sequence[Amounts], added: Rl, the
     """A student of the first teachers on seven domains, which goes on as a student of others on eight."""
     early = student(first, EARLY, name="student_early")
     whole = student(then, WORLD, init=early.name)
-    return _made(
+    return composed(
         "mopd",
+        WORLD,
         [
             *zip(first, amounts, strict=True),
             (early, spending(STUDENT, LEARNT * len(EARLY))),
             (added, spending(RL, TAUGHT * AFTER)),
             (whole, spending(STUDENT, LEARNT * AFTER)),
         ],
-    )
-
-
-def _made(name: str, spent: Sequence[tuple[Rl | Distill, Amounts]]) -> Recipe:
-    """A recipe of these stages, whose last is its result."""
-    return Recipe(
-        name=name,
-        domains=WORLD,
-        amounts_name="tiny",
-        stages=tuple(stage for stage, _ in spent),
-        amounts={stage.name: amounts for stage, amounts in spent},
-        output=spent[-1][0].name,
     )
 
 
