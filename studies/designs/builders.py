@@ -16,6 +16,7 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
@@ -84,14 +85,9 @@ def at_flops(
 
 def composed(name: str, domains: Sequence[str], spent: Sequence[tuple[AnyStage, Amounts]]) -> Recipe:
     """A recipe of these stages with their amounts, whose last is its result."""
-    return Recipe(
-        name=name,
-        domains=tuple(domains),
-        amounts_name="tiny",
-        stages=tuple(stage for stage, _ in spent),
-        amounts={stage.name: amounts for stage, amounts in spent},
-        output=spent[-1][0].name,
-    )
+    amounts = {stage.name: own for stage, own in spent}
+    stages = [stage for stage, _ in spent]
+    return assemble(name, domains, "tiny", stages, amounts_of=lambda stage, _: amounts[stage.name])
 
 
 def run(

@@ -21,7 +21,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.parts import as_teachers, specialist
+from mopdsim.recipes.parts import as_teachers, assemble, specialist
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Merge, Recipe, Rl, Sft
 from studies.designs.builders import STUDENT, TEACHER, kept, mean_where, means, of_runs, run, told
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
@@ -102,14 +102,8 @@ def recipe_of(condition: Condition, *, planted: bool) -> Recipe:
     ]
     stages: list[AnyStage] = [*settled, *planting, *teachers, _last(condition, teachers, init)]
     amounts: dict[type[AnyStage], Amounts] = {Rl: TEACHER, Sft: PLANTING, Distill: STUDENT}
-    return Recipe(
-        name="bias_planted" if planted else "merge" if condition.way == "merge" else "mopd",
-        domains=WORLD,
-        amounts_name="tiny",
-        stages=tuple(stages),
-        amounts={stage.name: amounts[type(stage)] for stage in stages if type(stage) in amounts},
-        output="student",
-    )
+    name = "bias_planted" if planted else "merge" if condition.way == "merge" else "mopd"
+    return assemble(name, WORLD, "tiny", stages, amounts_of=lambda stage, _: amounts[type(stage)])
 
 
 def _last(condition: Condition, teachers: list[Rl], init: str) -> Distill | Merge:

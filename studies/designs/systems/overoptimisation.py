@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from mopdsim.recipes.amounts import Amounts, default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe, RewardModel, Rl
+from studies.designs.builders import composed
 from studies.designs.systems.side_by_side import Engine
 from studies.framework.run import Run
 from trainer.batch.batch import sample
@@ -73,14 +74,7 @@ def _recipe(noise: float, steps: int, ppo: Amounts) -> Recipe:
     rewarded = dict.fromkeys(DOMAINS, "judge")
     climb = Rl(name="ppo", domains=equal, algorithm="ppo", clip_high=0.2, reward_models=rewarded)
     labelling = default_amounts("tiny", "reward_model").model_copy(update={"steps": steps})
-    return Recipe(
-        name="overoptimisation",
-        domains=DOMAINS,
-        amounts_name="tiny",
-        stages=(judge, climb),
-        amounts={"judge": labelling, "ppo": ppo},
-        output="ppo",
-    )
+    return composed("overoptimisation", DOMAINS, [(judge, labelling), (climb, ppo)])
 
 
 def ppo_curve(log: Path) -> list[dict[str, float]]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mopdsim.recipes.amounts import Amounts, AmountsName
+from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
 from studies.framework.run import Run
 from trainer.files.settings import HARDLY_SCORED, Settings
@@ -177,14 +178,9 @@ def recipe_of(condition: str, place: int | None, world: World = TINY) -> Recipe:
         **dict.fromkeys((*TEACHERS, OWNER), world.teach),
         "student": world.rewarded if condition in ("reward", "unpaid") else world.distil,
     }
-    return Recipe(
-        name="merge" if condition in MERGED else "off_policy" if condition == "off_policy" else "mopd",
-        domains=(*world.own, *world.unmarked),
-        amounts_name=world.amounts,
-        stages=tuple(stages),
-        amounts={s.name: amounts[s.name] for s in stages if not isinstance(s, Merge)},
-        output="student",
-    )
+    name = "merge" if condition in MERGED else "off_policy" if condition == "off_policy" else "mopd"
+    domains = (*world.own, *world.unmarked)
+    return assemble(name, domains, world.amounts, stages, amounts_of=lambda stage, _: amounts[stage.name])
 
 
 def _student(condition: str, start: str, place: int | None, world: World) -> Distill | Merge:
