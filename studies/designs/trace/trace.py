@@ -278,8 +278,15 @@ def _power(own: Sequence[Student]) -> pd.DataFrame:
         within = (effect_U >= low) & (effect_U < high)
         if within.any():
             told = [float(value[within].mean()) for value in (effect_U, named_U, undecided_U)]
-            rows.append((f"{low:g} to {high:g}", told[0], int(within.sum()), told[1], told[2]))
+            rows.append((_span(low, high), told[0], int(within.sum()), told[1], told[2]))
     return pd.DataFrame(rows, columns=columns)
+
+
+def _span(low: float, high: float) -> str:
+    """A bin in words, open at either end."""
+    if low == -np.inf:
+        return f"below {high:g}"
+    return f"{low:g} or more" if high == np.inf else f"{low:g} to {high:g}"
 
 
 def _by_condition(own: Sequence[Student]) -> pd.DataFrame:
