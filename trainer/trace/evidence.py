@@ -117,11 +117,7 @@ class Models:
 
     def under(self, weights: Path) -> Callable[[Batch], list[float]]:
         """What another student gives to each row's answer: its log-prob in nats."""
-        return self.values(weights.parent.name, load_policy(weights, **self.loading))
-
-    def values(self, name: str, reader: Policy) -> Callable[[Batch], list[float]]:
-        """The same of a model at hand, from here on only read."""
-        reader.frozen()
+        name, reader = weights.parent.name, load_policy(weights, **self.loading).frozen()
         return lambda batch: [sum(row) for row in self.logprobs(name, reader, batch)]
 
     def asked(self, prompt: str, answer: str | None, *, domain: str) -> Batch:

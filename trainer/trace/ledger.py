@@ -1,16 +1,13 @@
 """Level 2: what each teacher did to an answer, by the ledger that its distillation kept.
 
 The ledger holds each teacher's move of the student's weights (`trainer.stages.ledger`). Its effect on an answer is
-the gradient of the student's log-prob times the move: the difference between half a NUDGE of the move more and half a
-NUDGE less, over NUDGE: on one side alone, curvature was up to a fifth of it, and float32 rounds by about .01 nats. A
-whole move taken back agreed less with level 3 (studies/LOG.md, 2026-11-29), since other moves lean on it. Level 3
-differs in two ways: it puts the start's targets in the teacher's place, and it lets the other teachers answer the
-changed student.
+the gradient of the student's log-prob times the move. A difference of two nudged students is not exact enough: float32
+rounds it by up to a tenth of a nat, and bfloat16 loses the nudge altogether. A whole move taken back agreed less with
+level 3 (studies/LOG.md, 2026-11-29), since other moves lean on it. Level 3 differs in two ways: it puts the start's
+targets in the teacher's place, and it lets the other teachers answer the changed student.
 """
 
 from __future__ import annotations
-
-from itertools import product
 
 import torch
 from safetensors.torch import load_file
@@ -20,12 +17,14 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import LEDGER
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.batch import Batch
+from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import teacher_names
+from trainer.batch.update import accumulate_gradients
+from trainer.losses.losses import token_logprob
 from trainer.model.loading import load_policy
 from trainer.trace.evidence import Models
 from trainer.trace.subject import Subject
 
-NUDGE = 0.001  # of a move
 Moves = dict[str, dict[str, Tensor]]  # by teacher (or "reward") and parameter
 
 
@@ -58,19 +57,38 @@ def effects(models: Models, batch: Batch, rival: Batch | None) -> list[dict[str,
     """
     subject = models.subject
     found = moves(subject)
-    place = subject.places[subject.student]
-    names = [name for name in found if name != subject.start]
-    value: dict[tuple[str, int], list[float]] = {}
-    for name, sign in product(names, (1, -1)):
-        student = load_policy(place, **models.loading)
-        parameters = dict(student.model.named_parameters())
-        with torch.no_grad():
-            for parameter, move in found[name].items():
-                parameters[parameter].add_(move.to(parameters[parameter].device), alpha=sign * NUDGE / 2)
-        gives = models.values(subject.student, student)
-        against = gives(rival) if rival is not None else [0.0] * len(batch.items)
-        value[name, sign] = [own - other for own, other in zip(gives(batch), against, strict=True)]
-    return [
-        {name: (value[name, 1][row] - value[name, -1][row]) / NUDGE for name in names}
-        for row in range(len(batch.items))
-    ]
+    student = load_policy(subject.places[subject.student], **models.loading)
+    parameters = [parameter for parameter in student.model.named_parameters() if parameter[1].requires_grad]
+
+    def gradients(rollouts: Rollouts) -> list[Tensor]:
+        """Of the answer's log-prob, by parameter."""
+        token_M = rollouts.response_BT.flatten()
+
+        def of_logits(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+            return token_logprob(logits_NV, token_M[index_N])[0].sum(), {}
+
+        student.model.zero_grad()
+        accumulate_gradients(student, rollouts, of_logits, temperature=subject.settings.temperature)
+        return [torch.zeros_like(p) if p.grad is None else p.grad for _, p in parameters]
+
+    def odds(row: slice) -> list[Tensor]:
+        own = gradients(batch.rollouts.rows(row))
+        if rival is None:
+            return own
+        return [one - other for one, other in zip(own, gradients(rival.rollouts.rows(row)), strict=True)]
+
+    effect: list[dict[str, float]] = []
+    for row in range(len(batch.items)):
+        gradient = odds(slice(row, row + 1))
+        effect.append(
+            {
+                name: sum(
+                    float((g * move[key].to(g.device)).sum())
+                    for (key, _), g in zip(parameters, gradient, strict=True)
+                    if key in move
+                )
+                for name, move in found.items()
+                if name != subject.start
+            }
+        )
+    return effect

@@ -108,7 +108,7 @@ def test_an_effect_is_the_gradient_of_the_odds_times_the_move(finished: Made) ->
             if parameter.grad is not None
         )
         assert abs(expected) > 1e-3
-        assert answer["effects"][name] == pytest.approx(expected, rel=0.02, abs=2e-2), name
+        assert answer["effects"][name] == pytest.approx(expected, rel=1e-3, abs=1e-4), name
 
 
 @pytest.mark.slow
