@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from mopdsim.cli.flags import Device, Json, Workers, emit, group, options_of
-from studies.cli.measure import MEASURING
 from studies.cli.systems import COMMANDS
 
 if TYPE_CHECKING:
@@ -242,7 +241,7 @@ def _workers(workers: int | None, device: str) -> int:
     return workers or default_workers(device)
 
 
-for _command in (*COMMANDS, *MEASURING):
+for _command in COMMANDS:
     app.command()(_command)
 
 

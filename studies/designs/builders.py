@@ -23,7 +23,6 @@ from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Factor, Run
 from trainer.files.settings import Settings
-from trainer.tasks import COMPETING
 
 TRAINED = ("sort", "sort_down", "reverse")
 FOURTH = "rotate"
@@ -41,19 +40,9 @@ def settings(seed: int) -> Settings:
     return Settings(seed=seed, validation_items=100, test_items=500, evaluate_every=24, diagnose_every=12)
 
 
-def ambiguous(domains: Sequence[str], dial: float) -> tuple[str, ...]:
-    """The domains, the competing pair with its ambiguity dial turned up."""
-    return tuple(f"{name}?ambiguity={dial:g}" if dial and name in COMPETING else name for name in domains)
-
-
 def over(recipe: Recipe, domains: Sequence[str]) -> Recipe:
     """The recipe in a world of these domains: all are demonstrated and scored, whatever is trained."""
     return recipe.model_copy(update={"domains": tuple(domains)})
-
-
-def rebuilt(recipe: Recipe, **changes: Any) -> Recipe:
-    """The recipe with other stages, amounts, name or output, checked anew."""
-    return Recipe.model_validate({**{name: getattr(recipe, name) for name in Recipe.model_fields}, **changes})
 
 
 def alone(domain: str, world: Sequence[str], amounts: Amounts) -> Recipe:

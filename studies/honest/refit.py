@@ -22,7 +22,7 @@ from mopdsim.belief.calibration import SCHEMA_VERSION, Calibration, from_documen
 from mopdsim.facts.model import models
 from mopdsim.fit.quality import STARTS, fitted
 from studies.framework.observe import Observations, read
-from studies.framework.registry import NAMES
+from studies.framework.registry import LISTED
 from studies.framework.registry import study as study_of
 from trainer.files.atomic import write_json
 
@@ -47,7 +47,7 @@ def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
     found = {
         name: read(folder) for name, folder in folders.items() if (folder / "observations.csv").is_file()
     }
-    own = {name: study_of(name) for name in found if name in NAMES}
+    own = {name: study_of(name) for name in found if name in LISTED}
     return {
         name: _released(seen) if name in own and own[name].released else seen
         for name, seen in found.items()

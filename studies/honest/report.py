@@ -19,7 +19,7 @@ from studies.designs.effects import throughput
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
 from studies.framework.observe import Observations
-from studies.framework.registry import NAMES, study
+from studies.framework.registry import LISTED, study
 from studies.honest import reading
 from studies.honest.baselines import said
 from studies.honest.held_out import Trial
@@ -71,7 +71,9 @@ def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
         "trials": [_trial_row(trial) for trial in test.trials],
     }
     rates = reading.rates_of(test.studies)
-    released = {name: study(name).released for name in test.studies if name in NAMES and study(name).released}
+    released = {
+        name: study(name).released for name in test.studies if name in LISTED and study(name).released
+    }
     return {
         **found,
         "reading": reading.read(found, rates, reading.contest_rates(test.studies, rates)),

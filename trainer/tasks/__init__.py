@@ -1,10 +1,8 @@
 """Tasks: `task("sort?length=4-6")` makes a domain from a spec; `FAMILIES` names the built-in tiny domains.
 
 Groups of specs with a known relation, for studies:
-  COMPETING      the same prompts, opposite answers, when their ambiguity dial is turned up
-  HETEROGENEOUS  an easy domain, and one with rare success, a noisy verifier and small rewards
-  PROBES         name -> the domains whose skills it composes; never demonstrated or trained, only scored
-  FORM           many kinds of short answers: what the start of a real model is shown
+  PROBES  name -> the domains whose skills it composes; never demonstrated or trained, only scored
+  FORM    many kinds of short answers: what the start of a real model is shown
 """
 
 from __future__ import annotations
@@ -26,8 +24,6 @@ _SCHEMES: Mapping[str, Factory] = MappingProxyType(
     {ask.SCHEME: ask.ask_task, gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task}
 )
 FORM = ask.FORM
-COMPETING = ("sort", "sort_down")
-HETEROGENEOUS = ("compare", "sort_long?corruption=0.9&reward_scale=0.1&reward_noise=0.05")
 PROBES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"sort_then_shift": ("sort", "shift"), "reverse_then_shift": ("reverse", "shift")}
 )
@@ -50,10 +46,8 @@ def task(spec: str) -> Task:
 
 __all__ = [
     "ALPHABET",
-    "COMPETING",
     "FAMILIES",
     "FORM",
-    "HETEROGENEOUS",
     "PROBES",
     "SPLITS",
     "Item",

@@ -2,21 +2,25 @@
 
 SmolLM2-135M learns to name the smallest of three numbers, the largest, or both in one run with as many prompts of each
 and as many updates. With the dial at 1 both questions read alike and their rewards oppose. A specialist of one domain
-forgets the other in either case: that is no conflict, and K does not count it. Leaves out: other recipes, sizes and
-pairs (`interference` has them on tiny models).
+forgets the other in either case: that is no conflict, and K does not count it:
+
+    K_jd = log of (gain of d trained with j) / (gain of d alone)    after as many updates with as many of d's prompts
+
+Leaves out: other recipes and pairs (`conflict` has them on tiny models).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe
-from studies.designs.builders import kept, over
-from studies.designs.effects.coupling import by_world, directions
+from studies.designs.builders import kept, over, table
 from studies.framework.analysis import Analysis, Chart, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -28,6 +32,7 @@ MODEL = "smollm2-135m"
 PAIR = ("ask:smallest", "ask:largest")
 DIALS = (0, 1)
 SEEDS = (0, 1, 2)
+LEAST_GAIN = 0.005
 RL = default_amounts("real", "rl").model_copy(update={"steps": 18})
 SETTINGS = Settings.model_validate(
     {**FOR_REAL, "dtype": "bfloat16", "validation_items": 8, "evaluate_every": 1000, "checkpoint_every": 50}
@@ -61,10 +66,38 @@ def _recipe(world: Sequence[str], chosen: Sequence[str]) -> Recipe:
     return over(catalogue.mixed_rl(chosen, amounts="real").with_amounts({"mixed": joint}), world)
 
 
+def _directions(found: Observations, name: str) -> list[dict[str, Any]]:
+    """Of a run of both domains: K of each against its own run alone."""
+    trained = str(found.factor(name, "trained")).split()
+    rows = []
+    for domain in trained if len(trained) > 1 else ():
+        alone = found.runs(world=found.factor(name, "world"), trained=domain)
+        single = next((run for run in alone if found.seed(run) == found.seed(name)), None)
+        if single is not None:
+            together, apart = (
+                found.scores(r)[domain] - found.scores(r, BASE)[domain] for r in (name, single)
+            )
+            k = math.log(max(together, LEAST_GAIN) / max(apart, LEAST_GAIN))
+            rows.append({"domain": domain, "K": k})
+    return rows
+
+
+def _by_world(pairs: pd.DataFrame) -> pd.DataFrame:
+    """K of each world, mean of both directions, with its interval over seeds."""
+    rows = []
+    for (world, dial), own in pairs.groupby(["world", "dial"]):
+        k = mean_quantity(own.groupby("run").K.mean())
+        if k is not None:
+            rows.append({"world": world, "dial": dial, "K": k.value, "low": k.low, "high": k.high, "n": k.n})
+    return pd.DataFrame(rows, columns=["world", "dial", "K", "low", "high", "n"])
+
+
 def analyse(found: Observations) -> Analysis:
     """K by direction and seed, and what every run scored."""
-    pairs = directions(found)
-    worlds = by_world(pairs)
+    pairs = table(found, _directions)
+    if pairs.empty:
+        return Analysis(quantities={})
+    worlds = _by_world(pairs)
     k = {dial: mean_quantity(pairs[pairs.dial == dial].groupby("seed").K.mean()) for dial in DIALS}
     shown = ", ".join(f"{r.world} {r.K:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in worlds.itertuples())
     scores = [
@@ -80,9 +113,9 @@ def analyse(found: Observations) -> Analysis:
     ]
     return Analysis(
         quantities=kept(K_dial_0=k[0], K_dial_1=k[1]),
-        findings=(f"K, mean of both directions, 80% interval over seeds: {shown}.",) if shown else (),
+        findings=(f"K, mean of both directions, 80% interval over seeds: {shown}.",),
         tables=(
-            Table(title="K by direction and seed", frame=pairs.drop(columns=["run", "cosine", "log_update_ratio"])),
+            Table(title="K by direction and seed", frame=pairs[["world", "seed", "domain", "K"]]),
             Table(title="Scores at temperature 1, 40 prompts x 8 samples", frame=pd.DataFrame(scores)),
         ),
         charts=(

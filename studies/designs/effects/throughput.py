@@ -2,8 +2,8 @@
 
 Stages at several batches and answer lengths. Of each kind of stage, seconds = a + b steps + c FLOPs with coefficients
 that are not negative, fitted to some of the cells by relative error and judged on the others, against one rate of
-FLOPs alone. Seconds are those of a worker's wall clock, loading, scoring and saving included. Speeds by phase, other
-shapes and memory, on a CPU or a GPU, are measured by `mopd study timing`.
+FLOPs alone. Seconds are those of a worker's wall clock, loading, scoring and saving included. Phases and
+sizes, on a CPU or a GPU, are timed by `mopd train pace`.
 """
 
 from __future__ import annotations

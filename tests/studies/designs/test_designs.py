@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +16,18 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE, ROOTS
-from studies.designs.effects import cascade, gain
+from studies.designs.effects import gain
 from studies.framework import report
 from studies.framework.analysis import Analysis
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
 from studies.framework.registry import LISTED, NAMES, RESULTS, SUCCESSORS, study
-from studies.framework.resample import bootstrap
 from studies.framework.run import Run
 from studies.framework.study import Study
 from studies.honest.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
-    "choice", "choice_again", "size", "size_again", "size_fresh", "order", "order_again", "conflict", "teachers",
+    "order", "order_again", "conflict", "teachers",
     "breaking", "caps", "real", "trace_again", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
@@ -163,25 +161,6 @@ def test_gain_recovers_the_curve_and_prefers_its_form() -> None:
     assert found["last_checkpoint_minus_hill"].value > 0
     fitted = analysis.fitted["reverse/seed0"]
     assert fitted["asymptote"] == pytest.approx(0.9, abs=0.05) and fitted["identified"]
-
-
-def test_forgetting_that_grows_with_kl_squared_is_seen_as_such() -> None:
-    rng = np.random.default_rng(9)
-    runs = []
-    for _ in range(8):
-        kl = rng.uniform(0.02, 0.4, 3)
-        runs.append(np.stack([kl, 0.8 * kl**2 + rng.normal(0, 0.002, 3)], axis=1))
-    squared = bootstrap(runs, cascade.r_squared, rng)
-    unrelated = cascade.r_squared([np.stack([own[:, 0], rng.normal(0, 0.1, 3)], axis=1) for own in runs])
-    assert squared is not None and squared.low > 0.9 and unrelated < 0.5
-
-
-def test_cascades_share_their_first_stages() -> None:
-    """The first stage of an order does not depend on replay: the store runs it once."""
-    runs = runs_of("cascade")
-    first = [runs[f"forward/replay{r:g}/rate0.001/seed0"].recipe for r in cascade.REPLAYS]
-    assert first[0].stage["step_1"] == first[1].stage["step_1"]
-    assert all(a.stage["step_2"] != b.stage["step_2"] for a, b in pairwise(first))
 
 
 @pytest.mark.parametrize("name", SUCCESSORS)

@@ -25,9 +25,9 @@ from mopdsim.fit.latents import SPREADS
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import catalogue
+from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import to_document
-from studies.designs.builders import rebuilt
 from studies.framework.observe import DIAGNOSTICS, POINTS, Observations, write
 from studies.honest import honest, report
 from studies.honest import refit as refitting
@@ -339,5 +339,7 @@ def test_rl_after_distillation_is_a_strategy_of_its_own() -> None:
     mopd = catalogue.mopd(DOMAINS)
     joint = Rl(name="joint", init=mopd.output, domains=dict.fromkeys(DOMAINS, 1.0))
     amounts = {**mopd.amounts, joint.name: mopd.amounts["teacher_1"]}
-    made = rebuilt(mopd, stages=(*mopd.stages, joint), amounts=amounts, output=joint.name)
+    made = assemble(
+        "mopd", DOMAINS, "tiny", (*mopd.stages, joint), amounts_of=lambda stage, _: amounts[stage.name]
+    )
     assert strategy_of(made) == "mopd_then_rl"

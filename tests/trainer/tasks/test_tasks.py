@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.tasks import (
     ALPHABET,
-    COMPETING,
     FAMILIES,
-    HETEROGENEOUS,
     PROBES,
     SPLITS,
     Item,
@@ -252,8 +250,8 @@ def test_markers_tell_domains_apart() -> None:
     assert len(set(markers.values())) == len(markers)
 
 
-def test_named_groups_exist_and_probes_are_composed() -> None:
-    for spec in (*COMPETING, "sort_long", *HETEROGENEOUS, *PROBES):
+def test_probes_are_composed() -> None:
+    for spec in ("compare", "sort_long", *PROBES):
         assert task(spec).bayes_score() == 1.0
     for probe, skills in PROBES.items():
         assert set(skills) <= set(FAMILIES) - set(PROBES)
@@ -261,7 +259,7 @@ def test_named_groups_exist_and_probes_are_composed() -> None:
         assert task(probe).fixed("test", 1)[0].prompt.startswith(f"{marker}:")
 
 
-@pytest.mark.parametrize("pair", [COMPETING, ("reverse", "rotate"), ("shift", "shift_back")])
+@pytest.mark.parametrize("pair", [("sort", "sort_down"), ("reverse", "rotate"), ("shift", "shift_back")])
 def test_rivals_without_markers_cannot_be_told_apart(pair: tuple[str, str]) -> None:
     left, right = (task(f"{name}?ambiguity=1") for name in pair)
     assert isinstance(left, TextTask) and isinstance(right, TextTask)
@@ -279,7 +277,7 @@ def test_bayes_score_is_what_the_best_policy_reaches(ambiguity: float) -> None:
     """The best policy obeys a marker and commits to ascending order without one."""
     count = 3000
     scores = []
-    for name in COMPETING:
+    for name in ("sort", "sort_down"):
         domain = task(f"{name}?ambiguity={ambiguity}")
         for item in domain.stream("train", 0, count, seed=6):
             marker, content = item.prompt.split(":")

@@ -1,1 +1,0 @@
-"""Studies of which recipe wins under which condition."""

@@ -1,1 +1,0 @@
-"""Studies of model size, and the shapes and timings they need."""
