@@ -30,7 +30,7 @@ from trainer.runs.plan import Plan
 from trainer.runs.store import Store
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
+    import pandas as pd
 
     from trainer.runs.execute import Outcome
 
@@ -82,21 +82,28 @@ class Work:
 
     def observed(self) -> Observations | None:
         """The observations so far, of this machine or of another whose results were committed. None where there are
-        none, and of a study that measures weights, which no file of results holds."""
-        there = self.study.measure is None and files(self)["observations.csv"]
-        return observe.read(self.folder) if there else None
+        none."""
+        return observe.read(self.folder) if files(self)["observations.csv"] else None
 
     def ended(self) -> set[str]:
-        """Names of the runs that have been observed to their end, as they are now planned."""
+        """Names of the runs that have been observed to their end, as they are now planned, and their twins with
+        them."""
         found, keys = self.observed(), self.planned.keys
         rows = {} if found is None else found.finished
-        return {name for name in self.runs if name in rows and rows[name]["keys"] == keys[name]}
+        same = {name for name in self.runs if name in rows and rows[name]["keys"] == keys[name]}
+        return {name for name in same if self._twin(name) in same}
 
     def missing(self) -> Plan:
-        """The stages of the other runs. What the store lacks of them is to be run; a teacher that was observed is run
-        again where its weights are gone and a student needs them."""
+        """The stages of the other runs and of their twins. What the store lacks of them is to be run; what was observed
+        is run again where its weights are gone and another run needs them."""
         left = self.runs.keys() - self.ended()
+        left |= {self._twin(name) for name in left}
         return self.planned.only(key for name in left for key in self.planned.needed(name))
+
+    def _twin(self, name: str) -> str:
+        """The run that is measured together with this one; itself where the study has none."""
+        twin = self.study.twin(name)
+        return twin if twin in self.runs else name
 
     def done(self) -> set[str]:
         """Keys of the stages that need not be run."""
@@ -224,11 +231,18 @@ def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: i
     return found if work.study.measure is None else replace(found, measured=_measured(work, found))
 
 
-def _measured(work: Work, found: Observations) -> DataFrame:
-    """The study's own table, of the finished runs."""
+def _measured(work: Work, found: Observations) -> pd.DataFrame:
+    """The study's own table, of the finished runs; what was measured of those that had ended stays."""
+    import pandas as pd
+
     assert work.study.measure is not None
-    finished = {name: work.runs[name] for name in found.finished}
-    return work.study.measure(finished, work.planned, work.store)
+    before, ended = work.observed(), work.ended()
+    finished = {name: work.runs[name] for name in found.finished if name not in ended}
+    rows = work.study.measure(finished, work.planned, work.store)
+    if before is None or before.measured.empty:
+        return rows
+    kept = before.measured[before.measured.run.isin(ended)]
+    return pd.concat([kept, rows], ignore_index=True) if len(rows) else kept
 
 
 def fit(work: Work, *, write: bool = True) -> dict[str, Any]:

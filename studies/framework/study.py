@@ -98,7 +98,8 @@ class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
     analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
     nothing but the generator that it makes from its own fixed seed. measure: what is looked at besides scores, a table
-    made from the finished runs, their plan and the store. of_skills: whether its scores are of skills, which
+    made from the finished runs, their plan and the store. twin: the name of the run whose weights it looks at beside a
+    run's, one that may not be among the runs. of_skills: whether its scores are of skills, which
     the simulator forecasts; a study of what is planted enters neither the fit nor the honest test. released: when and
     why runs that were held out were given to the fit, having been judged once; they are judged no more. suite: what its
     worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
@@ -114,6 +115,7 @@ class Study:
     design: Callable[[], Sequence[Run]]
     analyse: Callable[[Observations], Analysis]
     measure: Callable[[Mapping[str, Run], Plan, Store], pd.DataFrame] | None = None
+    twin: Callable[[str], str] = lambda name: name
     of_skills: bool = True
     released: str = ""
     suite: Suite = "sharpening"

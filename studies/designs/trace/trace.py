@@ -35,6 +35,7 @@ from studies.designs.trace.world import (
     design,
     design_again,
     design_fresh,
+    twin,
 )
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.resample import bootstrap
@@ -357,6 +358,7 @@ STUDY = Study(
     design=design,
     analyse=analyse,
     measure=measure,
+    twin=twin,
     of_skills=False,
 )
 

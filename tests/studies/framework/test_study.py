@@ -9,11 +9,12 @@ import shutil
 import signal
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from simulated import simulated
 from small_world import SETTINGS, shrunk
@@ -37,6 +38,7 @@ from studies.framework.run import Run, planned
 from studies.framework.study import Claim, Prediction, Study
 from trainer.runs import pools
 from trainer.runs.execute import ATTEMPTS, Outcome, carry_out
+from trainer.runs.plan import Plan
 from trainer.runs.pools import LocalPool, Pool
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
@@ -164,8 +166,13 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
 
 @pytest.mark.slow
 def test_another_machine_goes_on_from_committed_results_and_keeps_them(make: Make, tmp_path: Path) -> None:
-    """There is no store there: mixed RL alone is run, from a start of its own; of the rest nothing is."""
-    whole = make()
+    """There is no store there: mixed RL alone is run and measured, from a start of its own; of the rest nothing is."""
+
+    def measure(runs: Mapping[str, Run], plan: Plan, store: Store) -> pd.DataFrame:
+        own = {name: store.summary(plan.keys[name][run.recipe.output]) for name, run in runs.items()}
+        return pd.DataFrame([{"run": name, "at": summary["wall_seconds"]} for name, summary in own.items()])
+
+    whole = make(measure=measure)
     begun = replace(
         whole,
         study=replace(whole.study, design=lambda: [r for r in whole.study.design() if r.name != "mixed"]),
@@ -182,6 +189,7 @@ def test_another_machine_goes_on_from_committed_results_and_keeps_them(make: Mak
     old = after.points[after.points.key.isin(before.manifest["stages"])]
     assert old.reset_index(drop=True).equals(before.points) and len(after.points) > len(old)
     assert before.manifest["stages"].items() <= after.manifest["stages"].items()
+    assert after.measured[after.measured.run != "mixed"].equals(before.measured) and len(after.measured) == 3
     shutil.rmtree(there.store.root)
     again = replace(there)
     assert conduct.status(again)["finished"] == 3 and again.ledger.left_seconds == 0
@@ -201,8 +209,12 @@ def test_what_is_missing_is_what_no_committed_run_has(make: Make) -> None:
     assert set(work.missing().node) == work.planned.needed("mixed") | work.planned.needed("merge")
     assert work.done() == {work.planned.keys["mopd"]["student"]}
     assert conduct.status(work)["runs"]["mopd"]["finished"] == 4
-    measuring = replace(work, study=replace(work.study, measure=lambda runs, plan, store: None))
-    assert measuring.ended() == set()  # what it measures is in the weights, which nobody commits
+    alone = replace(work, study=replace(work.study, twin=lambda name: f"{name}/twin"))
+    assert alone.ended() == {"mopd"}  # a twin that is no run of the study
+    twins = replace(work, study=replace(work.study, twin=lambda name: "mixed"))
+    assert twins.ended() == set()  # measured without its twin
+    twins = replace(work, study=replace(work.study, twin=lambda name: "mopd" if name == "mixed" else name))
+    assert twins.ended() == {"mopd"} and set(twins.missing().node) == set(twins.planned.node)
 
 
 def test_too_few_prompts_are_refused_before_anything_runs(make: Make) -> None:
