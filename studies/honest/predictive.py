@@ -16,6 +16,8 @@ from mopdsim.belief.calibration import Calibration
 from mopdsim.belief.form_error import FORM_ERRORS, GREEDY_ERROR, MODEL_ERROR, tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
+from mopdsim.forecast.scenario import Scenario
+from studies.framework.ledger import CPU
 from studies.framework.observe import Figure
 
 DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
@@ -39,17 +41,7 @@ def ensemble(
     errors; form_error: whether the form's error is among them; figure: which scores all these are; known: scores
     measured after its stages; specialists: what RL on a domain alone, from the same base, was measured to reach,
     as a scenario says it."""
-    asked = scenario.from_document(
-        {
-            "recipe": recipe,
-            "model": model,
-            "domain": {
-                domain: {"start": score}
-                | ({"specialist": specialists[domain]} if specialists and domain in specialists else {})
-                for domain, score in start.items()
-            },
-        }
-    )
+    asked = scenario_of(recipe, start, model=model, specialists=specialists)
     rows = dict(calibration.parameters)
     if figure == "greedy" and rows[GREEDY_ERROR].studies:
         rows[MODEL_ERROR] = rows[GREEDY_ERROR]
@@ -67,3 +59,25 @@ def ensemble(
     for domain, score_N in zip(found.world.names, found.likely_DN, strict=True):
         drawn[domain] = tested(score_N, items[domain], key=f"{key}:{domain}")
     return drawn
+
+
+def scenario_of(
+    recipe: Mapping[str, Any],
+    start: Mapping[str, float],
+    *,
+    model: str,
+    specialists: Mapping[str, Mapping[str, float]] | None,
+) -> Scenario:
+    """The question of a run, FLOPs counted as this project's trainer counts them."""
+    return scenario.from_document(
+        {
+            "recipe": recipe,
+            "model": model,
+            "gpu": CPU,
+            "domain": {
+                domain: {"start": score}
+                | ({"specialist": specialists[domain]} if specialists and domain in specialists else {})
+                for domain, score in start.items()
+            },
+        }
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -18,6 +19,12 @@ from studies.framework.run import Run
 from trainer.tasks import PROBES
 
 Score = Callable[[Run, str, str], float]  # run, stage, domain
+SMOLLM2 = json.dumps(
+    {
+        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536,
+        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
+    }
+)  # fmt: skip
 
 
 @cache

@@ -16,7 +16,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from simulated import simulated
+from simulated import SMOLLM2, simulated
 from small_world import SETTINGS, shrunk
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -263,14 +263,6 @@ def test_estimates_follow_the_pace_of_finished_stages(make: Make, model: Path) -
     steps = phase_s("rl", shape, 0.0, passes=node.job.amounts.steps)  # type: ignore[union-attr]
     assert after.seconds_of[key] - before.seconds_of[key] > 2 * steps
     assert after.seconds_of[other] == before.seconds_of[other] and after.by_rule == ("distill",)
-
-
-SMOLLM2 = json.dumps(
-    {
-        "model_type": "llama", "hidden_size": 576, "num_hidden_layers": 30, "intermediate_size": 1536,
-        "num_attention_heads": 9, "num_key_value_heads": 3, "vocab_size": 49152, "tie_word_embeddings": True,
-    }
-)  # fmt: skip
 
 
 def test_a_step_of_a_real_model_is_priced_by_its_parameters() -> None:
