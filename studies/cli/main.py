@@ -69,6 +69,7 @@ def list_(json_: Json = False) -> None:
                     "name": w.study.name,
                     "suite": w.study.suite,
                     "question": w.study.question,
+                    "retired": w.study.retired,
                     "successor": w.study.successor,
                     "files": files(w),
                 }
@@ -80,8 +81,8 @@ def list_(json_: Json = False) -> None:
         for work in works:
             there = files(work)
             state = next((word for word, file in STATES.items() if there[file]), "not run")
-            if work.study.successor:
-                state += f"; retired, run {work.study.successor}"
+            if work.study.retired:
+                state += "; retired" + (f", run {work.study.successor}" if work.study.successor else "")
             if work.study.suite == suite:
                 print(f"  {work.study.name:<14} {work.study.question}  [{state}]")
 
@@ -92,7 +93,7 @@ def plan(work: Work, workers: Workers = None, json_: Json = False) -> None:
     """Record the prediction and print the ledger: runs, shared stages, seconds, what to drop first.
 
     Seconds are those of one worker: this trainer's pace on two CPU cores for the run's model, times how much slower
-    this machine was on the finished stages in the store. Example: mopd study plan gain
+    this machine was on the finished stages in the store. Example: mopd study plan order
     """
     record, found = work.record(), work.ledger
     count = _workers(workers, work.device)
@@ -112,7 +113,7 @@ def run(
     workers: Workers = None,
     json_: Json = False,
 ) -> None:
-    """Run what is missing and write the observations; resumes. Example: mopd study run gain
+    """Run what is missing and write the observations; resumes. Example: mopd study run order
 
     Missing is what neither the store nor the observations beside the code hold, whichever machine made them: to repeat
     a study, move its observations away first. A run that fails is reported and the others go on; the command then
@@ -138,7 +139,7 @@ def run(
 @app.command()
 @options_of(work_of, "work")
 def status(work: Work, json_: Json = False) -> None:
-    """Show which runs are finished and which results there are. Example: mopd study status gain"""
+    """Show which runs are finished and which results there are. Example: mopd study status order"""
     from studies.framework import conduct
 
     found = conduct.status(work)
@@ -210,7 +211,7 @@ def fit(
 def report(work: Work, json_: Json = False) -> None:
     """Write the report and its charts from the observations; of a retired study name those that there are.
 
-    Example: mopd study report gain
+    Example: mopd study report order
     """
     from studies.framework import conduct
 

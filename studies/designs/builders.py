@@ -1,10 +1,4 @@
-"""What the designs share: worlds of tiny domains, settings, amounts, and steps of analysis that recur.
-
-Amounts fit two CPU cores: a GRPO step of 16 x 8 takes about 0.1 s, a distillation step of 64 about 0.08 s. Specialists
-end below 97%, since a saturated cell tells no recipes apart. Domains that name a probe of `tiny` together are avoided,
-so that nothing is scored without need. All runs of a world share its start, and single-domain teachers with the same
-amounts are run once for all studies. Leaves out: any study's question.
-"""
+"""What the designs share: recipes at given amounts, and steps of analysis that recur. Leaves out: what a study asks."""
 
 from __future__ import annotations
 
@@ -21,23 +15,11 @@ from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
-from studies.framework.run import Factor, Run
-from trainer.files.settings import Settings
+from studies.framework.run import Factor
 
-TRAINED = ("sort", "sort_down", "reverse")
-FOURTH = "rotate"
-WORLD = (*TRAINED, FOURTH)
-TEACHER = Amounts(steps=48, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=7e-4)
-STUDENT = Amounts(steps=72, prompts_per_step=64, learning_rate=2e-3)
-CEILING = 0.97  # no cell above enters a fit
 DISTILLED = 0.25  # of a recipe's FLOPs, where it distils
 MERGE_SCALE = 0.5  # of task arithmetic, in the demos
 UNBOUNDED = 100_000  # steps, where FLOPs end a stage
-
-
-def settings(seed: int) -> Settings:
-    """Of the studies that compare ends of stages."""
-    return Settings(seed=seed, validation_items=100, test_items=500, evaluate_every=24, diagnose_every=12)
 
 
 def over(recipe: Recipe, domains: Sequence[str]) -> Recipe:
@@ -77,21 +59,6 @@ def composed(name: str, domains: Sequence[str], spent: Sequence[tuple[AnyStage, 
     amounts = {stage.name: own for stage, own in spent}
     stages = [stage for stage, _ in spent]
     return assemble(name, domains, "tiny", stages, amounts_of=lambda stage, _: amounts[stage.name])
-
-
-def run(
-    name: str,
-    recipe: Recipe,
-    seed: int,
-    factors: Mapping[str, Factor],
-    *,
-    held_out: bool = False,
-    cut: int = 0,
-) -> Run:
-    """A run of the comparing studies; the seed is part of its name."""
-    named = f"{name}/seed{seed}"
-    chosen = settings(seed)
-    return Run(name=named, recipe=recipe, settings=chosen, factors=dict(factors), held_out=held_out, cut=cut)
 
 
 Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, Any]]]
@@ -168,16 +135,3 @@ def where(rows: pd.DataFrame, **condition: Factor) -> pd.DataFrame:
 def mean_where(rows: pd.DataFrame, column: str, **condition: Factor) -> Quantity | None:
     """Mean over seeds of a column under a condition."""
     return mean_quantity(where(rows, **condition).groupby("seed")[column].mean())
-
-
-def at_best(rows: pd.DataFrame, *, of: Sequence[str], setting: str, score: str) -> pd.DataFrame:
-    """For each group of the columns `of` and each seed, the rows at the setting whose mean score was the best on the
-    other seeds of its group: what was chosen never saw the seed that judges it."""
-    chosen = []
-    for _, group in rows.groupby(list(of)):
-        for seed, own in group.groupby("seed"):
-            others = group[group.seed != seed]
-            if len(others):
-                best = others.groupby(setting)[score].mean().idxmax()
-                chosen.append(own[own[setting] == best])
-    return pd.concat(chosen) if chosen else rows.iloc[:0]

@@ -248,7 +248,7 @@ def _measured(work: Work, found: Observations) -> pd.DataFrame:
 def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
     """Analyse the observations; returns calibration.json, and writes it where asked to. Of a retired study the one that
     there is."""
-    if work.study.successor:
+    if work.study.retired:
         path = work.folder / "calibration.json"
         return json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")
     found = observe.read(work.folder)
@@ -274,7 +274,7 @@ def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
 def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
     """report.md and its charts; of a retired study those that there are. judge: of the forecasts on record, of a study
     that foretells."""
-    if work.study.successor:
+    if work.study.retired:
         prediction.read(work.folder)
         return [work.folder / "report.md", *sorted(work.folder.glob("*.svg"))]
     found = observe.read(work.folder)

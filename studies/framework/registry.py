@@ -1,4 +1,4 @@
-"""Which studies there are, and which are retired: what those found stays, and another study asks their question now.
+"""Which studies there are, and which are retired: what those found stays, and most are asked again.
 
 Leaves out: what they ask (`studies.designs`).
 """
@@ -15,7 +15,9 @@ from studies.framework import prediction
 from studies.framework.study import Prediction, Study
 
 RESULTS = Path(__file__).parents[1] / "results"
-SUCCESSORS: Mapping[str, str] = {  # of studies that are retired
+RETIRED: Mapping[
+    str, str
+] = {  # studies that run no more, and who asks in their place: nobody where that is empty
     "teacher_count": "teachers",
     "turnover": "teachers",
     "colossal": "teachers",
@@ -32,6 +34,9 @@ SUCCESSORS: Mapping[str, str] = {  # of studies that are retired
     "size_again": "breaking",
     "size_fresh": "breaking",
     "ladder-5M": "real",
+    "gain": "",
+    "balance": "",
+    "rounds": "",
 }
 RELEASED: Mapping[str, str] = {  # of retired studies those whose held-out runs the fit was given, and when
     "choice": "2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
@@ -39,13 +44,13 @@ RELEASED: Mapping[str, str] = {  # of retired studies those whose held-out runs 
 }
 PLANTED = ("bias",)  # retired, and of no skill: it enters neither the fit nor the honest test
 _FILES = {  # of `studies.designs`, by the study's name; none of one that is retired
-    "gain": "effects.gain",
+    "gain": "",
     "interference": "",
     "teacher_count": "",
     "cap": "",
-    "balance": "effects.balance",
+    "balance": "",
     "cascade": "",
-    "rounds": "effects.rounds",
+    "rounds": "",
     "bias": "",
     "synergy": "",
     "throughput": "effects.throughput",
@@ -72,13 +77,13 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "trace_real": "trace.real",
 }
 LISTED = tuple(_FILES)
-NAMES = tuple(name for name in LISTED if name not in SUCCESSORS)
+NAMES = tuple(name for name in LISTED if name not in RETIRED)
 
 
 def study(name: str) -> Study:
     """The study of this name. NotFoundError where there is none. A retired one has its question and prediction, as they
     are on record; asked for anything else, it says that it is retired (UsageError)."""
-    if name in SUCCESSORS:
+    if name in RETIRED:
         return _retired(name)
     if name not in _FILES:
         raise NotFoundError(f"study {name!r} does not exist{did_you_mean(name, NAMES)}")
@@ -88,10 +93,13 @@ def study(name: str) -> Study:
 
 
 def _retired(name: str) -> Study:
+    successor = RETIRED[name]
+
     def gone(*_: object) -> NoReturn:
+        remedy = f"run `{successor}`, its successor" if successor else "no other study asks its question"
         raise UsageError(
-            f"study {name!r} is retired: run `{SUCCESSORS[name]}`, its successor; its results stay in "
-            f"studies/results/{name}, and CHANGELOG.md names the last commit that could run it"
+            f"study {name!r} is retired: {remedy}; its results stay in studies/results/{name}, and CHANGELOG.md names "
+            "the last commit that could run it"
         )
 
     if name not in _FILES:
@@ -107,5 +115,6 @@ def _retired(name: str) -> Study:
         analyse=gone,
         of_skills=name not in PLANTED,
         released=RELEASED.get(name, ""),
-        successor=SUCCESSORS[name],
+        retired=True,
+        successor=successor,
     )

@@ -104,8 +104,8 @@ class Study:
     why runs that were held out were given to the fit, having been judged once; they are judged no more. suite: what its
     worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
     the model's forecasts of every run are put on record before it. failures_count: whether forecasts are judged on
-    failed distillations too, because failing is what the study asks about. successor: the study that asks in its place,
-    of one that is retired: it runs no more, and its results stand as they are."""
+    failed distillations too, because failing is what the study asks about. retired: it runs no more, and its results
+    stand as they are; successor: the study that asks in its place, if one does."""
 
     name: str
     question: str
@@ -121,6 +121,7 @@ class Study:
     suite: Suite = "sharpening"
     foretells: bool = False
     failures_count: bool = False
+    retired: bool = False
     successor: str = ""
     admit: Callable[[], None] = lambda: None
 

@@ -89,7 +89,7 @@ def refit(
     """Fit what enters. UsageError where nothing does."""
     chosen = entering(studies, leave)
     if not chosen:
-        raise UsageError("no finished run enters the fit: run a study first, as in `mopd study run gain`")
+        raise UsageError("no finished run enters the fit: run a study first, as in `mopd study run order`")
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         write_json(place / "prior.json", prior_of(shipped()))

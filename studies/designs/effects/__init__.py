@@ -1,1 +1,1 @@
-"""Studies of one effect each: learning, conflict, caps, forgetting, habits, seconds."""
+"""Studies of one effect each: conflict on a real model, seconds."""

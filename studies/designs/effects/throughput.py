@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.parts import as_teachers, assemble, specialists_of
 from mopdsim.recipes.recipe import BASE, Distill
-from studies.designs.builders import STUDENT, TEACHER, kept, means, of_runs, paired, spending
+from studies.designs.builders import kept, means, of_runs, paired, spending
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 from studies.framework.resample import mean_quantity
@@ -23,6 +24,8 @@ from studies.framework.run import Run
 from studies.framework.study import Study, predicted
 from trainer.files.settings import Settings
 
+TEACHER = Amounts(steps=48, prompts_per_step=16, rollouts_per_prompt=8, learning_rate=7e-4)
+STUDENT = Amounts(steps=72, prompts_per_step=64, learning_rate=2e-3)
 SKILLS = ("sort", "reverse", "rotate")
 LENGTHS = (4, 8, 12)  # letters of an answer
 STEPS = {8: 40, 16: 30, 64: 15}  # by prompts of eight rollouts; a student samples as many rows, one a prompt

@@ -7,8 +7,6 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 from simulated import diagnosed, noise, runs_of, simulated, traced
 from typer.testing import CliRunner
@@ -16,11 +14,10 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE, ROOTS
-from studies.designs.effects import gain
 from studies.framework import report
 from studies.framework.analysis import Analysis
-from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
-from studies.framework.registry import LISTED, NAMES, RESULTS, SUCCESSORS, study
+from studies.framework.observe import Observations
+from studies.framework.registry import LISTED, NAMES, RESULTS, RETIRED, study
 from studies.framework.run import Run
 from studies.framework.study import Study
 from studies.honest.trials import Forecaster, contests, trials
@@ -54,7 +51,7 @@ def test_designs_are_sound(name: str) -> None:
     assert {claim.quantity for claim in chosen.prediction.claims}
 
 
-QUICK = "rounds"
+QUICK = "throughput"
 
 
 @pytest.mark.parametrize(
@@ -79,8 +76,6 @@ def _observed(chosen: Study) -> Observations:
         depth = 0 if stage in ROOTS else 1 + len(run.recipe.ancestors(stage))
         return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
 
-    if chosen.name == "gain":
-        return _curved(chosen)
     greedy = score if chosen.suite == "skill" or chosen.foretells else None
     found = simulated(runs_of(chosen.name), score, diagnose=diagnosed, greedy=greedy)
     return found if chosen.measure is None else replace(found, measured=traced(runs_of(chosen.name)))
@@ -103,8 +98,8 @@ def test_an_analysis_of_nothing_says_nothing(name: str) -> None:
 
 
 def test_unknown_studies_are_refused() -> None:
-    with pytest.raises(NotFoundError, match="did you mean 'gain'"):
-        study("gian")
+    with pytest.raises(NotFoundError, match="did you mean 'order'"):
+        study("oder")
 
 
 @pytest.mark.parametrize("verb", ["list", "plan", "run", "status", "fit", "report", "validation"])
@@ -115,65 +110,18 @@ def test_help_of_every_verb_has_an_example(verb: str) -> None:
     assert f"mopd study {verb}" in " ".join(shown.split())
 
 
-def _curved(chosen: Study) -> Observations:
-    """Hill curves with binomial noise, as long as the design's runs."""
-    rng = np.random.default_rng(8)
-    points, described, stages = [], {}, {}
-    for name, run in runs_of(chosen.name).items():
-        domain, key = str(run.factors["domain"]), f"{name}:specialist"
-        steps = np.arange(0, gain.STEPS[domain] + 1, run.settings.evaluate_every)
-        flops = steps * 7e8
-        truth = 0.4 + 0.5 / (1 + (np.maximum(flops[-1] / 4, 1) / np.maximum(flops, 1)) ** 1.5)
-        for step, c, q in zip(steps, flops, truth, strict=True):
-            row = {"run": name, "stage": "specialist", "key": key, "step": step, "domain": domain, "flops": c}
-            row |= {
-                "pass_rate": rng.binomial(2000, q) / 2000,
-                "se": 0.011,
-                "split": "validation",
-                "trained": True,
-            }
-            points.append(row)
-        described[name] = {
-            **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
-            **{
-                "output": "specialist",
-                "keys": {"specialist": key},
-                "failure": None,
-                "held_out": run.held_out,
-            },
-            "model": "tiny",
-        }
-        stages[key] = {"flops": flops[-1], "wall_seconds": 1.0}
-    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
-    return Observations(
-        points=pd.DataFrame(points, columns=list(POINTS)),
-        diagnostics=pd.DataFrame(columns=list(DIAGNOSTICS)),
-        manifest={**about, "runs": described, "stages": stages},
-    )
-
-
-@pytest.mark.slow
-def test_gain_recovers_the_curve_and_prefers_its_form() -> None:
-    _, analysis = analysed("gain")
-    found = analysis.quantities
-    assert found["length_in_midpoints"].value == pytest.approx(4.0, rel=0.25)
-    assert found["hill_tail_error"].value < 0.05
-    assert found["last_checkpoint_minus_hill"].value > 0
-    fitted = analysis.fitted["reverse/seed0"]
-    assert fitted["asymptote"] == pytest.approx(0.9, abs=0.05) and fitted["identified"]
-
-
-@pytest.mark.parametrize("name", SUCCESSORS)
+@pytest.mark.parametrize("name", RETIRED)
 def test_a_retired_study_is_not_run_and_says_who_succeeds_it(name: str) -> None:
     from studies.cli.main import app
 
     for verb in ("plan", "run", "status"):
         refused = CliRunner().invoke(app, [verb, name]).exception
-        assert isinstance(refused, UsageError) and f"run `{SUCCESSORS[name]}`" in str(refused)
-    assert SUCCESSORS[name] in NAMES and any((RESULTS / name).iterdir())
+        assert isinstance(refused, UsageError) and f"studies/results/{name}" in str(refused)
+        assert (f"run `{RETIRED[name]}`" in str(refused)) == bool(RETIRED[name])
+    assert RETIRED[name] in ("", *NAMES) and any((RESULTS / name).iterdir())
 
 
-@pytest.mark.parametrize("name", [name for name in LISTED if name in SUCCESSORS])
+@pytest.mark.parametrize("name", [name for name in LISTED if name in RETIRED])
 def test_what_a_retired_study_found_can_be_read(name: str) -> None:
     from studies.cli.main import app
 
@@ -187,14 +135,14 @@ def test_what_a_retired_study_found_can_be_read(name: str) -> None:
 def test_held_out_runs_become_trials_with_their_baselines() -> None:
     """A student as good as its teachers: the rule 'MOPD equals teacher' is then exact, and 'no change' is not."""
     runs = {
-        name: run for name, run in runs_of("balance").items() if run.recipe.amounts["student"].steps == 18
+        name: run for name, run in runs_of("throughput").items() if run.factors == {"length": 8, "prompts": 8}
     }
 
     def score(run: Run, stage: str, domain: str) -> float:
         return 0.4 if stage == BASE else 0.8
 
     found = simulated(runs, score)
-    forecaster = Forecaster(studies={"balance": found}, calibration=default_calibration())
+    forecaster = Forecaster(studies={"throughput": found}, calibration=default_calibration())
     name = next(name for name, run in runs.items() if run.held_out)
     own = [trial for trial in trials(forecaster) if trial.run == name]
     assert [trial.cell.domain for trial in own] == list(runs[name].recipe.domains)
@@ -209,7 +157,7 @@ def test_the_list_names_every_study_and_fit_wants_one_or_all() -> None:
 
     shown = CliRunner().invoke(app, ["list", "--json"])
     assert [row["name"] for row in json.loads(shown.output)] == list(LISTED)
-    for arguments in (["fit"], ["fit", "gain", "--all"]):
+    for arguments in (["fit"], ["fit", "order", "--all"]):
         assert isinstance(CliRunner().invoke(app, arguments).exception, UsageError)
-    missing = CliRunner().invoke(app, ["report", "gain", "--scale", "0.015", "--out", "nowhere"])
-    assert isinstance(missing.exception, NotFoundError) and "mopd study run gain" in str(missing.exception)
+    missing = CliRunner().invoke(app, ["report", "order", "--scale", "0.015", "--out", "nowhere"])
+    assert isinstance(missing.exception, NotFoundError) and "mopd study run order" in str(missing.exception)

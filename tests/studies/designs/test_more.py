@@ -1,4 +1,4 @@
-"""Steps of analysis that studies share, and the seconds of `throughput` found again in simulated observations."""
+"""The seconds of `throughput` found again in simulated observations."""
 
 from __future__ import annotations
 
@@ -6,11 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import pandas as pd
 import pytest
 from simulated import noise, runs_of, simulated
 
-from studies.designs.builders import at_best
 from studies.designs.effects import throughput
 from studies.framework.observe import Observations
 
@@ -25,15 +23,6 @@ def spending(
             stages[key] = found.manifest["stages"][key] | {"flops": flops(name, stage)}
     points = found.points.assign(step=found.points.stage.map(steps))
     return replace(found, points=points, manifest={**found.manifest, "stages": stages})
-
-
-def test_settings_are_chosen_on_the_other_seeds() -> None:
-    """Seed 0 is best at a and seed 1 at b: each is judged at the setting that the other chose."""
-    rows = pd.DataFrame(
-        {"world": "w", "seed": [0, 0, 1, 1], "setting": ["a", "b", "a", "b"], "score": [0.9, 0.1, 0.2, 0.8]}
-    )
-    chosen = at_best(rows, of=("world",), setting="setting", score="score").set_index("seed")
-    assert chosen.setting.to_dict() == {0: "b", 1: "a"} and chosen.score.to_dict() == {0: 0.1, 1: 0.2}
 
 
 def test_seconds_are_recovered_from_steps_and_flops() -> None:

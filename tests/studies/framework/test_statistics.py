@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from mopdsim.base.errors import UsageError
-from studies.designs.effects.gain import FORMS, fit
 from studies.framework.resample import bootstrap, mean_quantity
 from studies.honest.baselines import BASELINES, Cell, said
 from studies.honest.held_out import CANDIDATES, Contest, Trial, judge
@@ -142,39 +141,6 @@ def test_a_rule_that_does_not_speak_is_completed_by_a_simpler_one() -> None:
     unknown = Cell(strategy="cascade_rl", domain="a", trained=("a",), start=START)
     assert said("constant recovery per strategy", known) == 0.9
     assert said("constant recovery per strategy", unknown) == 0.4
-
-
-@pytest.mark.parametrize(
-    ("form", "parameters"),
-    [("hill", (0.4, 0.95, 3e10, 1.6)), ("exponential", (0.4, 0.95, 3e10)), ("power", (0.4, 0.95, 3e10, 1.2))],
-)
-def test_curves_are_recovered_from_their_own_points(form: str, parameters: tuple[float, ...]) -> None:
-    compute = np.linspace(0, 1.5e11, 15)
-    score = FORMS[form](compute, *parameters)
-    assert score[0] == pytest.approx(parameters[0])
-    assert FORMS[form](np.array([parameters[2]]), *parameters)[0] == pytest.approx((0.4 + 0.95) / 2)
-    found = fit(form, compute, score, np.full(15, 0.01))
-    assert found.parameters[:3] == pytest.approx(parameters[:3], rel=0.03)
-    assert found(compute) == pytest.approx(score, abs=2e-3)
-
-
-def test_an_asymptote_is_known_better_the_longer_the_run() -> None:
-    """Published to us as the sixth finding: sd of the asymptote falls as a run goes from 1 to 3 C_mid."""
-    rng = np.random.default_rng(6)
-    spread = []
-    for length in (1.0, 3.0):
-        compute = np.linspace(0, length, 15)
-        truth = FORMS["hill"](compute, 0.4, 0.9, 1.0, 1.6)
-        found = [fit("hill", compute, truth + rng.normal(0, 0.01, 15), np.full(15, 0.01)) for _ in range(12)]
-        spread.append(np.std([each.asymptote for each in found]))
-    assert spread[1] < spread[0] / 2
-
-
-def test_a_curve_needs_as_many_points_as_parameters() -> None:
-    with pytest.raises(UsageError, match="3 points for 4 parameters"):
-        fit("hill", [0, 1, 2], [0.1, 0.2, 0.3], [0.01] * 3)
-    with pytest.raises(UsageError, match="form 'cubic'"):
-        fit("cubic", [0, 1, 2], [0.1, 0.2, 0.3], [0.01] * 3)
 
 
 def _trials(rng: np.random.Generator, *, bias: float) -> list[Trial]:

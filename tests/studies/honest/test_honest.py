@@ -282,7 +282,7 @@ def test_one_command_fits_judges_ships_and_reports(tmp_path: Path, monkeypatch: 
 def test_shipping_and_reporting_want_all_studies() -> None:
     from studies.cli.main import app
 
-    for arguments in (["gain", "--ship"], ["gain", "--report"], ["--all", "--leave-out"]):
+    for arguments in (["order", "--ship"], ["order", "--report"], ["--all", "--leave-out"]):
         assert isinstance(CliRunner().invoke(app, ["fit", *arguments]).exception, UsageError)
 
 
@@ -294,15 +294,15 @@ def test_studies_are_fitted_anew_on_disk_only_to_ship(
     from studies.cli.main import app
 
     monkeypatch.setattr(report, "fit_all", lambda folders, **options: {})
-    written = tmp_path / "scale-0.5" / "gain" / "calibration.json"
-    shutil.copytree(RESULTS / "gain", written.parent)
+    written = tmp_path / "scale-0.5" / "conflict" / "calibration.json"
+    shutil.copytree(RESULTS / "conflict", written.parent)
     written.write_text("{}")
     command = ["fit", "--all", "--json", "--scale", "0.5", "--out", str(tmp_path)]
     done = CliRunner().invoke(app, command)
-    assert done.exit_code == 0 and list(json.loads(done.stdout)["studies"]) == ["gain"]
+    assert done.exit_code == 0 and list(json.loads(done.stdout)["studies"]) == ["conflict"]
     assert written.read_text() == "{}"
     done = CliRunner().invoke(app, [*command, "--ship"])
-    assert done.exit_code == 0 and json.loads(written.read_text())["study"] == "gain"
+    assert done.exit_code == 0 and json.loads(written.read_text())["study"] == "conflict"
 
 
 def test_without_held_out_runs_there_is_nothing_to_judge(tmp_path: Path) -> None:
