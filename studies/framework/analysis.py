@@ -39,8 +39,8 @@ class Table:
 class Chart:
     """A chart of the report: y against x, by colour, in a panel for each value of `panel`.
 
-    mark: points, or points joined by lines. fitted: the colour that is drawn as a bare line, behind the others. low,
-    high: columns of the ends of each point's interval. diagonal: also y = x.
+    mark: points, or points joined by lines. low, high: columns of the ends of each point's interval. diagonal: also
+    y = x.
     """
 
     name: str
@@ -53,7 +53,6 @@ class Chart:
     low: str | None = None
     high: str | None = None
     mark: Literal["line", "point"] = "line"
-    fitted: str | None = None
     diagonal: bool = False
 
 

@@ -23,10 +23,6 @@ def draw(chart: Chart, folder: Path) -> Path:
         layers.append(dashed.encode(y=alt.Y(f"{chart.x}:Q", title=chart.y.replace("_", " "))))
     if chart.colour is not None:
         base = base.encode(color=alt.Color(f"{chart.colour}:N"))
-    if chart.fitted is not None:
-        is_fitted = alt.FieldEqualPredicate(field=chart.colour, equal=chart.fitted)
-        layers.append(base.transform_filter(is_fitted).mark_line().encode(y=y))
-        base = base.transform_filter(alt.LogicalNotPredicate(**{"not": is_fitted}))
     marks = base.mark_line(point=True) if chart.mark == "line" else base.mark_point(filled=True)
     layers.append(marks.encode(y=y))
     if chart.low is not None and chart.high is not None:

@@ -1,7 +1,6 @@
 """Observations: what a study's runs left in the store, as flat tables that can be committed.
 
     RESULTS/NAME/  observations.csv  a row for each stage, point of evaluation and domain
-                   diagnostics.csv   gradients, shares and signals of a stage's diagnosed steps, the start left out
                    measured.csv.gz   what some studies look at besides (`Study.measure`)
                    manifest.json     runs (condition, seed, stages' keys, what failed), stages (cost), versions, device
 A stage that several runs share is written once, under its key. Weights stay in the store. A score is one of three
@@ -41,20 +40,16 @@ POINTS = (
     "length", "flops", "gradient_tokens", "kl_start", "kl_parent", "pass_8", "greedy", "greedy_se", "greedy_n",
 )  # fmt: skip
 Figure = Literal["pass_rate", "greedy", "pass_8"]
-DIAGNOSTICS = ("study", "run", "stage", "key", "step", "quantity", "domain", "other", "value")
 MEASURED = "measured.csv.gz"
-BY_DOMAIN = ("gradient_norm", "gradient_share", "update_inner")
 NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
 SAME = 1e-6  # of scores written to eight digits
-OF_DOMAIN = ("reward", "zero_signal", "token_share", "effective_share", "kl", "dispersion")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observations:
-    """points, diagnostics: the two tables. manifest: the JSON beside them. measured: the study's own table."""
+    """points: a row an evaluation and domain. manifest: the JSON beside them. measured: the study's own table."""
 
     points: pd.DataFrame
-    diagnostics: pd.DataFrame
     manifest: Mapping[str, Any]
     measured: pd.DataFrame = field(default_factory=pd.DataFrame)
 
@@ -162,7 +157,6 @@ def collect(
     observed there stays as it was observed. `about` goes into the manifest as it is (versions, scale, date)."""
     kept = before.stages(found.node) if before is not None else {}
     points: list[dict[str, Any]] = []
-    diagnostics: list[dict[str, Any]] = []
     seen: set[str] = set()
     described = {}
     for name, run in runs.items():
@@ -177,7 +171,6 @@ def collect(
             rows = list(rows_of(log)) if log.exists() else []
             more = {"recipe": run.recipe.name, "seed": run.settings.seed}
             points += [common | more | row for row in _points(node, rows, summary)]
-            diagnostics += [] if stage in ROOTS else [common | row for row in _diagnostics(rows)]
         described[name] = {
             "recipe": run.recipe.name,
             "document": to_document(run.recipe),
@@ -193,38 +186,26 @@ def collect(
         }
     stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in seen} | kept
     return Observations(
-        points=_after(before, "points", pd.DataFrame(points, columns=list(POINTS)), kept),
-        diagnostics=_after(before, "diagnostics", pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)), kept),
+        points=_after(before, pd.DataFrame(points, columns=list(POINTS)), kept),
         manifest={**about, "study": study, "runs": described, "stages": dict(sorted(stages.items()))},
     )
 
 
-def _after(
-    before: Observations | None,
-    table: Literal["points", "diagnostics"],
-    rows: pd.DataFrame,
-    kept: Collection[str],
-) -> pd.DataFrame:
-    """The rows of a table after those of the stages that were observed before."""
-    if before is None:
-        return rows
-    whole: pd.DataFrame = getattr(before, table)
-    old = whole[whole.key.isin(kept)]
+def _after(before: Observations | None, rows: pd.DataFrame, kept: Collection[str]) -> pd.DataFrame:
+    """The points after those of the stages that were observed before."""
+    old = rows.iloc[:0] if before is None else before.points[before.points.key.isin(kept)]
     return (
         pd.concat([old, rows], ignore_index=True) if len(old) and len(rows) else (old if len(old) else rows)
     )
 
 
 def write(found: Observations, folder: Path) -> list[Path]:
-    """The three files, or four. Returns them."""
+    """The two files, or three. Returns them."""
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for name, frame in (("observations", found.points), ("diagnostics", found.diagnostics)):
-        files.append(folder / f"{name}.csv")
-        write_text(files[-1], frame.to_csv(index=False, float_format="%.8g"))
-    files.append(folder / "manifest.json")
-    write_json(files[-1], found.manifest)
+    files = [folder / "observations.csv", folder / "manifest.json"]
+    write_text(files[0], found.points.to_csv(index=False, float_format="%.8g"))
+    write_json(files[1], found.manifest)
     if not found.measured.empty:
         files.append(folder / MEASURED)
         text = found.measured.to_csv(index=False)
@@ -238,7 +219,6 @@ def read(folder: Path) -> Observations:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
-        diagnostics = pd.read_csv(folder / "diagnostics.csv", dtype={"key": str})
         own = folder / MEASURED
         measured = (
             pd.read_csv(own, keep_default_na=False, na_values=[""]) if own.is_file() else pd.DataFrame()
@@ -253,7 +233,7 @@ def read(folder: Path) -> Observations:
         ) from None
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)
-    return Observations(points=points, diagnostics=diagnostics, manifest=manifest, measured=measured)
+    return Observations(points=points, manifest=manifest, measured=measured)
 
 
 def _apart(points: pd.DataFrame, folder: Path) -> None:
@@ -319,24 +299,6 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, float]:
     """Tokens of a step by domain, up to a factor that is the stage's."""
     prompts, domains = row.get("prompts", {}), row.get("domains", {})
     return {name: prompts[name] * domains[name].get("length", 1.0) for name in domains if name in prompts}
-
-
-def _diagnostics(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Of the steps whose gradients were taken domain by domain."""
-    for row in rows:
-        if row["kind"] != "step" or "gradient_norm" not in row:
-            continue
-        step = {"step": row["step"], "other": ""}
-        for pair, value in row["gradient_cosine"].items():
-            first, second = pair.split("|")
-            yield step | {"quantity": "gradient_cosine", "domain": first, "other": second, "value": value}
-        for quantity in BY_DOMAIN:
-            for domain, value in row[quantity].items():
-                yield step | {"quantity": quantity, "domain": domain, "value": value}
-        for domain, found in row.get("domains", {}).items():
-            for quantity in OF_DOMAIN:
-                if quantity in found:
-                    yield step | {"quantity": quantity, "domain": domain, "value": found[quantity]}
 
 
 def _stage(node: Node, summary: Mapping[str, Any]) -> dict[str, Any]:

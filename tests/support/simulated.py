@@ -13,7 +13,7 @@ import pandas as pd
 
 from mopdsim.recipes.recipe_file import to_document
 from studies.designs.trace.world import OWNER, PLANTED, TEACHERS
-from studies.framework.observe import DIAGNOSTICS, POINTS, Observations
+from studies.framework.observe import POINTS, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run
 from trainer.tasks import PROBES
@@ -37,13 +37,11 @@ def simulated(
     runs: Mapping[str, Run],
     score: Score,
     *,
-    diagnose: Callable[[Run], list[dict[str, Any]]] | None = None,
     greedy: Score | None = None,
 ) -> Observations:
     """Observations as if every stage of every run had ended with the scores of a function; nothing is shared. greedy:
     the same of greedy scores, over 200 prompts."""
     points: list[dict[str, Any]] = []
-    diagnostics: list[dict[str, Any]] = []
     described, stages = {}, {}
     for name, run in runs.items():
         keys = {stage: f"{name}:{stage}" for stage in (*run.recipe.roots, *run.recipe.stage)}
@@ -60,8 +58,6 @@ def simulated(
                     row |= {"greedy": likeliest, "greedy_se": error, "greedy_n": 200, "pass_8": 1.0}
                 points.append(row | {"n": 500, "flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
             stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
-        for row in diagnose(run) if diagnose else []:
-            diagnostics.append(row | {"run": name, "key": keys[run.recipe.output]})
         described[name] = {
             **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
             **{
@@ -76,7 +72,6 @@ def simulated(
     about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
     return Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
-        diagnostics=pd.DataFrame(diagnostics, columns=list(DIAGNOSTICS)),
         manifest={**about, "runs": described, "stages": stages},
     )
 
@@ -84,24 +79,6 @@ def simulated(
 def noise(run: Run, *parts: object) -> float:
     """A little, the same for the same run."""
     return 0.002 * math.sin(sum(map(ord, f"{run.name}{parts}")))
-
-
-def diagnosed(run: Run, conflict: float = 0.0) -> list[dict[str, Any]]:
-    """Shares and gradients of a joint update, as if conflict turned the gradients apart."""
-    rows: list[dict[str, Any]] = []
-    stage = run.recipe.stage[run.recipe.output]
-    domains = list(getattr(stage, "domains", {}))
-    for place, domain in enumerate(domains):
-        for quantity in ("token_share", "effective_share", "gradient_share"):
-            rows.append(
-                {"quantity": quantity, "domain": domain, "value": 1 / len(domains) + noise(run, domain)}
-            )
-        inner = -1.0 if len(domains) == 1 else -math.exp(-conflict) + noise(run, domain, "inner")
-        rows.append({"quantity": "update_inner", "domain": domain, "value": inner})
-        for other in domains[place + 1 :]:
-            value = 0.5 - conflict + noise(run, domain, other)
-            rows.append({"quantity": "gradient_cosine", "domain": domain, "other": other, "value": value})
-    return [{"step": 10, "other": ""} | row for row in rows]
 
 
 def traced(runs: Mapping[str, Run], *, fooled: bool = False) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from simulated import diagnosed, noise, runs_of, simulated, traced
+from simulated import noise, runs_of, simulated, traced
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
@@ -77,7 +77,7 @@ def _observed(chosen: Study) -> Observations:
         return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
 
     greedy = score if chosen.suite == "skill" or chosen.foretells else None
-    found = simulated(runs_of(chosen.name), score, diagnose=diagnosed, greedy=greedy)
+    found = simulated(runs_of(chosen.name), score, greedy=greedy)
     return found if chosen.measure is None else replace(found, measured=traced(runs_of(chosen.name)))
 
 

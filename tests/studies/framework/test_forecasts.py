@@ -117,7 +117,7 @@ def test_a_study_does_not_go_on_under_another_model(make: Make, changed: Foretel
     work = make()
     work.folder.mkdir(parents=True)
     before = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {})
-    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    nothing = Observations(points=pd.DataFrame(), manifest={})
     forecasts.add("foretold", "only mopd", ["mopd"], nothing, before, work.folder, today="2026-01-01")
     with pytest.raises(UsageError, match=said) as error:
         conduct.run(work, executor="local", workers=1, quiet=True, foreteller=changed)
@@ -128,7 +128,7 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
     work = make()
     work.folder.mkdir(parents=True)
     told = Foreteller(model=MODEL, rules=("start",), tell=lambda found: {"mixed": {"score": 0.25}})
-    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    nothing = Observations(points=pd.DataFrame(), manifest={})
     forecasts.add("foretold", "only mixed", ["mixed"], nothing, told, work.folder, today="2026-01-01")
     path = work.folder / forecasts.FILE
     path.write_text(path.read_text().replace("0.25", "0.75"))
@@ -139,7 +139,7 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
 def test_a_model_that_came_later_is_read_after_the_study_s_own(make: Make) -> None:
     work = make()
     work.folder.mkdir(parents=True)
-    nothing = Observations(points=pd.DataFrame(), diagnostics=pd.DataFrame(), manifest={})
+    nothing = Observations(points=pd.DataFrame(), manifest={})
     for model, name in (("b" * 64, "forecasts_later.json"), (MODEL, forecasts.FILE)):
         told = Foreteller(model=model, rules=("start",), tell=lambda found: {"mixed": {"score": 0.25}})
         forecasts.add("foretold", "only mixed", ["mixed"], nothing, told, work.folder, today="2026-01-01")

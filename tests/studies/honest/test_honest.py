@@ -28,7 +28,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import to_document
-from studies.framework.observe import DIAGNOSTICS, POINTS, Observations, write
+from studies.framework.observe import POINTS, Observations, write
 from studies.honest import honest, report
 from studies.honest import refit as refitting
 from studies.honest.baselines import Cell
@@ -83,7 +83,6 @@ def planted(folder: Path, runs: Mapping[str, tuple[Recipe, int, bool]], change: 
         }  # fmt: skip
     found = Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
-        diagnostics=pd.DataFrame(columns=list(DIAGNOSTICS)),
         manifest={"study": folder.name, "date": "2026-01-01", "runs": described, "stages": stages},
     )
     write(found, folder)

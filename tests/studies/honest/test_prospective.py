@@ -46,9 +46,7 @@ def found() -> Observations:
             seen.manifest["stages"][f"{name}:{stage}"] = {"flops": flops, "wall_seconds": 1.0}
     first = f"{next(iter(ONE))}:{BASE}"
     points = seen.points.assign(key=seen.points.key.where(seen.points.key != first, "base"))
-    return Observations(
-        points=points, diagnostics=seen.diagnostics, manifest={**seen.manifest, "study": "order"}
-    )
+    return Observations(points=points, manifest={**seen.manifest, "study": "order"})
 
 
 def named(recipe: str) -> str:
