@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import Amounts
 from studies.cli.main import app
-from studies.designs.systems import report
 from studies.designs.systems.compare import comparable, compare_text, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
 from studies.designs.systems.side_by_side import Engine
@@ -114,25 +112,3 @@ def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path:
 def test_compare_wants_names_or_all(arguments: list[str]) -> None:
     found = CliRunner().invoke(app, ["compare", *arguments])
     assert isinstance(found.exception, UsageError) and "--all" in str(found.exception)
-
-
-@pytest.mark.slow
-def test_committed_reports_are_those_of_the_committed_results(tmp_path: Path) -> None:
-    shutil.copytree(report.RESULTS, tmp_path / "results")
-    report.main(tmp_path / "results")
-    for folder in report.FILES:
-        committed = report.RESULTS / folder / "report.md"
-        written = tmp_path / "results" / folder / "report.md"
-        assert written.is_file() == committed.is_file()
-        if committed.is_file():
-            assert written.read_text() == committed.read_text()
-
-
-def test_every_result_has_a_chart_of_its_own() -> None:
-    for folder, files in report.FILES.items():
-        documents = {
-            name: json.loads((report.RESULTS / folder / name).read_text(encoding="utf-8")) for name in files
-        }
-        names = [chart(documents[name]).name for name, (_, chart, _) in files.items()]
-        assert len(set(names)) == len(files)
-        assert all((report.RESULTS / folder / f"{name}.svg").is_file() for name in names)
