@@ -53,8 +53,6 @@ class Attention:
         """Query times keys and weights times values, for one query token."""
         return 2.0 * self.heads * (self.head_dim + self.v_head_dim) * np.asarray(keys, dtype=float)
 
-    decode_score_flops = score_flops
-
     def sequence_flops(self, length: ArrayLike) -> Array:
         return self.score_flops(_capped_sum(length, 1.0, self.window))
 
@@ -111,9 +109,6 @@ class LatentAttention:
             * np.asarray(keys, dtype=float)
         )
 
-    def decode_score_flops(self, keys: ArrayLike) -> Array:
-        return 2.0 * self.heads * (2 * self.kv_rank + self.rope_dim) * np.asarray(keys, dtype=float)
-
     def sequence_flops(self, length: ArrayLike) -> Array:
         return self.score_flops(_capped_sum(length, 1.0, self.top_k))
 
@@ -163,8 +158,6 @@ class CompressedAttention:
     def score_flops(self, keys: ArrayLike) -> Array:
         return 4.0 * self.heads * self.head_dim * np.asarray(keys, dtype=float)
 
-    decode_score_flops = score_flops
-
     def sequence_flops(self, length: ArrayLike) -> Array:
         far = _capped_sum(length, 1 / self.ratio, self.top_k) if self.ratio else 0.0
         return self.score_flops(_capped_sum(length, 1.0, self.window) + far)
@@ -209,8 +202,6 @@ class Recurrent:
 
     def score_flops(self, keys: ArrayLike) -> Array:
         return 6.0 * self.inner * self.state * np.ones_like(np.asarray(keys, dtype=float))
-
-    decode_score_flops = score_flops
 
     def sequence_flops(self, length: ArrayLike) -> Array:
         return self.score_flops(length) * np.asarray(length, dtype=float)

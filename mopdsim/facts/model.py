@@ -41,7 +41,6 @@ class Model:
     groups: tuple[LayerGroup, ...]
     published_total_b: float | None = None
     published_active_b: float | None = None
-    max_position: int | None = None
     extra_parameters: int = 0
     assumed: tuple[str, ...] = ()
     source: str = ""
@@ -190,7 +189,6 @@ class Model:
                 LayerGroup(count=count, mixer=mixer, feed_forward=feed_forward)
                 for (mixer, feed_forward), count in groups.items()
             ),
-            max_position=text.get("max_position_embeddings"),
             extra_parameters=extra_parameters(text),
             assumed=assumed,
             **facts,
