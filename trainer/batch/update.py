@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trainer.batch.rollout import Rollouts
 from trainer.batch.sums import Sums
 from trainer.model import processes
-from trainer.model.parallel import logits_at_once, parts_for, row_spans, side_by_side
+from trainer.model.parallel import logits_at_once, memory_bytes, parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
 
 Measured = Sums | Mapping[str, Tensor | float]  # plain quantities are of the whole
@@ -85,26 +85,32 @@ def accumulate_by_domain(
     policy: Policy, rollouts: Rollouts, spans: Mapping[str, slice], loss_of: LossOf, **options: Any
 ) -> tuple[float, Sums, Callable[[], dict[str, dict[str, float]]]]:
     """As `accumulate_gradients`, one domain's rows at a time; after the optimiser's step the last of the three says how
-    domains met: gradient_cosine by "a|b"; gradient_norm, gradient_share and update_inner by domain."""
+    domains met: gradient_cosine by "a|b"; gradient_norm, gradient_share and update_inner by domain. It holds a gradient
+    for each domain till then (`comparable`)."""
     parameters = list(policy.parameters())
     before = [parameter.detach().clone() for parameter in parameters]
     gradient: dict[str, list[Tensor]] = {}
     total, sums = 0.0, Sums()
+    whole: list[Tensor | None] = [None] * len(parameters)
     for domain, span in spans.items():
-        held = [None if p.grad is None else p.grad.clone() for p in parameters]
+        for parameter in parameters:
+            parameter.grad = None
         loss, measured = accumulate_rows(policy, rollouts, span, loss_of, **options)
-        gradient[domain] = [
-            torch.zeros_like(p) if p.grad is None else p.grad - (h if h is not None else 0)
-            for p, h in zip(parameters, held, strict=True)
-        ]
+        gradient[domain] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        for place, own in enumerate(p.grad for p in parameters):
+            held = whole[place]
+            if own is not None:
+                whole[place] = own.clone() if held is None else held.add_(own)
         total += loss
         sums.add(measured)
+    for parameter, summed in zip(parameters, whole, strict=True):
+        parameter.grad = summed
 
     def report() -> dict[str, dict[str, float]]:
         for own in gradient.values():
             processes.add_up(own)
         norm = {domain: _dot(g, g) ** 0.5 for domain, g in gradient.items()}
-        whole = sum(norm.values()) or 1.0
+        all_norms = sum(norm.values()) or 1.0
         step = [p.detach() - b for p, b in zip(parameters, before, strict=True)]
         return {
             "gradient_cosine": {
@@ -112,11 +118,18 @@ def accumulate_by_domain(
                 for a, b in combinations(gradient, 2)
             },
             "gradient_norm": norm,
-            "gradient_share": {domain: value / whole for domain, value in norm.items()},
+            "gradient_share": {domain: value / all_norms for domain, value in norm.items()},
             "update_inner": {domain: _dot(g, step) for domain, g in gradient.items()},
         }
 
     return total, sums, report
+
+
+def comparable(policy: Policy, domains: int) -> bool:
+    """Whether the gradients of so many domains fit side by side: into a quarter of the memory, whatever is free of it,
+    so that a machine repeats its numbers."""
+    trained = sum(p.numel() * p.element_size() for p in policy.parameters())
+    return domains * trained <= memory_bytes(policy.device) // 4
 
 
 def accumulate_by_part(

@@ -25,8 +25,9 @@ class Settings(Value):
     are also answered by the likeliest tokens. score_others: whether a stage also scores what it does not train on.
     system_prompt: "template" for what the model's chat template puts in of itself, "none", or a text of one's own.
     template_arguments: what the template is told besides, such as enable_thinking.
-    evaluate_every, diagnose_every (0: never), checkpoint_every: in optimiser steps. threads: of one worker, or of each
-    of the `processes` that hold replicas of the model and share a stage's rows.
+    evaluate_every, diagnose_every (0: never; nor where the domains' gradients would fill the memory), checkpoint_every:
+    in optimiser steps. threads: of one worker, or of each of the `processes` that hold replicas of the model and share
+    a stage's rows.
     max_truncation: a reinforcement or on-policy stage stops when more samples than this are cut off
     (mean over the last ten steps).
     """

@@ -9,6 +9,7 @@ derived from (stage key, step), so that a resumed run equals an unbroken one bit
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -30,7 +31,7 @@ from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
 from trainer.batch.sums import Sums
-from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share
+from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
@@ -159,7 +160,7 @@ class Trainee:
         options |= {"micro_batch_rows": settings.micro_batch_rows}
         with self.meter.phase("training", policy.device):
             due = diagnosed and settings.diagnose_every and self.step % settings.diagnose_every == 0
-            spans = batch.spans if due else None
+            spans = batch.spans if due and self.can_compare(len(batch.spans)) else None
             gradient: dict[str, list[Tensor]] = {}
             report: Callable[[], dict[str, dict[str, float]]] = dict
             if parts is not None:
@@ -173,6 +174,18 @@ class Trainee:
         self.meter.count("training", policy, read if head else without_head(read), passes=TRAINING_PASSES)
         self.count_tokens("trained", batch)
         return {**applied, **report()}, sums
+
+    def can_compare(self, domains: int) -> bool:
+        """`comparable`, and a word on stderr, once a stage, where it is not."""
+        found = all(processes.gathered(comparable(self.policy, domains)))
+        if not found and not self.memory.setdefault("uncompared", False):
+            self.memory["uncompared"] = True
+            print(
+                f"warning: stage {self.job.name!r}: the gradients of its {domains} domains are not compared with one "
+                "another: side by side they take more than a quarter of the memory; diagnose_every = 0 asks for none",
+                file=sys.stderr,
+            )
+        return found
 
     def average(self, name: str, value: float) -> float:
         """A running mean kept in the checkpoint; the first value starts it."""

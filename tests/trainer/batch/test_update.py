@@ -95,6 +95,22 @@ def test_halves_of_a_batch_add_up_to_the_whole() -> None:
     assert relative(gradient(of), truth) < 2e-6
 
 
+def test_domains_add_up_to_the_whole_and_each_is_its_own_rows() -> None:
+    of = policy()
+    rollouts = sampled(of)
+    loss_of = token_mean(rollouts)
+    spans = {"first": slice(0, 4), "second": slice(4, 10), "third": slice(10, 12)}
+    whole, _ = accumulate_gradients(of, rollouts, loss_of)
+    truth = gradient(of)
+    alone = {}
+    for name, span in spans.items():
+        update.accumulate_rows(of, rollouts, span, loss_of)
+        alone[name] = float(gradient(of).norm())
+    loss, _, report = update.accumulate_by_domain(of, rollouts, spans, loss_of)
+    assert loss == pytest.approx(whole, rel=1e-5) and relative(gradient(of), truth) < 2e-6
+    assert report()["gradient_norm"] == pytest.approx(alone, rel=1e-6)
+
+
 def test_untrained_positions_carry_no_loss_and_no_gradient() -> None:
     of = policy()
     rollouts = sampled(of)

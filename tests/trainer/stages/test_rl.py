@@ -28,6 +28,7 @@ from torch import Tensor
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageError
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Rl
+from trainer.batch import update
 from trainer.files.settings import Settings
 from trainer.stages.loop import Job, Trainee
 from trainer.tasks.jsonl import JsonlTask
@@ -287,3 +288,25 @@ def test_a_reward_that_is_not_finite_is_a_divergence(
     with pytest.raises(DivergenceError, match=rf"gave reward {reward} for 'l\d\d'") as caught:
         run_watched(rl_job({"low": small["low"]}, model, tmp_path))
     assert caught.value.exit_code == 4
+
+
+def test_gradients_that_would_fill_the_memory_are_not_compared(
+    small: dict[str, str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stepped(name: str) -> tuple[list[Step], bool, int]:
+        steps, rows = run_watched(rl_job(small, model, tmp_path / name, steps=2, diagnose_every=1))
+        compared = ["gradient_cosine" in row for row in steps_in(rows)]
+        return steps, all(compared), capsys.readouterr().err.count("are not compared")
+
+    apart, compared, said = stepped("apart")
+    assert compared and not said
+    weights = sum(p.numel() * p.element_size() for p in plain_model(model).parameters())
+    monkeypatch.setattr(update, "memory_bytes", lambda device: 4 * len(small) * weights - 1)
+    at_once, compared, said = stepped("at_once")
+    assert not compared and said == 1
+    for one, other in zip(apart, at_once, strict=True):
+        assert distance(one.gradient, other.gradient) < 1e-5
