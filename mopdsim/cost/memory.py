@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -33,7 +33,6 @@ LORA_SHARE = 0.01
 HOST_BYTES_PER_GPU = 200e9  # of 2 TB in a node of eight; prior
 _SCORED_WIDTHS = 8.0  # hidden vectors of a token that a forward pass holds at once; prior
 _LOGITS_BLOCK = 4096.0  # tokens whose logits are held at once; prior
-Sharding = Literal["none", "optimizer", "full"]
 AnyLayout = TrainLayout | LayoutGrid
 
 
@@ -80,20 +79,15 @@ def train_memory(
     layout: AnyLayout,
     *,
     length: Any,
-    sharding: Sharding = "optimizer",
     resident_models: Any = 0,
 ) -> TrainMemory:
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
     teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""
     dense, routed, held = _held_parameters(model, layout)
-    optimized = held
-    if sharding == "full":
-        held = optimized = model.total_parameters / layout.gpus
-    elif sharding == "optimizer":
-        expert_group = np.maximum(layout.expert, layout.tensor)
-        expert_copies = np.maximum(layout.gpus // (expert_group * layout.pipeline), 1)
-        shared = dense / (layout.data * layout.context) + routed / expert_copies
-        optimized = np.where(layout.fully_sharded, held, shared)
+    expert_group = np.maximum(layout.expert, layout.tensor)
+    expert_copies = np.maximum(layout.gpus // (expert_group * layout.pipeline), 1)
+    shared = dense / (layout.data * layout.context) + routed / expert_copies
+    optimized = np.where(layout.fully_sharded, held, shared)
     trained = LORA_SHARE if layout.lora else 1.0
     tokens = layout.micro_batch * length / layout.context
     kept = np.where(

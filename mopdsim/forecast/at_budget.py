@@ -92,13 +92,13 @@ def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | No
     return _scaled_to(scenario, dollars, spent)
 
 
-def bought(scenario: Scenario, budget: float, calibration: Calibration | None = None) -> str:
+def bought(scenario: Scenario, budget: float) -> str:
     """What a budget of dollars buys of a recipe that costs more, in one sentence: a share of its steps with the score
     that they bring, or nothing, and then what its fewest steps cost."""
-    found = at_dollars(scenario, budget, calibration)
+    found = at_dollars(scenario, budget)
     if found.spent > budget * (1 + CLOSE):
         return f"{usd(budget)} buys nothing of it: at its fewest steps it costs {usd(found.spent)}"
-    mean = forecast(found.scenario, calibration).mean_score["p50"]
+    mean = forecast(found.scenario).mean_score["p50"]
     return f"{usd(budget)} buys {100 * found.factor:.2g}% of its steps, which bring a mean score of {score(mean)}"
 
 

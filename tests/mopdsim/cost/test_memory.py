@@ -28,13 +28,14 @@ H100 = gpu("H100")
 def test_eighteen_bytes_a_parameter_and_six_plus_twelve_over_dp() -> None:
     """Megatron-LM's distributed-optimizer table: 18 B, 6 + 12/d B per parameter; fully sharded 18/d."""
     n = LLAMA.total_parameters
-    for layout, sharding, expected in (
-        (TrainLayout(gpus=1), "none", 18.0),
-        (TrainLayout(gpus=4), "optimizer", 6 + 12 / 4),
-        (TrainLayout(gpus=4), "full", 18 / 4),
-        (TrainLayout(gpus=4, tensor=4), "optimizer", 18 / 4),
+    one_layer = 2 / LLAMA.layers  # gathered
+    for layout, expected in (
+        (TrainLayout(gpus=1), 18.0),
+        (TrainLayout(gpus=4), 6 + 12 / 4),
+        (TrainLayout(gpus=4, fully_sharded=True), 18 / 4 + one_layer),
+        (TrainLayout(gpus=4, tensor=4), 18 / 4),
     ):
-        memory = train_memory(LLAMA, layout, length=1024, sharding=sharding)  # type: ignore[arg-type]
+        memory = train_memory(LLAMA, layout, length=1024)
         assert memory.weights + memory.gradients + memory.optimizer == pytest.approx(expected * n)
 
 
@@ -61,7 +62,7 @@ def test_fp8_narrows_weights_and_inputs_of_products_only() -> None:
 
 def test_lora_keeps_the_state_of_its_adapters_only() -> None:
     n = LLAMA.total_parameters
-    memory = train_memory(LLAMA, TrainLayout(gpus=1, lora=True), length=1000, sharding="none")
+    memory = train_memory(LLAMA, TrainLayout(gpus=1, lora=True), length=1000)
     assert memory.weights == 2 * n
     assert memory.gradients + memory.optimizer == pytest.approx(16 * LORA_SHARE * n)
 
