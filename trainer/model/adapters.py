@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -173,13 +174,20 @@ def read_adapter(directory: Path) -> Adapter:
         raise NotFoundError(
             f"adapter {str(directory)!r}: {WEIGHTS} is missing; save the adapter as safetensors"
         )
-    tensors = {name.removeprefix(_PREFIX): value.float() for name, value in load_file(path).items()}
+    try:
+        held = load_file(path)
+    except SafetensorError as error:
+        raise UsageError(
+            f"adapter {str(directory)!r}: {WEIGHTS} cannot be read ({error}); fetch it again"
+        ) from error
+    tensors = {name.removeprefix(_PREFIX): value.float() for name, value in held.items()}
     maps: dict[str, tuple[Tensor, Tensor, float]] = {}
     for name in sorted(tensors):
         module, found, _ = name.partition(".lora_A.")
         other = name.replace(".lora_A.", ".lora_B.")
         if found and other in tensors:
-            maps[module] = (tensors[name], tensors[other], _scale(config, module, len(tensors[name])))
+            scale = _scale(directory, config, module, len(tensors[name]))
+            maps[module] = (tensors[name], tensors[other], scale)
     if len(tensors) != 2 * len(maps) or not maps:
         odd = next(
             (n for n in tensors if ".lora_A." not in n and ".lora_B." not in n), "lora_A without lora_B"
@@ -191,11 +199,16 @@ def read_adapter(directory: Path) -> Adapter:
     return Adapter(maps=maps, base=base_of(directory))
 
 
-def _scale(config: dict[str, Any], module: str, rank: int) -> float:
+def _scale(directory: Path, config: dict[str, Any], module: str, rank: int) -> float:
     alpha = config.get("lora_alpha", 8)
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if module == pattern or module.endswith("." + pattern):
             alpha = value
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise UsageError(
+            f"adapter {str(directory)!r}: lora_alpha = {alpha!r} for {module!r}: must be a number; correct it in "
+            f"{CONFIG}"
+        )
     return float(alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank)
 
 

