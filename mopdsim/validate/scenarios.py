@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError
-from mopdsim.cost.stacks import stack
+from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError, did_you_mean
+from mopdsim.cost.stacks import MECHANISMS, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import Scenario
@@ -85,13 +85,17 @@ def _judged(line: int, row: Mapping[str, str], folder: Path) -> dict[str, dict[s
     """A row's prediction under every scheme."""
     if row["unit"] not in UNITS:
         raise UsageError(f"line {line}: unit is {row['unit']!r}; it must be one of {', '.join(UNITS)}.")
+    if (software := _published(row, "stack")) and software not in MECHANISMS:
+        raise UsageError(
+            f"line {line}: stack is {software!r}, no class of software{did_you_mean(software, MECHANISMS)}"
+        )
     measured = number(dict(row), "measured", line)
     given = scenario.load(folder / f"{row['id']}.toml")
     found = {}
     for name, left_out in SCHEMES.items():
-        software = stack(given.stack, without=left_out(row, given))
-        factor = given.factor or (software.log_bias, software.log_sd)
-        asked = replace(given, factor=factor, launch_layer_s=software.launch_layer_s)
+        shrunk = stack(given.stack, without=left_out(row, given))
+        factor = given.factor or (shrunk.log_bias, shrunk.log_sd)
+        asked = replace(given, factor=factor, launch_layer_s=shrunk.launch_layer_s)
         told = quantiles(UNITS[row["unit"]](forecast(asked)))
         found[name] = {
             "line": line,

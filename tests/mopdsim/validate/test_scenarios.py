@@ -32,7 +32,7 @@ def table(folder: Path, *rows: str) -> Path:
     (folder / "scenarios").mkdir(exist_ok=True)
     (folder / "scenarios" / "run.toml").write_text(TEXT)
     path = folder / "runs.csv"
-    path.write_text("\n".join(["# made for a test", "id,unit,measured,bound", *rows]) + "\n")
+    path.write_text("\n".join(["# made for a test", "id,unit,measured,bound,stack", *rows]) + "\n")
     return path
 
 
@@ -64,6 +64,7 @@ def test_a_step_has_no_evaluation_and_no_failures(tmp_path: Path) -> None:
         ("run,minutes,5,", "gpu_hours, days, step_s"),
         ("run,step_s,0,", "must be a positive number"),
         ("run,step_s,5,about", "upper, ceiling, lower, floor"),
+        ("run,step_s,5,,verll", "'verl'"),
     ],
 )
 def test_a_row_that_cannot_be_read_is_a_miss_with_its_reason(tmp_path: Path, row: str, reason: str) -> None:
