@@ -67,6 +67,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "skill_sweep": "skill.sweep",
     "order": "skill.order",
     "order_again": "skill.order",
+    "order_fresh": "skill.order",
     "conflict": "skill.conflict",
     "teachers": "skill.teachers",
     "breaking": "skill.breaking",

@@ -26,6 +26,7 @@ PROSPECTIVE = (
     "size_fresh",
     "order",
     "order_again",
+    "order_fresh",
     "conflict",
     "teachers",
     "breaking",

@@ -24,7 +24,7 @@ from studies.honest.trials import Forecaster, contests, trials
 from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
-    "order", "order_again", "conflict", "teachers",
+    "order", "order_again", "order_fresh", "conflict", "teachers",
     "breaking", "caps", "real", "trace_again", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe

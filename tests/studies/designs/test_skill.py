@@ -111,7 +111,8 @@ def test_every_recipe_spends_alike_and_every_score_is_taken_three_ways() -> None
 
 def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
     assert not set(suite.SEEDS) & set(suite.RIVAL_SEEDS)
-    apart = [suite.SEEDS, suite.RIVAL_SEEDS, (order.FRESH_SEED,), teachers.SEEDS, breaking.SEEDS, caps.SEEDS]
+    repeats = [seeds for seeds, _ in order.REPEATS.values()]
+    apart = [suite.SEEDS, suite.RIVAL_SEEDS, *repeats, teachers.SEEDS, breaking.SEEDS, caps.SEEDS]
     judging = [seed for seeds in apart for seed in seeds]
     assert len(set(judging)) == len(judging) and suite.SWEEP_SEED not in judging
     elsewhere = {
@@ -119,7 +120,7 @@ def test_the_seeds_that_judge_are_in_no_sweep_and_in_no_other_study() -> None:
     }
     assert not elsewhere & set(judging)
     assert {name for name in NAMES if study(name).suite == "skill"} == {
-        "skill_gate", "skill_sweep", "order", "order_again", "conflict", "teachers", "breaking", "caps",
+        "skill_gate", "skill_sweep", "order", "order_again", "order_fresh", "conflict", "teachers", "breaking", "caps",
     }  # fmt: skip
 
 
@@ -187,9 +188,11 @@ def test_the_order_again_is_told_by_world_and_budget() -> None:
         return START + GAIN + more + noise(run, stage)
 
     made = order.analyse(simulated(runs_of("order_again"), lambda run, stage, domain: 0.25, greedy=greedy))
-    assert len(made.tables[0].frame) == len(suite.WORLDS) * len(order.BUDGETS)
+    assert len(made.tables[0].frame) == len(suite.WORLDS) * len(order.REPEATS[order.AGAIN][1])
     lead = made.quantities["off_policy_minus_mixed"]
-    assert lead.value == pytest.approx(0.1 * sum(order.BUDGETS) / len(order.BUDGETS), abs=0.02)
+    assert lead.value == pytest.approx(
+        0.1 * sum(order.REPEATS[order.AGAIN][1]) / len(order.REPEATS[order.AGAIN][1]), abs=0.02
+    )
 
 
 def test_a_conflict_is_told_along_its_dial() -> None:
