@@ -179,6 +179,7 @@ def contest_row(contest: Contest) -> dict[str, Any]:
         "seeds": list(contest.seeds),
         "predicted": dict(contest.predicted),
         "measured": dict(contest.measured),
+        "errors": dict(contest.errors),
         "gaps": {name: list(ends) for name, ends in contest.gaps.items()},
         "spread_points": POINTS * contest.spread,
         "choice": list(contest.choice),

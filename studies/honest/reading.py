@@ -7,6 +7,7 @@ Of a document of `studies.honest.report`, with the highest RL rate of each run a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -86,7 +87,8 @@ def read(document: Mapping[str, Any], rates: Rates, by_contest: Mapping[str, flo
         "differences": [
             {"difference": name, **_differed([pair for pair in pairs if pair["name"] == name])}
             for name in sorted({pair["name"] for pair in pairs})
-        ],
+        ]
+        + [{"difference": "all", **_differed(pairs)}] * bool(pairs),
         "regret": _regrets(contests, by_contest),
     }
 
@@ -112,20 +114,25 @@ def _difference(row: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
     said, was = (POINTS * (row[key][first] - row[key][second]) for key in ("predicted", "measured"))
     ends = row.get("gaps", {}).get(f"{first} - {second}")
     inside = None if ends is None else ends[0] <= was <= ends[1]
-    return {"name": f"{first} - {second}", "said": said, "was": was, "inside": inside}
+    sure = abs(was) > 2 * POINTS * math.hypot(row["errors"][first], row["errors"][second])
+    return {"name": f"{first} - {second}", "said": said, "was": was, "inside": inside, "sure": sure}
 
 
 def _differed(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sign, error and, where the forecast held its draws, coverage. A difference within the tie is none."""
+    """Sign, error and, where the forecast held its draws, coverage. A difference within the tie is none. Sure are those
+    beyond two standard errors over prompts; there a forecast of no difference is wrong."""
     signs = [(_sign(pair["said"]), _sign(pair["was"])) for pair in pairs]
     ours = float(np.mean([abs(pair["said"] - pair["was"]) for pair in pairs]))
     none = float(np.mean([abs(pair["was"]) for pair in pairs]))
     inside = [pair["inside"] for pair in pairs if pair["inside"] is not None]
+    sure = [pair for pair in pairs if pair["sure"]]
     return {
         "conditions": len(pairs),
         "sign right": sum(said == was for said, was in signs),
         "sign wrong": sum(said * was < 0 for said, was in signs),
         "tie on one side": sum(said != was and said * was == 0 for said, was in signs),
+        "beyond 2 errors": len(sure),
+        "of them right": sum(_sign(pair["said"]) == _sign(pair["was"]) for pair in sure),
         "simulator": ours,
         "no difference": none,
         "winner": _winner({"simulator": ours, "no difference": none}),

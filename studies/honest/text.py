@@ -71,7 +71,8 @@ def _reading(found: Mapping[str, Any]) -> Iterator[str]:
         "",
         "## Differences between recipes",
         "",
-        f"Mean scores in held-out conditions that ran both; a difference up to {READING_TIE:g} point is none.",
+        f"Mean scores in held-out conditions that ran both; a difference up to {READING_TIE:g} point is none. Beyond 2 "
+        "errors are those that are larger than two standard errors over prompts.",
         "",
         markdown(pd.DataFrame(found["differences"])),
         "",

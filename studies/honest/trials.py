@@ -188,7 +188,7 @@ def _contest(
     forecaster: Forecaster, study: str, condition: str, runs: Mapping[str, list[str]], seeds: tuple[int, ...]
 ) -> Contest:
     found = forecaster.studies[study]
-    predicted, measured, drawn = {}, {}, {}
+    predicted, measured, errors, drawn = {}, {}, {}, {}
     for label, names in runs.items():
         domains = {name: trained(recipe_of(found, name)) for name in names}
         predicted[label] = _mean(
@@ -198,6 +198,8 @@ def _contest(
             [forecaster.of(study, n)[domain] for n in names for domain in domains[n]], axis=0
         )
         measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
+        over_prompts = [found.errors(n)[domain] for n in names for domain in domains[n]]
+        errors[label] = math.hypot(*over_prompts) / len(over_prompts)
     first = found.manifest["runs"][next(iter(runs.values()))[0]]
     return Contest(
         study=study,
@@ -206,6 +208,7 @@ def _contest(
         held_out=bool(first["held_out"]),
         predicted=predicted,
         measured=measured,
+        errors=errors,
         gaps={
             f"{one} - {other}": _ends(POINTS * (drawn[one] - drawn[other]))
             for one, other in combinations(sorted(drawn), 2)

@@ -26,7 +26,7 @@ def contest(condition: str, predicted: dict[str, float], measured: dict[str, flo
     gaps = {"mixed_rl - mopd": [-5.0, 5.0]}
     return {
         "condition": f"{condition} (held out)", "held_out": True, "predicted": predicted, "measured": measured,
-        "choice": choice, "gaps": gaps,
+        "choice": choice, "gaps": gaps, "errors": {"mixed_rl": 0.03, "mopd": 0.04},
     }  # fmt: skip
 
 
@@ -58,11 +58,21 @@ def test_new_studies_come_first_and_rates_stand_apart_each_with_its_winner() -> 
 
 
 def test_differences_have_sign_error_and_coverage_and_a_tie_is_no_sign() -> None:
-    (row,) = FOUND["differences"]
+    row, whole = FOUND["differences"]
     assert (row["sign right"], row["sign wrong"], row["tie on one side"]) == (1, 1, 1)
     assert row["simulator"] == pytest.approx((8 + 30 + 10) / 3)
     assert row["no difference"] == pytest.approx((2 + 20 + 0) / 3) and row["winner"] == "no difference"
     assert row["80% covers"] == pytest.approx(2 / 3)
+    assert whole == {**row, "difference": "all"}
+
+
+def test_signs_are_counted_apart_where_a_difference_is_beyond_two_standard_errors() -> None:
+    """Of 2, -20 and 0 points the second alone lies beyond twice the 5 points of two errors, 3 and 4; it is said wrong,
+    and right where the forecast is turned."""
+    assert (FOUND["differences"][0]["beyond 2 errors"], FOUND["differences"][0]["of them right"]) == (1, 0)
+    turned = [{**row, "predicted": {"mixed_rl": 0.6, "mopd": 0.7}} for row in DOCUMENT["contests"]]
+    found = read({**DOCUMENT, "contests": turned}, RATES, {})
+    assert (found["differences"][0]["beyond 2 errors"], found["differences"][0]["of them right"]) == (1, 1)
 
 
 def test_regret_stands_beside_the_rule_of_the_rate() -> None:
