@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from mopdsim.base.numbers import count
 from mopdsim.belief.calibration import Parameter, default_calibration
 from mopdsim.exchange.table import markdown
 from mopdsim.facts.domains import Estimate
@@ -32,7 +33,7 @@ def _rows() -> Iterator[str]:
 
 
 def _shown(estimate: Estimate, row: Parameter) -> str:
-    return f"{estimate.value:.3g} ({estimate.sd:.2g}{_SCALES[row.distribution]})"
+    return f"{count(estimate.value)} ({estimate.sd:.2g}{_SCALES[row.distribution]})"
 
 
 TABLES: Mapping[str, Callable[[], str]] = {"quality.md": parameters, "engines.md": markdown}

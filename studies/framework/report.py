@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from mopdsim.base.numbers import count
 from studies.framework.analysis import Analysis
 from studies.framework.figures import draw
 from studies.framework.observe import NOT_RUN, Observations
@@ -90,7 +91,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def _cell(value: Any) -> str:
     if isinstance(value, float):
-        return "" if pd.isna(value) else f"{value:.3g}"
+        return "" if pd.isna(value) else count(value)
     return "" if value is None else str(value)
 
 
