@@ -119,10 +119,15 @@ def check_patience(trainee: Trainee, *, found: bool) -> None:
     idle = 0 if found else trainee.memory.get("without_pairs", 0) + 1
     trainee.memory["without_pairs"] = idle
     if idle == PATIENCE:
-        raise MopdError(
-            f"stage {trainee.job.name!r}: no prompt of {PATIENCE} steps in a row had answers of different rewards: "
-            "raise rollouts_per_prompt, or start from a model that is right more (or less) often"
-        )
+        raise _without_pairs(trainee)
+
+
+def _without_pairs(trainee: Trainee) -> MopdError:
+    """What to say after as many steps in a row as the checkpoint counts."""
+    return MopdError(
+        f"stage {trainee.job.name!r}: no prompt of {trainee.memory['without_pairs']} steps in a row had answers of "
+        "different rewards: raise rollouts_per_prompt, or start from a model that is right more (or less) often"
+    )
 
 
 def _loss_of(trainee: Trainee, batch: Batch, pairs: Pairs) -> LossOf:
@@ -177,7 +182,10 @@ def _describe(batch: Batch, part: Batch, sums: Sums) -> Metrics:
 
 
 def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
-    """Fold into the head what gives fresh answers scores of mean 0 and standard deviation 1."""
+    """Fold into the head what gives fresh answers scores of mean 0 and standard deviation 1. MopdError where it gives
+    all of them one score."""
+    if trainee.memory["without_pairs"] >= trainee.step:
+        raise _without_pairs(trainee)
     prompts = max(1, NORMALISING_ROWS // trainee.amounts.rollouts_per_prompt)
     with bank.open(stage.init) as sampler:
         batch = trainee.sample(trainee.ask(stage.domains, prompts), sampler, seed=("normalise",))

@@ -267,17 +267,23 @@ def test_the_gradient_is_that_of_all_comparisons_of_each_prompt(
     assert row["skipped"] == 9 - len(batch.items) == sum(d["skipped"] for d in row["domains"].values())
 
 
-def test_ten_steps_without_a_comparison_stop_the_stage(
-    small: dict[str, str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("steps", "idle", "logged"), [(20, 10, 9), (2, 2, 2)])
+def test_ten_steps_without_a_comparison_or_none_at_all_stop_the_stage(
+    small: dict[str, str],
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    steps: int,
+    idle: int,
+    logged: int,
 ) -> None:
     monkeypatch.setattr(JsonlTask, "reward", lambda task, item, said: 1.0)
-    job = rm_job({"low": small["low"]}, model, tmp_path, steps=20)
-    with pytest.raises(
-        MopdError, match=r"'judge': no prompt of 10 steps in a row .*raise rollouts_per_prompt"
-    ):
+    job = rm_job({"low": small["low"]}, model, tmp_path, steps=steps)
+    said = rf"'judge': no prompt of {idle} steps in a row .*raise rollouts_per_prompt"
+    with pytest.raises(MopdError, match=said):
         run(job)
     rows = [row for row in rows_of(tmp_path) if row["kind"] == "step"]
-    assert len(rows) == 9 and all(row["pairs"] == 0 and row["skipped"] == 9 for row in rows)
+    assert len(rows) == logged and all(row["pairs"] == 0 and row["skipped"] == 9 for row in rows)
 
 
 @pytest.fixture(scope="module")
