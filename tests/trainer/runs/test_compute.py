@@ -31,6 +31,7 @@ def model(tmp_path: Path, **config: object) -> str:
     place = tmp_path / "model"
     place.mkdir(exist_ok=True)
     (place / "config.json").write_text(json.dumps(config))
+    (place / "tokenizer.json").write_text("{}")
     return str(place)
 
 
