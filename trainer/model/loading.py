@@ -163,3 +163,10 @@ def tensors_sha256(directory: Path) -> str:
         digest.update(json.dumps([name, list(tensor.shape), str(tensor.dtype)]).encode())
         digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def whole_sha256(directory: Path) -> str:
+    """`tensors_sha256` of the weights that a directory stands for, where an adapter changes nothing yet: its base's."""
+    if is_adapter(directory) and not any(b_OR.any() for _, b_OR, _ in read_adapter(directory).maps.values()):
+        return whole_sha256(base_directory(directory))
+    return tensors_sha256(directory)

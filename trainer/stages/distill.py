@@ -24,7 +24,7 @@ from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
 from trainer.model import processes
-from trainer.model.loading import tensors_sha256
+from trainer.model.loading import whole_sha256
 from trainer.model.policy import Policy
 from trainer.stages import ledger, samples
 from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
@@ -65,10 +65,10 @@ def _check_teachers(
     drawn as another has such teachers on purpose, and says nothing.
     """
     if trainee.step == 0:
-        weights = {tensors_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
+        weights = {whole_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
         distinct = []
         for name in names:
-            twin = weights.setdefault(tensors_sha256(trainee.job.weights[name]), name)
+            twin = weights.setdefault(whole_sha256(trainee.job.weights[name]), name)
             if twin == name:
                 distinct.append(name)
             elif trainee.job.drawn_as is None:

@@ -18,7 +18,7 @@ from trainer.files import checkpoint
 from trainer.model import loading
 from trainer.model.adapters import adapted, attach_new
 from trainer.model.lean import Lean
-from trainer.model.loading import load_policy, save_policy
+from trainer.model.loading import load_policy, save_policy, whole_sha256
 from trainer.model.merging import average, merge_directories
 from trainer.model.policy import Policy
 from trainer.model.tiny import init_model
@@ -140,6 +140,15 @@ def test_merged_adapters_are_the_merged_weights(base: Path, tmp_path: Path) -> N
     parts = [load_policy(place, merged=True).model.state_dict() for place in places]
     for name, tensor in merged.items():
         torch.testing.assert_close(tensor, (parts[0][name] + 3 * parts[1][name]) / 4, rtol=1e-5, atol=1e-6)
+
+
+def test_a_new_adapter_stands_for_its_base_and_a_trained_one_does_not(base: Path, tmp_path: Path) -> None:
+    of = load_policy(base)
+    attach_new(of.model, RANK, seed=1)
+    of.frozen_base(base)
+    save_policy(of, tmp_path / "new")
+    assert whole_sha256(tmp_path / "new") == whole_sha256(base)
+    assert whole_sha256(made(base, tmp_path / "trained", seed=1)) != whole_sha256(base)
 
 
 def test_a_base_that_is_gone_or_another_is_named(base: Path, tmp_path: Path) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_world import SETTINGS, carry_out, shrunk
+from small_world import SETTINGS, UNSCORED, carry_out, shrunk
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
@@ -53,6 +54,23 @@ def test_a_student_learns_from_adapters_of_its_own_base(
     assert summary["stages"]["student"]["steps"] == 2
     plain = places(whole, model, tmp_path / "store")
     assert plain["teacher_1"] != found["teacher_1"] and plain[BASE] == found[BASE]
+
+
+@pytest.mark.slow
+def test_an_adapter_teacher_that_learnt_nothing_is_said_and_stops_nothing(
+    small: dict[str, str], model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where a verifier passes everything there is no signal, and the new adapter stays as it is."""
+    file = tmp_path / "easy.jsonl"
+    file.write_text("".join(json.dumps({"prompt": f"{n:02d}", "answer": "(?s).*"}) + "\n" for n in range(40)))
+    easy = f"jsonl:{file}?verifier=regex&max_new_tokens=4"
+    recipe = with_adapters(shrunk(catalogue.recipe("mopd", [small["low"], easy])), 2, Rl)
+    recipe = recipe.with_amounts(
+        {name: amounts.model_copy(update={"steps": 1}) for name, amounts in recipe.amounts.items()}
+    )
+    settings = UNSCORED.model_copy(update={"diagnose_every": 0})
+    carry_out(recipe, model, tmp_path / "run", settings=settings)
+    assert "teacher 'teacher_2' has the weights of the student's start (base)" in capsys.readouterr().err
 
 
 @pytest.mark.slow
