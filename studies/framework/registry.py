@@ -15,9 +15,8 @@ from studies.framework import prediction
 from studies.framework.study import Prediction, Study
 
 RESULTS = Path(__file__).parents[1] / "results"
-RETIRED: Mapping[
-    str, str
-] = {  # studies that run no more, and who asks in their place: nobody where that is empty
+# Studies that run no more, and who asks in their place: nobody where that is empty.
+RETIRED: Mapping[str, str] = {
     "teacher_count": "teachers",
     "turnover": "teachers",
     "colossal": "teachers",
