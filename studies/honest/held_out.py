@@ -60,8 +60,8 @@ class Trial:
 @dataclass(frozen=True, kw_only=True)
 class Contest:
     """One condition in which several recipes were run: what was forecast of each one's mean score over trained domains
-    and seeds, and what came out, with its standard error over prompts. gaps: P10 and P90 of the forecast differences,
-    points, by "a - b"."""
+    and seeds, and what came out, with its standard error over prompts (of several). gaps: P10 and P90 of the forecast
+    differences, points, by "a - b"."""
 
     study: str
     condition: str

@@ -114,7 +114,8 @@ def _difference(row: Mapping[str, Any], one: str, other: str) -> dict[str, Any]:
     said, was = (POINTS * (row[key][first] - row[key][second]) for key in ("predicted", "measured"))
     ends = row.get("gaps", {}).get(f"{first} - {second}")
     inside = None if ends is None else ends[0] <= was <= ends[1]
-    sure = abs(was) > 2 * POINTS * math.hypot(row["errors"][first], row["errors"][second])
+    error = math.hypot(*(row["errors"].get(name, math.inf) for name in (first, second)))
+    sure = abs(was) > 2 * POINTS * error
     return {"name": f"{first} - {second}", "said": said, "was": was, "inside": inside, "sure": sure}
 
 

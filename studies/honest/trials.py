@@ -199,7 +199,9 @@ def _contest(
         )
         measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
         over_prompts = [found.errors(n)[domain] for n in names for domain in domains[n]]
-        errors[label] = math.hypot(*over_prompts) / len(over_prompts)
+        error = math.hypot(*over_prompts) / len(over_prompts)
+        if math.isfinite(error):  # one prompt has none
+            errors[label] = error
     first = found.manifest["runs"][next(iter(runs.values()))[0]]
     return Contest(
         study=study,
