@@ -70,6 +70,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "conflict": "skill.conflict",
     "teachers": "skill.teachers",
     "breaking": "skill.breaking",
+    "breaking_real": "skill.breaking_real",
     "caps": "skill.caps",
     "trace": "trace.trace",
     "trace_again": "trace.trace",

@@ -10,7 +10,7 @@ merging, other schedules.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
 import pandas as pd
@@ -67,8 +67,8 @@ def _recipe(name: str, size: str, rate: float) -> Recipe:
     return recipe(name, WORLDS[WORLD], flops=times * FLOPS, rl=rl, distill=STUDENT.model_copy(update=own))
 
 
-def _rows(found: Observations) -> pd.DataFrame:
-    """With the share of a run's domains that end below their start, greedy, and the condition's name."""
+def broken_rows(found: Observations) -> pd.DataFrame:
+    """Of every run, with the share of its domains that end below their start, greedy, and the condition's name."""
     rows = rows_of(found)
     if rows.empty:
         return rows
@@ -85,11 +85,11 @@ def _rows(found: Observations) -> pd.DataFrame:
 def analyse(found: Observations) -> Analysis:
     """Scores and broken domains by size and rate, and how often the one-line rule takes the better recipe. A student
     that fails counts here with its score: its failing is what is asked."""
-    rows = _rows(found)
+    rows = broken_rows(found)
     if rows.empty:
         return Analysis(quantities={})
     shown = means(rows, "size rate label", "start_greedy temperature_1 greedy pass_8 broken recovery")
-    picked = _picked(rows)
+    picked = picks(rows, CHOICES)
     owners = [
         (size, domain, name, f"teacher_{place}")
         for size in SIZES
@@ -98,11 +98,7 @@ def analyse(found: Observations) -> Analysis:
     ]
     own = Analysis(
         quantities=_quantities(rows, picked),
-        findings=tuple(
-            f"'{rule}' takes a recipe within {100 * TIE:.0f} points of the better one, greedy, in "
-            f"{int(picked[rule].sum())} of {len(picked)} conditions."
-            for rule in CHOICES
-        ),
+        findings=told_of_rules(picked),
         tables=(
             Table(title="Scores by size and rate, failed students included; broken: share of domains", frame=shown),
             table_of_domains(found, owners),
@@ -121,16 +117,25 @@ def analyse(found: Observations) -> Analysis:
     return compared(rows, "condition", own)
 
 
-def _picked(rows: pd.DataFrame) -> pd.DataFrame:
+def told_of_rules(picked: pd.DataFrame) -> tuple[str, ...]:
+    """How often each rule takes the better recipe, a sentence each."""
+    return tuple(
+        f"'{rule}' takes a recipe within {100 * TIE:.0f} points of the better one, greedy, in "
+        f"{int(picked[rule].sum())} of {len(picked)} conditions."
+        for rule in picked.columns.drop("condition")
+    )
+
+
+def picks(rows: pd.DataFrame, choices: Mapping[str, Callable[[float], str]]) -> pd.DataFrame:
     """By condition, whether each rule takes a recipe that is not beaten by more than `TIE`."""
     found = []
     for _, own in rows.groupby("condition", sort=False):
         scores = own.groupby("label").greedy.mean()
         if len(scores) == len(RECIPES):
             rate = float(own.rate.iloc[0])
-            right = {rule: scores[of(rate)] >= scores.max() - TIE for rule, of in CHOICES.items()}
+            right = {rule: scores[of(rate)] >= scores.max() - TIE for rule, of in choices.items()}
             found.append({"condition": own.condition.iloc[0], **right})
-    return pd.DataFrame(found, columns=["condition", *CHOICES])
+    return pd.DataFrame(found, columns=["condition", *choices])
 
 
 def _quantities(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity]:

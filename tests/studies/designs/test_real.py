@@ -1,4 +1,5 @@
-"""The study `real`: equal FLOPs, the order of its runs, what forecasts know of it, and its report half way."""
+"""The study `real`: equal FLOPs, the order of its runs, what forecasts know of it, and its report half way; and
+`breaking_real`, the same recipes at bolder rates."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ import pytest
 from simulated import noise, runs_of, simulated
 
 from mopdsim.recipes.recipe import BASE
-from studies.designs.skill import real
+from studies.designs.skill import breaking_real, real
 from studies.framework import forecasts, observe
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -92,3 +93,33 @@ def test_half_a_study_says_which_half(half: Observations) -> None:
     )
     nothing = replace(half, manifest={**half.manifest, "runs": {}})
     assert real.analyse(nothing).findings[0].startswith("0 of 0 runs are done.")
+
+
+def test_bold_runs_of_a_seed_share_their_teachers_and_differ_in_the_last_rate_alone() -> None:
+    assert not set(breaking_real.SEEDS) & set(real.SEEDS)
+    usual = real.recipes(real.WORLDS["mixture"], real.SMALL)
+    for run in runs_of("breaking_real").values():
+        same = usual[str(run.factors["recipe"])]
+        differing = {name for name, own in run.recipe.amounts.items() if own != same.amounts[name]}
+        assert differing <= {same.output}
+        assert run.recipe.amounts[same.output].learning_rate == run.factors["rate"]
+
+
+def test_the_one_line_rule_is_judged_as_written_and_as_a_multiple_of_the_usual_rate() -> None:
+    """Mixed RL leads at the usual rate and breaks above it: the line as written never sees that."""
+
+    def greedy(run: Run, stage: str, domain: str) -> float:
+        if stage == BASE:
+            return 0.3
+        mixed = run.factors["recipe"] == "mixed_rl"
+        broken = mixed and run.factors["rate"] != breaking_real.LOWEST
+        return (0.1 if broken else 0.8 if mixed else 0.6) + noise(run, stage)
+
+    made = breaking_real.analyse(
+        simulated(runs_of("breaking_real"), lambda run, stage, domain: 0.25, greedy=greedy)
+    )
+    right = {told.partition(" takes ")[0]: told for told in made.findings if "takes a recipe" in told}
+    assert "1 of 3" in right["'mixed RL, but MOPD at 0.004 and above'"]
+    assert "3 of 3" in right["'mixed RL, but MOPD at 0.00013 and above'"]
+    assert made.quantities["broken_mixed_highest"].value == 1
+    assert made.quantities["mixed_minus_mopd_lowest"].value == pytest.approx(0.2, abs=0.01)

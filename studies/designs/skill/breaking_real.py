@@ -1,0 +1,145 @@
+"""breaking_real: at which learning rate does mixed RL break on SmolLM2-135M, and at which MOPD's student?
+
+The question of `breaking` on the model of `real`: its world `mixture`, its start and its smallest budget. Mixed RL and
+the student run at the usual rate of RL on this model, at four and at sixteen times it; the student's teachers run at
+the usual one and are shared by all rates. The rule that a forecast has to beat is the line of `breaking`, which was
+found on tiny models; here it stands as it was written, and as the same multiple of the usual rate. Leaves out: other
+sizes, teachers at bold rates, longer runs.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.recipe import Recipe
+from studies.designs.builders import kept, mean_where, means, paired, where
+from studies.designs.skill.breaking import RECIPES, SWITCH, broken_rows, picks, told_of_rules
+from studies.designs.skill.contest import compared, judging
+from studies.designs.skill.gate import table_of_domains
+from studies.designs.skill.real import MODEL, RATE, SETTINGS, SMALL, WORLDS, recipes
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.observe import Observations
+from studies.framework.run import Run
+from studies.framework.study import predicted
+
+WORLD = "mixture"
+RATES = (RATE, 4 * RATE, 16 * RATE)
+LOWEST, MIDDLE, HIGHEST = RATES
+BOLD = (
+    SWITCH / default_amounts("tiny", "rl").learning_rate * RATE
+)  # as many times the usual rate as on tiny models
+SEEDS = (103, 104, 105)  # after those of `real`
+CHOICES = {
+    f"mixed RL, but MOPD at {SWITCH:g} and above": lambda rate: "mopd" if rate >= SWITCH else "mixed_rl",
+    f"mixed RL, but MOPD at {BOLD:.2g} and above": lambda rate: "mopd" if rate >= BOLD else "mixed_rl",
+    "always mixed RL": lambda rate: "mixed_rl",
+    "always MOPD": lambda rate: "mopd",
+}
+
+
+def design() -> list[Run]:
+    """Both recipes at every rate, seed after seed."""
+    return [
+        Run(
+            name=f"rate{rate:g}/{name}/seed{seed}",
+            recipe=_at(made[name], rate),
+            settings=SETTINGS.model_copy(update={"seed": seed}),
+            model=MODEL,
+            factors={
+                "size": MODEL, "rate": rate, "recipe": name, "contest": f"breaking_real/{rate:g}",
+                "batch": f"breaking_real/{rate:g}/seed{seed}",
+            },
+            held_out=True,
+            cut=cut,
+        )
+        for made in [recipes(WORLDS[WORLD], SMALL)]
+        for cut, seed in enumerate(SEEDS)
+        for rate in RATES
+        for name in RECIPES
+    ]  # fmt: skip
+
+
+def _at(recipe: Recipe, rate: float) -> Recipe:
+    """With this rate in its last stage: mixed RL's, or the student's."""
+    last = recipe.amounts[recipe.output].model_copy(update={"learning_rate": rate})
+    return recipe.with_amounts({recipe.output: last})
+
+
+def analyse(found: Observations) -> Analysis:
+    """As `breaking` does: a student that fails counts with its score."""
+    rows = broken_rows(found)
+    if rows.empty:
+        return Analysis(quantities={})
+    shown = means(rows, "rate label", "start_greedy temperature_1 greedy pass_8 broken recovery")
+    picked = picks(rows, CHOICES)
+    owners = [
+        (WORLD, domain, name, f"teacher_{place}")
+        for name in found.runs(rate=LOWEST, recipe="mopd")
+        for place, domain in enumerate(WORLDS[WORLD], start=1)
+    ]
+    own = Analysis(
+        quantities=_quantities(rows),
+        findings=told_of_rules(picked),
+        tables=(
+            Table(title="Scores by rate, failed students included; broken: share of domains", frame=shown),
+            table_of_domains(found, owners),
+        ),
+        charts=(
+            Chart(
+                name="rates", title="Mean greedy score by learning rate, failed students included",
+                frame=shown, x="rate", y="greedy", colour="label",
+            ),
+        ),
+        limits=(
+            f"One model of 135 M parameters, one world, {SMALL:g} times the demo's FLOPs: some ten steps of mixed RL.",
+            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
+            "of four domains .036.",
+        ),
+    )  # fmt: skip
+    return compared(rows, "condition", own)
+
+
+def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
+    def lead(rate: float) -> Quantity | None:
+        return paired(where(rows, rate=rate), "greedy", {"label": "mixed_rl"}, {"label": "mopd"})
+
+    def fall(name: str) -> Quantity | None:
+        return paired(where(rows, label=name), "greedy", {"rate": LOWEST}, {"rate": HIGHEST})
+
+    return kept(
+        mixed_minus_mopd_lowest=lead(LOWEST),
+        mixed_minus_mopd_middle=lead(MIDDLE),
+        mixed_minus_mopd_highest=lead(HIGHEST),
+        fall_of_mixed=fall("mixed_rl"),
+        fall_of_mopd=fall("mopd"),
+        broken_mixed_highest=mean_where(rows, "broken", label="mixed_rl", rate=HIGHEST),
+        broken_mixed_lowest=mean_where(rows, "broken", label="mixed_rl", rate=LOWEST),
+    )
+
+
+STUDY = judging(
+    name="breaking_real",
+    question="At which learning rate do mixed RL and MOPD's student break on a small open model?",
+    prediction=predicted(
+        "At the usual rate mixed RL leads MOPD, as in `real`, and breaks no domain. At sixteen times that it has "
+        "broken: it ends 20 points below what it has at the usual rate, and half of its domains lie below their "
+        "start. MOPD's student, whose teachers were trained at the usual rate, loses less and leads there. At four "
+        "times the usual rate ten steps are too few to break mixed RL, but not to make it uneven: the student leads"
+        " there too. The line of tiny models, as it is written, takes mixed RL everywhere and errs at the two "
+        "higher rates; as a multiple of the usual rate it is right.",
+        """
+        mixed_minus_mopd_lowest   >= 0.0  mixed RL less MOPD at 5e-5, greedy
+        mixed_minus_mopd_middle   <= 0.0  mixed RL less MOPD at 2e-4, greedy
+        mixed_minus_mopd_highest  <= 0.0  mixed RL less MOPD at 8e-4, greedy
+        fall_of_mixed             >= 0.2  mixed RL's greedy score at 5e-5 less that at 8e-4
+        fall_of_mopd              <= 0.3  MOPD's greedy score at 5e-5 less that at 8e-4
+        broken_mixed_highest      >= 0.5  share of mixed RL's domains that break at 8e-4
+        broken_mixed_lowest       <= 0.1  share of mixed RL's domains that break at 5e-5
+        """,
+    ),
+    design=design,
+    analyse=analyse,
+    suite="real",
+    failures_count=True,
+)
