@@ -55,6 +55,7 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "throughput": "effects.throughput",
     "real_conflict": "effects.real_conflict",
     "real": "skill.real",
+    "real_systems": "systems.real_systems",
     "turnover": "",
     "choice": "",
     "stability": "",

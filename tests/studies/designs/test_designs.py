@@ -28,8 +28,8 @@ JUDGING = (  # no run of these is fitted
     "breaking", "breaking_real", "caps", "real", "trace_again", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
-WHOLE = (  # nothing is held out: a claim judges the first, the others set worlds and amounts
-    "real_conflict", "skill_gate", "skill_sweep",
+WHOLE = (  # nothing is held out: claims judge the first two, the others set worlds and amounts
+    "real_conflict", "real_systems", "skill_gate", "skill_sweep",
 )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ def _observed(chosen: Study) -> Observations:
         depth = 0 if stage in ROOTS else 1 + len(run.recipe.ancestors(stage))
         return min(0.9, 0.4 + 0.05 * depth + noise(run, stage, domain))
 
-    greedy = score if chosen.suite == "skill" or chosen.foretells else None
+    greedy = score if chosen.suite != "sharpening" or chosen.foretells else None
     found = simulated(runs_of(chosen.name), score, greedy=greedy)
     return found if chosen.measure is None else replace(found, measured=traced(runs_of(chosen.name)))
 
