@@ -55,14 +55,14 @@ SETTINGS = Settings.model_validate(
 
 
 def design() -> list[Run]:
-    """One run of each."""
+    """One run of each, one after the other."""
     return [
         Run(
             name=f"{name}/seed{SEED}",
             recipe=system(name),
             settings=SETTINGS,
             model=MODEL,
-            factors={"system": name, "recipe": name, "contest": "real_systems"},
+            factors={"system": name, "recipe": name, "contest": "real_systems", "batch": name},
             cut=cut,
         )
         for cut, name in enumerate(SPENT)
@@ -186,7 +186,7 @@ def analyse(found: Observations) -> Analysis:
             Table(title="Scores by domain: start, own last teacher, output", frame=scores[shown]),
             Table(
                 title="Stages: mean greedy score over their own domains, training TFLOP, seconds with evaluation",
-                frame=stages.drop(columns=["run", "seed", "recipe", "contest"]),
+                frame=stages.drop(columns=["run", "seed", "recipe", "contest", "batch"]),
             ),
         ),
         charts=(
