@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cli.flags import Device, Json, emit, group, new_file
+from mopdsim.cli.flags import Device, Json, RunSeed, emit, group, listed, new_file
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
 from trainer.files.settings import Settings
@@ -18,7 +18,6 @@ from trainer.files.settings import Settings
 app = group("Run recipes for real.")
 
 
-Seed = Annotated[int, typer.Option(help="Of weights, prompts and samples.")]
 Dtype = Annotated[
     Literal["auto", "float32", "bfloat16"],
     typer.Option(
@@ -33,7 +32,7 @@ def init_model(
     kind: Annotated[Literal["tiny", "bytes"], typer.Option(help="Tokens are characters, or bytes.")] = "tiny",
     hidden: Annotated[int, typer.Option(help="Width.")] = 64,
     layers: Annotated[int, typer.Option(help="Layers.")] = 3,
-    seed: Seed = 0,
+    seed: RunSeed = 0,
     json_: Json = False,
 ) -> None:
     """Write a randomly initialised Qwen3 in Hugging Face layout.
@@ -129,7 +128,7 @@ def run(
         list[str] | None,
         typer.Option(help="NAME=VALUE for the chat template, such as enable_thinking=false."),
     ] = None,
-    seed: Seed = 0,
+    seed: RunSeed = 0,
     device: Device = "cpu",
     dtype: Dtype = "auto",
     threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
@@ -166,7 +165,7 @@ def run(
     from trainer.runs.resolve import pairs, resolve_recipe, resolve_settings
     from trainer.runs.run import check, run_recipe
 
-    named = _split(domains)
+    named = listed(domains, "domains")
     if model in PUBLISHED and not recipe.endswith(".toml"):
         named, amounts = named or list(REAL_DOMAINS), amounts or "real"
     resolved = resolve_recipe(recipe, named, amounts, set_ or []).scaled(scale)
@@ -248,7 +247,7 @@ def evaluate(
     with Progress().watching() as progress:
         scores = evaluate_directory(
             directory,
-            domains=_split(domains),
+            domains=listed(domains, "domains"),
             items=items,
             temperature=temperature,
             samples_per_prompt=samples,
@@ -399,10 +398,3 @@ def _show_resolved(recipe: Recipe, settings: Settings, json_: bool) -> None:
         )
     print(recipe_file.dump(recipe))
     print(counted, file=sys.stderr)
-
-
-def _split(domains: str | None) -> list[str]:
-    names = [name.strip() for name in (domains or "").split(",") if name.strip()]
-    if domains is not None and not names:
-        raise UsageError(f"domains = {domains!r}: names none; give task specifications separated by commas")
-    return names

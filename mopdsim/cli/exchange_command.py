@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cli.flags import Json, Keys, emit, new_file, published_scenario, scenario_flags, scenario_of
+from mopdsim.cli.flags import (
+    Json,
+    Keys,
+    emit,
+    listed,
+    new_file,
+    published_scenario,
+    scenario_flags,
+    scenario_of,
+)
 
 if TYPE_CHECKING:
     from mopdsim.exchange.engines.parts import Job, Request
@@ -69,13 +78,13 @@ def export(
         for line in exchange.to_rerun(scenario.recipe, changed):
             print(f"  {line}")
         return None
-    engines = exchange.known_engines(_names(to))
+    engines = exchange.known_engines(listed(to, "to"))
     request = replace(
         request_of(scenario, weights or _directory(keys.get("model")), smaller_weights, tasks),
         seed=keys.get("seed", 0),
         approximate=approximate,
     )
-    jobs = exchange.jobs_of(request, engines, _names(stages or ""))
+    jobs = exchange.jobs_of(request, engines, listed(stages, "stages"))
     if out is not None:
         exchange.write(out, request, jobs)
     if json_:
@@ -109,10 +118,6 @@ def request_of(
 
 def _directory(model: str | None) -> str | None:
     return model if model is not None and Path(model).is_dir() else None
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _exported(request: Request, jobs: list[Job], out: Path | None) -> str:

@@ -52,7 +52,7 @@ StackName = Annotated[
     typer.Option("--stack", help="Software: megatron, verl, fsdp, hugging_face or unknown [default]."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
-
+RunSeed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, prompts and samples.")]
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...")]
@@ -68,6 +68,14 @@ def group(text: str | None = None, **more: Any) -> typer.Typer:
         pretty_exceptions_enable=False,
         **more,
     )
+
+
+def listed(text: str | None, field: str) -> list[str]:
+    """The names of a comma-separated option `field`, none where it was not given; an empty one is refused."""
+    names = [] if text is None else [name.strip() for name in text.split(",")]
+    if "" in names:
+        raise UsageError(f"{field} = {text!r}: a name is empty: separate names by single commas")
+    return names
 
 
 def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
@@ -104,7 +112,7 @@ def scenario_keys(
         "model": model,
         "gpu": gpu,
         "gpus": gpus,
-        "domains": None if domains is None else [name.strip() for name in domains.split(",") if name.strip()],
+        "domains": None if domains is None else listed(domains, "domains"),
         "teams": teams,
         "budget_usd": budget,
         "deadline_days": deadline,

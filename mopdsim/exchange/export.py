@@ -38,12 +38,11 @@ ENGINES: Mapping[str, Any] = {module.ENGINE: module for module in (verl, trl, ne
 
 
 def known_engines(names: Sequence[str]) -> Sequence[str]:
-    """The names, all of them engines. NotFoundError for one that is none, UsageError where there is none."""
-    if not names:
-        raise UsageError(f"--to is empty: name engines of {', '.join(ENGINES)}, such as --to trl,mergekit")
+    """The names, all of them engines. NotFoundError for one that is none."""
     for name in names:
         if name not in ENGINES:
-            raise NotFoundError(f"--to {name}: no such engine{did_you_mean(name, ENGINES)}")
+            known = f"(known: {', '.join(ENGINES)})"
+            raise NotFoundError(f"--to {name}: no such engine{did_you_mean(name, ENGINES)} {known}")
     return names
 
 

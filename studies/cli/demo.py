@@ -9,17 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from mopdsim.cli.flags import Json, Workers, emit
+from mopdsim.cli.flags import Json, RunSeed, Workers, emit
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 @app.callback(invoke_without_command=True)
 def demo(
-    seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
+    seed: RunSeed = 0,
     out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
     workers: Workers = None,
-    threads: Annotated[int, typer.Option(help="Threads of one worker.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of one worker.")] = 1,
     model: Annotated[
         str | None,
         typer.Option(help="A real model in tiny's place: smollm2-135m, a directory, or a hub id."),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cli.flags import Json, Workers, emit
+from mopdsim.cli.flags import Json, RunSeed, Workers, emit, listed
 
 if TYPE_CHECKING:
     from studies.designs.systems.side_by_side import Engine
@@ -35,7 +35,7 @@ def compare(
     scale: Annotated[
         float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Of weights, prompts and samples.")] = 0,
+    seed: RunSeed = 0,
     out: Out = Path("runs/compare"),
     workers: Workers = None,
     json_: Json = False,
@@ -50,7 +50,7 @@ def compare(
 
     if all_ == bool(names):
         raise UsageError("recipes: name some, or give --all, but not both")
-    chosen = tuple(name.strip() for name in domains.split(",")) if domains else DOMAINS
+    chosen = tuple(listed(domains, "domains")) or DOMAINS
     made = comparable(RECIPES if all_ else tuple(names or ()), chosen, model=model, scale=scale, own=own)
     settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
     result = run_compare(made, model=model, settings=settings, engine=engine(out, workers))

@@ -124,7 +124,7 @@ QUESTION = "studies/questions/tiny_three_domains.toml"
         (("compare", "--all", QUESTION, "--planned", QUESTION), 2, "give the file"),
         (("plan", "--budget", "1e5"), 2, "--domains is missing"),
         (("export", "mopd", "--to", "vrl"), 3, "did you mean 'verl'"),
-        (("export", "mopd", "--to", ""), 2, "--to is empty"),
+        (("export", "mopd", "--to", ""), 2, "a name is empty"),
         (("validate", "rl_steps", "--data", "nowhere.csv"), 3, "nowhere.csv"),
         (
             (

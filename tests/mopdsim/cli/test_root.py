@@ -267,7 +267,7 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     ),
     "check of no file": (["check", "mine.toml"], 3, "no such file"),
     "no such domain": (train_run("--domains", "sort,revers"), 3, "did you mean 'reverse'"),
-    "no domain": (train_run("--domains", ","), 2, "names none"),
+    "no domain": (train_run("--domains", ","), 2, "name is empty"),
     "the same twice": (train_run("--domains", "sort,sort"), 2, "'sort' is listed twice"),
     "a dial out of range": (train_run("--domains", "sort?length=0"), 2, "length"),
     "no such model": (train_run("--model", "/no/such/model"), 3, "no such directory"),
@@ -283,7 +283,13 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "a bad setting": (train_run("--setting", "test_items=0"), 2, "greater than or equal to 1"),
     "no steps left": (train_run("--scale", "0"), 2, "positive"),
     "no workers": (train_run("--workers", "0"), 2, "workers"),
-    "a negative seed": (train_run("--seed", "-1"), 2, "seed = -1"),
+    "a negative seed": (train_run("--seed", "-1"), 2, "'--seed': Input should be greater than or equal to 0"),
+    "a demo's negative seed": (
+        ["demo", "--seed", "-1"],
+        2,
+        "'--seed': Input should be greater than or equal to 0",
+    ),
+    "an empty name": (["forecast", "mopd", "--domains", "sort,,reverse"], 2, "name is empty"),
     "too few prompts": (
         train_run("--domains", "DOMAIN"),
         2,
