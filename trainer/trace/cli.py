@@ -75,8 +75,12 @@ def trace(
 ) -> None:
     """Read an answer token by token under the student, its start and every teacher, and say who is to blame.
 
-    Examples: mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
+    Examples, for an answer, the student's own failures and a whole run:
+
+    mopd trace runs/mopd --prompt "..." --answer "..." --instead "..."
+
     mopd trace runs/mopd --domain sort --failures 5 --confirm
+
     mopd trace runs/mopd --report
     """
     from mopdsim.cli.flags import emit

@@ -19,7 +19,7 @@ from trainer.trace.change import Change
 from trainer.trace.evidence import Answer
 from trainer.trace.report import Report
 from trainer.trace.subject import Subject
-from trainer.trace.verdict import ACCUSED, INTERVAL, UNDECIDED, Share, Verdict
+from trainer.trace.verdict import ACCUSED, INTERVAL, UNDECIDED, Array, Share, Verdict
 
 COLOURS = (
     "green",
@@ -72,25 +72,40 @@ def print_answer(
     console.print(shown, soft_wrap=True)
     for line in routing:
         console.print(Text(line), soft_wrap=True)
-    names = (subject.student, subject.start, *subject.teachers)
-    table = Table("token", *names, box=None, pad_edge=False, header_style="bold")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for place, (token, pull_K) in enumerate(zip(answer.tokens, pull_TK, strict=True)):
-        mark = " *" if len(pull_K) > 1 and np.ptp(pull_K) >= DISAGREE else ""
-        cells = [f"{answer.logprobs[name][place]:.2f}" for name in names]
-        table.add_row(Text(repr(token)[1:-1] + mark, style=_style(subject, pull_K)), *cells)
-    chances = [f"{np.exp(sum(answer.logprobs[name])):.2f}" for name in names]
-    table.add_row("chance", *chances, style="bold")
-    pull_K = pull_TK.sum(0)
-    table.add_row("pull", "", "", *[f"{pull:+.2f}" for pull in pull_K], style="bold")
-    if better is not None:
-        odds_K = pull_K - better.ratios(subject)[:, 1:].sum(0)
-        table.add_row("of the odds", "", "", *[f"{pull:+.2f}" for pull in odds_K], style="bold")
-    console.print(table)
+    _print_tokens(console, subject, answer, pull_TK, better)
     if better is not None:
         console.print(Text(f"odds     against {better.answer!r}"), soft_wrap=True)
     print_verdict(console, verdict)
+
+
+def _print_tokens(
+    console: Console, subject: Subject, answer: Answer, pull_TK: Array, better: Answer | None
+) -> None:
+    """A column for each model; those that find no room stand below the others."""
+    names = (subject.student, subject.start, *subject.teachers)
+    rows: list[tuple[Text, list[str], str]] = []  # the first cell, a cell for each model, the row's style
+    for place, (token, pull_K) in enumerate(zip(answer.tokens, pull_TK, strict=True)):
+        mark = " *" if len(pull_K) > 1 and np.ptp(pull_K) >= DISAGREE else ""
+        head = Text(repr(token)[1:-1] + mark, style=_style(subject, pull_K))
+        rows.append((head, [f"{answer.logprobs[name][place]:.2f}" for name in names], ""))
+    pull_K = pull_TK.sum(0)
+    summed = {"pull": pull_K}
+    if better is not None:
+        summed["of the odds"] = pull_K - better.ratios(subject)[:, 1:].sum(0)
+    chances = [f"{np.exp(sum(answer.logprobs[name])):.2f}" for name in names]
+    rows.append((Text("chance"), chances, "bold"))
+    for title, value_K in summed.items():
+        rows.append((Text(title), ["", "", *[f"{value:+.2f}" for value in value_K]], "bold"))
+    wide = max(6, *map(len, names)) + 2  # of a column and what parts it from the next
+    most = max(1, (console.width - max(len(head) for head, _, _ in rows)) // wide)
+    for first in range(0, len(names), most):
+        shown = slice(first, first + most)
+        table = Table("token", *names[shown], box=None, pad_edge=False, header_style="bold")
+        for column in table.columns[1:]:
+            column.justify = "right"
+        for head, cells, style in rows:
+            table.add_row(head, *cells[shown], style=style)
+        console.print(table)
 
 
 def print_verdict(console: Console, verdict: Verdict, *, over: str = "") -> None:

@@ -265,3 +265,15 @@ def test_an_undecided_verdict_says_why(over: str, why: str) -> None:
     print_verdict(told, judge(["a"], np.log([[0.5, 0.1, 0.6]])), over=over)
     assert isinstance(told.file, io.StringIO)
     assert f"{over}{UNDECIDED} (no" in told.file.getvalue() and why in told.file.getvalue()
+
+
+def test_a_narrow_terminal_shows_every_number_whole(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    said = trace(finished, "--prompt", PROMPT)
+    (answer,) = document(finished, "--prompt", PROMPT)["answers"]
+    assert "…" not in said and said.count("chance") > 1
+    for token in answer["tokens"]:
+        for score in (token["student"], token["start"], *token["teachers"].values()):
+            assert f"{score:.2f}" in said
