@@ -84,9 +84,6 @@ def trace(
     mopd trace runs/mopd --report
     """
     from mopdsim.cli.flags import emit
-    from trainer.runs.progress import Progress
-    from trainer.trace import ledger
-    from trainer.trace.effects import effects, every_subset
     from trainer.trace.evidence import Models, check_domain, verdict
     from trainer.trace.subject import open_run
 
@@ -104,6 +101,8 @@ def trace(
     if domain is not None:
         check_domain(subject, domain)
     if shapley:
+        from trainer.trace.effects import every_subset
+
         every_subset(subject)
     if by is not None and (confirm or shapley):
         raise UsageError(f"--by {by}: leave out --confirm and --shapley, which find effects themselves")
@@ -129,8 +128,13 @@ def trace(
     verdicts = [verdict(subject, [each]) for each in answers]
     found: list[dict[str, float]] | None = None
     if by is not None:
+        from trainer.trace import ledger
+
         found = ledger.effects(models, batch, rival)
-    if confirm or shapley:
+    if confirm or shapley:  # level 1 alone does without what trains
+        from trainer.runs.progress import Progress
+        from trainer.trace.effects import effects
+
         resume = shlex.join(["mopd", *sys.argv[1:]])
         found = effects(models, batch, rival, all_subsets=shapley, progress=Progress(), resume=resume)
     seconds = time.perf_counter() - begun

@@ -35,6 +35,8 @@ COLOURS = (
 PULLS = 0.5  # nats of a token's log-ratio from which its teacher colours it
 DISAGREE = 1.0  # nats between the highest and the lowest teacher of a token, from which it is marked
 LETTERS = 200  # of a prompt
+LONG = 16  # letters of a column's title on one line, where its numbers take no more
+RARE = 0.01  # the student's chance of an answer below which there is little to explain
 
 
 def colours(subject: Subject) -> dict[str, str]:
@@ -76,6 +78,9 @@ def print_answer(
     if better is not None:
         console.print(Text(f"odds     against {better.answer!r}"), soft_wrap=True)
     print_verdict(console, verdict)
+    if np.exp(sum(answer.logprobs[subject.student])) < RARE:
+        said = f"the student gives this answer in less than {RARE:.0%} of cases, so that its verdict means little"
+        console.print(Text(f"note     {said}: ask about its beginning, or use --confirm"), soft_wrap=True)
 
 
 def _print_tokens(
@@ -96,15 +101,23 @@ def _print_tokens(
     rows.append((Text("chance"), chances, "bold"))
     for title, value_K in summed.items():
         rows.append((Text(title), ["", "", *[f"{value:+.2f}" for value in value_K]], "bold"))
-    wide = max(6, *map(len, names)) + 2  # of a column and what parts it from the next
+    _columns(console, "token", names, rows)
+
+
+def _columns(
+    console: Console, corner: str, names: Sequence[str], rows: Sequence[tuple[Text, list[str], str]]
+) -> None:
+    """A table with a column for each name; those that find no room stand below the others."""
+    cells = [cell for _, own, _ in rows for cell in own]
+    wide = max(min(LONG, max(map(len, names))), *map(len, cells)) + 2
     most = max(1, (console.width - max(len(head) for head, _, _ in rows)) // wide)
     for first in range(0, len(names), most):
         shown = slice(first, first + most)
-        table = Table("token", *names[shown], box=None, pad_edge=False, header_style="bold")
-        for column in table.columns[1:]:
-            column.justify = "right"
-        for head, cells, style in rows:
-            table.add_row(head, *cells[shown], style=style)
+        table = Table(corner, box=None, pad_edge=False, header_style="bold")
+        for name in names[shown]:
+            table.add_column(name, justify="right", overflow="fold", max_width=wide - 2)
+        for head, own, style in rows:
+            table.add_row(head, *own[shown], style=style)
         console.print(table)
 
 
@@ -214,10 +227,8 @@ def _table(
     console: Console, title: str, domains: Sequence[str], rows: Mapping[str, Mapping[str, str]]
 ) -> None:
     console.print(f"\n{title}")
-    table = Table("", *domains, box=None, pad_edge=False, header_style="bold")
-    for name, row in rows.items():
-        table.add_row(name, *[row.get(domain, "") for domain in domains])
-    console.print(table)
+    cells = {name: [row.get(domain, "") for domain in domains] for name, row in rows.items()}
+    _columns(console, "", domains, [(Text(name), own, "") for name, own in cells.items()])
 
 
 def _interval(row: Share) -> str:

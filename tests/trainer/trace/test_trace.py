@@ -24,7 +24,7 @@ from mopdsim.recipes.recipe import Merge, Recipe
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.trace.cli import app
 from trainer.trace.subject import open_run, taught
-from trainer.trace.text import print_verdict
+from trainer.trace.text import RARE, print_verdict
 from trainer.trace.verdict import ACCUSED, UNDECIDED, judge, split
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -267,9 +267,7 @@ def test_an_undecided_verdict_says_why(over: str, why: str) -> None:
     assert f"{over}{UNDECIDED} (no" in told.file.getvalue() and why in told.file.getvalue()
 
 
-def test_a_narrow_terminal_shows_every_number_whole(
-    finished: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_terminal_shows_every_number_whole(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     said = trace(finished, "--prompt", PROMPT)
     (answer,) = document(finished, "--prompt", PROMPT)["answers"]
@@ -277,3 +275,12 @@ def test_a_narrow_terminal_shows_every_number_whole(
     for token in answer["tokens"]:
         for score in (token["student"], token["start"], *token["teachers"].values()):
             assert f"{score:.2f}" in said
+
+
+@pytest.mark.parametrize("said", [[], ["--answer", "l01l01l01"]])
+def test_an_answer_that_the_student_hardly_gives_is_noted(finished: Path, said: list[str]) -> None:
+    asked = [finished, "--prompt", PROMPT, *said]
+    (answer,) = document(*asked)["answers"]
+    chance = np.exp(sum(token["student"] for token in answer["tokens"]))
+    assert ("note     the student gives this answer in less than 1%" in trace(*asked)) == (chance < RARE)
+    assert (chance < RARE) == bool(said)
