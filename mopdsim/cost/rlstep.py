@@ -25,7 +25,7 @@ from mopdsim.cost.decode import Replica, ReplicaGrid
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
-from mopdsim.cost.own_trainer import is_cpu, phase_s
+from mopdsim.cost.own_trainer import phase_s
 from mopdsim.cost.training import (
     LayoutGrid,
     TrainLayout,
@@ -186,7 +186,7 @@ def _column(values: Any) -> Any:
 def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants) -> StepSeconds:
     """Phases and total of one step (module equations); constants may carry draws of one shape. On a CPU, whatever the
     constants, by the pace of this project's own trainer."""
-    if is_cpu(step.gpu):
+    if step.gpu.is_cpu:
         return _on_cpu(step)
     replicas = np.maximum(step.generation_gpus // step.replica.gpus, 1)
     waits = step.overlap != "asynchronous"

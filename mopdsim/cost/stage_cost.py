@@ -136,7 +136,9 @@ def bill(
     flops = step_flops(batch, machine)
     steps = steps_within(amounts, sum(flops.values()))
     fitted = (
-        None if machine.on_cpu else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
+        None
+        if machine.gpu.is_cpu
+        else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
     )
     return Bill(
         name=stage.name,
@@ -203,7 +205,7 @@ def _evaluation(
 
 
 def _merge(stage: AnyStage, machine: Machine) -> Bill:
-    seconds = MERGE_SECONDS * (0.001 if machine.on_cpu else 1.0)
+    seconds = MERGE_SECONDS * (0.001 if machine.gpu.is_cpu else 1.0)
     return Bill(
         name=stage.name,
         gpus=1,

@@ -24,7 +24,7 @@ from mopdsim.cost.decode import WEIGHT_BYTES, Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
-from mopdsim.cost.own_trainer import Kind, is_cpu, phase_s
+from mopdsim.cost.own_trainer import Kind, phase_s
 from mopdsim.cost.rlstep import (
     Overlap,
     RlStep,
@@ -102,10 +102,6 @@ class Machine:
         turns = 1.0 if self.environment_slots is None else max(drawn / self.environment_slots, 1.0)
         return batch.environment_seconds * turns
 
-    @property
-    def on_cpu(self) -> bool:
-        return is_cpu(self.gpu)
-
     def sampler(self, batch: Batch) -> Model:
         """The model that generates."""
         return self.teacher if self.teacher is not None and batch.by_teacher else self.model
@@ -134,7 +130,7 @@ def step_seconds(batch: Batch, machine: Machine, gpus: int) -> Timed:
     phase. Where fewer GPUs are faster, the others stay idle."""
     key = batch, machine, gpus
     if key not in _known:
-        if machine.on_cpu:
+        if machine.gpu.is_cpu:
             _known[key] = _on_cpu(batch, machine), "one process", 0.0
         else:
             _known[key] = _slowed(batch, machine, _with_overlap(batch, machine, gpus))
@@ -146,7 +142,7 @@ def time_together(batches: Iterable[Batch], machine: Machine, gpus: int) -> None
     the others to it, and all where one does not fit."""
     if len(_known) > _MOST_KNOWN:
         forget()
-    if machine.on_cpu or machine.overlap != "synchronous" or machine.trainer_share is not None:
+    if machine.gpu.is_cpu or machine.overlap != "synchronous" or machine.trainer_share is not None:
         return
     new = [
         batch
@@ -207,7 +203,7 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     waits = (
         machine.overlap == "synchronous" and batch.generates and not batch.ahead and batch.trained_sequences
     )
-    if machine.on_cpu or not waits:
+    if machine.gpu.is_cpu or not waits:
         return 0.0
     decode, _, rl = central_constants(batch.log_spread)
     drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
@@ -442,7 +438,7 @@ def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Pha
 def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
     """Seconds of one evaluation."""
     model = machine.model
-    if machine.on_cpu:
+    if machine.gpu.is_cpu:
         flops = forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
         return phase_s("generation", model, flops, passes=test.max_response_tokens)
     decode, _, rl = central_constants(0.6)
@@ -473,7 +469,7 @@ def step_flops(batch: Batch, machine: Machine) -> dict[Phase, float]:
     """Model FLOPs of one step by phase: of whole sequences, on a CPU as the project's trainer packs them."""
 
     def one(model: Model, group: int) -> float:
-        return _packed(model, batch, group) if machine.on_cpu else forward(model, batch.sequence_tokens)
+        return _packed(model, batch, group) if machine.gpu.is_cpu else forward(model, batch.sequence_tokens)
 
     drawn = batch.sequences * machine.sampled_per_trained
     updated = batch.trained_sequences * machine.epochs * (1 + machine.critic_share(batch))

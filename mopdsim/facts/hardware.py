@@ -11,11 +11,11 @@ import csv
 import re
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 PRECISIONS = ("bf16", "fp8", "fp4")
@@ -45,6 +45,11 @@ class Gpu:
     source: str
     note: str
 
+    @property
+    def is_cpu(self) -> bool:
+        """Whether the accelerator is none."""
+        return self.name.startswith("CPU")
+
     def flops_per_s(self, precision: str = "bf16") -> float:
         """Dense peak for bf16, fp8 or fp4 operands; a format the hardware lacks runs at the next wider
         one."""
@@ -63,7 +68,7 @@ class Gpu:
 
 def data_rows(name: str) -> list[dict[str, str]]:
     """Rows of a CSV file in `mopdsim/data`, lines that start with # skipped."""
-    text = files("mopdsim").joinpath("data", name).read_text(encoding="utf-8")
+    text = (DATA / name).read_text(encoding="utf-8")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     return list(csv.DictReader(lines))
 

@@ -77,7 +77,7 @@ def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> list[str]:
 def _of_machine(scenario: Scenario) -> list[str]:
     found = []
     device = gpu(scenario.gpu)
-    if device.name.startswith("CPU"):
+    if device.is_cpu:
         found.append(
             "times on a CPU are this trainer's on two idle cores: expect a factor of 1.5 on others, more on busy ones"
         )
@@ -98,7 +98,7 @@ def _of_machine(scenario: Scenario) -> list[str]:
 
 def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str]:
     """Stages that half their GPUs would end nearly as soon, and stages that take less than their pool for that."""
-    if gpu(scenario.gpu).name.startswith("CPU"):
+    if gpu(scenario.gpu).is_cpu:
         return []
     crowded, chosen = [], []
     for stage in scenario.recipe.stages:

@@ -254,7 +254,7 @@ def with_gpus(scenario: Scenario) -> Scenario:
     stage keeps its pool, whose size is then that stage's own. Deadlines play no part, nor what other stages want.
     """
     stages = [stage for stage in scenario.recipe.stages if not isinstance(stage, Merge)]
-    if scenario.gpus_per_stage is not None or len(stages) < 2 or gpu(scenario.gpu).name.startswith("CPU"):
+    if scenario.gpus_per_stage is not None or len(stages) < 2 or gpu(scenario.gpu).is_cpu:
         return scenario
     halved = [stage for stage in stages if stage.name not in scenario.gpus_of]
     chosen = {stage.name: scenario.stage_gpus(stage.name) for stage in halved}
@@ -315,7 +315,7 @@ def overhead_of(scenario: Scenario) -> Array:
     never below 1, where the scenario gives none; 1 on a CPU, whose runs are this trainer's own. (N,)"""
     if scenario.overhead is not None:
         return drawn(scenario, scenario.overhead, "overhead")
-    if gpu(scenario.gpu).name.startswith("CPU"):
+    if gpu(scenario.gpu).is_cpu:
         return np.ones(scenario.draws)
     return project_overhead(scenario.seed, scenario.draws)
 

@@ -170,7 +170,7 @@ def _measured(scenario: Scenario) -> str:
 
 def _overhead(scenario: Scenario) -> str:
     if scenario.overhead is None:
-        return "no overhead" if gpu(scenario.gpu).name.startswith("CPU") else "a project's overhead"
+        return "no overhead" if gpu(scenario.gpu).is_cpu else "a project's overhead"
     low, high = scenario.overhead
     return f"overhead {low:g} to {high:g} times"
 

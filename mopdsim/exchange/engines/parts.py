@@ -46,16 +46,12 @@ class Request:
     def machine(self) -> Gpu:
         return gpu(self.scenario.gpu)
 
-    @property
-    def on_cpu(self) -> bool:
-        return self.machine.name.lower().startswith("cpu")
-
     def model_of(self, stage: str) -> Model:
         """The model that a stage's weights belong to."""
         return model(self.scenario.model_of(self.recipe.root_of(stage)))
 
     def gpus(self, stage: str) -> int:
-        return 1 if self.on_cpu else self.scenario.stage_gpus(stage)
+        return 1 if self.machine.is_cpu else self.scenario.stage_gpus(stage)
 
     def weights_of(self, name: str) -> str:
         """Where a stage's weights lie, seen from another stage's folder; a root's as they were given."""
@@ -113,7 +109,7 @@ def checked(
     """
     check_kind(stage, engine, kinds)
     assert isinstance(stage, Sft | Rl | Distill)
-    if request.on_cpu and not on_cpu:
+    if request.machine.is_cpu and not on_cpu:
         raise refused(stage.name, "gpu", request.scenario.gpu, engine, "it needs GPUs: name one with --gpu")
     amounts = request.recipe.amounts[stage.name]
     if amounts.max_flops is not None:

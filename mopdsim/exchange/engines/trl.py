@@ -131,10 +131,10 @@ def _sampling(request: Request, stage: Rl | Distill) -> dict[str, Any]:
         "top_p": 1.0,
         "top_k": 0,
         "max_completion_length": request.lengths(stage)[1],
-        "use_vllm": not request.on_cpu,
+        "use_vllm": not request.machine.is_cpu,
         "shuffle_dataset": False,
     }
-    return own if request.on_cpu else {**own, "vllm_mode": "colocate"}
+    return own if request.machine.is_cpu else {**own, "vllm_mode": "colocate"}
 
 
 def _common(
@@ -148,7 +148,7 @@ def _common(
             f"an update's {rows} rows must be a multiple of the GPUs: change prompts_per_step or gpus_of",
         )  # fmt: skip
     own = rows // gpus
-    size = own if request.on_cpu else max(n for n in range(1, MOST_ROWS + 1) if own % n == 0)
+    size = own if request.machine.is_cpu else max(n for n in range(1, MOST_ROWS + 1) if own % n == 0)
     steps = amounts.steps * updates
     return {
         "output_dir": "checkpoints",
@@ -165,9 +165,9 @@ def _common(
         "weight_decay": amounts.weight_decay,
         "max_grad_norm": amounts.max_grad_norm,
         "seed": request.seed,
-        "bf16": not request.on_cpu,
-        "use_cpu": request.on_cpu,
-        "gradient_checkpointing": not request.on_cpu,
+        "bf16": not request.machine.is_cpu,
+        "use_cpu": request.machine.is_cpu,
+        "gradient_checkpointing": not request.machine.is_cpu,
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": max(1, steps // parts.CURVE_POINTS),
