@@ -9,7 +9,6 @@ Leaves out: every other question, which the app has planned on request.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 from mopdsim.app import questions
@@ -32,9 +31,9 @@ def made() -> dict[str, Any]:
 
 def main() -> None:
     """Writes the file."""
-    path = Path(str(FIRST))
-    path.write_text(json.dumps(made(), separators=(",", ":")) + "\n", encoding="utf-8")
-    print(path)
+
+    FIRST.write_text(json.dumps(made(), separators=(",", ":")) + "\n", encoding="utf-8")
+    print(FIRST)
 
 
 if __name__ == "__main__":

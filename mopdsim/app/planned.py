@@ -16,18 +16,18 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal
 
 import streamlit as st
 
 from mopdsim.app import background, state
 from mopdsim.app.background import Work
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import MopdError
 from mopdsim.plan.words import capital
 
 FILE, ANSWER = "question.toml", "answer.json"
-FIRST = files("mopdsim").joinpath("data", "first_answer.json")
+FIRST = DATA / "first_answer.json"
 KEPT = 32  # answers, some 150 KB each
 Kind = Literal["rough", "planned", "ranked"]
 COMMANDS: dict[Kind, list[str]] = {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gc
-from importlib.resources import files
 
 import streamlit as st
 
 from mopdsim.app import state
 from mopdsim.app.pages import interference, plan, recipes, runs, trace, what_if
+from mopdsim.base.documents import DATA
 
 
 def _calibration() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     """Draw the page that the address names."""
     st.set_page_config(
         page_title="mopd",
-        page_icon=str(files("mopdsim").joinpath("data", "app_icon.svg")),
+        page_icon=str(DATA / "app_icon.svg"),
         layout="wide",
     )
     state.restore()

@@ -1,12 +1,16 @@
-"""JSON documents from files, and the errors of those that are absent or broken. Leaves out: what they hold."""
+"""JSON documents in files, the errors of those that are absent or broken, and where the package's own data lie. Leaves
+out: what they hold."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError
+
+DATA = Path(__file__).parents[1] / "data"
 
 
 def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
@@ -19,3 +23,8 @@ def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON ({error}): {remedy}") from None
     return found
+
+
+def write_document(path: Path, document: Mapping[str, Any]) -> None:
+    """The document as a file for people to read too, its keys in their order."""
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")

@@ -16,13 +16,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
 from mopdsim.belief.streams import (  # fmt: skip
@@ -42,6 +42,7 @@ __all__ = [
     "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
 ]  # fmt: skip
 
+SHIPPED = DATA / "calibration.json"
 SCHEMA_VERSION = 2
 CONFLICTING = 2.0  # standard deviations between a prior and what another scope's studies found
 Transfer = Literal["nothing", "moved", "widened"]
@@ -247,8 +248,7 @@ class Calibration:
 @cache
 def default_calibration() -> Calibration:
     """The calibration that ships."""
-    text = files("mopdsim").joinpath("data", "calibration.json").read_text(encoding="utf-8")
-    return from_document(json.loads(text), source="the shipped calibration")
+    return from_document(json.loads(SHIPPED.read_text(encoding="utf-8")), source="the shipped calibration")
 
 
 def load(path: Path) -> Calibration:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mopdsim.base.documents import write_document
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, score, share, three, usd
 from mopdsim.cli.compare_command import compare
@@ -287,25 +288,26 @@ def calibrate(
     if kind == "quality":
         from mopdsim.fit import quality
 
-        learned = quality.fitted([data])
-        if out is not None:
-            quality.write(learned, out)
-        return emit(learned) if json_ else print(quality.fit_text(learned))
-    if kind == "cost":
+        shown = written = quality.fitted([data])
+        text = quality.fit_text(shown)
+    elif kind == "cost":
         from mopdsim.validate import measured
 
-        own = measured.document(cost_kind(data), data, name=stack)
-        if out is not None:
-            measured.write(own, out)
-        return emit(own) if json_ else print(measured.text(own))
-    from mopdsim.fit.cost import calibrated_report
-    from mopdsim.fit.cost import write as save
+        shown = written = measured.document(cost_kind(data), data, name=stack)
+        text = measured.text(shown)
+    else:
+        from mopdsim.cost.constants import parse
+        from mopdsim.fit.cost import calibrate as refitted
+        from mopdsim.fit.cost import constants_document
+        from mopdsim.validate.cost import validate as judged
 
-    entry, report = calibrated_report(kind, data)
+        entry = refitted(kind, data)
+        written = constants_document(kind, entry)
+        shown = {"entry": entry, "report": judged(kind, data, fitted=parse(kind, entry))}
+        text = validation_text(shown["report"])
     if out is not None:
-        save(kind, entry, out)
-    document = {"entry": entry, "report": report.as_json()}
-    return emit(document) if json_ else print(validation_text(report.as_json()))
+        write_document(out, written)
+    emit(shown) if json_ else print(text)
 
 
 VERBS = (gpus, models, forecast, compare, validate, calibrate)

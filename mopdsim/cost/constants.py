@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 
 SCHEMA = 1
@@ -259,4 +259,4 @@ def read(path: str | Path) -> dict[str, Fitted]:
 @cache
 def shipped() -> dict[str, Fitted]:
     """The constants that come with the package."""
-    return read(str(files("mopdsim").joinpath("data", "cost_constants.json")))
+    return read(DATA / "cost_constants.json")

@@ -16,10 +16,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal, get_args
 
-from mopdsim.facts.hardware import Gpu
+from mopdsim.base.documents import DATA
 from mopdsim.facts.model import Model
 
 Kind = Literal["sft", "rl", "distill"]
@@ -28,17 +27,10 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 WORKS: tuple[Work, ...] = get_args(Work)
 
 
-def is_cpu(gpu: Gpu) -> bool:
-    """Whether an accelerator is none."""
-    return gpu.name.startswith("CPU")
-
-
 @cache
 def fitted() -> Mapping[str, Any]:
     """The fit: `seconds_per_flop`, by work `layer_s`, `weight_s` and `narrow_s_per_flop`, and how far it was off."""
-    found: dict[str, Any] = json.loads(
-        files("mopdsim").joinpath("data", "trainer.json").read_text(encoding="utf-8")
-    )
+    found: dict[str, Any] = json.loads((DATA / "trainer.json").read_text(encoding="utf-8"))
     return found
 
 

@@ -14,10 +14,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 UNKNOWN, OWN = "unknown", "trainer"
@@ -60,9 +60,7 @@ MECHANISMS: Mapping[str, Stack] = {
 @cache
 def fitted() -> Mapping[str, Any]:
     """What was fitted: by stack, `log_bias` and `log_sd`, all runs used and each project left out."""
-    found: dict[str, Any] = json.loads(
-        files("mopdsim").joinpath("data", "stacks.json").read_text(encoding="utf-8")
-    )
+    found: dict[str, Any] = json.loads((DATA / "stacks.json").read_text(encoding="utf-8"))
     return found
 
 

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.documents import write_document
 from mopdsim.exchange.steps import Steps
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
@@ -62,7 +63,7 @@ def write(folder: Path, scenario: Scenario, runs: Mapping[str, Steps]) -> Path |
         writer = csv.DictWriter(file, POINTS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    (folder / "manifest.json").write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_document(folder / "manifest.json", document)
     return folder / "observations.csv"
 
 

@@ -15,9 +15,9 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal, get_args
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 Grade = Literal["measured", "published", "fitted", "prior"]
@@ -134,7 +134,7 @@ P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a st
 def domains() -> dict[str, Domain]:
     """Every domain of the table by name; "ask:", "reasoning_gym:" and "jsonl:" stand for all specs that start
     so."""
-    text = files("mopdsim").joinpath("data", "domains.toml").read_text(encoding="utf-8")
+    text = (DATA / "domains.toml").read_text(encoding="utf-8")
     table = tomllib.loads(text)
     return {
         name: _from_row(name, {**table["default"][row["scope"]], **row})

@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,10 +20,11 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import KINDS, SCHEMA, ConstantSet, parse
+from mopdsim.cost.constants import KINDS, SCHEMA, ConstantSet
 from mopdsim.facts.layers import Array
-from mopdsim.validate.cost import LOADERS, ValidationReport, validate
+from mopdsim.validate.cost import LOADERS
 from mopdsim.validate.tables import Row
 
 # Prior standard deviation of the log of each constant, around the default of its class.
@@ -155,7 +155,7 @@ def _interval_table(
     return table
 
 
-def calibrate(kind: str, path: str | Path, *, provenance: str = "") -> dict[str, Any]:
+def calibrate(kind: str, path: str | Path) -> dict[str, Any]:
     """The kind's entry of a constants file, fitted to the table at `path`, with every left-out fit beside
     it."""
     if kind not in KINDS:
@@ -199,7 +199,7 @@ def calibrate(kind: str, path: str | Path, *, provenance: str = "") -> dict[str,
         }
     return {
         "grade": "fitted",
-        "provenance": provenance or f"{len(rows)} rows of {Path(path).name}",
+        "provenance": f"{len(rows)} rows of {Path(path).name}",
         "constants": _plain(whole.constants),
         "log_covariance": [[float(f"{value:.4g}") for value in row] for row in whole.log_covariance],
         "log_error_80": _interval_table(rows, errors),
@@ -210,19 +210,11 @@ def calibrate(kind: str, path: str | Path, *, provenance: str = "") -> dict[str,
     }
 
 
-def calibrated_report(kind: str, path: str | Path) -> tuple[dict[str, Any], ValidationReport]:
-    """A new entry and its report on the rows it was fitted to: leave-one-out errors under `schemes`."""
-    entry = calibrate(kind, path)
-    return entry, validate(kind, path, fitted=parse(kind, entry))
-
-
 def _plain(constants: ConstantSet) -> dict[str, float]:
     return {name: float(f"{getattr(constants, name):.6g}") for name in constants.names()}
 
 
-def write(kind: str, entry: dict[str, Any], path: str | Path, *, base: str | Path | None = None) -> None:
-    """Writes a constants file with this kind's entry and the other kinds of `base` (the shipped file)."""
-    source = Path(base) if base else Path(str(files("mopdsim").joinpath("data", "cost_constants.json")))
-    kinds = json.loads(source.read_text(encoding="utf-8"))["kinds"] if source.is_file() else {}
-    document = {"schema": SCHEMA, "kinds": kinds | {kind: entry}}
-    Path(path).write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+def constants_document(kind: str, entry: dict[str, Any]) -> dict[str, Any]:
+    """A constants file with this kind's entry and the other kinds of the shipped one."""
+    kinds = json.loads((DATA / "cost_constants.json").read_text(encoding="utf-8"))["kinds"]
+    return {"schema": SCHEMA, "kinds": kinds | {kind: entry}}

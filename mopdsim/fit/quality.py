@@ -11,12 +11,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import Calibration, from_document
+from mopdsim.belief.calibration import SHIPPED, Calibration, from_document
 from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.document import document
 from mopdsim.fit.forest import load
@@ -51,11 +50,6 @@ def _at(calibration: Calibration, found: Mapping[str, tuple[float, float]]) -> C
     return replace(calibration, parameters={**calibration.parameters, **rows})
 
 
-def write(found: Mapping[str, Any], path: Path) -> None:
-    """A calibration file, to be read with `mopdsim.belief.calibration.load`."""
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-
-
 def fit_text(found: Mapping[str, Any]) -> str:
     """A fitted calibration for people: what was learned, what was not, where it goes far from the prior."""
     about = found["fit"]
@@ -80,10 +74,7 @@ def fit_text(found: Mapping[str, Any]) -> str:
 
 
 def _document(base: Path | None) -> dict[str, Any]:
-    if base is None:
-        text = files("mopdsim").joinpath("data", "calibration.json").read_text(encoding="utf-8")
-        return dict(json.loads(text))
     try:
-        return dict(json.loads(base.read_text(encoding="utf-8")))
+        return dict(json.loads((base or SHIPPED).read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(f"{base}: not a calibration in JSON: {error}") from None

@@ -17,18 +17,16 @@ Leaves out: factors by phase; a bound is no row.
 
 from __future__ import annotations
 
-import json
 import math
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.documents import DATA, write_document
 from mopdsim.cost.constants import NORMAL_80
 from mopdsim.cost.stacks import MECHANISMS, OWN, UNKNOWN
 from mopdsim.forecast import scenario
@@ -226,8 +224,8 @@ def _shown(run: Run) -> Mapping[str, Any]:
 
 def main() -> None:
     """Writes the file that ships."""
-    path = Path(str(files("mopdsim").joinpath("data", "stacks.json")))
-    path.write_text(json.dumps(document(), indent=1) + "\n", encoding="utf-8")
+    path = DATA / "stacks.json"
+    write_document(path, document())
     print(f"wrote {path}")
 
 

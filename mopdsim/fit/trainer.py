@@ -16,7 +16,6 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.documents import json_document
+from mopdsim.base.documents import DATA, json_document, write_document
 from mopdsim.base.errors import NotFoundError
 from mopdsim.cost.constants import NORMAL_80, shipped
 from mopdsim.cost.own_trainer import KINDS, WORKS, Kind, Work, phase_s
@@ -283,8 +282,8 @@ def main() -> None:
     rows = json_document(
         ROWS, missing=f"{ROWS}: no such file: `mopd train pace --out {ROWS}` writes one", remedy="time again"
     )
-    path = Path(str(files("mopdsim").joinpath("data", "trainer.json")))
-    path.write_text(json.dumps(document(rows, stages()), indent=1) + "\n", encoding="utf-8")
+    path = DATA / "trainer.json"
+    write_document(path, document(rows, stages()))
     print(f"wrote {path}")
 
 

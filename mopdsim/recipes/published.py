@@ -15,9 +15,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib.resources import files
 from typing import Any, Literal, get_args
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes.amounts import Amounts
 
@@ -87,8 +87,7 @@ def system(name: str) -> System:
 @cache
 def names() -> tuple[str, ...]:
     """The systems with a file."""
-    found = files("mopdsim").joinpath("data", "systems").iterdir()
-    return tuple(sorted(path.name.removesuffix(".toml") for path in found if path.name.endswith(".toml")))
+    return tuple(sorted(path.stem for path in (DATA / "systems").glob("*.toml")))
 
 
 def facts(name: str) -> tuple[Figure, ...]:
@@ -120,8 +119,7 @@ def roles(stage: str) -> tuple[str, ...]:
 
 @cache
 def _load(name: str) -> System:
-    text = files("mopdsim").joinpath("data", "systems", f"{name}.toml").read_text(encoding="utf-8")
-    tables = tomllib.loads(text)
+    tables = tomllib.loads((DATA / "systems" / f"{name}.toml").read_text(encoding="utf-8"))
     for key in tables:
         if key not in (*_TABLES, *_WORDS):
             raise UsageError(f"data/systems/{name}.toml: unknown table {key!r}{did_you_mean(key, _TABLES)}")

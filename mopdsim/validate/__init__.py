@@ -22,7 +22,7 @@ def report_of(kind: str, data: Path | None = None) -> dict[str, Any]:
     if kind in _FILES:
         found = own.validate() if data is None else own.validate(data)
         return found
-    found = own.validate(kind, data).as_json()
+    found = own.validate(kind, data)
     if data is not None and kind in ("rl_steps", "train_throughput"):
         found["own_measurements"] = import_module("mopdsim.validate.measured").before_and_after_of(kind, data)
     return found

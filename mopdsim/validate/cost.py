@@ -8,27 +8,28 @@ fitted without it (training, RL steps) or without half of the model x GPU x back
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.cost.constants import Fitted, shipped
 from mopdsim.validate import decode_rows, rl_rows, train_rows
-from mopdsim.validate.report import ValidationReport, build
+from mopdsim.validate.report import build
 
 LOADERS: dict[str, ModuleType] = {"decode": decode_rows, "train_throughput": train_rows, "rl_steps": rl_rows}
 
 
 def published(kind: str) -> Path:
     """The table of this kind that ships with the package; decode measurements do not ship."""
-    path = Path(str(files("mopdsim").joinpath("data", "published", f"{kind}.csv")))
+    path = DATA / "published" / f"{kind}.csv"
     if not path.is_file():
         raise NotFoundError(f"no {kind} table ships with the package; give your own with --data FILE.")
     return path
 
 
-def validate(kind: str, data: str | Path | None = None, *, fitted: Fitted | None = None) -> ValidationReport:
+def validate(kind: str, data: str | Path | None = None, *, fitted: Fitted | None = None) -> dict[str, Any]:
     """Report of a table (the shipped one without `data`) against the fitted constants (the shipped ones)."""
     if kind not in LOADERS:
         raise UsageError(

@@ -10,7 +10,6 @@ Leaves out: factors by phase, and the constants of the time model (`mopdsim.fit.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -170,11 +169,6 @@ def _told(row: Measured, log_bias: float, log_sd: float) -> dict[str, Any]:
         "measured": row.seconds,
         "inside_80": low <= row.seconds <= high,
     }
-
-
-def write(found: Mapping[str, Any], path: Path) -> None:
-    """The file that `--measured` reads."""
-    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -16,13 +16,13 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal, uniform
 from mopdsim.cost.constants import shipped
@@ -211,7 +211,7 @@ def _draw(preset: Mapping[str, Any], key: str) -> Array:
 
 def presets() -> dict[tuple[str, str], dict[str, Any]]:
     """Every run's preset by (model, stage)."""
-    text = files("mopdsim").joinpath("data", "project_presets.toml").read_text(encoding="utf-8")
+    text = (DATA / "project_presets.toml").read_text(encoding="utf-8")
     return {(run["model"], run["stage"]): run for run in tomllib.loads(text)["run"]}
 
 

@@ -3,8 +3,7 @@ fit."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import combinations
 from types import ModuleType
 from typing import Any
@@ -44,31 +43,11 @@ def _summary(errors: Array) -> dict[str, Any]:
     }
 
 
-def _by(rows: list[Row], errors: Array, name: Callable[[Row], str | None]) -> dict[str, dict[str, Any]]:
-    """Summary per name; rows without the name are skipped."""
-    found = sorted({label for row in rows if (label := name(row)) is not None})
-    return {label: _summary(errors[[name(row) == label for row in rows]]) for label in found}
-
-
-@dataclass(frozen=True, kw_only=True)
-class ValidationReport:
-    """`as_json()` is the documented document; `predictions` holds a row per complete measurement."""
-
-    kind: str
-    document: Mapping[str, Any]
-
-    def as_json(self) -> dict[str, Any]:
-        return dict(self.document)
-
-    def summary(self) -> dict[str, Any]:
-        """The document without single rows: what may be kept of measurements that must not be copied."""
-        return {
-            name: value for name, value in self.document.items() if name not in ("predictions", "incomplete")
-        }
-
-    @property
-    def predictions(self) -> list[dict[str, Any]]:
-        return list(self.document["predictions"])
+def _by(key: str, rows: list[Row], errors: Array) -> dict[str, dict[str, Any]]:
+    """Summary per value of a key, or by sort (dense, moe); rows without the key are skipped."""
+    names = [("moe" if row.moe else "dense") if key == "sort" else row.keys.get(key) for row in rows]
+    found = sorted({name for name in names if name is not None})
+    return {label: _summary(errors[[name == label for name in names]]) for label in found}
 
 
 def _part_of(row: Row, parts: Mapping[str, HeldOut]) -> HeldOut | None:
@@ -82,10 +61,6 @@ def _predict(rows: list[Row], sets: list[ConstantSet], loader: ModuleType) -> Ar
         chosen = [i for i, c in enumerate(sets) if c is constants]
         predicted[chosen] = loader.predict(loader.stacked([rows[i] for i in chosen]), constants)
     return predicted
-
-
-def _by_left_out(rows: list[Row], errors: Array, key: str) -> dict[str, dict[str, Any]]:
-    return _by(rows, errors, lambda row: row.keys.get(key))
 
 
 def _schemes(rows: list[Row], measured: Array, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
@@ -109,9 +84,9 @@ def _schemes(rows: list[Row], measured: Array, fitted: Fitted, loader: ModuleTyp
         found[scheme] = {
             **_summary(wrong),
             "coverage_80": round(float(np.mean(np.abs(np.log(predicted / told)) <= widths)), 4),
-            "by_sort": _by(chosen, wrong, lambda row: "moe" if row.moe else "dense"),
-            "by_suite": _by(chosen, wrong, lambda row: row.keys.get("suite")),
-            "by_left_out": _by_left_out(chosen, wrong, matched[0][1].key),
+            "by_sort": _by("sort", chosen, wrong),
+            "by_suite": _by("suite", chosen, wrong),
+            "by_left_out": _by(matched[0][1].key, chosen, wrong),
         }
     return found
 
@@ -191,8 +166,8 @@ def _covered(entries: list[dict[str, Any]]) -> dict[str, int]:
     return {"judged": len(judged), "inside": sum(e["p10"] <= e["measured"] <= e["p90"] for e in judged)}
 
 
-def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
-    """The report of one table against the fitted constants (fields: module and command documentation)."""
+def build(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
+    """The report of one table against the fitted constants; `predictions` holds a row per complete measurement."""
     rows = table.rows
     measured = np.array([row.measured for row in rows])
     predicted, widths, basis = _headline(rows, table.kind, fitted, loader)
@@ -215,11 +190,11 @@ def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
         **intervals,
         "naive_median_error": _summary(naive)["median_error"],
         "basis": {name: basis.count(name) for name in sorted(set(basis))},
-        "by_sort": _by(rows, errors, lambda row: "moe" if row.moe else "dense"),
-        "naive_by_sort": _by(rows, naive, lambda row: "moe" if row.moe else "dense"),
-        "by_suite": _by(rows, errors, lambda row: row.keys.get("suite")),
-        "by_model": _by(rows, errors, lambda row: row.keys["model"]),
-        "by_gpu": _by(rows, errors, lambda row: row.keys["gpu"]),
+        "by_sort": _by("sort", rows, errors),
+        "naive_by_sort": _by("sort", rows, naive),
+        "by_suite": _by("suite", rows, errors),
+        "by_model": _by("model", rows, errors),
+        "by_gpu": _by("gpu", rows, errors),
         "noise_floor": noise_floor(rows),
         "schemes": _schemes(rows, measured, fitted, loader),
         "largest_errors": largest_errors(rows, predicted, fitted.constants, loader),
@@ -247,4 +222,4 @@ def build(table: Table, fitted: Fitted, loader: ModuleType) -> ValidationReport:
     }
     if table.kind == "rl_steps":
         document["directions"] = directions(rows, predicted)
-    return ValidationReport(kind=table.kind, document=document)
+    return document

@@ -27,7 +27,6 @@ from mopdsim.cost.constants import (
 from mopdsim.cost.decode import Replica, Speculation
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
-from mopdsim.cost.own_trainer import is_cpu
 from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
 from mopdsim.cost.stacks import UNKNOWN, stack
 from mopdsim.cost.training import TrainLayout
@@ -108,7 +107,7 @@ def _prompt(row: dict[str, str], gpu: Gpu, response: float) -> float:
     """Tokens of a prompt: the row's, or a prior: those of a question in words, on a CPU as many as the answer has."""
     if row.get("prompt_tokens"):
         return quantity(row["prompt_tokens"], "prompt_tokens")
-    return response if is_cpu(gpu) else PROMPT_TOKENS
+    return response if gpu.is_cpu else PROMPT_TOKENS
 
 
 def _speculation(row: dict[str, str]) -> Speculation | None:

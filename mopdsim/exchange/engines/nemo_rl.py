@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
+from mopdsim.base.documents import DATA
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import dump
@@ -60,7 +60,7 @@ def job(request: Request, stage: AnyStage) -> Job:
 @cache
 def known_keys() -> frozenset[str]:
     """Every key of the examples."""
-    text = files("mopdsim").joinpath("data", "exchange", "nemo_rl_keys.txt").read_text(encoding="utf-8")
+    text = (DATA / "exchange" / "nemo_rl_keys.txt").read_text(encoding="utf-8")
     return frozenset(line for line in text.splitlines() if line and not line.startswith("#"))
 
 

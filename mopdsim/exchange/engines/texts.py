@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
 
+from mopdsim.base.documents import DATA
+
 
 def dump(value: Mapping[str, Any], *, indent: int = 0) -> str:
     """A mapping as a block of YAML."""
@@ -56,7 +58,7 @@ def scalar(value: Any) -> str:
 
 def template(name: str) -> str:
     """The text of an exported script."""
-    return files("mopdsim").joinpath("data", "exchange", f"{name}.txt").read_text(encoding="utf-8")
+    return (DATA / "exchange" / f"{name}.txt").read_text(encoding="utf-8")
 
 
 def carried(name: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mopdsim.base.documents import write_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration, from_document, load
 from mopdsim.facts.domains import domain
@@ -22,7 +23,7 @@ from mopdsim.fit.forest import load as load_forest
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
 from mopdsim.fit.predict import CEILING, linearised, observed, predict
-from mopdsim.fit.quality import fit_text, fitted, write
+from mopdsim.fit.quality import fit_text, fitted
 from mopdsim.fit.recovery import recover, simulated
 from mopdsim.quality.walk import Effort
 from mopdsim.recipes import catalogue
@@ -176,7 +177,7 @@ def study(folder: Path, **run: Any) -> Path:
 
 def test_a_studys_files_become_a_calibration(tmp_path: Path) -> None:
     document = fitted([study(tmp_path)])
-    write(document, tmp_path / "calibration.json")
+    write_document(tmp_path / "calibration.json", document)
     found = load(tmp_path / "calibration.json")
     midpoint = found.facts["tiny"]["sort"]["midpoint"]
     assert midpoint.value == pytest.approx(MIDPOINT, rel=0.1) and midpoint.grade == "fitted"

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mopdsim.base.documents import write_document
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.commands import cost_kind
 from mopdsim.cost.constants import NORMAL_80
@@ -18,7 +19,7 @@ from mopdsim.cost.stacks import read_measured, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.validate.cost import published
-from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, text, write
+from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, text
 
 HEAD = "framework,model,gpu,precision,gpus,mode,max_tokens,mean_tokens,samples_per_step,step_s\n"
 ROW = "mine,Qwen3-8B,H100,BF16,32,On policy,8192,3000,1024,{}\n"
@@ -98,7 +99,7 @@ def test_rows_that_scatter_are_believed_less() -> None:
 
 def test_a_forecast_takes_the_measured_factor(tmp_path: Path) -> None:
     path = tmp_path / "my_stack.json"
-    write(document("rl_steps", table(tmp_path / "mine.csv", ROW.format(231))), path)
+    write_document(path, document("rl_steps", table(tmp_path / "mine.csv", ROW.format(231))))
     name, (log_bias, log_sd) = read_measured(path)
     assert name == "unknown" and log_sd < 0.25
     asked = f"""

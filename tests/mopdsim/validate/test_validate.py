@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mopdsim.base.documents import write_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.cost.constants import KINDS, DecodeConstants, TrainConstants, parse, read, shipped
-from mopdsim.fit.cost import calibrate, fit, half_width, write
+from mopdsim.fit.cost import calibrate, constants_document, fit, half_width
 from mopdsim.validate.cost import LOADERS, published, validate
 from mopdsim.validate.report import symmetric_error
 from mopdsim.validate.tables import number, read_rows, resolve
@@ -38,7 +39,7 @@ def decode_file(path: Path, rows: list[str]) -> Path:
 @cache
 def shipped_report(kind: str) -> dict[str, Any]:
     """Of the table that ships; made once for all tests."""
-    return validate(kind).as_json()
+    return validate(kind)
 
 
 def edited(kind: str, path: Path, line: int, column: str, value: str) -> Path:
@@ -90,13 +91,13 @@ def test_rl_steps_reach_their_figures() -> None:
 
 def test_fsdp_throughput_is_forecast_by_sharding_and_refit_alone() -> None:
     """No constant is fitted to these rows; those of RL trainers also write their weights."""
-    report = validate("train_throughput", published("train_throughput_fsdp")).as_json()
+    report = validate("train_throughput", published("train_throughput_fsdp"))
     assert report["rows"] == 9 and report["median_error"] <= 0.30
 
 
 @pytest.mark.skipif(not SHARED_DECODE.is_file(), reason="the measured decode table does not ship")
 def test_decode_reaches_its_figures() -> None:
-    report = validate("decode", SHARED_DECODE).as_json()
+    report = validate("decode", SHARED_DECODE)
     halves = [summary for name, summary in report["schemes"].items() if name.startswith("half of the groups")]
     assert len(halves) == 4
     for half in halves:
@@ -141,19 +142,19 @@ def test_published_tflops_confirm_the_flop_count() -> None:
 
 
 def test_a_row_that_contradicts_itself_is_refused(tmp_path: Path) -> None:
-    rl = validate("rl_steps", edited("rl_steps", tmp_path / "rl.csv", 0, "step_s", "300")).as_json()
+    rl = validate("rl_steps", edited("rl_steps", tmp_path / "rl.csv", 0, "step_s", "300"))
     assert rl["rows"] == 29 and "it must lie within" in rl["refused"][0]["reason"]
     path = edited("train_throughput", tmp_path / "train.csv", 3, "tokens_per_s_per_gpu", "20000")
-    train = validate("train_throughput", path).as_json()
+    train = validate("train_throughput", path)
     assert train["rows"] == 257 and train["refused"][0]["line"] == 5
     path = edited("train_throughput", tmp_path / "train.csv", 3, "tp", "7")
-    assert "multiple of" in validate("train_throughput", path).as_json()["refused"][0]["reason"]
+    assert "multiple of" in validate("train_throughput", path)["refused"][0]["reason"]
 
 
 def test_unknown_models_and_gpus_are_listed_and_left_out(tmp_path: Path) -> None:
     good = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
     rows = [good, good.replace("Qwen3-32B", "Qwen9-1T"), good.replace("h100_sxm", "z900")]
-    report = validate("decode", decode_file(tmp_path / "d.csv", rows)).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", rows))
     assert report["rows"] == 1
     assert [entry["line"] for entry in report["unknown"]] == [4, 5]
     assert report["predictions"][0]["basis"] == "half of the groups, 0"
@@ -163,7 +164,7 @@ def test_unknown_models_and_gpus_are_listed_and_left_out(tmp_path: Path) -> None
 def test_unseen_models_get_wider_intervals(tmp_path: Path) -> None:
     seen = "Qwen/Qwen3-32B,newbackend,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
     unseen = seen.replace("Qwen3-32B", "Qwen3-14B")
-    report = validate("decode", decode_file(tmp_path / "d.csv", [seen, unseen])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [seen, unseen]))
     widths = [row["high"] / row["low"] for row in report["predictions"]]
     assert widths[0] < widths[1]
     assert {row["basis"] for row in report["predictions"]} == {"shipped constants"}
@@ -171,7 +172,7 @@ def test_unseen_models_get_wider_intervals(tmp_path: Path) -> None:
 
 def test_rows_that_lack_an_input_are_predicted_as_a_distribution(tmp_path: Path) -> None:
     row = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,,4,1,1,4,1,100,11.0,1"
-    report = validate("decode", decode_file(tmp_path / "d.csv", [row])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [row]))
     assert report["rows"] == 0 and report["median_error"] is None
     (entry,) = report["incomplete"]
     assert entry["missing"] == ["concurrency"]
@@ -220,7 +221,7 @@ def test_bad_files(tmp_path: Path) -> None:
 )
 def test_nonsense_in_a_cell_refuses_the_row(tmp_path: Path, old: str, new: str, reason: str) -> None:
     row = "Qwen/Qwen3-32B,vllm,1,h100_sxm,fp8,1024,512,fp8,fp8,16,4,1,1,4,1,100,11.0,1"
-    report = validate("decode", decode_file(tmp_path / "d.csv", [row, row.replace(old, new)])).as_json()
+    report = validate("decode", decode_file(tmp_path / "d.csv", [row, row.replace(old, new)]))
     assert report["rows"] == 1
     assert reason in report["refused"][0]["reason"] and report["refused"][0]["line"] == 4
 
@@ -237,7 +238,7 @@ def test_no_edit_of_a_cell_breaks_the_report(kind: str, line: int, column: int, 
     with tempfile.TemporaryDirectory() as directory:
         header = next(csv.reader([published(kind).read_text().splitlines()[0]]))
         path = edited(kind, Path(directory) / "t.csv", line, header[column % len(header)], value)
-        report = validate(kind, path).as_json()
+        report = validate(kind, path)
     placed = sum(len(report[name]) for name in ("predictions", "incomplete", "unknown", "refused"))
     assert placed + report["left_out"] == len(published(kind).read_text().splitlines()) - 1
     json.dumps(report, allow_nan=False)
@@ -285,13 +286,13 @@ def test_calibration_round_trips_through_its_file(tmp_path: Path) -> None:
     kept = [lines[0], *[line for line in lines if "LLAMA3" in line or "Qwen3_30B" in line][:60]]
     few.write_text("\n".join(kept) + "\n")
     entry = calibrate("train_throughput", few)
-    write("train_throughput", entry, tmp_path / "constants.json")
+    write_document(tmp_path / "constants.json", constants_document("train_throughput", entry))
     fitted = read(tmp_path / "constants.json")
     assert set(fitted) == set(KINDS)
     assert fitted["train_throughput"] == parse("train_throughput", json.loads(json.dumps(entry)))
     assert set(fitted["train_throughput"].held_out) >= {"leave one model out", "leave one GPU out"}
     assert fitted["decode"] == shipped()["decode"]
-    report = validate("train_throughput", few, fitted=fitted["train_throughput"]).as_json()
+    report = validate("train_throughput", few, fitted=fitted["train_throughput"])
     assert report["schemes"]["leave one GPU out"]["rows"] == report["rows"]
 
 

@@ -41,6 +41,6 @@ def test_the_page_quotes_what_was_frozen(kind: str) -> None:
 @pytest.mark.parametrize("kind", ["rl_steps", "train_throughput", "project_totals"])
 def test_what_was_frozen_is_what_the_simulator_says(kind: str) -> None:
     """Otherwise `mopd study validation` is due."""
-    found = projects.validate() if kind == "project_totals" else cost.validate(kind).as_json()
+    found = projects.validate() if kind == "project_totals" else cost.validate(kind)
     for name in ("rows", "median_error", "p90_error", "coverage_80"):
         assert found[name] == pytest.approx(frozen(kind)[name], rel=1e-6), name
