@@ -193,7 +193,7 @@ def read(path: Path) -> list[Log]:
             raise NotFoundError(
                 f"{path}: no log in it: give a .jsonl file, TensorBoard event files, a {STATE} or console output (.log)"
             )
-        return [log for file in files for log in [read_file(file)]]
+        return [read_file(file) for file in files]
     if not path.is_file():
         raise NotFoundError(f"{path}: no such file or folder: give a training log")
     return [read_file(path)]

@@ -24,6 +24,7 @@ VERSION = "7ea279abfbeb698b092856d0dab61e7cf39bc909"
 KINDS = {"rl": "grpo", "distill": "opd"}
 NOT_VALIDATED = f"not validated by its own code: keys of NeMo-RL at {VERSION[:9]}"
 BASE_CONFIG = "examples/configs/grpo_math_1B.yaml"
+ROOT = "${oc.env:EXPORT_ROOT}"
 Config = dict[str, Any]
 
 
@@ -51,7 +52,7 @@ def job(request: Request, stage: AnyStage) -> Job:
         ),
         after='ln -sfn "$(ls -d checkpoints/step_* | sort -V | tail -1)/policy/weights/model/consolidated" weights',
         gpus=request.gpus(stage.name),
-        nodes=_nodes(request, stage),
+        nodes=request.nodes(stage.name),
         differs=(NOT_VALIDATED, *differs),
         data=parts.data_of(request, stage),
     )
@@ -79,14 +80,6 @@ def unknown(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
             yield from unknown(value, where)
 
 
-def _nodes(request: Request, stage: Rl | Distill) -> int:
-    return max(1, request.gpus(stage.name) // request.machine.gpus_per_node)
-
-
-def _rooted(path: str) -> str:
-    return path.replace("../", "${oc.env:EXPORT_ROOT}/", 1) if path.startswith("../") else path
-
-
 def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
     prompt, response = request.lengths(stage)
     gpus, per_node = request.gpus(stage.name), request.machine.gpus_per_node
@@ -101,7 +94,7 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
             stage.name, "updates_per_batch", updates, ENGINE, f"{samples} samples must be a multiple of it"
         )
     every = max(1, amounts.steps // parts.CURVE_POINTS)
-    root, data = "${oc.env:EXPORT_ROOT}", "NemoGymDataset"
+    data = "NemoGymDataset"
     return parts.nested({
         "defaults": "base.yaml",
         "grpo.num_prompts_per_step": amounts.prompts_per_step,
@@ -115,11 +108,11 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
         "loss_fn.token_level_loss": stage.normalizer == "token",
         "loss_fn.kl_input_clamp_value": None,
         "loss_fn.kl_output_clamp_value": None,
-        "checkpointing.checkpoint_dir": f"{root}/{stage.name}/checkpoints",
+        "checkpointing.checkpoint_dir": f"{ROOT}/{stage.name}/checkpoints",
         "checkpointing.metric_name": None,
         "checkpointing.save_period": every,
         "checkpointing.save_consolidated": True,
-        "policy.model_name": _rooted(request.weights_of(stage.init)),
+        "policy.model_name": request.weights_of(stage.init, ROOT),
         "policy.train_global_batch_size": samples // updates,
         "policy.max_total_sequence_length": prompt + response,
         "policy.max_grad_norm": amounts.max_grad_norm,
@@ -133,15 +126,15 @@ def _common(request: Request, stage: Rl | Distill, amounts: Amounts) -> Config:
             request, stage.name, prompt + response, gpus
         ),
         **_optimizer(amounts, megatron=isinstance(stage, Distill)),
-        "data.train": {"data_path": f"{root}/data/{stage.name}.jsonl", "dataset_name": data},
-        "data.validation": {"data_path": f"{root}/data/{stage.name}_held_out.jsonl", "dataset_name": data},
+        "data.train": {"data_path": f"{ROOT}/data/{stage.name}.jsonl", "dataset_name": data},
+        "data.validation": {"data_path": f"{ROOT}/data/{stage.name}_held_out.jsonl", "dataset_name": data},
         "data.default.dataset_name": data,
         "data.default.env_name": "nemo_gym",
         "data.default.prompt_file": None,
         "data.default.processor": "nemo_gym_data_processor",
         "env.should_use_nemo_gym": True,
-        "logger": {"log_dir": f"{root}/{stage.name}/logs", "tensorboard_enabled": True},
-        "cluster": {"gpus_per_node": min(gpus, per_node), "num_nodes": _nodes(request, stage)},
+        "logger": {"log_dir": f"{ROOT}/{stage.name}/logs", "tensorboard_enabled": True},
+        "cluster": {"gpus_per_node": min(gpus, per_node), "num_nodes": request.nodes(stage.name)},
     })  # fmt: skip
 
 
@@ -197,14 +190,14 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
         )
     differs = parts.stands_in(request, stage, ENGINE, ("sampled_token",))
     names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
-    nodes, per_node = _nodes(request, stage), request.machine.gpus_per_node
+    nodes, per_node = request.nodes(stage.name), request.machine.gpus_per_node
     if nodes < len(names) + 2:
         raise parts.refused(
             stage.name, "gpus", request.gpus(stage.name), ENGINE,
             f"{len(names)} teachers, generation and training want a node each, {len(names) + 2} of {per_node} GPUs",
         )  # fmt: skip
     by_agent = {
-        request.tasks[domain].agent: _rooted(request.weights_of(teacher.stage))
+        request.tasks[domain].agent: request.weights_of(teacher.stage, ROOT)
         for teacher in stage.teachers
         for domain in teacher.domains
         if domain in stage.domains

@@ -53,9 +53,13 @@ class Request:
     def gpus(self, stage: str) -> int:
         return 1 if self.machine.is_cpu else self.scenario.stage_gpus(stage)
 
-    def weights_of(self, name: str) -> str:
-        """Where a stage's weights lie, seen from another stage's folder; a root's as they were given."""
-        return self.weights[name] if name in ROOTS else f"../{name}/weights"
+    def nodes(self, stage: str) -> int:
+        return -(-self.gpus(stage) // self.machine.gpus_per_node)
+
+    def weights_of(self, name: str, export: str = "..") -> str:
+        """Where a stage's weights lie; a root's as they were given. export: the export's folder, seen from another
+        stage's, or named where the engine's workers have another current directory."""
+        return self.weights[name] if name in ROOTS else f"{export}/{name}/weights"
 
     def lengths(self, stage: TrainedStage) -> tuple[int, int]:
         """Longest prompt and longest response of a stage's domains, tokens."""
@@ -255,9 +259,16 @@ def warmup_steps(amounts: Amounts) -> int:
     return min(amounts.warmup_steps, amounts.steps // 5)
 
 
-def data_of(
-    request: Request, stage: TrainedStage, *, repeats: int = 1, demonstrated: bool = False
-) -> dict[str, Any]:
+def updates_of(stage: TrainedStage, amounts: Amounts, engine: str) -> int:
+    """Updates of one batch, of whole prompts each."""
+    updates = stage.updates_per_batch if isinstance(stage, Rl) else 1
+    if amounts.prompts_per_step % updates:
+        remedy = f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it"
+        raise refused(stage.name, "updates_per_batch", updates, engine, remedy)
+    return updates
+
+
+def data_of(request: Request, stage: TrainedStage, *, repeats: int = 1) -> dict[str, Any]:
     """The data specification of a stage, which `prepare_data.py` reads: rows in the order of the steps.
 
     repeats: rows of each prompt, where the engine samples one answer of a row.
@@ -278,7 +289,7 @@ def data_of(
         "steps": amounts.steps,
         "prompts_per_step": amounts.prompts_per_step,
         "repeats": repeats,
-        "demonstrated": demonstrated,
+        "demonstrated": isinstance(stage, Sft),
         "seed": request.seed,
         "domains": domains,
         **({"teachers": _routes(stage)} if isinstance(stage, Distill) else {}),

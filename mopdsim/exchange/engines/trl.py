@@ -54,13 +54,10 @@ def job(request: Request, stage: AnyStage) -> Job:
         files={"config.json": json.dumps(config, indent=1) + "\n", "train.py": template("train_trl.py")},
         command=launch,
         gpus=gpus,
-        nodes=-(-gpus // request.machine.gpus_per_node),
+        nodes=request.nodes(stage.name),
         differs=tuple(differs),
         data=parts.data_of(
-            request,
-            stage,
-            repeats=amounts.rollouts_per_prompt if isinstance(stage, Distill) else 1,
-            demonstrated=isinstance(stage, Sft),
+            request, stage, repeats=amounts.rollouts_per_prompt if isinstance(stage, Distill) else 1
         ),
         needs_verifier=isinstance(stage, Rl),
     )
@@ -77,12 +74,7 @@ def _sft(request: Request, stage: Sft) -> dict[str, Any]:
 
 
 def _rl(request: Request, stage: Rl, amounts: Amounts) -> Said:
-    updates = stage.updates_per_batch
-    if amounts.prompts_per_step % updates:
-        raise parts.refused(
-            stage.name, "updates_per_batch", updates, ENGINE,
-            f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it",
-        )  # fmt: skip
+    updates = parts.updates_of(stage, amounts, ENGINE)
     group = amounts.rollouts_per_prompt
     own = {
         "num_generations": group,

@@ -21,7 +21,7 @@ KINDS = {"sft": "sft_trainer_ray", "rl": "main_ppo", "distill": "main_ppo"}
 NO_DUAL_CLIP = 1e9
 TOKENS_PER_GPU = 16384  # of a micro-batch, or one whole sequence where that is longer
 TOP_K = 128  # of forward_kl_topk: verl's default
-ROOT = "${export_root}"
+ROOT = "${export_root}"  # Ray's workers have another current directory
 COSINE = "the cosine begins after the warm-up, ours at step 0"
 SAVED = ["model", "optimizer", "extra", "hf_model"]
 _MEANS = {"token": "token-mean", "sequence": "seq-mean-token-mean"}
@@ -57,16 +57,11 @@ def job(request: Request, stage: AnyStage) -> Job:
             f'ln -sfn "checkpoints/global_step_$last{actor}/huggingface" weights'
         ),
         gpus=request.gpus(stage.name),
-        nodes=-(-request.gpus(stage.name) // request.machine.gpus_per_node),
+        nodes=request.nodes(stage.name),
         differs=(COSINE, *differs),
-        data=parts.data_of(request, stage, demonstrated=isinstance(stage, Sft)),
+        data=parts.data_of(request, stage),
         needs_verifier=rewarded,
     )
-
-
-def _rooted(path: str) -> str:
-    """A path seen from a stage's folder, seen from the export's: Ray's workers have another current directory."""
-    return path.replace("../", f"{ROOT}/", 1) if path.startswith("../") else path
 
 
 def _optimizer(amounts: Amounts) -> Config:
@@ -121,13 +116,7 @@ def _data(stage: Sft | Rl | Distill, amounts: Amounts) -> Config:
 def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: int) -> Config:
     """What reinforcement and distillation share."""
     prompt, response = request.lengths(stage)
-    model = _rooted(request.weights_of(stage.init))
-    updates = stage.updates_per_batch if isinstance(stage, Rl) else 1
-    if amounts.prompts_per_step % updates:
-        raise parts.refused(
-            stage.name, "updates_per_batch", updates, ENGINE,
-            f"prompts_per_step = {amounts.prompts_per_step} must be a multiple of it",
-        )  # fmt: skip
+    updates = parts.updates_of(stage, amounts, ENGINE)
     samples = amounts.prompts_per_step * amounts.rollouts_per_prompt
     if samples % (gpus * updates):
         raise parts.refused(
@@ -144,7 +133,7 @@ def _ppo_trainer(request: Request, stage: Rl | Distill, amounts: Amounts, gpus: 
     }
     own = {
         "data": {**_data(stage, amounts), **data},
-        "actor_rollout_ref.model.path": model,
+        "actor_rollout_ref.model.path": request.weights_of(stage.init, ROOT),
         "actor_rollout_ref.actor.strategy": "fsdp2",
         "actor_rollout_ref.actor.ppo_mini_batch_size": amounts.prompts_per_step // updates,
         "actor_rollout_ref.actor.ppo_epochs": 1,
@@ -200,7 +189,7 @@ def _ppo(request: Request, stage: Rl, amounts: Amounts, clip: Config) -> tuple[C
         "algorithm.kl_ctrl": control,
         "actor_rollout_ref.actor": clip,
         "critic.strategy": "fsdp2",
-        "critic.model.path": _rooted(request.weights_of(stage.init)),
+        "critic.model.path": request.weights_of(stage.init, ROOT),
         "critic.optim": _optimizer(amounts),
         "critic.cliprange_value": stage.value_clip,
         "critic.grad_clip": amounts.max_grad_norm,
@@ -250,7 +239,7 @@ def _distill(request: Request, stage: Distill, amounts: Amounts) -> tuple[Config
     teachers = {
         ("teacher_model" if len(names) == 1 else f"taught_by_{name}"): {
             "key": name,
-            "model_path": _rooted(request.weights_of(name)),
+            "model_path": request.weights_of(name, ROOT),
             "num_replicas": share,
             "inference": {
                 "name": "vllm",
@@ -324,7 +313,7 @@ def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[s
             "max_token_len_per_gpu": max(TOKENS_PER_GPU, prompt + response),
             "max_length": prompt + response,
         },
-        "model": {"path": _rooted(request.weights_of(stage.init))},
+        "model": {"path": request.weights_of(stage.init, ROOT)},
         "engine": {"strategy": "fsdp2"},
         "optim": _optimizer(amounts),
         "checkpoint": {"save_contents": SAVED},
