@@ -131,12 +131,12 @@ def _passes(
         case Rl():
             return _reinforced(stage, prompts, sequences, shares, overlapped=overlapped)
         case Distill():
-            serving = [sum(name in teacher.domains for teacher in stage.teachers) for name in stage.domains]
+            serving = [len(stage.teachers_of(name)) for name in stage.domains]
             scored = sum(share * count for share, count in zip(shares, serving, strict=True))
             return Passes(
                 trained=sequences,
                 scored=0.0 if stage.loss == "sample_nll" else scored,
-                teachers=len({teacher.stage for teacher in stage.teachers}),
+                teachers=len(stage.teacher_names),
                 waits=stage.on_policy or stage.correct_only,
             )
         case Sft():

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, ReplicaGrid, Speculation
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
@@ -269,11 +269,5 @@ def replicas_of(model: Model, gpu: Gpu, gpus: int, contexts: Array, formats: For
 @lru_cache(maxsize=4096)
 def central_constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:
     """Central constants, the length spread set to this batch's."""
-    sets = shipped()
-    decode, train, rl = (sets[kind].constants for kind in ("decode", "train_throughput", "rl_steps"))
-    assert (
-        isinstance(decode, DecodeConstants)
-        and isinstance(train, TrainConstants)
-        and isinstance(rl, RlConstants)
-    )
-    return decode, train, replace(rl, length_sigma=log_spread)
+    rl = replace(RlConstants.shipped(), length_sigma=log_spread)
+    return DecodeConstants.shipped(), TrainConstants.shipped(), rl

@@ -119,10 +119,8 @@ def _check_words(cells: Mapping[str, str], called: Callable[[str], str]) -> None
 
 def _phases(step: RlStep, software: Stack) -> dict[str, float]:
     """Forecast seconds by phase."""
-    decode, train, rl = (shipped()[kind].constants for kind in ("decode", "train_throughput", "rl_steps"))
-    assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
-    assert isinstance(rl, RlConstants)
-    told = rl_step_s(step, decode, train, rl)
+    rl = RlConstants.shipped()
+    told = rl_step_s(step, DecodeConstants.shipped(), TrainConstants.shipped(), rl)
     slower = math.exp(0.0 if rl.knows(step.framework) else software.log_bias)
     return {
         "generation": slower * float(told.generation),

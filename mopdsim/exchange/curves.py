@@ -10,10 +10,11 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
+import io
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -59,12 +60,18 @@ def write(folder: Path, scenario: Scenario, runs: Mapping[str, Steps]) -> Path |
             **{keys[name]: _stage(scenario, name) for name in recipe.amounts},
         },
     }
-    with (folder / "observations.csv").open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, POINTS, restval="", lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    (folder / "observations.csv").write_text(csv_of(POINTS, rows), encoding="utf-8")
     write_document(folder / "manifest.json", document)
     return folder / "observations.csv"
+
+
+def csv_of(columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """The rows under these columns; what a row lacks, and None, is an empty cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(columns), restval="", extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def _key(scenario: Scenario, name: str) -> str:

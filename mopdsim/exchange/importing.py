@@ -14,8 +14,6 @@ step's spread, for which nobody has fitted another. Leaves out: reading logs (`m
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -29,6 +27,7 @@ from mopdsim.base.numbers import count, share, three
 from mopdsim.cost.stacks import UNKNOWN
 from mopdsim.exchange import curves
 from mopdsim.exchange.containers import Log, found_in, read
+from mopdsim.exchange.curves import csv_of
 from mopdsim.exchange.export import MANIFEST, SCENARIO
 from mopdsim.exchange.steps import COLUMNS, KEY_MAPS, PHASES, Steps, check_units, steps_of
 from mopdsim.facts.domains import P90
@@ -324,7 +323,7 @@ def write(out: Path, runs: Sequence[Run], context: Context) -> list[Path]:
     rows = [row for run in runs if (row := run.row()) is not None]
     written = []
     if rows:
-        out.write_text(_table(list(rows[0]), rows), encoding="utf-8")
+        out.write_text(csv_of(rows[0], rows), encoding="utf-8")
         written.append(out)
     steps = [
         {"stage": run.stage, "engine": run.found.engine, "step": step.step, "kind": step.kind, **step.values}
@@ -332,7 +331,7 @@ def write(out: Path, runs: Sequence[Run], context: Context) -> list[Path]:
         for step in run.found.steps
     ]
     beside = out.with_name(f"{out.stem}.steps.csv")
-    beside.write_text(_table(list(STEP_COLUMNS), steps), encoding="utf-8")
+    beside.write_text(csv_of(STEP_COLUMNS, steps), encoding="utf-8")
     written.append(beside)
     if context.scenario is not None:
         scores = curves.write(
@@ -340,15 +339,6 @@ def write(out: Path, runs: Sequence[Run], context: Context) -> list[Path]:
         )
         written += [] if scores is None else [scores]
     return written
-
-
-def _table(columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({key: "" if value is None else value for key, value in row.items()})
-    return text.getvalue()
 
 
 def text_of(runs: Sequence[Run], totals: Mapping[str, Any]) -> str:

@@ -182,17 +182,10 @@ def cap(found: Forecast) -> Array | None:
     output = found.scenario.recipe.stage[found.scenario.recipe.output]
     if not isinstance(output, Distill):
         return None
-    best = [
-        np.max(
-            [
-                found.states[teacher.stage].score_DN[found.world.index[domain]]
-                for teacher in output.teachers
-                if domain in teacher.domains
-            ],
-            axis=0,
-        )
-        for domain in output.domains
-    ]
+    best = []
+    for domain in output.domains:
+        own = [found.states[name].score_DN for name in output.teachers_of(domain)]
+        best.append(np.max([score_DN[found.world.index[domain]] for score_DN in own], axis=0))
     return np.asarray(np.mean(best, axis=0))
 
 

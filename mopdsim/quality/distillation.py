@@ -134,22 +134,20 @@ def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[
     """
     own, others = [], []
     for name, place in zip(stage.domains, step.trained, strict=True):
-        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
-        total = sum(teacher.weight for teacher in serving)
-        score_N = sum((t.weight / total * states[t.stage].score_DN[place] for t in serving), np.zeros(1))
+        serving = stage.teachers_of(name)
+        score_N = sum(
+            (share * states[teacher].score_DN[place] for teacher, share in serving.items()), np.zeros(1)
+        )
         rest = [states[t.stage].score_DN[place] for t in stage.teachers if name not in t.domains]
         own.append(score_N)
         others.append(np.mean(rest, axis=0) if rest else score_N)
-    names = {teacher.stage for teacher in stage.teachers}
-    distance_N = np.max([_distance(name, stage.init, states) for name in names], axis=0)
+    distance_N = np.max([_distance(name, stage.init, states) for name in stage.teacher_names], axis=0)
     return np.stack(own), np.stack(others), distance_N
 
 
 def _apart(stage: Distill) -> Array:
     """Whether two domains have no teacher in common, 1 or 0. (S, S)"""
-    serving = [
-        {teacher.stage for teacher in stage.teachers if name in teacher.domains} for name in stage.domains
-    ]
+    serving = [stage.teachers_of(name).keys() for name in stage.domains]
     return np.array([[float(not one & other) for other in serving] for one in serving])
 
 
@@ -187,13 +185,11 @@ def _within_size(stage: Distill, step: Step, states: Mapping[str, State]) -> Arr
     """What a student of this size can take over from its teachers, 1 where they grew from the same model. (S, N)"""
     within_SN = np.ones_like(step.score_DN[step.trained])
     for row, (name, place) in enumerate(zip(stage.domains, step.trained, strict=True)):
-        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
-        if all(states[teacher.stage].root == step.before.root for teacher in serving):
-            continue
-        total = sum(teacher.weight for teacher in serving)
-        within_SN[row] = sum(
-            teacher.weight / total * _followed(states[teacher.stage], place, step) for teacher in serving
-        )
+        serving = stage.teachers_of(name)
+        if any(states[teacher].root != step.before.root for teacher in serving):
+            within_SN[row] = sum(
+                share * _followed(states[teacher], place, step) for teacher, share in serving.items()
+            )
     return within_SN
 
 
@@ -235,11 +231,9 @@ def _inherit(
     before_ON = step.score_DN[others]
     change_ON = np.zeros_like(before_ON)
     for place, name in enumerate(stage.domains):
-        serving = [teacher for teacher in stage.teachers if name in teacher.domains]
-        total = sum(teacher.weight for teacher in serving)
-        for teacher in serving:
-            moved_ON = _moved(before_ON, states[teacher.stage].score_DN[others])
-            change_ON = change_ON + teacher.weight / total * shares_SN[place] * closed_SN[place] * moved_ON
+        for teacher, share in stage.teachers_of(name).items():
+            moved_ON = _moved(before_ON, states[teacher].score_DN[others])
+            change_ON = change_ON + share * shares_SN[place] * closed_SN[place] * moved_ON
     change_ON = step.world.constants["inherited_bias"] * change_ON
     step.move_some("bias", others, logistic(logit(before_ON) + change_ON))
 

@@ -218,6 +218,17 @@ class Distill(OverDomains):
     normalizer: Normalizer = "token"
     misrouting: Share = 0.0
 
+    @property
+    def teacher_names(self) -> list[str]:
+        """The stages that teach, each once, in the order given."""
+        return list(dict.fromkeys(teacher.stage for teacher in self.teachers))
+
+    def teachers_of(self, domain: str) -> dict[str, float]:
+        """Stage name -> weight of the teachers that serve a domain; the weights sum to one."""
+        found = {teacher.stage: teacher.weight for teacher in self.teachers if domain in teacher.domains}
+        whole = sum(found.values())
+        return {name: weight / whole for name, weight in found.items()}
+
     @model_validator(mode="before")
     @classmethod
     def _self_by_name(cls, fields: Any) -> Any:

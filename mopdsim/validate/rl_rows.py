@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import (
-    ConstantSet,
-    DecodeConstants,
-    RlConstants,
-    TrainConstants,
-    shipped,
-)
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica, Speculation
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_replica, smallest_training_layout
@@ -155,8 +149,7 @@ def scenario(row: dict[str, str], model: Model, gpu: Gpu, values: dict[str, floa
 
 def _searched(step: RlStep, gpus: int) -> RlStep:
     """Several steps off, the pools need not be equal: they are split as runs fastest."""
-    decode, train = (shipped()[kind].constants for kind in ("decode", "train_throughput"))
-    assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
+    decode, train = DecodeConstants.shipped(), TrainConstants.shipped()
     return fastest_split(step, decode, train, RlConstants(), gpus=gpus)
 
 
@@ -244,21 +237,14 @@ def stacked(rows: list[Row]) -> list[RlStep]:
     return [row.payload for row in rows]
 
 
-def _without(kind: str, name: str) -> ConstantSet:
-    """Decode or training constants that never saw this model, so that leaving it out of a fit is strict."""
-    part = shipped()[kind].held_out["leave one model out"].get(name)
-    return part.constants if part else shipped()[kind].constants
-
-
 def predict(steps: list[RlStep], rl: RlConstants, *, factor: bool = True) -> Array:
     """Seconds of each step, with decode and training constants fitted without its model, and with the `factor` of its
     stack where the release was not fitted."""
     seconds = []
     for step in steps:
-        decode, train = (_without(kind, step.model.name) for kind in ("decode", "train_throughput"))
-        assert isinstance(decode, DecodeConstants) and isinstance(train, TrainConstants)
-        known = rl.knows(step.framework)
+        name, known = step.model.name, rl.knows(step.framework)
         slower = 1.0 if known or not factor else float(np.exp(stack(stack_of(step.framework)).log_bias))
+        decode, train = DecodeConstants.shipped(without=name), TrainConstants.shipped(without=name)
         seconds.append(slower * float(rl_step_s(step, decode, train, rl).step))
     return np.array(seconds)
 

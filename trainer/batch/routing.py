@@ -25,25 +25,13 @@ class Route:
         return slice(self.prompts.start * group, self.prompts.stop * group)
 
 
-def teacher_names(stage: Distill) -> list[str]:
-    """The stages that teach, each once, in the order given."""
-    return list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
-
-
-def teachers_of(stage: Distill, domain: str) -> dict[str, float]:
-    """Stage name -> weight of the teachers that serve a domain; the weights sum to one."""
-    found = {teacher.stage: teacher.weight for teacher in stage.teachers if domain in teacher.domains}
-    whole = sum(found.values())
-    return {name: weight / whole for name, weight in found.items()}
-
-
 def routes(stage: Distill, counts: Mapping[str, int], *, seed: int) -> list[Route]:
     """The routes of `counts` prompts a domain, in the order of the domains; misrouted prompts come last in each."""
     rng = random.Random(seed)
     found: list[Route] = []
     first = 0
     for domain, count in counts.items():
-        own = teachers_of(stage, domain)
+        own = stage.teachers_of(domain)
         others = [t.stage for t in stage.teachers if t.stage not in own]
         astray = sorted(
             rng.choice(others) for _ in range(count) if others and rng.random() < stage.misrouting

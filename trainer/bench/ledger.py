@@ -17,7 +17,6 @@ from typing import Any
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill
-from trainer.batch.routing import teacher_names
 from trainer.bench.step import LEARNING_RATE, REPEATS, Real, size_of
 from trainer.files.settings import HARDLY_SCORED, Settings
 from trainer.model.loading import save_policy
@@ -47,7 +46,7 @@ def bench_ledger(
     assert isinstance(stage, Distill)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     with tempfile.TemporaryDirectory() as folder:
-        weights = {own: Path(folder) / own for own in (BASE, *teacher_names(stage))}
+        weights = {own: Path(folder) / own for own in (BASE, *stage.teacher_names)}
         for seed, place in enumerate(weights.values()):
             save_policy(size.policy(seed), place)
         for turn in range(repeats):

@@ -20,7 +20,6 @@ from mopdsim.base import run_directory as files
 from mopdsim.base.errors import Interrupted, UsageError
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
-from trainer.batch.routing import teacher_names
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.model import processes
@@ -312,7 +311,7 @@ def _publish(recipe: Recipe, planned: Plan, store: Store, out: Path, summary: Ma
                 for name in [*recipe.roots, *recipe.stage]:
                     source = store.directory(keys[name]) / log
                     stage = None if name in ROOTS else recipe.stage[name]
-                    teachers = teacher_names(stage) if isinstance(stage, Distill) else []
+                    teachers = stage.teacher_names if isinstance(stage, Distill) else []
                     for row in files.rows_of(source) if source.exists() else ():
                         file.write(json.dumps({"stage": name, **files.named(row, teachers)}) + "\n")
         places = {recipe.output: out / files.WEIGHTS}

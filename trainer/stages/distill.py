@@ -19,7 +19,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
-from trainer.batch.routing import Route, by_teacher, routes, sampling_routes, teacher_names
+from trainer.batch.routing import Route, by_teacher, routes, sampling_routes
 from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
@@ -40,7 +40,7 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
     """Multi-teacher distillation, on-policy or off-policy."""
 
     def make_step(trainee: Trainee) -> StepOf:
-        names = teacher_names(stage)
+        names = stage.teacher_names
         needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
         bank = Bank({name: job.weights[name] for name in needed}, job.load)
         valid = _check_teachers(trainee, stage, names, bank)
@@ -243,7 +243,7 @@ def _describe(trainee: Trainee, target: Target, batch: Batch, sums: Sums) -> Met
     )
     for row, share in zip(domains.values(), shares_D.tolist(), strict=True):
         row["effective_share"] = share
-    scored = [sums.teachers.get(name) for name in teacher_names(target.stage)]
+    scored = [sums.teachers.get(name) for name in target.stage.teacher_names]
     found = {
         "domains": domains,
         "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored],

@@ -24,7 +24,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import LEDGER
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch
-from trainer.batch.routing import Route, by_teacher, teacher_names
+from trainer.batch.routing import Route, by_teacher
 from trainer.batch.update import Part
 from trainer.files.atomic import explained
 from trainer.model import processes
@@ -54,7 +54,7 @@ def check(trainee: Trainee, stage: Distill) -> None:
 def parts_of(target: Target, routed: list[Route], batch: Batch) -> dict[str, Part]:
     """The step's loss as a sum: of each teacher that has rows, by its place, and of the reward."""
     stage, group = target.stage, batch.group
-    places = {name: str(place) for place, name in enumerate(teacher_names(stage))}
+    places = {name: str(place) for place, name in enumerate(stage.teacher_names)}
     found: dict[str, Part] = {}
     for name, own in by_teacher(routed).items():
         scores = [score for score in target.scores if score.role == "reference" or score.name == name]
@@ -75,7 +75,7 @@ def enter(trainee: Trainee, gradient: Mapping[str, list[Tensor]], applied: Metri
     clipped = min(1.0, trainee.amounts.max_grad_norm / (applied["grad_norm"] + 1e-6))
     stage = trainee.job.stage
     assert isinstance(stage, Distill)
-    names = [*map(str, range(len(teacher_names(stage)))), *([REWARD] if stage.reward_mix else [])]
+    names = [*map(str, range(len(stage.teacher_names))), *([REWARD] if stage.reward_mix else [])]
     for place, parameter in enumerate(trainee.policy.parameters()):
         state = trainee.optimizer.state[parameter]
         count = float(state["step"])

@@ -31,7 +31,7 @@ from mopdsim.recipes.recipe import Distill, Rl
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
-from trainer.batch.routing import Route, teacher_names
+from trainer.batch.routing import Route
 from trainer.batch.score import logprobs, score
 from trainer.files.log import Log
 from trainer.model import processes
@@ -59,7 +59,7 @@ def keep_taught(
     valid: Mapping[str, Tensor | None],
 ) -> None:
     """Samples of a distillation step, scored by the student and by every teacher, whoever it is that teaches them."""
-    policy, names = trainee.policy, teacher_names(stage)
+    policy, names = trainee.policy, stage.teacher_names
     places = _places(batch)
     row_M = torch.tensor([row for _, row in places], device=policy.device)
     student_MT = _logprobs(trainee, policy, batch.rollouts.rows(row_M))

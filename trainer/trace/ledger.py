@@ -18,7 +18,6 @@ from mopdsim.base.run_directory import LEDGER
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.batch import Batch
 from trainer.batch.rollout import Rollouts
-from trainer.batch.routing import teacher_names
 from trainer.batch.update import accumulate_gradients
 from trainer.losses.losses import token_logprob
 from trainer.model.loading import load_policy
@@ -42,7 +41,7 @@ def moves(subject: Subject) -> Moves:
                 f"{subject.run}: stage {stage.name!r} kept no ledger: run the recipe with --set "
                 f"amounts_of.{stage.name}.ledger=true, or use --confirm"
             )
-        names = dict(zip(map(str, range(len(teacher_names(stage)))), teacher_names(stage), strict=True))
+        names = dict(zip(map(str, range(len(stage.teacher_names))), stage.teacher_names, strict=True))
         for key, tensor in load_file(path).items():
             place, _, parameter = key.partition("/")
             own = found.setdefault(names.get(place, place), {})

@@ -28,7 +28,6 @@ from mopdsim.base.run_directory import (
 )
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe
-from trainer.batch.routing import teacher_names, teachers_of
 from trainer.files.atomic import read_json
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
@@ -132,7 +131,7 @@ class Subject:
         """The teachers that a domain's prompts go to, with their weights; all inputs of a merge."""
         stage = self.stages[-1]
         if isinstance(stage, Distill):
-            return teachers_of(stage, domain)
+            return stage.teachers_of(domain)
         return {name: 1 / len(stage.inputs) for name in stage.inputs}
 
     def exposure(self) -> dict[str, int]:
@@ -198,4 +197,4 @@ def taught(recipe: Recipe) -> tuple[Taught, ...]:
 
 
 def _read_by(stage: AnyStage) -> list[str]:
-    return teacher_names(stage) if isinstance(stage, Distill) else list(getattr(stage, "inputs", ()))
+    return stage.teacher_names if isinstance(stage, Distill) else list(getattr(stage, "inputs", ()))

@@ -189,7 +189,7 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
             stage.name, "reward_mix", stage.reward_mix, ENGINE, "it ignores rewards: set it to 0"
         )
     differs = parts.stands_in(request, stage, ENGINE, ("sampled_token",))
-    names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
+    names = stage.teacher_names
     nodes, per_node = request.nodes(stage.name), request.machine.gpus_per_node
     if nodes < len(names) + 2:
         raise parts.refused(
@@ -197,10 +197,8 @@ def _distill(request: Request, stage: Distill) -> tuple[Config, list[str]]:
             f"{len(names)} teachers, generation and training want a node each, {len(names) + 2} of {per_node} GPUs",
         )  # fmt: skip
     by_agent = {
-        request.tasks[domain].agent: request.weights_of(teacher.stage, ROOT)
-        for teacher in stage.teachers
-        for domain in teacher.domains
-        if domain in stage.domains
+        request.tasks[domain].agent: request.weights_of(teacher, ROOT)
+        for domain, teacher in parts.routes(stage).items()
     }
     apart = max(1, (nodes - len(names)) // 2)
     size = parts.replica_gpus(request, names[0], sum(request.lengths(stage)), per_node)

@@ -212,9 +212,7 @@ def replica_gpus(request: Request, name: str, context: int, gpus: int) -> int:
 
 def _check_sizes(request: Request, stage: Distill, engine: str) -> None:
     """Teachers and student must share their tokens, which is known of one model's stages alone."""
-    roots = {
-        request.recipe.root_of(name) for name in (stage.init, *(teacher.stage for teacher in stage.teachers))
-    }
+    roots = {request.recipe.root_of(name) for name in (stage.init, *stage.teacher_names)}
     if len(roots) > 1:
         raise refused(
             stage.name, "init", stage.init, engine,
@@ -292,11 +290,12 @@ def data_of(request: Request, stage: TrainedStage, *, repeats: int = 1) -> dict[
         "demonstrated": isinstance(stage, Sft),
         "seed": request.seed,
         "domains": domains,
-        **({"teachers": _routes(stage)} if isinstance(stage, Distill) else {}),
+        **({"teachers": routes(stage)} if isinstance(stage, Distill) else {}),
     }
 
 
-def _routes(stage: Distill) -> dict[str, str]:
+def routes(stage: Distill) -> dict[str, str]:
+    """The teacher of each domain, of which there is one."""
     return {
         domain: teacher.stage
         for teacher in stage.teachers

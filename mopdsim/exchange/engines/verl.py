@@ -211,7 +211,7 @@ def teacher_pool(request: Request, stage: Distill, amounts: Amounts) -> tuple[in
     several, so that a step's samples divide over the rest. UsageError where nothing is left to train on."""
     whole, per_node = request.gpus(stage.name), request.machine.gpus_per_node
     prompt, response = request.lengths(stage)
-    count = len({teacher.stage for teacher in stage.teachers})
+    count = len(stage.teacher_names)
     size = parts.replica_gpus(request, stage.teachers[0].stage, prompt + response + 1, whole)
     unit = per_node if whole > per_node else size
     least = -(-count * size // unit) * unit
@@ -232,7 +232,7 @@ def _distill(request: Request, stage: Distill, amounts: Amounts) -> tuple[Config
     stood_in = parts.stands_in(request, stage, ENGINE, ("sampled_token", "forward_kl"))
     mixed = stage.reward_mix > 0
     pool, size = teacher_pool(request, stage, amounts)
-    names = list(dict.fromkeys(teacher.stage for teacher in stage.teachers))
+    names = stage.teacher_names
     replicas = pool // size
     shares = [replicas // len(names) + (place < replicas % len(names)) for place in range(len(names))]
     prompt, response = request.lengths(stage)

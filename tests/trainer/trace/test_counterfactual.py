@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
-from trainer.batch.routing import teacher_names
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
@@ -101,7 +100,7 @@ def test_a_warmup_is_distilled_again_too(finished: Made) -> None:
     warmup, student = without(subject, subject.plan(), ["teacher_1"])
     assert student.job.weights["warmup"] == subject.store.weights(warmup.key)
     assert student.needs == (warmup.key,)
-    assert teacher_names(warmup.job.stage) == teacher_names(student.job.stage)  # type: ignore[arg-type]
+    assert warmup.job.stage.teacher_names == student.job.stage.teacher_names
 
 
 @pytest.mark.slow

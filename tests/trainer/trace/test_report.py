@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.recipe import Distill, Merge
-from trainer.batch.routing import teachers_of
 from trainer.trace.change import changes
 from trainer.trace.cli import app
 from trainer.trace.report import Harm, Report, features, habits_of
@@ -114,10 +113,10 @@ def test_a_change_for_every_way_of_harm(finished: Path) -> None:
     assert isinstance(own, Distill)
     subject = with_stage(subject, own)
     (routed,) = changes(subject, reported(subject, "teacher_1", "sort", lifting="teacher_2"))
-    assert teachers_of(student_of(routed.recipe), "sort") == {"teacher_2": 1.0}
+    assert student_of(routed.recipe).teachers_of("sort") == {"teacher_2": 1.0}
     assert "teacher_1" not in routed.recipe.stage  # it served nothing else
     (kept,) = changes(subject, reported(subject, "teacher_1", "sort"))
-    assert teachers_of(student_of(kept.recipe), "sort") == {"base": 1.0}
+    assert student_of(kept.recipe).teachers_of("sort") == {"base": 1.0}
     (paid,) = changes(subject, reported(subject, "teacher_1", "reverse"))
     assert student_of(paid.recipe).reward_mix == 1.0
     assert paid.recipe.amounts["student"].rollouts_per_prompt == 8
@@ -132,7 +131,7 @@ def test_a_change_for_every_way_of_harm(finished: Path) -> None:
     )
     leaking = with_stage(subject, fewer)
     (anchored,) = changes(leaking, reported(leaking, "teacher_1", "shift_back"))
-    assert teachers_of(student_of(anchored.recipe), "shift_back") == {"base": 1.0}
+    assert student_of(anchored.recipe).teachers_of("shift_back") == {"base": 1.0}
     merge = with_stage(subject, Merge(name="student", inputs=subject.teachers, weights=(1.0, 2.0, 3.0)))
     (dropped,) = changes(merge, reported(merge, "teacher_2", "sort"))
     assert student_of(dropped.recipe).inputs == ("teacher_1", "teacher_3")
