@@ -20,11 +20,16 @@ def table(value: Any, where: str) -> Mapping[str, Any]:
     return value
 
 
+def known_keys(given: Collection[str], known: Collection[str], where: str) -> None:
+    """Keys that somebody reads."""
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
+
+
 def keys(document: Mapping[str, Any], known: Collection[str], version: int, source: str) -> None:
     """A file's keys are known, and its schema_version, where it has one, is `version`."""
-    for key in document:
-        if key not in known:
-            raise UsageError(f"{source}: unknown key {key!r}{did_you_mean(key, known)}")
+    known_keys(document, known, source)
     given = document.get("schema_version", version)
     if given != version:
         raise UsageError(f"{source}: schema_version {given!r}: this mopd reads version {version}")

@@ -22,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.checks import known_keys
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
@@ -248,18 +249,22 @@ class Calibration:
 @cache
 def default_calibration() -> Calibration:
     """The calibration that ships."""
-    return from_document(json.loads(SHIPPED.read_text(encoding="utf-8")), source="the shipped calibration")
+    return from_document(read(SHIPPED), source="the shipped calibration")
 
 
 def load(path: Path) -> Calibration:
     """A calibration from a JSON file. NotFoundError or UsageError, one sentence."""
+    return from_document(read(path), source=str(path))
+
+
+def read(path: Path) -> Any:
+    """What a calibration's file holds, unchecked."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise NotFoundError(f"{path}: no such calibration file") from None
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not a calibration in JSON: {error}") from None
-    return from_document(document, source=str(path))
 
 
 def from_document(document: Any, *, source: str) -> Calibration:
@@ -298,11 +303,7 @@ def _facts(table: Any, source: str) -> dict[Scope, dict[str, dict[str, Estimate]
     for scope, domains in _by_scope(table, f"{source}: domains").items():
         found[scope] = {}
         for name, facts in domains.items():
-            for key in facts:
-                if key not in FACTS:
-                    raise UsageError(
-                        f"{source}: domains.{scope}.{name}: unknown key {key!r}{did_you_mean(key, FACTS)}"
-                    )
+            known_keys(facts, FACTS, f"{source}: domains.{scope}.{name}")
             found[scope][name] = {
                 key: _estimate(row, f"{source}: domains.{scope}.{name}.{key}", FACTS[key])
                 for key, row in facts.items()
@@ -345,9 +346,7 @@ _KEYS = ("value", "sd", "grade", "source", "distribution", "shape", "between_sd"
 def _parameter(row: Any, where: str) -> Parameter:
     if not isinstance(row, Mapping):
         raise UsageError(f"{where}: must be a table with value, sd, grade and source")
-    for key in row:
-        if key not in _KEYS:
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, _KEYS)}")
+    known_keys(row, _KEYS, where)
     distribution = row.get("distribution", "normal")
     if distribution not in DISTRIBUTIONS:
         raise UsageError(

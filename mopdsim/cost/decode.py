@@ -26,10 +26,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.facts.hardware import Gpu, group_link
-from mopdsim.facts.layers import Array, Attention
+from mopdsim.facts.layers import Attention
 from mopdsim.facts.model import Model
 
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}

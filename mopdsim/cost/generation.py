@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import Replica, ReplicaGrid, decode_step_s, decode_work
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import USABLE_MEMORY, generation_bytes
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import Value
-from mopdsim.facts.layers import Array
 
 NODES = 16
 SIGMA_POINTS = 24

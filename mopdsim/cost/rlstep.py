@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica, ReplicaGrid
@@ -35,7 +36,6 @@ from mopdsim.cost.training import (
     train_work,
 )
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 Overlap = Literal["synchronous", "one_step_off", "asynchronous"]

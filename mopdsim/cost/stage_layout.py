@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, ReplicaGrid, Speculation
@@ -37,7 +38,6 @@ from mopdsim.cost.training import (
     train_work,
 )
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 _MOST_REPLICA_GPUS = 64

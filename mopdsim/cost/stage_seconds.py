@@ -18,6 +18,7 @@ from typing import Literal
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import WEIGHT_BYTES, Replica
@@ -51,7 +52,6 @@ from mopdsim.cost.stage_layout import (
 )
 from mopdsim.cost.training import LayoutGrid, TrainLayout, train_step_s
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]

@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.facts.hardware import PRECISIONS, Gpu, group_link
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 
 OVERLAP_NORM = 3.0

@@ -17,6 +17,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
+from mopdsim.base.checks import known_keys
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
@@ -35,6 +36,17 @@ class Estimate:
     sd: float
     grade: Grade
     source: str
+
+    @classmethod
+    def between(cls, low: float, high: float, *, grade: Grade, source: str) -> Estimate:
+        """A normal through P10 and P90."""
+        return cls(value=(low + high) / 2, sd=(high - low) / (2 * P90), grade=grade, source=source)
+
+    @classmethod
+    def times(cls, low: float, high: float, *, grade: Grade, source: str) -> Estimate:
+        """A lognormal through P10 and P90."""
+        spread = math.log(high / low) / (2 * P90)
+        return cls(value=math.sqrt(low * high), sd=spread, grade=grade, source=source)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +93,7 @@ class Domain:
         changes: dict[str, Any] = {}
         for key, value in facts.items():
             where = f"{source}: domain {self.name!r}: {key} = {value!r}"
-            if key not in FACTS:
-                raise UsageError(
-                    f"{source}: domain {self.name!r}: unknown key {key!r}{did_you_mean(key, FACTS)}"
-                )
+            known_keys([key], FACTS, f"{source}: domain {self.name!r}")
             changes[key] = _whole(value, where) if key in WHOLE else _fact(key, value, where, source)
         domain = replace(self, **changes)
         if "start" in changes and "demonstrated" not in changes:
@@ -213,7 +222,5 @@ def _fact(key: str, value: Any, where: str, source: str) -> Estimate:
         raise UsageError(f"{where}: must be a pass rate from 0 to 1")
     if key not in _SCORES and low <= 0:
         raise UsageError(f"{where}: must be above 0")
-    if key in _SCORES:
-        return Estimate(value=(low + high) / 2, sd=(high - low) / (2 * P90), grade="measured", source=source)
-    middle, spread = math.sqrt(low * high), math.log(high / low)
-    return Estimate(value=middle, sd=spread / (2 * P90), grade="measured", source=source)
+    through = Estimate.between if key in _SCORES else Estimate.times
+    return through(low, high, grade="measured", source=source)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Array = NDArray[np.float64]
+from mopdsim.base.arrays import Array
 
 
 def _capped_sum(length: ArrayLike, slope: float, cap: float | None) -> Array:

@@ -23,9 +23,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from mopdsim.base import numbers
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.hardware import data_rows
-from mopdsim.facts.layers import Array, Experts, LayerGroup
+from mopdsim.facts.layers import Experts, LayerGroup
 from mopdsim.facts.model_config import extra_parameters, filled, layer_groups, row_to_config, shape, traits
 
 

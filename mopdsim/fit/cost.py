@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 from scipy.optimize import least_squares
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import KINDS, SCHEMA, ConstantSet
-from mopdsim.facts.layers import Array
 from mopdsim.validate.cost import LOADERS
 from mopdsim.validate.tables import Row
 

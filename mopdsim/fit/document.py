@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.base.arrays import Array, logistic
+from mopdsim.base.arrays import logistic
 from mopdsim.belief.calibration import SCHEMA_VERSION
 from mopdsim.belief.form_error import BOLD_ERROR, MODEL_ERROR
 from mopdsim.fit.collapse import collapse_middle
@@ -43,8 +43,12 @@ def document(
     learned = _learned(posterior)
     parameters = {key: dict(row) for key, row in base["parameters"].items()}
     domains: dict[str, dict[str, Any]] = {}
+
+    def fitted(value: float, sd: float) -> dict[str, Any]:
+        return {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
+
     for row in learned:
-        found = {"value": _round(row.value), "sd": _round(row.sd), "grade": "fitted", "source": source}
+        found = fitted(row.value, row.sd)
         if row.fact:
             domains.setdefault(row.domain, {})[row.fact] = found
             continue
@@ -57,18 +61,17 @@ def document(
         alone["collapse_middle"] = (middle.value, middle.sd)
     alone |= dial or {}
     for domain, (value, sd) in starts(posterior).items():
-        found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
-        domains.setdefault(domain, {})["start"] = found
-    for key, (value, sd) in alone.items():
-        found = {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
-        parameters[key] = {**parameters[key], "studies": {**parameters[key].get("studies", {}), scope: found}}
+        domains.setdefault(domain, {})["start"] = fitted(value, sd)
+    for key, ends in alone.items():
+        studies = {**parameters[key].get("studies", {}), scope: fitted(*ends)}
+        parameters[key] = {**parameters[key], "studies": studies}
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
         "provenance": [*base.get("provenance", ()), source],
         "parameters": parameters,
         "domains": {scope: domains},
-        "correlations": {scope: _correlations(learned)},
+        "correlations": {scope: _correlations(learned, posterior)},
         "fit": _about(posterior, latents, learned),
     }
 
@@ -93,19 +96,14 @@ def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
 
 
 class _Row:
-    """A parameter under the name of its draws: a weighting of unknowns."""
+    """A parameter under the name of its draws, and its place among the unknowns."""
 
     def __init__(self, posterior: Posterior, latent: Latent) -> None:
-        latents = posterior.latents
-        self.name, self.latent = latent.name, latent
+        self.name, self.place = latent.name, posterior.latents.index[latent.name]
         kind, _, self.domain = latent.name.partition(":")
         self.fact = kind if latent.distribution != "normal" and self.domain else ""
-        self.weight_L = np.zeros(len(latents.entries))
-        self.weight_L[latents.index[latent.name]] = 1.0
-        self.covariance_LL = posterior.covariance_LL
-        middle = float(self.weight_L @ posterior.x_L)
-        self.value = float(latent.value(np.array(middle)))
-        self.sd = math.sqrt(float(self.weight_L @ self.covariance_LL @ self.weight_L))
+        self.value = float(latent.value(posterior.x_L[self.place]))
+        self.sd = float(posterior.sd_L[self.place])
         if self.fact in ("asymptote", "demonstrated"):  # the table has scores' deviations in probability
             self.sd *= max(self.value * (1 - self.value), 0.01)
 
@@ -119,17 +117,13 @@ def _learned(posterior: Posterior) -> list[_Row]:
     ]
 
 
-def _correlations(learned: Sequence[_Row]) -> dict[str, Any]:
+def _correlations(learned: Sequence[_Row], posterior: Posterior) -> dict[str, Any]:
     """Names, and the lower triangle of the correlation matrix as one text for each row."""
-    rows = learned
-    if not rows:
-        return {"names": [], "rows": []}
-    weight_RL = np.stack([row.weight_L for row in rows])
-    covariance_RR: Array = weight_RL @ rows[0].covariance_LL @ weight_RL.T
-    sd_R = np.sqrt(np.diag(covariance_RR))
-    correlation_RR = covariance_RR / np.outer(sd_R, sd_R)
+    places = [row.place for row in learned]
+    sd_R = posterior.sd_L[places]
+    correlation_RR = posterior.covariance_LL[np.ix_(places, places)] / np.outer(sd_R, sd_R)
     return {
-        "names": [row.name for row in rows],
+        "names": [row.name for row in learned],
         "rows": [
             " ".join(f"{value:.3f}" for value in row[: place + 1]) for place, row in enumerate(correlation_RR)
         ],
@@ -140,7 +134,7 @@ def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> d
     """What the fit rests on, which parameters it says nothing of, and where it goes far from the prior."""
     known = {row.name for row in learned}
     shown = [latent for latent in latents.entries if latent.tree is None]
-    moved = (posterior.x_L - latents.mean_L) / latents.sd_L
+    moved = dict(zip(latents.index, (posterior.x_L - latents.mean_L) / latents.sd_L, strict=True))
     return {
         "runs": sorted(name for tree in latents.trees for name in tree.runs),
         "observations": len(posterior.seen.y_M),
@@ -155,9 +149,9 @@ def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> d
         },
         "not_identified": [latent.name for latent in shown if latent.name not in known],
         "far_from_prior": {
-            latent.name: round(float(moved[latents.index[latent.name]]), 1)
+            latent.name: round(float(moved[latent.name]), 1)
             for latent in shown
-            if abs(moved[latents.index[latent.name]]) > SURPRISE
+            if abs(moved[latent.name]) > SURPRISE
         },
     }
 

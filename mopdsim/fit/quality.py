@@ -8,14 +8,13 @@ Several studies fit together: stages they share stand once. Leaves out: cost con
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import SHIPPED, Calibration, from_document
+from mopdsim.belief.calibration import SHIPPED, Calibration, from_document, read
 from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.document import document
 from mopdsim.fit.forest import load
@@ -29,7 +28,7 @@ def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STAR
     """The calibration `base` (the shipped one where absent) with what these observation files say, as a document."""
     if not data:
         raise UsageError("no observations to fit: give an observations.csv of a study")
-    prior = _document(base)
+    prior = dict(read(base or SHIPPED))
     calibration = from_document(prior, source=str(base or "the shipped calibration"))
     trees, dates = load(data)
     dial = along_the_dial(load(data, calm=True)[0], calibration)
@@ -71,10 +70,3 @@ def fit_text(found: Mapping[str, Any]) -> str:
     far = ", ".join(f"{name} by {moved:+.1f} sd" for name, moved in about["far_from_prior"].items())
     lines.append(f"far from their prior: {far or 'none'}")
     return "\n".join(lines)
-
-
-def _document(base: Path | None) -> dict[str, Any]:
-    try:
-        return dict(json.loads((base or SHIPPED).read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{base}: not a calibration in JSON: {error}") from None

@@ -19,7 +19,6 @@ from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.stage_cost import steps_within
-from mopdsim.facts.hardware import gpu
 from mopdsim.forecast.forecast import HOUR, forecast
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bills_of, length_of, seconds_of, with_gpus, world_of
@@ -78,7 +77,6 @@ def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | No
     scenario = with_gpus(scenario)
     bills, world = bills_of(scenario), world_of(scenario, calibration or default_calibration())
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
-    price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
 
     def hours(name: str, steps: int) -> Array:
         return seconds_of(scenario, bills[name], steps, lengths[name]) * bills[name].gpus / HOUR
@@ -87,7 +85,7 @@ def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | No
 
     def spent(rows: Mapping[str, Amounts]) -> float:
         taken = (hours(name, steps_within(row, bills[name].step_flops)) for name, row in rows.items())
-        return float(np.median(sum(taken, fixed_N))) * price
+        return float(np.median(sum(taken, fixed_N))) * scenario.price
 
     return _scaled_to(scenario, dollars, spent)
 

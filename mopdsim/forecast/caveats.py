@@ -19,14 +19,13 @@ from mopdsim.forecast.stage_draws import STUDIED, WORTH_DOUBLING, gain_of_doubli
 from mopdsim.quality.caps import SIZES_B
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World
-from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import ROOTS, SMALLER, Distill, RejectionSampling, RewardModel, Rl
 
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35
 _SIZES_TRIED = 62.0  # times the parameters of the studied model: study `size_fresh`
 _IDLE = 0.3  # of the reserved GPU-hours, from which on idle GPUs are warned of
-_BOLD = 1.5  # times the usual rate of RL: between what larger models bore and what broke them
 
 
 def caveats(
@@ -232,10 +231,10 @@ def _of_larger(scenario: Scenario) -> list[str]:
         for s in scenario.recipe.stages
         if isinstance(s, Rl)
     }
-    bold = [name for name, rate in rates.items() if rate > _BOLD * usual]
+    bold = [name for name, rate in rates.items() if rate > BOLD * usual]
     if ratio > 1 and bold:
         found.append(
-            f"{', '.join(bold)}: larger models broke at rates above {_BOLD * usual:g} where the forecast saw no danger "
+            f"{', '.join(bold)}: larger models broke at rates above {BOLD * usual:g} where the forecast saw no danger "
             "(studies size_again, size_fresh): try a lower learning_rate first"
         )
     return found

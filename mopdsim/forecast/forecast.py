@@ -323,7 +323,7 @@ def forecast(
         domains=domains,
         bills=bills,
         timeline=place(jobs, scenario.pools, teams=scenario.teams),
-        usd_per_gpu_hour=scenario.usd_per_gpu_hour or machine.usd_per_gpu_hour,
+        usd_per_gpu_hour=scenario.price,
         efforts=efforts,
         products=products(recipe, world, efforts, known=known),
         world=world,

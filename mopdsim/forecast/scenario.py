@@ -35,10 +35,11 @@ from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, read_measured, stack
-from mopdsim.facts.domains import P90, SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
+from mopdsim.facts.domains import SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario_checks import (
+    RANGED,
     RELIABILITY,
     conflicts,
     overhead,
@@ -163,6 +164,11 @@ class Scenario:
         return row.of_model(own.name, ratio=own.total_parameters / known.total_parameters)
 
     @property
+    def price(self) -> float:
+        """Dollars a GPU-hour: the user's, or the table's."""
+        return self.usd_per_gpu_hour or gpu(self.gpu).usd_per_gpu_hour
+
+    @property
     def scope(self) -> Scope:
         """Which calibration holds: the widest scope of the domains."""
         return scope_of(self.domains)
@@ -171,9 +177,7 @@ class Scenario:
     def pairs(self) -> dict[str, Estimate]:
         """The user's conflicts as estimates, by "source>target"."""
         return {
-            pair: Estimate(
-                value=(low + high) / 2, sd=(high - low) / (2 * P90), grade="measured", source="scenario"
-            )
+            pair: Estimate.between(low, high, grade="measured", source="scenario")
             for pair, (low, high) in self.conflict.items()
         }
 
@@ -422,7 +426,6 @@ def _check(scenario: Scenario, source: str) -> None:
         number(value, f"{source}: priority.{name}")
 
 
-_RANGED = ("steps", "prompts_per_step", "rollouts_per_prompt", "response_tokens")
 _PUBLISHED_MACHINE = ("model", "smaller", "gpu", "precision", "overlap", "overhead")
 _INSIDE_OVERHEAD = {"failures_per_gpu_hour": 0.0, "rerun_probability": 0.0}
 
@@ -457,7 +460,7 @@ def _published_ranges(own: published.System, stages: list[str]) -> Iterator[tupl
     """Amounts that are not one number, and every length of a stage's own."""
     for stage in stages:
         for key, row in own.of_stage("stages", stage).items():
-            if key == "response_tokens" or (key in _RANGED and row.ends is not None):
+            if key == "response_tokens" or (key in RANGED and row.ends is not None):
                 yield f"{stage}.{key}", row.pair
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from mopdsim.base.checks import number, table, whole
+from mopdsim.base.checks import known_keys, number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.decode import CACHE_BYTES
 from mopdsim.cost.rlstep import Overlap
@@ -95,9 +95,7 @@ def specialist(given: Any, amounts_name: AmountsName, where: str) -> Specialist:
     """What RL on one domain alone was measured to reach: {score, flops}, and the rate and batch where they are not
     the set's own."""
     row = table(given, where)
-    for key in row:
-        if key not in ("score", "flops", *_PACE):
-            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, ('score', 'flops', *_PACE))}")
+    known_keys(row, ("score", "flops", *_PACE), where)
     for key in ("score", "flops"):
         if key not in row:
             raise UsageError(f"{where}: {key} is missing: give the measured score and the training FLOPs")
@@ -197,8 +195,7 @@ def plain_keys(scenario: Any, source: str) -> None:
 
 def reliability(given: Mapping[str, Any], source: str) -> Reliability:
     """What stretches stages, from a table."""
+    known_keys(given, RELIABILITY, f"{source}: reliability")
     for key, value in given.items():
-        if key not in RELIABILITY:
-            raise UsageError(f"{source}: reliability: unknown key {key!r}{did_you_mean(key, RELIABILITY)}")
         number(value, f"{source}: reliability.{key}", least=0.0)
     return Reliability(**given)

@@ -28,7 +28,7 @@ from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
 from mopdsim.cost.stage_layout import Formats
 from mopdsim.cost.stage_seconds import step_flops, waiting_share
-from mopdsim.facts.domains import P90, Estimate, domain
+from mopdsim.facts.domains import Estimate, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
@@ -327,8 +327,5 @@ def project_overhead(seed: int, draws: int) -> Array:
 
 def drawn(scenario: Scenario, ends: tuple[float, float], key: str) -> Array:
     """Draws of a lognormal through P10 and P90. (N,)"""
-    low, high = ends
-    middle = Estimate(
-        value=math.sqrt(low * high), sd=math.log(high / low) / (2 * P90), grade="prior", source=key
-    )
+    middle = Estimate.times(*ends, grade="prior", source=key)
     return sample(middle, "lognormal", key, seed=scenario.seed, draws=scenario.draws)

@@ -128,11 +128,10 @@ def assumptions(scenario: Scenario, *, chosen: bool = False) -> str:
     def said(text: str, *keys: str) -> str:
         return text if any(key in stated for key in keys) else text + DEFAULT
 
-    price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
     pools = " + ".join(count(size) for size in scenario.pools.values())
     parts = [
         f"{said(title(scenario.model), 'model')} on {said(pools, 'gpus', 'pools')} x {said(scenario.gpu, 'gpu')} at "
-        f"{said(usd(price), 'usd_per_gpu_hour')} a GPU-hour",
+        f"{said(usd(scenario.price), 'usd_per_gpu_hour')} a GPU-hour",
         said(f"domains {', '.join(scenario.recipe.domains)}", "domains"),
         f"{said(scenario.recipe.amounts_name, 'amounts')} amounts",
         *([] if chosen else [said(_gpus_of_stages(scenario), "gpus_per_stage", "gpus_of")]),

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.stage_cost import EVALUATIONS, bill
+from mopdsim.facts.domains import P90
 from mopdsim.forecast.forecast import HOUR
 from mopdsim.plan import words
 from mopdsim.plan.candidate import Group
@@ -216,7 +217,6 @@ def _key(stage: TrainedStage) -> tuple[str, tuple[str, ...]]:
     return f"pilot {stage.kind}", tuple(stage.domains)
 
 
-P90 = 1.2815515655446004
 _FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length")
 _SURE = 2.0  # standard errors below which a value counts as nothing
 _FLIP_ERRORS = 3.0

@@ -30,10 +30,9 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.checks import number, table, whole
+from mopdsim.base.checks import known_keys, number, table, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import Scope, domain
-from mopdsim.facts.hardware import gpu
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
@@ -50,13 +49,6 @@ def new_domains(given: Any, source: str) -> None:
                 raise NotFoundError(
                     f'{source}: [domain.{name}]: {error}; for a new one add like = "NAME" of one that it resembles'
                 ) from None
-
-
-def one_of(document: Mapping[str, Any], key: str, known: tuple[Any, ...], default: str, source: str) -> Any:
-    value = document.get(key, default)
-    if value not in known:
-        raise UsageError(f"{source}: {key} = {value!r}: no such {key}{did_you_mean(str(value), known)}")
-    return value
 
 
 def by_domain(
@@ -154,7 +146,7 @@ class Question:
 
     @property
     def usd_per_gpu_hour(self) -> float:
-        return self.base.usd_per_gpu_hour or gpu(self.base.gpu).usd_per_gpu_hour
+        return self.base.price
 
     @property
     def limits(self) -> dict[str, float]:
@@ -242,11 +234,15 @@ def from_document(document: Mapping[str, Any], *, source: str = "question") -> Q
     hours = document.get("budget_gpu_hours")
     if hours is not None:
         number(hours, f"{source}: budget_gpu_hours", least=0.0, above=True)
+    objective = document.get("objective", "mean")
+    if objective not in OBJECTIVES:
+        hint = did_you_mean(str(objective), OBJECTIVES)
+        raise UsageError(f"{source}: objective = {objective!r}: no such objective{hint}")
     numbers, domains = _numbers(document, source), base.recipe.domains
     question = Question(
         base=base,
         budget_gpu_hours=hours,
-        objective=one_of(document, "objective", OBJECTIVES, "mean", source),
+        objective=objective,
         weights=by_domain(document, "weights", base, source, most=1e6, above=True),
         minimum=by_domain(document, "minimum", base, source, most=1.0),
         families=_families(document, len(domains), numbers.get("max_teachers", len(domains)), source),
@@ -305,9 +301,8 @@ def _families(document: Mapping[str, Any], domains: int, most: int, source: str)
 
 def _batch(document: Mapping[str, Any], base: Scenario, source: str) -> dict[str, int]:
     given = dict(table(document.get("batch", {}), f"{source}: batch"))
+    known_keys(given, _BATCH_KEYS, f"{source}: batch")
     for key, value in given.items():
-        if key not in _BATCH_KEYS:
-            raise UsageError(f"{source}: batch: unknown key {key!r}{did_you_mean(key, _BATCH_KEYS)}")
         whole(value, f"{source}: batch.{key}", most=4096 if key == "rollouts" else 1_000_000)
     default = _BATCH[base.scope]
     if default is None and given:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import (
@@ -24,7 +25,6 @@ from mopdsim.cost.decode import (
     stack,
 )
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, number, read_rows, sort_rows
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import ConstantSet
-from mopdsim.facts.layers import Array
 from mopdsim.validate.tables import Row
 
 LARGEST_SHARE = 0.1  # of the rows, at least FEWEST

@@ -44,7 +44,6 @@ from mopdsim.validate.intervals import summary
 from mopdsim.validate.tables import read_rows
 
 COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
-_PETAFLOP_DAY = 1e15 * 86_400
 DRAWS, SEED = 4000, 0
 LENGTH_SIGMA = 0.6  # prior: as of the domains
 
@@ -204,8 +203,8 @@ def _middle(value: Any) -> float:
 
 def _draw(preset: Mapping[str, Any], key: str) -> Array:
     value = preset[key]
-    spread = math.log(value[1] / value[0]) / (2 * P90) if isinstance(value, list) else 0.0
-    estimate = Estimate(value=_middle(value), sd=spread, grade="prior", source=preset["source"])
+    ends = value if isinstance(value, list) else (value, value)
+    estimate = Estimate.times(*ends, grade="prior", source=preset["source"])
     return sample(estimate, "lognormal", f"{preset['model']}:{preset['stage']}:{key}", seed=SEED, draws=DRAWS)
 
 
@@ -226,4 +225,4 @@ def measured_total(row: Mapping[str, str]) -> float | None:
             raise UsageError(f"gpu_hours {hours:g} of {row['model']}: must be above 0")
         return hours
     found = re.search(r"([\d.]+) petaflop/s-days", row["details"])
-    return float(found.group(1)) * _PETAFLOP_DAY if found else None
+    return float(found.group(1)) * totals.PETAFLOP_DAY if found else None

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut
-from mopdsim.facts.layers import Array
 from mopdsim.validate.effects import largest_errors
 from mopdsim.validate.intervals import summary
 from mopdsim.validate.tables import Row, Table

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica, Speculation
@@ -25,7 +26,6 @@ from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
 from mopdsim.cost.stacks import UNKNOWN, stack
 from mopdsim.cost.training import TrainLayout
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, quantity, read_rows, sort_rows
 

@@ -20,7 +20,7 @@ from mopdsim.recipes import published
 from mopdsim.recipes.published import Figure
 
 FACTOR = 2.0  # that the median should stay within
-_PETAFLOP_DAY = 1e15 * 86_400
+PETAFLOP_DAY = 1e15 * 86_400
 _TRAINING = 3.0  # forward passes
 _OLD_AND_REFERENCE = 2.0
 
@@ -59,7 +59,7 @@ def _row(name: str, stage: str, facts: Mapping[str, Figure], found: Forecast) ->
         row, unit, scale = facts["gpu_hours"], "gpu_hours", 1.0
         drawn_N = sum((found.stage_gpu_hours[one] for one in stages), np.zeros(found.scenario.draws))
     else:
-        row, unit, scale = facts["petaflop_s_days"], "flop", _PETAFLOP_DAY
+        row, unit, scale = facts["petaflop_s_days"], "flop", PETAFLOP_DAY
         drawn_N = ppo_flops(name, stage, found)
     told, measured = quantiles(drawn_N), row.value * scale
     off = max(told["p50"] / measured, measured / told["p50"])

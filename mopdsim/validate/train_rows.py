@@ -14,12 +14,12 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.stacks import stack as software
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, stack, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.layers import Array
 from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
 

@@ -18,7 +18,7 @@ from mopdsim.app.pages import own
 from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, usd
 from mopdsim.facts.domains import domains
-from mopdsim.facts.hardware import gpu, gpus
+from mopdsim.facts.hardware import gpus
 from mopdsim.facts.model import model, models, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.why import DEFAULT
@@ -35,7 +35,7 @@ WEEK = 7.0
 def chips(scenario: Scenario) -> None:
     """The question in seven short words, each of which opens to be changed."""
     choice = state.choice()
-    price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
+    price = scenario.price
     mark = "" if scenario.usd_per_gpu_hour else DEFAULT
     pool = count(sum(scenario.pools.values()))
     weeks = "no deadline" if scenario.deadline_days is None else duration(scenario.deadline_days)
@@ -130,7 +130,7 @@ def of_gpus(scenario: Scenario) -> None:
 def of_price(scenario: Scenario) -> None:
     """Kind of GPU and price."""
     _select("GPU type", "gpu", scenario.gpu, list(gpus()))
-    price = scenario.usd_per_gpu_hour or gpu(scenario.gpu).usd_per_gpu_hour
+    price = scenario.price
     _number(
         "USD per GPU-hour", "usd_per_gpu_hour", float(price), most=1e6, step=0.1,
         help="What you pay. 0: the list price of this GPU.",

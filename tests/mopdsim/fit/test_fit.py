@@ -136,7 +136,7 @@ def _fallen(tree: Tree, one: Point) -> Point:
 
 @pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    found = recover(minimal_experiment(), repeats=4)
+    found = recover(minimal_experiment(), repeats=4, seed=0)
     assert 0.78 <= found["coverage"] <= 0.98  # of some 150 intervals at 90%
     assert {"midpoint:sort", "conflict", "forgetting"} <= found["by_parameter"].keys()
     assert "size_exponent" in found["not_identified"]
