@@ -64,16 +64,10 @@ def composed(name: str, domains: Sequence[str], spent: Sequence[tuple[AnyStage, 
 Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, Any]]]
 
 
-def of_runs(row: Row) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
-    """An analysis of a table, made one of observations: `row` gives what a run adds to its name, seed and factors, in
-    one row or in several. Nothing is found where no run is finished."""
-    return of_table(lambda found: table(found, row))
-
-
 def of_table(
     made: Callable[[Observations], pd.DataFrame],
 ) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
-    """The same of a table that is made of the observations in another way."""
+    """An analysis of a table, made one of observations. Nothing is found where no run is finished."""
 
     def decorated(analyse: Callable[[pd.DataFrame], Analysis]) -> Callable[[Observations], Analysis]:
         @wraps(analyse)
@@ -87,7 +81,7 @@ def of_table(
 
 
 def table(found: Observations, row: Row) -> pd.DataFrame:
-    """The rows of all finished runs."""
+    """The rows of all finished runs: `row` gives what one adds to its name, seed and factors, in one or in several."""
     rows: list[dict[str, Any]] = []
     for name in found.runs():
         own = row(found, name)

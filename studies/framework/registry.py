@@ -6,6 +6,7 @@ Leaves out: what they ask (`studies.designs`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import NoReturn
@@ -15,54 +16,46 @@ from studies.framework import prediction
 from studies.framework.study import Prediction, Study
 
 RESULTS = Path(__file__).parents[1] / "results"
-# Studies that run no more, and who asks in their place: nobody where that is empty.
-RETIRED: Mapping[str, str] = {
-    "teacher_count": "teachers",
-    "turnover": "teachers",
-    "colossal": "teachers",
-    "cap": "caps",
-    "synergy": "caps",
-    "stability": "breaking",
-    "gate": "skill_gate",
-    "interference": "conflict",
-    "cascade": "order",
-    "bias": "trace",
-    "choice": "order",
-    "choice_again": "order",
-    "size": "breaking",
-    "size_again": "breaking",
-    "size_fresh": "breaking",
-    "ladder-5M": "real",
-    "gain": "",
-    "balance": "",
-    "rounds": "",
-}
-RELEASED: Mapping[str, str] = {  # of retired studies those whose held-out runs the fit was given, and when
-    "choice": "2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
-    "size": "2026-11-24: judged once (studies/LOG.md); an exponent of size was then fitted to it; `size_again` judges",
-}
-PLANTED = ("bias",)  # retired, and of no skill: it enters neither the fit nor the honest test
-_FILES = {  # of `studies.designs`, by the study's name; none of one that is retired
-    "gain": "",
-    "interference": "",
-    "teacher_count": "",
-    "cap": "",
-    "balance": "",
-    "cascade": "",
-    "rounds": "",
-    "bias": "",
-    "synergy": "",
-    "throughput": "effects.throughput",
-    "real_conflict": "effects.real_conflict",
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retired:
+    """A study that runs no more. successor: what asks in its place, a study or a command, if anything does. of_skills,
+    released: as of a `Study`."""
+
+    successor: str = ""
+    of_skills: bool = True
+    released: str = ""
+
+
+_STUDIES: Mapping[str, str | Retired] = {  # those that run by their file in `studies.designs`
+    "gain": Retired(),
+    "interference": Retired(successor="conflict"),
+    "teacher_count": Retired(successor="teachers"),
+    "cap": Retired(successor="caps"),
+    "balance": Retired(),
+    "cascade": Retired(successor="order"),
+    "rounds": Retired(),
+    "bias": Retired(successor="trace", of_skills=False),
+    "synergy": Retired(successor="caps"),
+    "throughput": Retired(successor="mopd train pace"),
+    "real_conflict": "skill.real_conflict",
     "real": "skill.real",
     "real_systems": "systems.real_systems",
-    "turnover": "",
-    "choice": "",
-    "stability": "",
-    "choice_again": "",
-    "size": "",
-    "size_again": "",
-    "size_fresh": "",
+    "turnover": Retired(successor="teachers"),
+    "choice": Retired(
+        successor="order",
+        released="2026-11-23: judged once (studies/LOG.md); breaking was then modelled on it; `choice_again` judges",
+    ),
+    "stability": Retired(successor="breaking"),
+    "choice_again": Retired(successor="order"),
+    "size": Retired(
+        successor="breaking",
+        released="2026-11-24: judged once (studies/LOG.md); an exponent of size was then fitted to it; `size_again` "
+        "judges",
+    ),
+    "size_again": Retired(successor="breaking"),
+    "size_fresh": Retired(successor="breaking"),
     "skill_gate": "skill.gate",
     "skill_sweep": "skill.sweep",
     "order": "skill.order",
@@ -78,33 +71,41 @@ _FILES = {  # of `studies.designs`, by the study's name; none of one that is ret
     "trace_fresh": "trace.trace",
     "trace_real": "trace.real",
 }
-LISTED = tuple(_FILES)
-NAMES = tuple(name for name in LISTED if name not in RETIRED)
+LISTED = tuple(_STUDIES)
+NAMES = tuple(name for name, known in _STUDIES.items() if isinstance(known, str))
+RETIRED: Mapping[str, Retired] = {
+    **{name: known for name, known in _STUDIES.items() if isinstance(known, Retired)},
+    "colossal": Retired(successor="teachers"),  # this and what follows never had a prediction
+    "gate": Retired(successor="skill_gate"),
+    "ladder-5M": Retired(successor="real"),
+}
 
 
 def study(name: str) -> Study:
     """The study of this name. NotFoundError where there is none. A retired one has its question and prediction, as they
     are on record; asked for anything else, it says that it is retired (UsageError)."""
     if name in RETIRED:
-        return _retired(name)
-    if name not in _FILES:
+        return _retired(name, RETIRED[name])
+    if name not in NAMES:
         raise NotFoundError(f"study {name!r} does not exist{did_you_mean(name, NAMES)}")
-    module = import_module(f"studies.designs.{_FILES[name]}")
+    module = import_module(f"studies.designs.{_STUDIES[name]}")
     studies: tuple[Study, ...] = getattr(module, "STUDIES", None) or (module.STUDY,)
     return next(found for found in studies if found.name == name)
 
 
-def _retired(name: str) -> Study:
-    successor = RETIRED[name]
-
+def _retired(name: str, known: Retired) -> Study:
     def gone(*_: object) -> NoReturn:
-        remedy = f"run `{successor}`, its successor" if successor else "no other study asks its question"
+        remedy = (
+            f"run `{known.successor}`, its successor"
+            if known.successor
+            else "no other study asks its question"
+        )
         raise UsageError(
             f"study {name!r} is retired: {remedy}; its results stay in studies/results/{name}, and CHANGELOG.md names "
             "the last commit that could run it"
         )
 
-    if name not in _FILES:
+    if name not in LISTED:
         gone()
     record = prediction.read(RESULTS / name)
     return Study(
@@ -115,8 +116,8 @@ def _retired(name: str) -> Study:
         held_out="",
         design=gone,
         analyse=gone,
-        of_skills=name not in PLANTED,
-        released=RELEASED.get(name, ""),
+        of_skills=known.of_skills,
+        released=known.released,
         retired=True,
-        successor=successor,
+        successor=known.successor,
     )

@@ -105,7 +105,7 @@ class Study:
     worlds measure, `SUITES`. admit: raises UsageError where they have not passed the suite's gate. foretells: whether
     the model's forecasts of every run are put on record before it. failures_count: whether forecasts are judged on
     failed distillations too, because failing is what the study asks about. retired: it runs no more, and its results
-    stand as they are; successor: the study that asks in its place, if one does."""
+    stand as they are; successor: what asks in its place, a study or a command, if anything does."""
 
     name: str
     question: str

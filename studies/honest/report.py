@@ -15,10 +15,8 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.validate.quality import validate
-from studies.designs.effects import throughput
 from studies.framework.analysis import Chart
 from studies.framework.figures import draw
-from studies.framework.observe import Observations
 from studies.framework.registry import LISTED, study
 from studies.honest import reading
 from studies.honest.baselines import said
@@ -59,7 +57,6 @@ def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
         "by_strategy": _grouped(inside, lambda trial: trial.cell.strategy),
         "by_study": _grouped(inside, lambda trial: trial.study),
         "contests": [contest_row(contest) for contest in test.contests],
-        "cost": seconds_error(test.studies.get("throughput")),
         "left_out": dict(left_out),
         "published": {
             **{
@@ -105,22 +102,6 @@ def write(found: Mapping[str, Any], folder: Path) -> list[Path]:
     )
     write_text(folder / "report.md", "\n".join(lines(found)) + "\n")
     return [folder / "held_out.json", folder / "report.md", picture]
-
-
-def seconds_error(found: Observations | None) -> dict[str, Any]:
-    """Error of the seconds of the runs that `throughput` holds out, all stages of a run together."""
-    charts = () if found is None else throughput.analyse(found).charts
-    frame = next((chart.frame for chart in charts if chart.name == "seconds"), pd.DataFrame())
-    if frame.empty:
-        return {"n": 0}
-    by_run = frame.groupby("run")[["seconds", "fitted", "one_rate"]].sum()
-    errors = {key: (by_run[key] / by_run.seconds - 1).abs() for key in ("fitted", "one_rate")}
-    return {
-        "n": len(by_run),
-        "median_error": float(errors["fitted"].median()),
-        "p90_error": float(errors["fitted"].quantile(0.9)),
-        "one_rate_median_error": float(errors["one_rate"].median()),
-    }
 
 
 def _grouped(trials: Sequence[Trial], of: Callable[[Trial], str]) -> dict[str, dict[str, Any]]:

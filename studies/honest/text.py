@@ -37,7 +37,6 @@ def lines(found: Mapping[str, Any]) -> Iterator[str]:
     yield from _losses(found)
     yield from _choices(held, found["contests"])
     yield from _left_out(found["left_out"])
-    yield from _cost(found["cost"])
     yield from _published(found["published"])
     yield from _limits()
 
@@ -239,18 +238,6 @@ def _left_out(found: Mapping[str, Any]) -> Iterator[str]:
     if count := regret["regret_conditions"]:
         lost = f"{regret['regret_points']:.1f} points lost over {count} with that spread, {_constant(regret)}"
         yield from (f"Conditions forecast by a fit without their whole study: {lost}.", "")
-
-
-def _cost(found: Mapping[str, Any]) -> Iterator[str]:
-    yield from ("## Seconds of unseen runs", "")
-    if not found["n"]:
-        yield from ("Not measured yet (`mopd study run throughput`).", "")
-        return
-    yield (
-        f"{found['n']} runs at unseen batches and lengths, same machine: median error {found['median_error']:.0%}, P90 "
-        f"{found['p90_error']:.0%}; one rate of FLOPs: {found['one_rate_median_error']:.0%}."
-    )
-    yield ""
 
 
 def _published(found: Mapping[str, Any]) -> Iterator[str]:

@@ -277,13 +277,13 @@ def test_a_step_of_a_real_model_is_priced_by_its_parameters() -> None:
 
 
 def test_the_ledger_expects_what_a_study_took() -> None:
-    """Before any of its stages is in the store: more, by less than a factor of 2, for it ran on another processor than
-    the pace is of."""
+    """Before any of its stages is in the store, within a factor of 2: it shared its machine with other work."""
     with tempfile.TemporaryDirectory() as out:
-        found = conduct.named("throughput", out=Path(out)).ledger
-    manifest = observe.read(conduct.RESULTS / "throughput").manifest
+        found = conduct.named("caps", out=Path(out)).ledger
+    manifest = observe.read(conduct.RESULTS / "caps").manifest
     took = sum(stage["wall_seconds"] for stage in manifest["stages"].values())
-    assert 1 < found.seconds / took < 2 and found.by_rule == ("distill", "rl", "sft")
+    assert 0.5 < found.seconds / took < 2
+    assert found.by_rule == ("distill", "rejection_sampling", "rl", "sft")
 
 
 def test_a_changed_prediction_is_refused_after_the_first_run_only(make: Make) -> None:

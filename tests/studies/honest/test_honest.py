@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import stats
-from simulated import runs_of, simulated
 from typer.testing import CliRunner
 
 from mopdsim.base.arrays import Array, logistic, logit
@@ -307,15 +306,6 @@ def test_studies_are_fitted_anew_on_disk_only_to_ship(
 def test_without_held_out_runs_there_is_nothing_to_judge(tmp_path: Path) -> None:
     folders = {"s": planted(tmp_path / "s", design(held_out=False))}
     assert honest.tested(folders, starts=1).document() == {"n": 0}
-
-
-def test_the_errors_of_unseen_seconds_are_those_of_whole_runs() -> None:
-    """Stages of one length: a constant tells their seconds exactly."""
-    runs = runs_of("throughput")
-    found = report.seconds_error(simulated(runs, lambda run, stage, domain: 0.5))
-    assert found["n"] == sum(run.held_out for run in runs.values())
-    assert found["median_error"] == pytest.approx(0, abs=1e-6)
-    assert report.seconds_error(None) == {"n": 0}
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,0 @@
-"""Studies of one effect each: conflict on a real model, seconds."""
