@@ -1,7 +1,7 @@
 """Merging models of one shape by their weights: average, task arithmetic, TIES.
 
-`merge` works on dicts of tensors; `merge_directories` on Hugging Face folders of safetensors, one tensor at
-a time: its peak memory is about thirty times the largest tensor, whatever the number of tensors and models.
+`merge_directories` works on Hugging Face folders of safetensors, one tensor at a time: its peak memory is about thirty
+times the largest tensor, whatever the number of tensors and models.
 Types may differ (a bfloat16 base, specialists trained in float32): arithmetic runs in float64 where any of them is
 float32 and else in float32, and results have the widest type. A head that is stored beside the embeddings it is tied to
 does not count.
@@ -109,21 +109,6 @@ def _pairs(weights: Sequence[float], models: Sequence[Load]) -> list[tuple[float
     return list(zip(weights, models, strict=True))
 
 
-def merge(
-    combine: Combine, base: Mapping[str, Tensor], models: Sequence[Mapping[str, Tensor]]
-) -> dict[str, Tensor]:
-    """Merged tensors in the base's order, of the widest type of each; integer tensors must be equal and are kept.
-
-    Raises UsageError naming the first tensor whose presence or shape differs between base and models.
-    """
-    everything = (base, *models)
-    _same_layouts([{n: (str(t.dtype), list(t.shape)) for n, t in tensors.items()} for tensors in everything])
-    return {
-        name: _merged(combine, name, base[name], [partial(model.__getitem__, name) for model in models])
-        for name in base
-    }
-
-
 def merge_directories(combine: Combine, base: Path, models: Sequence[Path], output: Path) -> None:
     """Merge Hugging Face folders into `output` (one model.safetensors), reading and writing tensor by tensor.
 
@@ -171,7 +156,7 @@ def _comparable(layout: Layout | None) -> tuple[str, list[int]] | None:
     """What must agree: all types of real numbers count as one."""
     if layout is None:
         return None
-    return ("real" if layout[0] in (*FLOATS, *map(str, FLOATS.values())) else layout[0]), layout[1]
+    return ("real" if layout[0] in FLOATS else layout[0]), layout[1]
 
 
 def _widest(types: Sequence[str]) -> str:

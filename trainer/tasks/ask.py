@@ -271,13 +271,6 @@ QUESTIONS: Final[Mapping[str, Question]] = {
     ),
 }
 
-RIVALS: Final = (
-    ("smallest", "largest"),
-    ("larger", "smaller"),
-    ("capitals", "small_letters"),
-    ("short", "explained"),
-)
-"""Pairs that want opposite answers to the same content: no response is right for both."""
 FORM: Final = tuple(
     f"{SCHEME}:{kind}" for kind in QUESTIONS if kind not in ("short", "explained", "small_letters")
 )
@@ -321,10 +314,6 @@ class AskTask(Procedural):
     def grade(self, item: Item, turns: Sequence[str]) -> float:
         (response,) = turns
         return float(self.question.check(item.answer, response.strip()))
-
-    def bayes_score(self) -> float:
-        """1 - ambiguity / 2: the best average over this domain and its rival in equal shares."""
-        return 1.0 - self.ambiguity / 2.0
 
 
 def ask_task(options: Options) -> AskTask:

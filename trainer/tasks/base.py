@@ -130,10 +130,6 @@ class Task(ABC):
             score = 1.0 - score
         return self.reward_scale * score
 
-    def bayes_score(self) -> float:
-        """The best expected score that any policy can reach; 1 unless the prompts leave the answer open."""
-        return 1.0
-
     def wrong_answer(self, item: Item, propose: Callable[[], str]) -> str:
         """The first proposed response that falls short of full marks; UsageError if none does."""
         for _ in range(_PATIENCE):

@@ -174,7 +174,7 @@ def test_rivals_are_those_of_the_trainers_tasks_and_ask_the_same_prompts() -> No
     for one, other in RIVALS:
         spec = f"{one}?ambiguity=0.5"
         assert rivalry(spec, f"{other}?ambiguity=0.7") == 0.5
-        assert task(spec).bayes_score() == bound(0.5)  # type: ignore[attr-defined]
+        assert task(spec).ambiguity == 0.5  # type: ignore[attr-defined]
         assert unambiguous(spec) == one
     assert rivalry("sort", "sort_down") == rivalry("sort?ambiguity=1", "reverse?ambiguity=1") == 0
     assert rivalry("sort?ambiguity=1&length=4", "sort_down?ambiguity=1") == 0

@@ -13,8 +13,9 @@ from datetime import date, timedelta
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.belief.dials import RIVALS
 from trainer.tasks import SPLITS, Item, task
-from trainer.tasks.ask import FORM, PLACES, QUESTIONS, RIVALS, WORDS, AskTask
+from trainer.tasks.ask import FORM, PLACES, QUESTIONS, WORDS, AskTask
 
 every_kind = pytest.mark.parametrize("kind", sorted(QUESTIONS))
 
@@ -130,10 +131,10 @@ def test_ask_tasks_are_values_with_random_access(kind: str) -> None:
     assert 0.4 < sum(right) / 300 < 0.6
 
 
-@pytest.mark.parametrize("pair", RIVALS)
+@pytest.mark.parametrize("pair", [pair for pair in RIVALS if pair[0].startswith("ask:")])
 def test_rivals_want_opposite_answers_to_questions_that_look_alike(pair: tuple[str, str]) -> None:
-    left, right = (task(f"ask:{kind}?ambiguity=1") for kind in pair)
-    named = [task(f"ask:{kind}") for kind in pair]
+    left, right = (task(f"{spec}?ambiguity=1") for spec in pair)
+    named = [task(spec) for spec in pair]
     assert isinstance(left, AskTask) and isinstance(right, AskTask)
     rng = random.Random(0)
     for seed in range(50):
@@ -145,7 +146,6 @@ def test_rivals_want_opposite_answers_to_questions_that_look_alike(pair: tuple[s
         assert left.grade(one, said[0]) == right.grade(other, said[1]) == 1.0
         assert left.grade(one, said[1]) == right.grade(other, said[0]) == 0.0
     assert named[0].fixed("test", 1)[0].prompt != named[1].fixed("test", 1)[0].prompt
-    assert left.bayes_score() == 0.5 and named[0].bayes_score() == 1.0
 
 
 def test_the_dial_is_the_share_of_questions_that_do_not_name_their_task() -> None:

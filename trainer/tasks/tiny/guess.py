@@ -59,12 +59,6 @@ class GuessTask(Procedural):
             return None
         return LATER if guess < item.answer else EARLIER
 
-    def bayes_score(self) -> float:
-        """The success of halving, averaged over the lengths."""
-        low, high = self.length
-        reachable = 2**self.max_turns - 1
-        return sum(min(1.0, reachable / length) for length in range(low, high + 1)) / (high - low + 1)
-
 
 def _guess(options: Options) -> GuessTask:
     length = options.span("length", (4, 5), least=2, most=len(ascii_lowercase))

@@ -102,13 +102,6 @@ class TextTask(Procedural):
         (response,) = turns
         return float(self.skill.check(item.data["content"], response))
 
-    def bayes_score(self) -> float:
-        """1 - ambiguity / 2: the best average over this domain and its rival in equal shares.
-
-        A policy that always sides with this domain scores 1 here and 1 - ambiguity on the rival.
-        """
-        return 1.0 - self.ambiguity / 2.0
-
 
 def text_family(skill: Skill) -> Factory:
     """The factory of a skill's domain."""
