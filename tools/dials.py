@@ -15,7 +15,7 @@ import numpy as np
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE, Rl
 from studies.framework.observe import read
-from studies.honest.trials import Forecaster, recipe_of
+from studies.honest.trials import Forecaster
 
 RESULTS = Path(__file__).parents[1] / "studies" / "results"
 STUDIES = ("interference", "conflict")
@@ -29,7 +29,7 @@ def rows() -> Iterator[tuple[str, float, int, float, float]]:
     for study, own in found.items():
         by_dial: dict[float, list[tuple[float, float]]] = {}
         for name, row in own.finished.items():
-            stage = recipe_of(own, name).stage[row["output"]]
+            stage = own.recipe(name).stage[row["output"]]
             if (
                 not isinstance(stage, Rl)
                 or stage.init != BASE

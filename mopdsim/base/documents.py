@@ -1,8 +1,9 @@
-"""JSON documents in files, the errors of those that are absent or broken, and where the package's own data lie. Leaves
-out: what they hold."""
+"""JSON documents in files, the errors of those that are absent or broken, their hash, and where the package's own data
+lie. Leaves out: what they hold."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,3 +29,8 @@ def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
 def write_document(path: Path, document: Mapping[str, Any]) -> None:
     """The document as a file for people to read too, its keys in their order."""
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+
+
+def sha256_of(document: Mapping[str, Any]) -> str:
+    """Of its canonical JSON: keys in order, no white space."""
+    return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

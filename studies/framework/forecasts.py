@@ -11,14 +11,12 @@ forecasts and judging them (`studies.honest.prospective`).
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.documents import json_document
+from mopdsim.base.documents import json_document, sha256_of
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from studies.framework.observe import Observations
@@ -124,9 +122,8 @@ def check(study: str, foreteller: Foreteller, folder: Path) -> None:
 
 
 def digest(document: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON of what is hashed of a condition."""
-    content = {key: document.get(key) for key in HASHED}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """sha256 of what is hashed of a condition."""
+    return sha256_of({key: document.get(key) for key in HASHED})
 
 
 def _short(value: str | list[str]) -> str:

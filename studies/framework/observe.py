@@ -15,7 +15,7 @@ import gzip
 import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +25,8 @@ import pandas as pd
 from mopdsim.base.answers import samples_count
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import METRICS, PHASES, rows_of
-from mopdsim.recipes.recipe import BASE, ROOTS
-from mopdsim.recipes.recipe_file import to_document
+from mopdsim.recipes.recipe import BASE, ROOTS, Recipe
+from mopdsim.recipes.recipe_file import from_document, to_document
 from studies.framework.run import Factor, Run
 from trainer.files.atomic import explained, write_bytes, write_json, write_text
 from trainer.runs.plan import Node, Plan
@@ -70,6 +70,10 @@ class Observations:
     def factor(self, run: str, name: str) -> Any:
         """One factor of a run."""
         return self.manifest["runs"][run]["factors"][name]
+
+    def recipe(self, run: str) -> Recipe:
+        """A run's recipe, as it was run."""
+        return _recipe(json.dumps(self.manifest["runs"][run]["document"]), f"manifest: {run}")
 
     def seed(self, run: str) -> int:
         """Of a run."""
@@ -142,6 +146,11 @@ class Observations:
     @cached_property
     def _by_key(self) -> dict[str, pd.DataFrame]:
         return {str(key): rows for key, rows in self.points.groupby("key")}
+
+
+@lru_cache(maxsize=2048)
+def _recipe(text: str, source: str) -> Recipe:
+    return from_document(json.loads(text), source=source)
 
 
 def collect(

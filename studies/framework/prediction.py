@@ -7,13 +7,11 @@ The hash covers the question, the prediction and the names of the held-out runs.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.documents import json_document
+from mopdsim.base.documents import json_document, sha256_of
 from mopdsim.base.errors import UsageError
 from studies.framework.run import Run
 from studies.framework.study import Study
@@ -62,15 +60,14 @@ def read(folder: Path) -> dict[str, Any]:
     path = folder / FILE
     missing = f"{path}: no prediction is on record; `mopd study plan` writes it"
     document = json_document(path, missing=missing, remedy="restore it")
-    if digest({key: document.get(key) for key in HASHED}) != document.get("sha256"):
+    if digest(document) != document.get("sha256"):
         raise UsageError(f"{path}: its text is not the one that was hashed: restore it from version control")
     return document
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """sha256 of the canonical JSON of what is hashed."""
-    text = json.dumps({key: content[key] for key in HASHED}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    """sha256 of what is hashed."""
+    return sha256_of({key: content.get(key) for key in HASHED})
 
 
 def _content(study: Study, runs: Mapping[str, Run]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def ensemble(
     model: str,
     form_error: bool,
     figure: Figure = "pass_rate",
-    known: Mapping[str, Mapping[str, float]] | None,
+    known: Mapping[str, Mapping[str, float]],
     specialists: Mapping[str, Mapping[str, float]] | None,
 ) -> dict[str, Array]:
     """Draws of each domain's measured score at the end of a recipe (a document), (N,). start: scores of its base
@@ -52,7 +52,7 @@ def ensemble(
         stage: {
             domain: score for domain, score in scores.items() if domain in start
         }  # probes are none of these
-        for stage, scores in (known or {}).items()
+        for stage, scores in known.items()
     }
     found = forecast(asked, calibration, known=own)
     drawn = {}

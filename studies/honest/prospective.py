@@ -19,11 +19,10 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.recipes.recipe import BASE, Recipe
-from mopdsim.recipes.recipe_file import from_document
+from mopdsim.recipes.recipe import BASE
 from studies.designs.skill.contest import failed
 from studies.framework.analysis import Analysis, Quantity, Table
-from studies.framework.forecasts import Foreteller, is_specialist, told
+from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
 from studies.framework.run import sizes_of
@@ -33,7 +32,7 @@ from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
 from studies.honest.strategies import cell_of, trained
-from studies.honest.trials import Trained, condition_of, longest
+from studies.honest.trials import Trained, condition_of, longest, own_specialists
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -76,22 +75,15 @@ def tell(found: Observations) -> dict[str, Any]:
     start or own specialists failed are left out."""
     views = {figure: found.seen(figure) for figure in FIGURES}
     forecasts: dict[str, Any] = {}
-    for name, row in found.manifest["runs"].items():
-        recipe = from_document(row["document"], source=f"manifest: {name}")
-        own = [s.name for s in recipe.stages if s.name != recipe.output and is_specialist(s)]
-        if all(found.has(name, stage) for stage in (BASE, *own)):
-            forecasts[name] = {
-                figure: _of_run(view, name, recipe, own, figure) for figure, view in views.items()
-            }
+    for name in found.manifest["runs"]:
+        if all(found.has(name, stage) for stage in (BASE, *own_specialists(found.recipe(name)))):
+            forecasts[name] = {figure: _of_run(view, name, figure) for figure, view in views.items()}
     return forecasts
 
 
-def _of_run(
-    found: Observations, name: str, recipe: Recipe, own: Sequence[str], figure: Figure
-) -> dict[str, dict[str, Any]]:
-    start = found.scores(name, BASE)
-    best = longest(found, name)
-    drawn = drawn_of(found, name, own, best, default_calibration(), figure=figure)
+def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[str, Any]]:
+    recipe, start, best = found.recipe(name), found.scores(name, BASE), longest(found, name)
+    drawn = drawn_of(found, name, best, default_calibration(), figure=figure)
     specialists = {domain: one.scores for domain, one in best.items()}
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
@@ -111,15 +103,14 @@ def _of_run(
 def drawn_of(
     found: Observations,
     name: str,
-    own: Sequence[str],
     best: Mapping[str, Trained],
     calibration: Calibration,
     *,
     figure: Figure,
     form_error: bool = True,
 ) -> dict[str, Array]:
-    """Draws of a run's final scores by domain, (N,), told its start, its own specialists (`own`, by stage) and the
-    longest trained ones of the same start (`best`, by domain)."""
+    """Draws of a run's final scores by domain, (N,), told its start, its own specialists and the longest trained ones
+    of the same start (`best`, by domain)."""
     start = found.scores(name, BASE)
     row = found.manifest["runs"][name]
     return ensemble(
@@ -129,7 +120,7 @@ def drawn_of(
         calibration,
         key=f"{found.manifest['study']}/{name}/{figure}",
         model=sizes_of(row["model"]),
-        known={stage: found.scores(name, stage) for stage in own},
+        known={stage: found.scores(name, stage) for stage in own_specialists(found.recipe(name))},
         specialists={domain: one.measured(domain) for domain, one in best.items()},
         figure=figure,
         form_error=form_error,
@@ -154,23 +145,21 @@ def greedy_trials(
 
 
 def _greedily(found: Observations, study: str, name: str, calibration: Calibration) -> Iterator[Trial]:
-    row = found.manifest["runs"][name]
-    recipe = from_document(row["document"], source=f"manifest: {name}")
-    own = [stage.name for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
-    start, final, best = found.scores(name, BASE), found.scores(name), longest(found, name)
-    drawn = drawn_of(found, name, own, best, calibration, figure="greedy", form_error=False)
+    recipe, start, final = found.recipe(name), found.scores(name, BASE), found.scores(name)
+    best = longest(found, name)
+    drawn = drawn_of(found, name, best, calibration, figure="greedy", form_error=False)
     specialists = {domain: one.scores for domain, one in best.items()}
     for domain in trained(recipe):
         yield Trial(
             study=study,
             run=name,
-            condition=condition_of(study, row),
+            condition=condition_of(study, found.manifest["runs"][name]),
             seed=found.seed(name),
             cell=cell_of(recipe, domain, start=start, specialist=specialists),
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=found.answers(name)[domain],
-            bold=recipe.output in recipe.bold_beyond(own),
+            bold=recipe.output in recipe.bold_beyond(own_specialists(recipe)),
         )
 
 

@@ -16,7 +16,6 @@ import numpy as np
 
 from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import Rl
-from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 from studies.honest.held_out import POINTS
 from studies.honest.scoring import lost
@@ -43,8 +42,8 @@ def rates_of(studies: Mapping[str, Observations]) -> dict[tuple[str, str], float
     """The highest learning rate of RL in each finished run."""
     found = {}
     for study, own in studies.items():
-        for name, row in own.finished.items():
-            recipe = from_document(row["document"], source=f"manifest: {name}")
+        for name in own.finished:
+            recipe = own.recipe(name)
             rates = [recipe.amounts[s.name].learning_rate for s in recipe.stages if isinstance(s, Rl)]
             found[study, name] = max(rates, default=0.0)
     return found

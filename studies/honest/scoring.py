@@ -33,11 +33,9 @@ def crps(ensemble_NM: ArrayLike, truth_N: ArrayLike) -> NDArray[np.float64]:
 class Coverage:
     """How often intervals of a level held the truth: share, its exact 95% binomial interval, mean width."""
 
-    level: float
     share: float
     low: float
     high: float
-    n: int
     mean_width: float
 
 
@@ -50,21 +48,15 @@ def coverage(ensemble_NM: ArrayLike, truth_N: ArrayLike, level: float) -> Covera
     )
     inside = int(((low_N <= truth_N) & (truth_N <= high_N)).sum())
     low, high = exact_interval(inside, len(truth_N))
-    return Coverage(
-        level=level,
-        share=inside / len(truth_N),
-        low=low,
-        high=high,
-        n=len(truth_N),
-        mean_width=float((high_N - low_N).mean()),
-    )
+    width = float((high_N - low_N).mean())
+    return Coverage(share=inside / len(truth_N), low=low, high=high, mean_width=width)
 
 
-def exact_interval(hits: int, n: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Clopper and Pearson's interval of a proportion (1934)."""
+def exact_interval(hits: int, n: int) -> tuple[float, float]:
+    """Clopper and Pearson's 95% interval of a proportion (1934)."""
     from scipy import stats
 
-    rest = (1 - level) / 2
+    rest = (1 - 0.95) / 2
     low = 0.0 if hits == 0 else float(stats.beta.ppf(rest, hits, n - hits + 1))
     high = 1.0 if hits == n else float(stats.beta.ppf(1 - rest, hits + 1, n - hits))
     return low, high

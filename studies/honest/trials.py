@@ -8,11 +8,9 @@ Leaves out: the fit (`studies.honest.refit`), scoring (`studies.honest.held_out`
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import combinations
 from typing import Any
 
@@ -23,7 +21,6 @@ from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import models
 from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
-from mopdsim.recipes.recipe_file import from_document
 from studies.framework.forecasts import is_specialist
 from studies.framework.observe import Observations
 from studies.honest.held_out import POINTS, Contest, Trial
@@ -51,6 +48,7 @@ class Forecaster:
         if (study, name) not in self.made:
             row = found.manifest["runs"][name]
             start = found.scores(name, BASE)
+            told = own_specialists(found.recipe(name)) if self.informed else ()
             self.made[study, name] = ensemble(
                 row["document"],
                 {domain: start[domain] for domain in row["domains"]},
@@ -59,20 +57,15 @@ class Forecaster:
                 key=f"{study}/{name}",
                 model=row["model"],
                 form_error=self.form_error,
-                known=_specialists(found, name) if self.informed else None,
+                known={stage: found.scores(name, stage) for stage in told},
                 specialists=_paces(found, name) if self.informed else None,
             )
         return self.made[study, name]
 
 
-def _specialists(found: Observations, name: str) -> dict[str, dict[str, float]]:
-    """Scores after each of a run's specialists that is not its last word: what is known before the rest is run."""
-    recipe = recipe_of(found, name)
-    stages = [stage for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
-    return {
-        stage.name: {d: score for d, score in found.scores(name, stage.name).items() if d in recipe.domains}
-        for stage in stages
-    }
+def own_specialists(recipe: Recipe) -> list[str]:
+    """Names of a recipe's specialists, its last word left out: what is known before the rest is run."""
+    return [stage.name for stage in recipe.stages if stage.name != recipe.output and is_specialist(stage)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +93,7 @@ def longest(found: Observations, name: str) -> dict[str, Trained]:
     for run in found.manifest["runs"]:
         if found.key(run, BASE) != found.key(name, BASE):
             continue
-        recipe = recipe_of(found, run)
+        recipe = found.recipe(run)
         for stage in recipe.stages:
             if not (isinstance(stage, Rl) and is_specialist(stage) and found.has(run, stage.name)):
                 continue
@@ -144,7 +137,7 @@ def trials(forecaster: Forecaster, wanted: Leave = held_out) -> list[Trial]:
 
 def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str) -> Iterator[Trial]:
     found = forecaster.studies[study]
-    recipe = recipe_of(found, name)
+    recipe = found.recipe(name)
     output = recipe.stage[recipe.output]
     start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
     specialists = experts.of(study, name)
@@ -159,8 +152,7 @@ def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str)
             ensemble=tuple(drawn[domain].tolist()),
             truth=final[domain],
             items=items[domain],
-            bold=recipe.output
-            in recipe.bold_beyond(_specialists(found, name) if forecaster.informed else ()),
+            bold=recipe.output in recipe.bold_beyond(own_specialists(recipe) if forecaster.informed else ()),
         )
 
 
@@ -172,7 +164,7 @@ def contests(forecaster: Forecaster) -> list[Contest]:
         groups: dict[str, dict[str, dict[int, str]]] = {}
         for name, row in found.finished.items():
             if "contest" in row["factors"] and row["model"] in models():
-                label = str(row["factors"].get("recipe", strategy_of(recipe_of(found, name))))
+                label = str(row["factors"].get("recipe", strategy_of(found.recipe(name))))
                 part = " (held out)" if row["held_out"] else ""
                 own = groups.setdefault(f"{row['factors']['contest']}{part}", {})
                 own.setdefault(label, {})[found.seed(name)] = name
@@ -190,7 +182,7 @@ def _contest(
     found = forecaster.studies[study]
     predicted, measured, errors, drawn = {}, {}, {}, {}
     for label, names in runs.items():
-        domains = {name: trained(recipe_of(found, name)) for name in names}
+        domains = {name: trained(found.recipe(name)) for name in names}
         predicted[label] = _mean(
             float(np.median(forecaster.of(study, n)[domain])) for n in names for domain in domains[n]
         )
@@ -241,19 +233,9 @@ def seed_variances(studies: Studies) -> dict[str, list[float]]:
         for condition, names in groups.items():
             if len(names) > 1 and any(own.finished[name]["held_out"] for name in names):
                 finals = [own.scores(name) for name in names]
-                domains = trained(recipe_of(own, names[0]))
+                domains = trained(own.recipe(names[0]))
                 found[condition] = [float(np.var([one[d] for one in finals], ddof=1)) for d in domains]
     return found
-
-
-def recipe_of(found: Observations, name: str) -> Recipe:
-    """A run's recipe, as it was run."""
-    return _read(json.dumps(found.manifest["runs"][name]["document"]), name)
-
-
-@lru_cache(maxsize=2048)
-def _read(text: str, name: str) -> Recipe:
-    return from_document(json.loads(text), source=f"manifest: {name}")
 
 
 class _Experts:
@@ -264,7 +246,7 @@ class _Experts:
         self.by_base: dict[str, list[tuple[str, str, str, str]]] = {}
         for study, found in studies.items():
             for name in found.finished:
-                for stage in recipe_of(found, name).stages:
+                for stage in found.recipe(name).stages:
                     if is_specialist(stage):
                         (domain,) = stage.domains  # type: ignore[union-attr]
                         entry = (study, name, stage.name, domain)

@@ -8,7 +8,6 @@ nothing else. A given model's key is the fingerprint of its weights. Files: `mop
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import shutil
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from mopdsim.base import run_directory as files
+from mopdsim.base.documents import sha256_of
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
@@ -113,9 +113,8 @@ def _locked(file: IO[str]) -> bool:
 
 
 def key_of(made_from: Mapping[str, Any]) -> str:
-    """20 hexadecimal digits of the canonical JSON."""
-    text = json.dumps(made_from, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    """20 hexadecimal digits of its hash."""
+    return sha256_of(made_from)[:20]
 
 
 def stage_keys(

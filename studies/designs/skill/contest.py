@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 
 from mopdsim.recipes.recipe import BASE, Distill
-from mopdsim.recipes.recipe_file import from_document
 from studies.designs.builders import means, paired, table
 from studies.designs.skill.suite import FIGURES, PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
@@ -37,7 +36,7 @@ NAMES = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
 def recovery(found: Observations, name: str, figure: Figure = "greedy") -> float | None:
     """Share of the teachers' gains, each on its own domains, that the student has; None of a recipe without teachers,
     or of teachers that gained nothing."""
-    recipe = from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
+    recipe = found.recipe(name)
     student = recipe.stage[recipe.output]
     if not isinstance(student, Distill):
         return None
