@@ -11,18 +11,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import statistics
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-CHROMIUM = "/usr/bin/chromium"
-APP = Path(__file__).parents[1] / "app.py"
+from tools.screenshots import CHROMIUM, app
+
 _MEMORY_S = 30.0  # between two looks at the server's memory
 SLIDERS = ("Conflict between domains", "Training of the teachers", "Teams", "Teachers", "GPUs", "Budget")
 # Notes each key press, with the address it found, and the last change of the page since.
@@ -39,38 +33,6 @@ WATCH = """() => {
 STILL = """() => location.href !== window.from && window.last > window.moved
   && performance.now() - window.last > 200
   && document.querySelector('[data-testid=stApp]').getAttribute('data-test-script-state') === 'notRunning'"""
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
-
-
-@contextmanager
-def server(port: int) -> Iterator[subprocess.Popen[bytes]]:
-    """The app on this port, ended with the block."""
-    command = [
-        sys.executable,
-        "-m",
-        "streamlit",
-        "run",
-        str(APP),
-        "--server.headless=true",
-        f"--server.port={port}",
-    ]
-    process = subprocess.Popen(command, cwd=APP.parent, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(600):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
 
 
 def slider(page: Any, number: int) -> Any:
@@ -90,17 +52,18 @@ def redraws(page: Any, presses: int) -> list[float]:
     return times
 
 
-def painted(page: Any) -> None:
-    """Until the first screen stands: verdict, columns, chart, what to measure."""
+def painted(browser: Any, address: str) -> Any:
+    """A page of a fresh context, its first screen standing: verdict, columns, chart, what to measure."""
+    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    page.goto(address)
     page.get_by_text("Measure first").first.wait_for(timeout=60_000)
     page.locator("[role=img][aria-label^='Score of each plan']").wait_for(timeout=60_000)
+    return page
 
 
-def opened(browser: Any, port: int) -> Any:
-    """A page of a fresh context, drawn to its first numbers, watched."""
-    page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-    page.goto(f"http://127.0.0.1:{port}/")
-    painted(page)
+def opened(browser: Any, address: str) -> Any:
+    """Such a page, drawn to its first numbers, watched."""
+    page = painted(browser, address)
     page.get_by_text("Explore one recipe").click()
     page.get_by_text("in mean score").first.wait_for(timeout=60_000)
     page.locator("[data-testid=stVegaLiteChart] svg.marks").last.wait_for(timeout=60_000)
@@ -128,39 +91,30 @@ def measure(sessions: int, seconds: float, presses: int) -> dict[str, Any]:
     """All figures with the machine's load around them."""
     from playwright.sync_api import sync_playwright
 
-    port = free_port()
     found: dict[str, Any] = {"load_before": os.getloadavg()[0], "cpus": os.cpu_count()}
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         begun = time.perf_counter()
-        with server(port) as process:
-            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-            page.goto(f"http://127.0.0.1:{port}/")
-            painted(page)
-            found["first_page_seconds"] = time.perf_counter() - begun
-            page.close()
-            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-            begun = time.perf_counter()
-            page.goto(f"http://127.0.0.1:{port}/")
-            painted(page)
-            found["warm_page_seconds"] = time.perf_counter() - begun
-            page.close()
-            page = opened(browser, port)
+        with app() as (address, process):
+            for name in ("first_page_seconds", "warm_page_seconds"):
+                painted(browser, address).close()
+                found[name], begun = time.perf_counter() - begun, time.perf_counter()
+            page = opened(browser, address)
             redraws(page, len(SLIDERS))
-            before = cpu_seconds(process.pid)
+            before = cpu_seconds(process)
             times = redraws(page, presses)
             found["redraw_ms"] = _spread(times)
-            found["server_cpu_ms_a_redraw"] = 1000 * (cpu_seconds(process.pid) - before) / presses
+            found["server_cpu_ms_a_redraw"] = 1000 * (cpu_seconds(process) - before) / presses
             if sessions:
-                found["sessions"] = _crowd(browser, port, process.pid, sessions, seconds)
+                found["sessions"] = _crowd(browser, address, process, sessions, seconds)
         browser.close()
     found["load_after"] = os.getloadavg()[0]
     return found
 
 
-def _crowd(browser: Any, port: int, pid: int, sessions: int, seconds: float) -> dict[str, Any]:
+def _crowd(browser: Any, address: str, pid: int, sessions: int, seconds: float) -> dict[str, Any]:
     """Several pages that take turns at pressing a key, so that their redraws overlap with one another."""
-    pages = [opened(browser, port) for _ in range(sessions)]
+    pages = [opened(browser, address) for _ in range(sessions)]
     spent = cpu_seconds(pid)
     times, begun = list[float](), time.perf_counter()
     memory = [resident_mb(pid)]

@@ -36,26 +36,28 @@ PAGES = {
 
 
 @contextmanager
-def app(runs: Path) -> Iterator[str]:
-    """The app's address; it ends with the block. runs: the folder that its page Runs shows."""
+def app(runs: Path | None = None) -> Iterator[tuple[str, int]]:
+    """The app's address and its process's id; it ends with the block. runs: the folder that its page Runs shows, where
+    it is not the usual one."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "streamlit", "run", str(ROOT / "app.py"), "--server.headless=true",
          f"--server.port={port}"],
-        env={**os.environ, "MOPD_RUNS": str(runs)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        env=os.environ | ({} if runs is None else {"MOPD_RUNS": str(runs)}), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         for _ in range(600):
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{port}", process.pid
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=30)
 
 
 def tiny_run(runs: Path) -> None:
@@ -96,7 +98,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place, sync_playwright() as playwright:
         tiny_run(Path(place))
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        with app(Path(place)) as address:
+        with app(Path(place)) as (address, _):
             for name in PAGES:
                 for shot in SHOTS:
                     print(shoot(browser, address, name, shot).relative_to(ROOT))

@@ -51,7 +51,7 @@ def chromium() -> Any:
 @pytest.fixture(scope="module")
 def address(chromium: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server of the app, with no runs."""
-    with app(tmp_path_factory.mktemp("runs") / "runs") as found:
+    with app(tmp_path_factory.mktemp("runs") / "runs") as (found, _):
         yield found
 
 
