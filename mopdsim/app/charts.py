@@ -129,7 +129,7 @@ def stage_costs(scenarios: Sequence[str]) -> Spec:
     return chart({"step": ROW + 8}, bar)
 
 
-def gantt(by_pool: bool = False) -> Spec:
+def gantt(by_pool: bool) -> Spec:
     """When each stage runs at P50, with a line to where its end is at P90; coloured by kind, or by pool."""
     days = {"start day": ".2f", "end day": ".2f", "end day P90": ".2f"}
     base: Spec = {

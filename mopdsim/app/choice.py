@@ -288,13 +288,7 @@ def base_document(choice: Choice) -> Mapping[str, Any]:
 def _parsed(text: str) -> Mapping[str, Any]:
     document = toml_document(text, source=OWN)
     document = {"recipe": document} if "stages" in document else document
-    for key in ("model", "smaller", "measured"):
-        name = document.get(key)
-        if isinstance(name, str) and (key == "measured" or is_path(name)):
-            raise UsageError(
-                f"{OWN}: {key} = {name!r}: the app reads no files of its machine: upload it under *Yours*, or use "
-                "`mopd forecast`"
-            )
+    without_files(document, source=OWN, command="forecast")
     for where, value, most in _sizes(document):
         if isinstance(value, int | float) and value > most:
             raise UsageError(
@@ -317,9 +311,17 @@ def _sizes(document: Mapping[str, Any]) -> Iterator[tuple[str, Any, int]]:
         yield where, len(rows) if isinstance(rows, list) else None, most
 
 
-def is_path(model: str) -> bool:
-    """Whether a model is named by a file or directory."""
-    return not model.lstrip().startswith("{") and (model.endswith(".json") or Path(model).is_dir())
+def without_files(document: Mapping[str, Any], *, source: str, command: str) -> None:
+    """UsageError where a document names a file or directory of the server's."""
+    for key in ("model", "smaller", "measured"):
+        name = document.get(key)
+        if not isinstance(name, str) or (key != "measured" and name.lstrip().startswith("{")):
+            continue
+        if key == "measured" or name.endswith(".json") or Path(name).is_dir():
+            raise UsageError(
+                f"{source}: {key} = {name!r}: the app reads no files of its machine: upload it under *Yours*, or use "
+                f"`mopd {command}`"
+            )
 
 
 def rl_behind(recipe: Recipe) -> list[str]:

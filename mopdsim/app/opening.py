@@ -18,7 +18,6 @@ import streamlit as st
 
 from mopdsim.app import charts, frames, state, views
 from mopdsim.app.choice import Choice
-from mopdsim.base.errors import MopdError
 from mopdsim.base.numbers import duration, interval, points, score, share, usd
 from mopdsim.plan import words
 
@@ -55,7 +54,7 @@ def show(question: str, answer: Mapping[str, Any]) -> None:
 
 def verdict(answer: Mapping[str, Any]) -> None:
     """What was asked with every default, and the verdict in at most 25 words."""
-    st.caption(views.plain(answer["assumptions"]))
+    views.caption(answer["assumptions"])
     st.subheader(views.plain(answer["headline"]), anchor=False)
     for loss in answer.get("contradicted_by", [])[:1]:
         st.markdown(f":material/warning: {views.plain(loss['sentence'])}")
@@ -64,15 +63,12 @@ def verdict(answer: Mapping[str, Any]) -> None:
 def take(text: str, name: str, *, label: str = "Open in What if") -> None:
     """A plan's scenario under the dials of What if; the question stays as it is."""
     if st.button(label, key=f"open_{name}", icon=":material/tune:"):
-        try:
+        with views.said():
             found = Choice(own=text, wishes=state.choice().wishes)
             found.scenario()
-        except MopdError as error:
-            st.error(str(error))
-            return
-        state.put(found)
-        st.session_state.explore = True
-        st.switch_page(st.session_state.what_if_page)
+            state.put(found)
+            st.session_state.explore = True
+            st.switch_page(st.session_state.what_if_page)
 
 
 def badge(answer: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import tomli_w
 
-from mopdsim.app.choice import Choice, is_path
+from mopdsim.app.choice import Choice, without_files
 from mopdsim.app.uploads import toml_document
 from mopdsim.base.errors import UsageError
 from mopdsim.forecast.scenario import Scenario, dump, measured_table
@@ -102,13 +102,7 @@ def to_choice(text: str) -> Choice:
 
 def checked(document: Mapping[str, Any]) -> str:
     """The question as TOML text. UsageError or NotFoundError, one sentence, where it is not sound."""
-    for key in ("model", "measured"):
-        name = document.get(key)
-        if isinstance(name, str) and (key == "measured" or is_path(name)):
-            raise UsageError(
-                f"{SOURCE}: {key} = {name!r}: the app reads no files of its machine: upload it under *Yours*, or use "
-                "`mopd plan`"
-            )
+    without_files(document, source=SOURCE, command="plan")
     text = tomli_w.dumps(dict(document))
     loads(text, source=SOURCE)
     return text

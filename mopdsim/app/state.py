@@ -11,7 +11,8 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import streamlit as st
@@ -94,6 +95,17 @@ def from_token(token: str) -> View:
 PARAMETER = "view"
 
 
+@contextmanager
+def noticed() -> Iterator[None]:
+    """A user's error inside, or a value out of range, is one sentence that the page says once; nothing else is done."""
+    try:
+        yield
+    except ValidationError as error:
+        st.session_state.notice = in_words(error)
+    except MopdError as error:
+        st.session_state.notice = str(error)
+
+
 def restore() -> None:
     """Take the view from the link where it names another one than the session has; a bad link is said once."""
     state = st.session_state
@@ -104,13 +116,11 @@ def restore() -> None:
     if token is None or token == state.token:
         return
     state.token = token
-    try:
+    with noticed():
         found = from_token(token)
         for choice in (found.choice, *found.pinned):
             choice.scenario()
         state.view = found
-    except MopdError as error:
-        state.notice = str(error)
 
 
 def view() -> View:
@@ -143,14 +153,10 @@ def put(found: Choice) -> None:
     st.session_state.view = view().model_copy(update={"choice": found})
 
 
+@noticed()
 def change(**fields: Any) -> None:
     """Change fields of the choice at hand; what is out of range is said and not taken."""
-    try:
-        put(choice().changed(**fields))
-    except ValidationError as error:
-        st.session_state.notice = in_words(error)
-    except MopdError as error:
-        st.session_state.notice = str(error)
+    put(choice().changed(**fields))
 
 
 def pin() -> None:
@@ -183,10 +189,8 @@ def wait(slot: str, says: str) -> None:
         st.info(says.format(work.seconds))
         return
     st.session_state[slot] = None
-    try:
+    with noticed():
         st.session_state[into] = (*about, work.result())
-    except MopdError as error:
-        st.session_state.notice = str(error)
     st.rerun()
 
 

@@ -122,13 +122,10 @@ def factor_of_log(data: bytes, name: str, scenario: Scenario, stage: str) -> tup
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    from mopdsim.validate import rl_rows
+    from mopdsim.exchange.curves import csv_of
+    from mopdsim.validate.rl_rows import COLUMNS
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rl_rows.COLUMNS), extrasaction="ignore", restval="")
-    writer.writeheader()
-    writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
-    return text.getvalue()
+    return csv_of(COLUMNS, rows)
 
 
 def _factor(table: str, name: str) -> tuple[float, float]:

@@ -17,7 +17,9 @@ from urllib.parse import urlencode
 import pandas as pd
 import streamlit as st
 
+from mopdsim.app import charts
 from mopdsim.base.errors import MopdError
+from mopdsim.base.numbers import duration
 
 _RISKY = ("=", "+", "-", "@", "\t", "\r")
 _WIDTH, _LETTERS = 640, 125  # of a picture, and of a line of its notes
@@ -111,6 +113,17 @@ def figure(
     heading(title, f"{says} {note}")
     st.vega_lite_chart(frame, {**spec, "padding": {"bottom": 0}}, key=key, alt=alt)
     below(title, frame, spec, key=key)
+
+
+def calendar(
+    title: str, stages: pd.DataFrame, document: Mapping[str, Any], *, key: str, by_pool: bool = False
+) -> None:
+    """When each stage of a forecast runs. stages: `frames.stages` of the document."""
+    figure(
+        title, stages, charts.gantt(by_pool), key=key,
+        says=f"{len(stages)} stages; the last ends after {duration(document['days']['p50'])} at P50.",
+        note="Bar: P50. Line: to the P90 of its end.",
+    )  # fmt: skip
 
 
 def heading(title: str, says: str) -> None:
@@ -226,6 +239,11 @@ def warnings(lines: tuple[str, ...] | list[str]) -> None:
         text = "\n".join(f"- {plain(line)}" for line in lines)
         title = f"{len(lines)} cautions about these numbers"
         fold(title, "cautions", lambda: st.markdown(text), icon=":material/info:")
+
+
+def caption(text: str) -> None:
+    """Small text in which Markdown's signs stand for themselves."""
+    st.caption(plain(text))
 
 
 def plain(text: str) -> str:

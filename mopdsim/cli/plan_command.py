@@ -5,14 +5,14 @@ arithmetic (`mopdsim.plan.plan`).
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from mopdsim.base.errors import UsageError
-from mopdsim.base.numbers import count, duration, interval, points, score, share, three, usd
+from mopdsim.base.numbers import count, duration, points, score, share, three, usd
 from mopdsim.cli.flags import Json, Keys, emit, new_file, scenario_flags
 from mopdsim.plan import words
 
@@ -85,7 +85,7 @@ def question_document(file: Path | None, keys: Keys) -> dict[str, Any]:
 _PLANS, _CHANGES, _PILOTS = 8, 4, 3  # lines of each part
 _POINTS = 12  # of the frontier
 _DOUBTS = 6  # unknowns that turn the recommendation, the largest
-_WIDTHS = (7, 14, 8, 10)  # of the columns beside the plan's name
+_WIDTHS = {"score": 7, "80% range": 14, "cost": 8, "calendar": 10, "better than the first": 0}
 
 
 def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
@@ -108,26 +108,9 @@ def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
 def _table(document: Mapping[str, Any]) -> list[str]:
     """A line a plan, the recommended one first."""
     plans = [document["recommended"], *document["alternatives"]][:_PLANS]
-    width = max(len(row["name"]) for row in plans)
-    lines = [_row(("plan", "score", "80% range", "cost", "calendar"), "better than the first", width)]
-    for row in plans:
-        cells = (
-            row["name"],
-            score(row["value"]),
-            interval(row["utility"], score),
-            usd(row["usd"]["p50"]),
-            duration(row["days"]["p50"]),
-        )
-        lines.append(
-            _row(cells, share(row["probability_better"]) if "probability_better" in row else "", width)
-        )
-    return lines
-
-
-def _row(cells: Sequence[str], last: str, widest: int) -> str:
-    widths = (widest, *_WIDTHS)
-    first, *others = [f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)]
-    return "  ".join([first, *others, last]).rstrip()
+    widths = {"plan": max(len(row["name"]) for row in plans), **_WIDTHS}
+    rows = [dict(zip(widths, widths, strict=True)), *map(words.cells, plans)]
+    return ["  ".join(f"{row[name]:<{width}}" for name, width in widths.items()).rstrip() for row in rows]
 
 
 def _equal_dollars(document: Mapping[str, Any]) -> str:

@@ -1,14 +1,16 @@
 """What the planner says in words: every uncertain number of the simulator, what moves a score, what counts.
 
 The one home of these phrases, for the command and the app alike. Each names a quantity that grows with the number it
-stands for, so that "at the high end" means the same in both. Leaves out: the numbers.
+stands for, so that "at the high end" means the same in both. Leaves out: what is in the answer.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from mopdsim.base.numbers import duration, interval, score, share, usd
 
 if TYPE_CHECKING:
     from mopdsim.quality.walk import Cause
@@ -100,6 +102,19 @@ _CAUSES: Mapping[Cause | Literal["start"], str] = {
 def capital(text: str) -> str:
     """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
+
+
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A plan of the planner's document as a table's row, by column."""
+    return {
+        "plan": row["name"],
+        "score": score(row["value"]),
+        "80% range": interval(row["utility"], score),
+        "worst domain": score(row["worst_score"]["p50"]),
+        "cost": usd(row["usd"]["p50"]),
+        "calendar": duration(row["days"]["p50"]),
+        "better than the first": share(row["probability_better"]) if "probability_better" in row else "",
+    }
 
 
 def parameter(name: str) -> str:

@@ -22,7 +22,7 @@ from mopdsim.app.background import Work, unplaced
 from mopdsim.app.background import start as begin
 from mopdsim.app.uploads import csv_text
 from mopdsim.app.words import recipe_title
-from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.cost.constants import KINDS, parse
 from mopdsim.facts.domains import P90, Scope
@@ -62,7 +62,7 @@ def _measured() -> None:
     with views.said():
         report = _report(kind)
         about = VALIDATIONS[kind]
-        st.caption(views.plain(about.scope))
+        views.caption(about.scope)
         _headline(report, ratio=about.ratio)
         table = predictions(report)
         for unit in table.unit.unique():
@@ -154,12 +154,10 @@ def _own() -> None:
         _refitted(*st.session_state.refitted)
 
 
+@state.noticed()
 def _begin(kind: str, data: bytes) -> None:
     st.session_state.refitted = None
-    try:
-        st.session_state.refit = ("refitted", (kind,), start_refit(kind, data))
-    except MopdError as error:
-        st.session_state.notice = str(error)
+    st.session_state.refit = ("refitted", (kind,), start_refit(kind, data))
 
 
 def _refitted(kind: str, document: dict[str, Any]) -> None:
@@ -436,4 +434,4 @@ def _held_out_numbers(found: Mapping[str, Any]) -> None:
         if constant is not None:
             notes.append(f"always {recipe_title(rule)} has a regret of {constant:.1f}")
     _metrics(cells)
-    st.caption(views.plain("; ".join(notes) + "."))
+    views.caption("; ".join(notes) + ".")

@@ -77,7 +77,7 @@ def _summary(found: Answer) -> None:
     document = found.document
     mean, cost = score(found.forecast.mean_score["p50"]), usd(document["usd"]["p50"])
     text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
-    st.caption(views.plain(capital(text)))
+    views.caption(capital(text))
 
 
 def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:

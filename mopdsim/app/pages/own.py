@@ -13,7 +13,7 @@ import streamlit as st
 
 from mopdsim.app import questions, state, uploads
 from mopdsim.app.choice import Choice
-from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count
 from mopdsim.cost.constants import NORMAL_80
 from mopdsim.facts.domains import domain as of_table
@@ -60,9 +60,10 @@ def domain(scenario: Scenario) -> None:
         right.number_input(
             "Seconds of its verifier", 0.0, 1e6, None, key="own_seconds", placeholder="as that one"
         )
-        st.form_submit_button("Add the domain", on_click=_guarded, args=(lambda: _domain(scenario),))
+        st.form_submit_button("Add the domain", on_click=_domain, args=(scenario,))
 
 
+@state.noticed()
 def _domain(scenario: Scenario) -> None:
     given = {key: st.session_state.get(f"own_{key}") for key in ("start", "asymptote", "tokens", "seconds")}
     name, like = str(st.session_state.own_name).strip(), st.session_state.own_like
@@ -100,7 +101,7 @@ def steps(scenario: Scenario) -> None:
         left.number_input("Seconds", 0.001, 1e6, None, key="own_step_seconds")
         middle_column.number_input("Samples", 1, 10_000_000, 1024, key="own_step_samples")
         right.number_input("Mean tokens", 1, 1_000_000, 2000, key="own_step_tokens")
-        st.form_submit_button("Use this step", on_click=_guarded, args=(lambda: _step(scenario),))
+        st.form_submit_button("Use this step", on_click=_step, args=(scenario,))
     stages = [stage.name for stage in scenario.recipe.stages if isinstance(stage, Rl)]
     if stages:
         st.selectbox("Stage that the log is from", stages, key="own_stage")
@@ -111,6 +112,7 @@ def steps(scenario: Scenario) -> None:
     )  # fmt: skip
 
 
+@state.noticed()
 def _step(scenario: Scenario) -> None:
     found = st.session_state
     if found.own_step_seconds is None:
@@ -127,18 +129,12 @@ def _steps(data: bytes, name: str, scenario: Scenario) -> None:
     state.change(measured=uploads.factor_of_log(data, name, scenario, st.session_state.own_stage))
 
 
+@state.noticed()
 def _taken(key: str, take: Callable[[bytes, str], None]) -> None:
     """An uploaded file is read; what is wrong with it is one sentence, and nothing changes."""
     found = st.session_state[key]
     if found is not None:
-        _guarded(lambda: take(found.getvalue(), found.name))
-
-
-def _guarded(act: Callable[[], None]) -> None:
-    try:
-        act()
-    except MopdError as error:
-        st.session_state.notice = str(error)
+        take(found.getvalue(), found.name)
 
 
 def _file(data: bytes, _: str) -> None:

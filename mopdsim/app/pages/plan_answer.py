@@ -62,19 +62,8 @@ def show(question: str, document: Document) -> None:
 
 def plans(document: Document) -> pd.DataFrame:
     """A row a plan in words, the recommended one first."""
-    rows = [
-        {
-            "plan": row["name"],
-            "score": score(row["value"]),
-            "80% range": interval(row["utility"], score),
-            "worst domain": score(row["worst_score"]["p50"]),
-            "cost": usd(row["usd"]["p50"]),
-            "calendar": duration(row["days"]["p50"]),
-            "better than the first": share(row["probability_better"]) if "probability_better" in row else "",
-        }
-        for row in [document["recommended"], *document["alternatives"]][:_PLANS]
-    ]
-    return pd.DataFrame(rows, columns=list(COLUMNS)).map(views.plain)
+    rows = [document["recommended"], *document["alternatives"]][:_PLANS]
+    return pd.DataFrame(map(words.cells, rows), columns=list(COLUMNS)).map(views.plain)
 
 
 def _calendar(best: Document) -> None:
@@ -82,11 +71,7 @@ def _calendar(best: Document) -> None:
     found = answer(Choice(own=best["scenario"]))
     forecast = found.document
     stages = frames.by_domains(frames.stages({"plan": forecast}), found.forecast.scenario.recipe)
-    views.figure(
-        "The plan as a calendar", stages, charts.gantt(), key="plan_calendar",
-        says=f"{len(stages)} stages; the last ends after {duration(forecast['days']['p50'])} at P50.",
-        note="Bar: P50. Line: to the P90 of its end.",
-    )  # fmt: skip
+    views.calendar("The plan as a calendar", stages, forecast, key="plan_calendar")
     used = frames.gpus_in_use(stages, sum(forecast["pools"].values()))
     views.figure(
         "GPUs used and idle", used, charts.gpus_in_use(), key="plan_gpus",
@@ -108,7 +93,7 @@ def _frontier(question: str, document: Document) -> None:
         f"{score(good)}.",
     )  # fmt: skip
     line = "" if limit is None else f" Line: the budget, {usd(limit)}."
-    st.caption(views.plain(f"Click a point to open its plan. Size: days.{line}"))
+    views.caption(f"Click a point to open its plan. Size: days.{line}")
     picked = event.selection.get("point", []) if event else []
     if picked:
         row = document["frontier"][int(picked[0]["place"])]
@@ -116,7 +101,7 @@ def _frontier(question: str, document: Document) -> None:
             told = (
                 f"{row['plan']['label']}: {score(row['value'])}, {usd(row['usd'])}, {duration(row['days'])}"
             )
-            st.caption(views.plain(told))
+            views.caption(told)
             opening.take(questions.scenario_text(question, row["plan"]), "picked")
 
 
@@ -185,7 +170,7 @@ def _full(document: Document) -> None:
         for key in ("rounds", "distill_steps", "balance", "reward_mix", "replay", "gpus")
         if key in best
     }
-    st.caption(views.plain(", ".join(f"{key} {value}".replace("_", " ") for key, value in more.items())))
+    views.caption(", ".join(f"{key} {value}".replace("_", " ") for key, value in more.items()))
     runs = pd.DataFrame(
         [(", ".join(group), steps) for group, steps in zip(best["groups"], best["rl_steps"], strict=True)],
         columns=["trained together", "RL steps"],
@@ -254,10 +239,8 @@ def _portfolio(document: Document) -> None:
     if "cheapest" in found:
         sure = share(found["probability_cheaper"])
         first, second = (plan["label"] for plan in found["plans"][:2])
-        st.caption(
-            views.plain(
-                f"{words.capital(first)} costs less over the year than {second} with probability {sure}."
-            )
+        views.caption(
+            f"{words.capital(first)} costs less over the year than {second} with probability {sure}."
         )
     totals = [
         (plan["label"], count(plan["gpu_hours"]["p50"]), usd(plan["usd"]["p50"]), interval(plan["usd"], usd),

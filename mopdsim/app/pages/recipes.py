@@ -88,7 +88,7 @@ def _show(found: Answer) -> None:
     gpus = f"{sum(document['pools'].values())} {document['gpu']}"
     cost = f"cost {usd(document['usd']['p50'])} ({interval(document['usd'], usd)})"
     calendar = f"{duration(document['days']['p50'])} ({interval(document['days'], duration)})"
-    st.caption(views.plain(f"{document['model']}, {gpus}: {cost}, {calendar}."))
+    views.caption(f"{document['model']}, {gpus}: {cost}, {calendar}.")
     _graph(recipe)
     st.markdown("**Stages**")
     views.table(
@@ -97,11 +97,7 @@ def _show(found: Answer) -> None:
         alt=f"Stages of {recipe.name} with what each starts from and spends",
     )
     table = frames.by_domains(frames.stages({recipe.name: document}), recipe)
-    views.figure(
-        "Calendar", table, charts.gantt(by_pool=len(document["pools"]) > 1), key="recipe_calendar",
-        says=f"When each of {len(table)} stages runs; the last ends after {duration(document['days']['p50'])} at P50.",
-        note="Bar: P50. Line: to the P90 of its end.",
-    )  # fmt: skip
+    views.calendar("Calendar", table, document, key="recipe_calendar", by_pool=len(document["pools"]) > 1)
     ordered = table.sort_values("USD", ascending=False)
     views.figure(
         "Cost per stage", table, charts.cost_per_stage(), key="recipe_costs",
@@ -164,11 +160,9 @@ def _untuned(choice: Choice) -> None:
     with views.said(), st.spinner("Forecasting every recipe"):
         document = _compared(json.dumps(common_keys(choice)))
         table = compared(document)
-        st.caption(
-            views.plain(
-                f"{count(document['budget_flops'])} training FLOPs each, teachers and data included, on "
-                f"{document['model']}, over {', '.join(document['domains'])}."
-            )
+        views.caption(
+            f"{count(document['budget_flops'])} training FLOPs each, teachers and data included, on "
+            f"{document['model']}, over {', '.join(document['domains'])}."
         )
         best = table.sort_values("mean P50", ascending=False)
         views.figure(
@@ -206,11 +200,9 @@ def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
             texts={"question.toml": question},
         )
         opening.badge(document)
-    st.caption(
-        views.plain(
-            f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
-            "plan costs."
-        )
+    views.caption(
+        f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
+        "plan costs."
     )
     words = table.drop(columns=["P10", "P90"])
     for name, unit in (
@@ -229,9 +221,7 @@ def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
     )  # fmt: skip
     if document["ahead"]:
         names = ", ".join(recipe_title(name) for name in document["ahead"])
-        st.caption(
-            views.plain(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
-        )
+        views.caption(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
 
 
 def ranked(document: Mapping[str, Any]) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def headline() -> None:
     """What is assumed, the finding, and four numbers."""
     with views.said():
         now = answer(state.choice())
-        st.caption(views.plain(assumptions(now.forecast.scenario)))
+        views.caption(assumptions(now.forecast.scenario))
         st.markdown(f"**{views.plain(finding_of(now))}**")
         _numbers(now)
 
@@ -135,11 +135,7 @@ def _charts(shown: dict[str, Answer]) -> None:
         )  # fmt: skip
     with right:
         own = frames.by_domains(stages[stages.scenario == names[0]], now.forecast.scenario.recipe)
-        views.figure(
-            "Calendar", own, charts.gantt(), key="calendar",
-            says=f"{len(own)} stages; the last ends after {duration(now.document['days']['p50'])} at P50.",
-            note="Bar: P50. Line: to the P90 of its end.",
-        )  # fmt: skip
+        views.calendar("Calendar", own, now.document, key="calendar")
 
 
 def _waterfall(now: Answer) -> None:

@@ -123,7 +123,7 @@ def _scores(chosen: Run) -> None:
         told = answer(Choice(own=disk.scenario_text(chosen))).document["scores"]
         table = with_forecast(table, told)
     except MopdError as error:
-        st.caption(views.plain(f"No forecast beside it: {error}"))
+        views.caption(f"No forecast beside it: {error}")
     views.table(
         table, key="run_scores", alt="Measured scores of the finished run by domain, and their forecast"
     )
