@@ -87,9 +87,8 @@ def begin(question: str, kind: Kind = "planned") -> None:
 
 
 POLL_S = 0.5
-PARAMETER = (
-    "answered"  # in the address: the question's answer was shown, and is worked out again where it is lost
-)
+# in the address: the question's answer was shown, and is worked out again where it is lost
+PARAMETER = "answered"
 Show = Callable[[str, Mapping[str, Any]], None]
 _STALE = "<style>.st-key-answer_{} {{ opacity: 0.45; filter: grayscale(0.6); }}</style>"
 
@@ -101,9 +100,8 @@ def answer(
 
     show: draws an answer, given its question. ask: the button's words, None where it stands elsewhere.
     """
-    above = (
-        st.container()
-    )  # what is said of the answer, so that the browser keeps the answer itself where it was
+    # what is said of the answer, so that the browser keeps the answer itself where it was
+    above = st.container()
     with above:
         found = told(question, kind)
         if found is not None:
@@ -119,9 +117,8 @@ def _meanwhile(question: str, kind: Kind, ask: str | None) -> tuple[str, Mapping
     """The button or how far it is; then the rough answer, or the last one, greyed, with its own question."""
     if not working(question, kind) and (_lost(kind) or _asked(ask, kind)):
         ask_for(question, kind)
-    rough = (
-        told(question, "rough") if kind == "planned" else None
-    )  # taken before: the page waits for what lies there
+    # taken before: the page waits for what lies there
+    rough = told(question, "rough") if kind == "planned" else None
     if working(question, kind):
         wait_for(question, kind)
     if rough is not None:

@@ -46,11 +46,7 @@ PAGES = [
 
 def main() -> None:
     """Draw the page that the address names."""
-    st.set_page_config(
-        page_title="mopd",
-        page_icon=str(DATA / "app_icon.svg"),
-        layout="wide",
-    )
+    st.set_page_config(page_title="mopd", page_icon=str(DATA / "app_icon.svg"), layout="wide")
     state.restore()
     st.session_state.what_if_page = PAGES[0]
     page = st.navigation(PAGES, position="top")

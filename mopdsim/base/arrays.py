@@ -12,9 +12,8 @@ _EDGE = 1e-12
 
 def logit(probability: Array | float) -> Array:
     """ln(p / (1 - p)), finite at 0 and 1."""
-    odds = np.asarray(
-        np.maximum(probability, _EDGE)
-    )  # in place from here: new arrays cost more than the arithmetic
+    # in place from here: new arrays cost more than the arithmetic
+    odds = np.asarray(np.maximum(probability, _EDGE))
     np.minimum(odds, 1 - _EDGE, out=odds)
     odds /= 1 - odds
     return np.log(odds, out=odds)[()]

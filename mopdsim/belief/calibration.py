@@ -57,17 +57,10 @@ CONSTANTS = (
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
     "imitated_choice", "preference_share",
 )  # fmt: skip
-ALONG_THE_DIAL: Mapping[str, str] = {
-    "conflict": "ambiguity_conflict",
-    "spill": "ambiguity_spill",
-}  # of rivals
-PUBLISHED_STRATEGIES = (
-    "merge_average",
-    "merge_sum",
-    "mixed_rl",
-    "mopd",
-    "off_policy",
-)  # in two studies or more
+# of rivals
+ALONG_THE_DIAL: Mapping[str, str] = {"conflict": "ambiguity_conflict", "spill": "ambiguity_spill"}
+# in two studies or more
+PUBLISHED_STRATEGIES = ("merge_average", "merge_sum", "mixed_rl", "mopd", "off_policy")
 FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
     "start": "logit",
     "asymptote": "logit",

@@ -117,9 +117,7 @@ app = group(cls=_Root)
 
 
 @app.callback(invoke_without_command=True)
-def root(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-) -> None:
+def root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     """Forecast a post-training recipe, or run it for real: one recipe file, two engines.
 
     Start with `mopd demo`, or `mopd recipes` and `mopd train run mopd --model tiny --out runs/first`.
@@ -142,10 +140,7 @@ def recipes(json_: Json = False) -> None:
 
 
 @app.command()
-def check(
-    file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")],
-    json_: Json = False,
-) -> None:
+def check(file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")], json_: Json = False) -> None:
     """Validate a recipe file and print what it describes. Example: mopd check my_recipe.toml"""
     from mopdsim.recipes import recipe_file
     from mopdsim.recipes.recipe import parents

@@ -40,8 +40,7 @@ def plan(
         ),
     ] = None,
     recipe: Annotated[
-        Path | None,
-        typer.Option(help="Save its recipe alone here, for `mopd train run`.", callback=new_file),
+        Path | None, typer.Option(help="Save its recipe alone here, for `mopd train run`.", callback=new_file)
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -74,13 +74,7 @@ def _held_parameters(model: Model, layout: AnyLayout) -> tuple[Any, Any, Any]:
     return dense, routed, np.where(layout.fully_sharded, model.total_parameters / layout.gpus, dense + routed)
 
 
-def train_memory(
-    model: Model,
-    layout: AnyLayout,
-    *,
-    length: Any,
-    resident_models: Any = 0,
-) -> TrainMemory:
+def train_memory(model: Model, layout: AnyLayout, *, length: Any, resident_models: Any = 0) -> TrainMemory:
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
     teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""
     dense, routed, held = _held_parameters(model, layout)
@@ -173,13 +167,7 @@ def _used_gpus(gpu: Gpu, gpus: int, split: int, group: int) -> list[int]:
 
 @lru_cache(maxsize=256)
 def training_layouts(
-    model: Model,
-    gpu: Gpu,
-    gpus: int,
-    *,
-    lora: bool = False,
-    precision: str = "bf16",
-    offload: bool = False,
+    model: Model, gpu: Gpu, gpus: int, *, lora: bool = False, precision: str = "bf16", offload: bool = False
 ) -> LayoutGrid:
     """Every layout of at most `gpus` GPUs, from cheap to dear: GPUs left idle, then doublings of a split. Tensor
     degrees are powers of two within a node (they divide the heads). Each doubling of tensor or pipeline degree costs

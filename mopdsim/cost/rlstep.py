@@ -27,14 +27,7 @@ from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.own_trainer import phase_s
-from mopdsim.cost.training import (
-    LayoutGrid,
-    TrainLayout,
-    forward_s,
-    layout_span,
-    train_step_s,
-    train_work,
-)
+from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, layout_span, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 

@@ -181,9 +181,8 @@ def _with_overlap(batch: Batch, machine: Machine, gpus: int) -> Timed:
         return _phases((batch,), machine, gpus, gpus)[0]
     found: list[Timed] = []
     refusal = None
-    for used in sorted(
-        {gpus, min(gpus, machine.gpu.scale_up_gpus)} - {1}
-    ):  # new weights may stay within the fast link
+    # new weights may stay within the fast link
+    for used in sorted({gpus, min(gpus, machine.gpu.scale_up_gpus)} - {1}):
         for trainers in _trainers(machine, used):
             try:
                 ((seconds, words, memory),) = _phases((batch,), machine, used - trainers, trainers)

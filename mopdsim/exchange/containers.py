@@ -24,9 +24,8 @@ from typing import Any
 from mopdsim.base.errors import NotFoundError, UsageError
 
 Scalar = tuple[int, str, float]  # step, tag, value
-LARGEST_CHECKED = (
-    1 << 16
-)  # bytes of a record; larger ones are pictures and texts, slow to check and no scalars
+# bytes of a record; larger ones are pictures and texts, slow to check and no scalars
+LARGEST_CHECKED = 1 << 16
 _FLOAT = 1  # DataType DT_FLOAT
 
 

@@ -29,9 +29,8 @@ POINTS = (
     "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
     "length", "flops", "gradient_tokens", "kl_start", "kl_parent",
 )  # fmt: skip
-HELD_OUT = (
-    64  # prompts of a domain that an export writes; fewer where a small file has fewer, then n is too large
-)
+# prompts of a domain that an export writes; fewer where a small file has fewer, then n is too large
+HELD_OUT = 64
 _VERL = re.compile(r"val-core/(.+?)/(?:reward|acc|score)/mean@(\d+)$")
 
 

@@ -129,9 +129,8 @@ class Domain:
 
 
 BY_SIZE = 0.4  # logits for each e-fold of parameters: the prior of `size_slope`
-UNKNOWN_START = (
-    1.2  # sd in logits: models of one size differ by as much as 2507.17512's and MiMo's on one benchmark
-)
+# sd in logits: models of one size differ by as much as 2507.17512's and MiMo's on one benchmark
+UNKNOWN_START = 1.2
 _SCORES = ("start", "asymptote", "demonstrated")
 WHOLE = ("max_response_tokens", "turns", "tool_tokens")
 _ESTIMATES = tuple(field.name for field in fields(Domain) if field.type == "Estimate")

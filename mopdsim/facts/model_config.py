@@ -225,10 +225,7 @@ def _layer_kinds(config: Config, layers: int) -> list[str]:
 
 
 def _mamba(config: Config, hidden: int) -> Recurrent:
-    state, kernel = (
-        _first(config, _COUNTS["mamba_state"]),
-        _first(config, _COUNTS["mamba_convolution"], 4),
-    )
+    state, kernel = (_first(config, _COUNTS["mamba_state"]), _first(config, _COUNTS["mamba_convolution"], 4))
     heads = _first(config, _COUNTS["mamba_heads"])
     if heads is None:  # Mamba-1 (2312.00752): steps of its own for each channel, from a low-rank projection
         inner = config.get("intermediate_size") or config.get("expand", 2) * hidden

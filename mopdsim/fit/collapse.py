@@ -18,9 +18,8 @@ from mopdsim.quality.caps import collapse_hazard
 from mopdsim.quality.walk import State, walk
 from mopdsim.recipes.recipe import Distill
 
-_WIDTHS = np.linspace(
-    -2.0, 12.0, 1401
-)  # of the prior, around its middle: far up, since nothing may have collapsed
+# of the prior, around its middle: far up, since nothing may have collapsed
+_WIDTHS = np.linspace(-2.0, 12.0, 1401)
 
 
 def collapse_middle(posterior: Posterior, *, source: str) -> Estimate | None:

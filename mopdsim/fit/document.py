@@ -23,10 +23,8 @@ from mopdsim.fit.posterior import Posterior
 LEAST_LEARNED = 0.1  # of the prior's variance; below, a parameter counts as not identified
 SURPRISE = 3.0  # prior standard deviations
 ERRORS: Mapping[Group, str] = {"error": MODEL_ERROR, "bold_error": BOLD_ERROR}  # the rows that hold them
-BASES = (
-    2.0,
-    0.3,
-)  # prior of the spread of starts between bases, logits: counts as so many bases, of this size
+# prior of the spread of starts between bases, logits: counts as so many bases, of this size
+BASES = (2.0, 0.3)
 
 
 def document(

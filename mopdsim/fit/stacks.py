@@ -133,10 +133,7 @@ def fit(chosen: Sequence[Run]) -> dict[str, Any]:
     _, best, found = max(tried, key=lambda each: each[0])
     everything, _ = _factors(_by_project(chosen, "unnamed", best))
     named = {name: found.get(name, found[""]) for name in MECHANISMS if name not in (UNKNOWN, OWN)}
-    return {
-        "launch_layer_s": LAUNCHES[best],
-        "stacks": {**named, UNKNOWN: everything[""], OWN: found[""]},
-    }
+    return {"launch_layer_s": LAUNCHES[best], "stacks": {**named, UNKNOWN: everything[""], OWN: found[""]}}
 
 
 def _by_project(chosen: Sequence[Run], key: str, place: int) -> list[tuple[str, float, float]]:

@@ -285,9 +285,8 @@ def _poisson(key: str, mean_N: Array, seed: int) -> Array:
     means: the normal limit). (..., N)"""
     draws = mean_N.shape[-1]
     arrivals_NA = _arrivals(key, seed, draws)
-    if (
-        mean_N.ndim == 2 and len(mean_N) > draws
-    ):  # many candidates, few draws: one binary search for each draw
+    # many candidates, few draws: one binary search for each draw
+    if mean_N.ndim == 2 and len(mean_N) > draws:
         columns = [np.searchsorted(own_A, mean_N[:, n]) for n, own_A in enumerate(arrivals_NA)]
         counts_N = np.stack(columns, axis=-1).astype(float)
     else:

@@ -51,11 +51,8 @@ from mopdsim.recipes.recipe import (
 Steps = NDArray[np.int64] | int  # (C,), or one number
 
 _BILLION = 1e9
-STALENESS: Mapping[Overlap, float] = {
-    "synchronous": 0.0,
-    "one_step_off": 1.0,
-    "asynchronous": 1.0,
-}  # updates behind, `lag` more where generation never waits
+# updates behind, `lag` more where generation never waits
+STALENESS: Mapping[Overlap, float] = {"synchronous": 0.0, "one_step_off": 1.0, "asynchronous": 1.0}
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
 

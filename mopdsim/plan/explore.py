@@ -22,14 +22,7 @@ from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import title
 from mopdsim.plan.candidate import DISTILLED, TAUGHT, Plan, first_of_each
 from mopdsim.plan.evaluation import Evaluator, Outcome
-from mopdsim.plan.grouping import (
-    ENUMERATED,
-    Grouping,
-    friendliness,
-    neighbours,
-    partitions,
-    suggested,
-)
+from mopdsim.plan.grouping import ENUMERATED, Grouping, friendliness, neighbours, partitions, suggested
 from mopdsim.plan.question import Family, Question
 from mopdsim.recipes.recipe import Balance
 

@@ -263,12 +263,7 @@ class Stock:
         return self._efforts[key]
 
     def seconds(
-        self,
-        key: Hashable,
-        stage: AnyStage,
-        one_step: Amounts | None,
-        steps_C: NDArray[np.int64],
-        gpus: int,
+        self, key: Hashable, stage: AnyStage, one_step: Amounts | None, steps_C: NDArray[np.int64], gpus: int
     ) -> Array | None:
         """A stage's seconds after so many steps, sweeps, reruns and failures included, (C, N); None where it does not
         fit."""

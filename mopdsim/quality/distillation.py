@@ -244,8 +244,7 @@ def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, confli
     score_SN = step.score_DN[places]
     tends_SN = scaled_gain(world.start_DN[places], world.asymptote_DN[places], np.exp(conflict_SN))
     climbed_SN = hill(shares_SN * effort.compute_N / world.midpoint_DN[places], world.steepness_DN[places])
-    signal_SN = (
-        4 * score_SN * (1 - score_SN)
-    )  # the variance of a verdict over its largest: none where all fail
+    # the variance of a verdict over its largest: none where all fail
+    signal_SN = 4 * score_SN * (1 - score_SN)
     share_SN = min(stage.reward_mix, 1.0) * world.constants["reward_gain"] * signal_SN
     step.move_some("reward", places, score_SN + share_SN * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)

@@ -150,12 +150,7 @@ def learn_by_reward(
     paced_SN, won_SN = spent_SN, None
     if stage.reward_models:
         pressed = pressure(
-            tuple(stage.domains),
-            stage.reward_models,
-            stage.kl_coefficient,
-            step,
-            judges,
-            spent_SN,
+            tuple(stage.domains), stage.reward_models, stage.kl_coefficient, step, judges, spent_SN
         )
         paced_SN, won_SN = spent_SN * pressed.pace_SN, pressed.won_SN
     progress_SN = hill(paced_SN, steep_SN)
@@ -163,9 +158,8 @@ def learn_by_reward(
     step.forget(kl_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
     asymptote_SN = seeded_asymptote(step)
-    if (
-        len(places) > 1 or not step.from_root
-    ):  # what goes on from a trained model: a cascade, or a second round
+    # what goes on from a trained model: a cascade, or a second round
+    if len(places) > 1 or not step.from_root:
         strategy = "mixed_rl" if step.from_root else "cascade_rl"
         asymptote_SN = recovered(step, strategy, start_SN, asymptote_SN)
     if step.booked is not None:

@@ -95,11 +95,7 @@ class Step:
         others_DN[self.trained] -= kl_SN
         replay_D = np.zeros(len(self.score_DN))
         replay_D[self.trained] = self.shares_S / self.shares_S.sum() * (1 + demonstrations)
-        kept_DN = retained(
-            others_DN,
-            column(replay_D, others_DN),
-            constants["forgetting"],
-        )
+        kept_DN = retained(others_DN, column(replay_D, others_DN), constants["forgetting"])
         floor_DN = np.minimum(self.world.start_DN, self.score_DN)
         self.move("interference", floor_DN + (self.score_DN - floor_DN) * kept_DN)
 

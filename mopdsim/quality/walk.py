@@ -23,16 +23,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.quality.distillation import distill
 from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
-from mopdsim.quality.learning import (
-    break_down,
-    broken,
-    climb,
-    hill,
-    imitate,
-    learn_by_reward,
-    merge,
-    paced,
-)
+from mopdsim.quality.learning import break_down, broken, climb, hill, imitate, learn_by_reward, merge, paced
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName

@@ -19,9 +19,8 @@ KINDS: Mapping[str, str] = {
     "preference": "DPO",
     "merge": "merging",
 }
-ROLES: Mapping[
-    str, tuple[str, str]
-] = {  # what the reader says of the stage it reads, and what the arrow says
+# what the reader says of the stage it reads, and what the arrow says
+ROLES: Mapping[str, tuple[str, str]] = {
     "init": ("starts from", ""),
     "teacher": ("is taught by", "teaches"),
     "data": ("trains on answers of", "gives answers"),
@@ -37,9 +36,8 @@ def mermaid(recipe: Recipe) -> str:
     The description in words is for those who hear the page.
     """
     graph = recipe.graph()
-    number = {
-        name: f"s{place}" for place, name in enumerate(graph)
-    }  # a name such as "end" is a word of Mermaid
+    # a name such as "end" is a word of Mermaid
+    number = {name: f"s{place}" for place, name in enumerate(graph)}
     lines = [f"flowchart {'LR' if _depth(recipe) <= _WIDE else 'TD'}"]
     lines.append(f"  accTitle: The stages of {recipe.name}")
     lines.append(f"  accDescr: {described(recipe)}")

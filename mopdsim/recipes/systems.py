@@ -38,9 +38,8 @@ from mopdsim.recipes.recipe import (
 )
 
 HELD = 0.1  # KL coefficient against a reward model: small models exploit one within tens of steps (studies/LOG.md)
-LABEL_NOISE = (
-    0.16  # each labeller errs so often that two agree on 73% of pairs (InstructGPT): 1 - 2 p (1 - p)
-)
+# each labeller errs so often that two agree on 73% of pairs (InstructGPT): 1 - 2 p (1 - p)
+LABEL_NOISE = 0.16
 
 
 def instructgpt(
@@ -220,11 +219,7 @@ def deepseek_v4(
 
 
 def nemotron3_ultra(
-    domains: Sequence[str],
-    *,
-    amounts: AmountsName = "tiny",
-    groups: Groups | None = None,
-    rounds: int = 2,
+    domains: Sequence[str], *, amounts: AmountsName = "tiny", groups: Groups | None = None, rounds: int = 2
 ) -> Recipe:
     """Nemotron 3 Ultra (June 2026): SFT twice, RLVR over all, then rounds of multi-teacher on-policy distillation.
 

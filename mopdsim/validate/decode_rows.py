@@ -120,11 +120,7 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Plac
         label=f"{row['model']} {row['backend']} {layout} {sizes}",
         measured=measured,
         moe=model.is_moe,
-        keys={
-            "model": model.name,
-            "gpu": gpu.name,
-            "group": f"{model.name} | {gpu.name} | {row['backend']}",
-        },
+        keys={"model": model.name, "gpu": gpu.name, "group": f"{model.name} | {gpu.name} | {row['backend']}"},
         configuration=f"{model.name} {layout} {sizes} {row['moe_tp']} {row['moe_ep']}",
         payload=_work(model, gpu, replica, values),
     )

@@ -34,9 +34,8 @@ from mopdsim.validate.quality_rows import METHODS, Score
 MEAN = (0.9, 0.1)  # of m: most published students come within a tenth of their teachers' headroom
 SCALES = {"study": 0.07, "within": 0.1}  # priors, in recovery
 UNSEEN = 0.2  # more, of a strategy that fewer than two studies have
-TEACHERS: Mapping[
-    str, tuple[str, float, float]
-] = {  # method -> k, its mean and sd: Train4Merge has 1.15 against .44
+# method -> k, its mean and sd: Train4Merge has 1.15 against .44
+TEACHERS: Mapping[str, tuple[str, float, float]] = {
     "mopd_teacher_rl": ("rl_teacher", 0.15, 0.15),
     "mopd_teacher_sft": ("sft_teacher", -0.4, 0.2),
 }

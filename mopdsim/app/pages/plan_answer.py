@@ -23,11 +23,8 @@ from mopdsim.plan.question import loads
 
 DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
 _PLANS, _PILOTS = 8, 5  # rows shown
-_WIDE = (
-    "80% range",
-    "worst domain",
-    "better than the first",
-)  # columns of the plans that a phone has no room for
+# columns of the plans that a phone has no room for
+_WIDE = ("80% range", "worst domain", "better than the first")
 Document = Mapping[str, Any]
 COLUMNS = ("plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first")
 _LEFT_OUT = ", ".join(f".st-key-plans_table tr > :nth-child({COLUMNS.index(name) + 1})" for name in _WIDE)

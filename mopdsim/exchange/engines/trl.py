@@ -63,9 +63,8 @@ def job(request: Request, stage: AnyStage) -> Job:
     )
 
 
-Said = tuple[
-    int, int, dict[str, Any], list[str]
-]  # rows of an update, updates of a batch, arguments, what differs
+# rows of an update, updates of a batch, arguments, what differs
+Said = tuple[int, int, dict[str, Any], list[str]]
 
 
 def _sft(request: Request, stage: Sft) -> dict[str, Any]:
