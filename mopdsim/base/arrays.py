@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Row = TypeVar("Row", bound=Any)
 
 _EDGE = 1e-12
 
@@ -32,3 +37,11 @@ def middle(ordered_CN: Array) -> Array:
     """The median of rows whose middle is in its place, (C,)."""
     draws = ordered_CN.shape[1]
     return np.asarray((ordered_CN[:, (draws - 1) // 2] + ordered_CN[:, draws // 2]) / 2)
+
+
+def stacked(rows: Sequence[Row]) -> Row:
+    """Rows of a dataclass of single numbers as one of arrays."""
+    cls = type(rows[0])
+    return cls(
+        **{each.name: np.array([float(getattr(row, each.name)) for row in rows]) for each in fields(cls)}
+    )

@@ -20,7 +20,7 @@ a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -211,13 +211,6 @@ def _dispatches(model: Model, attention_replicas: Any) -> Any:
     """GPUs that a token is sent to for its experts, over all layers: its experts', but each other GPU once."""
     return sum(
         count * np.minimum(kind.per_token, attention_replicas - 1.0) for count, kind in model.expert_layers
-    )
-
-
-def stack(works: Sequence[DecodeWork]) -> DecodeWork:
-    """Rows of scalar works as one work of arrays."""
-    return DecodeWork(
-        **{f.name: np.array([float(getattr(w, f.name)) for w in works]) for f in fields(DecodeWork)}
     )
 
 

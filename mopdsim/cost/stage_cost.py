@@ -54,10 +54,10 @@ class Bill:
     gpus: int
     batch: Batch | None
     steps: int
-    generated_tokens: float
-    scored_tokens: float
-    trained_tokens: float
-    gradient_tokens: float
+    generated_tokens: float = 0.0
+    scored_tokens: float = 0.0
+    trained_tokens: float = 0.0
+    gradient_tokens: float = 0.0
     flops: Mapping[Phase, float]
     seconds: Mapping[Phase, float]
     mean_length: float
@@ -66,7 +66,7 @@ class Bill:
     log_sd: float
     grade: str
     layout: str
-    memory_bytes: float
+    memory_bytes: float = 0.0
     stored_bytes: float
     shares: Mapping[str, float]
 
@@ -211,10 +211,6 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
         gpus=1,
         batch=None,
         steps=1,
-        generated_tokens=0.0,
-        scored_tokens=0.0,
-        trained_tokens=0.0,
-        gradient_tokens=0.0,
         flops={},
         seconds={"fixed": seconds},
         mean_length=1.0,
@@ -223,7 +219,6 @@ def _merge(stage: AnyStage, machine: Machine) -> Bill:
         log_sd=0.5,
         grade="prior",
         layout="host memory",
-        memory_bytes=0.0,
         stored_bytes=stored_bytes(machine.model),
         shares={},
     )

@@ -21,7 +21,7 @@ stragglers, input pipeline, checkpoints.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -208,13 +208,6 @@ def _attention_flops(model: Model, lengths: Any) -> Any:
         return np.full(lengths.shape, model.attention_flops(lengths))
     found, places = np.unique(lengths, return_inverse=True)
     return np.array([model.attention_flops(length) for length in found])[places].reshape(lengths.shape)
-
-
-def stack(works: Sequence[TrainWork]) -> TrainWork:
-    """Rows of scalar works as one work of arrays."""
-    return TrainWork(
-        **{f.name: np.array([float(getattr(w, f.name)) for w in works]) for f in fields(TrainWork)}
-    )
 
 
 def train_step_s(work: TrainWork, c: TrainConstants) -> Array:

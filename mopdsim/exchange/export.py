@@ -28,7 +28,7 @@ from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.engines.texts import carried, template
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.schedule import affected_by
-from mopdsim.recipes.recipe import ROOTS, AnyStage, Merge, Recipe, parents
+from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, needs
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
@@ -110,7 +110,7 @@ def _stage(request: Request, job: Job) -> dict[str, Any]:
         "engine": job.engine,
         "engine_version": module.VERSION,
         "kind": stage.kind,
-        "needs": [name for name in parents(stage) if name not in ROOTS],
+        "needs": list(needs(stage)),
         "gpus": job.gpus,
         "nodes": job.nodes,
         "differs": list(job.differs),
@@ -175,10 +175,10 @@ def _run_all(recipe: Recipe, jobs: Sequence[Job]) -> str:
         'cd "$(dirname -- "$0")"',
     ]
     for job in jobs:
-        needs = [name for name in parents(recipe.stage[job.stage]) if name not in ROOTS]
+        before = needs(recipe.stage[job.stage])
         lines.append(
             f"[ -f {job.stage}/{DONE} ] || bash {job.stage}/run.sh"
-            + (f"  # after {', '.join(needs)}" if needs else "")
+            + (f"  # after {', '.join(before)}" if before else "")
         )
     return "\n".join(lines) + "\n"
 
@@ -188,13 +188,13 @@ def _slurm(request: Request, jobs: Sequence[Job]) -> str:
     lines = [template("slurm.sh").rstrip("\n")]
     names = {job.stage for job in jobs}
     for job in jobs:
-        needs = " ".join(name for name in parents(request.recipe.stage[job.stage]) if name in names)
+        before = " ".join(name for name in needs(request.recipe.stage[job.stage]) if name in names)
         per_node = min(job.gpus, request.machine.gpus_per_node)
         script = "ray_on_slurm.sh" if job.engine == "verl" and job.nodes > 1 else f"{job.stage}/run.sh"
         size = f"--nodes={job.nodes} --gpus-per-node={per_node}" if job.gpus else "--nodes=1"
         argument = f" {job.stage}" if script == "ray_on_slurm.sh" else ""
         lines.append(
-            f"[ -f {job.stage}/{DONE} ] || job_{job.stage}=$(sbatch --parsable $(after {needs}) {size} "
+            f"[ -f {job.stage}/{DONE} ] || job_{job.stage}=$(sbatch --parsable $(after {before}) {size} "
             f"--exclusive --job-name={job.stage} --output={job.stage}/slurm.log {script}{argument})"
         )
     return "\n".join(lines) + "\n"

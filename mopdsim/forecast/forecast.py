@@ -25,7 +25,7 @@ from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import title
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.schedule import Job, Timeline, affected_by, needs_of, place
+from mopdsim.forecast.schedule import Job, Timeline, affected_by, place
 from mopdsim.forecast.stage_draws import (
     bills_of,
     effort_of,
@@ -41,6 +41,7 @@ from mopdsim.forecast.stage_draws import (
 from mopdsim.quality.ambiguity import within_bound
 from mopdsim.quality.walk import Effort, Products, State, products, walk
 from mopdsim.quality.world import World
+from mopdsim.recipes.stage import needs
 
 HOUR, DAY = 3600.0, 86_400.0
 QUANTILES = {"p10": 0.1, "p50": 0.5, "p90": 0.9}
@@ -310,7 +311,7 @@ def forecast(
             name=name,
             seconds_N=seconds_of(scenario, found, found.steps, lengths[name]),
             gpus=taken_gpus(scenario, recipe.stage[name], found),
-            needs=needs_of(recipe, name),
+            needs=needs(recipe.stage[name]),
             pool=scenario.pool(name),
             priority=scenario.priority.get(name, 0.0),
         )

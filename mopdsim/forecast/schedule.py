@@ -20,7 +20,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, UsageError, did_you_mean
 from mopdsim.belief.calibration import standard_normal, uniform
-from mopdsim.recipes.recipe import ROOTS, Preference, Recipe, RejectionSampling, Rl, Sft, parents
+from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Rl, Sft, needs
 
 _SLOTS = 64
 _ARRIVALS = 32
@@ -191,14 +191,14 @@ def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
     followed: set[str] = set()  # stages with a learner downstream
     for stage in reversed(recipe.stages):
         if stage.name in learners or stage.name in followed:
-            followed |= set(needs_of(recipe, stage.name))
+            followed |= set(needs(stage))
     changed = learners - followed
     for stage in reversed(recipe.stages):
         if stage.name in changed:
             changed |= _told_by(recipe, stage.name, domain)
     affected: dict[str, None] = {}
     for stage in recipe.stages:
-        parents_affected = any(name in affected for name in needs_of(recipe, stage.name))
+        parents_affected = any(name in affected for name in needs(stage))
         if parents_affected or stage.name in changed:
             affected[stage.name] = None
     return tuple(affected)
@@ -214,11 +214,6 @@ def _told_by(recipe: Recipe, name: str, domain: str) -> set[str]:
             return {data for data in stage.data if domain in getattr(recipe.stage[data], "domains", {})}
         case _:
             return set()
-
-
-def needs_of(recipe: Recipe, name: str) -> tuple[str, ...]:
-    """The stages that must have ended before this one starts."""
-    return tuple(parent for parent in parents(recipe.stage[name]) if parent not in ROOTS)
 
 
 def _ordered(jobs: Sequence[Job]) -> list[Job]:

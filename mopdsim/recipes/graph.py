@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.recipe import Recipe, parents, read
 
 KINDS: Mapping[str, str] = {
     "sft": "SFT",
@@ -35,9 +35,9 @@ def mermaid(recipe: Recipe) -> str:
 
     The description in words is for those who hear the page.
     """
-    graph = recipe.graph()
+    names = [*recipe.roots, *recipe.stage]
     # a name such as "end" is a word of Mermaid
-    number = {name: f"s{place}" for place, name in enumerate(graph)}
+    number = {name: f"s{place}" for place, name in enumerate(names)}
     lines = [f"flowchart {'LR' if _depth(recipe) <= _WIDE else 'TD'}"]
     lines.append(f"  accTitle: The stages of {recipe.name}")
     lines.append(f"  accDescr: {described(recipe)}")
@@ -50,7 +50,7 @@ def mermaid(recipe: Recipe) -> str:
         elif stage.name == recipe.output:
             before, after = "[[", "]]"
         lines.append(f'  {number[stage.name]}{before}"{stage.name}<br>{KINDS[stage.kind]}"{after}')
-    for source, target, role in graph.edges(data="role"):
+    for (source, target), role in sorted(links(recipe).items(), key=lambda link: names.index(link[0][0])):
         said = ROLES[role][1]
         arrow = f"-. {said} .->" if said else "-->"
         lines.append(f"  {number[source]} {arrow} {number[target]}")
@@ -59,19 +59,29 @@ def mermaid(recipe: Recipe) -> str:
 
 def described(recipe: Recipe) -> str:
     """The graph in words, one sentence a stage."""
-    graph = recipe.graph()
+    by_role: dict[tuple[str, str], list[str]] = {}
+    for (source, target), role in links(recipe).items():
+        by_role.setdefault((target, role), []).append(source)
     sentences = []
     for stage in recipe.stages:
-        by_role: dict[str, list[str]] = {}
-        for source, _, role in graph.in_edges(stage.name, data="role"):
-            by_role.setdefault(role, []).append(source)
-        links = ", ".join(f"{ROLES[role][0]} {', '.join(by_role[role])}" for role in ROLES if role in by_role)
-        sentences.append(f"{stage.name} ({KINDS[stage.kind]}) {links}")
+        told = [(words, by_role.get((stage.name, role))) for role, (words, _) in ROLES.items()]
+        reads = ", ".join(f"{words} {', '.join(names)}" for words, names in told if names)
+        sentences.append(f"{stage.name} ({KINDS[stage.kind]}) {reads}")
     return ". ".join(sentences) + f". The result is {recipe.output}."
+
+
+def links(recipe: Recipe) -> dict[tuple[str, str], str]:
+    """What each stage reads, by (source, stage): a role of `ROLES`."""
+    found: dict[tuple[str, str], str] = {}
+    for stage in recipe.stages:
+        found |= {(name, stage.name): role for role, names in read(stage).items() for name in names}
+        found[stage.init, stage.name] = "init"
+    return found
 
 
 def _depth(recipe: Recipe) -> int:
     """Stages on the longest path, the root included."""
-    import networkx as nx
-
-    return len(nx.dag_longest_path(recipe.graph()))
+    depth = dict.fromkeys(recipe.roots, 1)
+    for stage in recipe.stages:
+        depth[stage.name] = 1 + max(depth[name] for name in parents(stage))
+    return max(depth.values())

@@ -14,7 +14,7 @@ import graphlib
 import math
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -39,16 +39,15 @@ from mopdsim.recipes.stage import (
     Stage,
     Teacher,
     TrainedStage,
+    needs,
     parents,
     read,
 )
 
-if TYPE_CHECKING:
-    import networkx as nx
-
 __all__ = [
     "BASE", "ROOTS", "SMALLER", "AnyStage", "Balance", "Distill", "DistillLoss", "Merge", "Name", "Preference",
-    "Recipe", "RejectionSampling", "RewardModel", "Rl", "Sft", "Stage", "Teacher", "TrainedStage", "parents", "read",
+    "Recipe", "RejectionSampling", "RewardModel", "Rl", "Sft", "Stage", "Teacher", "TrainedStage", "needs",
+    "parents", "read",
 ]  # fmt: skip
 
 
@@ -69,16 +68,16 @@ def topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:
             if parent not in ROOTS and parent not in by_name:
                 hint = did_you_mean(parent, [*ROOTS, *by_name])
                 raise ValueError(f"stage {stage.name!r} refers to {parent!r}, which is no stage{hint}")
-    needs = {stage.name: [name for name in parents(stage) if name not in ROOTS] for stage in stages}
+    before = {stage.name: needs(stage) for stage in stages}
     try:
-        order = list(graphlib.TopologicalSorter(needs).static_order())
+        order = list(graphlib.TopologicalSorter(before).static_order())
     except graphlib.CycleError as error:
         raise ValueError(
             f"stages form a cycle: {' -> '.join(reversed(error.args[1]))}; remove one link"
         ) from None
     depth = {name: 0 for name in order}
     for name in order:
-        depth[name] = max((depth[parent] + 1 for parent in needs[name]), default=0)
+        depth[name] = max((depth[parent] + 1 for parent in before[name]), default=0)
     return tuple(sorted(stages, key=lambda stage: depth[stage.name]))
 
 
@@ -282,9 +281,7 @@ class Recipe(Value):
 
     def root_of(self, name: str) -> str:
         """The model that a stage's weights grew from."""
-        while name not in ROOTS:
-            name = self.stage[name].init
-        return name
+        return _root(name, self.stage)
 
     @cached_property
     def bold(self) -> frozenset[str]:
@@ -308,25 +305,10 @@ class Recipe(Value):
         found: set[str] = set()
         frontier = [name]
         while frontier:
-            for parent in parents(self.stage[frontier.pop()]):
-                if parent not in ROOTS and parent not in found:
-                    found.add(parent)
-                    frontier.append(parent)
+            new = set(needs(self.stage[frontier.pop()])) - found
+            found |= new
+            frontier += new
         return found
-
-    def graph(self) -> nx.DiGraph:
-        """The recipe as a networkx graph: nodes are stage names and roots (attribute `stage`), edges carry `role`:
-        "init", "teacher", "input", "data" or "reward"."""
-        import networkx as nx
-
-        graph = nx.DiGraph(name=self.name)
-        graph.add_nodes_from(self.roots, stage=None)
-        for stage in self.stages:
-            graph.add_node(stage.name, stage=stage)
-            for role, names in read(stage).items():
-                graph.add_edges_from(((name, stage.name) for name in names), role=role)
-            graph.add_edge(stage.init, stage.name, role="init")
-        return graph
 
     def scaled(self, factor: float) -> Recipe:
         """The same recipe with `factor` times the steps of every stage (at least 2)."""

@@ -316,6 +316,11 @@ def parents(stage: AnyStage) -> tuple[str, ...]:
     return tuple(dict.fromkeys((stage.init, *(name for names in read(stage).values() for name in names))))
 
 
+def needs(stage: AnyStage) -> tuple[str, ...]:
+    """The stages that must have ended before this one starts."""
+    return tuple(name for name in parents(stage) if name not in ROOTS)
+
+
 def read(stage: AnyStage) -> dict[str, tuple[str, ...]]:
     """What a stage reads besides its start, by role: "teacher", "input", "data" or "reward"."""
     match stage:

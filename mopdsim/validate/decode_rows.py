@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import stacked as side_by_side
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
 from mopdsim.cost.decode import (
@@ -22,7 +23,6 @@ from mopdsim.cost.decode import (
     decode_step_s,
     decode_work,
     roofline_step_s,
-    stack,
 )
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
@@ -97,7 +97,7 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> DecodeWo
             drawn = float(np.exp(rng.uniform(np.log(low), np.log(high))))
             values[name] = number(row, name, line, default=drawn)
         works.append(_work(model, gpu, replica, values))
-    return stack(works)
+    return side_by_side(works)
 
 
 def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
@@ -132,7 +132,7 @@ def load(path: str | Path) -> Table:
 
 
 def stacked(rows: list[Row]) -> DecodeWork:
-    return stack([row.payload for row in rows])
+    return side_by_side([row.payload for row in rows])
 
 
 def predict(work: DecodeWork, constants: DecodeConstants) -> Array:

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.arrays import stacked as side_by_side
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.stacks import stack as software
-from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, stack, train_step_s, train_work
+from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
@@ -115,7 +116,7 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> TrainWor
             filled[name] = row[name] or str(round(float(np.exp(rng.uniform(np.log(low), np.log(high))))))
         precision = _precision(row["precision"]) or PRECISIONS[draw % 2]
         works.append(_work(model, gpu, filled, line, precision))
-    return stack(works)
+    return side_by_side(works)
 
 
 def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
@@ -159,7 +160,7 @@ def load(path: str | Path) -> Table:
 
 
 def stacked(rows: list[Row]) -> TrainWork:
-    return stack([row.payload for row in rows])
+    return side_by_side([row.payload for row in rows])
 
 
 def predict(work: TrainWork, constants: TrainConstants) -> Array:

@@ -13,8 +13,8 @@ import pytest
 from mopdsim.belief.calibration import default_calibration, standard_normal, uniform
 from mopdsim.forecast.forecast import DAY, HOUR, forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
-from mopdsim.forecast.schedule import needs_of
 from mopdsim.forecast.stage_draws import PROJECT_LOG_SD, bill_of, world_of
+from mopdsim.recipes.stage import needs
 
 NAMES = ["math", "code", "swe", "if", "search", "tool_use"]
 DRAWS = 4
@@ -50,15 +50,15 @@ def _seconds(scenario: Scenario, name: str, draw: int) -> float:
 def _order(scenario: Scenario, seconds: Mapping[str, list[float]]) -> list[str]:
     """Stages as they are placed: of those whose parents are placed, the most urgent, then the longest way to go."""
     recipe = scenario.recipe
-    needs = {name: needs_of(recipe, name) for name in recipe.stage}
+    before = {stage.name: needs(stage) for stage in recipe.stages}
 
     def way(name: str) -> float:
-        children = [child for child, parents in needs.items() if name in parents]
+        children = [child for child, parents in before.items() if name in parents]
         return median(seconds[name]) + max(map(way, children), default=0.0)
 
     ordered: list[str] = []
-    while len(ordered) < len(needs):
-        ready = [n for n in needs if n not in ordered and all(parent in ordered for parent in needs[n])]
+    while len(ordered) < len(before):
+        ready = [n for n in before if n not in ordered and all(parent in ordered for parent in before[n])]
         ordered.append(max(ready, key=lambda name: (scenario.priority.get(name, 0.0), way(name))))
     return ordered
 
@@ -73,7 +73,7 @@ def _days(scenario: Scenario, seconds: Mapping[str, list[float]], draw: int) -> 
         many = bill_of(scenario, stage, gpus=scenario.stage_gpus(name)).gpus
         gpus.sort()
         teams.sort()
-        parents = [ends[parent] for parent in needs_of(scenario.recipe, name)]
+        parents = [ends[parent] for parent in needs(scenario.recipe.stage[name])]
         ends[name] = max([0.0, *parents, gpus[many - 1], teams[0]]) + seconds[name][draw]
         gpus[:many] = [ends[name]] * many
         teams[0] = ends[name]

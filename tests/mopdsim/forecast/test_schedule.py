@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
-from mopdsim.forecast.schedule import Job, Reliability, Timeline, affected_by, needs_of, place, stretched
+from mopdsim.forecast.schedule import Job, Reliability, Timeline, affected_by, place, stretched
 from mopdsim.recipes.catalogue import recipe
+from mopdsim.recipes.stage import needs
 
 GPUS = 96
 
@@ -158,8 +159,8 @@ def test_a_changed_reward_reaches_back_to_what_it_was_learnt_from() -> None:
 
 def test_a_stage_waits_for_its_start_and_its_teachers() -> None:
     plan = recipe("mopd", ["math", "code"], warmup=True)
-    assert needs_of(plan, "teacher_1") == ()
-    assert needs_of(plan, "student") == ("warmup", "teacher_1", "teacher_2")
+    assert needs(plan.stage["teacher_1"]) == ()
+    assert needs(plan.stage["student"]) == ("warmup", "teacher_1", "teacher_2")
 
 
 def test_impossible_questions_are_refused() -> None:
