@@ -32,11 +32,11 @@ ADAPTER_RANK = 16
 ADAPTER_RATE = 10  # times the rate of whole weights
 WARM_UP = 3
 SPENT: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {  # steps and prompts a step, by stage
+    "mimo_v2_flash": {"sft": (8, 44), "teacher": (10, 8), "sft_teacher": (8, 16), "student": (20, 8)},
     "deepseek_r1": {
         "cold_start": (5, 44), "reasoning_rl": (20, 16), "rejection": (3, 48), "sft": (14, 44),
         "reward_model": (12, 16), "rl": (18, 12),
     },
-    "mimo_v2_flash": {"sft": (8, 44), "teacher": (10, 8), "sft_teacher": (8, 16), "student": (20, 8)},
     "nemotron3_ultra": {
         "sft_1": (5, 44), "sft_2": (3, 44), "rlvr": (8, 12), "r1_teacher": (7, 8), "warmup": (3, 32),
         "student_1": (10, 32), "r2_teacher": (5, 8), "student_2": (10, 32),
