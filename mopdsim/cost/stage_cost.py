@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,7 @@ from mopdsim.cost.stage_seconds import (
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, TrainedStage
+from mopdsim.recipes.stage import NORMALISING_ANSWERS
 
 __all__ = ["Bill", "Machine", "Phase", "bill"]
 
@@ -44,8 +45,9 @@ class Bill:
     """A stage's cost at central values.
 
     batch: what a step is (None of a merge). tokens: generated, scored by other passes, trained, and the response
-    tokens that carry gradient. flops: model FLOPs by phase, evaluation apart. seconds: by phase, over all steps;
-    once_seconds: of those, what does not grow with steps. longer_seconds: at twice the mean length. stored_bytes: of a
+    tokens that carry gradient. flops: model FLOPs by phase, evaluation apart, and with it
+    the answers that normalise a reward model. seconds: by phase, over all steps; once_seconds: of those, what does not
+    grow with steps. longer_seconds: at twice the mean length. stored_bytes: of a
     checkpoint.
     log_sd: of the time model's error.
     """
@@ -192,16 +194,28 @@ def bill_together(
 def _evaluation(
     stage: AnyStage, domains: Mapping[str, Domain], machine: Machine, gpus: int
 ) -> tuple[float, float]:
-    """FLOPs and seconds of a stage's tests: a dataset has none, and a reward model is tested once, at its end."""
+    """FLOPs and seconds of a stage's tests: a dataset has none, and a reward model is tested once, at its end, after
+    fresh answers of its own domains were sampled and read to normalise its scores. On a GPU reading them takes no time
+    beside sampling them."""
     if isinstance(stage, RejectionSampling):
         return 0.0, 0.0
     tests = 1 if isinstance(stage, RewardModel | Sft) else EVALUATIONS
     tests = tests if machine.evaluations is None else machine.evaluations
-    if not tests:
-        return 0.0, 0.0
-    test = TestSet.of(domains)
-    flops = forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences
-    return tests * flops, tests * evaluation_seconds(test, machine, gpus)
+    flops = seconds = 0.0
+    if tests:
+        test = TestSet.of(domains)
+        flops = tests * _test_flops(test, machine)
+        seconds = tests * evaluation_seconds(test, machine, gpus)
+    if isinstance(stage, RewardModel):
+        own = TestSet.of({name: domains[name] for name in stage.domains})
+        fresh = replace(own, sequences=float(NORMALISING_ANSWERS))
+        flops += 2 * _test_flops(fresh, machine)
+        seconds += (2 if machine.gpu.is_cpu else 1) * evaluation_seconds(fresh, machine, gpus)
+    return flops, seconds
+
+
+def _test_flops(test: TestSet, machine: Machine) -> float:
+    return forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences
 
 
 def _merge(stage: AnyStage, machine: Machine) -> Bill:

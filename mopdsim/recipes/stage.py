@@ -22,6 +22,8 @@ SMALLER = "smaller"  # a second, smaller model with the same tokens, for a stude
 SELF = "self"  # as a teacher: the weights that the student starts from
 ROOTS = (BASE, SMALLER)
 
+NORMALISING_ANSWERS = 1024  # fresh ones, by which a reward model's scores get mean 0 and standard deviation 1
+
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
 Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -200,6 +200,7 @@ def _usable(directory: Path) -> Path:
         if not has["*.safetensors"] and any(path.name.startswith("pytorch_model") for path in has["*.bin"]):
             source = [directory / "config.json", *has["*.bin"]]
             return _converted(source, lambda target: _convert_bin(directory, target))
+        _check_weights(directory, has["*.safetensors"])
         return directory
     if len(has["*.gguf"]) == 1:
         return _usable_file(has["*.gguf"][0])
@@ -210,6 +211,28 @@ def _usable(directory: Path) -> Path:
         f"model {str(directory)!r}: no model directory (config.json is missing, and there is no .gguf file); "
         "`mopd train init-model` makes one"
     )
+
+
+def _check_weights(directory: Path, files: Sequence[Path]) -> None:
+    """That the files of weights are there and whole, by their headers and sizes alone. UsageError where one is not."""
+    from safetensors import SafetensorError, safe_open
+
+    index = directory / "model.safetensors.index.json"
+    listed = (
+        json_document(index, missing="", remedy="fetch it again")["weight_map"] if index.is_file() else {}
+    )
+    if absent := sorted({*listed.values()} - {path.name for path in files}):
+        raise UsageError(
+            f"model {str(directory)!r}: {absent[0]} is missing, which {index.name} lists: fetch it again"
+        )
+    for path in files:
+        try:
+            with safe_open(path, framework="numpy"):
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UsageError(
+                f"model {str(directory)!r}: {path.name} is damaged ({_first_line(error)}): fetch it again"
+            ) from error
 
 
 def _usable_file(path: Path) -> Path:

@@ -16,7 +16,8 @@ from typing import Any
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.amounts import Amounts, default_amounts
-from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, Sft, parents
+from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, RewardModel, Sft, parents
+from mopdsim.recipes.stage import NORMALISING_ANSWERS
 from trainer.files.atomic import atomic_directory, verified
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
@@ -180,6 +181,8 @@ def answers(recipe: Recipe, settings: Settings) -> Answers:
         if amounts := recipe.amounts.get(stage.name):
             training += amounts.steps * amounts.prompts_per_step * amounts.rollouts_per_prompt
             evaluation += -(-amounts.steps // settings.evaluate_every) * settings.validation_items * validated
+        if isinstance(stage, RewardModel):
+            training += NORMALISING_ANSWERS
     return Answers(training=training, evaluation=evaluation)
 
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import MopdError
-from mopdsim.recipes.recipe import RewardModel
+from mopdsim.recipes.stage import NORMALISING_ANSWERS, RewardModel
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, minibatches
 from trainer.batch.evaluate import sampled
@@ -34,7 +34,6 @@ from trainer.tasks import Split
 ALGORITHM_VERSION = 1
 PATIENCE = 10  # steps in a row without a pair
 TEST_ANSWERS = 4  # of each prompt that accuracy is measured on
-NORMALISING_ROWS = 1024
 LEAST_SPREAD = 1e-6  # of scores that can be normalised
 
 
@@ -186,7 +185,7 @@ def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
     all of them one score."""
     if trainee.memory["without_pairs"] >= trainee.step:
         raise _without_pairs(trainee)
-    prompts = max(1, NORMALISING_ROWS // trainee.amounts.rollouts_per_prompt)
+    prompts = max(1, NORMALISING_ANSWERS // trainee.amounts.rollouts_per_prompt)
     with bank.open(stage.init) as sampler:
         batch = trainee.sample(trainee.ask(stage.domains, prompts), sampler, seed=("normalise",))
     with trainee.meter.phase("scoring", trainee.policy.device):

@@ -28,6 +28,7 @@ from mopdsim.recipes.recipe import (
     Sft,
     Teacher,
 )
+from mopdsim.recipes.stage import NORMALISING_ANSWERS
 
 AMOUNTS = Amounts(steps=100, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6)
 DENSE = Machine(model=model("Qwen3-8B"), gpu=gpu("H100"))
@@ -147,6 +148,17 @@ def test_a_reward_model_is_trained_on_its_parents_samples() -> None:
     assert found.generated_tokens == SAMPLES * 10_000
     assert found.flops["training"] == pytest.approx(3 * SIGNAL_SHARE * found.flops["generation"])
     assert found.flops["scoring"] == 0
+
+
+def test_a_reward_model_pays_for_the_answers_that_normalise_its_scores() -> None:
+    """Each is sampled and read once, however few steps there are; a test of it comes on top."""
+    untested = Machine(model=model("Qwen3-1.7B"), gpu=gpu("H100"), evaluations=0)
+    judge, other = RewardModel(name="judge", domains=MATH), Rl(name="t", domains=MATH)
+    found, plain = (_bill(stage, "math", machine=untested) for stage in (judge, other))
+    assert plain.flops["evaluation"] == plain.seconds["evaluation"] == 0
+    a_sample = found.flops["generation"] / SAMPLES
+    assert found.flops["evaluation"] == pytest.approx(2 * NORMALISING_ANSWERS * a_sample)
+    assert found.once_seconds == found.seconds["evaluation"] > 0
 
 
 def test_rejection_sampling_trains_nothing_and_pays_its_judge() -> None:

@@ -240,6 +240,29 @@ def test_what_a_model_lacks_is_named(tmp_path: Path) -> None:
         model_directory(str(place))
 
 
+@pytest.mark.parametrize("damage", ["cut", "longer", "header", "shard", "none"])
+def test_damaged_weights_are_named_before_they_are_loaded(tmp_path: Path, damage: str) -> None:
+    place = written(tmp_path / "model", small_llama())
+    weights = place / "model.safetensors"
+    whole = weights.read_bytes()
+    match damage:
+        case "cut":
+            weights.write_bytes(whole[:-1])
+        case "longer":
+            weights.write_bytes(whole + b"0")
+        case "header":
+            weights.write_bytes(whole[:8] + b"?" + whole[9:])
+        case "shard":
+            index = {"weight_map": {"model.norm.weight": "model-00002-of-00002.safetensors"}}
+            (place / "model.safetensors.index.json").write_text(json.dumps(index))
+        case _:
+            assert model_directory(str(place)) == place
+            return
+    name = "model-00002" if damage == "shard" else r"model\.safetensors is damaged"
+    with pytest.raises(UsageError, match=rf"{name}.*fetch it again$"):
+        model_directory(str(place))
+
+
 def test_without_network_and_cache_a_published_model_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}.items():
         monkeypatch.setenv(name, value)

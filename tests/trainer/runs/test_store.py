@@ -17,7 +17,8 @@ from small_world import SETTINGS, Recorder, carry_out, shrunk, write_model
 from mopdsim.base.errors import MopdError, NotFoundError
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import default_amounts
-from mopdsim.recipes.recipe import BASE, Recipe, Sft
+from mopdsim.recipes.recipe import BASE, Recipe, RewardModel, Sft
+from mopdsim.recipes.stage import NORMALISING_ANSWERS
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
 from trainer.runs.plan import Plan, answers, default_start, plan
@@ -302,6 +303,14 @@ def test_the_cost_of_evaluation_is_counted_before_a_run() -> None:
     assert counted.evaluation == 4 * 2 * 20 + 3 * 3 * 2 * 3, (
         "start and three stages; steps 0, 2 and 4 of each stage"
     )
+    judge = RewardModel(name="judge", domains={"ask:gcd": 1.0})
+    judged = recipe.model_copy(
+        update={
+            "stages": (*recipe.stages, judge),
+            "amounts": {**recipe.amounts, "judge": recipe.amounts["student"]},
+        }
+    )
+    assert answers(judged, plain).training == counted.training + 5 * 10 * 1 + NORMALISING_ANSWERS
     changes = {"samples_per_prompt": 8, "greedy_items": 100, "score_others": "never"}
     own = answers(recipe, plain.model_copy(update=changes))
     assert own.evaluation == (2 + 1 + 1 + 2) * (20 * 8 + 100) + 3 * 3 * (1 + 1 + 2)
