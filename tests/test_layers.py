@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer/batch": _FACTS | {"trainer/files", "trainer/tasks", "trainer/model", "trainer/losses"},
     "trainer/stages": _LANGUAGE | (_TRAINER - {"trainer/stages"}),
     "trainer/runs": _LANGUAGE | _TRAINER,
-    "trainer/bench": _LANGUAGE | _TRAINER,
+    "trainer/bench": _LANGUAGE | _TRAINER | {"trainer/runs"},
     "trainer/trace": _FORECAST | _TRAINER | {"mopdsim/cli", "trainer/runs"},
     "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "mopdsim/fit", "trainer/runs", "trainer/bench"},
     "studies/framework": _FACTS | _TRAINER | {"mopdsim/cost", "trainer/runs"},

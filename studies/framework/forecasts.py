@@ -39,18 +39,14 @@ class Foreteller:
     tell: Callable[[Observations], Mapping[str, Any]]
 
 
-def is_specialist(stage: AnyStage) -> bool:
+def is_specialist(stage: AnyStage | None) -> bool:
     """Whether a stage is RL on one domain from the base."""
     return isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init == BASE
 
 
 def known(found: Plan) -> Plan:
     """The stages that a forecast may know: starts and specialists."""
-    return found.only(n.key for n in found.nodes if not n.needs or _specialised(n.job.stage))
-
-
-def _specialised(stage: AnyStage | None) -> bool:
-    return stage is not None and is_specialist(stage)
+    return found.only(n.key for n in found.nodes if not n.needs or is_specialist(n.job.stage))
 
 
 def conditions(runs: Mapping[str, Run]) -> dict[str, list[str]]:

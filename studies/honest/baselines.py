@@ -61,11 +61,13 @@ def mopd_equals_teacher(cell: Cell) -> float | None:
 
 def constant_recovery(cell: Cell) -> float | None:
     """Start plus a published share of the specialist's headroom, one for each strategy."""
-    expert = own_expert(cell)
-    if expert is None or cell.strategy not in RECOVERY:
-        return None
-    start = cell.start[cell.domain]
-    return start + RECOVERY[cell.strategy] * (expert - start)
+    return recovered(cell, RECOVERY.get(cell.strategy))
+
+
+def recovered(cell: Cell, share: float | None) -> float | None:
+    """Start plus a share of the specialist's headroom."""
+    expert, start = own_expert(cell), cell.start[cell.domain]
+    return None if expert is None or share is None else start + share * (expert - start)
 
 
 def additive_transfer(cell: Cell) -> float | None:

@@ -26,7 +26,7 @@ from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
 from studies.framework.run import sizes_of
-from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert
+from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert, recovered
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
@@ -41,19 +41,10 @@ SEED = 20_261_129
 LABEL = "recipe"
 
 
-def constant_70(cell: Cell) -> float | None:
-    """Start plus 70% of the specialist's gain, whatever the recipe."""
-    expert = own_expert(cell)
-    if expert is None:
-        return None
-    start = cell.start[cell.domain]
-    return start + RECOVERED * (expert - start)
-
-
 RULES: Final[Mapping[str, Callable[[Cell], float | None]]] = {
     "start": no_change,
     "own specialist": own_expert,
-    "constant .70 recovery": constant_70,
+    "constant .70 recovery": lambda cell: recovered(cell, RECOVERED),
     "constant recovery per strategy": constant_recovery,
 }
 MIXED_BUT_BOLD = f"mixed RL, but MOPD at rate {BOLD_RATE:.0e} and above".replace("e-0", "e-")

@@ -18,6 +18,7 @@ from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import Rl
 from studies.framework.observe import Observations
 from studies.honest.held_out import POINTS
+from studies.honest.prospective import BOLD_RATE, CHOICES, MIXED_BUT_BOLD
 from studies.honest.scoring import lost
 
 PROSPECTIVE = (
@@ -32,7 +33,6 @@ PROSPECTIVE = (
     "breaking",
     "caps",
 )  # new conditions
-BREAKING = 4e-3  # of the rule 'mixed RL, but MOPD from this rate on'
 TIE = 1.0  # points: differences nearer to zero count as none
 _USUAL = default_amounts("tiny", "rl").learning_rate
 Rates = Mapping[tuple[str, str], float]  # by study and run
@@ -152,13 +152,13 @@ def _regrets(contests: Sequence[Mapping[str, Any]], by_contest: Mapping[str, flo
 
     def by_rate(row: Mapping[str, Any]) -> list[str]:
         rate = by_contest.get(row["condition"].removesuffix(" (held out)"), 0.0)
-        return ["mopd" if rate >= BREAKING else "mixed_rl"]
+        return [CHOICES[MIXED_BUT_BOLD](rate)]
 
     common = sorted(set.intersection(*(set(row["measured"]) for row in both)))
     ways = {
         "the simulator": [POINTS * lost(row["choice"], row["measured"]) for row in both],
         **{f"always {name}": [POINTS * lost([name], row["measured"]) for row in both] for name in common},
-        f"mixed_rl, but mopd at {BREAKING:g} or more": [
+        f"mixed_rl, but mopd at {BOLD_RATE:g} or more": [
             POINTS * lost(by_rate(row), row["measured"]) for row in both
         ],
     }

@@ -49,6 +49,7 @@ class Forecaster:
             row = found.manifest["runs"][name]
             start = found.scores(name, BASE)
             told = own_specialists(found.recipe(name)) if self.informed else ()
+            best = longest(found, name) if self.informed else {}
             self.made[study, name] = ensemble(
                 row["document"],
                 {domain: start[domain] for domain in row["domains"]},
@@ -58,7 +59,7 @@ class Forecaster:
                 model=row["model"],
                 form_error=self.form_error,
                 known={stage: found.scores(name, stage) for stage in told},
-                specialists=_paces(found, name) if self.informed else None,
+                specialists={domain: one.measured(domain) for domain, one in best.items()},
             )
         return self.made[study, name]
 
@@ -111,11 +112,6 @@ def longest(found: Observations, name: str) -> dict[str, Trained]:
                     amounts_name=recipe.amounts_name,
                 )
     return chosen
-
-
-def _paces(found: Observations, name: str) -> dict[str, dict[str, float]]:
-    """What the longest trained specialists say of each domain's pace, as a scenario says it."""
-    return {domain: one.measured(domain) for domain, one in longest(found, name).items()}
 
 
 def held_out(study: str, row: Mapping[str, Any]) -> bool:

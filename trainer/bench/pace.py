@@ -20,12 +20,12 @@ import torch
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Rl, Sft
+from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft
 from trainer.bench.ledger import DOMAINS, SETTINGS
 from trainer.bench.step import LEARNING_RATE
 from trainer.files.atomic import read_json
 from trainer.model.tiny import init_model
-from trainer.stages import distill, rl, sft
+from trainer.runs.worker import run_stage
 from trainer.stages.job import Job
 from trainer.tasks import task
 
@@ -145,7 +145,7 @@ def _row(kind: str, sequences: int, steps: int, weights: Mapping[str, Path], dev
             weights=weights,
             directory=Path(folder),
         )
-        summary = _run(job, stage)
+        summary = run_stage(job, lambda note: None)
     seconds = summary["cpu_seconds" if device == "cpu" else "seconds"]
     phases = [phase for phase in ("generation", "scoring", "training") if summary["flops"][phase]]
     tokens = sum(summary["tokens"]["trained"].values())
@@ -168,19 +168,6 @@ def _prompt_tokens() -> float:
     """Mean length of a prompt in the characters of these models, with the two that open the turns."""
     items = [item for name in DOMAINS for item in task(name).stream("train", 0, 100, seed=0)]
     return 2 + statistics.fmean(len(item.prompt) for item in items)
-
-
-def _run(job: Job, stage: AnyStage) -> dict[str, Any]:
-    """The stage's summary."""
-    match stage:
-        case Sft():
-            return sft.run(job, stage, lambda note: None)
-        case Rl():
-            return rl.run(job, stage, lambda note: None)
-        case Distill():
-            return distill.run(job, stage, lambda note: None)
-        case _:
-            raise ValueError(f"{stage.kind} has no pace")
 
 
 def _dtype(device: str) -> Literal["float32", "bfloat16"]:

@@ -29,7 +29,7 @@ from trainer.model import kernels
 from trainer.model.parallel import row_spans, side_by_side
 from trainer.model.policy import Policy
 from trainer.model.sources import PUBLISHED, cached_model
-from trainer.model.tiny import byte_tokenizer
+from trainer.model.tiny import byte_tokenizer, random_model, sizes
 
 NEW_TOKENS = 16
 LEARNING_RATE = 1e-4
@@ -53,26 +53,13 @@ class Size:
 
     def model(self, seed: int) -> Any:
         """Random weights."""
-        from transformers import Qwen3Config, Qwen3ForCausalLM
-
         tokenizer = byte_tokenizer()
-        torch.manual_seed(seed)
-        return Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=self.hidden,
-                intermediate_size=self.feed_forward,
-                num_hidden_layers=self.layers,
-                num_attention_heads=self.heads,
-                num_key_value_heads=self.key_heads,
-                head_dim=self.hidden // self.heads,
-                max_position_embeddings=512,
-                tie_word_embeddings=True,
-                pad_token_id=tokenizer.pad_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                bos_token_id=None,
-            )
-        )
+        shape = {
+            **sizes(len(tokenizer), self.hidden, self.layers, self.heads),
+            "intermediate_size": self.feed_forward,
+            "num_key_value_heads": self.key_heads,
+        }
+        return random_model(shape, tokenizer, seed=seed)
 
     def tokenizer(self) -> Any:
         return byte_tokenizer()

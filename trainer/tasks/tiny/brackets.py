@@ -53,10 +53,6 @@ def _draw(kinds: str, rng: random.Random, length: int) -> str:
             return text
 
 
-def _longest(length: int) -> int:
-    return min(length, MOST_OPEN)
-
-
 BRACKETS = Skill(
     marker="k",
     draw=partial(_draw, "("),
@@ -65,7 +61,7 @@ BRACKETS = Skill(
     symbols=")",
     length=(7, 14),
     lengths=(1, 20),
-    longest=_longest,
+    longest=partial(min, MOST_OPEN),
 )
 BRACKETS_TWO = replace(
     BRACKETS, marker="K", draw=partial(_draw, "(["), symbols=")]", length=(4, 8), corruption=0.4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import partial
 
 from trainer.tasks.tiny.text import Skill, text_family
 
@@ -29,10 +30,6 @@ def _other_way(relation: str) -> str:
     return "<" if relation == ">" else ">"
 
 
-def _one(length: int) -> int:
-    return 1
-
-
 COMPARE = Skill(
     marker="c",
     draw=draw_numbers,
@@ -41,7 +38,7 @@ COMPARE = Skill(
     symbols="<=>",
     length=(2, 2),
     lengths=(1, 6),
-    longest=_one,
+    longest=partial(min, 1),
     mistake=_other_way,
     corruption=0.4,
 )

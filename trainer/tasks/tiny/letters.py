@@ -20,7 +20,14 @@ from functools import partial
 from itertools import pairwise
 from typing import Final
 
-from trainer.tasks.tiny.text import LETTERS, Skill, first_two_exchanged, last_two_exchanged, text_family
+from trainer.tasks.tiny.text import (
+    LETTERS,
+    Skill,
+    first_two_exchanged,
+    last_two_exchanged,
+    text_family,
+    undone,
+)
 
 _UP: Final = str.maketrans(LETTERS, LETTERS[1:] + LETTERS[0])
 _DOWN: Final = str.maketrans(LETTERS[1:] + LETTERS[0], LETTERS)
@@ -48,17 +55,13 @@ def reverse(content: str) -> str:
     return content[::-1]
 
 
-def is_reverse(content: str, response: str) -> bool:
-    return response[::-1] == content
-
-
 def rotate(content: str) -> str:
     """The first letter moves to the end."""
     return content[1:] + content[0]
 
 
-def is_rotated(content: str, response: str) -> bool:
-    return response[-1:] + response[:-1] == content
+def rotate_back(content: str) -> str:
+    return content[-1:] + content[:-1]
 
 
 def shift(content: str) -> str:
@@ -69,21 +72,9 @@ def shift_back(content: str) -> str:
     return content.translate(_DOWN)
 
 
-def is_shifted(content: str, response: str) -> bool:
-    return shift_back(response) == content
-
-
-def is_shifted_back(content: str, response: str) -> bool:
-    return shift(response) == content
-
-
 def swap(content: str) -> str:
     """Exchange the letters of each pair; an odd last letter stays."""
     return re.sub(r"(.)(.)", r"\2\1", content)
-
-
-def is_swapped(content: str, response: str) -> bool:
-    return swap(response) == content
 
 
 def _solve(first: Skill, content: str) -> str:
@@ -107,11 +98,16 @@ def _then_shift(first: Skill) -> Skill:
 SORT = Skill(marker="s", solve=sort_up, check=ascending, mistake=first_two_exchanged, has_rival=True)
 # With three different letters or more, no response is right for both `reverse` and `rotate`.
 REVERSE = Skill(
-    marker="r", solve=reverse, check=is_reverse, lengths=(3, 12), mistake=last_two_exchanged, has_rival=True
+    marker="r",
+    solve=reverse,
+    check=partial(undone, reverse),
+    lengths=(3, 12),
+    mistake=last_two_exchanged,
+    has_rival=True,
 )
-ROTATE = Skill(marker="o", solve=rotate, check=is_rotated, lengths=(3, 12), has_rival=True)
-SHIFT = Skill(marker="h", solve=shift, check=is_shifted, has_rival=True)
-SWAP = Skill(marker="w", solve=swap, check=is_swapped)
+ROTATE = Skill(marker="o", solve=rotate, check=partial(undone, rotate_back), lengths=(3, 12), has_rival=True)
+SHIFT = Skill(marker="h", solve=shift, check=partial(undone, shift_back), has_rival=True)
+SWAP = Skill(marker="w", solve=swap, check=partial(undone, swap))
 FAMILIES = {
     "sort": text_family(SORT),
     "sort_down": text_family(
@@ -121,7 +117,7 @@ FAMILIES = {
     "reverse": text_family(REVERSE),
     "rotate": text_family(ROTATE),
     "shift": text_family(SHIFT),
-    "shift_back": text_family(replace(SHIFT, marker="b", solve=shift_back, check=is_shifted_back)),
+    "shift_back": text_family(replace(SHIFT, marker="b", solve=shift_back, check=partial(undone, shift))),
     "swap": text_family(SWAP),
     "sort_then_shift": text_family(_then_shift(SORT)),
     "reverse_then_shift": text_family(_then_shift(REVERSE)),

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import random
 import re
+from functools import partial
 from itertools import groupby
+from operator import mul
 from typing import Final
 
-from trainer.tasks.tiny.text import LETTERS, Skill, text_family
+from trainer.tasks.tiny.text import LETTERS, Skill, text_family, undone
 
 MOST_REPEATS: Final = 3
 
@@ -19,11 +21,6 @@ def encode(content: str) -> str:
 
 def decode(content: str) -> str:
     return "".join(letter * int(count) for letter, count in re.findall(r"(\D)(\d)", content))
-
-
-def decodes_to(content: str, response: str) -> bool:
-    """Is `content` the code of `response`?"""
-    return encode(response) == content
 
 
 def encodes(content: str, response: str) -> bool:
@@ -55,22 +52,14 @@ def draw_code(rng: random.Random, runs: int) -> str:
     return encode(draw_runs(rng, runs))
 
 
-def _decoded_length(runs: int) -> int:
-    return MOST_REPEATS * runs
-
-
-def _encoded_length(runs: int) -> int:
-    return 2 * runs
-
-
 RLE_DECODE = Skill(
     marker="x",
     draw=draw_code,
     solve=decode,
-    check=decodes_to,
+    check=partial(undone, encode),
     length=(2, 3),
     lengths=(1, 6),
-    longest=_decoded_length,
+    longest=partial(mul, MOST_REPEATS),
 )
 RLE_ENCODE = Skill(
     marker="e",
@@ -80,7 +69,7 @@ RLE_ENCODE = Skill(
     symbols=LETTERS + "123",
     length=(2, 3),
     lengths=(1, 6),
-    longest=_encoded_length,
+    longest=partial(mul, 2),
     corruption=0.4,
 )
 DEDUP = Skill(

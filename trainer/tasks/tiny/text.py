@@ -31,6 +31,11 @@ def distinct_letters(rng: random.Random, length: int) -> str:
     return "".join(rng.sample(LETTERS, length))
 
 
+def undone(inverse: Callable[[str], str], content: str, response: str) -> bool:
+    """Does the inverse of a skill lead from `response` back to `content`?"""
+    return inverse(response) == content
+
+
 def without_last(answer: str) -> str:
     """It stops one character too early."""
     return answer[:-1]
