@@ -53,16 +53,6 @@ class Batch:
         """domain_B: the place of each row's domain in `spans`."""
         return spread(self.spans, range(len(self.spans))).long()
 
-    def of(self, domain: str) -> Batch:
-        """One domain's part."""
-        span = self.spans[domain]
-        return Batch(
-            items=self.items[span.start // self.group : span.stop // self.group],
-            rollouts=self.rollouts.rows(span),
-            reward_B=self.reward_B[span],
-            spans={domain: slice(0, span.stop - span.start)},
-        )
-
 
 def spread(spans: Mapping[str, slice], values: Sequence[float]) -> Tensor:
     """value_B: a value per domain, repeated over the domain's rows."""

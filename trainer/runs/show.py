@@ -89,29 +89,12 @@ def write_table(directory: Path, summary: Mapping[str, Any]) -> list[Path]:
     path.parent.mkdir(exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        fields = (
-            "pass_rate",
-            "accuracy",
-            "best_score",
-            "se",
-            "n",
-            "full",
-            "greedy",
-            "pass_8",
-            "length",
-            "truncated",
-            "entropy",
-        )
+        fields = (*FIGURES, "se", "n", "full", "greedy", "pass_8", "length", "truncated", "entropy")
         writer.writerow(["stage", "kind", "domain", *fields, *(f"flops_{phase}" for phase in files.PHASES)])
         for name, row in summary["stages"].items():
             for domain, score in row["domains"].items():
-                cells = [
-                    name,
-                    row["kind"],
-                    domain,
-                    *(score.get(f) for f in fields),
-                    *(row["flops"][p] for p in files.PHASES),
-                ]
+                measured, spent = map(score.get, fields), (row["flops"][p] for p in files.PHASES)
+                cells = [name, row["kind"], domain, *measured, *spent]
                 writer.writerow(
                     [f"'{c}" if isinstance(c, str) and c.startswith(FORMULA) else c for c in cells]
                 )

@@ -40,13 +40,14 @@ from studies.designs.skill.suite import (
     recipe,
     rivals,
     run,
+    setting,
 )
 from studies.framework import observe
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, predicted
+from studies.framework.study import predicted
 
 RESULTS = Path(__file__).parents[2] / "results" / "skill_gate"
 HIGHEST_START, LEAST_GAIN, LEAST_SPREAD = 0.5, 0.25, 0.08
@@ -287,7 +288,7 @@ def _least_gain(found: Observations, domains: pd.DataFrame) -> Quantity | None:
     )
 
 
-STUDY = Study(
+STUDY = setting(
     name="skill_gate",
     question="Which tiny worlds measure what a recipe teaches, rather than how it sharpens?",
     prediction=predicted(
@@ -304,6 +305,4 @@ STUDY = Study(
     held_out="nothing: the gate judges worlds, not forecasts",
     design=design,
     analyse=analyse,
-    of_skills=False,
-    suite="skill",
 )

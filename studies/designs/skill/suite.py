@@ -11,6 +11,7 @@ out: whether a world is fit for a study (`studies.designs.skill.gate`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts
@@ -18,6 +19,7 @@ from mopdsim.recipes.recipe import Recipe
 from studies.designs.builders import UNBOUNDED, at_flops
 from studies.framework.observe import Figure
 from studies.framework.run import Factor, Run
+from studies.framework.study import Study
 from trainer.files.settings import Settings
 
 HABIT = "habit=0.6&corruption=0"  # of the demonstrator: random slips are left out
@@ -50,6 +52,9 @@ RIVAL_SEEDS = (80, 81, 82)
 SWEPT = "letters"  # the world on which amounts were set, on a seed on which no study judges
 SWEEP_SEED = 60
 RECIPES = ("mixed_rl", "mopd", "off_policy", "merge", "cascade", "cascade_back")
+setting = partial(
+    Study, suite="skill", of_skills=False
+)  # a study that sets worlds or amounts and judges no forecast
 
 
 def settings(seed: int) -> Settings:

@@ -27,11 +27,12 @@ from studies.designs.skill.suite import (
     WORLDS,
     recipe,
     run,
+    setting,
 )
 from studies.framework.analysis import Analysis, Chart, Table
 from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
-from studies.framework.study import Study, predicted
+from studies.framework.study import predicted
 
 GUESS = {  # from which one setting at a time is moved
     "rl": RL.model_copy(update={"learning_rate": 8e-4, "prompts_per_step": 16}),
@@ -133,7 +134,7 @@ def optima(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["recipe", "knob", "best", "greedy", "inside", "where"])
 
 
-STUDY = Study(
+STUDY = setting(
     name="skill_sweep",
     question="At which rates, batches and shares does each recipe do best in the suite 'skill'?",
     prediction=predicted(
@@ -146,6 +147,4 @@ STUDY = Study(
     held_out="nothing: the sweep sets amounts and judges no forecast",
     design=design,
     analyse=analyse,
-    of_skills=False,
-    suite="skill",
 )

@@ -17,7 +17,6 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, Rl
-from mopdsim.recipes.recipe_file import from_document
 from studies.designs.builders import UNBOUNDED, table
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
@@ -114,7 +113,7 @@ def taught(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _scores(found: Observations, name: str) -> list[dict[str, Any]]:
     """Of each domain and figure: the start, its last teacher (none where the student teaches itself), the output."""
-    last = {domain: teacher for teacher, domain in taught(_recipe(found, name))}
+    last = {domain: teacher for teacher, domain in taught(found.recipe(name))}
     rows = []
     for figure in FIGURES:
         view = found.seen(figure)
@@ -133,13 +132,9 @@ def _scores(found: Observations, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _recipe(found: Observations, name: str) -> Recipe:
-    return from_document(found.manifest["runs"][name]["document"], source=f"manifest: {name}")
-
-
 def _stages(found: Observations, name: str) -> list[dict[str, Any]]:
     """Of each stage: its mean greedy score over its domains, and what it cost."""
-    view, recipe = found.seen("greedy"), _recipe(found, name)
+    view, recipe = found.seen("greedy"), found.recipe(name)
     rows = []
     for stage, key in found.finished[name]["keys"].items():
         cost = found.manifest["stages"][key]

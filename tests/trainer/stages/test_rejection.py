@@ -29,7 +29,7 @@ from small_world import (
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import BASE, Recipe, RejectionSampling, Sft
 from trainer.batch import dataset, heads
-from trainer.batch.batch import Batch, draw, sample
+from trainer.batch.batch import Batch, draw, minibatches, sample
 from trainer.batch.rollout import turns
 from trainer.files import atomic
 from trainer.model.loading import load_policy, save_policy
@@ -73,7 +73,7 @@ def drawn_again(job: Job) -> list[tuple[str, int, Batch, list[list[str]]]]:
             seed=job.seed(step),
         )
         for name in batch.spans:
-            own = batch.of(name)
+            ((own, _),) = minibatches(batch, torch.tensor([item.domain == name for item in items]), 1)
             found.append((name, cursors[name], own, turns(policy, own.rollouts)))
         cursors.update(row["prompts"])
     return found
