@@ -6,7 +6,7 @@ its exit codes (`mopdsim.cli.main`), options and scenarios (`mopdsim.cli.flags`)
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,29 +38,27 @@ def forecast_text(document: Mapping[str, Any], assumed: str, *, details: bool = 
     return "\n".join([*head, *_shortened(document)])
 
 
-def _totals(document: Mapping[str, Any]) -> list[str]:
+def _totals(document: Mapping[str, Any]) -> Iterator[str]:
     """Cost and calendar, each with its grade, and how surely limits are kept."""
-    lines = []
     for name, label, unit in (
         ("gpu_hours", "GPU-hours", count),
         ("usd", "cost", usd),
         ("days", "calendar", duration),
     ):
-        lines.append(f"  {label:<10} {three(document[name], unit)}  ({document['grades'][name]})")
+        yield f"  {label:<10} {three(document[name], unit)}  ({document['grades'][name]})"
     reserved = document["reserved"]
     if reserved["idle_share"]["p50"] > _IDLE:
-        lines.append(
+        yield (
             f"  {'reserved':<10} {three(reserved['usd'], usd)} for the whole pool until the end, "
             f"{share(reserved['idle_share']['p50'])} of it idle"
         )
     if document["project_overhead"]["p90"] > 1:
-        lines.append(
+        yield (
             f"  {'overhead':<10} {three(document['project_overhead'])} times, of the project and in all of these"
         )
     for name, label in (("within_budget", "within budget"), ("within_deadline", "within deadline")):
         if document[name] is not None:
-            lines.append(f"  {label}: {share(document[name])} of draws")
-    return lines
+            yield f"  {label}: {share(document[name])} of draws"
 
 
 def _stages(rows: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -181,9 +181,9 @@ def import_(
 
 Seconds = float | None
 FLAGS = {
+    "model": "--model", "gpu": "--gpu", "gpus": "--gpus", "mean_tokens": "--mean-tokens",
     "max_tokens": "--max-tokens", "samples_per_step": "--samples", "step_s": "--step-seconds",
     "generation_s": "--generation-seconds", "logprob_s": "--logprob-seconds", "training_s": "--training-seconds",
-    "gpus": "--gpus", "mean_tokens": "--mean-tokens",
     "mode": "--mode", "precision": "--precision",
 }  # fmt: skip
 
@@ -222,18 +222,14 @@ def check_step(
     software = known(name) if factor is None else known(name).measured(*factor)
     if data is not None:
         return _checked_table(data, software, json_)
-    needed = {
-        "model": model, "gpu": gpu, "gpus": gpus, "mean_tokens": mean_tokens, "samples": samples,
-        "step_seconds": step_seconds,
-    }  # fmt: skip
-    for key, value in needed.items():
-        if value is None:
-            raise UsageError(f"--{key.replace('_', '-')} is missing: give it, or a table with --data FILE")
     row = {
         "model": model, "gpu": gpu, "gpus": gpus, "mean_tokens": mean_tokens, "max_tokens": max_tokens,
         "samples_per_step": samples, "step_s": step_seconds, "mode": mode, "precision": precision,
         "generation_s": generation_seconds, "logprob_s": logprob_seconds, "training_s": training_seconds,
     }  # fmt: skip
+    for key in ("model", "gpu", "gpus", "mean_tokens", "samples_per_step", "step_s"):
+        if row[key] is None:
+            raise UsageError(f"{FLAGS[key]} is missing: give it, or a table with --data FILE")
     given = {key: "" if value is None else str(value) for key, value in row.items()}
     found = check(given, software, FLAGS.__getitem__)
     emit(found) if json_ else print(text(found))

@@ -17,7 +17,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -200,17 +200,15 @@ def _slurm(request: Request, jobs: Sequence[Job]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def to_rerun(recipe: Recipe, name: str) -> list[str]:
+def to_rerun(recipe: Recipe, name: str) -> Iterator[str]:
     """The files to remove from an export that was run, a command for each stage, before run_all.sh is called again.
 
     Checkpoints go too, or an engine would resume the finished run; so do the rows of a stage that trains the domain.
     """
-    lines = []
     for stage in changed(recipe, name):
         own = recipe.stage[stage]
         data = f" data/{stage}.* data/{stage}_held_out.*" if name in getattr(own, "domains", ()) else ""
-        lines.append(f"rm -rf {stage}/{DONE} {stage}/checkpoints {stage}/weights{data}")
-    return lines
+        yield f"rm -rf {stage}/{DONE} {stage}/checkpoints {stage}/weights{data}"
 
 
 def changed(recipe: Recipe, name: str) -> tuple[str, ...]:

@@ -120,9 +120,10 @@ def _tree(
     stages: dict[str, AnyStage] = {}
     amounts: dict[str, Any] = {}
     for run in runs:
+        keys = {**run.keys, BASE: BASE}  # the base goes by its own name in every recipe
         for stage in run.recipe.stages:
             key = run.keys[stage.name]
-            stages.setdefault(key, renamed(stage, _but_base(run.keys)))
+            stages.setdefault(key, renamed(stage, keys))
             if stage.name in run.recipe.amounts:
                 amounts[key] = run.recipe.amounts[stage.name]
     return Tree(
@@ -138,11 +139,6 @@ def _tree(
 def _of(names: tuple[str, ...], point: Point) -> Point:
     """The point without scores of probes, which are no domains of the recipe."""
     return replace(point, scores=tuple(score for score in point.scores if score.domain in names))
-
-
-def _but_base(keys: Mapping[str, str]) -> dict[str, str]:
-    """Keys of stages: the base goes by its own name in every recipe."""
-    return {name: key for name, key in keys.items() if name != BASE}
 
 
 def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...], tuple[str, ...]]:

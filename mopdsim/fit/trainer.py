@@ -215,11 +215,6 @@ def document(found: Mapping[str, Any], runs: Sequence[StageRun]) -> dict[str, An
     }
 
 
-def as_stack(found: Mapping[str, Any], card: Gpu) -> dict[str, Any]:
-    """What `--measured` reads: the factor on the time model's seconds that steps on one GPU of this kind show."""
-    return stack_document([_against_time_model(found, row, card) for row in found["rows"]], OWN)
-
-
 def _against_time_model(found: Mapping[str, Any], row: Mapping[str, Any], card: Gpu) -> Measured:
     """One bench row's step, and the time model's without any factor."""
     shape = Model.from_config(found["models"][row["model"]], name=row["model"])
@@ -250,7 +245,8 @@ def measured(found: Mapping[str, Any]) -> dict[str, Any]:
     whole: dict[str, Any] = {"pace": pace(phases(found))}
     if found["accelerator"]:
         card = _named_in(found["device"])
-        whole |= {"gpu": card and card.name, **(as_stack(found, card) if card else {})}
+        rows = [_against_time_model(found, row, card) for row in found["rows"]] if card else []
+        whole |= {"gpu": card and card.name, **(stack_document(rows, OWN) if card else {})}
     return {**found, **whole}
 
 

@@ -5,7 +5,7 @@ Leaves out: errors (a question that has no answer at all).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
@@ -49,35 +49,32 @@ def caveats(
     ])  # fmt: skip
 
 
-def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> list[str]:
-    found = []
+def _of_facts(scenario: Scenario, domains: Mapping[str, Domain]) -> Iterator[str]:
     unasked = [name for name, row in domains.items() if row.start.grade != "measured"]
     if unasked:
-        found.append(
+        yield (
             f"start scores of {', '.join(unasked)} are another model's or a prior: give this model's, "
             f"as in [domain.{unasked[0]}] start = {domains[unasked[0]].start.value:.2f}"
         )
     slow = [name for name, row in domains.items() if row.midpoint.grade == "prior"]
     if slow:
-        found.append(
+        yield (
             f"learning speeds of {', '.join(slow)} are priors over an order of magnitude: a pilot to 3 "
             "C_mid, given as midpoint = [P10, P90], narrows the scores most"
         )
     dialled = [name for name in domains if "?" in name]
     if dialled:
-        found.append(
+        yield (
             f"the options of {', '.join(dialled)} are not in the table: the plain domain's numbers are used"
         )
     if len({row.scope for row in domains.values()}) > 1:
-        found.append("domains of different scopes are mixed: no study supports how they act on each other")
-    return found
+        yield "domains of different scopes are mixed: no study supports how they act on each other"
 
 
-def _of_machine(scenario: Scenario) -> list[str]:
-    found = []
+def _of_machine(scenario: Scenario) -> Iterator[str]:
     device = gpu(scenario.gpu)
     if device.is_cpu:
-        found.append(
+        yield (
             "times on a CPU are this trainer's on two idle cores: expect a factor of 1.5 on others, more on busy ones"
         )
     else:
@@ -87,18 +84,15 @@ def _of_machine(scenario: Scenario) -> list[str]:
             ("GPU", device.name, fitted.gpus),
         ):
             if name not in known:
-                found.append(
-                    f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
-                )
+                yield f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
     if scenario.usd_per_gpu_hour is None and device.price_grade == "assumed":
-        found.append(f"the price of {device.name} is assumed: give usd_per_gpu_hour")
-    return found
+        yield f"the price of {device.name} is assumed: give usd_per_gpu_hour"
 
 
-def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str]:
+def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> Iterator[str]:
     """Stages that half their GPUs would end nearly as soon, and stages that take less than their pool for that."""
     if gpu(scenario.gpu).is_cpu:
-        return []
+        return
     crowded, chosen = [], []
     for stage in scenario.recipe.stages:
         gpus = bills[stage.name].gpus
@@ -111,18 +105,16 @@ def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> list[str
             gain = gain_of_doubling(scenario, stage, 2 * gpus)
             if gain < WORTH_DOUBLING:
                 chosen.append((stage.name, gpus, gain))
-    found = []
     if crowded:
-        found.append(
+        yield (
             f"GPUs of {_listed(crowded)}: twice the GPUs are only {_least(crowded):.2f} times as fast, so beyond half "
             "of them you mostly pay more: give gpus_per_stage or gpus_of"
         )
     if chosen:
-        found.append(
+        yield (
             f"GPUs of {_listed(chosen)}: less than the pool, since beyond these you mostly pay more (twice as many are "
             f"only {_least(chosen):.2f} times as fast): gpus_of changes it"
         )
-    return found
 
 
 def _listed(stages: list[tuple[str, int, float]]) -> str:
@@ -142,86 +134,79 @@ def _of_idle_gpus(idle: float) -> list[str]:
     ]
 
 
-def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) -> list[str]:
-    found = []
+def _of_recipe(scenario: Scenario, efforts: Mapping[str, Effort], world: World) -> Iterator[str]:
     stages = scenario.recipe.stages
     short = [s.name for s in stages if isinstance(s, Rl) and _least_progress(s, efforts[s.name], world) < 1]
     if short:
-        found.append(
+        yield (
             f"RL ends before C_mid on a domain in {', '.join(short)}: the gain rests on the assumed speed, "
             "and a real run that short would not identify the asymptote"
         )
     crowded = [s.name for s in stages if isinstance(s, Rl) and len(s.domains) > _KNOWN_TOGETHER]
     if crowded:
-        found.append(
+        yield (
             f"more than {_KNOWN_TOGETHER} domains are trained together in {', '.join(crowded)}: how conflict "
             "adds up beyond that is a prior"
         )
     on_top = [s.name for s in stages if isinstance(s, Rl) and s.init not in ROOTS]
     if world.recovery and on_top:
-        found.append(
+        yield (
             f"{', '.join(on_top)} {'trains' if len(on_top) == 1 else 'train'} on from a trained model (a cascade, or a "
             "second round): not identified, since only 2606.30406 reports either and ranks cascades last; a wide prior"
         )
     far = [s.name for s in stages if isinstance(s, Distill) and s.extrapolation > _STABLE_EXTRAPOLATION]
     if far:
-        found.append(
+        yield (
             f"extrapolation above {_STABLE_EXTRAPOLATION:g} in {', '.join(far)}: 1.5 was unstable in ExOPD, "
             "and the forecast knows no such failure; stay near 1.25"
         )
-    return found
 
 
-def _of_judges(scenario: Scenario) -> list[str]:
+def _of_judges(scenario: Scenario) -> Iterator[str]:
     stages = scenario.recipe.stages
-    found = []
     judges = [s.name for s in stages if isinstance(s, RewardModel)]
     if judges:
-        found.append(
+        yield (
             f"what {', '.join(judges)} {'wins' if len(judges) == 1 else 'win'} of the verifier's gain, and where that "
             "turns into over-optimisation, are priors over an order of magnitude: hold a check by verifiers or people"
         )
     free = [s.name for s in stages if isinstance(s, Rl) and s.reward_models and not s.kl_coefficient]
     if free:
-        found.append(
+        yield (
             f"nothing holds {', '.join(free)} to its start while a reward model judges: give it a kl_coefficient"
         )
     chosen = [s.name for s in stages if isinstance(s, RejectionSampling)]
     if chosen:
-        found.append(
+        yield (
             f"how much of a best-of-n's gain training on {', '.join(chosen)} brings is a prior: .12 to .42 of it"
         )
-    return found
 
 
-def _of_sizes(scenario: Scenario, world: World) -> list[str]:
+def _of_sizes(scenario: Scenario, world: World) -> Iterator[str]:
     if SMALLER not in scenario.recipe.roots:
-        return []
-    found = []
+        return
     unasked = [name for name in scenario.recipe.domains if name not in scenario.smaller_start]
     if unasked:
-        found.append(
+        yield (
             f"start scores of {scenario.smaller} on {', '.join(unasked)} follow from its size alone: give them, as in "
             f"[smaller_start] {unasked[0]} = [P10, P90]"
         )
     low, high = SIZES_B
     sizes = [size for size in world.sizes_b.values() if not low <= size <= high]
     if sizes:
-        found.append(
+        yield (
             f"the cap between {title(scenario.model)} and {scenario.smaller} was fitted from {low:g} to {high:g} "
             f"billion parameters: {', '.join(f'{size:.3g}' for size in sizes)} billion is extrapolated"
         )
-    return found
 
 
-def _of_larger(scenario: Scenario) -> list[str]:
+def _of_larger(scenario: Scenario) -> Iterator[str]:
     """Of tiny domains on models of another size than the studied one."""
     ratio = relative_size(scenario)
     if ratio is None or ratio == 1:
-        return []
-    found = []
+        return
     if not ratio <= _SIZES_TRIED:
-        found.append(
+        yield (
             f"how size acts was measured up to {_SIZES_TRIED:g} times the parameters of {STUDIED!r}: "
             f"{title(scenario.model)} has {ratio:.3g} times as many"
         )
@@ -233,11 +218,10 @@ def _of_larger(scenario: Scenario) -> list[str]:
     }
     bold = [name for name, rate in rates.items() if rate > BOLD * usual]
     if ratio > 1 and bold:
-        found.append(
+        yield (
             f"{', '.join(bold)}: larger models broke at rates above {BOLD * usual:g} where the forecast saw no danger "
             "(studies size_again, size_fresh): try a lower learning_rate first"
         )
-    return found
 
 
 def _least_progress(stage: Rl, effort: Effort, world: World) -> float:

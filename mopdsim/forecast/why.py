@@ -174,10 +174,8 @@ def _overhead(scenario: Scenario) -> str:
     return f"overhead {low:g} to {high:g} times"
 
 
-def _limits(scenario: Scenario) -> list[str]:
-    found = []
+def _limits(scenario: Scenario) -> Iterator[str]:
     if scenario.budget_usd is not None:
-        found.append(f"budget {usd(scenario.budget_usd)}")
+        yield f"budget {usd(scenario.budget_usd)}"
     if scenario.deadline_days is not None:
-        found.append(f"deadline {duration(scenario.deadline_days)}")
-    return found
+        yield f"deadline {duration(scenario.deadline_days)}"

@@ -246,22 +246,18 @@ class _Search:
             for group, steps, gpus in product(groups, self.grid.rl, self.evaluator.options)
         ]
 
-    def cascades(self) -> list[Plan]:
+    def cascades(self) -> Iterator[Plan]:
         """Orders of the domains: all of up to three, of more rotations of the given order and its reverse."""
         domains = self.question.domains
         turned = [domains[place:] + domains[:place] for place in range(len(domains))]
         orders = [*turned, *(order[::-1] for order in turned)]
         if len(domains) <= 3:
             orders = list(permutations(domains))
-        plans = []
         for order in orders[:_ORDERS]:
             for total in self.grid.rl[:5]:
                 steps = (max(LEAST_STEPS, total // len(domains)),) * len(domains)
                 groups, gpus = tuple((name,) for name in order), self.question.pool
-                plans.append(
-                    Plan(family="cascade_rl", groups=groups, rl_steps=steps, gpus=gpus, student_gpus=gpus)
-                )
-        return plans
+                yield Plan(family="cascade_rl", groups=groups, rl_steps=steps, gpus=gpus, student_gpus=gpus)
 
     def allocations(self, family: Family, groups: Grouping, *, finely: bool = False) -> list[Plan]:
         """The grid of total RL steps, distillation steps and GPUs a teacher, for one grouping. finely: half as far

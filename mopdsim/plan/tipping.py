@@ -14,7 +14,7 @@ quantities moved at once; in the indices the time model, which does not act on s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
@@ -244,25 +244,19 @@ def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibr
     return found
 
 
-def _resized(plan: Plan, question: Question, options: Sequence[int]) -> list[Plan]:
+def _resized(plan: Plan, question: Question, options: Sequence[int]) -> Iterator[Plan]:
     """The plan on another pool: more or fewer steps, GPUs as many as run side by side, or all."""
-    found = []
     useful = {options[0], fitting(options, question, len(plan.groups))}
     for rl, distill, gpus in product(_RL_FACTORS, _DISTILL_FACTORS, sorted(useful)):
         if distill != 1.0 and plan.family not in DISTILLED:
             continue
-        found.append(
-            replace(
-                plan,
-                rl_steps=tuple(max(LEAST_STEPS, round(steps * rl)) for steps in plan.rl_steps),
-                distill_steps=max(LEAST_STEPS, round(plan.distill_steps * distill))
-                if plan.distill_steps
-                else 0,
-                gpus=gpus,
-                student_gpus=options[0],
-            )
+        yield replace(
+            plan,
+            rl_steps=tuple(max(LEAST_STEPS, round(steps * rl)) for steps in plan.rl_steps),
+            distill_steps=max(LEAST_STEPS, round(plan.distill_steps * distill)) if plan.distill_steps else 0,
+            gpus=gpus,
+            student_gpus=options[0],
         )
-    return found
 
 
 SAMPLES = 512  # a power of two, as the estimators want

@@ -137,7 +137,7 @@ def _known() -> None:
 def _own() -> None:
     st.subheader("Refit the cost model to what you measured", anchor=False)
     kind = st.selectbox("What was measured", list(NAMES), format_func=NAMES.__getitem__, key="refit_kind")
-    columns = ", ".join(f"`{name}`" for name in refit_columns(kind))
+    columns = ", ".join(f"`{name}`" for name in LOADERS[kind].COLUMNS)
     st.caption(f"A CSV with at least these columns: {columns}. It stays on this machine.")
     file = st.file_uploader("Observations (CSV)", type=["csv"], key="refit_upload", max_upload_size=2)
     if file is not None:
@@ -292,11 +292,6 @@ def refitted(kind: str, entry: Mapping[str, Any]) -> pd.DataFrame:
 
 FILE = "data.csv"
 NAMES = {"rl_steps": "RL step times", "train_throughput": "Training throughput", "decode": "Decoding speed"}
-
-
-def refit_columns(kind: str) -> tuple[str, ...]:
-    """The columns that a table of this kind must have."""
-    return tuple(LOADERS[kind].COLUMNS)
 
 
 def check_refit(kind: str, data: bytes) -> int:

@@ -7,6 +7,7 @@ kinds that sample their own pairs or data.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from mopdsim.exchange.engines import parts
@@ -277,24 +278,21 @@ def _distill(request: Request, stage: Distill, amounts: Amounts) -> tuple[Config
     return config, [*stood_in, *_distill_differs(stage, amounts, pool, sampled=sampled)]
 
 
-def _distill_differs(stage: Distill, amounts: Amounts, pool: int, *, sampled: bool) -> list[str]:
-    found = [
-        f"{pool} of the stage's GPUs only serve teachers; ours load one after the other on the student's"
-    ]
+def _distill_differs(stage: Distill, amounts: Amounts, pool: int, *, sampled: bool) -> Iterator[str]:
+    yield f"{pool} of the stage's GPUs only serve teachers; ours load one after the other on the student's"
     if sampled:
-        found.append(
+        yield (
             "the importance ratio is clipped as in PPO, where the clip binds one sign of the signal alone; ours is "
             "truncated for both (the same while a batch is used for one update)"
         )
     else:
-        found.append(f"the forward KL runs over the teacher's {TOP_K} likeliest tokens, ours over all")
+        yield f"the forward KL runs over the teacher's {TOP_K} likeliest tokens, ours over all"
     if stage.reward_mix:
-        found.append(
+        yield (
             f"the loss is task loss + {1 / stage.reward_mix:g} x distillation, ours distillation + "
             f"{stage.reward_mix:g} x task: the same direction, {1 / stage.reward_mix:g} times the size before clipping"
         )
-        found.append(parts.deviation_of_groups(amounts.rollouts_per_prompt))
-    return found
+        yield parts.deviation_of_groups(amounts.rollouts_per_prompt)
 
 
 def _sft(request: Request, stage: Sft, amounts: Amounts) -> tuple[Config, list[str]]:
