@@ -16,35 +16,28 @@ class MopdError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        cls.exit_code = cls.exit_code if exit_code is None else exit_code
 
-class UsageError(MopdError):
+
+class UsageError(MopdError, exit_code=2):
     """A bad argument or a bad file (2)."""
 
-    exit_code = 2
 
-
-class NotFoundError(MopdError):
+class NotFoundError(MopdError, exit_code=3):
     """A name or a path that does not exist (3)."""
 
-    exit_code = 3
 
-
-class DivergenceError(MopdError):
+class DivergenceError(MopdError, exit_code=4):
     """A loss, gradient, reward or score that is not finite (4)."""
 
-    exit_code = 4
 
-
-class InfeasibleError(MopdError):
+class InfeasibleError(MopdError, exit_code=5):
     """A budget, memory or deadline that no plan meets (5)."""
 
-    exit_code = 5
 
-
-class Interrupted(MopdError):
+class Interrupted(MopdError, exit_code=75):
     """The work was interrupted and can be resumed (75)."""
-
-    exit_code = 75
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -14,7 +14,7 @@ from typing import assert_never
 
 from mopdsim.facts.domains import Domain
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import Distill, Preference, RejectionSampling, RewardModel, Rl, Sft, TrainedStage
+from mopdsim.recipes.stage import Distill, Preference, RejectionSampling, RewardModel, Rl, Sft, SpendingStage
 
 EVALUATION_ITEMS = 500  # per domain; prior
 SIGNAL_SHARE = 0.75  # of rollouts, in groups of both rewards; prior: published runs threw up to .55 away
@@ -69,7 +69,7 @@ class Batch:
     @classmethod
     def of(
         cls,
-        stage: TrainedStage | RejectionSampling,
+        stage: SpendingStage,
         amounts: Amounts,
         domains: Mapping[str, Domain],
         *,
@@ -120,9 +120,7 @@ class Batch:
         )
 
 
-def _passes(
-    stage: TrainedStage | RejectionSampling, amounts: Amounts, shares: Sequence[float], *, overlapped: bool
-) -> Passes:
+def _passes(stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, overlapped: bool) -> Passes:
     """Who scores and what is trained. A judge's models stay in memory beside the policy, and with them the reference;
     a reference alone and teachers are loaded when their turn comes. DPO scores its pairs by policy and reference."""
     prompts, rollouts = float(amounts.prompts_per_step), amounts.rollouts_per_prompt
@@ -172,7 +170,7 @@ def _reinforced(
     )
 
 
-def _ahead(stage: TrainedStage | RejectionSampling) -> bool:
+def _ahead(stage: SpendingStage) -> bool:
     """Whether a model that the stage does not change draws the samples."""
     match stage:
         case Distill() | Preference():

@@ -31,7 +31,7 @@ from mopdsim.cost.stage_seconds import (
 )
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, TrainedStage
+from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, SpendingStage
 from mopdsim.recipes.stage import NORMALISING_ANSWERS
 
 __all__ = ["Bill", "Machine", "Phase", "bill"]
@@ -166,7 +166,7 @@ def bill(
 
 
 def _batch(
-    stage: TrainedStage | RejectionSampling,
+    stage: SpendingStage,
     amounts: Amounts,
     domains: Mapping[str, Domain],
     machine: Machine,
@@ -179,7 +179,7 @@ def _batch(
 
 
 def bill_together(
-    stages: Sequence[tuple[TrainedStage | RejectionSampling, Amounts, float | None]],
+    stages: Sequence[tuple[SpendingStage, Amounts, float | None]],
     domains: Mapping[str, Domain],
     machine: Machine,
     *,

@@ -37,16 +37,7 @@ from mopdsim.quality.learning import learnt
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.recipe import (
-    BASE,
-    SMALLER,
-    AnyStage,
-    Distill,
-    Merge,
-    RejectionSampling,
-    Rl,
-    TrainedStage,
-)
+from mopdsim.recipes.stage import BASE, SMALLER, AnyStage, Distill, Merge, Rl, SpendingStage
 
 Steps = NDArray[np.int64] | int  # (C,), or one number
 
@@ -167,9 +158,7 @@ def bills_of(scenario: Scenario) -> dict[str, Bill]:
 
 def time_steps(scenario: Scenario, gpus_of: Mapping[str, int]) -> None:
     """Works out the steps of these stages on so many GPUs side by side, so that `bill_of` each is fast."""
-    alike: dict[
-        tuple[Machine, int], list[tuple[TrainedStage | RejectionSampling, Amounts, float | None]]
-    ] = {}
+    alike: dict[tuple[Machine, int], list[tuple[SpendingStage, Amounts, float | None]]] = {}
     for name, gpus in gpus_of.items():
         stage = scenario.recipe.stage[name]
         if not isinstance(stage, Merge):

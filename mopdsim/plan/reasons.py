@@ -10,7 +10,7 @@ domains, of which our own runs tell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -108,15 +108,6 @@ _FEWEST = 3  # benchmarks
 # Student's t at P90, from two degrees on
 _T80 = (1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
 _NORMAL = 1.282
-_WORDS: Mapping[str, str] = {
-    "mixed_rl": "mixed RL",
-    "cascade_rl": "a cascade",
-    "off_policy": "off-policy distillation",
-    "merge_average": "averaging the weights",
-    "merge_sum": "adding up the specialists' weights",
-    "mopd": "MOPD",
-    "mopd_balanced": "MOPD with equal shares of tokens",
-}
 _SAME = {"mopd_balanced": "mopd", "merge_sum": "merge_average"}  # variants of one strategy
 
 
@@ -136,6 +127,7 @@ class Loss:
     @property
     def sentence(self) -> str:
         """In words."""
+        winner, loser = words.STRATEGIES[self.to], words.STRATEGIES[self.strategy]
         if self.percent:
             mean, low, high = (f"{value:.1f}" for value in self.by)
             amount = f"{mean} points ({low} to {high})"
@@ -143,7 +135,7 @@ class Loss:
             mean, low, high = (share(value) for value in self.by)
             amount = f"{mean} of the specialists' gain ({low} to {high})"
         return (
-            f"Published against it: in {self.study} ({self.model}) {_WORDS[self.to]} beat {_WORDS[self.strategy]} by "
+            f"Published against it: in {self.study} ({self.model}) {winner} beat {loser} by "
             f"{amount} on {self.benchmarks} benchmarks."
         )
 

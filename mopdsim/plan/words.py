@@ -85,6 +85,15 @@ OBJECTIVES = {
     "weighted": "weighted score {0}",
     "p10": "above {0}, 90% sure,",
 }
+STRATEGIES = {
+    "mixed_rl": "mixed RL",
+    "cascade_rl": "a cascade",
+    "off_policy": "off-policy distillation",
+    "merge_average": "averaging the weights",
+    "merge_sum": "adding up the specialists' weights",
+    "mopd": "MOPD",
+    "mopd_balanced": "MOPD with equal shares of tokens",
+}
 # of a plan ahead by this cause, and behind by it; gain: with what the budget leaves of it
 _CAUSES: Mapping[Cause | Literal["start"], str] = {
     "start": "the domain that ends lowest starts {higher|lower}",

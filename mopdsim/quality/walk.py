@@ -27,17 +27,8 @@ from mopdsim.quality.learning import break_down, broken, climb, hill, imitate, l
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName
-from mopdsim.recipes.recipe import (
-    AnyStage,
-    Distill,
-    Merge,
-    Preference,
-    Recipe,
-    RejectionSampling,
-    RewardModel,
-    Rl,
-    Sft,
-)
+from mopdsim.recipes.recipe import AnyStage, Recipe
+from mopdsim.recipes.stage import Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 
 __all__ = [
     "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "Spending", "State", "climb", "hill", "paced",

@@ -16,14 +16,12 @@ from mopdsim.recipes.recipe import (
     DistillLoss,
     Merge,
     Recipe,
-    RejectionSampling,
     Rl,
     Sft,
+    SpendingStage,
     Teacher,
-    TrainedStage,
 )
 
-SpendingStage = TrainedStage | RejectionSampling
 Groups = Sequence[Sequence[str]]
 REWARD_GROUP = 4  # samples of a prompt where distillation mixes in a reward
 

@@ -36,6 +36,7 @@ from mopdsim.recipes.stage import (
     RewardModel,
     Rl,
     Sft,
+    SpendingStage,
     Stage,
     Teacher,
     TrainedStage,
@@ -46,8 +47,8 @@ from mopdsim.recipes.stage import (
 
 __all__ = [
     "BASE", "ROOTS", "SMALLER", "AnyStage", "Balance", "Distill", "DistillLoss", "Merge", "Name", "Preference",
-    "Recipe", "RejectionSampling", "RewardModel", "Rl", "Sft", "Stage", "Teacher", "TrainedStage", "needs",
-    "parents", "read",
+    "Recipe", "RejectionSampling", "RewardModel", "Rl", "Sft", "SpendingStage", "Stage", "Teacher", "TrainedStage",
+    "needs", "parents", "read",
 ]  # fmt: skip
 
 

@@ -309,7 +309,8 @@ class Merge(Value):
 
 
 TrainedStage = Sft | Rl | Distill | RewardModel | Preference
-AnyStage = TrainedStage | RejectionSampling | Merge
+SpendingStage = TrainedStage | RejectionSampling
+AnyStage = SpendingStage | Merge
 Stage = Annotated[AnyStage, Field(discriminator="kind")]
 
 
