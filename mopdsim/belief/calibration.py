@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.arrays import Array
 from mopdsim.base.checks import known_keys
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
@@ -32,9 +32,11 @@ from mopdsim.belief.streams import (  # fmt: skip
     Distribution,
     in_logits,
     sample,
+    scaled,
     standard_normal,
     transformed,
     uniform,
+    unscaled,
 )
 from mopdsim.facts.domains import GRADES, SCOPES, Domain, Estimate, Scope
 
@@ -101,27 +103,16 @@ class Parameter:
         if not (self.shape and self.studies) or self.prior.sd == 0:
             return self.prior, "nothing"
         found = min(self.studies.values(), key=lambda estimate: estimate.sd)
-        middle, other = self._scaled(self.prior.value), self._scaled(found.value)
+        middle, other = (scaled(self.distribution, row.value) for row in (self.prior, found))
         apart, spread = abs(other - middle), max(math.hypot(found.sd, self.between_sd), 1e-9)
         if apart > CONFLICTING * math.hypot(self.prior.sd, spread):
             wider = replace(self.prior, sd=math.hypot(self.prior.sd, apart / CONFLICTING))
             return replace(wider, source=f"{self.prior.source}; widened by {found.source}"), "widened"
         weight = spread**-2 / (self.prior.sd**-2 + spread**-2)
-        value = self._unscaled(middle + weight * (other - middle))
+        value = float(unscaled(self.distribution, np.asarray(middle + weight * (other - middle))))
         sd = (self.prior.sd**-2 + spread**-2) ** -0.5
         source = f"{self.prior.source}; moved by {found.source}"
         return Estimate(value=value, sd=sd, grade=self.prior.grade, source=source), "moved"
-
-    def _scaled(self, value: float) -> float:
-        """On the scale of the sd."""
-        if self.distribution == "lognormal":
-            return math.log(value)
-        return float(logit(value)) if self.distribution == "logit" else value
-
-    def _unscaled(self, value: float) -> float:
-        if self.distribution == "lognormal":
-            return math.exp(value)
-        return float(logistic(np.asarray(value))) if self.distribution == "logit" else value
 
 
 @dataclass(frozen=True, kw_only=True)

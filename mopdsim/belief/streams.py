@@ -7,6 +7,7 @@ there are (`mopdsim.belief.calibration`).
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Literal, get_args
@@ -61,6 +62,20 @@ def in_logits(score: Estimate) -> Estimate:
     """A score's sd carried from probability to logits."""
     slope = max(score.value * (1 - score.value), 0.01)
     return Estimate(value=score.value, sd=score.sd / slope, grade=score.grade, source=score.source)
+
+
+def scaled(distribution: Distribution, value: float) -> float:
+    """A value on the scale on which its sd is stated: plain, ln or logit."""
+    if distribution == "lognormal":
+        return math.log(value)
+    return float(logit(value)) if distribution == "logit" else value
+
+
+def unscaled(distribution: Distribution, x: Array) -> Array:
+    """From that scale to the value's own."""
+    if distribution == "lognormal":
+        return np.exp(x)
+    return logistic(x) if distribution == "logit" else x
 
 
 @lru_cache(maxsize=8192)

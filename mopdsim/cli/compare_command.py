@@ -14,7 +14,8 @@ import typer
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
-from mopdsim.cli.flags import Json, Keys, emit, require_domains, scenario_flags, scenario_of
+from mopdsim.cli.flags import Json, Keys, emit, in_columns, require_domains, scenario_flags, scenario_of
+from mopdsim.plan import words
 
 
 @scenario_flags()
@@ -113,38 +114,26 @@ def _answer_in(path: Path) -> dict[str, Any]:
     return found
 
 
+_WIDTHS = {
+    "score": 7, "80% range": 14, "worst domain": 14, "cost": 9, "calendar": 11, "better than the first": 0,
+}  # fmt: skip
+
+
 def ranking_text(document: Mapping[str, Any]) -> str:
     """The table for people: the planner's plans, then the systems at what the first plan costs."""
     widest = max(len(row["name"]) + 1 for row in [*document["finalists"], *document["systems"]])
     lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
     lines += [loss["sentence"] for loss in document["contradicted_by"][:1]]
-    lines += [_ranking_row(row, widest) for row in (None, *document["finalists"])]
+    lines += in_columns(map(words.cells, document["finalists"]), {"plan": widest, **_WIDTHS})
     if document["systems"]:
         lines.append(f"published systems, each scaled to {usd(document['usd'])}")
-        lines += [_ranking_row(row, widest) for row in document["systems"]]
+        marked = [{**row, "name": row["name"] + "*" * bool(row["off_budget"])} for row in document["systems"]]
+        lines += in_columns(map(words.cells, marked), {"plan": widest, **_WIDTHS})[1:]
     if document["ahead"]:
         names = ", ".join(document["ahead"])
         lines.append(f"ahead of the first plan in most worlds, outside the planner's families: {names}")
     lines += [f"left out: {name}: {why}" for name, why in document["left_out"].items()]
     return "\n".join(lines)
-
-
-def _ranking_row(row: Mapping[str, Any] | None, widest: int) -> str:
-    """A line of the table; its head where there is no row."""
-    cells = ["plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first"]
-    if row is not None:
-        better = row["probability_better"]
-        cells = [
-            row["name"] + ("*" if row.get("off_budget") else ""),
-            score(row["value"]),
-            interval(row["utility"], score),
-            score(row["worst_score"]["p50"]),
-            usd(row["usd"]["p50"]),
-            duration(row["days"]["p50"]),
-            "" if better is None else share(better),
-        ]
-    widths = (widest, 7, 14, 14, 9, 11, 0)
-    return "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True)).rstrip()
 
 
 def comparison_text(document: Mapping[str, Any], assumed: str) -> str:

@@ -6,7 +6,7 @@ Leaves out: the verbs (`mopdsim.cli.commands`, `mopdsim.cli.compare_command`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import update_wrapper
 from inspect import Parameter, signature
@@ -85,6 +85,12 @@ def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
     if value is not None and not value.parent.is_dir():
         raise UsageError(f"--{param.name} {value}: its directory does not exist: create {value.parent} first")
     return value
+
+
+def in_columns(rows: Iterable[Mapping[str, str]], widths: Mapping[str, int]) -> list[str]:
+    """A line of names, then a line a row. widths: of the columns that are shown."""
+    whole = [dict(zip(widths, widths, strict=True)), *rows]
+    return ["  ".join(f"{row[name]:<{width}}" for name, width in widths.items()).rstrip() for row in whole]
 
 
 def emit(document: object) -> None:

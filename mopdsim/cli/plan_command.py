@@ -13,7 +13,7 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, points, score, share, three, usd
-from mopdsim.cli.flags import Json, Keys, emit, new_file, scenario_flags
+from mopdsim.cli.flags import Json, Keys, emit, in_columns, new_file, scenario_flags
 from mopdsim.plan import words
 
 
@@ -108,8 +108,7 @@ def _table(document: Mapping[str, Any]) -> list[str]:
     """A line a plan, the recommended one first."""
     plans = [document["recommended"], *document["alternatives"]][:_PLANS]
     widths = {"plan": max(len(row["name"]) for row in plans), **_WIDTHS}
-    rows = [dict(zip(widths, widths, strict=True)), *map(words.cells, plans)]
-    return ["  ".join(f"{row[name]:<{width}}" for name, width in widths.items()).rstrip() for row in rows]
+    return in_columns(map(words.cells, plans), widths)
 
 
 def _equal_dollars(document: Mapping[str, Any]) -> str:

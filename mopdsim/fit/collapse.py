@@ -6,7 +6,7 @@ happened at the distances that the fitted walk gives. Leaves out: the hazard's w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -15,7 +15,8 @@ from mopdsim.facts.domains import Estimate
 from mopdsim.fit.forest import Tree
 from mopdsim.fit.posterior import Posterior
 from mopdsim.quality.caps import collapse_hazard
-from mopdsim.quality.walk import State, walk
+from mopdsim.quality.distillation import distance
+from mopdsim.quality.walk import walk
 from mopdsim.recipes.recipe import Distill
 
 # of the prior, around its middle: far up, since nothing may have collapsed
@@ -32,8 +33,8 @@ def collapse_middle(posterior: Posterior, *, source: str) -> Estimate | None:
         return None
     log_middle_G = np.log(prior.value) + prior.sd * _WIDTHS
     log_G: Array = -0.5 * _WIDTHS**2
-    for distance, collapsed in seen:
-        hazard_G = collapse_hazard(np.array(distance), np.exp(log_middle_G))
+    for nats, collapsed in seen:
+        hazard_G = collapse_hazard(np.array(nats), np.exp(log_middle_G))
         log_G = log_G + np.log(np.clip(hazard_G if collapsed else 1 - hazard_G, 1e-300, 1.0))
     weight_G = np.exp(log_G - log_G.max())
     weight_G /= weight_G.sum()
@@ -52,14 +53,8 @@ def _outcomes(posterior: Posterior, place: int) -> Iterator[tuple[float, bool]]:
             continue
         before, after = (_mean(tree, name, stage) for name in (stage.init, stage.name))
         if before is not None and after is not None:
-            distances = [_apart(states, teacher.stage, stage.init) for teacher in stage.teachers]
-            yield max(distances), after < before
-
-
-def _apart(states: Mapping[str, State], one: str, other: str) -> float:
-    """Nats a token between two policies along their lineages."""
-    apart = set(states[one].lineage) ^ set(states[other].lineage)
-    return float(sum(states[name].kl_N.ravel()[0] for name in apart))
+            distances = [distance(name, stage.init, states) for name in stage.teacher_names]
+            yield float(np.max(distances)), after < before
 
 
 def _mean(tree: Tree, name: str, stage: Distill) -> float | None:

@@ -7,7 +7,6 @@ rivals along their dial. Axes: L unknown, D domain, N member. Leaves out: consta
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,9 +16,10 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import ALONG_THE_DIAL, CONSTANTS, Calibration, Distribution, in_logits
 from mopdsim.belief.dials import rivalry
+from mopdsim.belief.streams import scaled, unscaled
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.fit.forest import Tree
 from mopdsim.quality.ambiguity import rivals_of
@@ -60,9 +60,7 @@ class Latent:
 
     def value(self, x: Array) -> Array:
         """From its own scale to the quantity's."""
-        if self.distribution == "lognormal":
-            return np.exp(x)
-        return logistic(x) if self.distribution == "logit" else x
+        return unscaled(self.distribution, x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,11 +174,7 @@ def _constant(name: str, calibration: Calibration) -> Latent:
 
 
 def _latent(name: str, prior: Estimate, distribution: Distribution, domains: tuple[str, ...] = ()) -> Latent:
-    mean = prior.value
-    if distribution == "lognormal":
-        mean = math.log(prior.value)
-    elif distribution == "logit":
-        mean = float(logit(prior.value))
+    mean = scaled(distribution, prior.value)
     return Latent(name=name, mean=mean, sd=prior.sd, distribution=distribution, domains=domains)
 
 

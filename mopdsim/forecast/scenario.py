@@ -38,18 +38,7 @@ from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, re
 from mopdsim.facts.domains import SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
-from mopdsim.forecast.scenario_checks import (
-    RANGED,
-    RELIABILITY,
-    conflicts,
-    overhead,
-    plain_keys,
-    pools,
-    ranges,
-    reliability,
-    smaller_start,
-    specialist,
-)
+from mopdsim.forecast import scenario_checks as rules
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.learning import Specialist
 from mopdsim.recipes import catalogue, published
@@ -150,7 +139,7 @@ class Scenario:
     def specialists(self) -> dict[str, Specialist]:
         """By domain, what RL on it alone was measured to reach, where the user says so."""
         return {
-            name: specialist(row[SPECIALIST], self.recipe.amounts_name, f"domain.{name}.{SPECIALIST}")
+            name: rules.specialist(row[SPECIALIST], self.recipe.amounts_name, f"domain.{name}.{SPECIALIST}")
             for name, row in self.facts.items()
             if SPECIALIST in row
         }
@@ -237,7 +226,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
                 f"{source}: [domain.{name}]: no domain of the recipe{did_you_mean(name, recipe.domains)}"
             )
         if SPECIALIST in row:
-            specialist(row[SPECIALIST], recipe.amounts_name, f"{source}: domain.{name}.{SPECIALIST}")
+            rules.specialist(row[SPECIALIST], recipe.amounts_name, f"{source}: domain.{name}.{SPECIALIST}")
     chosen = {name: _domain(name, facts.get(name, {}), source) for name in recipe.domains}
     model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
     plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
@@ -245,16 +234,16 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
     plain |= _measured(document, source)
     scenario = Scenario(
         recipe=recipe,
-        pools=pools(document, gpus, source),
+        pools=rules.pools(document, gpus, source),
         pool_of=_table_of(document, "pool_of", source),
         gpus_of=_table_of(document, "gpus_of", source),
         priority=_table_of(document, "priority", source),
-        reliability=reliability(_table_of(document, "reliability", source), source),
+        reliability=rules.reliability(_table_of(document, "reliability", source), source),
         facts=facts,
-        conflict=conflicts(_table_of(document, "conflict", source), recipe, source),
-        smaller_start=smaller_start(_table_of(document, "smaller_start", source), recipe, source),
-        ranges=ranges(_table_of(document, "ranges", source), recipe, source),
-        overhead=overhead(document.get("overhead"), source),
+        conflict=rules.conflicts(_table_of(document, "conflict", source), recipe, source),
+        smaller_start=rules.smaller_start(_table_of(document, "smaller_start", source), recipe, source),
+        ranges=rules.ranges(_table_of(document, "ranges", source), recipe, source),
+        overhead=rules.overhead(document.get("overhead"), source),
         stated=_stated(document),
         **plain,
     )
@@ -344,7 +333,7 @@ def dump(scenario: Scenario) -> str:
     for key in ("pool_of", "gpus_of", "priority"):
         if getattr(scenario, key):
             document[key] = dict(getattr(scenario, key))
-    document["reliability"] = {key: getattr(scenario.reliability, key) for key in RELIABILITY}
+    document["reliability"] = {key: getattr(scenario.reliability, key) for key in rules.RELIABILITY}
     if scenario.facts:
         document["domain"] = {name: dict(row) for name, row in scenario.facts.items()}
     for key in ("conflict", "smaller_start", "ranges"):
@@ -409,7 +398,7 @@ def _table_of(document: Mapping[str, Any], key: str, source: str) -> dict[str, A
 
 def _check(scenario: Scenario, source: str) -> None:
     """Ranges of amounts and names of stages and pools."""
-    plain_keys(scenario, source)
+    rules.plain_keys(scenario, source)
     for key in ("pool_of", "gpus_of", "priority"):
         for name in getattr(scenario, key):
             if name not in scenario.recipe.stage:
@@ -460,7 +449,7 @@ def _published_ranges(own: published.System, stages: list[str]) -> Iterator[tupl
     """Amounts that are not one number, and every length of a stage's own."""
     for stage in stages:
         for key, row in own.of_stage("stages", stage).items():
-            if key == "response_tokens" or (key in RANGED and row.ends is not None):
+            if key == "response_tokens" or (key in rules.RANGED and row.ends is not None):
                 yield f"{stage}.{key}", row.pair
 
 

@@ -115,6 +115,7 @@ def capital(text: str) -> str:
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A plan of the planner's document as a table's row, by column."""
+    better = row.get("probability_better")
     return {
         "plan": row["name"],
         "score": score(row["value"]),
@@ -122,7 +123,7 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
         "worst domain": score(row["worst_score"]["p50"]),
         "cost": usd(row["usd"]["p50"]),
         "calendar": duration(row["days"]["p50"]),
-        "better than the first": share(row["probability_better"]) if "probability_better" in row else "",
+        "better than the first": "" if better is None else share(better),
     }
 
 

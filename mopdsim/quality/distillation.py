@@ -141,7 +141,7 @@ def _teachers(stage: Distill, step: Step, states: Mapping[str, State]) -> tuple[
         rest = [states[t.stage].score_DN[place] for t in stage.teachers if name not in t.domains]
         own.append(score_N)
         others.append(np.mean(rest, axis=0) if rest else score_N)
-    distance_N = np.max([_distance(name, stage.init, states) for name in stage.teacher_names], axis=0)
+    distance_N = np.max([distance(name, stage.init, states) for name in stage.teacher_names], axis=0)
     return np.stack(own), np.stack(others), distance_N
 
 
@@ -202,9 +202,9 @@ def _followed(teacher: State, place: int, step: Step) -> Array:
     return caps.across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])[0]
 
 
-def _distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
-    """Nats a token along the lineages from their last common stage; a distillation counts as none, since it
-    moves towards teachers."""
+def distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
+    """Nats a token between two policies, (N,), along the lineages from their last common stage; a distillation counts
+    as none, since it moves towards teachers."""
     ends = states[teacher].lineage, states[student].lineage
     apart = set(ends[0]) ^ set(ends[1])
     return sum((states[name].kl_N for name in apart), np.zeros_like(states[BASE].kl_N))

@@ -35,7 +35,7 @@ from mopdsim.cost.training import TrainLayout, train_step_s
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
-from mopdsim.forecast.forecast import QUANTILES
+from mopdsim.forecast.forecast import QUANTILES, quantiles
 from mopdsim.forecast.stage_draws import project_overhead
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
@@ -98,15 +98,13 @@ def _judge(preset: Mapping[str, Any], measured: float) -> dict[str, Any]:
         drawn_N = _flops(preset)
     else:
         drawn_N = gpu_hours(preset, stack(preset["stack"], without=preset["project"]))
-    low, middle, high = (float(value) for value in np.quantile(drawn_N, [0.1, 0.5, 0.9]))
+    told = quantiles(drawn_N)
     return {
         "unit": "flop" if preset["kind"] == "flops" else "gpu_hours",
-        "p10": low,
-        "p50": middle,
-        "p90": high,
+        **told,
         "measured": measured,
-        "inside_80": low <= measured <= high,
-        "error": max(middle / measured, measured / middle) - 1,
+        "inside_80": told["p10"] <= measured <= told["p90"],
+        "error": max(told["p50"] / measured, measured / told["p50"]) - 1,
         "source": preset["source"],
         "assumed": preset["assumed"],
     }

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -24,6 +25,7 @@ from mopdsim.app.uploads import csv_text
 from mopdsim.app.words import recipe_title
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.streams import scaled, unscaled
 from mopdsim.cost.constants import KINDS, parse
 from mopdsim.facts.domains import P90, Scope
 from mopdsim.validate import report_of
@@ -256,18 +258,10 @@ def parameters(calibration: Calibration, scope: Scope) -> pd.DataFrame:
     rows = []
     for name, parameter in calibration.parameters.items():
         found = parameter.at(scope)
-        low, high = (_moved(parameter.distribution, found.value, sign * P90 * found.sd) for sign in (-1, 1))
-        rows.append((name, low, found.value, high, parameter.distribution, found.grade, found.source))
+        kind, middle = parameter.distribution, scaled(parameter.distribution, found.value)
+        low, high = unscaled(kind, middle + P90 * found.sd * np.array([-1.0, 1.0])).tolist()
+        rows.append((name, low, found.value, high, kind, found.grade, found.source))
     return pd.DataFrame(rows, columns=["parameter", "P10", "P50", "P90", "distribution", "grade", "rests on"])
-
-
-def _moved(distribution: str, value: float, shift: float) -> float:
-    """A value moved on the scale on which its sd is stated."""
-    if distribution == "lognormal":
-        return value * math.exp(shift)
-    if distribution == "logit" and 0 < value < 1:
-        return 1 / (1 + math.exp(-math.log(value / (1 - value)) - shift))
-    return value + shift
 
 
 def studies() -> pd.DataFrame:
