@@ -27,7 +27,7 @@ from trainer.model import processes
 from trainer.model.loading import whole_sha256
 from trainer.model.policy import Policy
 from trainer.stages import ledger, samples
-from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
+from trainer.stages.loop import Hooks, Job, Metrics, Report, Trainee, train
 from trainer.stages.preflight import preflight, prompts_of, shared_ids
 from trainer.stages.targets import Scores, Target, loss_function, teacher_loss
 
@@ -39,31 +39,31 @@ Valid = Mapping[str, Tensor | None]
 def run(job: Job, stage: Distill, report: Report) -> Metrics:
     """Multi-teacher distillation, on-policy or off-policy."""
 
-    def make_step(trainee: Trainee) -> StepOf:
-        names = stage.teacher_names
-        needed = [*names, *([stage.init] if stage.extrapolation != 1 else [])]
-        bank = Bank({name: job.weights[name] for name in needed}, job.load)
-        valid = _check_teachers(trainee, stage, names, bank)
+    needed = [*stage.teacher_names, *([stage.init] if stage.extrapolation != 1 else [])]
+    bank = Bank({name: job.weights[name] for name in needed}, job.load)
+    valid: dict[str, Tensor | None] = {}
+
+    def begin(trainee: Trainee) -> None:
+        valid.update(_check_teachers(trainee, stage, bank))
         if trainee.amounts.ledger:
             ledger.check(trainee, stage)
-        return lambda trainee: _step(trainee, stage, bank, valid)
 
     def finish(trainee: Trainee) -> None:
         if trainee.amounts.ledger:
             ledger.write(trainee)
 
-    return train(job, make_step, report, hooks=Hooks(finish=finish))
+    hooks = Hooks(begin=begin, finish=finish)
+    return train(job, lambda trainee: _step(trainee, stage, bank, valid), report, hooks=hooks)
 
 
-def _check_teachers(
-    trainee: Trainee, stage: Distill, names: Sequence[str], bank: Bank
-) -> dict[str, Tensor | None]:
+def _check_teachers(trainee: Trainee, stage: Distill, bank: Bank) -> dict[str, Tensor | None]:
     """Preflight with the stage's own loss before the first step; returns each teacher's mask of shared ids.
 
     A teacher whose weights equal the student's or another teacher's cannot give another gradient: it is said on
     stderr (its own training changed nothing, or it is meant so) and left out of that comparison. A stage that is
     drawn as another has such teachers on purpose, and says nothing.
     """
+    names = stage.teacher_names
     if trainee.step == 0:
         weights = {whole_sha256(trainee.job.weights[stage.init]): f"the student's start ({stage.init})"}
         distinct = []

@@ -277,11 +277,13 @@ Rows = dict[str, dict[str, Any]]
 class Hooks:
     """Where a kind of stage differs from the others.
 
-    prepare: before the optimiser is made and a checkpoint loaded. finish: before the last scores and the saving of
-    weights. score: a split's rows by domain, in place of pass rates of the policy's samples.
+    prepare: before the optimiser is made and a checkpoint loaded. begin: before the first step, of a stage taken up
+    again too. finish: before the last scores and the saving of weights. score: a split's rows by domain, in place of
+    pass rates of the policy's samples.
     """
 
     prepare: Callable[[Policy], None] = lambda policy: None
+    begin: Callable[[Trainee], None] = lambda trainee: None
     finish: Callable[[Trainee], None] = lambda trainee: None
     score: Callable[[Trainee, Split], Rows] | None = None
 
@@ -292,13 +294,13 @@ def progress(amounts: Amounts, step: int, meter: Meter) -> float:
     return steps if ceiling is None else max(steps, meter.spent / ceiling)
 
 
-def train(
-    job: Job, make_step: Callable[[Trainee], StepOf], report: Report, *, hooks: Hooks | None = None
-) -> Metrics:
+PLAIN = Hooks()
+
+
+def train(job: Job, step_of: StepOf, report: Report, *, hooks: Hooks = PLAIN) -> Metrics:
     """Run the stage's loop from its start or its newest checkpoint; save weights; return the summary."""
-    hooks = hooks or Hooks()
     trainee = _start(job, hooks.prepare)
-    step_of = make_step(trainee)
+    hooks.begin(trainee)
     settings = job.settings
     against = references(job)
     checkpoints = job.directory / CHECKPOINTS

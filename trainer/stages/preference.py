@@ -32,7 +32,7 @@ from trainer.losses.losses import Loss, token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.job import Job
 from trainer.stages.judge import Judges, reversed_label
-from trainer.stages.loop import Metrics, Report, StepOf, Trainee, train
+from trainer.stages.loop import Metrics, Report, Trainee, train
 from trainer.stages.reward_model import check_patience
 
 ALGORITHM_VERSION = 1
@@ -41,12 +41,9 @@ ALGORITHM_VERSION = 1
 def run(job: Job, stage: Preference, report: Report) -> Metrics:
     """Sample, judge, pair, step."""
 
-    def make_step(trainee: Trainee) -> StepOf:
-        bank = Bank({stage.init: job.weights[stage.init]}, job.load)
-        judges = Judges.of(job, stage.reward_models)
-        return lambda trainee: _step(trainee, stage, bank, judges)
-
-    return train(job, make_step, report)
+    bank = Bank({stage.init: job.weights[stage.init]}, job.load)
+    judges = Judges.of(job, stage.reward_models)
+    return train(job, lambda trainee: _step(trainee, stage, bank, judges), report)
 
 
 @dataclass(frozen=True, kw_only=True)

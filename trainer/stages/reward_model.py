@@ -28,7 +28,7 @@ from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import bradley_terry
 from trainer.stages.judge import reversed_label
-from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, StepOf, Trainee, train
+from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, Trainee, train
 from trainer.tasks import Split
 
 ALGORITHM_VERSION = 1
@@ -40,16 +40,12 @@ LEAST_SPREAD = 1e-6  # of scores that can be normalised
 def run(job: Job, stage: RewardModel, report: Report) -> Metrics:
     """Train on fresh comparisons every step; the summary's domains have accuracy, se, n and correlation."""
     bank = Bank({stage.init: job.weights[stage.init]}, job.load)
-
-    def make_step(trainee: Trainee) -> StepOf:
-        return lambda trainee: _step(trainee, stage, bank)
-
     hooks = Hooks(
         prepare=add_head,
         finish=lambda trainee: _normalise(trainee, stage, bank),
         score=lambda trainee, split: _score(trainee, stage, bank, split),
     )
-    return train(job, make_step, report, hooks=hooks)
+    return train(job, lambda trainee: _step(trainee, stage, bank), report, hooks=hooks)
 
 
 @dataclass(frozen=True, kw_only=True)

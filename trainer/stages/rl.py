@@ -22,7 +22,7 @@ from trainer.batch.written import demonstrated
 from trainer.losses.losses import Loss, cross_entropy, group_advantages, token_weights
 from trainer.stages import ppo, samples
 from trainer.stages.judge import Judges
-from trainer.stages.loop import Hooks, Job, Metrics, Report, StepOf, Trainee, train
+from trainer.stages.loop import PLAIN, Job, Metrics, Report, Trainee, train
 from trainer.stages.ppo import Signal, reward_weight, surrogate
 
 ALGORITHM_VERSION = 2
@@ -39,10 +39,8 @@ def run(job: Job, stage: Rl, report: Report) -> Metrics:
     judges = Judges.of(job, stage.reward_models)
     bank = Bank({stage.init: job.weights[stage.init]}, job.load) if stage.kl_coefficient else None
 
-    def make_step(trainee: Trainee) -> StepOf:
-        return lambda trainee: _step(trainee, stage, bank, judges)
-
-    return train(job, make_step, report, hooks=ppo.HOOKS if stage.algorithm == "ppo" else Hooks())
+    hooks = ppo.HOOKS if stage.algorithm == "ppo" else PLAIN
+    return train(job, lambda trainee: _step(trainee, stage, bank, judges), report, hooks=hooks)
 
 
 def _step(trainee: Trainee, stage: Rl, bank: Bank | None, judges: Judges) -> Metrics:

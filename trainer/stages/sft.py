@@ -13,7 +13,7 @@ from trainer.batch.dataset import Kept
 from trainer.batch.written import demonstrations, replayed
 from trainer.losses.losses import Loss, cross_entropy, token_weights
 from trainer.stages.job import Job
-from trainer.stages.loop import Metrics, Report, StepOf, Trainee, train
+from trainer.stages.loop import Metrics, Report, Trainee, train
 
 ALGORITHM_VERSION = 1
 KEPT = "kept:"  # before a domain's name: its kept answers, among the shares of examples
@@ -22,12 +22,9 @@ KEPT = "kept:"  # before a domain's name: its kept answers, among the shares of 
 def run(job: Job, stage: Sft, report: Report) -> Metrics:
     """Token-mean cross entropy on fresh demonstrations and kept answers every step; observations are not trained."""
 
-    def make_step(trainee: Trainee) -> StepOf:
-        kept = Kept([job.data[name] for name in stage.data], seed=job.seed)
-        shares = shares_of(stage, kept)
-        return lambda trainee: _step(trainee, shares, kept)
-
-    return train(job, make_step, report)
+    kept = Kept([job.data[name] for name in stage.data], seed=job.seed)
+    shares = shares_of(stage, kept)
+    return train(job, lambda trainee: _step(trainee, shares, kept), report)
 
 
 def shares_of(stage: Sft, kept: Kept) -> dict[str, float]:
