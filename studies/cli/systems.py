@@ -46,6 +46,7 @@ def compare(
     """
     from mopdsim.forecast.compare import DOMAINS, RECIPES
     from studies.designs.systems.compare import comparable, compare_text, run_compare
+    from studies.framework.run import Run
     from trainer.files.settings import Settings
 
     if all_ == bool(names):
@@ -53,7 +54,8 @@ def compare(
     chosen = tuple(listed(domains, "domains")) or DOMAINS
     made = comparable(RECIPES if all_ else tuple(names or ()), chosen, model=model, scale=scale, own=own)
     settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
-    result = run_compare(made, model=model, settings=settings, engine=engine(out, workers))
+    runs = [Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()]
+    result = run_compare(runs, engine(out, workers))
     _told(result, out / "compare.json", compare_text, json_)
 
 

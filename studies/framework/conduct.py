@@ -220,14 +220,13 @@ def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: i
 
     about = {key: value for key, value in manifest(work.device).items() if key != "argv"}
     about |= {
+        "study": work.study.name,
         "date": today(),
         "scale": work.factor,
         "workers": workers,
         "prediction_sha256": record["sha256"],
     }
-    found = observe.collect(
-        work.study.name, work.runs, work.planned, outcome, work.store, about, work.observed()
-    )
+    found = observe.collect(work.runs, work.planned, outcome, work.store, about, work.observed())
     return found if work.study.measure is None else replace(found, measured=_measured(work, found))
 
 

@@ -154,7 +154,6 @@ def _recipe(text: str, source: str) -> Recipe:
 
 
 def collect(
-    study: str,
     runs: Mapping[str, Run],
     found: Plan,
     outcome: Outcome,
@@ -163,7 +162,7 @@ def collect(
     before: Observations | None,
 ) -> Observations:
     """Read the store, and what it does not say from the observations of `before`, perhaps of another machine: a stage
-    observed there stays as it was observed. `about` goes into the manifest as it is (versions, scale, date)."""
+    observed there stays as it was observed. `about` goes into the manifest as it is (study, versions, scale, date)."""
     kept = before.stages(found.node) if before is not None else {}
     points: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -174,7 +173,7 @@ def collect(
             if key in seen or key in kept or key not in outcome.summaries:
                 continue
             seen.add(key)
-            common = {"study": study, "run": name, "stage": stage, "key": key}
+            common = {"study": about["study"], "run": name, "stage": stage, "key": key}
             node, summary = found.node[key], outcome.summaries[key]
             log = store.directory(key) / METRICS
             rows = list(rows_of(log)) if log.exists() else []
@@ -196,7 +195,7 @@ def collect(
     stages = {key: _stage(found.node[key], outcome.summaries[key]) for key in seen} | kept
     return Observations(
         points=_after(before, pd.DataFrame(points, columns=list(POINTS)), kept),
-        manifest={**about, "study": study, "runs": described, "stages": dict(sorted(stages.items()))},
+        manifest={**about, "runs": described, "stages": dict(sorted(stages.items()))},
     )
 
 

@@ -1,6 +1,6 @@
 """The report of a study: its question, what was predicted and when, what was found, verdict by verdict.
 
-RESULTS/NAME/report.md  *.svg      Leaves out: the figures themselves (`studies.framework.figures`), the analysis.
+RESULTS/NAME/report.md  *.svg      The same numbers give the same charts. Leaves out: the analysis.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.base.numbers import count
-from studies.framework.analysis import Analysis
-from studies.framework.figures import draw
+from studies.framework.analysis import Analysis, Chart
 from studies.framework.observe import NOT_RUN, Observations
 from studies.framework.study import Claim, Study, Verdict
 from trainer.files.atomic import write_text
+
+WIDTH, HEIGHT, COLUMNS = 260, 180, 3
 
 
 def verdicts(claims: tuple[Claim, ...], analysis: Analysis) -> list[tuple[Claim, Verdict]]:
@@ -140,3 +141,38 @@ def _scope(found: Observations) -> str:
     models = sorted({row["model"] for row in found.manifest["runs"].values()})
     seeds = sorted({row["seed"] for row in found.manifest["runs"].values()})
     return f"Models run: {', '.join(models)}; seeds {', '.join(map(str, seeds))}. No other size was seen."
+
+
+def draw(chart: Chart, folder: Path) -> Path:
+    """Write FOLDER/NAME.svg."""
+    import altair as alt
+
+    base = alt.Chart(chart.frame).encode(x=_axis(chart, chart.x))
+    y = _axis(chart, chart.y, up=True)
+    layers = []
+    if chart.diagonal:
+        dashed = base.mark_line(strokeDash=[4, 4], color="grey")
+        layers.append(dashed.encode(y=alt.Y(f"{chart.x}:Q", title=chart.y.replace("_", " "))))
+    if chart.colour is not None:
+        base = base.encode(color=alt.Color(f"{chart.colour}:N"))
+    marks = base.mark_line(point=True) if chart.mark == "line" else base.mark_point(filled=True)
+    layers.append(marks.encode(y=y))
+    if chart.low is not None and chart.high is not None:
+        layers.append(
+            base.mark_rule(opacity=0.5).encode(y=alt.Y(f"{chart.low}:Q"), y2=alt.Y2(f"{chart.high}:Q"))
+        )
+    picture: Any = alt.layer(*layers).properties(width=WIDTH, height=HEIGHT)
+    if chart.panel is not None:
+        picture = picture.facet(facet=alt.Facet(f"{chart.panel}:N", title=None), columns=COLUMNS)
+    path = folder / f"{chart.name}.svg"
+    picture.save(path)
+    return path
+
+
+def _axis(chart: Chart, name: str, *, up: bool = False) -> Any:
+    """A quantitative axis that need not start at zero where the column holds numbers, names otherwise."""
+    import altair as alt
+
+    kind = "Q" if pd.api.types.is_numeric_dtype(chart.frame[name]) else "N"
+    axis = (alt.Y if up else alt.X)(f"{name}:{kind}", title=name.replace("_", " "))
+    return axis.scale(zero=False) if kind == "Q" else axis

@@ -16,8 +16,8 @@ import pandas as pd
 
 from mopdsim.validate.quality import validate
 from studies.framework.analysis import Chart
-from studies.framework.figures import draw
 from studies.framework.registry import LISTED, study
+from studies.framework.report import draw
 from studies.honest import reading
 from studies.honest.baselines import said
 from studies.honest.held_out import Trial

@@ -17,11 +17,9 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
 from mopdsim.forecast.compare import BUDGET_OF
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill, Recipe
 from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
 from studies.framework.run import Run
-from trainer.files.settings import Settings
 from trainer.runs.plan import BUILT_IN
 
 BELOW = 2.0  # standard errors under its start at which a domain counts as lost
@@ -45,35 +43,22 @@ def comparable(
     }
 
 
-def run_compare(
-    made: Mapping[str, Recipe],
-    *,
-    model: str,
-    settings: Settings,
-    engine: Engine,
-    start_amounts: Amounts | None = None,
-) -> dict[str, Any]:
-    """Run what the store does not hold; the document of `mopd study compare --json`. Recipes share their domains.
-
-    start_amounts: of tiny's start, in place of the default.
-    """
-    begun = time.perf_counter()
-    runs = [
-        Run(name=name, recipe=recipe, settings=settings, model=model, start=start_amounts)
-        for name, recipe in made.items()
-    ]
+def run_compare(runs: Sequence[Run], engine: Engine) -> dict[str, Any]:
+    """Run what the store does not hold; the document of `mopd study compare --json`. The runs share model, settings and
+    domains."""
+    begun, first = time.perf_counter(), runs[0]
     rows = {
-        name: {**measured(found), "forecast": forecast_row(made[name], model)}
+        name: {**measured(found), "forecast": forecast_row(found.run.recipe, first.model)}
         for name, found in engine.carry_out(runs).items()
     }
     return {
-        "model": model,
-        "domains": list(next(iter(made.values())).domains),
-        "seed": settings.seed,
-        "test_items": settings.test_items,
+        "model": first.model,
+        "domains": list(first.recipe.domains),
+        "seed": first.settings.seed,
+        "test_items": first.settings.test_items,
         "recipes": rows,
         "disagreement": disagreement(rows),
-        **about(settings.device, begun),
+        **about(first.settings.device, begun),
     }
 
 

@@ -17,12 +17,12 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, Rl
-from studies.designs.builders import UNBOUNDED, table
+from studies.designs.builders import table
+from studies.designs.skill.real import SETTINGS as ON_OPEN_MODEL
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Figure, Observations
 from studies.framework.run import Run
 from studies.framework.study import Study, predicted
-from trainer.files.settings import FOR_REAL, Settings
 
 MODEL = "smollm2-135m"
 DOMAINS = ("ask:smallest", "ask:larger", "ask:swap", "ask:small_letters", "ask:nth", "ask:gcd")
@@ -45,12 +45,7 @@ TAUGHT_BY_ANSWERS = {"deepseek_r1": "reasoning_rl"}  # the teacher of a system w
 SHORT = {"deepseek_r1": "r1", "mimo_v2_flash": "mimo", "nemotron3_ultra": "nemotron"}
 FIGURES: Final[tuple[Figure, ...]] = ("pass_rate", "greedy", "pass_8")
 WIDE = 1.2816  # standard errors on each side of an 80% interval
-SETTINGS = Settings.model_validate(
-    {
-        **FOR_REAL, "seed": SEED, "dtype": "bfloat16", "test_items": 12, "greedy_items": 48, "validation_items": 1,
-        "evaluate_every": UNBOUNDED, "checkpoint_every": UNBOUNDED, "score_others": "never", "max_truncation": 1.0,
-    }
-)  # fmt: skip
+SETTINGS = ON_OPEN_MODEL.model_copy(update={"seed": SEED, "test_items": 12})
 
 
 def design() -> list[Run]:

@@ -14,7 +14,7 @@ from functools import partial
 from mopdsim.recipes.amounts import Amounts
 from studies.designs.trace.answers import measure
 from studies.designs.trace.trace import STUDY as ON_TINY
-from studies.designs.trace.trace import analyse
+from studies.designs.trace.trace import analyse, claimed
 from studies.designs.trace.world import INDIRECT, MERGED, TEACHERS, World, run_of
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
@@ -99,15 +99,10 @@ STUDY = replace(
         "positives are named, most of those of merges and of misrouted prompts. Clean teachers keep the start's "
         "answers to prompts that are not theirs, so clean twins accuse nobody. The log-prob of the answer ranks "
         "teachers as well as the share or better. Nothing leaks through the weights of the unowned student.",
-        """
-        auc            >= 0.9      AUC of the planted teacher over positives
-        auc_lead       <= 0.0      AUC less that of the best of routing label, log-prob and nearest weights
-        clean_cleared  >= 0.95     answers of clean twins for which no teacher is named
-        abstained      0.2 to 0.6  positives left undecided
-        named          0.3 to 0.7  positives for which the planted teacher is named
-        start_named    >= 0.8      answers whose cause is the start, named so
-        reward_named   >= 0.8      answers that the reward brought about, named so
-        """,
+        claimed(
+            "auc >= 0.9; auc_lead <= 0.0; clean_cleared >= 0.95; abstained 0.2 to 0.6; named 0.3 to 0.7; "
+            "start_named >= 0.8; reward_named >= 0.8"
+        ),
     ),
     held_out="all runs: the rule was found on the tiny model",
     released="",

@@ -333,6 +333,25 @@ def _findings(own: Sequence[Student], power: pd.DataFrame) -> tuple[str, ...]:
     return (f"{positives} positives from {len(bearing)} held-out students.", limit)
 
 
+MEANING = {  # of what is claimed
+    "auc": "AUC of the planted teacher over positives",
+    "auc_lead": "AUC less that of the best of routing label, log-prob and nearest weights",
+    "clean_cleared": "answers of clean twins for which no teacher is named",
+    "abstained": "positives left undecided",
+    "named": "positives for which the planted teacher is named",
+    "start_named": "answers whose cause is the start, named so",
+    "reward_named": "answers that the reward brought about, named so",
+    "students_cleared": "clean students over whose answers no teacher is named",
+    "students_named": "planted students over whose answers the planted teacher is named",
+    "unmerged_named": "the same where nothing was merged",
+}
+
+
+def claimed(bounds: str) -> str:
+    """The claims that quantities lie within these bounds, as `predicted` reads them."""
+    return "\n".join(f"{bound} {MEANING[bound.split()[0]]}" for bound in bounds.split("; "))
+
+
 STUDY = Study(
     name="trace",
     question="Does the trace name the teacher that planted a habit, and nobody where none did?",
@@ -373,17 +392,10 @@ STUDY_AGAIN = replace(
         "found, 86% of positives were named, 11% left undecided, and a teacher was named for 2.4% of clean answers. "
         "Fresh worlds give nearly the same. The log-prob of the answer ranks teachers nearly as well as the share "
         "does, so that no lead of .1 is possible. Over all answers of a student the verdict is nearly always right.",
-        """
-        auc               >= 0.9         AUC of the planted teacher over positives
-        auc_lead          -0.02 to 0.05  AUC less that of the best of routing label, log-prob and nearest weights
-        clean_cleared     >= 0.95        answers of clean twins for which no teacher is named
-        abstained         <= 0.3         positives left undecided
-        named             >= 0.7         positives for which the planted teacher is named
-        start_named       >= 0.8         answers whose cause is the start, named so
-        reward_named      >= 0.8         answers that the reward brought about, named so
-        students_cleared  >= 0.95        clean students over whose answers no teacher is named
-        students_named    >= 0.9         planted students over whose answers the planted teacher is named
-        """,
+        claimed(
+            "auc >= 0.9; auc_lead -0.02 to 0.05; clean_cleared >= 0.95; abstained <= 0.3; named >= 0.7; "
+            "start_named >= 0.8; reward_named >= 0.8; students_cleared >= 0.95; students_named >= 0.9"
+        ),
     ),
     held_out=f"all runs, on worlds {AGAIN[0]} and {AGAIN[1]}; the rule was found on the worlds of `trace`",
     released="2026-11-29: judged once (studies/LOG.md); the rule was then mended on its answers; `trace_fresh` judges",
@@ -403,18 +415,11 @@ STUDY_FRESH = replace(
         "was named for .6% of clean answers; with the effect the share named grows from 40% at none to 96% above 4 "
         "nats, past 80% at 2. Fresh worlds, with more that is not merged, give a little less. Shares of 0 cost "
         "the ranking: the answer's log-prob ranks teachers better.",
-        """
-        auc               >= 0.9   AUC of the planted teacher over positives
-        auc_lead          <= 0.0   AUC less that of the best of routing label, log-prob and nearest weights
-        clean_cleared     >= 0.95  answers of clean twins for which no teacher is named
-        abstained         <= 0.3   positives left undecided
-        named             >= 0.7   positives for which the planted teacher is named
-        unmerged_named    >= 0.5   the same where nothing was merged
-        start_named       >= 0.8   answers whose cause is the start, named so
-        reward_named      >= 0.8   answers that the reward brought about, named so
-        students_cleared  >= 0.95  clean students over whose answers no teacher is named
-        students_named    >= 0.8   planted students over whose answers the planted teacher is named
-        """,
+        claimed(
+            "auc >= 0.9; auc_lead <= 0.0; clean_cleared >= 0.95; abstained <= 0.3; named >= 0.7; "
+            "unmerged_named >= 0.5; start_named >= 0.8; reward_named >= 0.8; students_cleared >= 0.95; "
+            "students_named >= 0.8"
+        ),
     ),
     held_out=f"all runs, on worlds {FRESH[0]} to {FRESH[-1]}; the rule was found on those of `trace` and `trace_again`",
     released="",

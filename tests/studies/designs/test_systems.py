@@ -17,6 +17,7 @@ from studies.cli.main import app
 from studies.designs.systems.compare import comparable, compare_text, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve
 from studies.designs.systems.side_by_side import Engine
+from studies.framework.run import Run
 from trainer.files.settings import Settings
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
@@ -91,12 +92,11 @@ def test_recipes_are_scaled_to_one_budget() -> None:
 @pytest.mark.slow
 def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path: Path) -> None:
     made = comparable(["single_domain", "mixed_rl"], ["sort", "reverse"], model="tiny", scale=0.03, own=True)
+    settings = Settings(validation_items=8, test_items=16, evaluate_every=1000)
+    start = Amounts(steps=20, prompts_per_step=32, learning_rate=4e-3)
     document = run_compare(
-        made,
-        model="tiny",
-        settings=Settings(validation_items=8, test_items=16, evaluate_every=1000),
-        engine=Engine(store=Store(root=tmp_path), workers=1, progress=Progress(quiet=True)),
-        start_amounts=Amounts(steps=20, prompts_per_step=32, learning_rate=4e-3),
+        [Run(name=name, recipe=recipe, settings=settings, start=start) for name, recipe in made.items()],
+        Engine(store=Store(root=tmp_path), workers=1, progress=Progress(quiet=True)),
     )
     assert json.loads(json.dumps(document)) == document and set(document["recipes"]) == set(made)
     mixed = document["recipes"]["mixed_rl"]
