@@ -36,16 +36,13 @@ from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
 from mopdsim.recipes.recipe import Distill, Rl, Sft
 from mopdsim.validate.rl_rows import COLUMNS as NEEDED
-from mopdsim.validate.rl_rows import OPTIONAL_COLUMNS
+from mopdsim.validate.rl_rows import OPTIONAL_COLUMNS, stack_of
 
 OURS = {
     "generation": ("generation_s", "reward_s"),
     "scoring": ("old_logprob_s", "reference_s"),
     "training": ("update_s",),
 }
-
-
-STACKS = {"verl": "verl", "trl": "hugging_face", "nemo-rl": "megatron", "prime-rl": "fsdp"}
 
 
 def compared(scenario: Scenario, stage: str, found: Steps) -> dict[str, Any]:
@@ -105,7 +102,7 @@ def totals_of(runs: Sequence[Run], scenario: Scenario | None) -> dict[str, Any]:
 def _on_stack(scenario: Scenario, engine: str) -> Scenario:
     """The scenario on the log's own software, where nobody says which."""
     told = scenario.stack != UNKNOWN or scenario.measured is not None
-    return scenario if told or engine not in STACKS else replace(scenario, stack=STACKS[engine])
+    return scenario if told else replace(scenario, stack=stack_of(engine))
 
 
 def _at_length(scenario: Scenario, stage: str, length: float | None) -> Scenario:

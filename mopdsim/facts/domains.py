@@ -151,7 +151,8 @@ def domains() -> dict[str, Domain]:
 
 
 @cache
-def _index() -> dict[str, str]:
+def aliases() -> dict[str, str]:
+    """The table's name of a domain by every name it goes by."""
     return {alias: name for name, row in domains().items() for alias in (name, *row.aliases)}
 
 
@@ -161,9 +162,9 @@ def domain(spec: str) -> Domain:
     """
     name = spec.partition("?")[0]
     scheme, colon, _ = name.partition(":")
-    found = _index().get(scheme + colon)
+    found = aliases().get(scheme + colon)
     if found is None:
-        raise NotFoundError(f"domain {name!r} is not in the table{did_you_mean(name, _index())}")
+        raise NotFoundError(f"domain {name!r} is not in the table{did_you_mean(name, aliases())}")
     return replace(domains()[found], name=spec)
 
 

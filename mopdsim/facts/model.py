@@ -55,8 +55,7 @@ class Model:
     def _mixer_parameters(self) -> tuple[int, int]:
         matmul = sum(g.count * g.mixer.matmul_parameters(self.hidden) for g in self.groups if g.mixer)
         other = sum(g.count * g.mixer.other_parameters(self.hidden) for g in self.groups if g.mixer)
-        halves = sum(g.count * ((g.mixer is not None) + (g.feed_forward is not None)) for g in self.groups)
-        return matmul, other + (halves + 1) * self.hidden
+        return matmul, other + int(2 * self.layers + 1) * self.hidden
 
     @cached_property
     def total_parameters(self) -> int:

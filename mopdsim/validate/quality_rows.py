@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.facts.domains import domains
+from mopdsim.facts.domains import aliases
 from mopdsim.validate.cost import published
 from mopdsim.validate.tables import read_rows
 
@@ -87,7 +87,7 @@ def domain_of(benchmark: str, trained: Sequence[str] = ()) -> str:
     """The domain that a benchmark belongs to, by any usual spelling of its name, as `trained` or the table of domains
     calls it. UsageError for a name that nobody knows: it must not pass for a domain that was not trained."""
     plain = re.sub(r"[-\s.]+", "_", benchmark.strip().lower())
-    known = {alias: name for name, row in domains().items() for alias in (name, *row.aliases)}
+    known = aliases()
     for name in (benchmark, plain, _VERSION.sub("", plain)):
         if name in trained:
             return name

@@ -44,15 +44,9 @@ MEAN_SHARE = (0.02, 0.75)  # of the maximum length: P0 and P100 of a log-uniform
 
 
 _STACKS = {
-    "verl": "verl",
-    "slime": "verl",
-    "skyrl": "verl",
-    "openrlhf": "fsdp",
-    "nemo": "megatron",
+    "verl": "verl", "slime": "verl", "skyrl": "verl", "openrlhf": "fsdp", "prime-rl": "fsdp", "nemo": "megatron",
     "trl": "hugging_face",
-}
-
-
+}  # fmt: skip
 # DAPO in NeMo-RL's recipes (examples/configs/recipes/llm/performance/dapo-deepseek-v3-64n8g.yaml): dynamic sampling
 # draws three batches for one, and no reference model scores.
 _BATCH_MULTIPLIER = 3.0

@@ -136,10 +136,10 @@ def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
     domains = scenario.recipe.domains
     listed = [group for group in groups if group] if sum(map(len, groups)) == len(domains) else (domains,)
     table = drawing(conflicts_of(scenario, default_calibration()), domains, listed)
-    drawn = int((table.part == "link").sum())
     views.figure(
         "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
-        says=f"{len(domains)} domains on a circle by teacher; effects of at least {VISIBLE} in K: {drawn}.",
+        says=f"{len(domains)} domains on a circle by teacher; effects of at least {VISIBLE} in K: "
+        f"{(table.part == 'link').sum()}.",
         note="Each half line shows the effect on the domain at its end: solid helps, dashed hurts; width is size.",
     )  # fmt: skip
 
