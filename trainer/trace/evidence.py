@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, join, rows_for, select
 from trainer.batch.evaluate import sampled
@@ -65,7 +65,8 @@ class Models:
     """A run's models, loaded when needed, and what they give to answers."""
 
     def __init__(self, subject: Subject, *, device: str | None = None) -> None:
-        """device: the run's where None. UsageError where a model reads other tokens than the student."""
+        """device: the run's where None. UsageError where a model reads other tokens than the student; NotFoundError
+        where weights in the store are damaged."""
         self.subject, settings = subject, subject.settings
         self.loading: dict[str, Any] = {
             "device": device or settings.device,
@@ -76,9 +77,20 @@ class Models:
         check_device(self.loading["device"])
         torch.set_num_threads(settings.threads)
         places = subject.places
-        self.student = load_policy(places.pop(subject.student), **self.loading).frozen()
-        self.bank = Bank(places, lambda name: load_policy(places[name], **self.loading))
+        self.student = self._load(subject.student, places.pop(subject.student)).frozen()
+        self.bank = Bank(places, lambda name: self._load(name, places[name]))
         self.others = tuple(places)
+
+    def _load(self, name: str, place: Path) -> Policy:
+        try:
+            return load_policy(place, **self.loading)
+        except NotFoundError as error:
+            if not place.is_relative_to(self.subject.store.root):
+                raise
+            run = self.subject.run
+            raise NotFoundError(
+                f"{run}: the weights of {name} are damaged: make them again with `mopd trace {run} --rebuild` ({error})"
+            ) from error
 
     def read(self, batch: Batch) -> list[Answer]:
         """Each row of the batch under every model."""

@@ -228,6 +228,13 @@ def test_removed_teachers_are_named_and_made_again_bit_for_bit(run: Path) -> Non
     assert {name: tensors_sha256(subject.places[name]) for name in subject.teachers} == before
 
 
+def test_damaged_weights_are_named_with_the_command_that_makes_them_again(run: Path) -> None:
+    place = open_run(run).places["teacher_2"]
+    (place / "model.safetensors").write_bytes(b"short")
+    message = refused(NotFoundError, run, "--prompt", PROMPT)
+    assert "weights of teacher_2 are damaged" in message and f"mopd trace {run} --rebuild" in message
+
+
 def test_another_tokenizer(run: Path, tmp_path: Path) -> None:
     place = open_run(run).places["teacher_2"]
     shutil.rmtree(place)
