@@ -8,6 +8,8 @@ Axes: U prompts, B rows, T response tokens, N positions, M rows of a part.
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 
@@ -20,6 +22,7 @@ from trainer.batch.sums import means
 from trainer.batch.update import LossOf, accumulate_share
 from trainer.batch.written import demonstrated
 from trainer.losses.losses import Loss, cross_entropy, group_advantages, token_weights
+from trainer.model import processes
 from trainer.stages import ppo, samples
 from trainer.stages.judge import Judges
 from trainer.stages.loop import PLAIN, Job, Metrics, Report, Trainee, train
@@ -40,7 +43,15 @@ def run(job: Job, stage: Rl, report: Report) -> Metrics:
     bank = Bank({stage.init: job.weights[stage.init]}, job.load) if stage.kl_coefficient else None
 
     hooks = ppo.HOOKS if stage.algorithm == "ppo" else PLAIN
-    return train(job, lambda trainee: _step(trainee, stage, bank, judges), report, hooks=hooks)
+    summary = train(job, lambda trainee: _step(trainee, stage, bank, judges), report, hooks=hooks)
+    if processes.leads() and not any(summary["tokens"].get("trained", {}).values()):
+        print(
+            f"warning: stage {stage.name!r} learnt nothing: in none of its {summary['steps']} steps had a prompt "
+            "answers of different rewards: raise rollouts_per_prompt, start from a model that is right more (or less) "
+            "often, or take easier domains",
+            file=sys.stderr,
+        )
+    return summary
 
 
 def _step(trainee: Trainee, stage: Rl, bank: Bank | None, judges: Judges) -> Metrics:

@@ -149,14 +149,17 @@ def test_groups_without_signal_are_counted_and_dropped_or_kept(
     assert distance(steps["keep"].gradient, diluted) < 1e-4
 
 
-def test_a_batch_without_any_signal_changes_nothing(model: Path, tmp_path: Path) -> None:
-    """All answers wrong: no step, no update, and the run goes on."""
+def test_a_batch_without_any_signal_changes_nothing(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All answers wrong: no step, no update, and the run goes on; at the end one sentence says so."""
     specs = write_domains(tmp_path)
     path = tmp_path / "low.jsonl"
     path.write_text(path.read_text().replace(r"(?s)[ -N].*|", "never said"))
     job = rl_job({"low": specs["low"]}, model, tmp_path / "job", steps=2)
     seen, rows = run_watched(job)
     assert seen == [] and [row["updates"] for row in steps_in(rows)] == [0, 0]
+    assert "stage 'trained' learnt nothing: in none of its 2 steps" in capsys.readouterr().err
     assert all(row["zero_signal"] == 1 for row in steps_in(rows))
     trained, before = (plain_model(path).state_dict() for path in (tmp_path / "job" / "weights", model))
     assert all(torch.equal(trained[name], before[name]) for name in before)
