@@ -202,17 +202,24 @@ def _answered(
     ]
 
 
-def select(batch: Batch, kept_B: Tensor) -> Batch:
-    """The kept rows of a one-domain batch, each as a prompt of its own."""
-    (domain,) = batch.spans
-    row_M = kept_B.nonzero().squeeze(1)
-    rollouts = batch.rollouts.rows(row_M)
+def part_of(batch: Batch, row_M: Tensor, *, group: int) -> Batch:
+    """Some rows of a batch, ordered by domain, `group` of them to a prompt."""
+    spans, first = {}, 0
+    for name, span in batch.spans.items():
+        if count := int(((row_M >= span.start) & (row_M < span.stop)).sum()):
+            spans[name] = slice(first, first + count)
+            first += count
     return Batch(
-        items=tuple(batch.items[row // batch.group] for row in row_M.tolist()),
-        rollouts=Rollouts(**{**vars(rollouts), "group": 1}),
+        items=tuple(batch.items[row // batch.group] for row in row_M[::group].tolist()),
+        rollouts=replace(batch.rollouts.rows(row_M), group=group),
         reward_B=batch.reward_B[row_M],
-        spans={domain: slice(0, len(row_M))},
+        spans=spans,
     )
+
+
+def select(batch: Batch, kept_B: Tensor) -> Batch:
+    """The kept rows, each as a prompt of its own."""
+    return part_of(batch, kept_B.nonzero().squeeze(1), group=1)
 
 
 def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, list[Route]]:
@@ -293,15 +300,5 @@ def minibatches(batch: Batch, kept_U: Tensor, count: int) -> list[tuple[Batch, T
         if not len(chosen):
             continue
         row_M = (chosen[:, None] * batch.group + torch.arange(batch.group, device=chosen.device)).flatten()
-        edges = {
-            name: (int((row_M < span.start).sum()), int((row_M < span.stop).sum()))
-            for name, span in batch.spans.items()
-        }
-        part = Batch(
-            items=tuple(batch.items[u] for u in chosen.tolist()),
-            rollouts=batch.rollouts.rows(row_M),
-            reward_B=batch.reward_B[row_M],
-            spans={name: slice(a, b) for name, (a, b) in edges.items() if b > a},
-        )
-        parts.append((part, row_M))
+        parts.append((part_of(batch, row_M, group=batch.group), row_M))
     return parts

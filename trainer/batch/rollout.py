@@ -154,20 +154,20 @@ def converse(
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
     starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]
-    rows = [_Row() for _ in starts]
+    rows = [Row() for _ in starts]
     active = list(range(len(rows)))
     for turn in range(max_turns):
         uniform_BT = _uniform(seed, turn, len(prompts), rollouts_per_prompt, max_new_tokens, place)[active]
         contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
         responses = decode(policy, contexts, uniform_BT, temperature=temperature, forbidden_F=forbidden_F)
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
-            rows[b].add(tokens[:length], logprobs[:length], trained=True)
+            rows[b].add(tokens[:length], trained=True, logprobs=logprobs[:length])
             rows[b].turns.append(policy.said(tokens[:length]))
         if turn + 1 < max_turns:
             active = [b for b in active if _answered(rows[b], observe, b, policy)]
         if not active:
             break
-    return _collect(policy, prompts, rollouts_per_prompt, rows)
+    return collected(policy, prompts, rollouts_per_prompt, rows)
 
 
 def uniform(seed: int, turn: int, rows: int, steps: int) -> Tensor:
@@ -295,22 +295,23 @@ def _uniform(
 
 
 @dataclass
-class _Row:
-    """One conversation while it grows."""
+class Row:
+    """One conversation while it grows. turns: the texts of those that were sampled."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
     turns: list[str] = field(default_factory=list)
 
-    def add(self, tokens: list[int], logprobs: list[float], *, trained: bool) -> None:
+    def add(self, tokens: list[int], *, trained: bool, logprobs: Sequence[float] = ()) -> None:
+        """More tokens; without log-probs those of nobody's sampling."""
         self.tokens += tokens
-        self.logprobs += logprobs
+        self.logprobs += logprobs or [0.0] * len(tokens)
         self.trained += [trained] * len(tokens)
 
 
 def _answered(
-    row: _Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy
+    row: Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy
 ) -> bool:
     """Append the environment's reply, if the conversation goes on."""
     if row.tokens[-1] not in policy.eos_ids:
@@ -318,11 +319,12 @@ def _answered(
     reply = observe(b, list(row.turns))
     if reply is None:
         return False
-    row.add(reply, [0.0] * len(reply), trained=False)
+    row.add(reply, trained=False)
     return True
 
 
-def _collect(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows: list[_Row]) -> Rollouts:
+def collected(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows: list[Row]) -> Rollouts:
+    """The conversations that prompts were answered with, `group` rows each."""
     prompt_UP, mask_UP = left_pad(prompts, policy)
 
     def padded(values: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
@@ -339,7 +341,7 @@ def _collect(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows:
         trained_BT=padded([row.trained for row in rows], False, torch.bool),
         logprob_BT=padded([row.logprobs for row in rows], 0.0, torch.float32),
         truncated_B=torch.tensor(
-            [row.tokens[-1] not in policy.eos_ids for row in rows], device=policy.device
+            [policy.eos_ids.isdisjoint(row.tokens[-1:]) for row in rows], device=policy.device
         ),
         group=group,
     )

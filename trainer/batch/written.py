@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from trainer.batch.batch import Batch, spans_of
-from trainer.batch.rollout import Rollouts, left_pad
+from trainer.batch.rollout import Row, collected
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Task
 
@@ -48,47 +48,19 @@ def replayed(
     truncated: answers whose last turn was cut off, so that no end-of-sequence belongs behind it.
     """
     ids = iter(policy.chat.turns([text for turns in said for text in turns]))
-    tokens: list[list[int]] = []
-    trained: list[list[bool]] = []
+    rows = []
     for item, name, turns_of_item, cut in zip(items, domains, said, truncated, strict=True):
-        row: list[int] = []
-        mask: list[bool] = []
+        row = Row()
         for turn in range(1, len(turns_of_item) + 1):
             more = turn < len(turns_of_item)
-            own = next(ids)[: -1 if cut and not more else None]
-            row, mask = row + own, mask + [True] * len(own)
+            row.add(next(ids)[: -1 if cut and not more else None], trained=True)
             reply = tasks[name].observe(item, turns_of_item[:turn]) if more else None
             if reply is not None:
-                observed = policy.chat.observation(reply)
-                row, mask = row + observed, mask + [False] * len(observed)
-        tokens.append(row)
-        trained.append(mask)
+                row.add(policy.chat.observation(reply), trained=False)
+        rows.append(row)
     return Batch(
         items=tuple(items),
-        rollouts=_written(policy, policy.chat.prompts([item.prompt for item in items]), tokens, trained),
+        rollouts=collected(policy, policy.chat.prompts([item.prompt for item in items]), 1, rows),
         reward_B=torch.ones(len(items), device=policy.device),
         spans=spans_of(domains, 1),
-    )
-
-
-def _written(
-    policy: Policy, prompts: list[list[int]], tokens: list[list[int]], trained: list[list[bool]]
-) -> Rollouts:
-    """Rollouts that somebody else wrote (no behaviour log-probs)."""
-    prompt_BP, mask_BP = left_pad(prompts, policy)
-    width = max(map(len, tokens))
-    response_BT = torch.tensor(
-        [row + [policy.pad_id] * (width - len(row)) for row in tokens], device=policy.device
-    )
-    trained_BT = torch.tensor([row + [False] * (width - len(row)) for row in trained], device=policy.device)
-    length_B = torch.tensor([len(row) for row in tokens], device=policy.device)
-    return Rollouts(
-        prompt_BP=prompt_BP,
-        prompt_mask_BP=mask_BP,
-        response_BT=response_BT,
-        present_BT=torch.arange(width, device=policy.device) < length_B[:, None],
-        trained_BT=trained_BT,
-        logprob_BT=torch.zeros_like(response_BT, dtype=torch.float32),
-        truncated_B=torch.zeros(len(tokens), dtype=torch.bool, device=policy.device),
-        group=1,
     )

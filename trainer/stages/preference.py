@@ -17,7 +17,7 @@ Axes: U prompts, P pairs, B = 2 P rows (chosen, rejected, chosen, ...), T respon
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from torch.nn.functional import softplus
 
 from mopdsim.recipes.recipe import Preference
 from trainer.batch.bank import Bank
-from trainer.batch.batch import Batch, Prompts
+from trainer.batch.batch import Batch, Prompts, part_of
 from trainer.batch.rollout import Rollouts, turns
 from trainer.batch.score import kl_sum, logprobs, score
 from trainer.losses.losses import Loss, token_logprob
@@ -57,33 +57,19 @@ class Pairs:
 def pairs_of(batch: Batch, score_B: Tensor, said: Sequence[Sequence[str]], *, noise: float) -> Pairs | None:
     """The best and the worst answer (of equals the first) of each prompt whose answers' scores differ."""
     score, group = score_B.tolist(), batch.group
-    rows, items, turned = [], [], []
-    pairs = dict.fromkeys(batch.spans, 0)
-    for name, span in batch.spans.items():
-        for start in range(span.start, span.stop, group):
-            own, item = range(start, start + group), batch.items[start // group]
-            best, worst = max(own, key=lambda row: score[row]), min(own, key=lambda row: score[row])
-            if score[best] == score[worst] or said[best] == said[worst]:
-                continue
-            turned.append(reversed_label(noise, item, said[best], said[worst]))
-            rows += [worst, best] if turned[-1] else [best, worst]
-            items.append(item)
-            pairs[name] += 1
+    rows: list[int] = []
+    turned = []
+    for place, item in enumerate(batch.items):
+        own = range(place * group, (place + 1) * group)
+        best, worst = max(own, key=lambda row: score[row]), min(own, key=lambda row: score[row])
+        if score[best] == score[worst] or said[best] == said[worst]:
+            continue
+        turned.append(reversed_label(noise, item, said[best], said[worst]))
+        rows += [worst, best] if turned[-1] else [best, worst]
     if not rows:
         return None
     row_B = torch.tensor(rows, device=batch.reward_B.device)
-    spans, first = {}, 0
-    for name, count in pairs.items():
-        if count:
-            spans[name] = slice(first, first + 2 * count)
-            first += 2 * count
-    chosen = Batch(
-        items=tuple(items),
-        rollouts=replace(batch.rollouts.rows(row_B), group=2),
-        reward_B=batch.reward_B[row_B],
-        spans=spans,
-    )
-    return Pairs(batch=chosen, reversed_P=torch.tensor(turned))
+    return Pairs(batch=part_of(batch, row_B, group=2), reversed_P=torch.tensor(turned))
 
 
 @dataclass(frozen=True, kw_only=True)
