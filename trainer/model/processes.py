@@ -116,7 +116,8 @@ def check_whole(model: nn.Module) -> None:
 
 @contextmanager
 def joined(processes: int, device: str) -> Iterator[None]:
-    """Meet the other processes for the block. UsageError where the launcher started another number of them."""
+    """Meet the other processes for the block, and part together. UsageError where the launcher started another number
+    of them."""
     if processes != launched()[1]:
         raise UsageError(
             f"processes = {processes}, but {launched()[1]} were started: use `mopd train run --processes {processes}`, "
@@ -131,5 +132,6 @@ def joined(processes: int, device: str) -> Iterator[None]:
     distributed.init_process_group("nccl" if cuda else "gloo")
     try:
         yield
+        gathered(None)  # nobody leaves while another may still hear from it
     finally:
         distributed.destroy_process_group()
