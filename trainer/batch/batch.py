@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
-from trainer.batch.rollout import Rollouts, converse, generate, left_pad, stacked, turns
+from trainer.batch.rollout import Rollouts, converse, generate, prompt_rows, stacked, turns
 from trainer.batch.routing import Route
 from trainer.model import processes
 from trainer.model.policy import Policy
@@ -238,12 +238,8 @@ def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, l
 
 def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:
     """The same responses to prompts rendered by another model's chat template."""
-    prompt_UP, mask_UP = left_pad(reader.chat.prompts([item.prompt for item in items]), reader)
-    rows = {
-        "prompt_BP": prompt_UP.repeat_interleave(rollouts.group, 0),
-        "prompt_mask_BP": mask_UP.repeat_interleave(rollouts.group, 0),
-    }
-    return Rollouts(**{**vars(rollouts), **rows})
+    prompts = reader.chat.prompts([item.prompt for item in items])
+    return Rollouts(**{**vars(rollouts), **prompt_rows(prompts, reader, rollouts.group)})
 
 
 def rows_for(reader: Policy, writer: Policy, batch: Batch, row_M: Tensor) -> Rollouts:

@@ -110,7 +110,6 @@ def generate(
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
     uniform_BT = _uniform(seed, 0, len(prompts), rollouts_per_prompt, max_new_tokens, place)
-    prompt_UP, mask_UP = left_pad(prompts, policy)
     response_BT, logprob_BT, length_B = decode(
         policy,
         prompts,
@@ -122,8 +121,7 @@ def generate(
     present_BT = torch.arange(response_BT.shape[1], device=policy.device) < length_B[:, None]
     last_B = response_BT.gather(1, length_B[:, None] - 1).squeeze(1)
     return Rollouts(
-        prompt_BP=prompt_UP.repeat_interleave(rollouts_per_prompt, 0),
-        prompt_mask_BP=mask_UP.repeat_interleave(rollouts_per_prompt, 0),
+        **prompt_rows(prompts, policy, rollouts_per_prompt),
         response_BT=response_BT.masked_fill(~present_BT, policy.pad_id),
         present_BT=present_BT,
         trained_BT=present_BT.clone(),
@@ -183,6 +181,15 @@ def left_pad(prompts: Sequence[Sequence[int]], policy: Policy) -> tuple[Tensor, 
     lengths = torch.tensor([len(p) for p in prompts])
     mask = torch.arange(width) >= width - lengths[:, None]
     return ids.to(policy.device), mask.to(policy.device)
+
+
+def prompt_rows(prompts: Sequence[Sequence[int]], policy: Policy, group: int) -> dict[str, Tensor]:
+    """prompt_BP and prompt_mask_BP of prompts that `group` consecutive rows answer each."""
+    prompt_UP, mask_UP = left_pad(prompts, policy)
+    return {
+        "prompt_BP": prompt_UP.repeat_interleave(group, 0),
+        "prompt_mask_BP": mask_UP.repeat_interleave(group, 0),
+    }
 
 
 def end_ids(policy: Policy) -> Tensor:
@@ -325,7 +332,6 @@ def _answered(
 
 def collected(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows: list[Row]) -> Rollouts:
     """The conversations that prompts were answered with, `group` rows each."""
-    prompt_UP, mask_UP = left_pad(prompts, policy)
 
     def padded(values: list[list[Any]], fill: float, dtype: torch.dtype) -> Tensor:
         width = max(map(len, values))
@@ -334,8 +340,7 @@ def collected(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows
         )
 
     return Rollouts(
-        prompt_BP=prompt_UP.repeat_interleave(group, 0),
-        prompt_mask_BP=mask_UP.repeat_interleave(group, 0),
+        **prompt_rows(prompts, policy, group),
         response_BT=padded([row.tokens for row in rows], policy.pad_id, torch.long),
         present_BT=padded([[True] * len(row.tokens) for row in rows], False, torch.bool),
         trained_BT=padded([row.trained for row in rows], False, torch.bool),

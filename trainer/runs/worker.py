@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, assert_never
+from types import ModuleType
+from typing import Any
 
 import torch
 
 from mopdsim.base.errors import DivergenceError, Interrupted
 from mopdsim.base.run_directory import FAILED, INTERRUPTED
-from mopdsim.recipes.recipe import BASE, Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
+from mopdsim.recipes.recipe import BASE
 from trainer.batch.meter import Meter
 from trainer.model import processes
 from trainer.runs.store import Store
@@ -20,15 +21,16 @@ from trainer.stages import distill, merge, preference, preflight, rejection, rew
 from trainer.stages.job import Job, Report
 from trainer.stages.loop import Metrics, scored_alone
 
-ALGORITHM_VERSIONS: Mapping[str, int] = {
-    "sft": sft.ALGORITHM_VERSION,
-    "rl": rl.ALGORITHM_VERSION,
-    "distill": distill.ALGORITHM_VERSION,
-    "merge": merge.ALGORITHM_VERSION,
-    "reward_model": reward_model.ALGORITHM_VERSION,
-    "rejection_sampling": rejection.ALGORITHM_VERSION,
-    "preference": preference.ALGORITHM_VERSION,
+KINDS: Mapping[str, ModuleType] = {
+    "sft": sft,
+    "rl": rl,
+    "distill": distill,
+    "merge": merge,
+    "reward_model": reward_model,
+    "rejection_sampling": rejection,
+    "preference": preference,
 }
+ALGORITHM_VERSIONS: Mapping[str, int] = {kind: loop.ALGORITHM_VERSION for kind, loop in KINDS.items()}
 
 
 def run_job(job: Job, made_from: Mapping[str, Any], store_root: Path, report: Report) -> Metrics:
@@ -64,25 +66,10 @@ def _status_of(error: Exception) -> str:
 
 def run_stage(job: Job, report: Report) -> Metrics:
     """The loop of the stage's kind, in the job's directory; its summary."""
-    match job.stage:
-        case None:
-            return _given(job, report)
-        case Sft():
-            return sft.run(job, job.stage, report)
-        case Rl():
-            return rl.run(job, job.stage, report)
-        case Distill():
-            return distill.run(job, job.stage, report)
-        case Merge():
-            return merge.run(job, job.stage, report)
-        case RewardModel():
-            return reward_model.run(job, job.stage, report)
-        case RejectionSampling():
-            return rejection.run(job, job.stage, report)
-        case Preference():
-            return preference.run(job, job.stage, report)
-        case _:
-            assert_never(job.stage)
+    if job.stage is None:
+        return _given(job, report)
+    found: Metrics = KINDS[job.stage.kind].run(job, job.stage, report)
+    return found
 
 
 def _given(job: Job, report: Report) -> Metrics:

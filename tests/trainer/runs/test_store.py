@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from damage import hurt
@@ -17,13 +17,13 @@ from small_world import SETTINGS, Recorder, carry_out, shrunk, write_model
 from mopdsim.base.errors import MopdError, NotFoundError
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import default_amounts
-from mopdsim.recipes.recipe import BASE, Recipe, RewardModel, Sft
+from mopdsim.recipes.recipe import BASE, AnyStage, Recipe, RewardModel, Sft
 from mopdsim.recipes.stage import NORMALISING_ANSWERS
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
 from trainer.runs.plan import Plan, answers, default_start, plan
 from trainer.runs.store import Store
-from trainer.runs.worker import ALGORITHM_VERSIONS, run_job
+from trainer.runs.worker import ALGORITHM_VERSIONS, KINDS, run_job
 from trainer.tasks import FORM
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -315,3 +315,7 @@ def test_the_cost_of_evaluation_is_counted_before_a_run() -> None:
     own = answers(recipe, plain.model_copy(update=changes))
     assert own.evaluation == (2 + 1 + 1 + 2) * (20 * 8 + 100) + 3 * 3 * (1 + 1 + 2)
     assert str(own) == "evaluation: 1,596 answers beside 450 in training, 78% of all"
+
+
+def test_every_kind_of_stage_has_a_loop() -> None:
+    assert {stage.model_fields["kind"].default for stage in get_args(AnyStage)} == KINDS.keys()
