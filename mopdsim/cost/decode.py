@@ -20,7 +20,7 @@ a share of the step. Leaves out: queueing, the cost of widening a narrow cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -114,11 +114,6 @@ class ReplicaGrid:
         """Replicas of so many GPUs and attention replicas."""
         gpus, attention = np.array(splits).T[:, :, None]
         return cls(like=like, gpus=gpus, attention_replicas=attention)
-
-    def at(self, place: int) -> Replica:
-        """One of the replicas."""
-        gpus, attention = int(self.gpus[place, 0]), int(self.attention_replicas[place, 0])
-        return replace(self.like, gpus=gpus, attention_replicas=attention)
 
 
 @dataclass(frozen=True, kw_only=True)

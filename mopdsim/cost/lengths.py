@@ -57,12 +57,6 @@ class Lengths:
                 "0 < mean <= maximum and sigma > 0 must hold."
             )
 
-    def one(self) -> Lengths:
-        """Arrays of this one distribution."""
-        return Lengths(
-            mean=np.array([self.mean]), maximum=np.array([self.maximum]), sigma=np.array([self.sigma])
-        )
-
     def some(self, places: NDArray[np.intp]) -> Lengths:
         """Some of the distributions side by side, with what was worked out of them."""
         made = object.__new__(Lengths)  # sound as this is

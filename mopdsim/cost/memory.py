@@ -68,8 +68,7 @@ def activation_bytes(model: Model, *, recompute: bool, precision: str = "bf16") 
 
 def _held_parameters(model: Model, layout: AnyLayout) -> tuple[Any, Any, Any]:
     """Parameters on the fullest GPU: dense and routed before full sharding, and what is held of both."""
-    expert_group = np.maximum(layout.expert, layout.tensor)
-    routed = model.routed_parameters / (expert_group * layout.pipeline)
+    routed = model.routed_parameters / (layout.expert_group * layout.pipeline)
     dense = (model.total_parameters - model.routed_parameters) / (layout.tensor * layout.pipeline)
     return dense, routed, np.where(layout.fully_sharded, model.total_parameters / layout.gpus, dense + routed)
 
@@ -78,8 +77,7 @@ def train_memory(model: Model, layout: AnyLayout, *, length: Any, resident_model
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
     teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""
     dense, routed, held = _held_parameters(model, layout)
-    expert_group = np.maximum(layout.expert, layout.tensor)
-    expert_copies = np.maximum(layout.gpus // (expert_group * layout.pipeline), 1)
+    expert_copies = np.maximum(layout.gpus // (layout.expert_group * layout.pipeline), 1)
     shared = dense / (layout.data * layout.context) + routed / expert_copies
     optimized = np.where(layout.fully_sharded, held, shared)
     trained = LORA_SHARE if layout.lora else 1.0

@@ -27,7 +27,7 @@ from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import LORA_SHARE, generation_bytes
 from mopdsim.cost.own_trainer import phase_s
-from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, layout_span, train_step_s, train_work
+from mopdsim.cost.training import LayoutGrid, TrainLayout, layout_span, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
@@ -262,16 +262,3 @@ def fastest_split(
         for trainer in copies
     ]
     return min(found, key=lambda one: float(rl_step_s(one, decode, train, rl).step))
-
-
-def scoring_s(
-    model: Model,
-    gpu: Gpu,
-    layout: TrainLayout,
-    train: TrainConstants,
-    *,
-    sequences: float,
-    mean_length: float,
-) -> Array:
-    """One forward pass (reference, teacher) over the sequences."""
-    return forward_s(train_work(model, gpu, layout, sequences=sequences, mean_length=mean_length), train)

@@ -12,11 +12,10 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
+from mopdsim.cost.constants import DecodeConstants, TrainConstants
 from mopdsim.cost.decode import CACHE_BYTES, NODE_GPUS, Replica, ReplicaGrid, Speculation
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
@@ -92,7 +91,7 @@ class Update:
 
 def training_constants(stack: Stack) -> TrainConstants:
     """Central constants of fine-tuning, with the stack's launches where it is not tuned."""
-    _, train, _ = central_constants(0.6)
+    train = TrainConstants.shipped()
     return train if stack.tuned else replace(train, microbatch_layer_s=stack.launch_layer_s)
 
 
@@ -176,7 +175,7 @@ def scoring_layout(
             f"{(float(need.min()) - room) / 1e9:,.0f} GB per GPU; use more GPUs or a narrower precision."
         )
     work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
-    seconds_L = np.asarray(forward_s(work, central_constants(0.6)[1]))
+    seconds_L = np.asarray(forward_s(work, TrainConstants.shipped()))
     return grid.at(int(places[np.argmin(seconds_L[places])]))
 
 
@@ -189,43 +188,24 @@ def fastest_replica(
     prompt_tokens: float,
     lengths: Lengths,
     formats: Formats,
-    **keywords: Any,
-) -> Replica:
-    """`fastest_replicas` of one batch, with the same keywords."""
-    return fastest_replicas(
-        model, gpu, gpus, [sequences], [prompt_tokens], lengths.one(), formats, **keywords
-    )[0]
-
-
-def fastest_replicas(
-    model: Model,
-    gpu: Gpu,
-    gpus: int,
-    sequences: ArrayLike,
-    prompt_tokens: ArrayLike,
-    lengths: Lengths,
-    formats: Formats,
     *,
     constants: DecodeConstants | None = None,
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
-) -> list[Replica]:
-    """The fastest of `replicas_of` for each batch, lengths side by side. constants: of decoding (None: of a server);
-    drain: whether the last sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError
-    where a batch fits no replica."""
-    prompts_B = np.array(prompt_tokens, dtype=float)
-    choices = replicas_of(model, gpu, gpus, prompts_B + lengths.maximum, formats)
-    counts = [len(own) for own in choices]
-    rows, grid = np.repeat(np.arange(len(choices)), counts), side_by_side(choices)
+) -> Replica:
+    """The fastest of `replicas_of` for a batch. constants: of decoding (None: of a server); drain: whether the last
+    sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError where the batch fits no
+    replica."""
+    choices = replicas_of(model, gpu, gpus, np.array([prompt_tokens + lengths.maximum]), formats)
+    grid = side_by_side(choices)
     replicas = gpus // grid.gpus
-    seconds = generation_s(
-        model, gpu, grid, constants or central_constants(0.6)[0],
-        samples_per_replica=np.array(sequences, dtype=float)[rows, None] / replicas, lengths=lengths.some(rows),
-        prompt_length=prompts_B[rows, None], slowest_of=replicas if drain else 1.0, drain=drain,
+    seconds_R = generation_s(
+        model, gpu, grid, constants or DecodeConstants.shipped(), samples_per_replica=sequences / replicas,
+        lengths=lengths, prompt_length=prompt_tokens, slowest_of=replicas if drain else 1.0, drain=drain,
         memory_share=memory_share,
     )  # fmt: skip
     # infinite where attention weights on every GPU leave no room for the cache
-    return [own[best] for own, best in zip(choices, fastest_of(seconds, counts), strict=True)]
+    return choices[0][int(np.argmin(seconds_R))]
 
 
 def fastest_of(seconds_R: Array, counts: Sequence[int]) -> list[int]:
@@ -264,10 +244,3 @@ def replicas_of(model: Model, gpu: Gpu, gpus: int, contexts: Array, formats: For
         for least in dict.fromkeys(smallest)
     }
     return [made[least] for least in smallest]
-
-
-@lru_cache(maxsize=4096)
-def central_constants(log_spread: float) -> tuple[DecodeConstants, TrainConstants, RlConstants]:
-    """Central constants, the length spread set to this batch's."""
-    rl = replace(RlConstants.shipped(), length_sigma=log_spread)
-    return DecodeConstants.shipped(), TrainConstants.shipped(), rl

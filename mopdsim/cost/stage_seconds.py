@@ -20,7 +20,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.constants import DecodeConstants
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import WEIGHT_BYTES, Replica
 from mopdsim.cost.generation import generation_s
 from mopdsim.cost.lengths import Lengths
@@ -34,14 +34,12 @@ from mopdsim.cost.rlstep import (
     rollout_decode,
     rollout_memory,
     rollout_training,
-    scoring_s,
 )
 from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_layout import (
     Formats,
     Update,
-    central_constants,
     fastest_layouts,
     fastest_of,
     fastest_replica,
@@ -50,7 +48,7 @@ from mopdsim.cost.stage_layout import (
     side_by_side,
     training_constants,
 )
-from mopdsim.cost.training import LayoutGrid, TrainLayout, train_step_s
+from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 
@@ -204,16 +202,15 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     )
     if machine.gpu.is_cpu or not waits:
         return 0.0
-    decode, _, rl = central_constants(batch.log_spread)
+    decode = rollout_decode(DecodeConstants.shipped(), RlConstants.shipped())
     drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
     replica = fastest_replica(
         machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.formats,
-        constants=rollout_decode(decode, rl), memory_share=rollout_memory("synchronous"),
+        constants=decode, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
     full = generation_s(
-        machine.model, machine.gpu, replica, rollout_decode(decode, rl),
-        samples_per_replica=drawn / (gpus // replica.gpus), lengths=lengths, prompt_length=batch.prompt_tokens,
-        drain=False, memory_share=rollout_memory("synchronous"),
+        machine.model, machine.gpu, replica, decode, samples_per_replica=drawn / (gpus // replica.gpus),
+        lengths=lengths, prompt_length=batch.prompt_tokens, drain=False, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
     seconds, _, _ = _phases((batch,), machine, gpus, gpus)[0]
     return max(seconds["generation"] - float(full), 0.0) / sum(seconds.values())
@@ -285,7 +282,7 @@ def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[li
     alike: dict[tuple[float, int], list[int]] = {}
     for place, batch in enumerate(batches):
         alike.setdefault((_longest(batch), batch.resident_models), []).append(place)
-    _, train, rl = central_constants(0.6)
+    train, rl = TrainConstants.shipped(), RlConstants.shipped()
     constants = rollout_training(train, rl, machine.gpu) if batches[0].generates else None
     found: dict[int, list[TrainLayout]] = {}
     for (longest, resident), places in alike.items():
@@ -335,7 +332,6 @@ def _rl_steps(
     def every(of: Callable[[Batch], float]) -> Array:
         return np.array([of(batch) for batch in batches], dtype=float)[rows]
 
-    decode, train, rl = central_constants(0.6)
     overlap: Overlap = "synchronous" if batches[0].ahead else machine.overlap
     lengths = _lengths_of(batches).some(rows)
     step = RlStep(
@@ -356,7 +352,8 @@ def _rl_steps(
         critic_share=every(machine.critic_share),
         lag=machine.lag,
     )
-    seconds = rl_step_s(step, decode, train, replace(rl, length_sigma=lengths.sigma))
+    rl = replace(RlConstants.shipped(), length_sigma=lengths.sigma)
+    seconds = rl_step_s(step, DecodeConstants.shipped(), TrainConstants.shipped(), rl)
     best = fastest_of(seconds.step, counts)
     chosen = [own[place] for own, place in zip(choices, best, strict=True)]
     placed = seconds.some(np.cumsum([0, *counts[:-1]], dtype=np.intp) + np.array(best, dtype=np.intp))
@@ -366,16 +363,20 @@ def _rl_steps(
 def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
     """Seconds in which all teachers score, one after the other, each loaded first where there are several: from host
     memory as far as it holds them, from storage otherwise."""
-    model, gpu = machine.scorer(batch), machine.gpu
-    _, train, _ = central_constants(batch.log_spread)
-    passes = batch.sequences * batch.scoring_passes / batch.teachers
-    precision, length = machine.formats.precision, batch.sequence_tokens
-    layout = scoring_layout(model, gpu, gpus, passes, length, _longest(batch), precision)
-    one = scoring_s(model, gpu, layout, train, sequences=passes, mean_length=length)
-    held = WEIGHT_BYTES[precision] * model.total_parameters
+    model = machine.scorer(batch)
+    one = _scored(machine, model, gpus, batch, batch.sequences * batch.scoring_passes / batch.teachers)
+    held = WEIGHT_BYTES[machine.formats.precision] * model.total_parameters
     in_host = held * batch.teachers <= HOST_BYTES_PER_GPU * gpus
     load = held / (gpus * (_HOST_BYTES_PER_S if in_host else _STORAGE_BYTES_PER_S))
-    return batch.teachers * float(one + load if batch.teachers > 1 else one)
+    return batch.teachers * (one + load if batch.teachers > 1 else one)
+
+
+def _scored(machine: Machine, model: Model, gpus: int, batch: Batch, sequences: float) -> float:
+    """Seconds of a forward pass (reference, teacher, judge) over so many of a batch's sequences."""
+    precision, length = machine.formats.precision, batch.sequence_tokens
+    layout = scoring_layout(model, machine.gpu, gpus, sequences, length, _longest(batch), precision)
+    work = train_work(model, machine.gpu, layout, sequences=sequences, mean_length=length)
+    return float(forward_s(work, TrainConstants.shipped()))
 
 
 def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, int]:
@@ -383,11 +384,8 @@ def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, in
     samples replace those that end, and waiting for environments costs nothing.
     """
     model, lengths = machine.sampler(batch), _lengths(batch)
-    decode, _, _ = central_constants(batch.log_spread)
     full = float(_FULL_REPLICA * gpus)
-    seconds, replica_gpus = _sampled(
-        machine, model, gpus, full, batch.prompt_tokens, lengths, decode, drain=False
-    )
+    seconds, replica_gpus = _sampled(machine, model, gpus, full, batch.prompt_tokens, lengths, drain=False)
     return seconds * batch.sequences / full, replica_gpus
 
 
@@ -398,38 +396,31 @@ def _sampled(
     sequences: float,
     prompt_tokens: float,
     lengths: Lengths,
-    decode: DecodeConstants,
     *,
     drain: bool,
 ) -> tuple[float, int]:
     """Seconds to sample so many sequences on the fastest replicas, and the GPUs of one. drain: until the last ends."""
     replica = fastest_replica(
-        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats, constants=decode,
-        drain=drain,
-    )  # fmt: skip
+        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats, drain=drain
+    )
     replicas = gpus // replica.gpus
     seconds = generation_s(
-        model, machine.gpu, replica, decode, samples_per_replica=sequences / replicas, lengths=lengths,
-        prompt_length=prompt_tokens, slowest_of=replicas if drain else 1.0, drain=drain,
+        model, machine.gpu, replica, DecodeConstants.shipped(), samples_per_replica=sequences / replicas,
+        lengths=lengths, prompt_length=prompt_tokens, slowest_of=replicas if drain else 1.0, drain=drain,
     )  # fmt: skip
     return float(seconds), replica.gpus
 
 
 def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
     """A step that samples and scores and trains nothing: all GPUs take part in each."""
-    model, gpu = machine.model, machine.gpu
     generation, replica_gpus = _ahead_seconds(batch, machine, gpus)
     phases: dict[Phase, float] = {"generation": generation}
     if batch.scoring_passes:
-        _, train, _ = central_constants(batch.log_spread)
         judged = batch.sequences * batch.scoring_passes
-        layout = scoring_layout(
-            model, gpu, gpus, judged, batch.sequence_tokens, _longest(batch), machine.formats.precision
-        )
-        phases["scoring"] = float(
-            scoring_s(model, gpu, layout, train, sequences=judged, mean_length=batch.sequence_tokens)
-        )
-    held = WEIGHT_BYTES[machine.formats.precision] * model.total_parameters * (1 + batch.resident_models)
+        phases["scoring"] = _scored(machine, machine.model, gpus, batch, judged)
+    held = (
+        WEIGHT_BYTES[machine.formats.precision] * machine.model.total_parameters * (1 + batch.resident_models)
+    )
     return phases, f"{gpus // replica_gpus} replicas of {replica_gpus}", held / replica_gpus
 
 
@@ -440,11 +431,8 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
     if machine.gpu.is_cpu:
         flops = forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
         return phase_s("generation", model, flops, passes=test.max_response_tokens)
-    decode, _, rl = central_constants(0.6)
-    lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens, sigma=rl.length_sigma)
-    seconds, _ = _sampled(
-        machine, model, gpus, test.sequences, test.prompt_tokens, lengths, decode, drain=True
-    )
+    lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens)
+    seconds, _ = _sampled(machine, model, gpus, test.sequences, test.prompt_tokens, lengths, drain=True)
     return seconds * math.exp(machine.stack.log_bias)
 
 

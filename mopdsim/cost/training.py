@@ -42,8 +42,28 @@ _VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded",
 _DEGREES = ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch")
 
 
+class _Split:
+    """What one layout and a grid of them share."""
+
+    gpus: Any
+    tensor: Any
+    pipeline: Any
+    context: Any
+    expert: Any
+
+    @property
+    def data(self) -> Any:
+        """Copies of the weights."""
+        return self.gpus // (self.tensor * self.pipeline * self.context)
+
+    @property
+    def expert_group(self) -> Any:
+        """GPUs that share one set of experts."""
+        return np.maximum(self.expert, self.tensor)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TrainLayout:
+class TrainLayout(_Split):
     """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP, ZeRO-3).
     `offload`: optimizer state and its update on the host."""
 
@@ -77,12 +97,8 @@ class TrainLayout:
                 f"{self.tensor * self.pipeline * self.context}."
             )
 
-    @property
-    def data(self) -> int:
-        return self.gpus // (self.tensor * self.pipeline * self.context)
 
-
-class LayoutGrid:
+class LayoutGrid(_Split):
     """Many layouts of one precision and method as one of arrays: what `train_work` and the memory functions read.
 
     rows: of each, in the order of `_VARIED`, without context parallelism and virtual stages."""
@@ -109,17 +125,9 @@ class LayoutGrid:
         chosen = dict(zip(_VARIED, self._rows[place], strict=True))
         return TrainLayout(**chosen, precision=self.precision, lora=self.lora)
 
-    gpus: Any
-    tensor: Any
-    pipeline: Any
-    expert: Any
     recompute: Any
     fully_sharded: Any
     offload: Any
-
-    @property
-    def data(self) -> Any:
-        return self.gpus // (self.tensor * self.pipeline * self.context)
 
 
 def layout_span(layout: TrainLayout | LayoutGrid) -> Any:
@@ -151,13 +159,13 @@ class TrainWork:
 def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid, microbatches: Any) -> Any:
     """Seconds to exchange gradients and weights of a step between data-parallel GPUs, at full link speed."""
     routed = model.routed_parameters
-    expert_group = np.maximum(layout.expert, layout.tensor)
     dense = (model.total_parameters - routed) / (layout.tensor * layout.pipeline) * (layout.data > 1)
-    experts = routed / (expert_group * layout.pipeline) * (layout.gpus > layout.pipeline * expert_group)
+    experts = routed / (layout.expert_group * layout.pipeline)
+    experts = experts * (layout.gpus > layout.pipeline * layout.expert_group)
     gathered, reduced = (4.0, 0.0) if layout.lora else (6.0, 4.0)
     per_parameter = np.where(layout.fully_sharded, gathered * microbatches, reduced)
     dense_s = dense / group_link(gpu, layout.gpus, layout.tensor)
-    return per_parameter * (dense_s + experts / group_link(gpu, layout.gpus, expert_group))
+    return per_parameter * (dense_s + experts / group_link(gpu, layout.gpus, layout.expert_group))
 
 
 def train_work(

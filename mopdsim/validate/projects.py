@@ -16,6 +16,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal, uniform
-from mopdsim.cost.constants import shipped
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
 from mopdsim.cost.lengths import Lengths
 from mopdsim.cost.memory import smallest_training_layout
 from mopdsim.cost.rlstep import RlStep, rl_step_s
 from mopdsim.cost.stacks import Stack, stack
-from mopdsim.cost.stage_layout import Formats, Update, central_constants, fastest_replica, training_constants
+from mopdsim.cost.stage_layout import Formats, Update, fastest_replica, training_constants
 from mopdsim.cost.training import TrainLayout, train_step_s
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
@@ -165,7 +166,6 @@ def _step_seconds(preset: Mapping[str, Any], software: Stack, relative_length: f
     prompt, response = _middle(preset["prompt_tokens"]), relative_length * _middle(preset["response_tokens"])
     longest = max(float(preset["max_response_tokens"]), 2 * response if relative_length > 1 else 0.0)
     lengths = Lengths(mean=response, maximum=longest, sigma=LENGTH_SIGMA)
-    decode, train, rl = central_constants(LENGTH_SIGMA)
     layout = _layout(preset, shape, card, prompt + longest)
     sequences = _middle(preset["sequences"])
     if preset["kind"] == "sft":
@@ -184,7 +184,8 @@ def _step_seconds(preset: Mapping[str, Any], software: Stack, relative_length: f
         prompt_length=prompt,
         scoring_passes=1.0 + bool(preset.get("reference")),
     )
-    return float(rl_step_s(step, decode, train, rl).step)
+    rl = replace(RlConstants.shipped(), length_sigma=LENGTH_SIGMA)
+    return float(rl_step_s(step, DecodeConstants.shipped(), TrainConstants.shipped(), rl).step)
 
 
 def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) -> TrainLayout:

@@ -159,7 +159,8 @@ def test_a_grid_of_replicas_says_what_its_replicas_say(samples: float, drain: bo
     """A dense model of 70 B: with attention on every GPU it does not fit."""
     large = model("Llama-3.1-70B")
     like = Replica(gpus=8, speculation=Speculation(drafted=1, tokens_per_step=1.5))
-    grid = ReplicaGrid.of(like, [(8, 1), (8, 8), (16, 2), (64, 8)])
+    splits = [(8, 1), (8, 8), (16, 2), (64, 8)]
+    grid = ReplicaGrid.of(like, splits)
     many_R1 = 64 // grid.gpus
 
     def seconds(replica: Replica | ReplicaGrid, many: Any) -> Any:
@@ -169,8 +170,8 @@ def test_a_grid_of_replicas_says_what_its_replicas_say(samples: float, drain: bo
         )  # fmt: skip
 
     together_R = seconds(grid, many_R1)
-    for place, value in enumerate(together_R):
-        replica = grid.at(place)
+    for (size, split), value in zip(splits, together_R, strict=True):
+        replica = replace(like, gpus=size, attention_replicas=split)
         if np.isfinite(value):
             assert value == pytest.approx(float(seconds(replica, 64 // replica.gpus)), rel=1e-12)
         else:
