@@ -1,14 +1,16 @@
 """Simple rules that a forecast of scores has to beat, each from what was measured before the forecast run.
 
 A rule that does not speak of a cell says None; `said` then asks a simpler one, so that every rule can be judged on all
-cells. Where a rule wins, it is shipped instead, and the log says so. Leaves out: scoring them
-(`studies.honest.held_out`).
+cells. Of a recipe a rule sees the strategy, told by how it ends and not by its name, and the domains it was trained on.
+Where a rule wins, it is shipped instead, and the log says so. Leaves out: scoring them (`studies.honest.held_out`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+
+from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl
 
 RECOVERY = {"mixed_rl": 0.47, "merge": 0.65, "mopd": 0.70}  # of the specialists' headroom, published means
 
@@ -37,6 +39,53 @@ class Cell:
     def transfer(self, source: str) -> float:
         """T_jd: change of this domain when `source` alone was trained."""
         return self.specialist[source][self.domain] - self.start[self.domain]
+
+
+def strategy_of(recipe: Recipe) -> str:
+    """A name of the catalogue, or `mopd_then_rl`; a recipe that ends otherwise is called by its last stage's kind."""
+    last = recipe.stage[recipe.output]
+    if isinstance(last, Merge):
+        return "merge"
+    if isinstance(last, Distill):
+        return "mopd" if last.on_policy else "off_policy"
+    if not isinstance(last, Rl):
+        return last.kind
+    earlier = [recipe.stage[name] for name in recipe.ancestors(recipe.output) if name in recipe.stage]
+    if any(isinstance(stage, Distill) for stage in earlier):
+        return "mopd_then_rl"
+    if any(isinstance(stage, Rl) for stage in earlier):
+        return "cascade_rl"
+    return "mixed_rl" if len(last.domains) > 1 else "single_domain"
+
+
+def trained(recipe: Recipe) -> tuple[str, ...]:
+    """The domains that the output or what it was made from was trained on, in the recipe's order."""
+    lineage = {recipe.output, *recipe.ancestors(recipe.output)}
+    touched = {
+        d for name in lineage & recipe.stage.keys() for d in getattr(recipe.stage[name], "domains", {})
+    }
+    return tuple(domain for domain in recipe.domains if domain in touched)
+
+
+def cell_of(
+    recipe: Recipe,
+    domain: str,
+    *,
+    start: Mapping[str, float],
+    specialist: Mapping[str, Mapping[str, float]],
+    last: float | None = None,
+) -> Cell:
+    """One domain's score at the end of a recipe, as a rule sees it; measured scores as in `Cell`."""
+    output = recipe.stage[recipe.output]
+    return Cell(
+        strategy=strategy_of(recipe),
+        domain=domain,
+        trained=trained(recipe),
+        start=start,
+        specialist=specialist,
+        merge_scale=output.scale if isinstance(output, Merge) else None,
+        last=last,
+    )
 
 
 Rule = Callable[[Cell], float | None]

@@ -21,12 +21,11 @@ from mopdsim.fit.document import ERRORS
 from mopdsim.fit.quality import STARTS
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
-from studies.honest.baselines import BASELINES
+from studies.honest.baselines import BASELINES, strategy_of
 from studies.honest.form_error import FOLDS, crossed, with_errors
 from studies.honest.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
 from studies.honest.refit import Leave, Refit, as_shipped, committed, entering, refit, same, shipped
 from studies.honest.scoring import coverage, lost
-from studies.honest.strategies import strategy_of
 from studies.honest.trials import Forecaster, contests, seed_variances, trials
 
 SEED = 20_260_102

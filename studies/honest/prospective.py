@@ -26,12 +26,19 @@ from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
 from studies.framework.resample import bootstrap
 from studies.framework.run import sizes_of
-from studies.honest.baselines import Cell, constant_recovery, no_change, own_expert, recovered
+from studies.honest.baselines import (
+    Cell,
+    cell_of,
+    constant_recovery,
+    no_change,
+    own_expert,
+    recovered,
+    trained,
+)
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
-from studies.honest.strategies import cell_of, trained
 from studies.honest.trials import Trained, condition_of, longest, own_specialists
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}

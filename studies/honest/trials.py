@@ -23,10 +23,10 @@ from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from studies.framework.forecasts import is_specialist
 from studies.framework.observe import Observations
+from studies.honest.baselines import cell_of, strategy_of, trained
 from studies.honest.held_out import POINTS, Contest, Trial
 from studies.honest.predictive import ensemble
 from studies.honest.refit import Leave
-from studies.honest.strategies import cell_of, strategy_of, trained
 
 Studies = Mapping[str, Observations]
 

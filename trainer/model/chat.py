@@ -8,8 +8,7 @@ for the sampler (`trainer.model.policy`).
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -25,26 +24,13 @@ _CLOCK = re.compile(r"""strftime_now\(\s*(['"])(?P<format>[^'"]*)\1\s*\)""")
 OPEN_THOUGHT, CLOSE_THOUGHT = "<think>", "</think>"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChatSettings:
-    """system_prompt: "template" leaves it to the template, "none" takes even its default away, or the text itself.
-    arguments: what the template is told besides the messages."""
-
-    system_prompt: str = "template"
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, settings: Settings) -> ChatSettings:
-        return cls(system_prompt=settings.system_prompt, arguments=settings.template_arguments)
-
-
 class Chat:
-    """A tokenizer's chat template with its settings. end_ids: the ids that end a turn for the model."""
+    """A tokenizer's chat template, told what a run's settings say. end_ids: the ids that end a turn for the model."""
 
     def __init__(
-        self, tokenizer: Any, settings: ChatSettings | None = None, *, end_ids: frozenset[int] = frozenset()
+        self, tokenizer: Any, settings: Settings | None = None, *, end_ids: frozenset[int] = frozenset()
     ) -> None:
-        self.tokenizer, self.settings, self.end_ids = tokenizer, settings or ChatSettings(), end_ids
+        self.tokenizer, self.settings, self.end_ids = tokenizer, settings or Settings(), end_ids
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
         """Each text as a user's turn with the assistant's turn opened."""
@@ -174,14 +160,14 @@ class Chat:
                 tokenize=False,
                 add_generation_prompt=opened,
                 chat_template=self._template,
-                **self.settings.arguments,
+                **self.settings.template_arguments,
             )
         except (TemplateError, TypeError, ValueError, KeyError, AttributeError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UsageError(
                 f"the chat template cannot be rendered with system_prompt = {self.settings.system_prompt!r} and "
-                f"template_arguments = {dict(self.settings.arguments)} ({reason}): give it what it asks for, such as "
-                "--template-arg NAME=VALUE"
+                f"template_arguments = {self.settings.template_arguments} ({reason}): give it what it asks for, such "
+                "as --template-arg NAME=VALUE"
             ) from error
         return found
 

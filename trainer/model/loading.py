@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.atomic import MANIFEST, atomic_directory, sha256_of
+from trainer.files.settings import Settings
 from trainer.model.adapters import attach, base_directory, change, is_adapter, read_adapter, save_adapter
 from trainer.model.bare import bare
-from trainer.model.chat import ChatSettings
 from trainer.model.policy import Policy
 
 _bases: WeakValueDictionary[tuple[Path, str, str], Policy] = WeakValueDictionary()
@@ -32,14 +32,15 @@ def load_policy(
     *,
     device: str = "cpu",
     dtype: str = "float32",
-    chat: ChatSettings | None = None,
+    chat: Settings | None = None,
     merged: bool = False,
     read_only: bool = False,
 ) -> Policy:
     """A policy from a directory (an adapter's too) or a hub id. NotFoundError, UsageError where it cannot be.
 
-    merged: an adapter is added to its base's weights, so that all of them can be trained. read_only: without the class
-    of a Hugging Face module where the model can do without (`trainer.model.bare`).
+    chat: settings of a run, of which the chat template is told some. merged: an adapter is added to its base's weights,
+    so that all of them can be trained. read_only: without the class of a Hugging Face module where the model can do
+    without (`trainer.model.bare`).
     """
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -98,9 +99,7 @@ def load_policy(
     return policy
 
 
-def _with_adapter(
-    directory: Path, *, device: str, dtype: str, chat: ChatSettings | None, merged: bool
-) -> Policy:
+def _with_adapter(directory: Path, *, device: str, dtype: str, chat: Settings | None, merged: bool) -> Policy:
     """An adapter on its base. Policies of one base share its weights while any of them lives; `merged` ones do not."""
     adapter, base = read_adapter(directory), base_directory(directory)
     if merged:

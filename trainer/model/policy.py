@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from mopdsim.base.errors import UsageError
+from trainer.files.settings import Settings
 from trainer.model.bare import Bare
-from trainer.model.chat import Chat, ChatSettings
+from trainer.model.chat import Chat
 from trainer.model.kernels import FEW_ROWS, Copies, linears, packed, product
 from trainer.model.lean import Lean, LeanDecoder, supports
 from trainer.model.parallel import keep_freed_memory
@@ -63,7 +64,7 @@ class Policy:
         tokenizer: Any,
         *,
         dtype: torch.dtype = torch.float32,
-        chat: ChatSettings | None = None,
+        chat: Settings | None = None,
     ) -> None:
         self.model, self.tokenizer, self.dtype = model.eval(), tokenizer, dtype
         config: Any = model.config
@@ -116,7 +117,7 @@ class Policy:
         if isinstance(self.backbone, Lean):
             self.backbone.round_weights()
 
-    def sharing(self, chat: ChatSettings | None) -> Policy:
+    def sharing(self, chat: Settings | None) -> Policy:
         """Another policy with the same tensors, to put an adapter on; itself is frozen."""
         self.frozen()
         shared = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}

@@ -23,7 +23,7 @@ from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.model import processes
-from trainer.model.chat import Chat, ChatSettings
+from trainer.model.chat import Chat
 from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
@@ -135,7 +135,7 @@ def check_lengths(specs: Sequence[str], directory: Path, settings: Settings) -> 
     if not room:
         return
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
-    chat = Chat(tokenizer, ChatSettings.of(settings))
+    chat = Chat(tokenizer, settings)
     for spec in specs:
         own = task(spec)
         items = _items(own, settings)

@@ -149,7 +149,6 @@ def evaluate_directory(
     from trainer.batch.evaluate import BEST_OF, evaluate
     from trainer.batch.meter import Meter
     from trainer.files.atomic import read_json
-    from trainer.model.chat import ChatSettings
     from trainer.model.loading import check_device, load_policy
     from trainer.model.sources import model_directory
     from trainer.runs.compute import check_dtype, resolve_dtype
@@ -163,9 +162,8 @@ def evaluate_directory(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
         domains = domains or list(read_json(directory / files.SUMMARY)["scores"])
-        settings = Settings.model_validate(read_json(directory / files.RESOLVED)["settings"])
-        chat = ChatSettings.of(settings)
-        samples_per_prompt = samples_per_prompt or settings.samples_per_prompt
+        chat = Settings.model_validate(read_json(directory / files.RESOLVED)["settings"])
+        samples_per_prompt = samples_per_prompt or chat.samples_per_prompt
     else:
         weights = model_directory(str(directory))
     if not domains:

@@ -80,10 +80,7 @@ class Job:
 
     def loading(self) -> dict[str, Any]:
         """The settings with which every model of the stage is loaded."""
-        from trainer.model.chat import ChatSettings
-
-        settings = self.settings
-        return {"device": settings.device, "dtype": settings.dtype, "chat": ChatSettings.of(settings)}
+        return {"device": self.settings.device, "dtype": self.settings.dtype, "chat": self.settings}
 
 
 def scored_domains(

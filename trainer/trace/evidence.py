@@ -25,7 +25,6 @@ from trainer.batch.rollout import generate, turns
 from trainer.batch.routing import Route
 from trainer.batch.score import logprobs, score
 from trainer.batch.written import replayed
-from trainer.model.chat import ChatSettings
 from trainer.model.loading import check_device, load_policy
 from trainer.model.policy import Policy
 from trainer.stages.preflight import shared_ids
@@ -71,7 +70,7 @@ class Models:
         self.loading: dict[str, Any] = {
             "device": device or settings.device,
             "dtype": settings.dtype,
-            "chat": ChatSettings.of(settings),
+            "chat": settings,
             "read_only": True,
         }
         check_device(self.loading["device"])

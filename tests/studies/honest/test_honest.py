@@ -30,12 +30,11 @@ from mopdsim.recipes.recipe_file import to_document
 from studies.framework.observe import POINTS, Observations, write
 from studies.honest import honest, report
 from studies.honest import refit as refitting
-from studies.honest.baselines import Cell
+from studies.honest.baselines import Cell, strategy_of
 from studies.honest.form_error import most_probable
 from studies.honest.held_out import Trial
 from studies.honest.refit import committed, entering, prior_of, refit, same
 from studies.honest.scoring import coverage
-from studies.honest.strategies import strategy_of
 
 RESULTS = Path(__file__).parents[3] / "studies" / "results"
 DOMAINS = ("sort", "reverse")

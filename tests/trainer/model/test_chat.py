@@ -9,7 +9,8 @@ import pytest
 from tokenizers import AddedToken
 
 from mopdsim.base.errors import UsageError
-from trainer.model.chat import Chat, ChatSettings
+from trainer.files.settings import Settings
+from trainer.model.chat import Chat
 from trainer.model.tiny import byte_tokenizer, tiny_tokenizer
 
 TALKATIVE = (
@@ -36,7 +37,7 @@ def with_template(template: str, tokenizer: Any = None) -> Any:
 
 def read(template: str, prompt: str, **settings: Any) -> str:
     tokenizer = with_template(template)
-    (ids,) = Chat(tokenizer, ChatSettings(**settings)).prompts([prompt])
+    (ids,) = Chat(tokenizer, Settings(**settings)).prompts([prompt])
     return str(tokenizer.decode(ids))
 
 
@@ -77,11 +78,11 @@ def test_a_system_turn_that_cannot_be_told_apart_is_refused() -> None:
 
 def test_a_template_gets_its_arguments_or_says_that_it_lacks_them() -> None:
     template = "{% for m in messages %}{{ words | length }}{{ m['content'] }}{% endfor %}"
-    assert read(template, "ab", arguments={"words": "xyz"}) == "3ab"
+    assert read(template, "ab", template_arguments={"words": "xyz"}) == "3ab"
     with pytest.raises(
         UsageError, match=r"cannot be rendered.*template_arguments = \{'n': 1\}.*--template-arg"
     ) as caught:
-        read(template.replace("words", "words.missing.deeper"), "ab", arguments={"n": 1})
+        read(template.replace("words", "words.missing.deeper"), "ab", template_arguments={"n": 1})
     assert "\n" not in str(caught.value)
 
 
@@ -130,7 +131,9 @@ def test_without_a_closing_mark_a_turn_ends_with_the_tokenizers_end() -> None:
 def test_written_turns_have_the_empty_thoughts_that_the_template_wants(thinking: bool | None) -> None:
     tokenizer = with_template(SWITCH, byte_tokenizer())
     arguments = {} if thinking is None else {"enable_thinking": thinking}
-    chat = Chat(tokenizer, ChatSettings(arguments=arguments), end_ids=frozenset([tokenizer.eos_token_id]))
+    chat = Chat(
+        tokenizer, Settings(template_arguments=arguments), end_ids=frozenset([tokenizer.eos_token_id])
+    )
     prompt, turn = chat.prompts(["1+1"])[0], chat.turns(["2"])[0]
     assert tokenizer.decode([*prompt, *turn]) == "[user]1+1<|eos|>[assistant]<think>\n\n</think>\n\n2<|eos|>"
     assert tokenizer.decode(chat.turns(["<think>a</think>2"])[0]) == "<think>a</think>2<|eos|>"

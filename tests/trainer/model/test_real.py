@@ -9,7 +9,7 @@ import torch
 
 from trainer.batch.rollout import generate, turns
 from trainer.batch.score import kl_sum, logprobs, score
-from trainer.model.chat import ChatSettings
+from trainer.files.settings import Settings
 from trainer.model.lean import Lean
 from trainer.model.loading import load_policy
 from trainer.model.policy import Policy
@@ -31,7 +31,7 @@ def place() -> Path:
 
 @pytest.fixture(scope="module")
 def rough(place: Path) -> Policy:
-    return load_policy(place, dtype="bfloat16", chat=ChatSettings(system_prompt="none"))
+    return load_policy(place, dtype="bfloat16", chat=Settings(system_prompt="none"))
 
 
 def test_it_is_what_it_says_and_answers(place: Path, rough: Policy) -> None:
