@@ -310,7 +310,7 @@ def _tokens(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _stage(node: Node, summary: Mapping[str, Any]) -> dict[str, Any]:
-    """What a stage cost."""
+    """What a stage cost: FLOPs and seconds without evaluation, wall-clock and CPU seconds with it."""
     flops, seconds = summary["flops"], summary["seconds"]
     return {
         "kind": "base" if node.job.stage is None else node.job.stage.kind,
@@ -318,5 +318,6 @@ def _stage(node: Node, summary: Mapping[str, Any]) -> dict[str, Any]:
         "flops": sum(flops.get(phase, 0.0) for phase in PHASES if phase != "evaluation"),
         "seconds": sum(seconds.get(phase, 0.0) for phase in PHASES if phase != "evaluation"),
         "wall_seconds": summary["wall_seconds"],
+        "cpu_seconds": sum(summary.get("cpu_seconds", {}).values()),
         "trained_tokens": summary.get("tokens", {}).get("trained", {}),
     }

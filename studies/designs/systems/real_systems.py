@@ -141,6 +141,7 @@ def _stages(found: Observations, name: str) -> list[dict[str, Any]]:
                 "steps": recipe.amounts[stage].steps if stage in recipe.amounts else math.nan,
                 "TFLOP": cost["flops"] / 1e12,
                 "seconds": cost["wall_seconds"],
+                "CPU seconds": cost.get("cpu_seconds", math.nan),
                 "domains": len(own),
                 "greedy": sum(own.values()) / len(own) if own else math.nan,
             }

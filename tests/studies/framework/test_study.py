@@ -142,6 +142,9 @@ def test_a_study_is_run_fitted_and_reported_and_reruns_nothing(
     trained = own[(own.split == "test") & own.trained]
     tokens = outcome.summaries[found.key("mixed")]["tokens"]["trained"]
     assert dict(zip(trained.domain, trained.gradient_tokens, strict=True)) == pytest.approx(tokens)
+    cost = found.manifest["stages"][found.key("mixed")]
+    spent = outcome.summaries[found.key("mixed")]["cpu_seconds"]
+    assert cost["cpu_seconds"] == sum(spent.values()) > spent["evaluation"] > 0
     assert found.flops("mopd") > 0 and "weights" not in {p.name for p in work.folder.iterdir()}
 
     document = conduct.fit(work)
