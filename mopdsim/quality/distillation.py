@@ -61,10 +61,9 @@ def follow(stage: Distill, step: Step, effort: Effort, lesson: Lesson) -> tuple[
     """
     world, places, constants = step.world, step.trained, step.world.constants
     shares_SN = _distill_shares(stage, step, lesson.own_SN)
-    closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
+    closed_SN = step.closed(shares_SN, effort)
     if not stage.on_policy:
-        kl_SN = constants["climb_kl"] * shares_SN * closed_SN
-        step.forget(kl_SN)
+        step.drift(shares_SN, closed_SN)
     before_DN = step.score_DN
     before_SN = before_DN[places]
     target_SN = _cap(stage, step, lesson)

@@ -168,9 +168,8 @@ def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, J
     world, places = step.world, step.trained
     shares_SN = step.shares(by_length=False)
     conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN)
-    done_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
-    kl_SN = world.constants["climb_kl"] * shares_SN * done_SN
-    step.forget(kl_SN)
+    done_SN = step.closed(shares_SN, effort)
+    kl_N = step.drift(shares_SN, done_SN)
     before_SN = step.score_DN[places]
     gap_SN = np.maximum(seeded_asymptote(step) - before_SN, 0.0)
     reach_SN = world.constants["preference_share"] * gap_SN
@@ -184,7 +183,7 @@ def prefer(stage: Preference, step: Step, effort: Effort, judges: Mapping[str, J
         after_SN = scaled_gain(before_SN, after_SN, np.exp(conflict_SN))
     step.move_some("interference", places, after_SN)
     step.settle()
-    return kl_SN.sum(axis=0)
+    return kl_N
 
 
 def _log_gamma(x: Array) -> Array:

@@ -154,8 +154,7 @@ def learn_by_reward(
         )
         paced_SN, won_SN = spent_SN * pressed.pace_SN, pressed.won_SN
     progress_SN = hill(paced_SN, steep_SN)
-    kl_SN = world.constants["climb_kl"] * shares_SN * progress_SN
-    step.forget(kl_SN, demonstrations=stage.demonstration_mix)
+    kl_N = step.drift(shares_SN, progress_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]
     asymptote_SN = seeded_asymptote(step)
     # what goes on from a trained model: a cascade, or a second round
@@ -179,7 +178,7 @@ def learn_by_reward(
     step.clash(progress_SN)
     _spill(step, progress_SN)
     step.settle()
-    return kl_SN.sum(axis=0)
+    return kl_N
 
 
 def _spill(step: Step, progress_SN: Array) -> None:
@@ -205,17 +204,15 @@ def imitate(stage: Sft, step: Step, effort: Effort, datasets: Mapping[str, Datas
 
     Chosen samples lead a share of the way from their sampler to what was kept.
     """
-    world, places = step.world, step.trained
-    shares_SN = step.shares(by_length=True)
-    closed_SN = -np.expm1(-shares_SN * effort.tokens_N / world.distill_tokens_DN[places])
-    kl_SN = world.constants["climb_kl"] * shares_SN * closed_SN
-    step.forget(kl_SN)
+    places, shares_SN = step.trained, step.shares(by_length=True)
+    closed_SN = step.closed(shares_SN, effort)
+    kl_N = step.drift(shares_SN, closed_SN)
     before_SN = step.score_DN[places]
     target_SN = _examples(stage, step, datasets)
     step.move_some("gain", places, target_SN)
     step.move_some("shortfall", places, before_SN + closed_SN * (target_SN - before_SN))
     step.settle()
-    return kl_SN.sum(axis=0)
+    return kl_N
 
 
 def _examples(stage: Sft, step: Step, datasets: Mapping[str, Dataset]) -> Array:

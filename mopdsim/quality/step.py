@@ -84,13 +84,18 @@ class Step:
         """The scores of the domains at `places` become `after_SN`."""
         self.move(cause, with_rows(self.score_DN, places, after_SN))
 
-    def forget(self, kl_SN: Array, *, demonstrations: float = 0.0) -> None:
-        """Gains over the root decay as training on other domains moves the model. A domain's own share of the
-        prompts, and the weight of its `demonstrations` trained beside them, slow the decay as replay does.
-        """
-        if self.from_root:
-            return
+    def closed(self, shares_SN: Array, effort: Effort) -> Array:
+        """Share of the gap to a target that each trained domain's tokens close: 1 - exp(-w D / D_d). (S, N)"""
+        return -np.expm1(-shares_SN * effort.tokens_N / self.world.distill_tokens_DN[self.trained])
+
+    def drift(self, shares_SN: Array, progress_SN: Array, *, demonstrations: float = 0.0) -> Array:
+        """Nats a token that so much progress moves the model, (N,). Gains over the root decay as training on other
+        domains does so; a domain's own share of the prompts, and the weight of its `demonstrations` trained beside
+        them, slow the decay as replay does."""
         constants = self.world.constants
+        kl_SN = constants["climb_kl"] * shares_SN * progress_SN
+        if self.from_root:
+            return np.asarray(kl_SN.sum(axis=0))
         others_DN = np.repeat(kl_SN.sum(axis=0, keepdims=True), len(self.score_DN), axis=0)
         others_DN[self.trained] -= kl_SN
         replay_D = np.zeros(len(self.score_DN))
@@ -98,6 +103,7 @@ class Step:
         kept_DN = retained(others_DN, column(replay_D, others_DN), constants["forgetting"])
         floor_DN = np.minimum(self.world.start_DN, self.score_DN)
         self.move("interference", floor_DN + (self.score_DN - floor_DN) * kept_DN)
+        return np.asarray(kl_SN.sum(axis=0))
 
     def clash(self, progress_SN: Array) -> None:
         """What domains gained over the root is scaled, in logits, by the conflict with what is trained after them:

@@ -203,13 +203,11 @@ def chances(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The chance draws of each stage, `World.spread` and `World.luck`: how far its asymptotes lie from their means, and
     whether a distillation collapses."""
-    spread = {stage: _each(names, f"seed:{stage}", seed=seed, draws=draws) for stage in stages}
+    spread = {
+        stage: np.stack([standard_normal(f"seed:{stage}/{name}", seed, draws) for name in names])
+        for stage in stages
+    }
     return spread, {stage: uniform(f"collapse:{stage}", seed, draws) for stage in stages}
-
-
-def _each(names: tuple[str, ...], kind: str, *, seed: int, draws: int) -> Array:
-    """Standard normal draws for every domain, (D, N)."""
-    return np.stack([standard_normal(f"{kind}/{name}", seed, draws) for name in names])
 
 
 def _known_fact(
