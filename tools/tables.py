@@ -18,16 +18,17 @@ _SCALES = {"normal": "", "student": "", "lognormal": " (ln)", "logit": " (logit)
 
 
 def parameters() -> str:
-    """A line a parameter: name, meaning, prior, what studies of tiny models found, grade, source."""
+    """A line a parameter: name, meaning, prior, what studies found, of tiny models and of small open ones, grade,
+    source."""
     return "\n".join(_rows()) + "\n"
 
 
 def _rows() -> Iterator[str]:
-    yield "| parameter | what it says | prior (sd) | tiny studies found (sd) | grade | the prior rests on |"
+    yield "| parameter | what it says | prior (sd) | studies found (sd): tiny; small | grade | the prior rests on |"
     yield "|---|---|---|---|---|---|"
     for name, row in default_calibration().parameters.items():
-        found = row.studies.get("tiny")
-        told = "not identified" if found is None else _shown(found, row)
+        shown = [_shown(row.studies[scope], row) for scope in ("tiny", "small") if scope in row.studies]
+        told = "; ".join(shown) or "not identified"
         cells = (f"`{name}`", in_words(name), _shown(row.prior, row), told, row.prior.grade, row.prior.source)
         yield f"| {' | '.join(cells)} |"
 

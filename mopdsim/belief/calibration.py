@@ -51,10 +51,10 @@ CONFLICTING = 2.0  # standard deviations between a prior and what another scope'
 Transfer = Literal["nothing", "moved", "widened"]
 READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
-    "rate_exponent", "batch_exponent", "size_exponent", "size_slope", "start_slope", "staleness_cost", "seed_sd",
+    "batch_exponent", "size_exponent", "size_slope", "start_slope", "staleness_cost", "seed_sd",
     "breaking_rate", "breaking_power", "breaking_size",
     "conflict_share", "ambiguity_conflict", "ambiguity_spill", "climb_kl", "forgetting",
-    "cap_gap", "companion_lift", "inherited_bias", "reward_gain", "extrapolation_benefit", "collapse_middle",
+    "companion_lift", "inherited_bias", "reward_gain", "extrapolation_benefit", "collapse_middle",
     "merge_exponent",
     "fidelity_pairs", "overoptimisation_kl", "kl_coefficient_at_peak", "best_of_peak_kl", "prompt_spread",
     "imitated_choice", "preference_share",

@@ -1,10 +1,11 @@
 """The error of the model form: how far the model's forecasts miss scores of runs that its fit has not seen.
 
-Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for the scope
-it was fitted in; elsewhere nobody has measured it, and a forecast carries none. What RL at a bold rate led to has a
-scale of its own, `bold_error`; so have scores decoded greedily, `greedy_error`, which studies ask for where the start
-and specialists were scored greedily too. All are of bases whose start was scored. With a base that nobody scored the
-error is `unscored_factor` times as wide. Leaves out: finding the scales.
+Student's t with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for a scope:
+that of the fit, and that of small open models, which no fit has seen and studies have measured. At a lab's scale nobody
+has, and a forecast carries none. What RL at a bold rate led to has a scale of its own where bold rates were measured,
+`bold_error`; so have scores decoded greedily, `greedy_error`, which studies ask for where the start and specialists
+were scored greedily too. All are of bases whose start was scored. Where the start of a base that nobody scored is taken
+from studies of other bases, the error is `unscored_factor` times as wide. Leaves out: finding the scales.
 """
 
 from __future__ import annotations
@@ -39,17 +40,25 @@ def form_error(
 ) -> Array | None:
     """Draws of the error of a stage's score on every domain, in logits, (D, N); None where it was never measured.
     scored: whether the base's start was measured; bold: whether RL at a bold rate led to the stage."""
-    kind = BOLD_ERROR if bold else MODEL_ERROR
-    parameter = calibration.parameters.get(kind)
-    if parameter is None or scope not in parameter.studies:
+    kind = form_error_kind(calibration, scope, bold=bold)
+    if kind is None:
         return None
     scale_N = calibration.draw(kind, scope, seed=seed, draws=draws)
-    if not scored and UNSCORED in calibration.parameters:
+    if not scored and scope in calibration.facts:
         scale_N = scale_N * calibration.draw(UNSCORED, scope, seed=seed, draws=draws)
     return np.stack([
         scale_N * sample(_UNIT, "student", f"{MODEL_ERROR}:{stage}/{name}", seed=seed, draws=draws)
         for name in domains
     ])  # fmt: skip
+
+
+def form_error_kind(calibration: Calibration, scope: Scope, *, bold: bool) -> str | None:
+    """The parameter that holds the error's scale in a scope; None where it was never measured."""
+    for kind in (BOLD_ERROR, MODEL_ERROR) if bold else (MODEL_ERROR,):
+        parameter = calibration.parameters.get(kind)
+        if parameter is not None and scope in parameter.studies:
+            return kind
+    return None
 
 
 def moved(score_DN: Array, error_DN: Array | None) -> Array:

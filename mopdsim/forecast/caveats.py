@@ -46,6 +46,7 @@ def caveats(
         *_of_judges(scenario),
         *_of_sizes(scenario, world),
         *_of_larger(scenario),
+        *_of_bold_rates(scenario),
     ])  # fmt: skip
 
 
@@ -221,6 +222,25 @@ def _of_larger(scenario: Scenario) -> Iterator[str]:
         yield (
             f"{', '.join(bold)}: larger models broke at rates above {BOLD * usual:g} where the forecast saw no danger "
             "(studies size_again, size_fresh): try a lower learning_rate first"
+        )
+
+
+def _of_bold_rates(scenario: Scenario) -> Iterator[str]:
+    """Of domains of small open models, where no breaking is modelled."""
+    recipe = scenario.recipe
+    if scenario.scope != "small" or recipe.amounts_name == "published":
+        return
+    bold = [
+        s.name
+        for s in recipe.stages
+        if isinstance(s, Rl | Distill)
+        and recipe.amounts[s.name].learning_rate
+        > BOLD * default_amounts(recipe.amounts_name, s.kind).learning_rate
+    ]
+    if bold:
+        yield (
+            f"{', '.join(bold)}: the forecast does not know what a bold learning rate does here: on SmolLM2-135M four "
+            "times the usual one brought more than foretold, sixteen times ruined the run (study breaking_real)"
         )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from mopdsim.base.numbers import count, duration, usd
 from mopdsim.belief.calibration import CONSTANTS, Calibration, Parameter, default_calibration
+from mopdsim.belief.form_error import form_error_kind
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import title
@@ -33,6 +34,7 @@ def why(found: Forecast, calibration: Calibration | None = None) -> list[str]:
     return [
         *(_of_domain(scenario, row, calibration) for row in found.domains.values()),
         *_of_strategies(found, calibration),
+        _of_form(found, calibration),
         *_of_studies(found, calibration),
     ]
 
@@ -62,6 +64,21 @@ def _of_strategies(found: Forecast, calibration: Calibration) -> Iterator[str]:
         f"Of the specialists' gain, any strategy keeps {row.value:.2f} (sd {spread:.2f}, {row.grade}: {row.source}); "
         f"one that fewer than two studies have (cascades, second rounds) has sd {math.hypot(spread, unseen.sd):.2f}."
     )
+
+
+def _of_form(found: Forecast, calibration: Calibration) -> str:
+    """What is known of the error of the model's form here."""
+    scenario = found.scenario
+    kind = form_error_kind(
+        calibration, scenario.scope, bold=scenario.recipe.output in scenario.recipe.bold_beyond(())
+    )
+    if kind is None:
+        return (
+            f"How far scores at this scope ({scenario.scope}) lie from the model's form was never measured: intervals "
+            "hold what its parameters leave open, and no more."
+        )
+    row = calibration.parameters[kind].studies[scenario.scope]
+    return f"Scores lie {row.value:.2g} logits from the model's form ({row.grade}: {row.source}); intervals hold that."
 
 
 def _of_studies(found: Forecast, calibration: Calibration) -> Iterator[str]:

@@ -115,7 +115,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
             "two small teachers",
             f"small teachers of {joined} distilled into one student",
             "how fast and how close a student follows, and how much conflict comes back",
-            ("conflict_share", "cap_gap", "inherited_bias", *tokens),
+            ("conflict_share", "inherited_bias", *tokens),
             teachers + student,
         ),
         shop.pilot(

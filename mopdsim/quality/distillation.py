@@ -106,8 +106,6 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
         balanced = stage.balance == "token_share"
         strategy = ("mopd_balanced" if balanced else "mopd") if stage.on_policy else "off_policy"
         target_SN = recovered(step, strategy, step.before.score_DN[places], target_SN)
-    else:
-        target_SN = caps.same_base(target_SN, constants["cap_gap"])
     if world.further_gap:
         target_SN = caps.same_base(target_SN, np.asarray(world.further_gap))
     step.move_some("cap", places, target_SN)

@@ -32,6 +32,9 @@ from mopdsim.recipes.recipe import Merge, Rl, Sft
 
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})
 _TOLD = (0.005, 0.995)  # scores beyond which a logit says more of the test's size than of the model
+RATE_EXPONENT = (
+    0.5  # how much farther a higher rate gets: between progress by samples (0) and by Adam's steps (1)
+)
 MERGE_OVERLAP = 0.07  # what merged specialists lose, as a share of what each pair moved
 _CERTAIN = (0.01, 0.99)  # shares of a curve beyond which a measured score says nothing of its midpoint
 # a judge is as good as its comparisons are many, whatever the rate
@@ -47,7 +50,7 @@ def paced(
     base = default_amounts(usual, kind)
     rate = amounts.learning_rate / base.learning_rate
     batch = _rows(amounts) / _rows(base)
-    factor_N = rate ** constants["rate_exponent"] * batch ** -constants["batch_exponent"]
+    factor_N = rate**RATE_EXPONENT * batch ** -constants["batch_exponent"]
     return Effort(compute_N=effort.compute_N * factor_N, tokens_N=effort.tokens_N * factor_N)
 
 

@@ -150,9 +150,9 @@ def draw_world(
 
 
 def sized(world: World, ratio: float) -> World:
-    """The world as a model meets it that has `ratio` times the parameters of the one that was studied: C_mid and
-    distillation tokens (for each parameter) times ratio^-s, and the rate that breaks RL times ratio^-b, 1/2 where rates
-    go as one over the width (muP, 2203.03466)."""
+    """The world as a model meets it that has `ratio` times the parameters of the one that was studied: C_mid (for each
+    parameter) times ratio^-s, and the rate that breaks RL times ratio^-b, 1/2 where rates go as one over the width
+    (muP, 2203.03466). A student needs as many tokens of any size."""
     if ratio == 1:
         return world
     constants = world.constants
@@ -161,7 +161,6 @@ def sized(world: World, ratio: float) -> World:
     return replace(
         world,
         midpoint_DN=world.midpoint_DN * factor_N,
-        distill_tokens_DN=world.distill_tokens_DN * factor_N,
         constants={**constants, "breaking_rate": breaking_N},
     )
 

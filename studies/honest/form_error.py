@@ -4,32 +4,39 @@ Within a fit the error looks small, since parameters bend towards what they see.
 out in turn, and the scale of Student's t in logits (four degrees of freedom, as in the fit) is the most probable one
 for what the runs left out measured, told their starts and own specialists, over the forecast's own spread and the
 finite test's. Greedy scores have a scale of their own, found alike. Bold rates keep the scale of the fit: three
-parameters of breaking do not bend to hundreds of scores. No held-out run takes part. Leaves out: how the error is
-drawn (`studies.honest.predictive`).
+parameters of breaking do not bend to hundreds of scores. No held-out run takes part. A study of a real model enters no
+fit, so that all its conditions are left out: its runs show the scales of its scope, bold ones too. Leaves out: how the
+error is drawn (`studies.honest.predictive`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 
 from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import from_document
-from mopdsim.belief.form_error import GREEDY_ERROR, MODEL_ERROR
+from mopdsim.belief.form_error import BOLD_ERROR, GREEDY_ERROR, MODEL_ERROR
+from mopdsim.facts.domains import Scope
 from studies.honest.held_out import Trial
-from studies.honest.predictive import DEGREES
-from studies.honest.prospective import greedy_trials
+from studies.honest.prospective import FIGURES, told_trials
 from studies.honest.refit import Refit, entering, refit
 from studies.honest.trials import Forecaster, Studies, condition_of, trials
 
 FOLDS = 3
 LEAST_RUNS = 6
-_SCALES = np.geomspace(0.02, 3.0, 200)
+TINY: Scope = "tiny"  # what fits are of
+REAL: Scope = "small"  # what studies of real models are of
+_LOG_SCALES = (math.log(0.02), math.log(3.0))  # between which a scale is sought
+_FAR = 1e6  # logits
+_CERTAIN = 1e-12  # probability of what no draw comes near
 
 
 def crossed(folders: Mapping[str, Path], studies: Studies, whole: Refit, *, folds: int = FOLDS) -> Refit:
@@ -41,26 +48,47 @@ def crossed(folders: Mapping[str, Path], studies: Studies, whole: Refit, *, fold
         (MODEL_ERROR, [part.sampled for part in left_out]),
         (GREEDY_ERROR, [part.greedy for part in left_out]),
     ):
-        rows |= scale(whole, [trial for part in own for trial in part], name, folds=folds)
+        source = f"their conditions left out of a fit, one in {folds} at a time"
+        left = [trial for part in own for trial in part if not trial.bold]
+        rows |= scale(whole.document["parameters"], left, name, TINY, source=source)
     return with_errors(whole, rows)
 
 
-def scale(whole: Refit, left_out: Sequence[Trial], name: str, *, folds: int) -> dict[str, Any]:
-    """The row of an error's scale at ordinary rates, from trials of conditions left out; none where they are few."""
-    own = [trial for trial in left_out if not trial.bold]
-    runs = {(trial.study, trial.run) for trial in own}
+def carried(whole: Refit, real: Studies) -> Refit:
+    """The fit with the scales of a scope that no fit has seen, from all scores of studies of real models, told as their
+    forecasts on record are; the fit as it is where these are few."""
+    rows = dict(whole.document["parameters"])
+    sampled, greedy = (told_trials(real, whole.calibration, _any, figure=figure) for figure in FIGURES)
+    source = f"of {', '.join(real)}, which enter no fit"
+    for name, own in (
+        (MODEL_ERROR, [trial for trial in sampled if not trial.bold]),
+        (GREEDY_ERROR, [trial for trial in greedy if not trial.bold]),
+        (BOLD_ERROR, [trial for trial in [*sampled, *greedy] if trial.bold]),
+    ):
+        rows |= scale(rows, own, name, REAL, source=source)
+    return with_errors(whole, rows)
+
+
+def _any(study: str, row: Mapping[str, Any]) -> bool:
+    return True
+
+
+def scale(
+    parameters: Mapping[str, Any], chosen: Sequence[Trial], name: str, scope: Scope, *, source: str
+) -> dict[str, Any]:
+    """An error's row with its scale in a scope, from trials that no fit has seen; none where their runs are few."""
+    runs = {(trial.study, trial.run) for trial in chosen}
     if len(runs) < LEAST_RUNS:
         return {}
-    row = whole.document["parameters"][name]
+    row = parameters[name]
     middle, sd = row["value"], row["sd"]
     found = {
-        "value": float(f"{most_probable(own, middle, sd):.6g}"),
+        "value": float(f"{most_probable(chosen, middle, sd):.6g}"),
         "sd": float(f"{(2 * len(runs) + sd**-2) ** -0.5:.6g}"),
         "grade": "fitted",
-        "source": f"{len(runs)} runs, their conditions left out of a fit, one in {folds} at a time",
+        "source": f"{len(runs)} runs, {source}",
     }
-    scopes = whole.document["parameters"][MODEL_ERROR]["studies"]
-    return {name: {**row, "studies": dict.fromkeys(scopes, found)}}
+    return {name: {**row, "studies": {**row.get("studies", {}), scope: found}}}
 
 
 def with_errors(whole: Refit, rows: Mapping[str, Any]) -> Refit:
@@ -74,13 +102,23 @@ def with_errors(whole: Refit, rows: Mapping[str, Any]) -> Refit:
 
 
 def most_probable(chosen: Sequence[Trial], middle: float, sd: float) -> float:
-    """The scale under which the measured scores are most probable, given ensembles without any such error. middle, sd:
-    its prior, the sd of the ln."""
-    measured_T = _logits(np.array([trial.truth for trial in chosen]), _items(chosen))
-    drawn_TN = _logits(np.array([trial.ensemble for trial in chosen]), _items(chosen)[:, None])
-    apart_TN = measured_T[:, None] - drawn_TN
-    log_S = np.array([_log_density(apart_TN / scale, scale).sum() for scale in _SCALES])
-    return float(_SCALES[np.argmax(log_S - 0.5 * (np.log(_SCALES / middle) / sd) ** 2)])
+    """The scale under which the measured scores are most probable, given ensembles without any such error. A score is a
+    share of so many prompts: what counts is the probability of that share, half a prompt to either side. middle, sd:
+    the scale's prior, the sd of its ln."""
+    items_T, truth_T = (
+        np.array([getattr(t, key) for t in chosen], dtype=float) for key in ("items", "truth")
+    )
+    drawn_TN = _logits(np.array([trial.ensemble for trial in chosen]), items_T[:, None])
+    none_T, all_T = truth_T * items_T < 0.5, truth_T * items_T > items_T - 0.5
+    low_T = np.where(none_T, -_FAR, _logits(truth_T - 0.5 / items_T, items_T))
+    high_T = np.where(all_T, _FAR, _logits(truth_T + 0.5 / items_T, items_T))
+
+    def cost(log: float) -> float:
+        low_TN, high_TN = ((edge_T[:, None] - drawn_TN) / math.exp(log) for edge_T in (low_T, high_T))
+        share_T = (_below(high_TN) - _below(low_TN)).mean(axis=1)
+        return float(0.5 * ((log - math.log(middle)) / sd) ** 2 - np.log(share_T + _CERTAIN).sum())
+
+    return math.exp(minimize_scalar(cost, bounds=_LOG_SCALES, method="bounded").x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +145,10 @@ def left_out_of(
     learned = refit(folders, studies, leave=is_left, starts=1).calibration
     fitted_runs = {(study, name) for study, names in whole.runs.items() for name in names}
     told = Forecaster(studies=studies, calibration=learned, form_error=False, informed=True)
-    judged = {"sampled": trials(told, wanted), "greedy": greedy_trials(studies, learned, wanted)}
+    judged = {
+        "sampled": trials(told, wanted),
+        "greedy": told_trials(studies, learned, wanted, figure="greedy"),
+    }
     return LeftOut(
         **{
             name: [trial for trial in own if trial.in_set and (trial.study, trial.run) in fitted_runs]
@@ -121,15 +162,13 @@ def _part(condition: str, of: int) -> int:
     return int.from_bytes(hashlib.blake2b(condition.encode(), digest_size=4).digest()) % of
 
 
-def _items(chosen: Sequence[Trial]) -> Array:
-    return np.array([float(trial.items) for trial in chosen])
+def _below(distance: Array) -> Array:
+    """Probability that Student's t with four degrees of freedom lies below: 1/2 + (3 u - u^3) / 4, u = t / sqrt(4 +
+    t^2)."""
+    u = distance / np.sqrt(4 + distance**2)
+    return np.asarray(0.5 + (3 * u - u**3) / 4)
 
 
 def _logits(score: Array, items: Array) -> Array:
     """Of a share of so many prompts, half a prompt from either end."""
-    return logit((score * items + 0.5) / (items + 1))
-
-
-def _log_density(apart_TN: Array, scale: float) -> Array:
-    """Of Student's t at a distance in scales, averaged over an ensemble, up to a constant."""
-    return np.log(np.mean((1 + apart_TN**2 / DEGREES) ** (-(DEGREES + 1) / 2), axis=1) / scale)
+    return logit((np.clip(score, 0.0, 1.0) * items + 0.5) / (items + 1))

@@ -22,9 +22,19 @@ from mopdsim.fit.quality import STARTS
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 from studies.honest.baselines import BASELINES, strategy_of
-from studies.honest.form_error import FOLDS, crossed, with_errors
+from studies.honest.form_error import FOLDS, carried, crossed, with_errors
 from studies.honest.held_out import POINTS, Contest, Trial, baseline_errors, errors_of, judge, regrets
-from studies.honest.refit import Leave, Refit, as_shipped, committed, entering, refit, same, shipped
+from studies.honest.refit import (
+    Leave,
+    Refit,
+    as_shipped,
+    committed,
+    entering,
+    of_real_models,
+    refit,
+    same,
+    shipped,
+)
 from studies.honest.scoring import coverage, lost
 from studies.honest.trials import Forecaster, contests, seed_variances, trials
 
@@ -81,11 +91,12 @@ class Judged:
 def tested(
     folders: Mapping[str, Path], *, starts: int = STARTS, folds: int = FOLDS, anew: bool = True
 ) -> Judged:
-    """Fit the committed studies among these folders, with the error of the form that shows in one part of so many, and
-    forecast their held-out runs. anew: else the calibration that ships is taken as it is."""
+    """Fit the committed studies among these folders, with the error of the form that shows in one part of so many and
+    on real models, and forecast their held-out runs. anew: else the calibration that ships is taken as it is."""
     studies = committed(folders)
     if anew:
         found = crossed(folders, studies, refit(folders, studies, starts=starts), folds=folds)
+        found = carried(found, of_real_models(folders))
     else:
         found = as_shipped(studies)
     before = Forecaster(studies=studies, calibration=found.calibration)

@@ -20,8 +20,6 @@ from mopdsim.forecast.scenario import Scenario
 from studies.framework.ledger import CPU
 from studies.framework.observe import Figure
 
-DEGREES = 4  # of Student's t: those of `mopdsim.belief.streams`
-
 
 def ensemble(
     recipe: Mapping[str, Any],
@@ -43,7 +41,7 @@ def ensemble(
     as a scenario says it."""
     asked = scenario_of(recipe, start, model=model, specialists=specialists)
     rows = dict(calibration.parameters)
-    if figure == "greedy" and rows[GREEDY_ERROR].studies:
+    if figure == "greedy" and asked.scope in rows[GREEDY_ERROR].studies:
         rows[MODEL_ERROR] = rows[GREEDY_ERROR]
     if not form_error:
         rows = {name: row for name, row in rows.items() if name not in FORM_ERRORS}

@@ -125,27 +125,31 @@ def drawn_of(
     )
 
 
-def greedy_trials(
+def told_trials(
     studies: Mapping[str, Observations],
     calibration: Calibration,
     wanted: Callable[[str, Mapping[str, Any]], bool],
+    *,
+    figure: Figure,
 ) -> list[Trial]:
-    """The greedy scores of finished runs that are wanted, told as a forecast on record is, without the error of the
-    form; of studies that scored greedily."""
+    """The scores of finished runs that are wanted, told as a forecast on record is, without the error of the form; of
+    studies that scored greedily too."""
     return [
         trial
         for study, found in studies.items()
         if found.points.greedy.notna().any()
         for name, row in found.finished.items()
         if wanted(study, row)
-        for trial in _greedily(found.seen("greedy"), study, name, calibration)
+        for trial in _trials_of(found.seen(figure), study, name, calibration, figure)
     ]
 
 
-def _greedily(found: Observations, study: str, name: str, calibration: Calibration) -> Iterator[Trial]:
+def _trials_of(
+    found: Observations, study: str, name: str, calibration: Calibration, figure: Figure
+) -> Iterator[Trial]:
     recipe, start, final = found.recipe(name), found.scores(name, BASE), found.scores(name)
     best = longest(found, name)
-    drawn = drawn_of(found, name, best, calibration, figure="greedy", form_error=False)
+    drawn = drawn_of(found, name, best, calibration, figure=figure, form_error=False)
     specialists = {domain: one.scores for domain, one in best.items()}
     for domain in trained(recipe):
         yield Trial(

@@ -55,6 +55,16 @@ def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
     }
 
 
+def of_real_models(folders: Mapping[str, Path]) -> dict[str, Observations]:
+    """The observations of studies of real models that were judged and then released. They enter no fit."""
+    own = {name: study_of(name) for name in folders if name in LISTED}
+    return {
+        name: read(folders[name])
+        for name, study in own.items()
+        if study.suite == "real" and study.released and (folders[name] / "observations.csv").is_file()
+    }
+
+
 def _released(found: Observations) -> Observations:
     runs = {name: {**row, "held_out": False} for name, row in found.manifest["runs"].items()}
     return replace(found, manifest={**found.manifest, "runs": runs})

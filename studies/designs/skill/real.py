@@ -177,4 +177,5 @@ STUDY = judging(
     design=design,
     analyse=analyse,
     suite="real",
+    released="2026-11-30: judged once (studies/LOG.md); its scores set the error of the form at its scope",
 )

@@ -126,7 +126,7 @@ def test_a_study_that_contradicts_a_shape_widens_it_and_moves_nothing() -> None:
 @given(
     st.floats(0.01, 0.99),
     st.floats(0.01, 2.0),
-    st.sampled_from(["cap_gap", "conflict_share", "batch_exponent"]),
+    st.sampled_from(["companion_lift", "conflict_share", "batch_exponent"]),
 )
 def test_a_shape_never_narrows_around_an_unmoved_centre(value: float, sd: float, name: str) -> None:
     parameter = _with(name, studies=_found(value, sd)).parameter(name)
@@ -178,9 +178,9 @@ def _fitted(**changes: Any) -> dict[str, Any]:
     """A fitted calibration: two constants that go together, and a domain's asymptote."""
     found = {"grade": "fitted", "source": "test"}
     document = deepcopy(SHIPPED) | {"schema_version": 2}
-    document["parameters"]["cap_gap"]["studies"] = {"tiny": {"value": 0.01, "sd": 0.5, **found}}
+    document["parameters"]["companion_lift"]["studies"] = {"tiny": {"value": 0.01, "sd": 0.5, **found}}
     document["domains"] = {"tiny": {"sort": {"asymptote": {"value": 0.9, "sd": 0.01, **found}}}}
-    names = ["batch_exponent", "cap_gap", "asymptote:sort"]
+    names = ["batch_exponent", "companion_lift", "asymptote:sort"]
     document["correlations"] = {"tiny": {"names": names, "rows": ["1", "0.8 1", "0.000 -0.5 1.000"]}}
     return document | changes
 
@@ -188,7 +188,7 @@ def _fitted(**changes: Any) -> dict[str, Any]:
 def test_what_was_fitted_together_is_drawn_together_in_its_scope() -> None:
     found = from_document(_fitted(), source="test")
     scopes: tuple[Scope, ...] = ("tiny", "frontier")
-    draws = {scope: np.log(found.draw("cap_gap", scope, seed=0, draws=20_000)) for scope in scopes}
+    draws = {scope: np.log(found.draw("companion_lift", scope, seed=0, draws=20_000)) for scope in scopes}
     shift = {scope: found.draw("batch_exponent", scope, seed=0, draws=20_000) for scope in draws}
     asymptote = found.draw_fact(domain("sort"), "asymptote", "tiny", seed=0, draws=20_000)
     assert asymptote is not None
@@ -220,7 +220,7 @@ def test_a_studied_domain_takes_no_neighbours_fact_and_habits_are_other_skills()
 
 
 def test_a_correlation_that_rounding_broke_is_mended() -> None:
-    names = ["batch_exponent", "cap_gap", "forgetting"]
+    names = ["batch_exponent", "companion_lift", "forgetting"]
     rows = ["1", "0.9 1", "0.9 0.619 1"]  # not positive definite, by rounding
     found = from_document(
         _fitted(correlations={"tiny": {"names": names, "rows": rows}}), source="test"

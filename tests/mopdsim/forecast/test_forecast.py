@@ -26,7 +26,7 @@ from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import Scenario, dump, from_document, load, loads, of_recipe
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.walk import CAUSES
-from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl, recipe
+from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl, mopd, recipe
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import to_document
 
@@ -468,6 +468,22 @@ def test_the_forecasts_path_is_free_of_slow_imports() -> None:
         "sys.exit(str(found) if found else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_bold_rate_on_domains_of_small_models_is_said_to_be_unknown() -> None:
+    recipe = mopd(["ask:smallest", "ask:swap"], amounts="real")
+    student = recipe.amounts["student"]
+    fast = recipe.with_amounts(
+        {"student": student.model_copy(update={"learning_rate": 2 * student.learning_rate})}
+    )
+
+    def told(chosen: Recipe) -> str:
+        return " ".join(
+            forecast(from_document({"recipe": to_document(chosen), "model": "tiny", "draws": 8})).warnings
+        )
+
+    assert "student: the forecast does not know what a bold learning rate does here" in told(fast)
+    assert "bold learning rate" not in told(recipe)
 
 
 def test_larger_models_of_tiny_domains_warn_of_bold_rates_and_of_sizes_never_tried() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from mopdsim.belief.calibration import CONSTANTS, default_calibration
 from mopdsim.forecast.forecast import forecast
-from mopdsim.forecast.scenario import of_recipe
+from mopdsim.forecast.scenario import from_document, of_recipe
 from mopdsim.forecast.why import LEAST, why
 
 LAB = of_recipe("mopd", domains=["math", "swe"], draws=300)
@@ -53,6 +53,17 @@ def test_strategies_that_nobody_repeated_are_said_to_be_a_prior() -> None:
     assert "fewer than two studies have (cascades, second rounds)" in told
     cascade = forecast(of_recipe("cascade_rl", domains=["math", "swe"], draws=50))
     assert any("not identified" in text for text in cascade.warnings)
+
+
+def test_it_is_said_where_the_error_of_the_form_was_measured_and_where_not() -> None:
+    asked = {"recipe": "mopd", "domains": ["ask:smallest", "ask:swap"], "model": "tiny", "draws": 50}
+    small = forecast(from_document(asked))
+    measured = default_calibration().parameters["model_error"].studies["small"]
+    assert small.error_DN is not None
+    assert any(f"{measured.value:.2g} logits" in text and measured.source in text for text in why(small))
+    assert any(
+        "(frontier) lie from the model's form was never measured" in text for text in why(forecast(LAB))
+    )
 
 
 def test_a_model_without_published_starts_gets_a_wide_prior_that_says_so() -> None:

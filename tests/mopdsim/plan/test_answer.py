@@ -409,7 +409,7 @@ def test_no_two_finalists_differ_only_in_which_domains_share_a_teacher(answer: A
 
 
 def test_sobol_indices_of_a_sum_are_variance_shares(answer: Answer) -> None:
-    """y = 3 forgetting' + 1 cap_gap' in standard normals: shares .9 and .1, first order and total alike."""
+    """y = 3 forgetting' + 1 companion_lift' in standard normals: shares .9 and .1, first order and total alike."""
     from mopdsim.belief.calibration import default_calibration
     from mopdsim.forecast.stage_draws import world_of
 
@@ -417,13 +417,13 @@ def test_sobol_indices_of_a_sum_are_variance_shares(answer: Answer) -> None:
     one, other = (world_of(replace(made, seed=seed, draws=4096), default_calibration()) for seed in (1, 2))
 
     def value(world: Any) -> np.ndarray:
-        z = [np.log(world.constants[name]) for name in ("forgetting", "cap_gap")]
-        scale = [np.log(one.constants[name]).std() for name in ("forgetting", "cap_gap")]
+        z = [np.log(world.constants[name]) for name in ("forgetting", "companion_lift")]
+        scale = [np.log(one.constants[name]).std() for name in ("forgetting", "companion_lift")]
         return np.asarray(3 * z[0] / scale[0] + z[1] / scale[1])
 
     found = indices(value, one, other)
-    assert set(found) == {"forgetting", "cap_gap"}
-    for name, share in (("forgetting", 0.9), ("cap_gap", 0.1)):
+    assert set(found) == {"forgetting", "companion_lift"}
+    for name, share in (("forgetting", 0.9), ("companion_lift", 0.1)):
         assert found[name] == pytest.approx((share, share), abs=0.06)
 
 

@@ -287,7 +287,7 @@ def test_a_smaller_model_starts_lower_by_its_size_or_as_told() -> None:
 
 def test_a_smaller_student_ends_at_the_cap_of_its_size() -> None:
     plan = _small()
-    world = _world(plan, cap_gap=1e-9)
+    world = _world(plan)
     states = _walked(plan, world, tokens=1e12).states
     cap, extrapolates = caps.across_sizes(states["rl"].score_DN, teacher_b=8.0, student_b=1.5)
     assert not extrapolates

@@ -138,7 +138,7 @@ def test_unlimited_distillation_without_conflict_ends_at_the_cap() -> None:
     world = _no_conflict(plan)
     states = walk(plan, world, _efforts(plan, tokens=1e12))
     own = np.stack([states[f"teacher_{place + 1}"].score_DN[place] for place in range(3)])
-    assert states["student"].score_DN == pytest.approx(own - world.constants["cap_gap"], abs=1e-12)
+    assert states["student"].score_DN == pytest.approx(own, abs=1e-12)
 
 
 def test_verified_samples_lead_towards_what_one_of_eight_solves() -> None:
@@ -147,7 +147,7 @@ def test_verified_samples_lead_towards_what_one_of_eight_solves() -> None:
     world = _no_conflict(plan, prompt_spread=spread, imitated_choice=kept)
     states = walk(plan, world, _efforts(plan, tokens=1e12))
     own = np.stack([states[f"teacher_{place + 1}"].score_DN[place] for place in range(3)])
-    target = own + 0.8 * (best_of(own, 8, spread) - own) - world.constants["cap_gap"]
+    target = own + 0.8 * (best_of(own, 8, spread) - own)
     assert states["student"].score_DN == pytest.approx(target, abs=1e-9)
 
 
@@ -155,7 +155,7 @@ def test_one_teacher_for_all_domains_is_single_teacher_distillation_at_shared_to
     plan = recipe("mopd", ["sort"])
     world = _no_conflict(plan)
     states = walk(plan, world, _efforts(plan))
-    cap = states["teacher_1"].score_DN - world.constants["cap_gap"]
+    cap = states["teacher_1"].score_DN
     closed = 1 - np.exp(-1.6e4 / world.distill_tokens_DN)
     assert states["student"].score_DN == pytest.approx(world.start_DN + closed * (cap - world.start_DN))
 

@@ -6,15 +6,19 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
 import pytest
 from simulated import noise, runs_of, simulated
 
+from mopdsim.belief.calibration import default_calibration
 from mopdsim.recipes.recipe import BASE
 from studies.designs.skill import breaking_real, real
 from studies.framework import forecasts, observe
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.honest import prospective
+from studies.honest.form_error import carried
+from studies.honest.refit import Refit, shipped
 from trainer.tasks import task
 
 FIRST = "real/mixture/x0.3/seed100"
@@ -77,6 +81,34 @@ def test_a_forecast_of_a_real_model_knows_its_specialists_without_their_pace(hal
     rows = told["mixture/x0.3/mopd/seed100"]["greedy"]
     assert set(rows) == set(real.WORLDS["mixture"])
     assert all(row["rules"]["own specialist"] == pytest.approx(0.7, abs=0.01) for row in rows.values())
+
+
+def test_a_study_of_a_real_model_gives_its_scope_an_error_of_the_form(half: Observations) -> None:
+    """Forecasts lie far off, so that the error is wide; too few runs say nothing."""
+    document = shipped()
+    whole = Refit(document=document, calibration=default_calibration(), runs={}, seconds=None)
+    rows = {
+        name: dict(row) | {"failure": None}
+        for name, row in half.manifest["runs"].items()
+        if own(name) == FIRST
+    }
+    assert len(rows) == 5
+    assert (
+        carried(whole, {"real": replace(half, manifest={**half.manifest, "runs": rows})}).document == document
+    )
+    again = {f"{name}/again": row for name, row in rows.items()}
+    points = half.points[half.points.run.isin(rows)]
+    twice = replace(
+        half,
+        manifest={**half.manifest, "runs": rows | again},
+        points=pd.concat([points, points.assign(run=points.run + "/again")]),
+    )
+    found = carried(whole, {"real": twice}).calibration.parameters
+    for name in ("model_error", "greedy_error"):
+        own_scale = found[name].studies["small"]
+        assert own_scale.source == "10 runs, of real, which enter no fit" and own_scale.grade == "fitted"
+        assert found[name].studies["tiny"] == default_calibration().parameters[name].studies["tiny"]
+    assert "small" not in found["bold_error"].studies
 
 
 def test_half_a_study_says_which_half(half: Observations) -> None:

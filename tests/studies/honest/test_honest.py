@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +221,22 @@ def _with_error(rate_N: Array, calibration: Calibration, stage: str) -> Array:
     return moved(rate_N[None], error_DN)[0]
 
 
+def test_the_error_is_wider_for_a_base_nobody_scored_where_its_start_is_that_of_others() -> None:
+    calibration = _calibration(0.3)
+    row = calibration.parameters["model_error"]
+    both = replace(row, studies={**row.studies, "small": row.studies["tiny"]})
+    calibration = replace(calibration, parameters={**calibration.parameters, "model_error": both})
+    widths = {
+        (scope, scored): np.std(error_DN)
+        for scope in ("tiny", "small")
+        for scored in (True, False)
+        if (error_DN := form_error(calibration, scope, "s", ["a"], seed=0, draws=500, scored=scored))
+        is not None
+    }
+    assert widths["tiny", False] > 3 * widths["tiny", True]
+    assert widths["small", False] == widths["small", True] == widths["tiny", True]
+
+
 @pytest.mark.parametrize("scale", [0.1, 0.4, 1.0])
 def test_the_scale_of_the_forms_error_is_recovered(scale: float) -> None:
     """Over a forecast's own spread of half a logit and the finite test's."""
@@ -237,6 +254,24 @@ def test_the_scale_of_the_forms_error_is_recovered(scale: float) -> None:
             )
         )  # fmt: skip
     assert most_probable(found, *SPREADS["error"]) == pytest.approx(scale, rel=0.25)
+
+
+def test_a_scale_is_recovered_from_few_prompts_that_forecasts_hit_exactly() -> None:
+    """A sharp forecast, tested on 40 prompts, has drawn the very share that was measured: that is no sign of a small
+    error."""
+    rng = np.random.default_rng(3)
+    cell = Cell(strategy="mopd", domain="a", trained=("a",), start={"a": 0.4})
+    few, found = 40, []
+    for place, middle in enumerate(rng.uniform(-1, 2, 300)):
+        truth = logistic(middle + 0.5 * stats.t.rvs(4, random_state=rng))
+        ensemble = rng.binomial(few, logistic(np.full(400, middle))) / few
+        found.append(
+            Trial(
+                study="s", run=str(place), condition="c", seed=0, cell=cell, ensemble=tuple(ensemble.tolist()),
+                truth=rng.binomial(few, truth) / few, items=few,
+            )
+        )  # fmt: skip
+    assert most_probable(found, *SPREADS["error"]) == pytest.approx(0.5, rel=0.25)
 
 
 @pytest.mark.slow
