@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +44,9 @@ def crossed(folders: Mapping[str, Path], studies: Studies, whole: Refit, *, fold
     fit as it is where there are too few runs."""
     left_out = [left_out_of(folders, studies, whole, fold=fold, of=folds) for fold in range(folds)]
     rows: dict[str, Any] = {}
-    for name, own in (
-        (MODEL_ERROR, [part.sampled for part in left_out]),
-        (GREEDY_ERROR, [part.greedy for part in left_out]),
-    ):
+    for name in (MODEL_ERROR, GREEDY_ERROR):
         source = f"their conditions left out of a fit, one in {folds} at a time"
-        left = [trial for part in own for trial in part if not trial.bold]
+        left = [trial for part in left_out for trial in part.get(name, ()) if not trial.bold]
         rows |= scale(whole.document["parameters"], left, name, TINY, source=source)
     return with_errors(whole, rows)
 
@@ -121,18 +118,11 @@ def most_probable(chosen: Sequence[Trial], middle: float, sd: float) -> float:
     return math.exp(minimize_scalar(cost, bounds=_LOG_SCALES, method="bounded").x)
 
 
-@dataclass(frozen=True, kw_only=True)
-class LeftOut:
-    """Trials of a part of the conditions, forecast by a fit to the others: scores at temperature 1, and greedy ones."""
-
-    sampled: Sequence[Trial] = ()
-    greedy: Sequence[Trial] = ()
-
-
 def left_out_of(
     folders: Mapping[str, Path], studies: Studies, whole: Refit, *, fold: int, of: int
-) -> LeftOut:
-    """One part of the conditions, forecast without an error of the form by a fit to the others."""
+) -> dict[str, list[Trial]]:
+    """One part of the conditions, forecast without an error of the form by a fit to the others: by the error that they
+    speak of, trials of scores at temperature 1 and greedy ones."""
 
     def is_left(study: str, row: Mapping[str, Any]) -> bool:
         return _part(condition_of(study, row), of) == fold
@@ -141,20 +131,18 @@ def left_out_of(
         return is_left(study, row) and not row["held_out"]
 
     if not entering(studies, is_left):
-        return LeftOut()
+        return {}
     learned = refit(folders, studies, leave=is_left, starts=1).calibration
     fitted_runs = {(study, name) for study, names in whole.runs.items() for name in names}
     told = Forecaster(studies=studies, calibration=learned, form_error=False, informed=True)
     judged = {
-        "sampled": trials(told, wanted),
-        "greedy": told_trials(studies, learned, wanted, figure="greedy"),
+        MODEL_ERROR: trials(told, wanted),
+        GREEDY_ERROR: told_trials(studies, learned, wanted, figure="greedy"),
     }
-    return LeftOut(
-        **{
-            name: [trial for trial in own if trial.in_set and (trial.study, trial.run) in fitted_runs]
-            for name, own in judged.items()
-        }
-    )
+    return {
+        name: [trial for trial in own if trial.in_set and (trial.study, trial.run) in fitted_runs]
+        for name, own in judged.items()
+    }
 
 
 def _part(condition: str, of: int) -> int:
