@@ -69,7 +69,7 @@ def keep(question: str, answer: dict[str, Any], kind: Kind = "planned") -> None:
         _found.popitem(last=False)
 
 
-def under_way(question: str, kind: Kind = "planned") -> Work | None:
+def under_way(question: str, kind: Kind) -> Work | None:
     """The work on a question, if it goes on."""
     return _working.get((kind, question))
 

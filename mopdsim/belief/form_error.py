@@ -68,9 +68,9 @@ def moved(score_DN: Array, error_DN: Array | None) -> Array:
     return logistic(logit(np.clip(score_DN, _EDGE, 1 - _EDGE)) + error_DN)
 
 
-def tested(score_N: Array, items: int, *, key: str, seed: int = 0) -> Array:
+def tested(score_N: Array, items: int, *, key: str) -> Array:
     """Shares of `items` prompts passed at these pass rates, (N,), with luck from the stream of this name."""
     from scipy import stats
 
-    luck_N = uniform(f"measured:{key}", seed, len(score_N))
+    luck_N = uniform(f"measured:{key}", 0, len(score_N))
     return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)

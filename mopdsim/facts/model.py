@@ -140,10 +140,10 @@ class Model:
         """Cache read to decode one token (less than what is kept under sparse attention)."""
         return self._summed("read_elements", context)
 
-    def kv_bytes_per_token(self, bytes_per_element: float = 2.0) -> float:
-        """What one more token adds to the cache beyond every window; fixed states add nothing."""
+    def kv_bytes_per_token(self) -> float:
+        """What one more token adds to a bf16 cache beyond every window; fixed states add nothing."""
         far = 1 << 24
-        return float(self.cache_elements(far + 1) - self.cache_elements(far)) * bytes_per_element
+        return float(self.cache_elements(far + 1) - self.cache_elements(far)) * 2.0
 
     def _summed(self, method: str, context: ArrayLike) -> Array:
         total = np.zeros_like(np.asarray(context, dtype=float))

@@ -17,7 +17,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import score, usd
-from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.calibration import default_calibration
 from mopdsim.cost.stage_cost import steps_within
 from mopdsim.forecast.forecast import HOUR, forecast
 from mopdsim.forecast.scenario import Scenario
@@ -70,12 +70,12 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     return _scaled_to(scenario, flops, spent)
 
 
-def at_dollars(scenario: Scenario, dollars: float, calibration: Calibration | None = None) -> AtBudget:
+def at_dollars(scenario: Scenario, dollars: float) -> AtBudget:
     """The scenario whose forecast costs so many dollars at the median. UsageError for a sum that is no amount."""
     if not (math.isfinite(dollars) and dollars > 0):
         raise UsageError(f"budget_usd = {dollars}: must be a finite number above 0")
     scenario = with_gpus(scenario)
-    bills, world = bills_of(scenario), world_of(scenario, calibration or default_calibration())
+    bills, world = bills_of(scenario), world_of(scenario, default_calibration())
     lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
 
     def hours(name: str, steps: int) -> Array:

@@ -20,7 +20,6 @@ from functools import cache
 import numpy as np
 
 from mopdsim.base.arrays import Array, middle
-from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.forecast import DAY, HOUR
 from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
 from mopdsim.plan.candidate import DISTILLED, TAUGHT, Group, Plan, group_name, recipe_of
@@ -342,19 +341,17 @@ class Outcome:
 class Evaluator:
     """Evaluates plans for one question and remembers them, in the order of first evaluation."""
 
-    def __init__(
-        self, question: Question, calibration: Calibration | None = None, *, stock: Stock | None = None
-    ) -> None:
+    def __init__(self, question: Question, stock: Stock | None = None) -> None:
         self.question = question
         self.options = splits(question.pool)
-        self.stock = stock or Stock(question, calibration)
+        self.stock = stock or Stock(question)
         self.rounds = Rounds(self.stock)
         self.found: dict[Plan, Outcome] = {}
         self._scored: dict[Plan, tuple[float, dict[str, float]]] = {}
 
     def on(self, question: Question) -> Evaluator:
         """An evaluator for a question that has another pool: what plans score is the same there, and known."""
-        twin = Evaluator(question, stock=self.stock.on(question))
+        twin = Evaluator(question, self.stock.on(question))
         twin._scored = self._scored
         return twin
 

@@ -18,7 +18,6 @@ from math import prod
 from typing import Any
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.model import title
 from mopdsim.plan.candidate import DISTILLED, TAUGHT, Plan, first_of_each
 from mopdsim.plan.evaluation import Evaluator, Outcome
@@ -189,11 +188,11 @@ class Found:
         return [outcome for outcome in self.outcomes if outcome.feasible]
 
 
-def explore(question: Question, calibration: Calibration | None = None, *, rough: bool = False) -> Found:
+def explore(question: Question, *, rough: bool = False) -> Found:
     """Searches every family that the question allows. The same question gives the same result. rough: of groupings the
     signed graph's alone, and few moves."""
-    evaluator = Evaluator(question, calibration)
-    search = _Search(evaluator, grid(Evaluator(question, stock=evaluator.stock)), rough)
+    evaluator = Evaluator(question)
+    search = _Search(evaluator, grid(Evaluator(question, evaluator.stock)), rough)
     for family in question.families:
         search.family(family)
     return Found(evaluator=evaluator, outcomes=evaluator.best(evaluator.found.values()))

@@ -17,7 +17,6 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.compare import MEASURES, SURE, TIE
 from mopdsim.forecast.forecast import Forecast, efforts_of, forecast
 from mopdsim.plan.candidate import Plan, first_of_each, scenario_of
@@ -77,7 +76,7 @@ class Finalist:
         return efforts_of(scenario, made.bills, world)
 
 
-def finalists(question: Question, found: Found, calibration: Calibration | None = None) -> list[Finalist]:
+def finalists(question: Question, found: Found) -> list[Finalist]:
     """The best plan of each of the best shapes (teachers of so many domains, whichever) and of each family that keeps
     the limits: the recommended one, which is the cheapest of those that tie with the best and come within `FLOOR` of
     it, then the others, best first."""
@@ -88,7 +87,7 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     for outcome in found.feasible:
         if outcome.plan.structure in alike:
             alike[outcome.plan.structure].append(outcome)
-    tried = (_keeping(question, _worth_trying(outcomes), calibration) for outcomes in alike.values())
+    tried = (_keeping(question, _worth_trying(outcomes)) for outcomes in alike.values())
     judged = [one for one in tried if one is not None]
     values = {one.plan: float(question.value(one.utility_N)) for one in judged}
     judged.sort(key=lambda one: -values[one.plan])
@@ -101,9 +100,7 @@ def finalists(question: Question, found: Found, calibration: Calibration | None 
     return [one for one in judged if one is cheapest] + [one for one in judged if one is not cheapest]
 
 
-def at_equal_dollars(
-    question: Question, found: Found, recommended: Finalist, calibration: Calibration | None = None
-) -> dict[str, Finalist]:
+def at_equal_dollars(question: Question, found: Found, recommended: Finalist) -> dict[str, Finalist]:
     """The best of one mixed run, of distillation from several teachers and of all other kinds among the plans that keep
     the limits and cost no more than the recommended one, which stands in its own column."""
     dollars = float(np.median(recommended.forecast.usd_N))
@@ -111,7 +108,7 @@ def at_equal_dollars(
     for outcome in found.feasible:
         column = _column(outcome.plan)
         if column not in chosen and outcome.median["usd"] <= dollars:
-            chosen[column] = _judged(question, outcome.plan, calibration)
+            chosen[column] = _judged(question, outcome.plan)
     return {column: chosen[column] for column in COLUMNS if column in chosen}
 
 
@@ -127,14 +124,14 @@ def _worth_trying(outcomes: Sequence[Outcome]) -> list[Plan]:
     return [outcome.plan for outcome in [*alike[:_TRIES], *outcomes[:_TRIES]]]
 
 
-def _keeping(question: Question, plans: Sequence[Plan], calibration: Calibration | None) -> Finalist | None:
+def _keeping(question: Question, plans: Sequence[Plan]) -> Finalist | None:
     """The first plan whose longer forecast keeps the limits too."""
-    judged = (_judged(question, plan, calibration) for plan in plans)
+    judged = (_judged(question, plan) for plan in plans)
     return next((one for one in judged if keeps(question, one.forecast)), None)
 
 
-def _judged(question: Question, plan: Plan, calibration: Calibration | None) -> Finalist:
-    made = forecast(scenario_of(question, plan, draws=JUDGING_DRAWS), calibration)
+def _judged(question: Question, plan: Plan) -> Finalist:
+    made = forecast(scenario_of(question, plan, draws=JUDGING_DRAWS))
     return Finalist(plan=plan, forecast=made, utility_N=question.utility(made.scores_DN))
 
 
@@ -192,16 +189,16 @@ def undominated(points_PX: Array) -> list[int]:
     return kept
 
 
-def frontier(outcomes: Sequence[Outcome], most: int = MOST) -> list[Outcome]:
+def frontier(outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Outcomes that no other beats in median dollars, median days and objective at once, cheapest first; of many,
     spread evenly."""
     if not outcomes:
         return []
     points_PX = np.array([[o.median["usd"], o.median["days"], -round(o.value, _DIGITS)] for o in outcomes])
     kept = sorted(undominated(points_PX), key=lambda place: (points_PX[place, 0], points_PX[place, 2]))
-    if len(kept) > most:
+    if len(kept) > MOST:
         best = min(kept, key=lambda place: points_PX[place, 2])
-        spread = {kept[round(place)] for place in np.linspace(0, len(kept) - 1, most - 1)}
+        spread = {kept[round(place)] for place in np.linspace(0, len(kept) - 1, MOST - 1)}
         kept = [place for place in kept if place in spread | {best}]
     return [outcomes[place] for place in kept]
 
@@ -210,15 +207,13 @@ _RELAXED = (4.0, 16.0, 64.0)  # limits tried, in multiples, where a minimum scor
 _KEYS = {"gpu_hours": "budget_gpu_hours", "usd": "budget_usd", "days": "deadline_days"}
 
 
-def infeasible(question: Question, found: Found, calibration: Calibration | None = None) -> InfeasibleError:
+def infeasible(question: Question, found: Found) -> InfeasibleError:
     """The error to raise: one sentence with the binding limit and the nearest feasible one."""
     good = [outcome for outcome in found.outcomes if not _missing(question, outcome)]
     for factor in _RELAXED:
         if good:
             break
-        good = [
-            o for o in explore(relaxed(question, factor), calibration).outcomes if not _missing(question, o)
-        ]
+        good = [o for o in explore(relaxed(question, factor)).outcomes if not _missing(question, o)]
     if not good:
         return _out_of_reach(question, found)
     limits = question.limits.items()  # by what factor they would have to be widened for a plan

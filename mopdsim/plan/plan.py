@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.numbers import count, duration, points, score, share, usd
-from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.compare import TIE
 from mopdsim.forecast.forecast import quantiles
@@ -243,13 +242,7 @@ def _silent(_: str) -> None:
     """Tells nobody."""
 
 
-def plan(
-    question: Question,
-    calibration: Calibration | None = None,
-    *,
-    rough: bool = False,
-    told: Callable[[str], None] = _silent,
-) -> Answer:
+def plan(question: Question, *, rough: bool = False, told: Callable[[str], None] = _silent) -> Answer:
     """The planner's answer. rough: of one round, few groupings and few draws, and without what would change it; for
     the time until the full answer is there. told: hears of each step as it begins, as "3/5 pricing what to measure".
 
@@ -263,15 +256,15 @@ def plan(
 
     step()
     searched = replace(question, max_rounds=1).on(draws=ROUGH_DRAWS) if rough else question
-    found = explore(searched, calibration, rough=rough)
+    found = explore(searched, rough=rough)
     step()
-    judged = finalists(searched, found, calibration)
+    judged = finalists(searched, found)
     if not judged:
-        raise infeasible(question, found, calibration)
-    equals = at_equal_dollars(searched, found, judged[0], calibration)
+        raise infeasible(question, found)
+    equals = at_equal_dollars(searched, found, judged[0])
     step()
     flipping = [] if rough else flips(question, judged)
-    tipping = [] if rough else tips(question, found, judged, calibration)
+    tipping = [] if rough else tips(question, found, judged)
     step()
     worths = [] if rough else values(question, judged, pilots(question, found.evaluator.stock))
     known = perfect(question, judged)
@@ -286,7 +279,7 @@ def plan(
         tips=tipping,
         worths=worths,
         perfect=known,
-        sensitivity=[] if rough else sensitivity(question, judged[0], calibration),
+        sensitivity=[] if rough else sensitivity(question, judged[0]),
         portfolio=portfolio(question, judged),
         evaluated=len(found.outcomes),
         seconds=time.perf_counter() - started,

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.belief.calibration import Calibration
 from mopdsim.forecast.at_budget import AtBudget, at_dollars
 from mopdsim.forecast.compare import SURE
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
@@ -27,20 +26,18 @@ from mopdsim.recipes.recipe import SMALLER
 from mopdsim.recipes.systems import SYSTEMS
 
 
-def ranking(
-    question: Question, document: Mapping[str, Any], calibration: Calibration | None = None
-) -> dict[str, Any]:
+def ranking(question: Question, document: Mapping[str, Any]) -> dict[str, Any]:
     """The table as plain data, from the planner's answer as `mopd plan --json` prints it: finalists first in the
     planner's order, then systems, the best first. UsageError where the document is no such answer."""
     for key in ("recommended", "alternatives", "assumptions", "headline", "basis", "contradicted_by"):
         if key not in document:
             raise UsageError(f"the answer has no {key!r}: give what `mopd plan FILE --json` printed")
-    recommended = forecast(loads(document["recommended"]["scenario"]), calibration)
+    recommended = forecast(loads(document["recommended"]["scenario"]))
     dollars = float(np.median(recommended.usd_N))
     found, left_out = [], {}
     for name in SYSTEMS:
         try:
-            found.append(_system(question, name, recommended, dollars, calibration))
+            found.append(_system(question, name, recommended, dollars))
         except MopdError as error:
             left_out[name] = str(error)
     return {
@@ -63,11 +60,9 @@ def _row(finalist: Mapping[str, Any]) -> dict[str, Any]:
     return {**{key: finalist[key] for key in keys}, "probability_better": finalist.get("probability_better")}
 
 
-def _system(
-    question: Question, name: str, recommended: Forecast, dollars: float, calibration: Calibration | None
-) -> dict[str, Any]:
+def _system(question: Question, name: str, recommended: Forecast, dollars: float) -> dict[str, Any]:
     scaled = _scaled(question, name, dollars)
-    made = forecast(scaled.scenario, calibration)
+    made = forecast(scaled.scenario)
     utility_N = question.utility(made.scores_DN)
     return {
         "of": "catalogue",

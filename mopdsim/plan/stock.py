@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, middle
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.calibration import default_calibration
 from mopdsim.cost.stage_cost import Bill, bill, bill_together
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, seconds_of, world_of
@@ -108,13 +108,12 @@ class _Spends:
 class Stock:
     """Memory of pieces, for one question."""
 
-    def __init__(self, question: Question, calibration: Calibration | None = None) -> None:
+    def __init__(self, question: Question) -> None:
         self.question = question
-        self.calibration = calibration or default_calibration()
         self.domains = question.base.domains
         plain = simplest(question)
         self.machine = machine_of(plain, plain.recipe.stage[STUDENT])
-        self.world = _with_candidates(world_of(plain, self.calibration))
+        self.world = _with_candidates(world_of(plain, default_calibration()))
         self._worlds: dict[str, World] = {}
         self._trained: dict[Path, Trained] = {}
         self._timed: dict[tuple[Run, int], Timed | None] = {}

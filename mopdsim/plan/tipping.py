@@ -24,7 +24,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.numbers import count, points, usd
-from mopdsim.belief.calibration import Calibration, default_calibration
+from mopdsim.belief.calibration import default_calibration
 from mopdsim.forecast.stage_draws import world_of
 from mopdsim.plan import words
 from mopdsim.plan.candidate import DISTILLED, Plan
@@ -78,15 +78,13 @@ class Tip:
         }[self.what]
 
 
-def tips(
-    question: Question, found: Found, finalists: Sequence[Finalist], calibration: Calibration | None = None
-) -> list[Tip]:
+def tips(question: Question, found: Found, finalists: Sequence[Finalist]) -> list[Tip]:
     """Every flip point, both directions, in the order conflict, teacher quality, price, GPUs."""
     return [
         *_tips(SHIFT, _Shifted(question, finalists, "conflict"), _CONFLICTS),
         *_tips(GAP, _Shifted(question, finalists, "gap"), _GAPS, downward=False),
         *_price(question, found, finalists[0].plan),
-        *_gpus(question, finalists, calibration),
+        *_gpus(question, finalists),
     ]
 
 
@@ -221,10 +219,10 @@ def _choice(
     return best
 
 
-def _gpus(question: Question, finalists: Sequence[Finalist], calibration: Calibration | None) -> list[Tip]:
+def _gpus(question: Question, finalists: Sequence[Finalist]) -> list[Tip]:
     """The size of the pool at which another kind of plan is best."""
     plans = [one.plan for one in finalists[:_POOL_STRUCTURES]]
-    here = Evaluator(question.on(draws=min(_POOL_DRAWS, question.base.draws)), calibration)
+    here = Evaluator(question.on(draws=min(_POOL_DRAWS, question.base.draws)))
 
     @cache
     def left(size: float) -> list[Outcome]:
@@ -273,11 +271,9 @@ GROUPS = {
 }
 
 
-def sensitivity(
-    question: Question, recommended: Finalist, calibration: Calibration | None = None
-) -> list[dict[str, Any]]:
+def sensitivity(question: Question, recommended: Finalist) -> list[dict[str, Any]]:
     """First-order and total index of each group of inputs on the recommended plan's objective, largest total first."""
-    one, other = (_world(question, recommended, calibration, shift) for shift in (0, _OTHER_SEED))
+    one, other = (_world(question, recommended, shift) for shift in (0, _OTHER_SEED))
     found = indices(lambda world: recommended.utility_in(question, world), one, other)
     return sorted(
         (
@@ -326,7 +322,7 @@ class _Watched(dict[str, Array]):
         return super().__getitem__(name)
 
 
-def _world(question: Question, recommended: Finalist, calibration: Calibration | None, shift: int) -> World:
+def _world(question: Question, recommended: Finalist, shift: int) -> World:
     seed = question.base.seed + shift
     scenario = replace(recommended.forecast.scenario, seed=seed, draws=SAMPLES)
-    return world_of(scenario, calibration or default_calibration())
+    return world_of(scenario, default_calibration())
