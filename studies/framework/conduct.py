@@ -177,17 +177,18 @@ def _foretell(
     collect: Callable[[], Observations],
 ) -> None:
     """Condition by condition: run what a forecast may know, put the forecasts on record, run the rest, and write the
-    observations."""
+    observations. A condition may share stages with those before it, of which nothing is told either."""
     name, folder, whole = work.study.name, work.folder, work.planned
     forecasts.check(name, foreteller, folder)
     on_record = forecasts.read(folder)["conditions"] if files(work)[forecasts.FILE] else {}
+    before: set[str] = set()
     for condition, runs in forecasts.conditions(work.runs).items():
         own = whole.only(key for run in runs for key in whole.needed(run))
         if condition not in on_record:
             first = forecasts.known(own)
             judged = [node for node in own.nodes if node.key not in first.node]
             done = work.done()
-            if early := [node for node in judged if node.key in done]:
+            if early := [node for node in judged if node.key in done - before]:
                 raise UsageError(
                     f"study {name!r}: {len(early)} of its stages, {early[0].label} among them, were run before their "
                     f"forecasts were put on record: restore {folder / forecasts.FILE}, or give another --out"
@@ -196,6 +197,7 @@ def _foretell(
             forecasts.add(name, condition, runs, collect(), foreteller, folder, today=today())
         carry_out(own)
         observe.write(collect(), folder)
+        before |= own.node.keys()
 
 
 def _carry_out(work: Work, plan: Plan, *, executor: Executor, workers: int, quiet: bool) -> Outcome:

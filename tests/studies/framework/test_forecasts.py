@@ -106,6 +106,20 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
     assert "2 runs." in report and "Judged by aaaa." in report
 
 
+@pytest.mark.slow
+def test_conditions_may_share_stages(make: Make) -> None:
+    """What the first condition ran after its forecasts keeps the second from none of its own."""
+    work = make()
+    (one, _) = work.study.design()
+    runs = [
+        one.model_copy(update={"name": name, "factors": {"contest": name}}) for name in ("first", "second")
+    ]
+    shared = replace(work, study=replace(work.study, design=lambda: runs))
+    conduct.run(shared, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    assert set(forecasts.read(shared.folder)["conditions"]) == {"first", "second"}
+    assert sorted(observe.read(shared.folder).runs()) == ["first", "second"]
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
