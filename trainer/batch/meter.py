@@ -34,9 +34,7 @@ class Meter:
 
     def __init__(self) -> None:
         self._opened = time.perf_counter()
-        self._before = (
-            0.0  # wall-clock seconds of earlier attempts, up to the checkpoint this one goes on from
-        )
+        self._before = 0.0  # wall-clock seconds of earlier attempts, up to the checkpoint that was taken up
         self.seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.cpu_seconds: dict[str, float] = dict.fromkeys(PHASES, 0.0)
         self.flops: dict[str, float] = dict.fromkeys(PHASES, 0.0)

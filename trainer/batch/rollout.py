@@ -24,9 +24,8 @@ from mopdsim.base.errors import UsageError
 from trainer.model.parallel import parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
 
-LOOK_EVERY = (
-    8  # tokens between two looks at who has finished, which wait for an accelerator; on a CPU every token
-)
+# Tokens between two looks at who has finished, which wait for an accelerator; on a CPU every token.
+LOOK_EVERY = 8
 WORTH_DROPPING = 0.25  # share of rows that must have finished before the cache is copied without them
 
 Turn = tuple[Tensor, Tensor, Tensor]  # response_BT, logprob_BT, length_B

@@ -20,11 +20,8 @@ from torch import Tensor, nn
 from trainer.model.lean import admits
 
 WEIGHTS, GENERATION = "model.safetensors", "generation_config.json"
-NORMED = {
-    "LlamaForCausalLM": False,
-    "MistralForCausalLM": False,
-    "Qwen3ForCausalLM": True,
-}  # heads normalised
+# Whether heads are normalised.
+NORMED = {"LlamaForCausalLM": False, "MistralForCausalLM": False, "Qwen3ForCausalLM": True}
 MAPS = {"self_attn": ("q_proj", "k_proj", "v_proj", "o_proj"), "mlp": ("gate_proj", "up_proj", "down_proj")}
 NORMS = ("input_layernorm", "post_attention_layernorm")
 

@@ -93,9 +93,7 @@ def load_policy(
         )
     policy = Policy(model.to(place), tokenizer, dtype=getattr(torch, dtype), chat=chat)
     if tokenizer.chat_template:
-        _ = (
-            policy.chat.close_id
-        )  # a template that cannot be rendered, or closes turns otherwise, is found here
+        _ = policy.chat.close_id  # finds a template that cannot be rendered, or closes turns otherwise
     return policy
 
 

@@ -21,9 +21,7 @@ import psutil
 import torch
 
 R = TypeVar("R")
-SWITCH_SECONDS = (
-    2e-5  # how long a thread may wait for Python's lock: at the usual 5 ms the threads take turns
-)
+SWITCH_SECONDS = 2e-5  # that a thread may wait for Python's lock: at the usual 5 ms the threads take turns
 GRADIENT_BYTES = 256 << 20  # of all parts together
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 

@@ -12,11 +12,8 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from trainer.files.settings import Settings
 
 FORMULA = ("=", "+", "-", "@")
-FIGURES = {
-    "pass_rate": "score",
-    "accuracy": "accuracy",
-    "best_score": "best score",
-}  # a model, a judge, a dataset
+# Of a model, a judge, a dataset.
+FIGURES = {"pass_rate": "score", "accuracy": "accuracy", "best_score": "best score"}
 
 
 def figure_of(domains: Mapping[str, Mapping[str, Any]]) -> str:

@@ -21,11 +21,8 @@ from trainer.files.settings import FOR_REAL, Settings
 from trainer.runs.compute import resolve_dtype
 
 DOMAINS = catalogue.REAL_DOMAINS
-FIGURES = {
-    "t1": "pass_rate",
-    "greedy": "greedy",
-    "pass8": "pass_8",
-}  # in the document, and in a stage's scores
+# In the document, and in a stage's scores.
+FIGURES = {"t1": "pass_rate", "greedy": "greedy", "pass8": "pass_8"}
 
 
 def settings_of(*, seed: int, threads: int) -> Settings:
