@@ -14,7 +14,7 @@ import typer
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
-from mopdsim.cli.flags import Json, Keys, emit, in_columns, require_domains, scenario_flags, scenario_of
+from mopdsim.cli.flags import Json, Keys, emit, in_columns, scenario_flags, scenario_of, with_domains
 from mopdsim.plan import words
 
 
@@ -71,8 +71,7 @@ def compare(
             raise UsageError(
                 f"--all compares every recipe, and {', '.join(recipes)} is named beside it: use one"
             )
-        require_domains(keys)
-        document = compare_all(budget_flops=budget_flops, **keys)
+        document = compare_all(budget_flops=budget_flops, **with_domains(keys))
         return emit(document) if json_ else print(all_text(document))
     if budget_flops is not None:
         raise UsageError(f"budget_flops = {budget_flops:g}: belongs to --all: add that, or leave it out")

@@ -40,7 +40,7 @@ Teams = Annotated[int | None, typer.Option(help="Stages worked on at once [defau
 Budget = Annotated[float | None, typer.Option(help="Dollars; the forecast says how likely it suffices.")]
 Deadline = Annotated[float | None, typer.Option(help="Days; likewise.")]
 Amounts = Annotated[
-    str | None, typer.Option(help="Named set of amounts of a named recipe: tiny, small or published.")
+    str | None, typer.Option(help="Named set of amounts of a named recipe: tiny, real, small or published.")
 ]
 Draws = Annotated[int | None, typer.Option(help="Monte Carlo draws [default: 1000].")]
 Measured = Annotated[
@@ -178,11 +178,9 @@ def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
             raise NotFoundError(
                 f"no recipe {recipe!r}{did_you_mean(recipe, CATALOGUE)}; a file ends in .toml"
             )
-        if "domains" in keys:
-            return scenario.of_recipe(recipe, source=recipe, **keys)
-        require_domains(keys)
-        found = scenario.of_recipe(recipe, source=recipe, domains=list(DEFAULT_DOMAINS), **keys)
-        return replace(found, stated=found.stated - {"domains"})
+        asked = {"domains": list(DEFAULT_DOMAINS), **with_domains(keys)}
+        found = scenario.of_recipe(recipe, source=recipe, **asked)
+        return found if "domains" in keys else replace(found, stated=found.stated - {"domains"})
     document = read_toml(Path(recipe))
     if "stages" in document:
         document = {"recipe": document}
@@ -191,15 +189,21 @@ def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
     return scenario.from_document({**document, **keys}, source=recipe)
 
 
-def require_domains(keys: Mapping[str, Any]) -> None:
-    """UsageError where a model that is not tiny is asked without domains, NotFoundError where there is none."""
+def with_domains(keys: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The keys, with the domains of the small open model where it is asked without. UsageError where a model that is
+    not tiny has none, NotFoundError where there is no such model."""
     from mopdsim.facts.model import model
+    from mopdsim.recipes.catalogue import REAL_DOMAINS, REAL_MODEL
 
     name = keys.get("model", TINY)
-    if "domains" not in keys and not model(name).name.startswith(TINY):
-        raise UsageError(
-            f"--domains is missing: model {name!r} is not asked toy domains; name its own, as in --domains math,code"
-        )
+    known = model(name).name
+    if "domains" in keys or known.startswith(TINY):
+        return keys
+    if known == REAL_MODEL:
+        return {**keys, "domains": list(REAL_DOMAINS)}
+    raise UsageError(
+        f"--domains is missing: model {name!r} is not asked toy domains; name its own, as in --domains math,code"
+    )
 
 
 def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:

@@ -228,7 +228,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
         if SPECIALIST in row:
             rules.specialist(row[SPECIALIST], recipe.amounts_name, f"{source}: domain.{name}.{SPECIALIST}")
     chosen = {name: _domain(name, facts.get(name, {}), source) for name in recipe.domains}
-    model_name, gpu_name, gpus = _MACHINES[scope_of(chosen)]
+    model_name, gpu_name, gpus = _MACHINES["tiny" if _is_real(document) else scope_of(chosen)]
     plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
     _models(plain, recipe, source)
     plain |= _measured(document, source)
@@ -372,8 +372,15 @@ def _recipe(document: Mapping[str, Any], facts: Mapping[str, Mapping[str, Any]],
         raise UsageError(f'{source}: domains = {names!r}: must be a list of names, such as ["math", "code"]')
     options = dict(_table_of(document, "options", source))
     scope = max((_domain(name, facts.get(name, {}), source).scope for name in names), key=SCOPES.index)
-    options.setdefault("amounts", "tiny" if scope == "tiny" else "small")
+    usual = "real" if _is_real(document) else "tiny" if scope == "tiny" else "small"
+    options.setdefault("amounts", usual)
     return catalogue.recipe(given, names, **options)
+
+
+def _is_real(document: Mapping[str, Any]) -> bool:
+    """Whether the model is the one that the trainer runs on the cores at hand, with amounts of its own."""
+    name = document.get("model")
+    return isinstance(name, str) and model(name).name == catalogue.REAL_MODEL
 
 
 def _domain(name: str, facts: Mapping[str, Any], source: str = "scenario") -> Domain:

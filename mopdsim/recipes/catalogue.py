@@ -24,7 +24,8 @@ from mopdsim.recipes.recipe_file import in_words
 from mopdsim.recipes.systems import SYSTEMS
 
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none
-REAL_DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")  # of a small open model
+REAL_MODEL = "HuggingFaceTB/SmolLM2-135M"  # the small open model that the trainer fetches by name
+REAL_DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")  # of that model, likewise
 
 
 def single_domain(domains: Sequence[str], *, amounts: AmountsName = "tiny") -> Recipe:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -48,9 +49,7 @@ def demo(
     elif model is None:
         _print(result)
     else:
-        from rich.console import Console
-
-        Console(width=None if sys.stdout.isatty() else 140).print(real_table(result))
+        _print_tables(real_table(result), _forecast(result, lambda row: row["student"]["t1"]))
         _print_end(result)
 
 
@@ -95,27 +94,46 @@ def _costs(row: dict[str, Any], *, digits: int) -> tuple[str, ...]:
 
 def _print(result: dict[str, Any]) -> None:
     """What was measured, the simulator's forecast beside it, and the end."""
-    from rich.console import Console
-
     from studies.designs.systems.demo import LABELS
 
     title = f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
     measured = _table(title, "recipe", result, "headroom recovered", *COSTS)
-    forecast = _table("forecast P10 to P90 (measured)", "recipe", result, "seconds")
     for name, row in result["recipes"].items():
-        scores, told = row["scores"], row["forecast"]
-        cells = [f"{s['start']:.2f} / {s['teacher']:.2f} / {s['student']:.2f}" for s in scores.values()]
-        measured.add_row(LABELS[name], *cells, *_costs(row, digits=3))
         cells = [
-            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({scores[d]['student']:.2f})"
-            for d in result["domains"]
+            f"{side['start']:.2f} / {side['teacher']:.2f} / {side['student']:.2f}"
+            for side in row["scores"].values()
         ]
-        ends = f"{told['seconds']['p10']:.0f} to {told['seconds']['p90']:.0f} ({row['seconds']:.0f})"
-        forecast.add_row(LABELS[name], *cells, ends)
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    console.print(measured)
-    console.print(forecast)
+        measured.add_row(LABELS[name], *cells, *_costs(row, digits=3))
+    _print_tables(measured, _forecast(result, lambda row: row["student"]))
     _print_end(result)
+
+
+def _forecast(result: dict[str, Any], measured: Callable[[dict[str, Any]], float]) -> Table:
+    """What the simulator says of a recipe whose base nobody scored, `measured` of a domain's row beside it, and of
+    the seconds where it was asked."""
+    from studies.designs.systems.demo import LABELS
+
+    timed = "seconds" in result["recipes"]["mopd"]["forecast"]
+    table = _table("forecast P10 to P90 (measured)", "recipe", result, *(["seconds"] if timed else []))
+    for name, row in result["recipes"].items():
+        told = row["forecast"]
+        cells = [
+            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({measured(found):.2f})"
+            for d, found in row["scores"].items()
+        ]
+        if timed:
+            seconds = told["seconds"]
+            cells.append(f"{seconds['p10']:.0f} to {seconds['p90']:.0f} ({row['seconds']:.0f})")
+        table.add_row(LABELS[name], *cells)
+    return table
+
+
+def _print_tables(*tables: Table) -> None:
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    for table in tables:
+        console.print(table)
 
 
 def _print_end(result: dict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE
 from studies.designs.systems.demo import Scored, before_the_student, finding, gained
 from studies.designs.systems.real_recipes import UNBOUNDED, real_recipes
-from studies.designs.systems.side_by_side import Engine, Finished, about
+from studies.designs.systems.side_by_side import Engine, Finished, about, scores_of_a_test
 from studies.framework.run import Run
 from trainer.files.settings import FOR_REAL, Settings
 from trainer.runs.compute import resolve_dtype
@@ -47,7 +47,8 @@ def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dic
         Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()
     )
     start, teacher = before_the_student(found["mopd"])
-    table = {name: row_of(run, start, teacher) for name, run in found.items()}
+    shape = str(engine.store.weights(found["mopd"].nodes[BASE].key) / "config.json")
+    table = {name: row_of(run, start, teacher, shape) for name, run in found.items()}
     return {
         "model": model,
         "domains": list(DOMAINS),
@@ -65,8 +66,10 @@ def run_real_demo(*, model: str, seed: int, threads: int, engine: Engine) -> dic
     }
 
 
-def row_of(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
-    """One recipe's row of the document."""
+def row_of(found: Finished, start: Scored, teacher: Scored, shape: str) -> dict[str, Any]:
+    """One recipe's row of the document. shape: the path of the model's config.json. The forecast is of scores at
+    temperature 1, and takes the answers to one prompt for answers to as many prompts."""
+    answers = found.run.settings.test_items * found.run.settings.samples_per_prompt
     sides = {"start": start, "teacher": teacher, "student": found.domains()}
     return {
         "scores": {
@@ -77,5 +80,6 @@ def row_of(found: Finished, start: Scored, teacher: Scored) -> dict[str, Any]:
             for domain in DOMAINS
         },
         **gained(found, start, teacher, figure="greedy"),
+        "forecast": {"scores": scores_of_a_test(found.run.recipe, answers, shape)},
         "steps": {stage.name: found.summaries[stage.name]["steps"] for stage in found.run.recipe.stages},
     }

@@ -99,9 +99,9 @@ def forecast_row(recipe: Recipe, model: str = "tiny") -> dict[str, Any]:
     }
 
 
-def scores_of_a_test(recipe: Recipe, items: int) -> dict[str, dict[str, float]]:
-    """P10, P50 and P90 of what a test of so many prompts a domain is likely to find, knowing nothing of the run."""
-    found = told(recipe)
+def scores_of_a_test(recipe: Recipe, items: int, model: str = "tiny") -> dict[str, dict[str, float]]:
+    """P10, P50 and P90 of what a test of so many answers a domain is likely to find, knowing nothing of the run."""
+    found = told(recipe, model)
     return {
         name: quantiles(tested(found.likely_DN[place], items, key=f"{recipe.name}:{name}"))
         for name, place in found.world.index.items()

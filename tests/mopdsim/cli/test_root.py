@@ -222,6 +222,18 @@ def test_defaults_then_the_file_then_flags(mopd: Mopd, tmp_path: Path) -> None:
     assert student(*changed, "--scale", "0.5") == (tiny.learning_rate, 15)
 
 
+def test_the_small_open_model_is_one_question_to_both_engines(mopd: Mopd, tmp_path: Path) -> None:
+    from mopdsim.cli.flags import scenario_of
+
+    asked = scenario_of("mopd", {"model": "smollm2-135m"})
+    run = mopd(
+        "train", "run", "mopd", "--model", "smollm2-135m", "--out", tmp_path / "run", "--dry-run", "--json"
+    )
+    assert recipe_file.to_document(asked.recipe) == run.document["recipe"]
+    assert asked.gpu == "CPU-2-cores" and asked.recipe.domains == catalogue.REAL_DOMAINS
+    assert not {"domains", "amounts", "gpu"} & asked.stated
+
+
 def test_cells_that_a_spreadsheet_would_run_are_escaped(tmp_path: Path) -> None:
     from mopdsim.base.run_directory import PHASES
     from trainer.runs.show import write_table
@@ -369,7 +381,7 @@ def test_models_whose_parts_do_not_fit(mopd: Mopd, world: dict[str, str], tmp_pa
 
     file.write_bytes(file.read_bytes()[:100])
     found = mopd("train", "eval", tmp_path / "large", "--domains", "sort")
-    assert found.code == 3 and "cannot be loaded" in found.err
+    assert found.code == 2 and "is damaged" in found.err
 
 
 ENDS: list[tuple[BaseException, int, str]] = [

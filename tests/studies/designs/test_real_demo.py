@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+from mopdsim.recipes.catalogue import REAL_MODEL
 from mopdsim.recipes.recipe import Merge, Recipe
 from studies.cli import demo as command
 from studies.designs.systems.real_demo import DOMAINS, FIGURES, row_of
@@ -60,18 +61,20 @@ def test_recovery_is_the_ratio_of_sums_of_greedy_gains() -> None:
     student = {
         domain: scored(0.9, greedy) for domain, greedy in zip(DOMAINS, (0.9, 0.3, 0.5, 0.9), strict=True)
     }
-    row = row_of(finished(student), start, teacher)
+    row = row_of(finished(student), start, teacher, REAL_MODEL)
     assert row["recovery"] == pytest.approx((0.6 + 0.0 + 0.2 + 0.6) / (0.6 + 0.4 + 0.2 + 0.7))
     assert row["flops"] == 8e12 and row["steps"] == {"mixed": 7}
     assert row["scores"]["ask:gcd"]["student"] == {"t1": 0.9, "greedy": 0.5, "pass8": 0.9}
     assert set(row["scores"]["ask:gcd"]) == {"start", "teacher", "student"}
     assert set(FIGURES) == {"t1", "greedy", "pass8"}
+    told = row["forecast"]["scores"]
+    assert set(told) == set(DOMAINS) and all(0 < q["p10"] < q["p50"] < q["p90"] < 1 for q in told.values())
 
 
 def document() -> dict[str, Any]:
     start = {domain: scored(0.1, 0.3) for domain in DOMAINS}
     teacher = {domain: scored(0.8, 0.9) for domain in DOMAINS}
-    row = row_of(finished({domain: scored(0.7, 0.85) for domain in DOMAINS}), start, teacher)
+    row = row_of(finished({domain: scored(0.7, 0.85) for domain in DOMAINS}), start, teacher, REAL_MODEL)
     return {
         "model": "smollm2-135m",
         "domains": list(DOMAINS),
@@ -100,6 +103,13 @@ def test_the_table_names_model_seed_temperature_and_prompts() -> None:
         "8.0",
     ):
         assert words in text, text
+
+
+def test_people_see_the_forecast_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("studies.designs.systems.real_demo.run_real_demo", lambda **given: document())
+    done = CliRunner().invoke(command.app, ["--model", "smollm2-135m"])
+    assert done.exit_code == 0, done.output
+    assert "forecast P10 to P90 (measured)" in done.stdout and done.stdout.count("(0.70)") == 2 * len(DOMAINS)
 
 
 @pytest.mark.parametrize("model", [None, "smollm2-135m"])
