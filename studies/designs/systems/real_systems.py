@@ -131,8 +131,8 @@ def _stages(found: Observations, name: str) -> list[dict[str, Any]]:
     """Of each stage: its mean greedy score over its domains, and what it cost."""
     view, recipe = found.seen("greedy"), found.recipe(name)
     rows = []
-    for stage, key in found.finished[name]["keys"].items():
-        cost = found.manifest["stages"][key]
+    for stage in (BASE, *(each.name for each in recipe.stages)):
+        cost = found.manifest["stages"][found.key(name, stage)]
         own = view.scores(name, stage) if view.has(name, stage) else {}
         rows.append(
             {
