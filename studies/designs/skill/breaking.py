@@ -10,7 +10,7 @@ merging, other schedules.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -83,36 +83,64 @@ def broken_rows(found: Observations) -> pd.DataFrame:
 
 
 def analyse(found: Observations) -> Analysis:
-    """Scores and broken domains by size and rate, and how often the one-line rule takes the better recipe. A student
-    that fails counts here with its score: its failing is what is asked."""
-    rows = broken_rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
-    shown = means(rows, "size rate label", "start_greedy temperature_1 greedy pass_8 broken recovery")
-    picked = picks(rows, CHOICES)
-    owners = [
-        (size, domain, name, f"teacher_{place}")
-        for size in SIZES
-        for name in found.runs(size=size, rate=LOWEST, recipe="mopd")
-        for place, domain in enumerate(WORLDS[WORLD], start=1)
-    ]
-    own = Analysis(
-        quantities=_quantities(rows, picked),
-        findings=told_of_rules(picked),
-        tables=(
-            Table(title="Scores by size and rate, failed students included; broken: share of domains", frame=shown),
-            table_of_domains(found, owners),
-        ),
-        charts=(
-            Chart(
-                name="rates", title="Mean greedy score by learning rate, failed students included, a panel a size",
-                frame=shown, x="rate", y="greedy", colour="label", panel="size",
-            ),
-        ),
+    """By size and rate."""
+    return judged_by_rate(
+        found,
+        by=("size", "rate"),
+        worlds={size: (size, WORLDS[WORLD]) for size in SIZES},
+        choices=CHOICES,
+        quantities=_quantities,
         limits=(
             "One world, three seeds, a factor of nine in parameters.",
             "The student's rate is bold and its teachers' is not: a recipe all of whose rates are bold is another one.",
         ),
+    )
+
+
+def judged_by_rate(
+    found: Observations,
+    *,
+    by: Sequence[str],
+    worlds: Mapping[str, tuple[str, Sequence[str]]],
+    choices: Mapping[str, Callable[[float], str]],
+    quantities: Callable[[pd.DataFrame, pd.DataFrame], dict[str, Quantity]],
+    limits: tuple[str, ...],
+) -> Analysis:
+    """Scores and broken domains by size, where there are several, and rate, and how often each rule takes the better
+    recipe. worlds: a size and its domains, by
+    their name in the table of domains. A student that fails counts here with its score: its failing is what is
+    asked."""
+    rows = broken_rows(found)
+    if rows.empty:
+        return Analysis(quantities={})
+    shown = means(rows, f"{' '.join(by)} label", "start_greedy temperature_1 greedy pass_8 broken recovery")
+    picked = picks(rows, choices)
+    gentle = rows.rate.min()
+    owners = [
+        (world, domain, name, f"teacher_{place}")
+        for world, (size, domains) in worlds.items()
+        for name in found.runs(size=size, rate=gentle, recipe="mopd")
+        for place, domain in enumerate(domains, start=1)
+    ]
+    panel = "size" if "size" in by else None
+    own = Analysis(
+        quantities=quantities(rows, picked),
+        findings=told_of_rules(picked),
+        tables=(
+            Table(
+                title=f"Scores by {' and '.join(by)}, failed students included; broken: share of domains", frame=shown
+            ),
+            table_of_domains(found, owners),
+        ),
+        charts=(
+            Chart(
+                name="rates",
+                title="Mean greedy score by learning rate, failed students included"
+                + (", a panel a size" if panel else ""),
+                frame=shown, x="rate", y="greedy", colour="label", panel=panel,
+            ),
+        ),
+        limits=limits,
     )  # fmt: skip
     return compared(rows, "condition", own)
 

@@ -13,12 +13,11 @@ import pandas as pd
 
 from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Recipe
-from studies.designs.builders import kept, mean_where, means, paired, where
-from studies.designs.skill.breaking import RECIPES, SWITCH, broken_rows, picks, told_of_rules
-from studies.designs.skill.contest import compared, judging
-from studies.designs.skill.gate import table_of_domains
+from studies.designs.builders import kept, mean_where, paired, where
+from studies.designs.skill.breaking import RECIPES, SWITCH, judged_by_rate
+from studies.designs.skill.contest import judging
 from studies.designs.skill.real import MODEL, RATE, SETTINGS, SMALL, WORLDS, recipes
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
@@ -26,9 +25,8 @@ from studies.framework.study import predicted
 WORLD = "mixture"
 RATES = (RATE, 4 * RATE, 16 * RATE)
 LOWEST, MIDDLE, HIGHEST = RATES
-BOLD = (
-    SWITCH / default_amounts("tiny", "rl").learning_rate * RATE
-)  # as many times the usual rate as on tiny models
+# as many times the usual rate as on tiny models
+BOLD = SWITCH / default_amounts("tiny", "rl").learning_rate * RATE
 SEEDS = (103, 104, 105)  # after those of `real`
 CHOICES = {
     f"mixed RL, but MOPD at {SWITCH:g} and above": lambda rate: "mopd" if rate >= SWITCH else "mixed_rl",
@@ -67,40 +65,22 @@ def _at(recipe: Recipe, rate: float) -> Recipe:
 
 
 def analyse(found: Observations) -> Analysis:
-    """As `breaking` does: a student that fails counts with its score."""
-    rows = broken_rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
-    shown = means(rows, "rate label", "start_greedy temperature_1 greedy pass_8 broken recovery")
-    picked = picks(rows, CHOICES)
-    owners = [
-        (WORLD, domain, name, f"teacher_{place}")
-        for name in found.runs(rate=LOWEST, recipe="mopd")
-        for place, domain in enumerate(WORLDS[WORLD], start=1)
-    ]
-    own = Analysis(
-        quantities=_quantities(rows),
-        findings=told_of_rules(picked),
-        tables=(
-            Table(title="Scores by rate, failed students included; broken: share of domains", frame=shown),
-            table_of_domains(found, owners),
-        ),
-        charts=(
-            Chart(
-                name="rates", title="Mean greedy score by learning rate, failed students included",
-                frame=shown, x="rate", y="greedy", colour="label",
-            ),
-        ),
+    """By rate, as `breaking` does."""
+    return judged_by_rate(
+        found,
+        by=("rate",),
+        worlds={WORLD: (MODEL, WORLDS[WORLD])},
+        choices=CHOICES,
+        quantities=_quantities,
         limits=(
             f"One model of 135 M parameters, one world, {SMALL:g} times the demo's FLOPs: some ten steps of mixed RL.",
             f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
             "of four domains .036.",
         ),
-    )  # fmt: skip
-    return compared(rows, "condition", own)
+    )
 
 
-def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
+def _quantities(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity]:
     def lead(rate: float) -> Quantity | None:
         return paired(where(rows, rate=rate), "greedy", {"label": "mixed_rl"}, {"label": "mopd"})
 
