@@ -41,8 +41,7 @@ def known_engines(names: Sequence[str]) -> Sequence[str]:
     """The names, all of them engines. NotFoundError for one that is none."""
     for name in names:
         if name not in ENGINES:
-            known = f"(known: {', '.join(ENGINES)})"
-            raise NotFoundError(f"--to {name}: no such engine{did_you_mean(name, ENGINES)} {known}")
+            raise NotFoundError(f"--to {name}: no such engine{did_you_mean(name, ENGINES)}")
     return names
 
 
