@@ -60,7 +60,8 @@ class Domain:
     distillation's gap to 1/e. length_sigma: shape of the lognormal of response lengths, whose mean is
     `response_tokens` (all turns). tool_tokens: what tools and environments write into an episode, all turns: read,
     scored and carried along, never sampled nor learned. environment_seconds: verifier or environment time of one turn.
-    model: whose scores these are, empty where the scope's studies have one model of their own.
+    model: whose scores these are, empty where the scope's studies have one model of their own. kinds: of a row that
+    stands for many tasks, the names that may follow its colon; none: any may.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Domain:
     tool_tokens: int = 0
     model: str = ""
     aliases: tuple[str, ...] = ()
+    kinds: tuple[str, ...] = ()
     note: str = ""
 
     def with_facts(self, facts: Mapping[str, Any], *, source: str = "scenario") -> Domain:
@@ -158,14 +160,17 @@ def aliases() -> dict[str, str]:
 
 def domain(spec: str) -> Domain:
     """The domain of a spec, called by the spec. NotFoundError with the nearest name where the table has
-    none.
+    none, or its row no such kind.
     """
     name = spec.partition("?")[0]
-    scheme, colon, _ = name.partition(":")
+    scheme, colon, kind = name.partition(":")
     found = aliases().get(scheme + colon)
     if found is None:
         raise NotFoundError(f"domain {name!r} is not in the table{did_you_mean(name, aliases())}")
-    return replace(domains()[found], name=spec)
+    row = domains()[found]
+    if row.kinds and kind not in row.kinds:
+        raise NotFoundError(f"domain {name!r}: {scheme} has no task {kind!r}{did_you_mean(kind, row.kinds)}")
+    return replace(row, name=spec)
 
 
 def scope_of(chosen: Mapping[str, Domain]) -> Scope:
@@ -178,6 +183,7 @@ def _from_row(name: str, row: Mapping[str, Any]) -> Domain:
         "name": name,
         "row": name,
         "aliases": tuple(row.get("aliases", ())),
+        "kinds": tuple(row.get("kinds", ())),
         "note": row.get("note", ""),
     }
     for key, value in row.items():

@@ -28,7 +28,7 @@ from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
 from mopdsim.cost.stage_layout import Formats
 from mopdsim.cost.stage_seconds import step_flops, waiting_share
-from mopdsim.facts.domains import Estimate, domain
+from mopdsim.facts.domains import Estimate, domains
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
@@ -196,7 +196,7 @@ def effort_of(
     """
     if isinstance(stage, Merge) or amounts is None:
         return Effort(compute_N=np.zeros(scenario.draws), tokens_N=np.zeros(scenario.draws))
-    usual = {name: domain(scenario.domains[name].row) for name in stage.domains}
+    usual = {name: domains()[scenario.domains[name].row] for name in stage.domains}
     batch = Batch.of(stage, amounts, usual, overlapped=False)
     flops = step_flops(batch, machine)
     relative_N = fresh(scenario.overlap, stage, constants, lag=scenario.lag) * relative_amount(

@@ -170,7 +170,7 @@ def from_start(midpoint_DN: Array, start_DN: Array, domains: Iterable[Domain], s
     table's start)).
 
     A model that rarely succeeds gets little to learn from; one that starts higher is faster."""
-    usual_D = logit(np.array([table.domain(row.row).start.value for row in domains]))
+    usual_D = logit(np.array([table.domains()[row.row].start.value for row in domains]))
     higher_DN = logit(start_DN) - column(usual_D, start_DN)
     return np.asarray(midpoint_DN * np.exp(-slope_N * higher_DN))
 

@@ -135,8 +135,34 @@ def check_amounts(stages: tuple[AnyStage, ...], amounts: Mapping[str, Amounts]) 
     for name, stage in spending.items():
         _check_rate(name, stage, amounts[name].learning_rate)
         _check_rollouts(name, stage, amounts[name].rollouts_per_prompt)
-        if amounts[name].ledger and not isinstance(stage, Distill):
-            raise ValueError(f"stage {name!r}: ledger = true: a distillation alone keeps one: remove it")
+        if amounts[name].ledger:
+            _check_ledger(stage)
+
+
+def _check_ledger(stage: AnyStage) -> None:
+    """What each teacher did can be told apart, weight by weight."""
+    where = f"stage {stage.name!r}: ledger = true:"
+    if not isinstance(stage, Distill):
+        raise ValueError(f"{where} a distillation alone keeps one: remove it")
+    if stage.adapter_rank is not None:
+        raise ValueError(f"{where} it is kept of whole weights: leave adapter_rank out")
+    if stage.loss == "sampled_token" and stage.reward_mix:
+        raise ValueError(
+            f"{where} loss 'sampled_token' mixes the reward into every teacher's own signal: choose another loss or "
+            "set reward_mix = 0"
+        )
+
+
+def check_ranks(stages: tuple[AnyStage, ...]) -> None:
+    """An adapter that goes on keeps its rank."""
+    ranks: dict[str, int | None] = {stage.name: getattr(stage, "adapter_rank", None) for stage in stages}
+    for stage in stages:
+        own, before = ranks[stage.name], ranks.get(stage.init)
+        if own is not None and before is not None and own != before:
+            raise ValueError(
+                f"stage {stage.name!r}: adapter_rank = {own}, but it starts from an adapter of rank {before} "
+                f"({stage.init!r}): give it that rank, or none to train all weights"
+            )
 
 
 def _check_rate(name: str, stage: AnyStage, rate: float) -> None:
@@ -257,6 +283,7 @@ class Recipe(Value):
                     f"stage {name!r} is no ancestor of the output {self.output!r}: use it or remove it"
                 )
         check_roles(self.stages, outputs)
+        check_ranks(self.stages)
         for stage in self.stages:
             check_judges(stage, self.stage)
         check_amounts(self.stages, self.amounts)

@@ -105,6 +105,12 @@ def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings
         raise UsageError(
             f"smaller = {smaller!r}: no stage of recipe {recipe.name!r} starts from a smaller model: leave it out"
         )
+    for name, amounts in recipe.amounts.items():
+        if amounts.ledger and settings.processes > 1:
+            raise UsageError(
+                f"stage {name!r}: ledger = true: one process alone keeps one, and processes = {settings.processes}: "
+                "set processes = 1"
+            )
     given = models(recipe, model, smaller)
     for name in given.values():
         if name not in BUILT_IN:

@@ -45,8 +45,6 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
 
     def begin(trainee: Trainee) -> None:
         valid.update(_check_teachers(trainee, stage, bank))
-        if trainee.amounts.ledger:
-            ledger.check(trainee, stage)
 
     def finish(trainee: Trainee) -> None:
         if trainee.amounts.ledger:

@@ -20,35 +20,17 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import LEDGER
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch
 from trainer.batch.routing import Route, by_teacher
 from trainer.batch.update import Part
 from trainer.files.atomic import explained
-from trainer.model import processes
 from trainer.stages.loop import BETAS, Metrics, Trainee
 from trainer.stages.targets import Target, loss_function, reward_function
 
 REWARD = "reward"
 EPSILON = 1e-8  # of AdamW as `trainer.stages.loop` makes it
-
-
-def check(trainee: Trainee, stage: Distill) -> None:
-    """UsageError where the parts of the gradient cannot be told apart."""
-    name = trainee.job.name
-    if processes.count() > 1:
-        raise UsageError(f"stage {name!r}: ledger = true: one process alone keeps one: set processes = 1")
-    if stage.loss == "sampled_token" and stage.reward_mix:
-        raise UsageError(
-            f"stage {name!r}: ledger = true: loss 'sampled_token' mixes the reward into every teacher's own signal: "
-            "choose another loss or set reward_mix = 0"
-        )
-    if trainee.policy.adapter_base is not None:
-        raise UsageError(
-            f"stage {name!r}: ledger = true: it is kept of whole weights: leave adapter_rank out"
-        )
 
 
 def parts_of(target: Target, routed: list[Route], batch: Batch) -> dict[str, Part]:

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mopdsim.base.errors import DivergenceError, MopdError, UsageError
+from mopdsim.base.errors import DivergenceError, MopdError
 from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
 from mopdsim.recipes.amounts import Amounts
 from trainer.batch.bank import Bank
@@ -36,7 +36,7 @@ from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.log import Log
 from trainer.model import processes
-from trainer.model.adapters import adapted, attach_new
+from trainer.model.adapters import attach_new
 from trainer.model.loading import save_policy
 from trainer.model.policy import Policy
 from trainer.stages.job import Job, Note, Report
@@ -379,12 +379,6 @@ def _loaded(job: Job) -> Policy:
     if policy.adapter_base is None:
         attach_new(policy.model, rank, seed=job.seed("adapter"))
         policy.frozen_base(job.weights[job.init])
-    for name, part in adapted(policy.model).items():
-        if len(part.lora_A) != rank:
-            raise UsageError(
-                f"stage {job.name!r}: adapter_rank = {rank}, but it starts from an adapter of rank {len(part.lora_A)} "
-                f"({name}): give it that rank, or none to train all weights"
-            )
     return policy
 
 

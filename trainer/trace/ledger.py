@@ -36,6 +36,11 @@ def moves(subject: Subject) -> Moves:
                 f"{subject.run}: {stage.name!r} merges weights and keeps no ledger: --confirm takes seconds there"
             )
         path = subject.store.directory(subject.summary["stages"][stage.name]["key"]) / LEDGER
+        if not path.is_file() and stage.adapter_rank is not None:
+            raise NotFoundError(
+                f"{subject.run}: stage {stage.name!r} trained an adapter, and a ledger is kept of whole weights alone: "
+                "use --confirm"
+            )
         if not path.is_file():
             raise NotFoundError(
                 f"{subject.run}: stage {stage.name!r} kept no ledger: run the recipe with --set "

@@ -5,10 +5,11 @@ numbers.
 from __future__ import annotations
 
 import pytest
+from reasoning_gym.factory import DATASETS
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.facts.domains import FACTS, GRADES, SCOPES, Estimate, domain, domains, scope_of
-from trainer.tasks import FAMILIES
+from trainer.tasks import FAMILIES, ask
 
 
 @pytest.mark.parametrize("name", domains())
@@ -29,7 +30,9 @@ def test_every_row_is_sound_and_sourced(name: str) -> None:
 
 def test_the_trainers_tasks_are_all_in_the_table() -> None:
     assert {family: domain(family).scope for family in FAMILIES} == dict.fromkeys(FAMILIES, "tiny")
-    assert domain("reasoning_gym:leg_counting").scope == "small"
+    for scheme, kinds in (("ask", ask.QUESTIONS), ("reasoning_gym", DATASETS)):
+        assert {domain(f"{scheme}:{kind}").scope for kind in kinds} == {"small"}
+        assert set(domains()[f"{scheme}:"].kinds) == set(kinds)
     assert domain("jsonl:prompts.jsonl?verifier=exact").scope == "small"
 
 
@@ -48,6 +51,12 @@ def test_a_spec_keeps_its_name_and_finds_its_row() -> None:
 def test_an_unknown_domain_names_the_nearest() -> None:
     with pytest.raises(NotFoundError, match="did you mean 'math'"):
         domain("maths")
+    with pytest.raises(
+        NotFoundError, match=r"'ask:larges': ask has no task 'larges' \(did you mean 'largest'"
+    ):
+        domain("ask:larges?digits=3")
+    with pytest.raises(NotFoundError, match="reasoning_gym has no task ''"):
+        domain("reasoning_gym:")
 
 
 def test_one_frontier_domain_makes_a_frontier_forecast() -> None:

@@ -224,6 +224,24 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
         document(amounts_of={"first": {"rollouts_per_prompt": 1}}),
         ["'first'", "rollouts_per_prompt = 1", "at least 2", "raise it"],
     ),
+    "another rank than the parent's": (
+        document(
+            stages=[
+                {**IDLE, "name": "before", "adapter_rank": 4},
+                *changed("first", init="before", adapter_rank=2)["stages"],
+            ]
+        ),
+        ["'first'", "adapter_rank = 2", "rank 4 ('before')", "give it that rank"],
+    ),
+    "a ledger of an adapter": (
+        changed("student", adapter_rank=8) | {"amounts_of": {"student": {"ledger": True}}},
+        ["'student'", "ledger = true", "whole weights", "leave adapter_rank out"],
+    ),
+    "a ledger of what is mixed": (
+        changed("student", loss="sampled_token", reward_mix=0.5)
+        | {"amounts_of": {"student": {"ledger": True, "rollouts_per_prompt": 4}}},
+        ["'student'", "ledger = true", "set reward_mix = 0"],
+    ),
     "mixed reward of one": (
         changed("student", reward_mix=0.5),
         ["'student'", "rollouts_per_prompt = 1", "at least 2", "raise it"],

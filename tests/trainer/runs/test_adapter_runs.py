@@ -117,13 +117,6 @@ def test_an_adapter_goes_on_or_becomes_whole_weights(
     load_policy(tmp_path / "run" / "weights")
 
 
-def test_another_rank_than_the_parents_is_refused(small: dict[str, str], model: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        UsageError, match=r"'second': adapter_rank = 3, but it starts from an adapter of rank 2"
-    ):
-        carry_out(chain(small, (2, 3)), model, tmp_path / "run")
-
-
 @pytest.mark.slow
 def test_a_student_may_be_an_adapter_too(small: dict[str, str], model: Path, tmp_path: Path) -> None:
     recipe = with_adapters(shrunk(catalogue.recipe("mopd", list(small.values()))), 2, Rl, Distill)

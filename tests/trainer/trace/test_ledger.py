@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_world import Made, carry_out, logprobs_of, plain_model, shrunk
+from small_world import SETTINGS, Made, carry_out, logprobs_of, plain_model, shrunk
 from stopping import Stop, stop_after
 from typer.testing import CliRunner
 
@@ -146,6 +146,31 @@ def test_a_run_without_a_ledger_says_how_to_get_one(
     done = CliRunner().invoke(app, [str(tmp_path / "run"), "--prompt", "l01", "--by", "ledger"])
     assert isinstance(done.exception, NotFoundError)
     assert "--set amounts_of.student.ledger=true" in str(done.exception)
+
+
+def test_a_student_that_is_an_adapter_is_told_what_else_to_use(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    own = kept("off_policy", small, ledger=False)
+    output = own.stage[own.output]
+    adapter = output.model_copy(update={"adapter_rank": 2})
+    stages = tuple(adapter if stage == output else stage for stage in own.stages)
+    carry_out(own.model_copy(update={"stages": stages}), model, tmp_path / "run")
+    with pytest.raises(NotFoundError, match=r"trained an adapter, .*: use --confirm$"):
+        moves(open_run(tmp_path / "run"))
+
+
+def test_a_ledger_in_several_processes_is_refused_before_any_stage(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=r"'student': ledger = true: .*processes = 3: set processes = 1"):
+        carry_out(
+            kept("mopd", small),
+            model,
+            tmp_path / "run",
+            settings=SETTINGS.model_copy(update={"processes": 3}),
+        )
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_ledger_belongs_to_a_distillation(small: dict[str, str]) -> None:
