@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
 from studies.framework.analysis import Analysis, Quantity
@@ -54,11 +54,16 @@ def at_flops(
     return recipe.with_amounts(amounts)
 
 
-def composed(name: str, domains: Sequence[str], spent: Sequence[tuple[AnyStage, Amounts]]) -> Recipe:
+def composed(
+    name: str,
+    domains: Sequence[str],
+    spent: Sequence[tuple[AnyStage, Amounts]],
+    scale: AmountsName = "tiny",
+) -> Recipe:
     """A recipe of these stages with their amounts, whose last is its result."""
     amounts = {stage.name: own for stage, own in spent}
     stages = [stage for stage, _ in spent]
-    return assemble(name, domains, "tiny", stages, amounts_of=lambda stage, _: amounts[stage.name])
+    return assemble(name, domains, scale, stages, amounts_of=lambda stage, _: amounts[stage.name])
 
 
 Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, Any]]]

@@ -63,6 +63,7 @@ _STUDIES: Mapping[str, str | Retired] = {  # those that run by their file in `st
     "order_fresh": "skill.order",
     "conflict": "skill.conflict",
     "teachers": "skill.teachers",
+    "teachers_real": "skill.teachers_real",
     "breaking": "skill.breaking",
     "breaking_real": "skill.breaking_real",
     "caps": "skill.caps",

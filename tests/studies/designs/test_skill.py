@@ -10,7 +10,19 @@ from simulated import noise, runs_of, simulated
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes.recipe import BASE
-from studies.designs.skill import breaking, caps, conflict, contest, gate, order, suite, sweep, teachers
+from studies.designs.skill import (
+    breaking,
+    caps,
+    conflict,
+    contest,
+    gate,
+    order,
+    suite,
+    sweep,
+    teachers,
+    teachers_real,
+    team,
+)
 from studies.framework import observe
 from studies.framework.forecasts import known
 from studies.framework.observe import Observations
@@ -224,37 +236,52 @@ def test_a_sweep_says_which_optimum_lies_on_an_edge() -> None:
     )
 
 
-def test_teachers_cost_what_their_arm_says() -> None:
-    """At equal total FLOPs every recipe spends alike; at an equal student each teacher costs an eighth of the teachers'
-    part; where a domain came late, two domains' FLOPs follow those of seven."""
-    whole = suite.FLOPS * len(teachers.WORLD)
-    for run in runs_of("teachers").values():
-        spent = {name: amounts.max_flops or 0.0 for name, amounts in run.recipe.amounts.items()}
-        arm, name = run.factors["arm"], str(run.factors["recipe"])
-        if arm == teachers.STUDENT_ALONE:
-            count = int(name.removeprefix("mopd_"))
-            assert spent["student"] == pytest.approx(0.6 * whole)
-            assert sum(spent.values()) == pytest.approx((0.6 + 0.4 * count / 8) * whole)
+TEAMS = {"teachers": teachers.TEAM, "teachers_real": teachers_real.TEAM}
+
+
+@pytest.mark.parametrize("name", TEAMS)
+def test_teachers_cost_what_their_arm_says(name: str) -> None:
+    """At equal total FLOPs every recipe spends alike; at an equal student each teacher costs one domain's part of the
+    teachers'; where a domain came late, two domains' FLOPs follow those of the others."""
+    own = TEAMS[name]
+    count = len(own.domains)
+    whole = (own.taught + own.learnt) * count
+    for run in runs_of(name).values():
+        spent = {stage: amounts.max_flops or 0.0 for stage, amounts in run.recipe.amounts.items()}
+        arm = run.factors["arm"]
+        if arm == team.STUDENT_ALONE:
+            taught = own.taught * int(str(run.factors["recipe"]).removeprefix("mopd_"))
+            assert spent["student"] == pytest.approx(own.learnt * count)
+            assert sum(spent.values()) == pytest.approx(own.learnt * count + taught)
         else:
-            late = (len(teachers.EARLY) + teachers.AFTER) / len(teachers.WORLD)
-            assert sum(spent.values()) == pytest.approx(whole * (late if arm == teachers.CAME_LATE else 1))
-    sizes = {k: [len(group) for group in groups] for k, groups in teachers.GROUPS.items()}
-    assert sizes == {1: [8], 2: [4, 4], 4: [2] * 4, 8: [1] * 8}
-    assert all(sorted(sum(groups, ())) == sorted(teachers.WORLD) for groups in teachers.GROUPS.values())
+            late = (len(own.early) + team.AFTER) / count
+            assert sum(spent.values()) == pytest.approx(whole * (late if arm == team.CAME_LATE else 1))
+    for number, groups in own.groups.items():
+        assert [len(group) for group in groups] == [count // number] * number
+        assert sorted(domain for group in groups for domain in group) == sorted(own.domains)
 
 
-def test_the_late_domain_is_trained_in_no_first_part() -> None:
-    for run in runs_of("teachers").values():
-        if run.factors["arm"] == teachers.CAME_LATE:
-            trained = {stage.name for stage in run.recipe.stages if teachers.LATE in stage.domains}  # type: ignore[union-attr]
+@pytest.mark.parametrize("name", TEAMS)
+def test_the_late_domain_is_trained_in_no_first_part(name: str) -> None:
+    for run in runs_of(name).values():
+        if run.factors["arm"] == team.CAME_LATE:
+            trained = {stage.name for stage in run.recipe.stages if TEAMS[name].late in stage.domains}  # type: ignore[union-attr]
             assert trained in ({"mixed"}, {"teacher_late", "student"})
+
+
+def test_a_step_of_a_real_teacher_asks_no_more_of_a_domain_than_its_flops_last_for() -> None:
+    """So that no teacher has fewer steps than a specialist: FLOPs for each prompt of a step."""
+    for run in runs_of("teachers_real").values():
+        for stage, amounts in run.recipe.amounts.items():
+            if stage.startswith("teacher"):
+                assert (amounts.max_flops or 0) / amounts.prompts_per_step >= teachers_real.TAUGHT / 8
 
 
 def test_specialists_are_shared_by_the_arms(tmp_path: Path) -> None:
     """Those of eight teachers, when a domain comes late, are those of equal totals."""
     found = planned(runs_of("teachers"), Store(root=tmp_path))
     seed = teachers.SEEDS[0]
-    keys = {arm: found.keys[f"{arm}/mopd/seed{seed}"] for arm in (teachers.TOTAL, teachers.CAME_LATE)}
+    keys = {arm: found.keys[f"{arm}/mopd/seed{seed}"] for arm in (team.TOTAL, team.CAME_LATE)}
     for place in range(1, len(teachers.WORLD)):
         assert len({own[f"teacher_{place}"] for own in keys.values()}) == 1
 
@@ -266,7 +293,7 @@ def test_teachers_are_counted_in_the_report() -> None:
     def greedy(run: Run, stage: str, domain: str) -> float:
         if stage == BASE or domain == suite.PROBE:
             return START if domain != suite.PROBE else 0.0
-        if run.factors["arm"] == teachers.CAME_LATE and domain == teachers.LATE:
+        if run.factors["arm"] == team.CAME_LATE and domain == teachers.TEAM.late:
             return 0.5
         return ends[str(run.factors["recipe"])] + noise(run, stage)
 
