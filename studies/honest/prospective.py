@@ -254,6 +254,8 @@ def _finding(rows: pd.DataFrame, errors: pd.DataFrame, lead: Quantity | None, wo
     best = rules.sort_values("error").iloc[0]
     beside = "" if lead is None else f", the rule's error less the model's {lead} over conditions"
     winner = "The model wins" if model.error < best.error else f"The simple rule '{best.forecast}' wins"
+    if lead is not None and lead.low <= 0 <= lead.high:
+        winner = "Neither wins: the interval holds 0"
     return (
         f"{words}, {len(rows)} scores of {rows.run.nunique()} runs in {rows.condition.nunique()} conditions: the model "
         f"errs by {model.error:.1f} points, the best rule ('{best.forecast}') by {best.error:.1f}{beside}. {winner}. "

@@ -142,6 +142,18 @@ def test_errors_intervals_and_losses_are_those_that_were_put_in(
     assert " 0% (95% interval" in narrow.findings[0]
 
 
+def test_nobody_wins_where_conditions_disagree(found: Observations, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule 'start' is wrong in one condition by more than the model, and right in the other."""
+    monkeypatch.setattr(prospective, "FIGURES", {"pass_rate": "temperature 1"})
+    rows = {name: dict(row) for name, row in found.manifest["runs"].items()}
+    for name, row in rows.items():
+        apart = {"contest": "apart"} if ONE[name].factors["recipe"] in ("mixed_rl", "mopd") else {}
+        rows[name]["factors"] = row["factors"] | apart
+    split = replace(found, manifest={**found.manifest, "runs": rows})
+    (sentence,) = prospective.judged(split, record(error=0.05, width=0.06)).findings
+    assert "in 2 conditions" in sentence and "Neither wins: the interval holds 0." in sentence
+
+
 def test_a_failed_distillation_is_left_out_of_the_judgement(
     found: Observations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
