@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from mopdsim.fit.cost import fit, parts
-from mopdsim.validate.cost import LOADERS, published
+from mopdsim.validate.cost import LOADERS, symmetric_error
 from mopdsim.validate.effects import name_of
-from mopdsim.validate.report import symmetric_error
+from mopdsim.validate.tables import published
 
 OFF = 1e-9
 TERMS: Mapping[str, tuple[str, ...]] = {

@@ -33,9 +33,8 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.validate import projects, rl_rows
-from mopdsim.validate.cost import published
 from mopdsim.validate.scenarios import FOLDER, OPTIONAL_COLUMNS, UNITS
-from mopdsim.validate.tables import read_rows
+from mopdsim.validate.tables import published, read_rows
 
 MEAN_SD, SPREAD_SD = 1.0, math.log(1.6)
 DEGREES = 4.0
@@ -112,14 +111,14 @@ def _of_totals() -> Iterator[Run]:
 def _of_steps() -> Iterator[Run]:
     """Steps of other frameworks: what they do not say is drawn."""
     rl = rl_rows.RlConstants.shipped()
-    for entry in rl_rows.load(published("rl_steps")).incomplete:
-        framework = entry["framework"]
-        if "payload" not in entry or not np.isfinite(entry["measured"]) or rl.knows(framework):
+    for _, row in rl_rows.load(published("rl_steps")).incomplete:
+        framework = row.keys["framework"]
+        if row.payload is None or not np.isfinite(row.measured) or rl.knows(framework):
             continue
-        drawn_N = np.log(entry["measured"] / rl_rows.predict(entry["payload"], rl, factor=False))
+        drawn_N = np.log(row.measured / rl_rows.predict(row.payload, rl, factor=False))
         middle = (float(np.median(drawn_N)),) * len(LAUNCHES)
         yield Run(
-            project=framework, stack=rl_rows.stack_of(framework), gpu=entry["catalogue_gpu"],
+            project=framework, stack=rl_rows.stack_of(framework), gpu=row.keys["gpu"],
             own=middle, unnamed=middle, log_sd=float(drawn_N.std()),
         )  # fmt: skip
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,7 @@ from mopdsim.cost.decode import (
 )
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
-from mopdsim.validate.tables import Place, Row, Table, doubt, number, read_rows, sort_rows
+from mopdsim.validate.tables import Row, Table, number, read_rows, sort_rows
 
 COLUMNS = (
     "model", "system", "isl", "osl", "concurrency", "tp", "tpot_ms",
@@ -100,27 +99,26 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> DecodeWo
     return side_by_side(works)
 
 
-def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
-    missing = [name for name in (*ASSUMED, "tp", "tpot_ms") if not row[name]]
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row | str:
+    missing = tuple(name for name in (*ASSUMED, "tp", "tpot_ms") if not row[name])
     measured = number(row, "tpot_ms", line, default=math.nan) / 1e3
     if missing:
-        entry = {"missing": missing, "measured": measured, **doubt(model, gpu)}
-        if row["tp"]:
-            entry["payload"] = _assumed(row, line, model, gpu)
-        return "incomplete", entry
+        drawn = _assumed(row, line, model, gpu) if row["tp"] else None
+        return Row.of(line, model, gpu, measured=measured, payload=drawn, missing=missing)
     values = {name: number(row, name, line) for name in ASSUMED}
     if number(row, "ttft_ms", line, default=0.0, zero=True) > QUEUED_TTFT_MS:
-        return "left_out", {"reason": f"first token after more than {QUEUED_TTFT_MS / 1e3:.0f} s"}
+        return f"first token after more than {QUEUED_TTFT_MS / 1e3:.0f} s"
     replica = _replica(row, line)
     sizes = "{isl:.0f}+{osl:.0f} x{concurrency:.0f}".format(**values)
     layout = f"{gpu.name} {replica.gpus}/{replica.attention_replicas} "
     layout += f"{replica.precision}/{replica.expert_precision}"
-    return "rows", Row(
-        line=line,
+    return Row.of(
+        line,
+        model,
+        gpu,
         label=f"{row['model']} {row['backend']} {layout} {sizes}",
         measured=measured,
-        moe=model.is_moe,
-        keys={"model": model.name, "gpu": gpu.name, "group": f"{model.name} | {gpu.name} | {row['backend']}"},
+        keys={"group": f"{model.name} | {gpu.name} | {row['backend']}"},
         configuration=f"{model.name} {layout} {sizes} {row['moe_tp']} {row['moe_ep']}",
         payload=_work(model, gpu, replica, values),
     )

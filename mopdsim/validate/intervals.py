@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.forecast.forecast import quantiles
 
 MISSED = 0.2  # the share of measurements that an 80% interval leaves out
 UPPER, LOWER = ("upper", "ceiling"), ("lower", "floor")
@@ -35,6 +37,17 @@ def held(told: Mapping[str, float], measured: float, bound: str) -> bool:
     if bound not in BOUNDS:
         raise UsageError(f"bound is {bound!r}; it must be empty or one of {', '.join(BOUNDS)}.")
     return told["p50"] <= measured if bound in UPPER else told["p50"] >= measured
+
+
+def judged(drawn_N: Array, measured: float, *, bound: str = "") -> dict[str, Any]:
+    """P10 to P90 of draws beside what was measured, whether they hold it, and by what factor less one P50 is off."""
+    told = quantiles(drawn_N)
+    return {
+        **told,
+        "measured": measured,
+        "inside_80": held(told, measured, bound),
+        "error": max(told["p50"] / measured, measured / told["p50"]) - 1,
+    }
 
 
 def summary(predictions: Sequence[Mapping[str, Any]], refused: int = 0) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from mopdsim.cost.constants import NORMAL_80, Fitted, RlConstants, shipped
 from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, stack
 from mopdsim.validate import rl_rows, train_rows
 from mopdsim.validate.intervals import summary
+from mopdsim.validate.tables import Row
 
 KINDS: Mapping[str, ModuleType] = {"rl_steps": rl_rows, "train_throughput": train_rows}
 FAR = 100.0  # times off: more likely another unit than another speed
@@ -53,10 +54,10 @@ def _sorted(kind: str, path: Path) -> tuple[list[Measured], list[str]]:
     """The rows that can be forecast, and why others cannot."""
     loader, fitted = KINDS[kind], shipped()[kind]
     found_table = loader.load(path)
-    found = [_complete(kind, row, fitted) for row in found_table.rows]
-    for entry in found_table.incomplete:
-        if "payload" in entry and np.isfinite(entry["measured"]):
-            found.append(_incomplete(kind, entry, fitted))
+    rows = [*found_table.rows, *(row for _, row in found_table.incomplete)]
+    found = [
+        _beside(kind, row, fitted) for row in rows if row.payload is not None and np.isfinite(row.measured)
+    ]
     reasons = [
         f"line {entry['line']}: {entry['reason'].removeprefix('line {}: '.format(entry['line']))}"
         for entry in (*found_table.unknown, *found_table.refused)
@@ -88,18 +89,13 @@ def _half_width(fitted: Fitted, moe: bool, model: str, gpu: str) -> float:
     return max(known, fitted.log_error_80["moe" if moe else "dense"]["new model"])
 
 
-def _complete(kind: str, row: Any, fitted: Fitted) -> Measured:
+def _beside(kind: str, row: Row, fitted: Fitted) -> Measured:
+    """A row and the time model's word on it, over the draws of what an incomplete one does not say."""
     width = _half_width(fitted, row.moe, row.keys["model"], row.keys["gpu"])
-    told = float(np.ravel(_without_factor(kind, row.payload))[0])
-    return Measured(label=row.label, seconds=float(row.measured), forecast=told, log_sd=width / NORMAL_80)
-
-
-def _incomplete(kind: str, entry: Mapping[str, Any], fitted: Fitted) -> Measured:
-    width = _half_width(fitted, entry["moe"], entry["catalogue_model"], entry["catalogue_gpu"])
-    logs = np.log(_without_factor(kind, entry["payload"]))
+    logs = np.log(_without_factor(kind, row.payload))
     return Measured(
-        label=f"line {entry['line']} (without {', '.join(entry['missing'])})",
-        seconds=float(entry["measured"]),
+        label=row.label or f"line {row.line} (without {', '.join(row.missing)})",
+        seconds=float(row.measured),
         forecast=float(np.exp(np.median(logs))),
         log_sd=math.hypot(width / NORMAL_80, float(logs.std())),
     )

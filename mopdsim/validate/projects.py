@@ -36,13 +36,12 @@ from mopdsim.cost.training import TrainLayout, train_step_s
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
-from mopdsim.forecast.forecast import QUANTILES, quantiles
+from mopdsim.forecast.forecast import QUANTILES
 from mopdsim.forecast.stage_draws import project_overhead
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
-from mopdsim.validate.cost import published
-from mopdsim.validate.intervals import summary
-from mopdsim.validate.tables import read_rows
+from mopdsim.validate.intervals import judged, summary
+from mopdsim.validate.tables import published, read_rows
 
 COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
 DRAWS, SEED = 4000, 0
@@ -99,13 +98,9 @@ def _judge(preset: Mapping[str, Any], measured: float) -> dict[str, Any]:
         drawn_N = _flops(preset)
     else:
         drawn_N = gpu_hours(preset, stack(preset["stack"], without=preset["project"]))
-    told = quantiles(drawn_N)
     return {
         "unit": "flop" if preset["kind"] == "flops" else "gpu_hours",
-        **told,
-        "measured": measured,
-        "inside_80": told["p10"] <= measured <= told["p90"],
-        "error": max(told["p50"] / measured, measured / told["p50"]) - 1,
+        **judged(drawn_N, measured),
         "source": preset["source"],
         "assumed": preset["assumed"],
     }

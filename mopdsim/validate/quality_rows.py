@@ -15,8 +15,7 @@ from typing import Any
 
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.facts.domains import aliases
-from mopdsim.validate.cost import published
-from mopdsim.validate.tables import read_rows
+from mopdsim.validate.tables import published, read_rows
 
 COLUMNS = ("study", "model", "method", "trained_on", "domain", "start", "teacher", "score", "unit")
 UNITS = ("percent", "normalised", "points")

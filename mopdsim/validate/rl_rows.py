@@ -12,7 +12,6 @@ import math
 import re
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -27,7 +26,7 @@ from mopdsim.cost.stacks import UNKNOWN, stack
 from mopdsim.cost.training import TrainLayout
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
-from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, quantity, read_rows, sort_rows
+from mopdsim.validate.tables import Row, Table, family, number, quantity, read_rows, sort_rows
 
 COLUMNS = (
     "framework", "model", "gpu", "precision", "gpus", "mode", "max_tokens", "mean_tokens",
@@ -185,16 +184,16 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> list[RlS
 NEEDED = ("gpus", "max_tokens", "mean_tokens", "samples_per_step", "step_s")
 
 
-def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
     extra = 0.0 if RlConstants().knows(row["framework"]) else stack(stack_of(row["framework"])).log_sd
-    missing = [name for name in NEEDED if not row[name]]
+    missing = tuple(name for name in NEEDED if not row[name])
     if missing:
         measured = number(row, "step_s", line, default=math.nan)
-        entry = {"framework": row["framework"], "missing": missing, "measured": measured}
-        entry |= doubt(model, gpu, extra_log_sd=extra)
-        if row["gpus"]:
-            entry["payload"] = _assumed(row, line, model, gpu)
-        return "incomplete", entry
+        drawn = _assumed(row, line, model, gpu) if row["gpus"] else None
+        own = {"framework": row["framework"]}
+        return Row.of(
+            line, model, gpu, measured=measured, keys=own, payload=drawn, extra_log_sd=extra, missing=missing
+        )
     reason = broken_identity(row, line)
     if reason:
         raise UsageError(f"line {line}: {reason}.")
@@ -205,17 +204,13 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Plac
             "answer must be at least as long as the mean"
         )
     where = f"{row['gpus']} x {gpu.name} {row['mode']} {row['precision']}"
-    return "rows", Row(
-        line=line,
+    return Row.of(
+        line,
+        model,
+        gpu,
         label=f"{row['framework']} {row['model']} {where}",
         measured=values["step_s"],
-        moe=model.is_moe,
-        keys={
-            "model": model.name,
-            "gpu": gpu.name,
-            "family": family(model.name),
-            "framework": row["framework"],
-        },
+        keys={"family": family(model.name), "framework": row["framework"]},
         configuration=f"{model.name} {where}",
         payload=scenario(row, model, gpu, values),
         extra_log_sd=extra,

@@ -20,9 +20,8 @@ from mopdsim.cost.stacks import MECHANISMS, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.validate.cost import published
 from mopdsim.validate.intervals import held, summary
-from mopdsim.validate.tables import number, read_rows
+from mopdsim.validate.tables import number, published, read_rows
 
 COLUMNS = ("id", "unit", "measured")
 OPTIONAL_COLUMNS = ("project", "stack", "documented", "bound", "grade", "source", "note")

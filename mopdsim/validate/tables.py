@@ -6,48 +6,67 @@ from __future__ import annotations
 import csv
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from mopdsim.base.documents import DATA
 from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
 
 LARGEST = 1e15
-Place = Literal["rows", "incomplete", "left_out"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One measurement and the work that made it. `keys` names what may be left out: model, gpu, family,
-    group. `extra_log_sd` widens the interval for what the fit never saw (a framework).
+    group. `extra_log_sd` widens the interval for what the fit never saw (a framework). missing: columns that an
+    incomplete row lacks; its payload is draws of what it may have been (None where it lacks too much), and its
+    measurement may be no number.
     """
 
     line: int
-    label: str
+    label: str = ""
     measured: float
     moe: bool
     keys: dict[str, str]
-    configuration: str
+    configuration: str = ""
     payload: Any
     extra_log_sd: float = 0.0
+    missing: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, line: int, model: Model, gpu: Gpu, *, keys: Mapping[str, str] | None = None, **more: Any
+    ) -> Row:
+        """A row on this model and GPU. keys: others than these two."""
+        known = {"model": model.name, "gpu": gpu.name, **(keys or {})}
+        return cls(line=line, moe=model.is_moe, keys=known, **more)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Complete rows, rows that lack an input (`incomplete`, predicted as a distribution), and what was put
-    aside with the reason: `unknown` (model or GPU not in the catalogue), `refused` (breaks its own identity),
-    `left_out` (outside what the model is about).
+    """Complete rows, rows that lack an input (`incomplete`, predicted as a distribution, each with its names there),
+    and what was put aside with the reason: `unknown` (model or GPU not in the catalogue), `refused` (breaks its own
+    identity), `left_out` (outside what the model is about).
     """
 
     kind: str
     rows: list[Row] = field(default_factory=list)
-    incomplete: list[dict[str, Any]] = field(default_factory=list)
+    incomplete: list[tuple[dict[str, Any], Row]] = field(default_factory=list)
     unknown: list[dict[str, Any]] = field(default_factory=list)
     refused: list[dict[str, Any]] = field(default_factory=list)
     left_out: list[dict[str, Any]] = field(default_factory=list)
+
+
+def published(kind: str) -> Path:
+    """The table of this kind that ships with the package; decode measurements do not ship."""
+    path = DATA / "published" / f"{kind}.csv"
+    if not path.is_file():
+        raise NotFoundError(f"no {kind} table ships with the package; give your own with --data FILE.")
+    return path
 
 
 def read_rows(
@@ -123,32 +142,28 @@ def sort_rows(
     table: Table,
     rows: list[tuple[int, dict[str, str]]],
     gpu_column: str,
-    place: Callable[[int, dict[str, str], Model, Gpu], tuple[Place, Any]],
+    place: Callable[[int, dict[str, str], Model, Gpu], Row | str],
 ) -> Table:
-    """Fills the table: `place` says where a row belongs and gives what is put there; a row it cannot make sense of
-    (UsageError, InfeasibleError) is refused with the reason, one of an unknown model or GPU is listed as such.
+    """Fills the table: `place` gives the row, or says why it is left out; one that it cannot make sense of (UsageError,
+    InfeasibleError) is refused with the reason, one of an unknown model or GPU is listed as such.
     """
     for line, row in rows:
         known = {"line": line, "model": row["model"], "gpu": row[gpu_column]}
         try:
-            kind, found = place(line, row, *resolve(row["model"], row[gpu_column]))
+            found = place(line, row, *resolve(row["model"], row[gpu_column]))
         except NotFoundError as error:
             table.unknown.append({**known, "reason": str(error)})
+            continue
         except (UsageError, InfeasibleError) as error:
             table.refused.append({**known, "reason": str(error)})
+            continue
+        if isinstance(found, str):
+            table.left_out.append({**known, "reason": found})
+        elif found.missing:
+            table.incomplete.append((known, found))
         else:
-            getattr(table, kind).append(found if kind == "rows" else {**known, **found})
+            table.rows.append(found)
     return table
-
-
-def doubt(model: Model, gpu: Gpu, *, extra_log_sd: float = 0.0) -> dict[str, Any]:
-    """What the interval of an incomplete row depends on; not shown in reports."""
-    return {
-        "catalogue_model": model.name,
-        "catalogue_gpu": gpu.name,
-        "moe": model.is_moe,
-        "extra_log_sd": extra_log_sd,
-    }
 
 
 def family(name: str) -> str:

@@ -14,10 +14,11 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.facts.model import Model, model
 from mopdsim.forecast import scenario
-from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.stage_draws import drawn, length_of
 from mopdsim.recipes import published
 from mopdsim.recipes.published import Figure
+from mopdsim.validate.intervals import judged
 
 FACTOR = 2.0  # that the median should stay within
 PETAFLOP_DAY = 1e15 * 86_400
@@ -61,17 +62,13 @@ def _row(name: str, stage: str, facts: Mapping[str, Figure], found: Forecast) ->
     else:
         row, unit, scale = facts["petaflop_s_days"], "flop", PETAFLOP_DAY
         drawn_N = ppo_flops(name, stage, found)
-    told, measured = quantiles(drawn_N), row.value * scale
-    off = max(told["p50"] / measured, measured / told["p50"])
+    told = judged(drawn_N, row.value * scale)
     return {
         "system": name,
         "stages": list(stages),
         "unit": unit,
         **told,
-        "measured": measured,
-        "inside_80": told["p10"] <= measured <= told["p90"],
-        "within_factor_2": off <= FACTOR,
-        "error": off - 1,
+        "within_factor_2": told["error"] <= FACTOR - 1,
         "source": row.source,
     }
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from mopdsim.cost.stacks import stack as software
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
-from mopdsim.validate.tables import Place, Row, Table, doubt, family, number, read_rows, sort_rows
+from mopdsim.validate.tables import Row, Table, family, number, read_rows, sort_rows
 
 COLUMNS = (
     "kind", "model", "system", "gpus", "precision", "global_batch", "micro_batch", "sequence", "tp",
@@ -119,34 +118,27 @@ def _assumed(row: dict[str, str], line: int, model: Model, gpu: Gpu) -> TrainWor
     return side_by_side(works)
 
 
-def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> tuple[Place, Any]:
+def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
     missing = [name for name in (*ASSUMED, "gpus", "tokens_per_s_per_gpu") if not row[name]]
     precision = _precision(row["precision"])
     rate = number(row, "tokens_per_s_per_gpu", line, default=math.nan)
     if missing or precision is None:
         missing += ["precision"] if precision is None else []
-        entry = {"missing": missing, "measured": 1.0 / rate, **doubt(model, gpu)}
-        if row["gpus"]:
-            entry["payload"] = _assumed(row, line, model, gpu)
-        return "incomplete", entry
+        drawn = _assumed(row, line, model, gpu) if row["gpus"] else None
+        return Row.of(line, model, gpu, measured=1.0 / rate, payload=drawn, missing=tuple(missing))
     reason = broken_identity(model, row, line)
     if reason:
         raise UsageError(f"line {line}: {reason}.")
     names = ("gpus", "global_batch", "micro_batch", "sequence", "tp", "pp", "cp", "vp", "ep")
     layout = " ".join(row[name] for name in names)
     suite = "MPT" if "llm-foundry" in row["source"] else "FSDP" if _is_fsdp(row) else "NVIDIA"
-    return "rows", Row(
-        line=line,
+    return Row.of(
+        line,
+        model,
+        gpu,
         label=f"{row['model']} {row['kind']} {gpu.name} {precision} {row['release']}".strip(),
         measured=1.0 / rate,
-        moe=model.is_moe,
-        keys={
-            "model": model.name,
-            "gpu": gpu.name,
-            "family": family(model.name),
-            "suite": suite,
-            "framework": suite,
-        },
+        keys={"family": family(model.name), "suite": suite, "framework": suite},
         configuration=f"{model.name} {gpu.name} {row['kind']} {precision} {layout}",
         payload=_work(model, gpu, row, line, precision),
         extra_log_sd=software("fsdp").log_sd if _is_fsdp(row) else 0.0,

@@ -199,7 +199,7 @@ def test_flags_that_do_not_go_together(args: tuple[str, ...], words: str) -> Non
 
 def test_calibrate_cost_takes_the_kind_from_the_columns(tmp_path: Path) -> None:
     from mopdsim.cli.commands import cost_kind
-    from mopdsim.validate.cost import published
+    from mopdsim.validate.tables import published
 
     for kind in ("train_throughput", "rl_steps"):
         assert cost_kind(published(kind)) == kind

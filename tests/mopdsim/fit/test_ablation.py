@@ -9,7 +9,8 @@ import pytest
 from mopdsim.cost.constants import KINDS
 from mopdsim.fit.ablation import NEUTRAL, OFF, TERMS, errors
 from mopdsim.fit.cost import fit
-from mopdsim.validate.cost import LOADERS, published
+from mopdsim.validate.cost import LOADERS
+from mopdsim.validate.tables import published
 
 
 def test_every_term_is_a_constant() -> None:

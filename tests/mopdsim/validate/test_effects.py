@@ -9,8 +9,9 @@ import pytest
 
 from mopdsim.cost.constants import KINDS, TrainConstants, shipped
 from mopdsim.validate import train_rows
-from mopdsim.validate.cost import LOADERS, published
+from mopdsim.validate.cost import LOADERS
 from mopdsim.validate.effects import EFFECTS, elasticities, largest_errors, name_of
+from mopdsim.validate.tables import published
 
 TRAIN = TrainConstants.shipped()
 

@@ -18,8 +18,8 @@ from mopdsim.cost.constants import NORMAL_80
 from mopdsim.cost.stacks import read_measured, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
-from mopdsim.validate.cost import published
 from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, text
+from mopdsim.validate.tables import published
 
 HEAD = "framework,model,gpu,precision,gpus,mode,max_tokens,mean_tokens,samples_per_step,step_s\n"
 ROW = "mine,Qwen3-8B,H100,BF16,32,On policy,8192,3000,1024,{}\n"

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
-from mopdsim.validate.cost import published
 from mopdsim.validate.intervals import held, interval_score, summary
 from mopdsim.validate.scenarios import UNITS, validate
+from mopdsim.validate.tables import published
 
 TEXT = """
 recipe = "single_domain"

@@ -20,9 +20,8 @@ from mopdsim.base.documents import write_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.cost.constants import KINDS, DecodeConstants, TrainConstants, parse, read, shipped
 from mopdsim.fit.cost import calibrate, constants_document, fit, half_width
-from mopdsim.validate.cost import LOADERS, published, validate
-from mopdsim.validate.report import symmetric_error
-from mopdsim.validate.tables import number, read_rows, resolve
+from mopdsim.validate.cost import LOADERS, symmetric_error, validate
+from mopdsim.validate.tables import number, published, read_rows, resolve
 
 DECODE_COLUMNS = (
     "model,backend,backend_version,system,precision,isl,osl,gemm_quant_mode,moe_quant_mode,concurrency,tp,pp,"
