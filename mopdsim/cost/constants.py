@@ -1,25 +1,22 @@
 """Fitted constants of the time models: values, spread and where they come from.
 
-A set holds one value per physical effect. Values are floats, or arrays after `draws` or `column`, and every
-time function broadcasts over them. Files: `data/cost_constants.json`, written by `mopd calibrate cost`.
+A set holds one value per physical effect; of a spread of lengths it may hold many, of steps side by side, over which
+every time function broadcasts. They stand in `data/cost_constants.json`, written by `mopd calibrate`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.documents import DATA
-from mopdsim.base.errors import UsageError
 
-SCHEMA = 1
 NORMAL_80 = 1.2816  # half-width of an 80% interval in standard deviations
 Value = float | NDArray[np.float64]
 Set = TypeVar("Set", bound="ConstantSet")
@@ -52,11 +49,6 @@ class ConstantSet:
 
     def log(self) -> NDArray[np.float64]:
         return np.log(np.array([getattr(self, name) for name in self.names()], dtype=float))
-
-    def column(self: Set) -> Set:
-        """The same with a trailing axis, to broadcast against an axis of work; single numbers do so as they are."""
-        many = {name: np.asarray(value)[..., None] for name, value in vars(self).items() if np.ndim(value)}
-        return replace(self, **many) if many else self
 
 
 @dataclass(frozen=True)
@@ -160,34 +152,18 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """One fitted set. `log_covariance`: of the log constants (Laplace). `log_error_80`: half-width in log of
-    an 80% interval of a prediction, by 'dense|moe' and 'seen|new model|new gpu': it contains the error of the
-    form, which is far larger than that of the constants. `held_out`: by scheme and name of the part left out.
+    """One fitted set. `log_error_80`: half-width in log of an 80% interval of a prediction, by 'dense|moe' and
+    'seen|new model|new gpu': it contains the error of the form, which is far larger than that of the constants (the
+    file has their covariance). `held_out`: by scheme and name of the part left out.
     """
 
     constants: ConstantSet
-    log_covariance: tuple[tuple[float, ...], ...]
     log_error_80: Mapping[str, Mapping[str, float]]
     models: tuple[str, ...]
     gpus: tuple[str, ...]
     held_out: Mapping[str, Mapping[str, HeldOut]]
-    groups: tuple[str, ...]
     grade: str
     provenance: str
-
-    def draws(self, count: int, rng: np.random.Generator) -> ConstantSet:
-        """The constants as arrays of `count` correlated lognormal draws."""
-        logs = rng.multivariate_normal(
-            self.constants.log(), np.array(self.log_covariance), size=count, method="cholesky"
-        )
-        return type(self.constants).from_log(logs.T)
-
-    def form_error(
-        self, count: int, rng: np.random.Generator, *, moe: bool, model: str, gpu: str
-    ) -> NDArray[np.float64]:
-        """`count` lognormal factors to multiply predictions with: what the equations themselves get wrong."""
-        width = self.half_width(moe=moe, model=model, gpu=gpu)
-        return np.exp(width / NORMAL_80 * rng.standard_normal(count))
 
     def half_width(self, *, moe: bool, model: str, gpu: str) -> float:
         """Half-width in log of the 80% interval for this model on this GPU; wider where either was never
@@ -202,64 +178,25 @@ class Fitted:
 
 
 def parse(kind: str, found: Mapping[str, Any]) -> Fitted:
-    """A kind's entry of the constants file; UsageError when a constant is missing or has no positive
-    value."""
+    """A kind's entry of the constants file, as `mopdsim.fit.cost.calibrate` makes it."""
     cls = KINDS[kind]
-
-    def checked(values: Mapping[str, Any]) -> ConstantSet:
-        if set(values) != set(cls.names()) or not all(
-            isinstance(v, (int, float)) and np.isfinite(v) and v > 0 for v in values.values()
-        ):
-            raise UsageError(
-                f"constants of {kind} hold {sorted(values)}; they must be positive numbers called "
-                f"{', '.join(cls.names())}: run `mopd calibrate cost`."
-            )
-        return cls(**{name: float(value) for name, value in values.items()})
-
     held_out = {
         scheme: {
-            name: HeldOut(
-                key=part["key"],
-                values=tuple(part["values"]),
-                constants=checked(part["constants"]),
-                log_error_80=part["log_error_80"],
-            )
+            name: HeldOut(**{**part, "values": tuple(part["values"]), "constants": cls(**part["constants"])})
             for name, part in parts.items()
         }
         for scheme, parts in found["held_out"].items()
     }
     return Fitted(
-        constants=checked(found["constants"]),
-        log_covariance=tuple(tuple(row) for row in found["log_covariance"]),
-        log_error_80=found["log_error_80"],
-        models=tuple(found["models"]),
-        gpus=tuple(found["gpus"]),
-        groups=tuple(found["groups"]),
+        constants=cls(**found["constants"]),
         held_out=held_out,
-        grade=found["grade"],
-        provenance=found["provenance"],
+        **{key: tuple(found[key]) for key in ("models", "gpus")},
+        **{key: found[key] for key in ("log_error_80", "grade", "provenance")},
     )
-
-
-def read(path: str | Path) -> dict[str, Fitted]:
-    """Every kind of a constants file; UsageError for another schema or a damaged file."""
-    try:
-        document = json.loads(Path(path).read_text(encoding="utf-8"))
-        if document.get("schema") != SCHEMA:
-            raise UsageError(
-                f"constants file {str(path)!r} has schema {document.get('schema')!r}; this version "
-                f"reads {SCHEMA}: "
-                "use a matching release or run `mopd calibrate cost`."
-            )
-        return {kind: parse(kind, document["kinds"][kind]) for kind in KINDS if kind in document["kinds"]}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(
-            f"constants file {str(path)!r} is damaged ({error!r}); run `mopd calibrate cost` to write "
-            f"it anew."
-        ) from error
 
 
 @cache
 def shipped() -> dict[str, Fitted]:
     """The constants that come with the package."""
-    return read(DATA / "cost_constants.json")
+    kinds = json.loads((DATA / "cost_constants.json").read_text(encoding="utf-8"))["kinds"]
+    return {kind: parse(kind, kinds[kind]) for kind in KINDS}

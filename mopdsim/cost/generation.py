@@ -61,9 +61,8 @@ def generation_s(
 ) -> Array:
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
-    Constants may carry draws (shape (n,)); the answer has that shape. A grid of replicas, with samples for each, gives
-    one number for each, infinite where the cache holds not one sequence; each may have lengths (R,) and prompts (R, 1)
-    of its own. When the cache of all samples does not fit,
+    A grid of replicas, with samples for each, gives one number for each, infinite where the cache holds not one
+    sequence; each may have lengths (R,) and prompts (R, 1) of its own. When the cache of all samples does not fit,
     the batch is held at what fits and the steady part lasts longer in proportion (continuous batching).
     drain=False: new samples take the place of those that end, so the full batch runs at its mean length.
     """
@@ -80,6 +79,6 @@ def generation_s(
     waves = np.maximum(running / np.maximum(slots, 1), 1.0)
     batch = np.maximum(running / waves, 1.0)
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)
-    step = decode_step_s(work, c.column())
+    step = decode_step_s(work, c)
     seconds = (step * waves * alive * weight).sum(axis=-1) / replica.tokens_per_step
     return np.where(np.ravel(slots) > 0, seconds, np.inf) if isinstance(replica, ReplicaGrid) else seconds

@@ -19,7 +19,6 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import Value
 
 NODES = 16
-SIGMA_POINTS = 24
 GRID_POINTS = 256
 _NEWTON = 50  # steps at most; five suffice where few answers are cut
 
@@ -93,16 +92,9 @@ class Lengths:
 
     @cached_property
     def _location(self) -> Array:
-        """Log median such that E[min(X, maximum)] is the mean; many sigmas are read off a table of 24."""
+        """Log median such that E[min(X, maximum)] is the mean: Newton on its ln, which is concave in mu: from the
+        uncut location, below the root, it never passes it."""
         sigma = np.asarray(self.sigma, dtype=float)
-        if sigma.size <= SIGMA_POINTS or np.ndim(self.mean):
-            return self._solve(sigma)
-        table = np.linspace(sigma.min(), sigma.max(), SIGMA_POINTS)
-        return np.interp(sigma, table, self._solve(table))
-
-    def _solve(self, sigma: Array) -> Array:
-        """Newton on ln E[min(X, m)], which is concave in mu: from the uncut location, below the root, it never passes
-        it."""
         target = np.minimum(self.mean, 0.995 * np.asarray(self.maximum))
         mu = np.asarray(np.log(target) - sigma**2 / 2)
         for _ in range(_NEWTON):

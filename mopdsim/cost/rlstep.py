@@ -89,7 +89,7 @@ class RlStep:
 
 @dataclass(frozen=True, kw_only=True)
 class StepSeconds:
-    """Phases of a step; arrays over draws of the constants. `step` is what the clock shows."""
+    """Phases of a step; arrays over steps side by side. `step` is what the clock shows."""
 
     generation: Array
     scoring: Array
@@ -177,8 +177,8 @@ def _column(values: Any) -> Any:
 
 
 def rl_step_s(step: RlStep, decode: DecodeConstants, train: TrainConstants, rl: RlConstants) -> StepSeconds:
-    """Phases and total of one step (module equations); constants may carry draws of one shape. On a CPU, whatever the
-    constants, by the pace of this project's own trainer."""
+    """Phases and total of one step (module equations). On a CPU, whatever the constants, by the
+    pace of this project's own trainer."""
     if step.gpu.is_cpu:
         return _on_cpu(step)
     replicas = np.maximum(step.generation_gpus // step.replica.gpus, 1)

@@ -23,7 +23,7 @@ from scipy.optimize import least_squares
 from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import KINDS, SCHEMA, ConstantSet
+from mopdsim.cost.constants import KINDS, ConstantSet
 from mopdsim.validate.cost import LOADERS
 from mopdsim.validate.tables import Row
 
@@ -50,6 +50,7 @@ HALVINGS = 4
 COVERAGE = 0.8
 FEWEST_ROWS = 30
 PINNED_SD = 1e-6
+SCHEMA = 1  # of a constants file
 
 
 @dataclass(frozen=True)

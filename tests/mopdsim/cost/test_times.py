@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
+from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.decode import Replica, ReplicaGrid, Speculation, decode_step_s, decode_work, roofline_step_s
 from mopdsim.cost.generation import cache_slots, generation_s
 from mopdsim.cost.lengths import Lengths
@@ -276,16 +276,6 @@ def test_more_gpus_gain_almost_nothing_once_the_longest_sample_rules() -> None:
         for n in (32, 64)
     )
     assert float(few.step) < 1.3 * float(many.step)
-
-
-def test_draws_broadcast_and_centre_on_the_constants() -> None:
-    rng = np.random.default_rng(0)
-    sets = [shipped()[kind].draws(500, rng) for kind in ("decode", "train_throughput", "rl_steps")]
-    drawn = rl_step_s(rl_step(), *sets).step  # type: ignore[arg-type]
-    assert drawn.shape == (500,)
-    assert np.median(drawn) == pytest.approx(float(rl_step_s(rl_step(), DECODE, TRAIN, RL).step), rel=0.05)
-    one = [replace(s, **{n: getattr(s, n)[7] for n in s.names()}) for s in sets]
-    assert float(rl_step_s(rl_step(), *one).step) == pytest.approx(drawn[7], rel=1e-3)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mopdsim.base.documents import write_document
+from mopdsim.base.documents import DATA, write_document
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.cost.constants import KINDS, DecodeConstants, TrainConstants, parse, read, shipped
+from mopdsim.cost.constants import KINDS, DecodeConstants, TrainConstants, parse, shipped
 from mopdsim.fit.cost import calibrate, constants_document, fit, half_width
 from mopdsim.validate.cost import LOADERS, symmetric_error, validate
 from mopdsim.validate.tables import number, published, read_rows, resolve
@@ -109,11 +109,12 @@ def test_decode_reaches_its_figures() -> None:
 
 def test_constants_are_one_per_effect() -> None:
     assert len(DecodeConstants.names()) <= 12
+    kinds = json.loads((DATA / "cost_constants.json").read_text())["kinds"]
     for kind, fitted in shipped().items():
         assert fitted.grade == "fitted" and fitted.provenance
         for widths in fitted.log_error_80.values():
             assert widths["seen"] <= min(widths["new model"], widths["new gpu"])
-        covariance = np.array(fitted.log_covariance)
+        covariance = np.array(kinds[kind]["log_covariance"])
         assert np.all(np.linalg.eigvalsh(covariance) > 0), kind
 
 
@@ -286,23 +287,18 @@ def test_calibration_round_trips_through_its_file(tmp_path: Path) -> None:
     few.write_text("\n".join(kept) + "\n")
     entry = calibrate("train_throughput", few)
     write_document(tmp_path / "constants.json", constants_document("train_throughput", entry))
-    fitted = read(tmp_path / "constants.json")
-    assert set(fitted) == set(KINDS)
-    assert fitted["train_throughput"] == parse("train_throughput", json.loads(json.dumps(entry)))
-    assert set(fitted["train_throughput"].held_out) >= {"leave one model out", "leave one GPU out"}
-    assert fitted["decode"] == shipped()["decode"]
-    report = validate("train_throughput", few, fitted=fitted["train_throughput"])
+    kinds = json.loads((tmp_path / "constants.json").read_text())["kinds"]
+    assert set(kinds) == set(KINDS)
+    fitted = parse("train_throughput", kinds["train_throughput"])
+    assert fitted == parse("train_throughput", entry)
+    assert set(fitted.held_out) >= {"leave one model out", "leave one GPU out"}
+    assert parse("decode", kinds["decode"]) == shipped()["decode"]
+    report = validate("train_throughput", few, fitted=fitted)
     assert report["schemes"]["leave one GPU out"]["rows"] == report["rows"]
 
 
-def test_constants_files_of_another_schema_or_damaged_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "constants.json"
-    path.write_text(json.dumps({"schema": 99, "kinds": {}}))
-    with pytest.raises(UsageError, match="schema 99"):
-        read(path)
-    path.write_text("{")
-    with pytest.raises(UsageError, match="damaged"):
-        read(path)
+def test_a_table_of_fewer_rows_than_constants_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "few.csv"
     with pytest.raises(UsageError, match="at least 8"):
         path.write_text(published("train_throughput").read_text().splitlines()[0] + "\n")
         calibrate("train_throughput", path)
