@@ -27,6 +27,9 @@ from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe
 from mopdsim.recipes.recipe_file import from_document
 from mopdsim.recipes.stage import renamed
 
+RESULTS = (
+    Path(__file__).resolve().parents[2] / "studies" / "results"
+)  # where studies leave what they observed
 _NEEDED = ("key", "split", "step", "domain", "pass_rate", "n", "flops", "gradient_tokens", "kl_parent")
 
 

@@ -2,26 +2,37 @@
 
     fitted(Path("studies/results/gain/observations.csv"), ...)  ->  the document of a calibration
 
-Several studies fit together: stages they share stand once. Leaves out: cost constants (`mopdsim.fit.cost`), the method
-(`mopdsim.fit`).
+Several studies fit together: stages they share stand once. Only what the observations narrowed enters the document,
+under its scope; the rest keeps its prior. Leaves out: cost constants (`mopdsim.fit.cost`), the method (`mopdsim.fit`),
+seeds' shifts and errors of single runs, which hold for no other run.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from mopdsim.base.arrays import logistic
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import SHIPPED, Calibration, from_document, read
+from mopdsim.belief.calibration import SCHEMA_VERSION, SHIPPED, Calibration, from_document, read
+from mopdsim.belief.form_error import BOLD_ERROR, MODEL_ERROR
 from mopdsim.fit.ambiguity import along_the_dial
-from mopdsim.fit.document import document
-from mopdsim.fit.forest import load
-from mopdsim.fit.latents import latents_of
-from mopdsim.fit.posterior import fit
+from mopdsim.fit.collapse import collapse_middle
+from mopdsim.fit.forest import load, scope_of_trees
+from mopdsim.fit.latents import Group, Latent, Latents, latents_of
+from mopdsim.fit.posterior import Posterior, fit
 
 STARTS = 2
+LEAST_LEARNED = 0.1  # of the prior's variance; below, a parameter counts as not identified
+SURPRISE = 3.0  # prior standard deviations
+ERRORS: Mapping[Group, str] = {"error": MODEL_ERROR, "bold_error": BOLD_ERROR}  # the rows that hold them
+# prior of the spread of starts between bases, logits: counts as so many bases, of this size
+BASES = (2.0, 0.3)
 
 
 def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STARTS) -> dict[str, Any]:
@@ -47,6 +58,137 @@ def _at(calibration: Calibration, found: Mapping[str, tuple[float, float]]) -> C
         if name in found
     }
     return replace(calibration, parameters={**calibration.parameters, **rows})
+
+
+def document(
+    posterior: Posterior,
+    base: Mapping[str, Any],
+    *,
+    name: str,
+    source: str,
+    dial: Mapping[str, tuple[float, float]] | None = None,
+) -> dict[str, Any]:
+    """The calibration `base` (a document) with the posterior's findings in its tables. source: studies, runs, date.
+    dial: what replicates say of rivals."""
+    latents, scope = posterior.latents, scope_of_trees(posterior.latents.trees)
+    learned = _learned(posterior)
+    parameters = {key: dict(row) for key, row in base["parameters"].items()}
+    domains: dict[str, dict[str, Any]] = {}
+
+    def fitted(value: float, sd: float) -> dict[str, Any]:
+        return {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
+
+    for row in learned:
+        found = fitted(row.value, row.sd)
+        if row.fact:
+            domains.setdefault(row.domain, {})[row.fact] = found
+            continue
+        general = row.name.partition(":")[0]
+        own = parameters.get(row.name) or {k: v for k, v in parameters[general].items() if k != "studies"}
+        studies = {key: value for key, value in own.get("studies", {}).items() if key != scope}
+        parameters[row.name] = {**own, "studies": {**studies, scope: found}}
+    alone = {row: posterior.spreads[group] for group, row in ERRORS.items()}
+    if (middle := collapse_middle(posterior, source=source)) is not None:
+        alone["collapse_middle"] = (middle.value, middle.sd)
+    alone |= dial or {}
+    for domain, (value, sd) in starts(posterior).items():
+        domains.setdefault(domain, {})["start"] = fitted(value, sd)
+    for key, ends in alone.items():
+        studies = {**parameters[key].get("studies", {}), scope: fitted(*ends)}
+        parameters[key] = {**parameters[key], "studies": studies}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "provenance": [*base.get("provenance", ()), source],
+        "parameters": parameters,
+        "domains": {scope: domains},
+        "correlations": {scope: _correlations(learned, posterior)},
+        "fit": _about(posterior, latents, learned),
+    }
+
+
+def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
+    """Start scores of a new base of the studied size, by domain: mean over the bases and the sd of the next one, in
+    probability. Of a few bases the spread leans on `BASES`."""
+    latents = posterior.latents
+    by_domain: dict[str, dict[str, float]] = {}
+    for latent, x in zip(latents.entries, posterior.x_L, strict=True):
+        if latent.tree is not None and latents.trees[latent.tree].relative_size == 1:
+            base = latents.trees[latent.tree].base
+            by_domain.setdefault(latent.domains[0], {})[base] = float(x)
+    weight, spread = BASES
+    found = {}
+    for domain, own in by_domain.items():
+        x_B = np.array(list(own.values()))
+        variance = (weight * spread**2 + float(((x_B - x_B.mean()) ** 2).sum())) / (weight + len(x_B) - 1)
+        mean = float(logistic(np.asarray(x_B.mean())))
+        found[domain] = mean, math.sqrt(variance * (1 + 1 / len(x_B))) * max(mean * (1 - mean), 0.01)
+    return found
+
+
+class _Row:
+    """A parameter under the name of its draws, and its place among the unknowns."""
+
+    def __init__(self, posterior: Posterior, latent: Latent) -> None:
+        self.name, self.place = latent.name, posterior.latents.index[latent.name]
+        kind, _, self.domain = latent.name.partition(":")
+        self.fact = kind if latent.distribution != "normal" and self.domain else ""
+        self.value = float(latent.value(posterior.x_L[self.place]))
+        self.sd = float(posterior.sd_L[self.place])
+        if self.fact in ("asymptote", "demonstrated"):  # the table has scores' deviations in probability
+            self.sd *= max(self.value * (1 - self.value), 0.01)
+
+
+def _learned(posterior: Posterior) -> list[_Row]:
+    """The constants and facts that the fit narrowed."""
+    return [
+        _Row(posterior, latent)
+        for latent, share in zip(posterior.latents.entries, posterior.learned_L, strict=True)
+        if latent.tree is None and share >= LEAST_LEARNED
+    ]
+
+
+def _correlations(learned: Sequence[_Row], posterior: Posterior) -> dict[str, Any]:
+    """Names, and the lower triangle of the correlation matrix as one text for each row."""
+    places = [row.place for row in learned]
+    sd_R = posterior.sd_L[places]
+    correlation_RR = posterior.covariance_LL[np.ix_(places, places)] / np.outer(sd_R, sd_R)
+    return {
+        "names": [row.name for row in learned],
+        "rows": [
+            " ".join(f"{value:.3f}" for value in row[: place + 1]) for place, row in enumerate(correlation_RR)
+        ],
+    }
+
+
+def _about(posterior: Posterior, latents: Latents, learned: Sequence[_Row]) -> dict[str, Any]:
+    """What the fit rests on, which parameters it says nothing of, and where it goes far from the prior."""
+    known = {row.name for row in learned}
+    shown = [latent for latent in latents.entries if latent.tree is None]
+    moved = dict(zip(latents.index, (posterior.x_L - latents.mean_L) / latents.sd_L, strict=True))
+    return {
+        "runs": sorted(name for tree in latents.trees for name in tree.runs),
+        "observations": len(posterior.seen.y_M),
+        "above_ceiling": int(posterior.seen.censored_M.sum()),
+        "settled": posterior.settled,
+        "starts": posterior.starts,
+        "agreeing_starts": posterior.agreeing,
+        "starts_behind": [round(value, 1) for value in posterior.behind],
+        "spreads": {group: [_round(value), _round(sd)] for group, (value, sd) in posterior.spreads.items()},
+        "learned": {
+            latent.name: round(float(posterior.learned_L[latents.index[latent.name]]), 3) for latent in shown
+        },
+        "not_identified": [latent.name for latent in shown if latent.name not in known],
+        "far_from_prior": {
+            latent.name: round(float(moved[latent.name]), 1)
+            for latent in shown
+            if abs(moved[latent.name]) > SURPRISE
+        },
+    }
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.6g}")
 
 
 def fit_text(found: Mapping[str, Any]) -> str:

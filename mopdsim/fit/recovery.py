@@ -1,9 +1,10 @@
 """Are the intervals honest? Parameters drawn from the prior, observations simulated of a design, then fitted.
 
-    python -m mopdsim.fit.recovery [--repeats 100] [--data OBSERVATIONS.csv] [--out FILE]
+    python -m mopdsim.fit.recovery [--repeats 100] [--data OBSERVATIONS.csv ...] [--out FILE]
 
-The design is the minimal experiment, or that of the runs behind an observations file (amounts spent and prompts scored
-are kept, scores are made up). Leaves out: errors that are no error of a stage and domain, such as a wrong curve.
+The design is that of the runs behind observations (amounts spent and prompts scored are kept, scores are made up);
+where none are given, of three studies: of curves, of students and of cascades. Leaves out: errors that are no error of
+a stage and domain, such as a wrong curve.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic
 from mopdsim.belief.calibration import default_calibration, in_logits
-from mopdsim.fit.forest import Tree, load
+from mopdsim.fit.forest import RESULTS, Tree, load
 from mopdsim.fit.latents import SPREADS, Latents, latents_of
 from mopdsim.fit.posterior import DEGREES, Posterior, fit
 from mopdsim.fit.predict import KL_SD, observed, ordered, predict
@@ -28,6 +29,7 @@ from mopdsim.fit.predict import KL_SD, observed, ordered, predict
 LEVEL, QUANTILE = 0.9, 1.6448536269514722  # of the intervals, two-sided, and of the standard normal
 STARTS = 3
 LEAST_LEARNED = 0.1  # of the prior's variance: below, an interval repeats the prior
+DESIGN = tuple(RESULTS / study / "observations.csv" for study in ("gain", "cap", "cascade"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,16 +128,16 @@ def summary(found: Sequence[Repeat]) -> dict[str, Any]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the document, or write it."""
-    from mopdsim.fit.design import minimal_experiment
-
     parser = argparse.ArgumentParser(prog="python -m mopdsim.fit.recovery", description=__doc__)
     parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data", type=Path, help="an observations.csv whose design is used")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", default=DESIGN, help="observations whose design is used"
+    )
     parser.add_argument("--out", type=Path)
     given = parser.parse_args(arguments)
-    trees = minimal_experiment() if given.data is None else load([given.data])[0]
-    text = json.dumps(recover(trees, repeats=given.repeats, seed=given.seed), indent=1)
+    found = recover(load(given.data)[0], repeats=given.repeats, seed=given.seed)
+    text = json.dumps(found, indent=1)
     print(text) if given.out is None else given.out.write_text(text + "\n", encoding="utf-8")
 
 

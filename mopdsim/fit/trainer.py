@@ -32,9 +32,9 @@ from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_seconds import Machine, step_seconds
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model
+from mopdsim.fit.forest import RESULTS
 from mopdsim.validate.measured import Measured, stack_document
 
-RESULTS = Path(__file__).resolve().parents[2] / "studies" / "results"
 ROWS = RESULTS / "pace" / "cpu.json"
 STUDIES = ("throughput", "size", "size_again", "size_fresh")  # 0.17, 0.65, 2.6 and 10 M parameters
 STUDIED = "tiny"  # the model of a run that names none

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.belief.form_error import GREEDY_ERROR
-from mopdsim.fit.document import ERRORS
-from mopdsim.fit.quality import STARTS
+from mopdsim.fit.quality import ERRORS, STARTS
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations
 from studies.honest.baselines import BASELINES, strategy_of

@@ -17,14 +17,13 @@ from mopdsim.belief.calibration import default_calibration, from_document, load
 from mopdsim.facts.domains import domain
 from mopdsim.facts.model import model
 from mopdsim.fit.collapse import collapse_middle
-from mopdsim.fit.design import minimal_experiment
-from mopdsim.fit.forest import Point, Run, Score, Tree, spent, trees_of
+from mopdsim.fit.forest import RESULTS, Point, Run, Score, Tree, spent, trees_of
 from mopdsim.fit.forest import load as load_forest
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
 from mopdsim.fit.predict import CEILING, linearised, observed, predict
 from mopdsim.fit.quality import fit_text, fitted
-from mopdsim.fit.recovery import recover, simulated
+from mopdsim.fit.recovery import DESIGN, recover, simulated
 from mopdsim.quality.walk import Effort
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Distill, Recipe
@@ -94,7 +93,7 @@ def test_a_score_above_the_ceiling_only_says_so() -> None:
 
 
 def test_slopes_are_those_of_the_prediction() -> None:
-    latents = latents_of(minimal_experiment(), default_calibration().unfitted())
+    latents = latents_of(load_forest(DESIGN)[0], default_calibration().unfitted())
     rng = np.random.default_rng(3)
     direction_L = latents.sd_L * rng.standard_normal(len(latents.sd_L)) * 1e-4
     value_M, slope_ML = linearised(latents, latents.mean_L)
@@ -114,7 +113,7 @@ def test_an_outlier_loses_its_pull() -> None:
 
 
 def test_the_middle_of_collapses_follows_what_collapsed() -> None:
-    trees = minimal_experiment()
+    trees = load_forest([RESULTS / "balance" / "observations.csv"])[0]
     latents = latents_of(trees, default_calibration().unfitted())
     posterior = fit(
         replace(latents, trees=simulated(latents, latents.mean_L, 0.01, np.random.default_rng(0)))
@@ -136,8 +135,8 @@ def _fallen(tree: Tree, one: Point) -> Point:
 
 @pytest.mark.slow
 def test_intervals_hold_the_truth_about_as_often_as_they_say() -> None:
-    found = recover(minimal_experiment(), repeats=4, seed=0)
-    assert 0.78 <= found["coverage"] <= 0.98  # of some 150 intervals at 90%
+    found = recover(load_forest(DESIGN)[0], repeats=4, seed=0)
+    assert 0.78 <= found["coverage"] <= 0.98  # of some 120 intervals at 90%
     assert {"midpoint:sort", "conflict", "forgetting"} <= found["by_parameter"].keys()
     assert "size_exponent" in found["not_identified"]
 
