@@ -24,8 +24,7 @@ from typing import Any
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_mean
 from mopdsim.exchange.engines import mergekit, nemo_rl, trl, verl
-from mopdsim.exchange.engines.parts import Job, Request
-from mopdsim.exchange.engines.texts import carried, template
+from mopdsim.exchange.engines.parts import Job, Request, carried, template
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.schedule import affected_by
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, needs

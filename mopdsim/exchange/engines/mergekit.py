@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from mopdsim.exchange.engines import parts
-from mopdsim.exchange.engines.parts import Job, Request
-from mopdsim.exchange.engines.texts import dump
+from mopdsim.exchange.engines.parts import Job, Request, dump
 from mopdsim.recipes.recipe import AnyStage, Merge
 
 ENGINE = "mergekit"

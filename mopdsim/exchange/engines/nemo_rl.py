@@ -14,8 +14,7 @@ from typing import Any
 
 from mopdsim.base.documents import DATA
 from mopdsim.exchange.engines import parts
-from mopdsim.exchange.engines.parts import Job, Request
-from mopdsim.exchange.engines.texts import dump
+from mopdsim.exchange.engines.parts import Job, Request, dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl
 

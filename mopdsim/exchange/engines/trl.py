@@ -10,8 +10,7 @@ import json
 from typing import Any
 
 from mopdsim.exchange.engines import parts
-from mopdsim.exchange.engines.parts import Job, Request
-from mopdsim.exchange.engines.texts import template
+from mopdsim.exchange.engines.parts import Job, Request, template
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
 

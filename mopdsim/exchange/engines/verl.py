@@ -11,8 +11,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mopdsim.exchange.engines import parts
-from mopdsim.exchange.engines.parts import Job, Request
-from mopdsim.exchange.engines.texts import dump
+from mopdsim.exchange.engines.parts import Job, Request, dump
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
 

@@ -14,16 +14,17 @@ import pytest
 import torch
 
 from mopdsim.cli.exchange_command import request_of
-from mopdsim.exchange import export, table
+from mopdsim.exchange import export
 from mopdsim.exchange.engines import mergekit, nemo_rl
 from mopdsim.exchange.engines.parts import Job
 from mopdsim.forecast.scenario import from_document, load, of_recipe
+from tools import tables
 from trainer.model import merging
 from trainer.model.tiny import init_model
 
 
 def jobs(engine: str) -> Iterator[tuple[str, Job]]:
-    for name, request in table.requests():
+    for name, request in tables.requests():
         for stage, job in export.attempts(replace(request, approximate=True), engine).items():
             if isinstance(job, Job):
                 yield f"{name}__{stage}", job
@@ -145,8 +146,10 @@ def of_ppo(weights: Path) -> Job:
         "kl_target": 0.1,
     }  # fmt: skip
     recipe = {"name": "ppo", "domains": ["math"], "amounts": "small", "stages": [stage]}
-    scenario = from_document({"recipe": recipe, "model": table.MODEL, "gpu": table.GPU, "gpus": table.GPUS})
-    _, any_request = next(table.requests())
+    scenario = from_document(
+        {"recipe": recipe, "model": tables.MODEL, "gpu": tables.GPU, "gpus": tables.GPUS}
+    )
+    _, any_request = next(tables.requests())
     tasks = {"math": any_request.tasks["math"]}
     request = replace(any_request, scenario=scenario, tasks=tasks, weights={"base": str(weights)})
     return export.jobs_of(request, ["verl"])[0]

@@ -16,10 +16,11 @@ import pytest
 
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.cli.exchange_command import request_of
-from mopdsim.exchange import export, table
+from mopdsim.exchange import export
 from mopdsim.exchange.engines.parts import Job, Request
 from mopdsim.exchange.tasks import ONE_ANSWER, REPAIRED, read_tasks
 from mopdsim.forecast.scenario import load, of_recipe
+from tools import tables
 from trainer.tasks import FAMILIES, gym, task
 
 ROOT = Path(__file__).parents[3]
@@ -295,8 +296,8 @@ def test_a_missing_tasks_file_names_the_remedy(tmp_path: Path) -> None:
 
 
 def test_every_recipe_is_said_or_refused_by_name() -> None:
-    for name, made in table.requests():
-        for engine, stages in table.cells(made).items():
+    for name, made in tables.requests():
+        for engine, stages in tables.cells(made).items():
             for stage, one in stages.items():
                 if isinstance(one, str):
                     assert one.startswith(f"stage {stage!r}: ") and f"{engine} cannot say this: " in one, (
