@@ -96,14 +96,10 @@ def _joined(weight_DD: Array) -> list[Level]:
     return levels
 
 
-def neighbours(grouping: Grouping, domains: Sequence[str], most: int | None = None) -> tuple[Grouping, ...]:
+@lru_cache(maxsize=4096)  # a search asks for those of its best groupings again and again
+def neighbours(grouping: Grouping, domains: Group, most: int | None = None) -> tuple[Grouping, ...]:
     """Groupings one step away: a domain moved to another group or to its own, two domains swapped, two groups
     joined. domains: all of them, in the question's order."""
-    return _neighbours(grouping, tuple(domains), most)
-
-
-@lru_cache(maxsize=4096)  # a search asks for those of its best groupings again and again
-def _neighbours(grouping: Grouping, domains: Group, most: int | None) -> tuple[Grouping, ...]:
     order = {name: place for place, name in enumerate(domains)}
     found: dict[Grouping, None] = {}
     for source, group in enumerate(grouping):

@@ -15,7 +15,7 @@ costs are (money and time are taken as forecast); pilots for the collapse of a s
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import combinations
 from statistics import NormalDist
@@ -256,25 +256,13 @@ class Flip:
     """At this end of a parameter's prior, another plan is ahead by `gain`."""
 
     parameter: str
-    end: str
+    at: str
     value: float
     to: str
     gain: float
 
-    @property
-    def what(self) -> str:
-        """The parameter and the end in words."""
-        return f"{words.parameter(self.parameter)} is {words.ENDS[self.end]}"
-
     def to_document(self) -> dict[str, Any]:
-        return {
-            "parameter": self.parameter,
-            "what": words.parameter(self.parameter),
-            "at": self.end,
-            "value": self.value,
-            "to": self.to,
-            "gain": self.gain,
-        }
+        return {**asdict(self), "what": words.parameter(self.parameter)}
 
 
 def parameters(world: World) -> dict[str, Array]:
@@ -382,7 +370,7 @@ def flips(question: Question, finalists: Sequence[Finalist]) -> list[Flip]:
                 found.append(
                     Flip(
                         parameter=name,
-                        end=end,
+                        at=end,
                         value=float(np.quantile(row_N, share)),
                         to=finalists[best].plan.label,
                         gain=float(lead_F[best]),

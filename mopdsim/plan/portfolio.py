@@ -8,9 +8,8 @@ year. Leaves out: scores that move from release to release, releases that overla
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,8 +21,7 @@ from mopdsim.plan.finalists import Finalist
 from mopdsim.plan.question import Question
 
 
-@dataclass(frozen=True, kw_only=True)
-class Release:
+class Release(NamedTuple):
     """What one release runs: domains changed, stages, GPU-hours and days by draw."""
 
     changed: tuple[str, ...]
@@ -34,20 +32,12 @@ class Release:
 
 def releases(made: Forecast, changes: Sequence[Sequence[str]]) -> list[Release]:
     """The first release and one for each set of changed domains."""
-    first = Release(
-        changed=made.scenario.recipe.domains,
-        stages=tuple(job.name for job in made.timeline.jobs),
-        gpu_hours_N=made.gpu_hours_N,
-        days_N=made.days_N,
-    )
-    return [first, *(_again(made, tuple(changed)) for changed in changes)]
-
-
-def _again(made: Forecast, changed: tuple[str, ...]) -> Release:
-    """The stages that any of the changed domains makes stale, placed on the pool alone."""
-    stale, hours_N, days_N = made.retraining(*changed)
-    stages = tuple(job.name for job in made.timeline.jobs if job.name in stale)
-    return Release(changed=changed, stages=stages, gpu_hours_N=hours_N, days_N=days_N)
+    order = [job.name for job in made.timeline.jobs]
+    found = [Release(made.scenario.recipe.domains, tuple(order), made.gpu_hours_N, made.days_N)]
+    for changed in changes:
+        stale, hours_N, days_N = made.retraining(*changed)
+        found.append(Release(tuple(changed), tuple(name for name in order if name in stale), hours_N, days_N))
+    return found
 
 
 def portfolio(question: Question, finalists: Sequence[Finalist]) -> dict[str, Any] | None:

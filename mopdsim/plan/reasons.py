@@ -11,7 +11,7 @@ domains, of which our own runs tell.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any, Literal
 
@@ -51,13 +51,7 @@ class Reason:
         )
 
     def to_document(self) -> dict[str, Any]:
-        return {
-            "against": self.against,
-            "points": self.points,
-            "usd_ratio": self.usd_ratio,
-            "causes": dict(self.causes),
-            "sentence": self.sentence,
-        }
+        return {**asdict(self), "causes": dict(self.causes), "sentence": self.sentence}
 
 
 def reasons(question: Question, finalists: Sequence[Finalist]) -> list[Reason]:
@@ -104,6 +98,7 @@ def regret(finalists: Sequence[Finalist]) -> dict[str, float]:
     return {"probability": float(wrong_N.mean()), "loss": loss}
 
 
+POINTS, GAIN = "points", "share of the specialists' gain"  # units of a loss
 _FEWEST = 3  # benchmarks
 # Student's t at P90, from two degrees on
 _T80 = (1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383, 1.372)
@@ -113,45 +108,33 @@ _SAME = {"mopd_balanced": "mopd", "merge_sum": "merge_average"}  # variants of o
 
 @dataclass(frozen=True, kw_only=True)
 class Loss:
-    """A study in which `strategy` lost to `to`. by: mean difference with its 80% interval, points of score, or shares
-    of the specialists' gain where the study gives no more."""
+    """A study in which `strategy` lost to `to`. by: mean difference, low to high its 80% interval, in points of score,
+    or in shares of the specialists' gain where the study gives no more."""
 
     study: str
     model: str
     strategy: str
     to: str
-    by: tuple[float, float, float]
-    percent: bool
+    by: float
+    low: float
+    high: float
+    unit: str
     benchmarks: int
 
     @property
     def sentence(self) -> str:
         """In words."""
         winner, loser = words.STRATEGIES[self.to], words.STRATEGIES[self.strategy]
-        if self.percent:
-            mean, low, high = (f"{value:.1f}" for value in self.by)
-            amount = f"{mean} points ({low} to {high})"
-        else:
-            mean, low, high = (share(value) for value in self.by)
-            amount = f"{mean} of the specialists' gain ({low} to {high})"
+        ends = (self.by, self.low, self.high)
+        mean, low, high = (f"{end:.1f}" if self.unit == POINTS else share(end) for end in ends)
         return (
-            f"Published against it: in {self.study} ({self.model}) {winner} beat {loser} by "
-            f"{amount} on {self.benchmarks} benchmarks."
+            f"Published against it: in {self.study} ({self.model}) {winner} beat {loser} by {mean} "
+            f"{self.unit.removeprefix('share ')} ({low} to {high}) on {self.benchmarks} benchmarks."
         )
 
     def to_document(self) -> dict[str, Any]:
-        mean, low, high = self.by
-        return {
-            "study": self.study,
-            "model": self.model,
-            "to": self.to,
-            "by": mean,
-            "low": low,
-            "high": high,
-            "unit": "points" if self.percent else "share of the specialists' gain",
-            "benchmarks": self.benchmarks,
-            "sentence": self.sentence,
-        }
+        told = {key: value for key, value in asdict(self).items() if key != "strategy"}
+        return {**told, "sentence": self.sentence}
 
 
 def strategy_of(plan: Plan) -> str:
@@ -180,14 +163,16 @@ def losses(strategy: str) -> list[Loss]:
             freedom = len(shared) - 1
             wide = _T80[freedom - 2] if freedom - 2 < len(_T80) else _NORMAL
             mean, half = float(ahead.mean()), wide * float(ahead.std(ddof=1)) / len(shared) ** 0.5
-            if mean > half and (study not in found or mean > found[study].by[0]):
+            if mean > half and (study not in found or mean > found[study].by):
                 found[study] = Loss(
                     study=study,
                     model=model,
                     strategy=strategy,
                     to=other,
-                    by=(mean, mean - half, mean + half),
-                    percent=own[shared[0]][1],
+                    by=mean,
+                    low=mean - half,
+                    high=mean + half,
+                    unit=POINTS if own[shared[0]][1] else GAIN,
                     benchmarks=len(shared),
                 )
     return sorted(found.values(), key=lambda loss: -loss.benchmarks)

@@ -166,7 +166,7 @@ def test_undecided_where_a_doubtful_conflict_decides_with_the_pilot_that_measure
     }  # conflict hurts cascades too: it must be wide to decide
     found = plan(_certain(conflict=doubt, families=["mixed_rl", "cascade_rl"]))
     assert found.decision == "undecided"
-    assert [(flip.parameter, flip.end) for flip in found.flips] == [("conflict:math>code", "p90")]
+    assert [(flip.parameter, flip.at) for flip in found.flips] == [("conflict:math>code", "p90")]
     assert found.pilot is not None and found.pilot.pilot.name == "pair:math+code"
     assert found.pilot.gain > 2 * found.pilot.error
     assert found.flips[0].to == "one RL run on all domains"
@@ -356,9 +356,7 @@ def test_a_strategy_that_a_study_saw_lose_is_contradicted_by_it() -> None:
     """2606.30406, six benchmarks: a cascade is 1.32 points below MOPD, which lost to nobody there."""
     (cascade,) = losses("cascade_rl")
     assert (cascade.study, cascade.to, cascade.benchmarks) == ("2606.30406", "mopd", 6)
-    assert (
-        cascade.by[0] == pytest.approx(1.32, abs=0.01) and 0 < cascade.by[1] < cascade.by[0] < cascade.by[2]
-    )
+    assert cascade.by == pytest.approx(1.32, abs=0.01) and 0 < cascade.low < cascade.by < cascade.high
     assert cascade.sentence.startswith(
         "Published against it: in 2606.30406 (Qwen3-30B-A3B) MOPD beat a cascade by 1.3"
     )
