@@ -190,8 +190,11 @@ def parse(kind: str, found: Mapping[str, Any]) -> Fitted:
     return Fitted(
         constants=cls(**found["constants"]),
         held_out=held_out,
-        **{key: tuple(found[key]) for key in ("models", "gpus")},
-        **{key: found[key] for key in ("log_error_80", "grade", "provenance")},
+        models=tuple(found["models"]),
+        gpus=tuple(found["gpus"]),
+        log_error_80=found["log_error_80"],
+        grade=found["grade"],
+        provenance=found["provenance"],
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Any, assert_never
 
 from mopdsim.facts.domains import Domain
 from mopdsim.recipes.amounts import Amounts
@@ -21,27 +21,14 @@ SIGNAL_SHARE = 0.75  # of rollouts, in groups of both rewards; prior: published 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passes:
-    """What happens to a step's sequences besides sampling. scored: forward passes of the policy's or teachers' size.
-
-    trained: sequences in the update. teachers: distinct ones that score. resident: other models held as weights
-    beside the one that is trained. waits: for an environment.
-    """
-
-    trained: float
-    scored: float = 0.0
-    teachers: int = 0
-    resident: int = 0
-    waits: bool = True
-
-
-@dataclass(frozen=True, kw_only=True)
 class Batch:
     """One step's sequences: how many, how long, scored how often, at what environment. What tools write counts as
     prompt: it is read and not sampled.
 
     by_teacher: a teacher samples them. ahead: no update changes their sampler, so that they need not wait for each
     other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair). valued: PPO.
+    scoring_passes: forward passes over the sequences, of the policy's or teachers' size; teachers: distinct ones that
+    score; resident_models: others held as weights beside the one that is trained.
     """
 
     sequences: float
@@ -51,9 +38,9 @@ class Batch:
     max_response_tokens: float
     log_spread: float
     environment_seconds: float
-    scoring_passes: float
-    teachers: int
-    resident_models: int
+    scoring_passes: float = 0.0
+    teachers: int = 0
+    resident_models: int = 0
     generates: bool
     by_teacher: bool
     ahead: bool
@@ -88,21 +75,16 @@ class Batch:
         logs = [math.log(length) for length in lengths]
         between = mean([(value - mean(logs)) ** 2 for value in logs])
         within = mean([row.length_sigma.value**2 for row in rows])
-        passes = _passes(stage, amounts, shares, overlapped=overlapped)
         waiting = [row.turns * row.environment_seconds.value for row in rows]
         longest = float(max(row.max_response_tokens for row in rows))
         length = mean(lengths) if response_tokens is None else response_tokens
         return cls(
             sequences=float(amounts.prompts_per_step * amounts.rollouts_per_prompt),
-            trained_sequences=passes.trained,
             prompt_tokens=mean([row.prompt_tokens.value + row.tool_tokens for row in rows]),
             response_tokens=length,
             max_response_tokens=longest if response_tokens is None else max(longest, 2 * length),
             log_spread=math.sqrt(between + within),
-            environment_seconds=max(waiting) if passes.waits else 0.0,
-            scoring_passes=passes.scored,
-            teachers=passes.teachers,
-            resident_models=passes.resident,
+            environment_seconds=max(waiting) if _waits(stage) else 0.0,
             generates=not isinstance(stage, Sft),
             by_teacher=isinstance(stage, Distill) and not stage.on_policy,
             ahead=_ahead(stage),
@@ -110,6 +92,7 @@ class Batch:
             trained_group=2 if isinstance(stage, Preference) else amounts.rollouts_per_prompt,
             prompt_shares=shares,
             valued=isinstance(stage, Rl) and stage.algorithm == "ppo",
+            **_passes(stage, amounts, shares, overlapped=overlapped),
         )
 
     def longer(self) -> Batch:
@@ -120,7 +103,16 @@ class Batch:
         )
 
 
-def _passes(stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, overlapped: bool) -> Passes:
+def _waits(stage: SpendingStage) -> bool:
+    """Whether samples wait for an environment."""
+    if isinstance(stage, Distill):
+        return stage.on_policy or stage.correct_only
+    return not isinstance(stage, Sft)
+
+
+def _passes(
+    stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, overlapped: bool
+) -> dict[str, Any]:
     """Who scores and what is trained. A judge's models stay in memory beside the policy, and with them the reference;
     a reference alone and teachers are loaded when their turn comes. DPO scores its pairs by policy and reference."""
     prompts, rollouts = float(amounts.prompts_per_step), amounts.rollouts_per_prompt
@@ -131,43 +123,43 @@ def _passes(stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, 
         case Distill():
             serving = [len(stage.teachers_of(name)) for name in stage.domains]
             scored = sum(share * count for share, count in zip(shares, serving, strict=True))
-            return Passes(
-                trained=sequences,
-                scored=0.0 if stage.loss == "sample_nll" else scored,
-                teachers=len(stage.teacher_names),
-                waits=stage.on_policy or stage.correct_only,
-            )
+            return {
+                "trained_sequences": sequences,
+                "scoring_passes": 0.0 if stage.loss == "sample_nll" else scored,
+                "teachers": len(stage.teacher_names),
+            }
         case Sft():
-            return Passes(trained=sequences, waits=False)
+            return {"trained_sequences": sequences}
         case RewardModel():
-            return Passes(trained=SIGNAL_SHARE * sequences)
+            return {"trained_sequences": SIGNAL_SHARE * sequences}
         case RejectionSampling():
-            return Passes(trained=0.0, scored=_judged(stage, shares), resident=_judges(stage))
+            judged = _judged(stage, shares)
+            return {"trained_sequences": 0.0, "scoring_passes": judged, "resident_models": _judges(stage)}
         case Preference():
             pairs = 2 * prompts * _told_apart(stage, shares)
-            return Passes(
-                trained=pairs,
-                scored=_judged(stage, shares) + 2 * pairs / sequences,
-                resident=_judges(stage) + 1,
-            )
+            return {
+                "trained_sequences": pairs,
+                "scoring_passes": _judged(stage, shares) + 2 * pairs / sequences,
+                "resident_models": _judges(stage) + 1,
+            }
         case _:
             assert_never(stage)
 
 
 def _reinforced(
     stage: Rl, prompts: float, sequences: float, shares: Sequence[float], *, overlapped: bool
-) -> Passes:
+) -> dict[str, Any]:
     """RL: a reference, judges, and one pass for old log-probabilities, where samples grow stale, and PPO's values."""
     ppo = stage.algorithm == "ppo"
     trained = sequences * (_told_apart(stage, shares) if stage.zero_signal == "drop" and not ppo else 1.0)
     reference = stage.kl_coefficient > 0
     scored = float(ppo or stage.updates_per_batch > 1 or overlapped) + float(reference)
     judges = _judges(stage)
-    return Passes(
-        trained=trained + prompts * (stage.demonstration_mix > 0),
-        scored=scored + _judged(stage, shares),
-        resident=judges + (1 if judges and reference else 0),
-    )
+    return {
+        "trained_sequences": trained + prompts * (stage.demonstration_mix > 0),
+        "scoring_passes": scored + _judged(stage, shares),
+        "resident_models": judges + (1 if judges and reference else 0),
+    }
 
 
 def _ahead(stage: SpendingStage) -> bool:

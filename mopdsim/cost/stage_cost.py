@@ -2,7 +2,7 @@
 amounts.
 
 A batch of several domains has the mixture's mean length and its wider spread, and waits for the slowest environment.
-Axes: none (central values); in `Bill.seconds_after` and `Bill.spent_after` C candidate numbers of steps, N draw.
+Axes: none (central values); in `Bill.seconds_after` C candidate numbers of steps, N draw.
 Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns and waiting for GPUs
 (`mopdsim.forecast.schedule`).
 """
@@ -102,12 +102,6 @@ class Bill:
         power_C1 = np.log2(longer_C1 / (once + growing_C1))
         grown_CN = np.exp(power_C1 * np.log(relative_length_N) + self.log_sd * noise_N)
         return np.asarray((once + growing_C1 * relative_amount_N) * grown_CN)
-
-    def spent_after(self, steps_C: NDArray[np.int64] | int, relative_N: Array) -> tuple[Array, Array]:
-        """FLOPs of training and gradient tokens after so many steps, (C, N) or (N,), where each spends so much more
-        than the bill's."""
-        grown_CN = np.asarray(steps_C, dtype=float)[..., None] * relative_N
-        return grown_CN * self.step_flops, grown_CN * (self.gradient_tokens / self.steps)
 
     def step_seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
         """Seconds of one step by draw, without evaluation."""

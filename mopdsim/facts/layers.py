@@ -206,9 +206,6 @@ class Recurrent:
     def sequence_flops(self, length: ArrayLike) -> Array:
         return self.score_flops(length) * np.asarray(length, dtype=float)
 
-    def visible(self, context: ArrayLike) -> Array:
-        return np.asarray(context, dtype=float)
-
     def cache_elements(self, context: ArrayLike) -> Array:
         return float(self.inner * self.state + self.convolution) * np.ones_like(
             np.asarray(context, dtype=float)

@@ -77,9 +77,10 @@ class Forecast:
     def stage_flops(self) -> dict[str, Array]:
         """FLOPs of each stage's sampling, scoring and gradient; evaluation and reruns not counted. (N,)"""
         return {
-            name: found.spent_after(found.steps, length_of(self.scenario, found, self.world) * amount_N)[0]
+            name: found.steps
+            * (length_of(self.scenario, found, self.world) * relative_amount(self.scenario, name))
+            * found.step_flops
             for name, found in self.bills.items()
-            for amount_N in (relative_amount(self.scenario, name),)
         }
 
     @cached_property

@@ -44,6 +44,10 @@ Steps = NDArray[np.int64] | int  # (C,), or one number
 _BILLION = 1e9
 # updates behind, `lag` more where generation never waits
 STALENESS: Mapping[Overlap, float] = {"synchronous": 0.0, "one_step_off": 1.0, "asynchronous": 1.0}
+_MACHINE = (  # keys that a scenario and its stages' machine share
+    "overlap", "trainer_share", "lag", "lora", "packed", "evaluations", "epochs", "sampled_per_trained",
+    "environment_slots",
+)  # fmt: skip
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
 
@@ -103,19 +107,11 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
     return Machine(
         model=model(scenario.model_of(root)),
         gpu=gpu(scenario.gpu),
-        overlap=scenario.overlap,
         teacher=None if other is None else model(scenario.model_of(other)),
         formats=Formats(precision=scenario.precision, speculative_factor=scenario.speculative_factor),
         stack=scenario.software,
-        trainer_share=scenario.trainer_share,
-        lag=scenario.lag,
-        lora=scenario.lora,
-        packed=scenario.packed,
-        evaluations=scenario.evaluations,
-        epochs=scenario.epochs,
         value_model=None if scenario.value_model is None else model(scenario.value_model),
-        sampled_per_trained=scenario.sampled_per_trained,
-        environment_slots=scenario.environment_slots,
+        **{key: getattr(scenario, key) for key in _MACHINE},
     )
 
 
