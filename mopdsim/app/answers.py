@@ -14,8 +14,7 @@ from typing import Any
 import streamlit as st
 
 from mopdsim.app.choice import Choice
-from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.forecast.compare import MEASURES, Difference, difference
+from mopdsim.base.errors import MopdError
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import dump
 
@@ -63,14 +62,3 @@ def rival(choice: Choice) -> Choice | None:
         return None
     recipe = choice.scenario().recipe.name
     return choice.changed(recipe="mopd" if recipe == "mixed_rl" else "mixed_rl")
-
-
-def against(baseline: Answer, other: Answer, names: tuple[str, str]) -> dict[str, Difference]:
-    """Every measure's difference; empty where the two are not comparable (other domains, draws or seeds)."""
-    try:
-        return {
-            name: difference(baseline.forecast, other.forecast, measure, names)
-            for name, measure in MEASURES.items()
-        }
-    except UsageError:
-        return {}

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import ValidationError, validate_call
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.recipes import published
 from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.parts import Groups, as_teachers, assemble, samples_of, specialist, specialists_of
 from mopdsim.recipes.recipe import BASE, AnyStage, Balance, Distill, DistillLoss, Merge, Recipe, Rl
@@ -170,6 +171,20 @@ PLAIN: dict[str, Callable[..., Recipe]] = {
     function.__name__: function for function in (single_domain, mixed_rl, cascade_rl, mopd, off_policy, merge)
 }
 CATALOGUE: dict[str, Callable[..., Recipe]] = {**PLAIN, **SYSTEMS}
+TITLES = {
+    "single_domain": "one specialist",
+    "mixed_rl": "one mixed RL run",
+    "cascade_rl": "cascade RL",
+    "mopd": "multi-teacher distillation",
+    "off_policy": "off-policy distillation",
+    "merge": "weight merging",
+    "mopd_then_rl": "distillation, then RL",
+}
+
+
+def recipe_title(name: str) -> str:
+    """A recipe of the catalogue in words, a published system by its name."""
+    return published.system(name).title if name in SYSTEMS else TITLES.get(name, name)
 
 
 @dataclass(frozen=True, kw_only=True)

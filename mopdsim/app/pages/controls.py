@@ -15,7 +15,6 @@ import streamlit as st
 from mopdsim.app import state, views
 from mopdsim.app.choice import MAX_DOMAINS, NO_LIMIT, PRESETS, Choice
 from mopdsim.app.pages import own
-from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, usd
 from mopdsim.facts.domains import domains
 from mopdsim.facts.hardware import gpus
@@ -23,7 +22,7 @@ from mopdsim.facts.model import model, models, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.why import DEFAULT
 from mopdsim.recipes import published
-from mopdsim.recipes.catalogue import CATALOGUE
+from mopdsim.recipes.catalogue import CATALOGUE, recipe_title
 
 QUALITIES = (0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0)
 POOLS = tuple(2**power for power in range(15))

@@ -18,7 +18,6 @@ import streamlit as st
 from mopdsim.app import charts, runs_on_disk, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import split
-from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import P90, Estimate
@@ -26,6 +25,7 @@ from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
 from mopdsim.plan.grouping import Grouping, friendliness, suggested
 from mopdsim.plan.words import capital
+from mopdsim.recipes.catalogue import recipe_title
 
 Pairs = dict[tuple[str, str], tuple[float, float]]
 

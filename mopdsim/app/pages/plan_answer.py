@@ -16,7 +16,6 @@ import streamlit as st
 from mopdsim.app import charts, frames, opening, questions, views
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import Choice
-from mopdsim.app.words import FAMILY_TITLES
 from mopdsim.base.numbers import count, duration, interval, points, score, share, usd
 from mopdsim.plan import words
 from mopdsim.plan.question import loads
@@ -25,6 +24,14 @@ DECISIONS = {"decided": "green", "tie": "orange", "undecided": "orange"}
 _PLANS, _PILOTS = 8, 5  # rows shown
 # columns of the plans that a phone has no room for
 _WIDE = ("80% range", "worst domain", "better than the first")
+FAMILY_TITLES = {
+    "single": "one domain",
+    "mixed_rl": "mixed RL",
+    "cascade_rl": "cascade",
+    "mopd": "MOPD",
+    "off_policy": "off-policy",
+    "merge": "merge",
+}
 Document = Mapping[str, Any]
 COLUMNS = ("plan", "score", "80% range", "worst domain", "cost", "calendar", "better than the first")
 _LEFT_OUT = ", ".join(f".st-key-plans_table tr > :nth-child({COLUMNS.index(name) + 1})" for name in _WIDE)

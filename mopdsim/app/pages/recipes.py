@@ -15,11 +15,10 @@ import streamlit as st
 from mopdsim.app import charts, frames, opening, planned, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
-from mopdsim.app.words import recipe_title
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.forecast.compare import RIVALS, compare_all
 from mopdsim.recipes import graph
-from mopdsim.recipes.catalogue import CATALOGUE, entries
+from mopdsim.recipes.catalogue import CATALOGUE, entries, recipe_title
 from mopdsim.recipes.recipe import BASE, Recipe, read
 from mopdsim.recipes.systems import SYSTEMS
 

@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
+from typing import Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from mopdsim.app import charts, frames, state, views
-from mopdsim.app.answers import Answer, against, answer, rival
-from mopdsim.app.words import finding, plain_finding, recipe_title
-from mopdsim.base.errors import MopdError
+from mopdsim.app.answers import Answer, answer, rival
+from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.numbers import count, duration, interval, score, signed, usd
 from mopdsim.forecast.at_budget import bought
-from mopdsim.forecast.compare import MEASURES, TIE, difference
-from mopdsim.forecast.forecast import quantiles, weakest
+from mopdsim.forecast.compare import MEASURES, TIE, Difference, difference
+from mopdsim.forecast.forecast import Forecast, quantiles, weakest
 from mopdsim.forecast.why import assumptions, basis
+from mopdsim.plan.words import capital
+from mopdsim.recipes.catalogue import recipe_title
 
 DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
     "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),
@@ -62,6 +65,35 @@ def finding_of(now: Answer) -> str:
             mean = difference(against_it, now.forecast, MEASURES["mean_score"], ("rival", "this"))
             return finding(now.forecast, against_it, mean)
     return plain_finding(now.document)
+
+
+def finding(now: Forecast, rival: Forecast, mean: Difference) -> str:
+    """One sentence: what the recipe at hand wins over its rival, and what it costs more. mean: now minus rival."""
+    ours, theirs = recipe_title(now.scenario.recipe.name), recipe_title(rival.scenario.recipe.name)
+    ratio = float(np.median(now.usd_N) / np.median(rival.usd_N))
+    if mean.verdict == TIE:
+        price = f"{ratio:.1f} times" if ratio >= 1 else f"{ratio:.0%} of"
+        return (
+            f"At these steps, untuned, {ours} and {theirs} end level in mean score, and the first costs {price} the "
+            "second."
+        )
+    price = f"at {ratio:.1f} times its cost" if ratio >= 1 else f"at {ratio:.0%} of its cost"
+    gain = 100 * float(np.median(mean.difference_N))
+    side = "above" if gain > 0 else "below"
+    sure = mean.probability_better if gain > 0 else 1 - mean.probability_better
+    return (
+        f"At these steps, untuned, {ours} ends {abs(gain):.1f} points {side} {theirs} in mean score ({sure:.0%} sure), "
+        f"{price}."
+    )
+
+
+def plain_finding(document: Mapping[str, Any]) -> str:
+    """One sentence where there is no rival to compare with."""
+    costs, weeks = usd(document["usd"]["p50"]), duration(document["days"]["p50"])
+    worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
+    low = score(document["scores"][worst]["p50"])
+    recipe = capital(recipe_title(document["recipe"]))
+    return f"{recipe} costs {costs}, takes {weeks}, and is weakest in {worst} ({low})."
 
 
 def _beside(now: Answer) -> dict[str, Answer]:
@@ -181,8 +213,12 @@ def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
 
 
 def _differences(baseline: Answer, now: Answer) -> None:
-    found = against(baseline, now, ("baseline", "now"))
-    if not found:
+    try:
+        found = {
+            name: difference(baseline.forecast, now.forecast, row, ("baseline", "now"))
+            for name, row in MEASURES.items()
+        }
+    except UsageError:
         st.caption("The two are over different domains or draws: their differences mean nothing.")
         return
     rows = []

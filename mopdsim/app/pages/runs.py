@@ -22,10 +22,9 @@ from mopdsim.app.background import PROGRAM
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import samples
 from mopdsim.app.runs_on_disk import Run
-from mopdsim.app.words import recipe_title
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.run_directory import STATUS
-from mopdsim.recipes.catalogue import PLAIN
+from mopdsim.recipes.catalogue import PLAIN, recipe_title
 
 REFRESH_S = 2
 DOMAINS = ("sort", "reverse", "shift", "swap", "brackets", "rle_decode")

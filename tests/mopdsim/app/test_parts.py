@@ -10,9 +10,10 @@ import pandas as pd
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import frames, words
+from mopdsim.app import frames
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import calibration
+from mopdsim.app.pages.plan_answer import FAMILY_TITLES
 from mopdsim.base import numbers
 from mopdsim.base.errors import UsageError
 from mopdsim.plan.question import FAMILIES
@@ -128,12 +129,12 @@ def test_a_difference_has_its_sign_before_the_unit(value: float, text: str) -> N
 
 
 def test_systems_go_by_their_names() -> None:
-    assert words.recipe_title("deepseek_v4") == "DeepSeek-V4"
-    assert words.recipe_title("merge") == "weight merging"
+    assert catalogue.recipe_title("deepseek_v4") == "DeepSeek-V4"
+    assert catalogue.recipe_title("merge") == "weight merging"
 
 
 def test_every_family_of_plans_has_a_title() -> None:
-    assert set(words.FAMILY_TITLES) == set(FAMILIES)
+    assert set(FAMILY_TITLES) == set(FAMILIES)
 
 
 def test_stages_of_rounds_are_called_by_domain_and_number() -> None:
