@@ -1,16 +1,21 @@
-"""What a model gives to tokens that are there already: its states, and from them logits, log-probs and KL.
+"""What models give to tokens that are there already: their states, and from them logits, log-probs and KL.
 
 The form in which a scored batch is kept is the last hidden states and the head (DeepSeek-V4); logits are rebuilt for
-the positions that are asked for, a block of them at a time. Leaves out: gradients (`trainer.batch.update`), which
-model scores what (`trainer.batch.bank`).
+the positions that are asked for, a block of them at a time. A `Bank` holds the other models that a stage reads,
+teachers and references, while memory has room for all of them; where it has not, each is loaded, used and let go, so
+that peak memory is the student and the largest other model, however many there are. Leaves out: gradients
+(`trainer.batch.update`).
 
 Axes: B rows, T response length, M = B * T places, N trained positions (flat index b * T + t), D width, V vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,8 +24,12 @@ from trainer.batch.rollout import Rollouts
 from trainer.batch.update import hidden_states
 from trainer.losses.losses import reverse_kl, token_logprob
 from trainer.model import processes
-from trainer.model.parallel import logits_at_once
+from trainer.model.adapters import base_directory, is_adapter
+from trainer.model.parallel import logits_at_once, memory_bytes
 from trainer.model.policy import Policy
+
+RESIDENT_BYTES = 256 * 2**20  # of weights that always stay loaded
+RESIDENT_SHARE = 0.4  # of the memory that is free when a stage starts, for more than that
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,3 +99,78 @@ def kl_sum(own: Scored, other: Scored, rollouts: Rollouts, *, temperature: float
         own_NV, other_NV = own.at(index_N, temperature), other.at(index_N, temperature)
         total += float(reverse_kl(own_NV, other_NV, own_NV.new_ones(len(index_N)))[0])
     return sum(processes.gathered(total))
+
+
+class Bank:
+    """Models by stage name, loaded when asked for."""
+
+    def __init__(
+        self, directories: dict[str, Path], load: Callable[[str], Policy], *, room: float | None = None
+    ) -> None:
+        """room: bytes of weights that may stay loaded [default: a share of what is free at the first look-up]."""
+        self._load = load
+        places = set(directories.values())
+        bases = {base_directory(path) for path in places if is_adapter(path)}  # once, however many adapters
+        self._size, self._room = sum(map(_weight_bytes, places | bases)), room
+        self._resident = False
+        self._directories = directories
+        self._held: dict[Path, Policy] = {}
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[Policy]:
+        """The model while the block lasts; blocks inside one another share it."""
+        place = self._directories[name]
+        if place in self._held:
+            yield self._held[place]
+            return
+        policy = self._held[place] = self._load(name).frozen()
+        if self._room is None:
+            self._room = max(RESIDENT_BYTES, RESIDENT_SHARE * memory_bytes(policy.device, free=True))
+        self._resident = self._size <= self._room
+        try:
+            yield policy
+        finally:
+            if not self._resident:
+                del self._held[place]
+
+    def mapping(self, names: Sequence[str]) -> Mapping[str, Policy]:
+        """The models by name, each loaded when it is looked up."""
+        return _Lazy(self, names)
+
+    def score(
+        self,
+        name: str,
+        rollouts: Rollouts,
+        *,
+        micro_batch_rows: int | None = None,
+        rows: slice | None = None,
+    ) -> Scored:
+        """`score` with the model, which may be let go: its head stays."""
+        with self.open(name) as policy:
+            scored = score(policy, rollouts, micro_batch_rows=micro_batch_rows, rows=rows)
+            head = copy.copy(policy)
+            if not self._resident:
+                # The loaded weight may be a view that keeps its whole file in memory.
+                head.head = copy.deepcopy(policy.head)
+            head.model = head.head
+            del head.backbone
+            return replace(scored, logits=head.logits)
+
+
+class _Lazy(Mapping[str, Policy]):
+    def __init__(self, bank: Bank, names: Sequence[str]) -> None:
+        self._bank, self._names = bank, names
+
+    def __getitem__(self, name: str) -> Policy:
+        with self._bank.open(name) as policy:
+            return policy
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def _weight_bytes(directory: Path) -> int:
+    return sum(path.stat().st_size for path in directory.glob("*.safetensors"))

@@ -1,6 +1,6 @@
 """Peak memory of a distillation step with one teacher and with several, each in a fresh process.
 
-Whole teachers lie on disk and `trainer.batch.bank`, given no room, loads them one at a time; each scores its own share
+Whole teachers lie on disk and `trainer.batch.score`, given no room, loads them one at a time; each scores its own share
 of the prompts and leaves its last hidden states and its head behind. Adapters of one base all stay loaded. Linux only.
 Leaves out: memory on an accelerator.
 """
@@ -19,8 +19,8 @@ from typing import Any
 import torch
 
 from mopdsim.base.errors import MopdError
-from trainer.batch.bank import Bank
 from trainer.batch.rollout import Rollouts
+from trainer.batch.score import Bank
 from trainer.batch.update import LossOf
 from trainer.bench.step import STUDENT, TEACHER, Step, reverse_kl, size_of
 from trainer.model.adapters import adapted, attach_new

@@ -1,6 +1,6 @@
 """Distillation from one or many teachers: the student (or its teachers) samples, each prompt's own teachers score.
 
-One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.batch.bank`),
+One step: draw prompts of every domain, route them, sample, let each teacher score its rows (`trainer.batch.score`),
 step on the weighted sum of divergences (`trainer.stages.targets`). Leaves out: the divergences themselves.
 """
 
@@ -17,9 +17,9 @@ from torch import Tensor
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
 from trainer.batch.routing import Route, by_teacher, routes, sampling_routes
+from trainer.batch.score import Bank
 from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch
 from trainer.batch.heads import load_reward_model, scores, without_head
 from trainer.batch.meter import Meter
+from trainer.batch.score import Bank
 from trainer.model.policy import Policy
 from trainer.stages.job import Job
 from trainer.tasks import Item

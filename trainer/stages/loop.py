@@ -23,13 +23,12 @@ from torch import Tensor
 from mopdsim.base.errors import DivergenceError, MopdError
 from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
 from mopdsim.recipes.amounts import Amounts
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
 from trainer.batch.evaluate import evaluate
 from trainer.batch.heads import without_head
 from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Scored
+from trainer.batch.score import Bank, Scored
 from trainer.batch.sums import Sums
 from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint

@@ -18,11 +18,10 @@ import torch
 from torch import Tensor
 
 from mopdsim.recipes.recipe import Rl
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, spread
 from trainer.batch.heads import add_head, drop_head, scalars, values, without_head
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Scored, logprobs
+from trainer.batch.score import Bank, Scored, logprobs
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened
 from trainer.losses.losses import Loss, policy_gradient, token_logprob, token_weights

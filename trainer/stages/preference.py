@@ -24,10 +24,9 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from mopdsim.recipes.recipe import Preference
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, Prompts, part_of
 from trainer.batch.rollout import Rollouts, turns
-from trainer.batch.score import kl_sum, logprobs, score
+from trainer.batch.score import Bank, kl_sum, logprobs, score
 from trainer.losses.losses import Loss, token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.job import Job

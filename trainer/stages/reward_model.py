@@ -19,11 +19,11 @@ from torch import Tensor
 
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.stage import NORMALISING_ANSWERS, RewardModel
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, minibatches
 from trainer.batch.evaluate import sampled
 from trainer.batch.heads import add_head, endings, head_of, scalars, scores, without_head
 from trainer.batch.rollout import turns
+from trainer.batch.score import Bank
 from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import bradley_terry

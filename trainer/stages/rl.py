@@ -15,9 +15,9 @@ from torch import Tensor
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Rl
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, minibatches
 from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.score import Bank
 from trainer.batch.sums import means
 from trainer.batch.update import LossOf, accumulate_share
 from trainer.batch.written import demonstrated

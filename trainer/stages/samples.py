@@ -28,11 +28,10 @@ from torch import Tensor
 
 from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes.recipe import Distill, Rl
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import Route
-from trainer.batch.score import logprobs, score
+from trainer.batch.score import Bank, logprobs, score
 from trainer.files.log import Log
 from trainer.model import processes
 from trainer.model.policy import Policy

@@ -17,13 +17,12 @@ import numpy as np
 import torch
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch, join, rows_for, select
 from trainer.batch.evaluate import sampled
 from trainer.batch.meter import Meter
 from trainer.batch.rollout import generate, turns
 from trainer.batch.routing import Route
-from trainer.batch.score import logprobs, score
+from trainer.batch.score import Bank, logprobs, score
 from trainer.batch.written import replayed
 from trainer.model.loading import check_device, load_policy
 from trainer.model.policy import Policy

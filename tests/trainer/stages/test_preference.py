@@ -28,9 +28,9 @@ from torch import Tensor
 
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import BASE, Preference
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch
 from trainer.batch.rollout import Rollouts
+from trainer.batch.score import Bank
 from trainer.batch.update import accumulate_gradients
 from trainer.losses.losses import Loss, token_logprob
 from trainer.runs.worker import run_stage

@@ -27,8 +27,8 @@ from small_world import (
 from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Distill, Rl, Teacher
-from trainer.batch.bank import Bank
 from trainer.batch.batch import Batch
+from trainer.batch.score import Bank
 from trainer.batch.written import demonstrated
 from trainer.model.loading import load_policy
 from trainer.runs.worker import run_stage
@@ -248,7 +248,7 @@ def test_a_killed_stage_leaves_the_samples_of_an_unbroken_one(
 def test_a_large_teacher_is_loaded_once_for_blocks_inside_one_another(
     model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from trainer.batch import bank as module
+    from trainer.batch import score as module
 
     monkeypatch.setattr(module, "RESIDENT_BYTES", 0)
     monkeypatch.setattr(module, "RESIDENT_SHARE", 0.0)
