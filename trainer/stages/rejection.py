@@ -3,7 +3,7 @@
 Batch by batch, as a training loop goes step by step: prompts come from the training streams, all randomness from
 (stage key, batch), and what was kept since the last checkpoint is written as a part of its own, so that a killed stage
 ends with the bytes of an unbroken one. Leaves out: training on the data (`trainer.stages.sft`), its files
-(`trainer.batch.dataset`).
+(`trainer.batch.written`).
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from typing import Any
 
 from mopdsim.base.run_directory import CHECKPOINTS, DATA, METRICS
 from mopdsim.recipes.recipe import RejectionSampling
-from trainer.batch import dataset
+from trainer.batch import written
 from trainer.batch.batch import Batch
-from trainer.batch.dataset import Sample
 from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
+from trainer.batch.written import Sample
 from trainer.files.atomic import atomic_directory, sweep, verified, write_json
 from trainer.files.log import Log
 from trainer.model import processes
@@ -56,7 +56,7 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
                     _save(parts[-1], lines, trainee.state(log_bytes=log.size()))
                 lines = []
     if writes:
-        dataset.write(job.directory / DATA, [part / dataset.SAMPLES for part in parts], stage.domains)
+        written.write(job.directory / DATA, [part / written.SAMPLES for part in parts], stage.domains)
     rows = {name: _described(sums) for name, sums in trainee.memory["totals"].items()}
     return {"steps": trainee.step, "domains": rows, **spent_summary(meter, job)}
 
@@ -76,7 +76,7 @@ def _resumed(folder: Path) -> tuple[list[Path], dict[str, Any]]:
 def _save(part: Path, lines: Sequence[str], state: Mapping[str, Any]) -> None:
     """The answers since the last part, and where the stage stands."""
     with atomic_directory(part) as partial:
-        (partial / dataset.SAMPLES).write_text("".join(lines), encoding="utf-8")
+        (partial / written.SAMPLES).write_text("".join(lines), encoding="utf-8")
         write_json(partial / "state.json", state)
 
 

@@ -9,8 +9,7 @@ from torch import Tensor
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import Sft
 from trainer.batch.batch import Batch, draw
-from trainer.batch.dataset import Kept
-from trainer.batch.written import demonstrations, replayed
+from trainer.batch.written import Kept, demonstrations, replayed
 from trainer.losses.losses import Loss, cross_entropy, token_weights
 from trainer.stages.job import Job
 from trainer.stages.loop import Metrics, Report, Trainee, train

@@ -16,7 +16,7 @@ from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import ROOTS, Merge, Recipe, RejectionSampling
 from mopdsim.recipes.systems import SYSTEMS
-from trainer.batch.dataset import SAMPLES
+from trainer.batch.written import SAMPLES
 from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import plan
 from trainer.runs.progress import Progress

@@ -28,7 +28,7 @@ from small_world import (
 
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.recipe import BASE, Recipe, RejectionSampling, Sft
-from trainer.batch import dataset, heads
+from trainer.batch import heads, written
 from trainer.batch.batch import Batch, draw, minibatches, sample
 from trainer.batch.rollout import turns
 from trainer.files import atomic
@@ -330,7 +330,7 @@ def write_data(
 ) -> Path:
     """A dataset of (domain, turns, index, truncated)."""
     samples = [
-        dataset.Sample(
+        written.Sample(
             domain=domain,
             prompt=task(domain).stream("train", index, 1, seed=0)[0].prompt,
             turns=turns,
@@ -342,7 +342,7 @@ def write_data(
     ]
     part = directory.with_suffix(".jsonl")
     part.write_text("".join(each.line() for each in samples))
-    dataset.write(directory, [part], domains)
+    written.write(directory, [part], domains)
     return directory
 
 
@@ -408,7 +408,7 @@ def test_several_datasets_of_a_domain_are_read_together(tmp_path: Path) -> None:
         write_data(tmp_path / name, [("sort", (name,), n, False) for n in range(3)], ["sort", "reverse"])
         for name in ("a", "b")
     ]
-    kept = dataset.Kept(folders, seed=lambda *parts: 0)
+    kept = written.Kept(folders, seed=lambda *parts: 0)
     assert Counter(found.turns[0] for found in kept.take("sort", 6, 6)) == {"a": 3, "b": 3}
     assert kept.samples["reverse"] == []
 
