@@ -1,21 +1,27 @@
-"""Checkpoints of a training loop: model, optimizer and a small JSON state, atomic and verified.
+"""What a training loop goes on from: checkpoints, and metrics.jsonl cut back to where the checkpoint left it.
 
-All randomness of a loop is derived from (stage key, step), so no generator state has to be saved: the step, the data
-cursors and the loop's own memory are the whole of it. `load_latest` takes the newest checkpoint that verifies.
+A checkpoint is the model, the optimizer and a small JSON state, atomic and verified. All randomness of a loop is
+derived from (stage key, step), so no generator state has to be saved: the step, the data cursors and the loop's own
+memory are the whole of it. `load_latest` takes the newest checkpoint that verifies. Leaves out: what the rows of the
+log hold (the loops) and the run's own copy of them (`trainer.runs.run`).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from trainer.files.atomic import atomic_directory, sweep, verified
+from mopdsim.base.errors import DivergenceError, MopdError
+from trainer.files.atomic import atomic_directory, explained, sweep, verified
 
 KEEP = 2
 
@@ -66,3 +72,50 @@ def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
         if tensor.requires_grad or not isinstance(tensor, nn.Parameter)
     }
     return {name: tensor.detach().contiguous().cpu() for name, tensor in named.values()}
+
+
+class Log:
+    """An open metrics.jsonl of which the first `keep` bytes are kept; one of a process that `writes` not is empty."""
+
+    def __init__(self, path: Path, *, keep: int = 0, writes: bool = True) -> None:
+        self.path = path
+        with explained(path):
+            if not writes:
+                self.file: IO[bytes] = BytesIO()
+                return
+            self.file = path.open("r+b" if path.exists() else "w+b")
+            found = self.file.seek(0, os.SEEK_END)
+            if found < keep:
+                self.file.close()
+                raise MopdError(
+                    f"{path}: holds {found} bytes where the checkpoint left {keep}: it was changed; "
+                    f"remove {path.parent} to run the stage again"
+                )
+            self.file.truncate(keep)
+            self.file.seek(keep)
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Append a row. DivergenceError where it holds a number that is not finite."""
+        try:
+            line = json.dumps(row, allow_nan=False)
+        except ValueError as error:
+            raise DivergenceError(
+                f"{self.path}: step {row.get('step')}, {row.get('kind')}: a metric is not finite ({error}): "
+                "the last good checkpoint is kept; lower learning_rate and run again"
+            ) from None
+        with explained(self.path):
+            self.file.write(line.encode() + b"\n")
+            self.file.flush()
+
+    def size(self) -> int:
+        """Bytes written, all of them on disk."""
+        with explained(self.path):
+            if not isinstance(self.file, BytesIO):
+                os.fsync(self.file.fileno())
+        return self.file.tell()

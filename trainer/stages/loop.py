@@ -33,7 +33,7 @@ from trainer.batch.sums import Sums
 from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
-from trainer.files.log import Log
+from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.model.adapters import attach_new
 from trainer.model.loading import save_policy

@@ -22,7 +22,7 @@ from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
 from trainer.batch.written import Sample
 from trainer.files.atomic import atomic_directory, sweep, verified, write_json
-from trainer.files.log import Log
+from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.stages.job import Job
 from trainer.stages.judge import Judges

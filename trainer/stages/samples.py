@@ -32,7 +32,7 @@ from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
 from trainer.batch.routing import Route
 from trainer.batch.score import Bank, logprobs, score
-from trainer.files.log import Log
+from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee

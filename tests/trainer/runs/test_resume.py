@@ -332,7 +332,7 @@ def test_weights_that_blow_up_are_a_divergence(small: dict[str, str], model: Pat
 
 
 def test_a_metric_that_is_not_finite_is_a_divergence(tmp_path: Path) -> None:
-    from trainer.files.log import Log
+    from trainer.files.checkpoint import Log
 
     with Log(tmp_path / "metrics.jsonl") as log, pytest.raises(DivergenceError, match=r"step 3.*not finite"):
         log.write({"kind": "step", "step": 3, "entropy": float("inf")})
