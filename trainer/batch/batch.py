@@ -18,7 +18,6 @@ from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
 from trainer.batch.rollout import Rollouts, converse, generate, prompt_rows, stacked, turns
-from trainer.batch.routing import Route
 from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Split, Task
@@ -222,18 +221,13 @@ def select(batch: Batch, kept_B: Tensor) -> Batch:
     return part_of(batch, kept_B.nonzero().squeeze(1), group=1)
 
 
-def join(policy: Policy, parts: Sequence[tuple[Route, Batch]]) -> tuple[Batch, list[Route]]:
-    """One-domain batches, one after the other, every row a prompt of its own; and their routes in the new batch."""
-    items = [item for _, part in parts for item in part.items for _ in range(part.group)]
-    domains = [route.domain for route, part in parts for _ in range(len(part.items) * part.group)]
-    moved, first = [], 0
-    for route, part in parts:
-        count = len(part.items) * part.group
-        moved.append(Route(domain=route.domain, prompts=slice(first, first + count), teachers=route.teachers))
-        first += count
-    rollouts = stacked([part.rollouts for _, part in parts], policy.pad_id, group=1)
-    reward_B = torch.cat([part.reward_B for _, part in parts])
-    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1)), moved
+def join(policy: Policy, parts: Sequence[Batch]) -> Batch:
+    """One-domain batches, one after the other, every row a prompt of its own."""
+    items = [item for part in parts for item in part.items for _ in range(part.group)]
+    domains = [domain for part in parts for domain in part.spans for _ in range(len(part.reward_B))]
+    rollouts = stacked([part.rollouts for part in parts], policy.pad_id, group=1)
+    reward_B = torch.cat([part.reward_B for part in parts])
+    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1))
 
 
 def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:

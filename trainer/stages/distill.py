@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -18,7 +19,6 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
-from trainer.batch.routing import Route, by_teacher, routes, sampling_routes
 from trainer.batch.score import Bank
 from trainer.batch.sums import Sums, means
 from trainer.losses import balance
@@ -29,7 +29,16 @@ from trainer.model.policy import Policy
 from trainer.stages import ledger, samples
 from trainer.stages.loop import Hooks, Job, Metrics, Report, Trainee, train
 from trainer.stages.preflight import preflight, prompts_of, shared_ids
-from trainer.stages.targets import Scores, Target, loss_function, teacher_loss
+from trainer.stages.targets import (
+    Route,
+    Scores,
+    Target,
+    by_teacher,
+    loss_function,
+    routes,
+    sampling_routes,
+    teacher_loss,
+)
 
 ALGORITHM_VERSION = 1
 LEAST_DISPERSION = 1e-6
@@ -147,7 +156,13 @@ def _teacher_samples(
             part = select(part, part.reward_B >= 1.0)
         if part.items:
             parts.append((route, part))
-    return join(trainee.policy, parts) if parts else (None, [])
+    if not parts:
+        return None, []
+    edges = [0, *accumulate(len(part.reward_B) for _, part in parts)]
+    moved = [
+        replace(route, prompts=slice(*ends)) for (route, _), ends in zip(parts, pairwise(edges), strict=True)
+    ]
+    return join(trainee.policy, [part for _, part in parts]), moved
 
 
 def _padding(valid_V: Tensor | None, teacher: Policy) -> Tensor | None:

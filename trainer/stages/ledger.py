@@ -23,11 +23,10 @@ from torch import Tensor
 from mopdsim.base.run_directory import LEDGER
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch
-from trainer.batch.routing import Route, by_teacher
 from trainer.batch.update import Part
 from trainer.files.atomic import explained
 from trainer.stages.loop import BETAS, Metrics, Trainee
-from trainer.stages.targets import Target, loss_function, reward_function
+from trainer.stages.targets import Route, Target, by_teacher, loss_function, reward_function
 
 REWARD = "reward"
 EPSILON = 1e-8  # of AdamW as `trainer.stages.loop` makes it

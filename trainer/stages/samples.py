@@ -30,12 +30,12 @@ from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes.recipe import Distill, Rl
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
-from trainer.batch.routing import Route
 from trainer.batch.score import Bank, logprobs, score
 from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee
+from trainer.stages.targets import Route
 
 TIMES = 10
 ROWS = 4

@@ -21,7 +21,6 @@ from trainer.batch.batch import Batch, join, rows_for, select
 from trainer.batch.evaluate import sampled
 from trainer.batch.meter import Meter
 from trainer.batch.rollout import generate, turns
-from trainer.batch.routing import Route
 from trainer.batch.score import Bank, logprobs, score
 from trainer.batch.written import replayed
 from trainer.model.loading import check_device, load_policy
@@ -170,12 +169,12 @@ class Models:
                 f"domain {domain!r}: the student's likeliest answers to all {items} test prompts are right, so there "
                 "is no failure to trace: give --prompt and --answer"
             )
-        return self._joined(domain, parts)
+        return join(self.student, parts)
 
     def tested(self, name: str, domain: str) -> Batch:
         """A model's likeliest answers to all test prompts of a domain."""
         with self._open(name) as reader:
-            return self._joined(domain, list(self._likeliest(reader, domain)))
+            return join(self.student, self._likeliest(reader, domain))
 
     def right(self, batch: Batch) -> Batch | None:
         """The items' own answers in place of those given; None where an item has none."""
@@ -194,14 +193,6 @@ class Models:
     def _likeliest(self, reader: Policy, domain: str) -> list[Batch]:
         items = self.subject.settings.test_items
         return sampled(reader, domain, task(domain), "test", items, temperature=0.0, meter=Meter())
-
-    def _joined(self, domain: str, parts: list[Batch]) -> Batch:
-        """One domain's batches as one."""
-        routes = [
-            Route(domain=domain, prompts=slice(0, len(part.items)), teachers=dict[str, float]())
-            for part in parts
-        ]
-        return join(self.student, list(zip(routes, parts, strict=True)))[0]
 
 
 def _paid(item: Item, domain: str, said: list[str], student: Policy) -> bool | None:

@@ -33,10 +33,10 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import BASE, Distill, Sft, Teacher
 from trainer.batch.meter import Meter
-from trainer.batch.routing import routes, sampling_routes
 from trainer.model.chat import Chat
 from trainer.stages import distill
 from trainer.stages.loop import Trainee
+from trainer.stages.targets import routes, sampling_routes
 from trainer.tasks import task
 
 pytestmark = pytest.mark.usefixtures("one_thread")
