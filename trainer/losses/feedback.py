@@ -1,7 +1,7 @@
 """What is learnt from judgements: Bradley-Terry, advantages over time, the value's loss, control of the KL penalty.
 
 Pure functions, as in `trainer.losses.losses`: weights carry all normalisation, metrics are detached sums. Leaves out:
-who judges (`trainer.stages.judge`), the policy's own loss (`trainer.losses.losses.policy_gradient`).
+who judges (`trainer.stages.reward_model`), the policy's own loss (`trainer.losses.losses.policy_gradient`).
 
 Axes: B rows, T response tokens, N positions, P pairs.
 """

@@ -9,7 +9,7 @@ A response's tokens meet inside the sigmoid, so this is no sum over positions; i
     - mean_P beta sigmoid(-margin) (grad log pi(c) - grad log pi(r)) + ...,
 
 so a first pass without gradient finds the margins, and the second, in pieces as every other loop's, takes the log-probs
-times these fixed weights. Leaves out: who judges (`trainer.stages.judge`).
+times these fixed weights. Leaves out: who judges (`trainer.stages.reward_model`).
 
 Axes: U prompts, P pairs, B = 2 P rows (chosen, rejected, chosen, ...), T response length, N trained positions.
 """
@@ -30,9 +30,8 @@ from trainer.batch.score import Bank, kl_sum, logprobs, score
 from trainer.losses.losses import Loss, token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.job import Job
-from trainer.stages.judge import Judges, reversed_label
 from trainer.stages.loop import Metrics, Report, Trainee, train
-from trainer.stages.reward_model import check_patience
+from trainer.stages.reward_model import Judges, check_patience, reversed_label
 
 ALGORITHM_VERSION = 1
 

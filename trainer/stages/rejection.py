@@ -25,8 +25,8 @@ from trainer.files.atomic import atomic_directory, sweep, verified, write_json
 from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.stages.job import Job
-from trainer.stages.judge import Judges
 from trainer.stages.loop import Metrics, Report, Trainee, spent_summary, trainee_of
+from trainer.stages.reward_model import Judges
 
 ALGORITHM_VERSION = 1
 FULL_MARKS = 1 - 1e-6  # of a verifier's scale, which single precision rounds

@@ -1,17 +1,18 @@
-"""Reward models: a scalar head and its trunk, trained on comparisons of one model's answers (2203.02155, section 3.5).
+"""Reward models: a scalar head and its trunk, trained on comparisons of one model's answers (2203.02155, section 3.5);
+and who judges an answer: the domain's verifier, or the reward model that a stage names for the domain (`Judges`).
 
 The model that the stage starts from answers each prompt several times, and stays as it was; the verifier compares, with
 label noise; all comparisons of a prompt are one element of the batch. In the end scores are shifted and scaled so that
-fresh answers have mean 0 and standard deviation 1. Leaves out: the loss (`trainer.losses.feedback`), who asks a reward
-model (`trainer.stages.judge`).
+fresh answers have mean 0 and standard deviation 1. Leaves out: the loss (`trainer.losses.feedback`), verifiers
+(`trainer.tasks`).
 
 Axes: U prompts, B rows, P pairs, N rows of a piece, D hidden width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import torch
@@ -21,15 +22,25 @@ from mopdsim.base.errors import MopdError
 from mopdsim.recipes.stage import NORMALISING_ANSWERS, RewardModel
 from trainer.batch.batch import Batch, minibatches
 from trainer.batch.evaluate import sampled
-from trainer.batch.heads import add_head, endings, head_of, scalars, scores, without_head
+from trainer.batch.heads import (
+    add_head,
+    endings,
+    head_of,
+    load_reward_model,
+    scalars,
+    scores,
+    without_head,
+)
+from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
 from trainer.batch.score import Bank
 from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import bradley_terry
-from trainer.stages.judge import reversed_label
+from trainer.model.policy import Policy
 from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, Trainee, train
-from trainer.tasks import Split
+from trainer.tasks import Item, Split
+from trainer.tasks.base import uniform
 
 ALGORITHM_VERSION = 1
 PATIENCE = 10  # steps in a row without a pair
@@ -243,3 +254,54 @@ def agreement(score_B: Tensor, grade_B: Tensor, group: int) -> dict[str, float |
         "n": n,
         "correlation": float(torch.corrcoef(torch.stack([score_B, grade_B]))[0, 1]) if varied else None,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judges:
+    """The reward models of a stage, loaded when they are asked. models: by domain; the verifier judges the others."""
+
+    models: Mapping[str, str]
+    bank: Bank
+    micro_batch_rows: int | None
+
+    @classmethod
+    def of(cls, job: Job, reward_models: Mapping[str, str]) -> Judges:
+        """reward_models: stages by domain, their weights among the job's."""
+        settings = job.settings
+        directories = {name: job.weights[name] for name in reward_models.values()}
+
+        def load(name: str) -> Policy:
+            return load_reward_model(directories[name], **job.loading())
+
+        return cls(
+            models=dict(reward_models),
+            bank=Bank(directories, load),
+            micro_batch_rows=settings.micro_batch_rows,
+        )
+
+    def judged(self, batch: Batch, meter: Meter) -> Batch:
+        """The batch with the reward models' scores in their domains; itself where there are none."""
+        by_model: dict[str, list[str]] = {}
+        for domain in batch.spans:
+            if domain in self.models:
+                by_model.setdefault(self.models[domain], []).append(domain)
+        if not by_model:
+            return batch
+        reward_B = batch.reward_B.clone()
+        for name, domains in by_model.items():
+            spans = [batch.spans[domain] for domain in domains]
+            row_M = torch.cat([torch.arange(span.start, span.stop) for span in spans]).to(reward_B.device)
+            rollouts = batch.rollouts.rows(row_M)
+            with self.bank.open(name) as model, meter.phase("scoring", model.device):
+                reward_B[row_M] = scores(model, rollouts, micro_batch_rows=self.micro_batch_rows)
+                meter.count("scoring", model, without_head(rollouts))
+            for domain in domains:
+                tokens = int(batch.rollouts.trained_BT[batch.spans[domain]].sum())
+                meter.count_tokens("scored", domain, tokens)
+        return replace(batch, reward_B=reward_B)
+
+
+def reversed_label(noise: float, item: Item, better: Sequence[str], worse: Sequence[str]) -> bool:
+    """Whether noise reverses the label of a pair of answers (their turns): the same pair is always labelled alike."""
+    answers = ("\x1e".join(turns) for turns in (better, worse))
+    return uniform("label", item.prompt, *answers) < noise

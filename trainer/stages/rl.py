@@ -24,9 +24,9 @@ from trainer.batch.written import demonstrated
 from trainer.losses.losses import Loss, cross_entropy, group_advantages, token_weights
 from trainer.model import processes
 from trainer.stages import ppo, samples
-from trainer.stages.judge import Judges
 from trainer.stages.loop import PLAIN, Job, Metrics, Report, Trainee, train
 from trainer.stages.ppo import Signal, reward_weight, surrogate
+from trainer.stages.reward_model import Judges
 
 ALGORITHM_VERSION = 2
 LEAST_SIGNAL = 0.05  # of q (1 - q) in the curriculum, so that no domain is given up

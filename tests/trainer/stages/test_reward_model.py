@@ -38,9 +38,8 @@ from trainer.model.policy import Policy
 from trainer.model.tiny import init_model
 from trainer.stages import reward_model, sft
 from trainer.stages.job import Job
-from trainer.stages.judge import Judges
 from trainer.stages.loop import Trainee
-from trainer.stages.reward_model import agreement, pairs_of
+from trainer.stages.reward_model import Judges, agreement, pairs_of
 from trainer.tasks import Item, task
 from trainer.tasks.jsonl import JsonlTask
 
