@@ -30,7 +30,6 @@ from typing import Any, Final
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from trainer.tasks.base import Item, Procedural
-from trainer.tasks.harmless import is_arithmetic
 from trainer.tasks.numbers import numbers_in
 from trainer.tasks.spec import Options, shared_dials
 
@@ -74,6 +73,13 @@ REJECTS_BY_RAISING: Final[Mapping[str, tuple[type[Exception], ...]]] = {
     "prime_factorization": (ValueError,),
 }
 """Families whose graders raise, rather than score 0, on a response they cannot read."""
+LONGEST_EXPRESSION: Final = 400
+LARGEST_NUMBER: Final = 10**9
+LARGEST_EXPONENT: Final = 100
+FUNCTIONS: Final = frozenset(
+    ["exp", "log", "sqrt", "sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh"]
+)
+_OPERATORS: Final = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.Pow)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,3 +232,49 @@ def _entry(family: str, config: tuple[tuple[str, Any], ...], index: int) -> dict
     with redirect_stdout(sys.stderr):  # some families print while they generate
         entry: dict[str, Any] = _dataset(family, config)[index]
     return entry
+
+
+def is_arithmetic(text: str) -> bool:
+    """May a grader evaluate `text` (`parse_expr` evaluates Python: it could run code, or hang with `9**9**9`)? It may
+    where it is numbers, names, + - * / **, parentheses and calls of FUNCTIONS, and cheap to evaluate?
+
+    Cheap: no power within a power, no call within a call, exponents plain numbers up to LARGEST_EXPONENT or
+    their quotients.
+    """
+    if len(text) > LONGEST_EXPRESSION:
+        return False
+    try:
+        tree = ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return _allowed(tree.body, in_power=False, in_call=False)
+
+
+def _allowed(node: ast.expr, *, in_power: bool, in_call: bool) -> bool:
+    match node:
+        case ast.Constant(value=bool()):
+            return False
+        case ast.Constant(value=int() | float() as value):
+            return abs(value) <= LARGEST_NUMBER
+        case ast.Name():
+            return True
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+            return _allowed(operand, in_power=in_power, in_call=in_call)
+        case ast.BinOp(left=base, op=ast.Pow(), right=exponent):
+            return not in_power and _is_exponent(exponent) and _allowed(base, in_power=True, in_call=in_call)
+        case ast.BinOp(left=left, op=operator, right=right) if isinstance(operator, _OPERATORS):
+            return all(_allowed(side, in_power=in_power, in_call=in_call) for side in (left, right))
+        case ast.Call(func=ast.Name(id=name), args=[argument], keywords=[]):
+            return not in_call and name in FUNCTIONS and _allowed(argument, in_power=in_power, in_call=True)
+    return False
+
+
+def _is_exponent(node: ast.expr) -> bool:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return abs(value) <= LARGEST_EXPONENT
+        case ast.UnaryOp(op=ast.UAdd() | ast.USub(), operand=operand):
+            return _is_exponent(operand)
+        case ast.BinOp(left=ast.expr() as left, op=ast.Div(), right=right):
+            return _is_exponent(left) and _is_exponent(right)
+    return False

@@ -24,8 +24,8 @@ from trainer.tasks.gym import (
     PAYS_FOR_NEARNESS,
     REJECTS_BY_RAISING,
     extracted,
+    is_arithmetic,
 )
-from trainer.tasks.harmless import is_arithmetic
 
 SPECS = ["spell_backward", "chain_sum?min_terms=2&max_terms=3&max_digits=2", "number_sorting", "maze"]
 GARBAGE = [
