@@ -14,12 +14,9 @@ from mopdsim.base.errors import NotFoundError, did_you_mean
 from trainer.tasks import ask, gym, jsonl
 from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
 from trainer.tasks.spec import Factory, Options
-from trainer.tasks.tiny import brackets, compare, guess, letters, program, runs
+from trainer.tasks.tiny import guess, skills
 
-_MODULES = (letters, brackets, runs, program, guess, compare)
-FAMILIES: Mapping[str, Factory] = MappingProxyType(
-    {name: factory for module in _MODULES for name, factory in module.FAMILIES.items()}
-)
+FAMILIES: Mapping[str, Factory] = MappingProxyType({**skills.FAMILIES, "guess": guess.guess_task})
 _SCHEMES: Mapping[str, Factory] = MappingProxyType(
     {ask.SCHEME: ask.ask_task, gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task}
 )

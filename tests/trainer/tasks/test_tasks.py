@@ -28,7 +28,7 @@ from trainer.tasks import (
 )
 from trainer.tasks.base import split_of
 from trainer.tasks.tiny.guess import GuessTask
-from trainer.tasks.tiny.program import MOST_STEPS, OPERATIONS, does, run, shortest_program
+from trainer.tasks.tiny.skills import MOST_STEPS, OPERATIONS, does, run_program, shortest_program
 from trainer.tasks.tiny.text import UNMARKED, TextTask
 
 every_domain = pytest.mark.parametrize("name", sorted(FAMILIES))
@@ -290,7 +290,7 @@ def test_the_best_policy_reaches_one_less_half_the_ambiguity(ambiguity: float) -
 
 @given(st.text("RLDCx", max_size=6), st.text("abc", max_size=4))
 def test_interpreter_on_any_program(program: str, text: str) -> None:
-    made = run(program, text)
+    made = run_program(program, text)
     assert (made is None) == ("x" in program)
     if made is not None:
         copied = program.count("C") if text else 0
@@ -314,7 +314,7 @@ def test_interpreter_on_any_program(program: str, text: str) -> None:
     ],
 )
 def test_interpreter_by_hand(program: str, made: str | None) -> None:
-    assert run(program, "abc") == made
+    assert run_program(program, "abc") == made
 
 
 def test_any_program_that_does_it_is_right() -> None:

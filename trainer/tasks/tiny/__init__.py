@@ -1,1 +1,1 @@
-"""The built-in tiny domains, one file for each kind."""
+"""The built-in tiny domains: skills of one turn, and guessing in several."""

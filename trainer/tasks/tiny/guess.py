@@ -60,11 +60,9 @@ class GuessTask(Procedural):
         return LATER if guess < item.answer else EARLIER
 
 
-def _guess(options: Options) -> GuessTask:
+def guess_task(options: Options) -> GuessTask:
+    """The task of a `guess` spec. UsageError for a bad dial."""
     length = options.span("length", (4, 5), least=2, most=len(ascii_lowercase))
     turns = options.whole("turns", 3, least=1, most=8)
     dials = shared_dials(options, corruption=0.4, max_new_tokens=2)
     return GuessTask(length=length, max_turns=turns, **dials)
-
-
-FAMILIES = {"guess": _guess}
