@@ -12,9 +12,8 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.parts import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
-from studies.framework.analysis import Analysis, Quantity
+from studies.framework.analysis import Analysis, Quantity, mean_quantity
 from studies.framework.observe import Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.run import Factor
 
 DISTILLED = 0.25  # of a recipe's FLOPs, where it distils

@@ -1,16 +1,26 @@
 """What an analysis hands to a report: quantities with intervals, tables, charts, findings.
 
-Leaves out: how they are computed (`studies.designs`), how they are shown (`studies.framework.report`).
+Checkpoints of one run move together, so that intervals are over whole runs, never single points. With two or three runs
+an interval is coarse; it says so by its width and its n. Leaves out: what is estimated (`studies.designs`), how it is
+shown (`studies.framework.report`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:
     import pandas as pd
+
+LEVEL = 0.8
+DRAWS = 1000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +35,40 @@ class Quantity:
 
     def __str__(self) -> str:
         return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}], n = {self.n}"
+
+
+def bootstrap(
+    runs: Sequence[T], statistic: Callable[[Sequence[T]], float], rng: np.random.Generator
+) -> Quantity | None:
+    """The statistic of the runs, and the interval between its (1 - LEVEL) / 2 quantiles over resampled runs.
+
+    None where there are fewer than two runs or the statistic is not finite. Resamples whose statistic is not finite
+    are left out.
+    """
+    value = statistic(runs) if len(runs) > 1 else np.nan
+    if not np.isfinite(value):
+        return None
+    picks = rng.integers(0, len(runs), size=(DRAWS, len(runs)))
+    found = np.array([statistic([runs[i] for i in pick]) for pick in picks])
+    found = found[np.isfinite(found)]
+    low, high = np.quantile(found, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]) if found.size else (value, value)
+    return Quantity(value=float(value), low=float(low), high=float(high), n=len(runs))
+
+
+def mean_quantity(values: ArrayLike) -> Quantity | None:
+    """The mean of one number a run, with Student's t interval; None below two runs.
+
+    For the few runs of a study: the bootstrap of two equal values would have no width, and of three is too narrow.
+    """
+    from scipy import stats
+
+    x = np.asarray(values, dtype=float)
+    x = x[np.isfinite(x)]
+    if x.size < 2:
+        return None
+    half = stats.t.ppf((1 + LEVEL) / 2, x.size - 1) * x.std(ddof=1) / np.sqrt(x.size)
+    mean = float(x.mean())
+    return Quantity(value=mean, low=float(mean - half), high=float(mean + half), n=int(x.size))
 
 
 @dataclass(frozen=True, kw_only=True)

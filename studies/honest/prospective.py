@@ -21,10 +21,9 @@ from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.recipes.recipe import BASE
 from studies.designs.skill.contest import failed
-from studies.framework.analysis import Analysis, Quantity, Table
+from studies.framework.analysis import Analysis, Quantity, Table, bootstrap
 from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
-from studies.framework.resample import bootstrap
 from studies.framework.run import sizes_of
 from studies.honest.baselines import (
     Cell,

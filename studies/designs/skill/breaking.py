@@ -21,9 +21,8 @@ from studies.designs.builders import kept, mean_where, means, paired, where
 from studies.designs.skill.contest import FAILED, compared, judging, rows_of
 from studies.designs.skill.gate import admit, table_of_domains
 from studies.designs.skill.suite import FLOPS, RL, START, STUDENT, SWEPT, WORLDS, recipe, run
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.observe import Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 

@@ -17,8 +17,7 @@ from studies.designs.builders import kept, means, of_table, where
 from studies.designs.skill.contest import compared, judging, lead, rows_of
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, PAIR, RIVAL_SEEDS, RL, recipe, rivals, run
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
-from studies.framework.resample import mean_quantity
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 

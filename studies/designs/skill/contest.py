@@ -16,9 +16,8 @@ import pandas as pd
 from mopdsim.recipes.recipe import BASE, Distill
 from studies.designs.builders import means, paired, table
 from studies.designs.skill.suite import FIGURES, PROBE
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.observe import Figure, Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.study import Study
 
 RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed

@@ -43,9 +43,8 @@ from studies.designs.skill.suite import (
     setting,
 )
 from studies.framework import observe
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.observe import Figure, Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 

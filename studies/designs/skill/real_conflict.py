@@ -21,9 +21,8 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import BASE, Recipe
 from studies.designs.builders import kept, over, table
-from studies.framework.analysis import Analysis, Chart, Table
+from studies.framework.analysis import Analysis, Chart, Table, mean_quantity
 from studies.framework.observe import Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import Study, predicted
 from trainer.files.settings import FOR_REAL, Settings

@@ -29,8 +29,7 @@ from studies.designs.skill.suite import (
     run,
     setting,
 )
-from studies.framework.analysis import Analysis, Chart, Table
-from studies.framework.resample import mean_quantity
+from studies.framework.analysis import Analysis, Chart, Table, mean_quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 

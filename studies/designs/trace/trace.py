@@ -37,8 +37,7 @@ from studies.designs.trace.world import (
     design_fresh,
     twin,
 )
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
-from studies.framework.resample import bootstrap
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, bootstrap
 from studies.framework.study import Study, predicted
 
 if TYPE_CHECKING:

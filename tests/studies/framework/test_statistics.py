@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from mopdsim.base.errors import UsageError
-from studies.framework.resample import bootstrap, mean_quantity
+from studies.framework.analysis import bootstrap, mean_quantity
 from studies.honest.baselines import BASELINES, Cell, said
 from studies.honest.held_out import CANDIDATES, Contest, Trial, judge
 from studies.honest.scoring import best_constant_rule, choose, coverage, crps, exact_interval, regret

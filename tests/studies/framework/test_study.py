@@ -29,11 +29,10 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Rl
 from studies.framework import conduct, observe, prediction
-from studies.framework.analysis import Analysis, Chart, Quantity, Table
+from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.conduct import QUICK_SCALE, Work
 from studies.framework.ledger import ledger, lengths_of
 from studies.framework.observe import Observations
-from studies.framework.resample import mean_quantity
 from studies.framework.run import Run, planned
 from studies.framework.study import Claim, Prediction, Study
 from trainer.runs import pools
