@@ -1,6 +1,6 @@
 """Level 1: an answer token by token under the student, its start and every teacher. Forward passes alone.
 
-Leaves out: who is to blame (`trainer.trace.verdict`), training again (`trainer.trace.counterfactual`).
+Leaves out: who is to blame (`trainer.trace.verdict`), training again (`trainer.trace.effects`).
 
 Axes: B rows, M rows kept, T response tokens.
 """

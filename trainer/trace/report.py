@@ -7,7 +7,7 @@
 
 A teacher does harm on a domain where all of its lift's interval is below 0 and its share in the student's failures is
 LEAST_SHARE at least. For each harm `trainer.trace.change` has a recipe without it. All of it is evidence, read off
-forward passes and the models' own answers; proof is `trainer.trace.counterfactual`.
+forward passes and the models' own answers; proof is `trainer.trace.effects`.
 """
 
 from __future__ import annotations

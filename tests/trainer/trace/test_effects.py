@@ -20,8 +20,7 @@ from trainer.model.loading import load_policy, tensors_sha256
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.trace.cli import app
-from trainer.trace.counterfactual import distil, estimate, without
-from trainer.trace.effects import MOST, every_subset, shapley
+from trainer.trace.effects import MOST, distil, estimate, every_subset, shapley, without
 from trainer.trace.subject import Subject, open_run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
