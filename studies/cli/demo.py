@@ -33,9 +33,9 @@ def demo(
     matched compute. Interrupt it at any time: the same command goes on. Examples: mopd demo --seed 1
     mopd demo --model smollm2-135m
     """
-    from studies.cli.systems import engine
     from studies.designs.systems.demo import run_demo
     from studies.designs.systems.real_demo import run_real_demo
+    from studies.designs.systems.side_by_side import engine
 
     print(f"demo (seed {seed})", file=sys.stderr)
     name = f"demo-{seed}" if model is None else f"demo-{Path(model).name}-{seed}"

@@ -1,20 +1,20 @@
-"""`mopd study ...`: questions with predictions, answered by real runs; the frozen validation; and what stands apart.
+"""`mopd study ...`: questions with predictions, answered by real runs; the frozen validation; and what stands apart:
+recipes side by side, and how far a reward model carries.
 
-Leaves out: what the verbs do (`studies.framework.conduct`, `studies.honest.validation`).
+Leaves out: what the verbs do (`studies.framework.conduct`, `studies.honest.validation`, `studies.designs.systems`).
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from mopdsim.cli.flags import Device, Json, Workers, emit, group, options_of
-from studies.cli.systems import COMMANDS
+from mopdsim.cli.flags import Device, Json, RunSeed, Workers, emit, group, listed, options_of
 
 if TYPE_CHECKING:
     from studies.framework.conduct import Work
@@ -25,6 +25,7 @@ else:
 
 Name = Annotated[str, typer.Argument(help="A name of `mopd study list`.")]
 Out = Annotated[Path, typer.Option(help="Where stages are kept, shared by all studies.")]
+Stages = Annotated[Path, typer.Option(help="Where stages are kept.")]
 Scale = Annotated[
     float, typer.Option(help="Factor on every stage's steps; other than 1 it is a rehearsal, kept below OUT.")
 ]
@@ -242,8 +243,73 @@ def _workers(workers: int | None, device: str) -> int:
     return workers or default_workers(device)
 
 
-for _command in COMMANDS:
-    app.command()(_command)
+@app.command()
+def compare(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="RECIPE ...", help="Names of `mopd recipes`.")
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="All published systems and the plain rivals.")] = False,
+    own: Annotated[
+        bool, typer.Option("--own", help="Each with its own amounts instead of one common budget of FLOPs.")
+    ] = False,
+    model: Annotated[str, typer.Option(help="tiny, a model directory, or a hub id.")] = "tiny",
+    domains: Annotated[
+        str | None, typer.Option(help="Comma-separated [default: six tiny ones, as `mopd compare --all`].")
+    ] = None,
+    scale: Annotated[
+        float, typer.Option(help="Factor on the budget, or with --own on every stage's steps.")
+    ] = 1.0,
+    seed: RunSeed = 0,
+    out: Stages = Path("runs/compare"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """Run recipes for real, at one common budget of training FLOPs, and print the forecast beside what was measured.
+
+    Resumes. Writes OUT/compare.json. Example: mopd study compare --all --model tiny --scale 0.1
+    """
+    from mopdsim.base.errors import UsageError
+    from mopdsim.forecast.compare import DOMAINS, RECIPES
+    from studies.designs.systems.compare import comparable, compare_text, run_compare
+    from studies.designs.systems.side_by_side import engine
+    from studies.framework.run import Run
+    from trainer.files.settings import Settings
+
+    if all_ == bool(names):
+        raise UsageError("recipes: name some, or give --all, but not both")
+    chosen = tuple(listed(domains, "domains")) or DOMAINS
+    made = comparable(RECIPES if all_ else tuple(names or ()), chosen, model=model, scale=scale, own=own)
+    settings = Settings(seed=seed, validation_items=100, test_items=400, evaluate_every=1000)
+    runs = [Run(name=name, recipe=recipe, settings=settings, model=model) for name, recipe in made.items()]
+    result = run_compare(runs, engine(out, workers))
+    _told(result, out / "compare.json", compare_text, json_)
+
+
+@app.command()
+def overoptimisation(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
+    scale: Annotated[float, typer.Option(help="Factor on PPO's steps.")] = 1.0,
+    out: Stages = Path("runs/overoptimisation"),
+    workers: Workers = None,
+    json_: Json = False,
+) -> None:
+    """True reward against the square root of KL, for PPO and best-of-n against one reward model. About ten minutes.
+
+    Writes OUT/overoptimisation.json. Example: mopd study overoptimisation
+    """
+    from studies.designs.systems.overoptimisation import PPO, overoptimisation_text, run_overoptimisation
+    from studies.designs.systems.side_by_side import engine
+
+    result = run_overoptimisation(seeds=range(seeds), ppo=PPO.scaled(scale), engine=engine(out, workers))
+    _told(result, out / "overoptimisation.json", overoptimisation_text, json_)
+
+
+def _told(result: dict[str, Any], path: Path, text: Callable[[Mapping[str, Any]], str], json_: bool) -> None:
+    """Keep the document and print it, or its text."""
+    from trainer.files.atomic import write_json
+
+    write_json(path, result)
+    emit(result) if json_ else print(text(result))
 
 
 def ledger_text(study: Study, record: Mapping[str, Any], found: Ledger, workers: int) -> str:

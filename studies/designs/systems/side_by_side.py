@@ -7,10 +7,12 @@ are run once and count in both. Leaves out: what is asked of them.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mopdsim.belief.form_error import tested
@@ -19,7 +21,7 @@ from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
 from studies.framework.run import Run, planned
-from trainer.runs.execute import execute
+from trainer.runs.execute import default_workers, execute
 from trainer.runs.plan import Node
 from trainer.runs.progress import Progress
 from trainer.runs.run import manifest
@@ -80,6 +82,14 @@ class Engine:
             )
             for name, run in named.items()
         }
+
+
+def engine(out: Path, workers: int | None) -> Engine:
+    """Runs stages into OUT/store; a line for each as it finishes."""
+    print(f"into {out}; stages as they finish:", file=sys.stderr)
+    return Engine(
+        store=Store(root=out / "store"), workers=workers or default_workers("cpu"), progress=Progress()
+    )
 
 
 def told(recipe: Recipe, model: str = "tiny") -> Forecast:
