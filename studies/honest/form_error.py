@@ -6,7 +6,7 @@ for what the runs left out measured, told their starts and own specialists, over
 finite test's. Greedy scores have a scale of their own, found alike. Bold rates keep the scale of the fit: three
 parameters of breaking do not bend to hundreds of scores. No held-out run takes part. A study of a real model enters no
 fit, so that all its conditions are left out: its runs show the scales of its scope, bold ones too. Leaves out: how the
-error is drawn (`studies.honest.predictive`).
+error is drawn (`studies.honest.trials`).
 """
 
 from __future__ import annotations

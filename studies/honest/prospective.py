@@ -24,7 +24,6 @@ from studies.designs.skill.contest import failed
 from studies.framework.analysis import Analysis, Quantity, Table, bootstrap
 from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
-from studies.framework.run import sizes_of
 from studies.honest.baselines import (
     Cell,
     cell_of,
@@ -35,10 +34,9 @@ from studies.honest.baselines import (
     trained,
 )
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
-from studies.honest.predictive import ensemble
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
-from studies.honest.trials import Trained, condition_of, longest, own_specialists
+from studies.honest.trials import Trained, condition_of, drawn_of, longest, own_specialists
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -80,7 +78,7 @@ def tell(found: Observations) -> dict[str, Any]:
 
 def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[str, Any]]:
     recipe, start, best = found.recipe(name), found.scores(name, BASE), longest(found, name)
-    drawn = drawn_of(found, name, best, default_calibration(), figure=figure)
+    drawn = told_draws(found, name, best, default_calibration(), figure)
     specialists = {domain: one.scores for domain, one in best.items()}
     rows: dict[str, dict[str, Any]] = {}
     for domain in trained(recipe):
@@ -97,31 +95,18 @@ def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[st
     return rows
 
 
-def drawn_of(
+def told_draws(
     found: Observations,
     name: str,
     best: Mapping[str, Trained],
     calibration: Calibration,
-    *,
     figure: Figure,
-    form_error: bool = True,
+    **how: bool,
 ) -> dict[str, Array]:
-    """Draws of a run's final scores by domain, (N,), told its start, its own specialists and the longest trained ones
-    of the same start (`best`, by domain)."""
-    start = found.scores(name, BASE)
-    row = found.manifest["runs"][name]
-    return ensemble(
-        row["document"],
-        {domain: start[domain] for domain in row["domains"]},
-        found.answers(name, BASE),
-        calibration,
-        key=f"{found.manifest['study']}/{name}/{figure}",
-        model=sizes_of(row["model"]),
-        known={stage: found.scores(name, stage) for stage in own_specialists(found.recipe(name))},
-        specialists={domain: one.measured(domain) for domain, one in best.items()},
-        figure=figure,
-        form_error=form_error,
-    )
+    """`drawn_of` as a forecast on record is told, before the run: the start's answers say how many a test has."""
+    key = f"{found.manifest['study']}/{name}/{figure}"
+    items = found.answers(name, BASE)
+    return drawn_of(found, name, calibration, items=items, key=key, best=best, figure=figure, **how)
 
 
 def told_trials(
@@ -148,7 +133,7 @@ def _trials_of(
 ) -> Iterator[Trial]:
     recipe, start, final = found.recipe(name), found.scores(name, BASE), found.scores(name)
     best = longest(found, name)
-    drawn = drawn_of(found, name, best, calibration, figure=figure, form_error=False)
+    drawn = told_draws(found, name, best, calibration, figure, form_error=False)
     specialists = {domain: one.scores for domain, one in best.items()}
     for domain in trained(recipe):
         yield Trial(

@@ -2,6 +2,9 @@
 
 A forecast knows the recipe and the start scores of the run's base; an informed one also what the simple rules know: the
 run's own specialists, and of each domain the longest trained specialist of the same base; nothing else of the run.
+A forecast is of true pass rates and takes the form of the model for granted. A measured score differs from it by the
+error of that form (Student's t with four degrees of freedom, in logits, of the scale `model_error` that the fit found)
+and by the draw of the test's prompts (binomial); prompts that a run shares with its start are not told apart.
 Conditions in which several recipes were run side by side carry a factor `contest`; there the forecast has to choose.
 Leaves out: the fit (`studies.honest.refit`), scoring (`studies.honest.held_out`).
 """
@@ -10,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -18,14 +21,19 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration
+from mopdsim.belief.form_error import FORM_ERRORS, GREEDY_ERROR, MODEL_ERROR, tested
 from mopdsim.facts.model import models
+from mopdsim.forecast import scenario
+from mopdsim.forecast.forecast import forecast
+from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from studies.framework.forecasts import is_specialist
-from studies.framework.observe import Observations
+from studies.framework.ledger import CPU
+from studies.framework.observe import Figure, Observations
+from studies.framework.run import sizes_of
 from studies.honest.baselines import cell_of, strategy_of, trained
 from studies.honest.held_out import POINTS, Contest, Trial
-from studies.honest.predictive import ensemble
 from studies.honest.refit import Leave
 
 Studies = Mapping[str, Observations]
@@ -46,20 +54,14 @@ class Forecaster:
         """Draws of a run's final scores by domain, (N,)."""
         found = self.studies[study]
         if (study, name) not in self.made:
-            row = found.manifest["runs"][name]
-            start = found.scores(name, BASE)
-            told = own_specialists(found.recipe(name)) if self.informed else ()
-            best = longest(found, name) if self.informed else {}
-            self.made[study, name] = ensemble(
-                row["document"],
-                {domain: start[domain] for domain in row["domains"]},
-                found.answers(name),
+            self.made[study, name] = drawn_of(
+                found,
+                name,
                 self.calibration,
+                items=found.answers(name),
                 key=f"{study}/{name}",
-                model=row["model"],
+                best=longest(found, name) if self.informed else None,
                 form_error=self.form_error,
-                known={stage: found.scores(name, stage) for stage in told},
-                specialists={domain: one.measured(domain) for domain, one in best.items()},
             )
         return self.made[study, name]
 
@@ -112,6 +114,66 @@ def longest(found: Observations, name: str) -> dict[str, Trained]:
                     amounts_name=recipe.amounts_name,
                 )
     return chosen
+
+
+def drawn_of(
+    found: Observations,
+    name: str,
+    calibration: Calibration,
+    *,
+    items: Mapping[str, int],
+    key: str,
+    best: Mapping[str, Trained] | None,
+    form_error: bool = True,
+    figure: Figure = "pass_rate",
+) -> dict[str, Array]:
+    """Draws of each domain's measured score at the end of a run, (N,), told the scores of its base.
+
+    found: seen in the figure that all these scores are of. items: how many prompts the test has. key: names the run's
+    own streams of errors. best: the longest trained specialists of the same start, told together with what the run's
+    own score; None: neither is known. form_error: whether the form's error is among them.
+    """
+    row, scores = found.manifest["runs"][name], found.scores(name, BASE)
+    start = {domain: scores[domain] for domain in row["domains"]}
+    specialists = {domain: one.measured(domain) for domain, one in (best or {}).items()}
+    asked = scenario_of(row["document"], start, model=sizes_of(row["model"]), specialists=specialists)
+    rows = dict(calibration.parameters)
+    if figure == "greedy" and asked.scope in rows[GREEDY_ERROR].studies:
+        rows[MODEL_ERROR] = rows[GREEDY_ERROR]
+    if not form_error:
+        rows = {name: row for name, row in rows.items() if name not in FORM_ERRORS}
+    own = () if best is None else own_specialists(found.recipe(name))
+    known = {  # of probes nothing is told
+        stage: {domain: score for domain, score in found.scores(name, stage).items() if domain in start}
+        for stage in own
+    }
+    made = forecast(asked, replace(calibration, parameters=rows), known=known)
+    return {
+        domain: tested(score_N, items[domain], key=f"{key}:{domain}")
+        for domain, score_N in zip(made.world.names, made.likely_DN, strict=True)
+    }
+
+
+def scenario_of(
+    recipe: Mapping[str, Any],
+    start: Mapping[str, float],
+    *,
+    model: str,
+    specialists: Mapping[str, Mapping[str, float]] | None,
+) -> Scenario:
+    """The question of a run, FLOPs counted as this project's trainer counts them."""
+    return scenario.from_document(
+        {
+            "recipe": recipe,
+            "model": model,
+            "gpu": CPU,
+            "domain": {
+                domain: {"start": score}
+                | ({"specialist": specialists[domain]} if specialists and domain in specialists else {})
+                for domain, score in start.items()
+            },
+        }
+    )
 
 
 def held_out(study: str, row: Mapping[str, Any]) -> bool:

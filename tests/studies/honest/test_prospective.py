@@ -92,7 +92,7 @@ def test_greedy_scores_have_an_error_of_their_own(found: Observations) -> None:
     wide = replace(known, parameters={**known.parameters, GREEDY_ERROR: row})
 
     def width(calibration: Calibration, figure: Figure) -> float:
-        drawn = prospective.drawn_of(found.seen(figure), name, best, calibration, figure=figure)
+        drawn = prospective.told_draws(found.seen(figure), name, best, calibration, figure)
         return float(np.ptp(np.quantile(next(iter(drawn.values())), [0.1, 0.9])))
 
     assert width(wide, "greedy") > 1.5 * width(known, "greedy")

@@ -8,7 +8,7 @@ from simulated import SMOLLM2
 from mopdsim.forecast.stage_draws import bills_of
 from studies.framework.conduct import RESULTS
 from studies.framework.observe import read
-from studies.honest.predictive import scenario_of
+from studies.honest.trials import scenario_of
 
 
 @pytest.mark.parametrize("recipe", ["mopd", "mixed_rl", "off_policy", "cascade"])
