@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,9 +21,8 @@ def demo(
     workers: Workers = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one worker.")] = 1,
     model: Annotated[
-        str | None,
-        typer.Option(help="A real model in tiny's place: smollm2-135m, a directory, or a hub id."),
-    ] = None,
+        str, typer.Option(help="tiny, or a real model: smollm2-135m, a directory, or a hub id.")
+    ] = "tiny",
     json_: Json = False,
 ) -> None:
     """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
@@ -34,91 +32,63 @@ def demo(
     mopd demo --model smollm2-135m
     """
     from studies.designs.systems.demo import run_demo
-    from studies.designs.systems.real_demo import run_real_demo
     from studies.designs.systems.side_by_side import engine
 
     print(f"demo (seed {seed})", file=sys.stderr)
-    name = f"demo-{seed}" if model is None else f"demo-{Path(model).name}-{seed}"
+    name = f"demo-{seed}" if model == "tiny" else f"demo-{Path(model).name}-{seed}"
     where = engine(out or Path("runs") / name, workers)
-    if model is None:
-        result = run_demo(seed=seed, threads=threads, engine=where)
-    else:
-        result = run_real_demo(model=model, seed=seed, threads=threads, engine=where)
-    if json_:
-        emit(result)
-    elif model is None:
-        _print(result)
-    else:
-        _print_tables(real_table(result), _forecast(result, lambda row: row["student"]["t1"]))
-        _print_end(result)
+    result = run_demo(model=model, seed=seed, threads=threads, engine=where)
+    emit(result) if json_ else _print(result)
 
 
-def real_table(result: dict[str, Any]) -> Table:
-    """A real model's start, specialists and students: each cell temperature 1 / greedy / pass@8."""
+def _print(result: dict[str, Any]) -> None:
+    """What was measured, the simulator's forecast beside it, and the end."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    console.print(measured(result))
+    console.print(forecast(result))
+    print(result["finding"])
+    print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")
+
+
+def measured(result: dict[str, Any]) -> Table:
+    """Start, specialists and students: each cell temperature 1, of a real model / greedy / pass@8 too."""
     from studies.designs.systems.demo import LABELS
 
     prompts, samples = result["prompts"], result["samples_per_prompt"]
-    title = (
-        f"{result['model']}, seed {result['seed']}: temperature {result['temperature']:g} / greedy / pass@8 "
-        f"({prompts['t1']} x {samples}, {prompts['greedy']}, {prompts['t1']} x {samples} answers to test prompts)"
-    )
-    table = _table(title, "", result, "greedy gains recovered", *COSTS)
+    asked = f"{prompts['t1']} x {samples}"
+    greedy = bool(prompts["greedy"])
+    shown = f"temperature {result['temperature']:g}" + " / greedy / pass@8" * greedy
+    counts = f"{asked}, {prompts['greedy']}, {asked}" if greedy else asked
+    title = f"{result['model']}, seed {result['seed']}: {shown} ({counts} answers to test prompts)"
+    recovered = "greedy gains recovered" if greedy else "headroom recovered"
+    table = _table(title, result, recovered, "TFLOP in all", "student alone", "seconds")
 
     def cells(scores: dict[str, Any], side: str) -> list[str]:
-        return ["{t1:.2f} / {greedy:.2f} / {pass8:.2f}".format(**row[side]) for row in scores.values()]
+        return [" / ".join(f"{value:.2f}" for value in row[side].values()) for row in scores.values()]
 
     scores = result["recipes"]["mopd"]["scores"]
     table.add_row("start", *cells(scores, "start"), "", "", "", f"{result['start_seconds']:.0f}")
     table.add_row("own specialist", *cells(scores, "teacher"))
     for name, row in result["recipes"].items():
-        table.add_row(LABELS[name], *cells(row["scores"], "student"), *_costs(row, digits=1))
+        flops = (f"{row[key] / 1e12:.{1 if greedy else 3}f}" for key in ("flops", "flops_student_alone"))
+        costs = (f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}", *flops, f"{row['seconds']:.0f}")
+        table.add_row(LABELS[name], *cells(row["scores"], "student"), *costs)
     return table
 
 
-COSTS = ("TFLOP in all", "student alone", "seconds")
-
-
-def _table(title: str, first: str, result: dict[str, Any], *more: str) -> Table:
-    table = Table(title=title)
-    table.add_column(first)
-    for heading in (*result["domains"], *more):
-        table.add_column(heading, justify="right")
-    return table
-
-
-def _costs(row: dict[str, Any], *, digits: int) -> tuple[str, ...]:
-    """What was recovered, and the columns of `COSTS`."""
-    flops = (f"{row[key] / 1e12:.{digits}f}" for key in ("flops", "flops_student_alone"))
-    return (f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}", *flops, f"{row['seconds']:.0f}")
-
-
-def _print(result: dict[str, Any]) -> None:
-    """What was measured, the simulator's forecast beside it, and the end."""
-    from studies.designs.systems.demo import LABELS
-
-    title = f"start / own teacher / student, pass rate on {result['test_items']} test prompts a domain"
-    measured = _table(title, "recipe", result, "headroom recovered", *COSTS)
-    for name, row in result["recipes"].items():
-        cells = [
-            f"{side['start']:.2f} / {side['teacher']:.2f} / {side['student']:.2f}"
-            for side in row["scores"].values()
-        ]
-        measured.add_row(LABELS[name], *cells, *_costs(row, digits=3))
-    _print_tables(measured, _forecast(result, lambda row: row["student"]))
-    _print_end(result)
-
-
-def _forecast(result: dict[str, Any], measured: Callable[[dict[str, Any]], float]) -> Table:
-    """What the simulator says of a recipe whose base nobody scored, `measured` of a domain's row beside it, and of
-    the seconds where it was asked."""
+def forecast(result: dict[str, Any]) -> Table:
+    """What the simulator says of a recipe whose base nobody scored, what was measured beside it, and of the seconds
+    where it was asked."""
     from studies.designs.systems.demo import LABELS
 
     timed = "seconds" in result["recipes"]["mopd"]["forecast"]
-    table = _table("forecast P10 to P90 (measured)", "recipe", result, *(["seconds"] if timed else []))
+    table = _table("forecast P10 to P90 (measured)", result, *(["seconds"] if timed else []))
     for name, row in result["recipes"].items():
         told = row["forecast"]
         cells = [
-            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({measured(found):.2f})"
+            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({found['student']['t1']:.2f})"
             for d, found in row["scores"].items()
         ]
         if timed:
@@ -128,14 +98,8 @@ def _forecast(result: dict[str, Any], measured: Callable[[dict[str, Any]], float
     return table
 
 
-def _print_tables(*tables: Table) -> None:
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    for table in tables:
-        console.print(table)
-
-
-def _print_end(result: dict[str, Any]) -> None:
-    print(result["finding"])
-    print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")
+def _table(title: str, result: dict[str, Any], *more: str) -> Table:
+    table = Table("", title=title)
+    for heading in (*result["domains"], *more):
+        table.add_column(heading, justify="right")
+    return table

@@ -2,7 +2,7 @@
 
 SmolLM2-135M answers short questions. Five recipes spend the same training FLOPs, teachers counted: mixed RL, MOPD,
 off-policy fine-tuning, merging, and a cascade that replays (a step without replay forgets what came before). All but
-the cascade are those of the demo on this model (`studies.designs.systems.real_demo`) at a part of its budget. Three
+the cascade are those of the demo on this model (`studies.designs.systems.demo`) at a part of its budget. Three
 worlds of four domains: one without rivals, one with a competing pair at ambiguity .5, and one held out. Domains were
 picked on a seed that judges nothing: of those whose specialist gained most there.
 

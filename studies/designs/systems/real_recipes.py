@@ -1,7 +1,7 @@
 """The demo's recipes on the real model, each of the same training FLOPs, teachers counted.
 
 Merging has nothing to spend a distillation's share on but its specialists, so each of them trains on for a part of it.
-Leaves out: which domains, and how they are run (`studies.designs.systems.real_demo`, `studies.designs.skill.real`).
+Leaves out: which domains, and how they are run (`studies.designs.systems.demo`, `studies.designs.skill.real`).
 """
 
 from __future__ import annotations

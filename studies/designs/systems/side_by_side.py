@@ -15,7 +15,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mopdsim.belief.form_error import tested
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
@@ -106,15 +105,6 @@ def forecast_row(recipe: Recipe, model: str = "tiny") -> dict[str, Any]:
         "worst": found.worst_score,
         "flops": sum(bill.training_run_flops for bill in found.bills.values()),
         "seconds": quantiles(found.gpu_hours_N * 3600),
-    }
-
-
-def scores_of_a_test(recipe: Recipe, items: int, model: str = "tiny") -> dict[str, dict[str, float]]:
-    """P10, P50 and P90 of what a test of so many answers a domain is likely to find, knowing nothing of the run."""
-    found = told(recipe, model)
-    return {
-        name: quantiles(tested(found.likely_DN[place], items, key=f"{recipe.name}:{name}"))
-        for name, place in found.world.index.items()
     }
 
 

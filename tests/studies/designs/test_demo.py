@@ -1,4 +1,4 @@
-"""The demonstration on a real model: equal budgets, the document's figures, and what people are shown."""
+"""The demonstration, on tiny and on a real model: equal budgets, the document's figures, what people are shown."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typer.testing import CliRunner
 from mopdsim.recipes.catalogue import REAL_MODEL
 from mopdsim.recipes.recipe import Merge, Recipe
 from studies.cli import demo as command
-from studies.designs.systems.real_demo import DOMAINS, FIGURES, row_of
+from studies.designs.systems.demo import DOMAINS as TINY
+from studies.designs.systems.demo import FIGURES, demo_recipes, row_of
+from studies.designs.systems.demo import REAL_DOMAINS as DOMAINS
 from studies.designs.systems.real_recipes import real_recipes
 from studies.designs.systems.side_by_side import Finished
 from studies.framework.run import Run
@@ -26,10 +28,14 @@ def ceilings(recipe: Recipe) -> list[float]:
     return [amounts.max_flops or 0 for amounts in recipe.amounts.values()]
 
 
-def test_every_recipe_may_spend_the_same_and_specialists_are_shared() -> None:
-    made = real_recipes(DOMAINS)
+@pytest.mark.parametrize("made", [demo_recipes(TINY), real_recipes(DOMAINS)], ids=["tiny", "real"])
+def test_every_recipe_may_spend_the_same(made: dict[str, Recipe]) -> None:
     budgets = {name: sum(ceilings(recipe)) for name, recipe in made.items()}
     assert len(budgets) == 4 and max(budgets.values()) == pytest.approx(min(budgets.values()))
+
+
+def test_specialists_are_shared() -> None:
+    made = real_recipes(DOMAINS)
     for name in ("mopd", "off_policy", "merge"):
         for number in range(1, 5):
             stage = f"teacher_{number}"
@@ -93,7 +99,7 @@ def document() -> dict[str, Any]:
 
 def test_the_table_names_model_seed_temperature_and_prompts() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
-    console.print(command.real_table(document()))
+    console.print(command.measured(document()))
     text = console.export_text()
     for words in (
         "smollm2-135m, seed 3",
@@ -106,24 +112,49 @@ def test_the_table_names_model_seed_temperature_and_prompts() -> None:
 
 
 def test_people_see_the_forecast_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("studies.designs.systems.real_demo.run_real_demo", lambda **given: document())
+    monkeypatch.setattr("studies.designs.systems.demo.run_demo", lambda **given: document())
     done = CliRunner().invoke(command.app, ["--model", "smollm2-135m"])
     assert done.exit_code == 0, done.output
     assert "forecast P10 to P90 (measured)" in done.stdout and done.stdout.count("(0.70)") == 2 * len(DOMAINS)
 
 
-@pytest.mark.parametrize("model", [None, "smollm2-135m"])
-def test_the_command_runs_the_demo_asked_for(model: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model", ["tiny", "smollm2-135m"])
+def test_the_command_runs_the_demo_asked_for(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[str, Any] = {}
     monkeypatch.setattr(
-        "studies.designs.systems.real_demo.run_real_demo", lambda **given: asked.update(given) or document()
+        "studies.designs.systems.demo.run_demo", lambda **given: asked.update(given) or document()
     )
-    monkeypatch.setattr(
-        "studies.designs.systems.demo.run_demo", lambda **given: asked.update(given) or {"tiny": 1}
-    )
-    arguments = ["--seed", "3", "--json"] + ([] if model is None else ["--model", model])
+    arguments = ["--seed", "3", "--json"] + ([] if model == "tiny" else ["--model", model])
     done = CliRunner().invoke(command.app, arguments)
     assert done.exit_code == 0, done.output
-    assert asked.get("model") == model and asked["seed"] == 3
-    assert asked["engine"].store.root.parent.name == ("demo-3" if model is None else "demo-smollm2-135m-3")
-    assert json.loads(done.stdout) == ({"tiny": 1} if model is None else document())
+    assert asked["model"] == model and asked["seed"] == 3
+    assert asked["engine"].store.root.parent.name == ("demo-3" if model == "tiny" else "demo-smollm2-135m-3")
+    assert json.loads(done.stdout) == document()
+
+
+def test_tiny_shows_what_it_measures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Scores at temperature 1, recovery of their headroom, and a forecast of the seconds too."""
+
+    def all_at(score: float) -> dict[str, dict[str, float]]:
+        return {domain: {"pass_rate": score, "se": 0.02} for domain in TINY}
+
+    settings = Settings(test_items=500)
+    summary = {"domains": all_at(0.7), "flops": {"training": 2e11}, "wall_seconds": 30.0, "steps": 7}
+    run = Run(name="mixed", recipe=demo_recipes(TINY)["mixed_rl"], settings=settings)
+    found = Finished(run=run, nodes={}, summaries={"mixed": summary})
+    row = row_of(found, all_at(0.4), all_at(0.8), "tiny")
+    assert row["recovery"] == pytest.approx(0.75) and row["scores"]["sort"]["student"] == {"t1": 0.7}
+    told = {**document(), "model": "tiny", "domains": list(TINY), "recipes": {"mopd": row}}
+    told |= {"prompts": {"t1": 500, "greedy": 0}, "samples_per_prompt": 1}
+    monkeypatch.setattr("studies.designs.systems.demo.run_demo", lambda **given: told)
+    done = CliRunner().invoke(command.app, [])
+    assert done.exit_code == 0, done.output
+    for words in (
+        "tiny, seed 3: temperature 1 (500 x 1 answers",
+        "headroom recovered",
+        "75%",
+        "0.200",
+        "(30)",
+    ):
+        assert words in done.stdout
+    assert "pass@8" not in done.stdout
