@@ -5,7 +5,8 @@ times the largest tensor, whatever the number of tensors and models.
 Types may differ (a bfloat16 base, specialists trained in float32): arithmetic runs in float64 where any of them is
 float32 and else in float32, and results have the widest type. A head that is stored beside the embeddings it is tied to
 does not count.
-Leaves out: models of different shape, and finding the best scale.
+Leaves out: models of different shape, finding the best scale, and the checks of a merge's settings
+(`mopdsim.recipes.stage.Merge`).
 """
 
 from __future__ import annotations
@@ -43,10 +44,10 @@ BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, 
 
 def average(weights: Sequence[float]) -> Combine:
     """sum_i w_i model_i / sum_i w_i; the base is not used. Exact where all models are equal."""
-    total = sum(_positive(weights))
+    total = sum(weights)
 
     def combine(base: Tensor, models: Sequence[Load]) -> Tensor:
-        (_, load_first), *others = _pairs(weights, models)
+        (_, load_first), *others = zip(weights, models, strict=True)
         first = load_first()
         return first + sum(w / total * (load() - first) for w, load in others)
 
@@ -55,8 +56,9 @@ def average(weights: Sequence[float]) -> Combine:
 
 def task_arithmetic(scale: float, weights: Sequence[float]) -> Combine:
     """base + scale * sum_i w_i (model_i - base)  (2212.04089)."""
-    _positive(weights)
-    return lambda base, models: base + scale * sum(w * (load() - base) for w, load in _pairs(weights, models))
+    return lambda base, models: (
+        base + scale * sum(w * (load() - base) for w, load in zip(weights, models, strict=True))
+    )
 
 
 def ties(scale: float, density: float, weights: Sequence[float]) -> Combine:
@@ -67,15 +69,10 @@ def ties(scale: float, density: float, weights: Sequence[float]) -> Combine:
     weighted sum of trimmed changes. Disjoint mean: weighted, over the models whose trimmed change is not zero
     and of that sign.
     """
-    _positive(weights)
-    if not 0 < density <= 1:
-        raise UsageError(
-            f"density is {density}, but TIES keeps a fraction of the changes: give one in (0, 1]"
-        )
 
     def combine(base: Tensor, models: Sequence[Load]) -> Tensor:
         rise, fall, rising, falling = (torch.zeros_like(base) for _ in range(4))
-        for w, load in _pairs(weights, models):
+        for w, load in zip(weights, models, strict=True):
             change = _trimmed(load() - base, density)
             rise.add_(change.clamp(min=0), alpha=w)
             fall.add_(change.clamp(max=0), alpha=w)
@@ -93,20 +90,6 @@ def _trimmed(change: Tensor, density: float) -> Tensor:
     dropped = size.numel() - max(1, int(density * size.numel()))  # int, as mergekit counts
     threshold = np.partition(size.flatten().cpu().numpy(), dropped)[dropped]  # 10 times the speed of kthvalue
     return change * (size >= float(threshold))
-
-
-def _positive(weights: Sequence[float]) -> Sequence[float]:
-    if not weights or min(weights) <= 0:
-        raise UsageError(f"weights are {list(weights)}, but each model has one above 0: drop the others")
-    return weights
-
-
-def _pairs(weights: Sequence[float], models: Sequence[Load]) -> list[tuple[float, Load]]:
-    if len(weights) != len(models):
-        raise UsageError(
-            f"{len(weights)} weights are given for {len(models)} models, but each has one: match them"
-        )
-    return list(zip(weights, models, strict=True))
 
 
 def merge_directories(combine: Combine, base: Path, models: Sequence[Path], output: Path) -> None:
@@ -139,10 +122,6 @@ def merge_directories(combine: Combine, base: Path, models: Sequence[Path], outp
 
 def _same_layouts(layouts: Sequence[Mapping[str, Layout]]) -> None:
     base, *models = layouts
-    if not models:
-        raise UsageError(
-            "no model is given to merge, but a merge takes at least one besides the base: name it"
-        )
     for place, model in enumerate(models, start=1):
         for name in sorted({*base, *model}):
             if _comparable(base.get(name)) != _comparable(model.get(name)):

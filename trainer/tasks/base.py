@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
-from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.base.errors import UsageError
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -59,12 +59,6 @@ def split_of(text: str) -> Split:
         if place < edge:
             return split
     return SPLITS[-1]
-
-
-def check_split(split: str) -> None:
-    """Raise UsageError unless `split` is one of SPLITS."""
-    if split not in SPLITS:
-        raise UsageError(f"split={split!r} must be one of {', '.join(SPLITS)}{did_you_mean(split, SPLITS)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,11 +159,9 @@ class Procedural(Task):
         return str(content)
 
     def stream(self, split: Split, start: int, count: int, *, seed: int) -> list[Item]:
-        check_split(split)
         return [self._item(split, f"{seed}", index) for index in range(start, start + count)]
 
     def fixed(self, split: Split, count: int) -> list[Item]:
-        check_split(split)
         found: dict[str, Item] = {}
         index = last_news = 0
         while len(found) < count:

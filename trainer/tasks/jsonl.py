@@ -24,7 +24,7 @@ from typing import Any, Final
 import regex
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from trainer.tasks.base import SPLITS, Item, Split, Task, check_split, split_of
+from trainer.tasks.base import SPLITS, Item, Split, Task, split_of
 from trainer.tasks.numbers import NUMBER, numbers_in
 from trainer.tasks.spec import Options, shared_dials
 
@@ -86,7 +86,6 @@ class JsonlTask(Task):
                 return float(numbers_in(response)[-1:] == numbers_in(item.answer))
 
     def _of(self, split: Split, count: int) -> tuple[Item, ...]:
-        check_split(split)
         items = self.items[split]
         if len(items) < count:
             raise self.too_few(split, count, len(items))

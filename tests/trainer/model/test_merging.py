@@ -139,20 +139,6 @@ def test_a_missing_tensor_is_named() -> None:
         merged(merging.average([1.0]), BASE, [{name: ONE[name] for name in ("weight", "scalar", "ids")}])
 
 
-@pytest.mark.parametrize(
-    ("make", "rule"),
-    [
-        (lambda: merging.average([1.0, 0.0]), "above 0"),
-        (lambda: merging.ties(1.0, 0.0, [1.0]), "density is 0"),
-        (lambda: merged(merging.average([1.0]), BASE, [ONE, TWO]), "1 weights are given for 2 models"),
-        (lambda: merged(merging.average([1.0]), BASE, []), "no model is given"),
-    ],
-)
-def test_settings_outside_their_rule_are_refused(make, rule: str) -> None:
-    with pytest.raises(UsageError, match=rule):
-        make()
-
-
 def save_models(folder: Path, count: int) -> list[Path]:
     config = Qwen3Config(
         vocab_size=32,
