@@ -76,6 +76,17 @@ def tell(found: Observations) -> dict[str, Any]:
     return forecasts
 
 
+def afterwards(found: Observations, record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record as the calibration that ships would write it now, told all starts and specialists that ran since: a look
+    back and no forecast. Runs whose specialists failed drop out."""
+    now = tell(found)
+    conditions = {
+        name: {**batch, "runs": {run: now[run] for run in batch["runs"] if run in now}}
+        for name, batch in record["conditions"].items()
+    }
+    return {**record, "model": foreteller().model, "conditions": conditions}
+
+
 def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[str, Any]]:
     recipe, start, best = found.recipe(name), found.scores(name, BASE), longest(found, name)
     drawn = told_draws(found, name, best, default_calibration(), figure)
