@@ -66,7 +66,9 @@ def measured(result: dict[str, Any]) -> Table:
     table = _table(title, result, recovered, "TFLOP in all", "student alone", "seconds")
 
     def cells(scores: dict[str, Any], side: str) -> list[str]:
-        return [" / ".join(f"{value:.2f}" for value in row[side].values()) for row in scores.values()]
+        return [
+            " / ".join(f"{value:.2f}" for value in _figures(row[side]).values()) for row in scores.values()
+        ]
 
     scores = result["recipes"]["mopd"]["scores"]
     table.add_row("start", *cells(scores, "start"), "", "", "", f"{result['start_seconds']:.0f}")
@@ -88,7 +90,7 @@ def forecast(result: dict[str, Any]) -> Table:
     for name, row in result["recipes"].items():
         told = row["forecast"]
         cells = [
-            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({found['student']['t1']:.2f})"
+            f"{told['scores'][d]['p10']:.2f} to {told['scores'][d]['p90']:.2f} ({_figures(found['student'])['t1']:.2f})"
             for d, found in row["scores"].items()
         ]
         if timed:
@@ -96,6 +98,11 @@ def forecast(result: dict[str, Any]) -> Table:
             cells.append(f"{seconds['p10']:.0f} to {seconds['p90']:.0f} ({row['seconds']:.0f})")
         table.add_row(LABELS[name], *cells)
     return table
+
+
+def _figures(score: dict[str, float] | float) -> dict[str, float]:
+    """By name; a number alone is at temperature 1."""
+    return score if isinstance(score, dict) else {"t1": score}
 
 
 def _table(title: str, result: dict[str, Any], *more: str) -> Table:

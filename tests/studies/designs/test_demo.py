@@ -143,7 +143,7 @@ def test_tiny_shows_what_it_measures_alone(monkeypatch: pytest.MonkeyPatch) -> N
     run = Run(name="mixed", recipe=demo_recipes(TINY)["mixed_rl"], settings=settings)
     found = Finished(run=run, nodes={}, summaries={"mixed": summary})
     row = row_of(found, all_at(0.4), all_at(0.8), "tiny")
-    assert row["recovery"] == pytest.approx(0.75) and row["scores"]["sort"]["student"] == {"t1": 0.7}
+    assert row["recovery"] == pytest.approx(0.75) and row["scores"]["sort"]["student"] == 0.7
     told = {**document(), "model": "tiny", "domains": list(TINY), "recipes": {"mopd": row}}
     told |= {"prompts": {"t1": 500, "greedy": 0}, "samples_per_prompt": 1}
     monkeypatch.setattr("studies.designs.systems.demo.run_demo", lambda **given: told)
