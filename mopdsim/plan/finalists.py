@@ -9,9 +9,8 @@ refuses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import numpy as np
 
@@ -23,9 +22,8 @@ from mopdsim.plan.candidate import Plan, first_of_each, scenario_of
 from mopdsim.plan.evaluation import Outcome
 from mopdsim.plan.explore import Found, explore
 from mopdsim.plan.question import JUDGING_DRAWS, Question
-from mopdsim.quality.walk import Effort, State, walk
+from mopdsim.quality.walk import Effort, walk
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Rl
 
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing
 NOTHING = 0.002  # by so much less of the objective, the cheaper plan of a structure is taken
@@ -42,30 +40,11 @@ class Finalist:
     forecast: Forecast
     utility_N: Array
 
-    def utility_in(self, question: Question, world: World, made: Mapping[str, State] | None = None) -> Array:
-        """What counts if the world were this one, (N,); costs do not depend on it. made: states that are the same in
-        it."""
+    def utility_in(self, question: Question, world: World) -> Array:
+        """What counts if the world were this one, (N,); costs do not depend on it."""
         recipe = self.forecast.scenario.recipe
-        state = walk(recipe, world, self.efforts_in(world), explain=False, made=made)[recipe.output]
+        state = walk(recipe, world, self.efforts_in(world), explain=False)[recipe.output]
         return question.utility(state.score_DN)
-
-    @cached_property
-    def alone(self) -> Mapping[str, State]:
-        """What RL on one domain leaves that starts from a root: neither conflict nor what students lose acts on it."""
-        return self._made_by(
-            lambda stage: isinstance(stage, Rl) and len(stage.domains) == 1 and stage.init in ROOTS
-        )
-
-    @cached_property
-    def before_students(self) -> Mapping[str, State]:
-        """What stages leave that learn from no student: what students lose does not act on it."""
-        recipe = self.forecast.scenario.recipe
-        taught = {stage.name for stage in recipe.stages if isinstance(stage, Distill)}
-        return self._made_by(lambda stage: not taught & {stage.name, *recipe.ancestors(stage.name)})
-
-    def _made_by(self, wanted: Callable[[AnyStage], bool]) -> Mapping[str, State]:
-        made = self.forecast
-        return {stage.name: made.states[stage.name] for stage in made.scenario.recipe.stages if wanted(stage)}
 
     def efforts_in(self, world: World) -> Mapping[str, Effort]:
         """What the stages learn from in this world: of all it holds, the cost of stale samples alone acts on it."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -80,39 +80,29 @@ class Tip:
 
 def tips(question: Question, found: Found, finalists: Sequence[Finalist]) -> list[Tip]:
     """Every flip point, both directions, in the order conflict, teacher quality, price, GPUs."""
+    shifted, gap = (_shifted(question, finalists, moved) for moved in ("conflict", "gap"))
     return [
-        *_tips(SHIFT, _Shifted(question, finalists, "conflict"), _CONFLICTS),
-        *_tips(GAP, _Shifted(question, finalists, "gap"), _GAPS, downward=False),
+        *(_tip(SHIFT, shifted, 0.0, [sign * step for step in _CONFLICTS]) for sign in (-1, 1)),
+        _tip(GAP, gap, 0.0, _GAPS),
         *_price(question, found, finalists[0].plan),
         *_gpus(question, finalists),
     ]
 
 
 def first_change(
-    best: Callable[[float], str],
-    now: float,
-    outward: Sequence[float],
-    *,
-    halvings: int = _HALVINGS,
-    as_now: Callable[[float], bool] | None = None,
+    best: Callable[[float], str], now: float, outward: Sequence[float], *, halvings: int = _HALVINGS
 ) -> tuple[float | None, str | None]:
-    """The nearest value, going outward, at which `best` differs from what it is now, halved down; None: nowhere.
-    as_now: whether `best` is the same there as now, where that is sooner told."""
-    if as_now is None:
-        here = best(now)
-
-        def as_now(value: float) -> bool:
-            return best(value) == here
-
+    """The nearest value, going outward, at which `best` differs from what it is now, halved down; None: nowhere."""
+    here = best(now)
     same = now
     for value in outward:
-        if as_now(value):
+        if best(value) == here:
             same = value
             continue
         changed = value
         for _ in range(halvings):
             middle = (same + changed) / 2
-            if as_now(middle):
+            if best(middle) == here:
                 same = middle
             else:
                 changed = middle
@@ -120,56 +110,35 @@ def first_change(
     return None, None
 
 
-def _tips(what: str, shifted: _Shifted, steps: Sequence[float], *, downward: bool = True) -> list[Tip]:
-    """Both directions from nothing added, or upward alone."""
-    return [
-        _tip(what, shifted.best, 0.0, [sign * step for step in steps], as_now=shifted.recommended)
-        for sign in ((-1, 1) if downward else (1,))
-    ]
-
-
-def _tip(what: str, best: Callable[[float], str], now: float, outward: Sequence[float], **how: Any) -> Tip:
-    """The first change going outward; how: `first_change`'s."""
-    at, to = first_change(best, now, outward, **how)
+def _tip(
+    what: str,
+    best: Callable[[float], str],
+    now: float,
+    outward: Sequence[float],
+    *,
+    halvings: int = _HALVINGS,
+) -> Tip:
+    """The first change going outward."""
+    at, to = first_change(best, now, outward, halvings=halvings)
     return Tip(what=what, now=now, changes_at=at, to=to, range=[now, outward[-1] if outward else now])
 
 
-class _Shifted:
-    """The finalists in worlds where every conflict K, or the gap of students, is moved by so much."""
+def _shifted(question: Question, finalists: Sequence[Finalist], moved: str) -> Callable[[float], str]:
+    """The best finalist's label in worlds where every conflict K, or the gap of students, is moved by so much; the
+    recommended one's as long as it is as good."""
 
-    def __init__(
-        self, question: Question, finalists: Sequence[Finalist], moved: Literal["conflict", "gap"]
-    ) -> None:
-        self.question, self.finalists, self.moved = question, finalists, moved
-        self._values: dict[tuple[int, float], float] = {}
-        self._rivals = list(range(1, len(finalists)))  # those that were ahead last come first
+    def value(one: Finalist, added: float) -> float:
+        acted_on = moved == "conflict" or one.plan.family in DISTILLED
+        if not (added and acted_on):
+            return float(question.value(one.utility_N))
+        return float(question.value(one.utility_in(question, one.forecast.world.shifted(**{moved: added}))))
 
-    def best(self, added: float) -> str:
-        """The best finalist's label; the recommended one's as long as it is as good."""
-        values = [self._value(place, added) for place in range(len(self.finalists))]
-        best = 0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))
-        return self.finalists[best].plan.label
+    @cache
+    def best(added: float) -> str:
+        values = [value(one, added) for one in finalists]
+        return finalists[0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))].plan.label
 
-    def recommended(self, added: float) -> bool:
-        """Whether the recommended plan is as good as the best: until one rival is ahead."""
-        own = self._value(0, added)
-        for place in self._rivals:
-            if own < self._value(place, added) - FLOOR:
-                self._rivals.sort(key=lambda rival: rival != place)
-                return False
-        return True
-
-    def _value(self, place: int, added: float) -> float:
-        if (place, added) not in self._values:
-            self._values[place, added] = self._worked_out(self.finalists[place], added)
-        return self._values[place, added]
-
-    def _worked_out(self, one: Finalist, added: float) -> float:
-        made = one.alone if self.moved == "conflict" else one.before_students
-        if not added or len(made) == len(one.forecast.scenario.recipe.stages):  # nothing acts on it
-            return float(self.question.value(one.utility_N))
-        world = one.forecast.world.shifted(**{self.moved: added})
-        return float(self.question.value(one.utility_in(self.question, world, made)))
+    return best
 
 
 def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:

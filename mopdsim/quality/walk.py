@@ -48,15 +48,10 @@ class Products:
 
 
 def walk(
-    recipe: Recipe,
-    world: World,
-    efforts: Mapping[str, Effort],
-    *,
-    explain: bool = True,
-    made: Mapping[str, State] | None = None,
+    recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
 ) -> Mapping[str, State]:
     """The policy after every stage that leaves one, roots included: `products` without judges and datasets."""
-    return products(recipe, world, efforts, explain=explain, made=made).states
+    return products(recipe, world, efforts, explain=explain).states
 
 
 def products(
@@ -66,10 +61,9 @@ def products(
     *,
     explain: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
-    made: Mapping[str, State] | None = None,
 ) -> Products:
     """What every stage leaves. `efforts` names every stage that spends anything. known: scores that were measured, by
-    stage and domain, from which the walk goes on. made: what stages leave that need not be walked again.
+    stage and domain, from which the walk goes on.
 
     Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
     axis of one there, (D, 1, N), is broadcast.
@@ -82,9 +76,6 @@ def products(
     datasets: dict[str, Dataset] = {}
     found = Products(states=states, judges=judges, datasets=datasets)
     for stage in recipe.stages:
-        if made is not None and stage.name in made:
-            states[stage.name] = made[stage.name]
-            continue
         match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), found):
             case State() as state:
                 states[stage.name] = _as_measured(state, world, (known or {}).get(stage.name, {}))
