@@ -30,13 +30,9 @@ from mopdsim.recipes.catalogue import recipe_title
 Pairs = dict[tuple[str, str], tuple[float, float]]
 
 
+@st.fragment
 def page() -> None:
     """The page; every edit redraws it as one fragment."""
-    _body()
-
-
-@st.fragment
-def _body() -> None:
     state.notice()
     with views.said():
         found = answer(state.choice())

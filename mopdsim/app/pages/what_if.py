@@ -19,13 +19,9 @@ from mopdsim.base.errors import MopdError
 from mopdsim.forecast.scenario import Scenario
 
 
+@st.fragment
 def page() -> None:
     """The page."""
-    _body()
-
-
-@st.fragment
-def _body() -> None:
     explored = st.session_state.get("explore", False)
     if explored:
         _compute()
