@@ -49,3 +49,15 @@ def number(
     if not numeric or not least <= value <= most or (above and value == least):
         rule = f"above {least:g}" if above else f"from {least:g} to {most:g}"
         raise UsageError(f"{where} = {value!r}: must be a finite number {rule}")
+
+
+def pair_of(
+    value: Any, where: str, *, least: float, most: float = math.inf, above: bool = False
+) -> tuple[float, float]:
+    """P10 and P90 from a list of two numbers, or one number for both."""
+    low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    for end in (low, high):
+        number(end, where, least=least, most=most, above=above)
+    if low > high:
+        raise UsageError(f"{where} = {value!r}: P10 is above P90; give the smaller first")
+    return float(low), float(high)

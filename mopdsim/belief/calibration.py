@@ -22,7 +22,7 @@ from typing import Any, Literal
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.checks import known_keys
+from mopdsim.base.checks import known_keys, number
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
@@ -352,14 +352,9 @@ def _parameter(row: Any, where: str) -> Parameter:
 
 
 def _estimate(row: Mapping[str, Any], where: str, distribution: str) -> Estimate:
-    for key in ("value", "sd"):
-        number = row.get(key)
-        if isinstance(number, bool) or not isinstance(number, int | float) or not math.isfinite(number):
-            raise UsageError(f"{where}: {key} = {number!r}: must be a finite number")
-    if row["sd"] < 0:
-        raise UsageError(f"{where}: sd = {row['sd']}: must be at least 0")
-    if distribution == "lognormal" and row["value"] <= 0:
-        raise UsageError(f"{where}: value = {row['value']}: must be above 0 for a lognormal parameter")
+    positive = distribution == "lognormal"
+    number(row.get("value"), f"{where}: value", least=0.0 if positive else -math.inf, above=positive)
+    number(row.get("sd"), f"{where}: sd", least=0.0)
     if distribution == "logit" and not 0 < row["value"] < 1:
         raise UsageError(f"{where}: value = {row['value']}: must be inside (0, 1) for a logit parameter")
     grade = row.get("grade")

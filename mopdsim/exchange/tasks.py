@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mopdsim.base.checks import known_keys
+from mopdsim.base.checks import known_keys, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import Domain
 from mopdsim.recipes.recipe_file import read_toml
@@ -102,8 +102,7 @@ def _placed(row: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 def _check_key(where: str, key: str, value: Any) -> None:
     known_keys([key], _KEYS, where)
     if key.startswith("max_"):
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise UsageError(f"{where}: {key} = {value!r} must be a whole number of at least 1")
+        whole(value, f"{where}: {key}")
     elif not isinstance(value, str) or not value:
         raise UsageError(f"{where}: {key} = {value!r} must be text in quotes")
     elif key == "reward" and ":" not in value:

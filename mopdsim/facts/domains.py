@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from mopdsim.base.checks import known_keys
+from mopdsim.base.checks import known_keys, pair_of, whole
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
@@ -94,9 +94,17 @@ class Domain:
         """
         changes: dict[str, Any] = {}
         for key, value in facts.items():
-            where = f"{source}: domain {self.name!r}: {key} = {value!r}"
+            where = f"{source}: domain {self.name!r}: {key}"
             known_keys([key], FACTS, f"{source}: domain {self.name!r}")
-            changes[key] = _whole(value, where) if key in WHOLE else _fact(key, value, where, source)
+            if key in WHOLE:
+                whole(value, where)
+                changes[key] = value
+            elif key in _SCORES:
+                ends = pair_of(value, where, least=0.0, most=1.0)
+                changes[key] = Estimate.between(*ends, grade="measured", source=source)
+            else:
+                ends = pair_of(value, where, least=0.0, above=True)
+                changes[key] = Estimate.times(*ends, grade="measured", source=source)
         domain = replace(self, **changes)
         if "start" in changes and "demonstrated" not in changes:
             domain = replace(domain, demonstrated=_demonstrated(domain.start, domain.asymptote))
@@ -207,26 +215,3 @@ def _demonstrated(start: Estimate, asymptote: Estimate) -> Estimate:
         grade="prior",
         source="a quarter of the gap from start to asymptote",
     )
-
-
-def _whole(value: Any, where: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UsageError(f"{where}: must be a whole number of at least 1")
-    return value
-
-
-def _fact(key: str, value: Any, where: str, source: str) -> Estimate:
-    """A user's number or [P10, P90] as an estimate on the field's scale."""
-    ends = value if isinstance(value, list | tuple) else [value, value]
-    numeric = [end for end in ends if isinstance(end, int | float) and not isinstance(end, bool)]
-    if len(ends) != 2 or len(numeric) != 2 or not all(map(math.isfinite, numeric)):
-        raise UsageError(f"{where}: must be a number or [P10, P90]")
-    low, high = float(ends[0]), float(ends[1])
-    if low > high:
-        raise UsageError(f"{where}: P10 is above P90; give the smaller first")
-    if key in _SCORES and not (low >= 0 and high <= 1):
-        raise UsageError(f"{where}: must be a pass rate from 0 to 1")
-    if key not in _SCORES and low <= 0:
-        raise UsageError(f"{where}: must be above 0")
-    through = Estimate.between if key in _SCORES else Estimate.times
-    return through(low, high, grade="measured", source=source)

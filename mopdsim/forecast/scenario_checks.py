@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from mopdsim.base.checks import known_keys, number, table, whole
+from mopdsim.base.checks import known_keys, number, pair_of, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.decode import CACHE_BYTES
 from mopdsim.cost.rlstep import Overlap
@@ -37,18 +37,6 @@ def pools(document: Mapping[str, Any], default: int, source: str) -> dict[str, i
         where = f"{source}: gpus" if name == "pool" and "pools" not in document else f"{source}: pools.{name}"
         whole(size, where)
     return found
-
-
-def pair_of(
-    value: Any, where: str, *, least: float, most: float = float("inf"), above: bool = False
-) -> tuple[float, float]:
-    """P10 and P90 from a list of two numbers, or one number for both."""
-    low, high = value if isinstance(value, list) and len(value) == 2 else (value, value)
-    for end in (low, high):
-        number(end, where, least=least, most=most, above=above)
-    if low > high:
-        raise UsageError(f"{where} = {value!r}: P10 is above P90; give the smaller first")
-    return float(low), float(high)
 
 
 def conflicts(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:

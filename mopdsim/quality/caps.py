@@ -23,8 +23,8 @@ def same_base(teacher: Array, gap: Array) -> Array:
     return np.clip(teacher - gap, 0.0, 1.0)
 
 
-def across_sizes(teacher: Array, *, teacher_b: float, student_b: float) -> tuple[Array, bool]:
-    """Cap of a student of another size, and whether it extrapolates: sizes in billions of parameters.
+def across_sizes(teacher: Array, *, teacher_b: float, student_b: float) -> Array:
+    """Cap of a student of another size: sizes in billions of parameters.
 
     1 - Q* = .97 N_S^-.30 min(N_T, N_S)^.27 (1 - Q_T)^.95 (2609.32722, fitted from .5 to 30 billion), clipped
     at the teacher: as printed, a large student would beat its teacher by nine points, which pure distillation
@@ -33,8 +33,7 @@ def across_sizes(teacher: Array, *, teacher_b: float, student_b: float) -> tuple
     if not (teacher_b > 0 and student_b > 0):
         raise UsageError(f"sizes of {teacher_b:g} and {student_b:g} billion parameters: both must be above 0")
     miss = 0.97 * student_b**-0.30 * min(teacher_b, student_b) ** 0.27 * (1 - teacher) ** 0.95
-    extrapolates = not all(SIZES_B[0] <= size <= SIZES_B[1] for size in (teacher_b, student_b))
-    return np.clip(np.minimum(1 - miss, teacher), 0.0, 1.0), extrapolates
+    return np.clip(np.minimum(1 - miss, teacher), 0.0, 1.0)
 
 
 def misrouted(own: Array, others: Array, probability: float) -> Array:

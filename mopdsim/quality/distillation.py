@@ -196,7 +196,7 @@ def _followed(teacher: State, place: int, step: Step) -> Array:
     if teacher.root == step.before.root:
         return score_N
     sizes_b = step.world.sizes_b
-    return caps.across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])[0]
+    return caps.across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])
 
 
 def distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:

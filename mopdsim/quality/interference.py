@@ -17,17 +17,17 @@ REPLAY_HALF = 0.05  # share of old prompts that halves forgetting: a short refre
 
 
 def effective_share(
-    prompts_S: Array, lengths_SN: Array, dispersions_SN: Array, *, by_length: bool, by_dispersion: bool
+    prompts_S: Array, lengths_SN: Array, dispersions_SN: Array | None = None, *, by_length: bool
 ) -> Array:
-    """Share of the gradient that each domain gets: w_d = n_d L_d^a s_d^b / sum over j.
+    """Share of the gradient that each domain gets: w_d = n_d L_d^a s_d / sum over j.
 
-    n: prompts (with every weight on them), L: mean response length, s: dispersion of the signal. a is 1 for a
-    loss that is a mean over tokens and 0 over sequences; b is 1 for raw signals and 0 for normalised ones.
+    n: prompts (with every weight on them), L: mean response length, s: dispersion of the signal where it is raw (None:
+    normalised). a is 1 for a loss that is a mean over tokens and 0 over sequences.
     """
     weights_SN = np.ones_like(lengths_SN) * column(prompts_S, lengths_SN)
     if by_length:
         weights_SN = weights_SN * lengths_SN
-    if by_dispersion:
+    if dispersions_SN is not None:
         weights_SN = weights_SN * dispersions_SN
     return weights_SN / weights_SN.sum(axis=0)
 

@@ -141,11 +141,11 @@ def learn_by_reward(
     """
     world, places = step.world, step.trained
     weights_S = step.shares_S * np.array([stage.reward_weights.get(name, 1.0) for name in stage.domains])
-    spread_SN = np.sqrt(np.maximum(step.score_DN[places] * (1 - step.score_DN[places]), 1e-6))
-    shares_SN = effective_share(
-        weights_S, world.length_DN[places], spread_SN,
-        by_length=stage.normalizer == "token", by_dispersion=stage.advantage_scale == "none",
-    )  # fmt: skip
+    spread_SN = None
+    if stage.advantage_scale == "none":
+        spread_SN = np.sqrt(np.maximum(step.score_DN[places] * (1 - step.score_DN[places]), 1e-6))
+    by_length = stage.normalizer == "token"
+    shares_SN = effective_share(weights_S, world.length_DN[places], spread_SN, by_length=by_length)
     conflict_SN = mean_conflict(world.conflict_DDN[np.ix_(places, places)], shares_SN)
     steep_SN = world.steepness_DN[places]
     whole_SN = effort.compute_N / world.midpoint_DN[places]

@@ -62,10 +62,7 @@ class Step:
 
     def shares(self, *, by_length: bool) -> Array:
         """Effective shares of the trained domains, (S, N), where signals are alike."""
-        length_SN = self.world.length_DN[self.trained]
-        return effective_share(
-            self.shares_S, length_SN, np.ones_like(length_SN), by_length=by_length, by_dispersion=False
-        )
+        return effective_share(self.shares_S, self.world.length_DN[self.trained], by_length=by_length)
 
     @property
     def untrained(self) -> NDArray[np.intp]:

@@ -143,11 +143,11 @@ def test_what_is_no_shape_does_not_transfer() -> None:
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     ("p", {"value": float("nan")}, "must be a finite number"),
-    ("p", {"sd": -1.0}, "must be at least 0"),
+    ("p", {"sd": -1.0}, "must be a finite number from 0"),
     ("p", {"grade": "guess"}, "must be one of measured"),
     ("p", {"distribution": "gamma"}, "distribution 'gamma'"),
     ("p", {"distribution": "logit", "value": 1.0}, "inside"),
-    ("p", {"distribution": "lognormal", "value": -1.0}, "must be above 0"),
+    ("p", {"distribution": "lognormal", "value": -1.0}, "must be a finite number above 0"),
     ("p", {"studies": {"huge": {}}}, "studies of scope 'huge'"),
     ("p", {"mean": 1.0}, "unknown key 'mean'"),
 ]

@@ -278,7 +278,7 @@ BAD_TASKS = {
     "sort = 1": "must be a table",
     "[sort]\nrewrad = 'a.py:f'": "did you mean 'reward'",
     "[sort]\ndata = 'rows.csv'": r"\.jsonl or \.parquet",
-    "[sort]\nmax_response_tokens = 0": "at least 1",
+    "[sort]\nmax_response_tokens = 0": "whole number from 1",
     "[sort": "not valid TOML",
 }
 

@@ -79,12 +79,12 @@ def test_facts_replace_numbers_and_carry_their_grade() -> None:
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
-        ({"start": 1.2}, "pass rate from 0 to 1"),
-        ({"start": float("nan")}, "must be a number or"),
-        ({"start": True}, "must be a number or"),
+        ({"start": 1.2}, "start = 1.2: must be a finite number from 0 to 1"),
+        ({"start": float("nan")}, "start = nan: must be a finite number"),
+        ({"start": True}, "start = True: must be a finite number"),
         ({"start": 0.9}, "asymptote 0.565 is below start 0.9"),
         ({"strat": 0.3}, "did you mean 'start'"),
-        ({"response_tokens": 0}, "must be above 0"),
+        ({"response_tokens": 0}, "must be a finite number above 0"),
         ({"response_tokens": [9, 3]}, "P10 is above P90"),
         ({"turns": 1.5}, "whole number"),
     ],

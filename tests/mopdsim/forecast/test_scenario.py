@@ -134,7 +134,7 @@ BAD: list[tuple[dict[str, Any], type[MopdError], str]] = [
     ({"options": 3}, UsageError, "must be a table"),
     ({"domain": {"sort": {"start": 0.2}}}, UsageError, "no domain of the recipe"),
     ({"domain": {"math": {"strt": 0.2}}}, UsageError, "did you mean 'start'"),
-    ({"domain": {"math": {"start": 1.4}}}, UsageError, "pass rate from 0 to 1"),
+    ({"domain": {"math": {"start": 1.4}}}, UsageError, "start = 1.4: must be a finite number from 0 to 1"),
     ({"domain": {"math": {"like": "code"}}}, UsageError, "leave `like` out"),
     ({"conflict": {"math>cod": 0.1}}, UsageError, "did you mean 'code'"),
     ({"conflict": {"math>code": [0.2, -0.2]}}, UsageError, "P10 is above P90"),

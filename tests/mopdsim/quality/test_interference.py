@@ -19,18 +19,16 @@ def _column(*values: float) -> np.ndarray:
 
 def test_shares_follow_prompts_lengths_and_dispersion_as_the_loss_says() -> None:
     prompts, lengths, spread = np.array([1.0, 3.0]), _column(100, 10), _column(1, 2)
-    by_token = effective_share(prompts, lengths, spread, by_length=True, by_dispersion=False)
+    by_token = effective_share(prompts, lengths, by_length=True)
     assert by_token[:, 0] == pytest.approx([100 / 130, 30 / 130])
-    by_sequence = effective_share(prompts, lengths, spread, by_length=False, by_dispersion=True)
+    by_sequence = effective_share(prompts, lengths, spread, by_length=False)
     assert by_sequence[:, 0] == pytest.approx([1 / 7, 6 / 7])
 
 
 def test_open_mopd_share_of_gradient_tokens() -> None:
     # 2608.19098: 20.3% of the prompts held 0.99% of the gradient tokens, so its answers were 25 times
     # shorter.
-    shares = effective_share(
-        np.array([0.203, 0.797]), _column(1.0, 25.5), _column(1, 1), by_length=True, by_dispersion=False
-    )
+    shares = effective_share(np.array([0.203, 0.797]), _column(1.0, 25.5), by_length=True)
     assert shares[0, 0] == pytest.approx(0.0099, abs=2e-4)
 
 
