@@ -2,8 +2,9 @@
 
 A stage's seconds are those of its steps and of its tests at the pace of this trainer on two CPU cores
 (`mopdsim.cost.own_trainer`), from the parameters of the run's model, its amounts and the lengths of its domains; times
-how much slower this machine was on the finished stages of that kind in the store (their median; 1 where there is
-none). Leaves out: memory, money (`mopdsim.forecast.forecast`), GPUs.
+how much slower this machine was on the finished stages of that kind in the store that computed in that type (their
+median; 1 where there is none). The pace was timed in float32 on 10 M parameters at most: SmolLM2 in bfloat16 took .54
+to .94 of it in four studies. Leaves out: memory, money (`mopdsim.forecast.forecast`), GPUs.
 """
 
 from __future__ import annotations
@@ -32,9 +33,12 @@ from trainer.tasks import Split, Task
 
 CPU = "CPU-2-cores"
 STAGE_SECONDS = 1.0  # of loading and saving
-LEAST_STEPS = 10  # of a stage whose pace is taken
+LEAST_STEPS, LEAST_SECONDS = 10, 5.0  # of a stage whose pace is taken: either is enough
 ITEMS_READ, CHARACTERS_A_TOKEN, TEMPLATE_TOKENS = 32, 3.0, 10.0  # of prompts in words; priors
 TESTS = "evaluation"
+Slower = Mapping[
+    tuple[str, str], float
+]  # than the pace: by kind of stage, or TESTS, and type that is computed in
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +81,9 @@ def ledger(runs: Mapping[str, Run], found: Plan, store: Store, *, finished: Coll
     models = {key: run.model for name, run in runs.items() for key in found.keys[name].values()}
     seconds = {key: estimate(node, models[key], slower) for key, node in found.node.items()}
     needs = {run: found.needed(run) for run in runs}
-    kinds = {node.job.stage.kind for node in found.nodes if node.job.stage is not None} - {"merge"}
+    stages = [
+        (node.job.stage.kind, node.job.settings.dtype) for node in found.nodes if node.job.stage is not None
+    ]
     return Ledger(
         rows=tuple(_cut_order(runs, needs, seconds)),
         stages_in_all=sum(map(len, needs.values())),
@@ -85,28 +91,27 @@ def ledger(runs: Mapping[str, Run], found: Plan, store: Store, *, finished: Coll
         finished_stages=len(finished),
         seconds=sum(seconds.values()),
         left_seconds=sum(value for key, value in seconds.items() if key not in finished),
-        by_rule=tuple(sorted(kinds - slower.keys())),
+        by_rule=tuple(sorted({kind for kind, dtype in stages if (kind, dtype) not in slower} - {"merge"})),
         seconds_of=seconds,
     )
 
 
-def estimate(node: Node, name: str, slower: Mapping[str, float]) -> float:
-    """Seconds of one stage of a run on the model of this name. slower: this machine's factor by kind of stage, and on
-    tests."""
+def estimate(node: Node, name: str, slower: Slower) -> float:
+    """Seconds of one stage of a run on the model of this name. slower: this machine's factors."""
     job, settings = node.job, node.job.settings
     machine = Machine(model=model(sizes_of(name)), gpu=gpu(CPU), evaluations=0)
     domains = {spec: lengths_of(own) for spec, own in job.tasks().items()}
     work, steps = 0.0, 0
     if job.stage is not None:
         own = bill(job.stage, job.amounts, domains, machine, gpus=1)
-        work, steps = sum(own.seconds.values()) * slower.get(job.stage.kind, 1.0), own.steps
+        work, steps = sum(own.seconds.values()) * slower.get((job.stage.kind, settings.dtype), 1.0), own.steps
     counts: dict[Split, int] = {"test": 1, "validation": steps // settings.evaluate_every}
     tests = sum(
         counts[split] * _answers(settings, split) * _answer_s(machine.model, domains[spec])
         for split in counts
         for spec in job.scored(split)
     )
-    return STAGE_SECONDS + work + tests * slower.get(TESTS, 1.0)
+    return STAGE_SECONDS + work + tests * slower.get((TESTS, settings.dtype), 1.0)
 
 
 def _answers(settings: Settings, split: Split) -> int:
@@ -138,10 +143,9 @@ def _answer_s(own: Model, row: Domain) -> float:
     return phase_s("generation", own, flops, passes=0)
 
 
-def measured(store: Store) -> dict[str, float]:
-    """How much slower than the pace this machine was, the median over the store's finished stages: by kind of stage,
-    and on tests."""
-    found: dict[str, list[float]] = {}
+def measured(store: Store) -> dict[tuple[str, str], float]:
+    """How much slower than the pace this machine was, the median over the store's finished stages."""
+    found: dict[tuple[str, str], list[float]] = {}
     for path in sorted(store.root.glob(f"*/{SUMMARY}")):
         try:
             summary = json.loads(path.read_text())
@@ -150,7 +154,7 @@ def measured(store: Store) -> dict[str, float]:
         except (OSError, ValueError, NotFoundError):  # none yet, broken, or a dataset
             continue
         for name, factor in _factors_of(summary, made_from, own):
-            found.setdefault(name, []).append(factor)
+            found.setdefault((name, made_from["settings"]["dtype"]), []).append(factor)
     return {name: statistics.median(values) for name, values in found.items()}
 
 
@@ -168,7 +172,9 @@ def _factors_of(
         yield TESTS, seconds[TESTS] / phase_s("generation", own, flops[TESTS], passes=0)
     stage, amounts = made_from["stage"], made_from["amounts"]
     kind = None if stage is None else stage["kind"]
-    if kind not in KINDS or steps < LEAST_STEPS:
+    works: dict[str, Work] = {"generation": "generation", "scoring": "scoring", "training": kind}
+    took = sum(seconds[phase] for phase in works)
+    if kind not in KINDS or (steps < LEAST_STEPS and took < LEAST_SECONDS):
         return
     answers = amounts["prompts_per_step"] * amounts["rollouts_per_prompt"]
     passes = {  # over all steps
@@ -176,9 +182,8 @@ def _factors_of(
         "scoring": steps * len(stage.get("teachers", [kind])),
         "training": steps,
     }
-    works: dict[str, Work] = {"generation": "generation", "scoring": "scoring", "training": kind}
     due = sum(phase_s(works[p], own, flops[p], passes[p]) for p in works if flops[p])
-    yield kind, sum(seconds[p] for p in works) / due
+    yield kind, took / due
 
 
 def _cut_order(

@@ -242,28 +242,45 @@ def test_the_ledger_counts_shared_stages_once_and_says_what_to_drop(make: Make) 
     assert found.by_rule == ("distill", "rl")
 
 
-def test_estimates_follow_the_pace_of_finished_stages(make: Make, model: Path) -> None:
-    """A stage that took three times its pace: the ledger of the same study then expects that of all such stages."""
+@pytest.mark.parametrize(
+    ("dtype", "steps", "flops", "told"),
+    [
+        ("float32", 20, 5e9, True),
+        ("bfloat16", 20, 5e9, False),
+        ("float32", 4, 5e9, False),
+        ("float32", 4, 5e12, True),
+    ],
+)
+def test_estimates_follow_the_pace_of_finished_stages(
+    make: Make, model: Path, dtype: str, steps: int, flops: float, told: bool
+) -> None:
+    """A stage that took three times its pace: the ledger of the same study then expects that of all such stages, where
+    it computed in their type and in steps enough, or in few long ones."""
     work = make()
     key, other = work.planned.keys["mixed"]["mixed"], work.planned.keys["mopd"]["student"]
     before, shape = work.ledger, model_of(str(model))
     place = work.store.directory("measured")
     (place / "weights").mkdir(parents=True)
     shutil.copy(model / "config.json", place / "weights")
-    flops = dict.fromkeys(PHASES, 0.0) | {"training": 5e9}
-    took = 3 * phase_s("rl", shape, 5e9, passes=20)
+    none = dict.fromkeys(PHASES, 0.0)
+    took = 3 * phase_s("rl", shape, flops, passes=steps)
     summary = {
-        "steps": 20, "seconds": dict.fromkeys(PHASES, 0.0) | {"training": took}, "flops": flops,
+        "steps": steps, "seconds": none | {"training": took}, "flops": none | {"training": flops},
         "tokens": {"generated": {}},
     }  # fmt: skip
     (place / "summary.json").write_text(json.dumps(summary))
-    made_from = {"stage": {"kind": "rl"}, "amounts": {"prompts_per_step": 2, "rollouts_per_prompt": 4}}
+    made_from = {
+        "stage": {"kind": "rl"}, "amounts": {"prompts_per_step": 2, "rollouts_per_prompt": 4},
+        "settings": {"dtype": dtype},
+    }  # fmt: skip
     (place / "made_from.json").write_text(json.dumps(made_from))
     after = ledger(work.runs, work.planned, work.store, finished=work.done())
     node = work.planned.node[key]
-    steps = phase_s("rl", shape, 0.0, passes=node.job.amounts.steps)  # type: ignore[union-attr]
-    assert after.seconds_of[key] - before.seconds_of[key] > 2 * steps
-    assert after.seconds_of[other] == before.seconds_of[other] and after.by_rule == ("distill",)
+    due = phase_s("rl", shape, 0.0, passes=node.job.amounts.steps)  # type: ignore[union-attr]
+    more = after.seconds_of[key] - before.seconds_of[key]
+    assert more > 2 * due if told else more == 0
+    assert after.seconds_of[other] == before.seconds_of[other]
+    assert after.by_rule == (("distill",) if told else before.by_rule)
 
 
 def test_a_step_of_a_real_model_is_priced_by_its_parameters() -> None:
