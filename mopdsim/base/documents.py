@@ -19,8 +19,10 @@ def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
     remedy, where it is not JSON."""
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(missing) from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
     except ValueError as error:
         raise UsageError(f"{path}: not valid JSON ({error}): {remedy}") from None
     return found

@@ -6,6 +6,7 @@ Leaves out: the verbs (`mopdsim.cli.commands`, `mopdsim.cli.compare_command`).
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from functools import update_wrapper
@@ -84,6 +85,12 @@ def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
         raise UsageError(f"--{param.name} {value}: must be a file, this is a directory: add a name")
     if value is not None and not value.parent.is_dir():
         raise UsageError(f"--{param.name} {value}: its directory does not exist: create {value.parent} first")
+    if value is not None:
+        try:
+            tempfile.TemporaryFile(dir=value.parent).close()
+        except OSError as error:
+            reason = f"nothing can be written there ({error.strerror})"
+            raise UsageError(f"--{param.name} {value}: {reason}: choose another directory") from None
     return value
 
 

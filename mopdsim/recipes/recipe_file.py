@@ -111,10 +111,12 @@ def read_toml(
     """The TOML document in a file. NotFoundError, with the remedy, where there is none."""
     try:
         return parse_toml(path.read_text(encoding="utf-8"), source=str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(f"{path}: no such file; {remedy}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: cannot be read as UTF-8 text: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is no UTF-8 text; {remedy}") from None
 
 
 def parse_toml(text: str, *, source: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from safetensors import SafetensorError
 
 from mopdsim.base.documents import json_document
 from mopdsim.base.errors import MopdError
+from mopdsim.base.run_directory import RESOLVED
 
 MANIFEST = "sha256.json"
 
@@ -128,6 +129,9 @@ def _sync(path: Path) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run directory. NotFoundError where it is not one."""
-    missing = f"{path.parent}: no run directory ({path.name} is missing); give the --out of a run"
-    return json_document(path, missing=missing, remedy="the run directory is damaged")
+    """A JSON file of a run directory. NotFoundError where it is not one, or not finished."""
+    run = path.parent
+    missing = f"{run}: no run directory ({path.name} is missing); give the --out of a run"
+    if (run / RESOLVED).is_file():
+        missing = f"{run}: the run is not finished ({path.name} is missing): finish it with `mopd train resume {run}`"
+    return json_document(path, missing=missing, remedy="put the file back, or run again with another --out")

@@ -14,6 +14,7 @@ from pydantic import Field
 from mopdsim.recipes.amounts import Value
 
 Count = Annotated[int, Field(ge=1)]
+Items = Annotated[int, Field(ge=1, le=100_000)]  # distinct prompts, all drawn before a run begins
 
 
 class Settings(Value):
@@ -39,10 +40,10 @@ class Settings(Value):
     processes: Count = 1
     temperature: Annotated[float, Field(gt=0)] = 1.0
     probes: tuple[str, ...] = ()
-    test_items: Count = 400
-    validation_items: Count = 100
+    test_items: Items = 400
+    validation_items: Items = 100
     samples_per_prompt: Annotated[int, Field(ge=1, le=256)] = 1
-    greedy_items: Annotated[int, Field(ge=0)] = 0
+    greedy_items: Annotated[int, Field(ge=0, le=100_000)] = 0
     score_others: Literal["always", "at_end", "never"] = "always"
     system_prompt: Annotated[str, Field(min_length=1)] = "template"
     template_arguments: dict[str, bool | int | float | str] = Field(default_factory=dict)

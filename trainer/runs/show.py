@@ -149,6 +149,7 @@ def evaluate_directory(
     from trainer.model.loading import check_device, load_policy
     from trainer.model.sources import model_directory
     from trainer.runs.compute import check_dtype, resolve_dtype
+    from trainer.runs.plan import BUILT_IN
     from trainer.tasks import task
 
     chat = None
@@ -161,6 +162,8 @@ def evaluate_directory(
         domains = domains or list(read_json(directory / files.SUMMARY)["scores"])
         chat = Settings.model_validate(read_json(directory / files.RESOLVED)["settings"])
         samples_per_prompt = samples_per_prompt or chat.samples_per_prompt
+    elif str(directory) in BUILT_IN and not directory.exists():
+        raise UsageError(f"model {str(directory)!r}: every run trains its own: give the --out of one")
     else:
         weights = model_directory(str(directory))
     if not domains:

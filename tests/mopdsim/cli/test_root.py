@@ -313,6 +313,24 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "a file as parent": (train_run("--out", "FILE/run"), 1, "cannot be written"),
     "resume of nothing": (["train", "resume", "EMPTY"], 3, "no run directory"),
     "show of nothing": (["train", "show", "EMPTY"], 3, "no run directory"),
+    "show of what is not finished": (["train", "show", "STOPPED"], 3, "finish it with `mopd train resume"),
+    "resume of a file": (["train", "resume", "FILE"], 3, "no run directory"),
+    "eval of a model that runs make": (
+        ["train", "eval", "tiny", "--domains", "sort"],
+        2,
+        "give the --out of one",
+    ),
+    "more prompts than anyone waits for": (
+        train_run("--setting", "test_items=7000000"),
+        2,
+        "equal to 100000",
+    ),
+    "times to where nothing can be written": (
+        ["train", "pace", "--out", "/proc/times.json"],
+        2,
+        "choose another directory",
+    ),
+    "a task that is none": (["compare", "mopd", "merge", "--domains", "ask:sum,ask:smal"], 3, "'ask:smal'"),
     "eval without domains": (["train", "eval", "MODEL"], 2, "--domains"),
     "eval of nothing": (["train", "eval", "EMPTY", "--domains", "sort"], 3, "config.json is missing"),
     "eval of no items": (["train", "eval", "MODEL", "--domains", "sort", "--items", "0"], 2, "greater than"),
@@ -331,10 +349,13 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(
     arguments, code, words = MISTAKES[mistake]
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").write_text("precious")
+    (tmp_path / "stopped").mkdir()
+    (tmp_path / "stopped" / "resolved.json").write_text("{}")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", ')
     stand_ins = {
         "OUT": tmp_path / "out",
         "EMPTY": tmp_path / "empty",
+        "STOPPED": tmp_path / "stopped",
         "FILE/run": tmp_path / "file" / "run",
         "FILE": tmp_path / "file",
         "MODEL": world["model"],

@@ -70,7 +70,7 @@ def test_every_catalogue_recipe_survives_a_file(tmp_path: Path) -> None:
         (None, NotFoundError, ["no such file", "mopd recipes"]),
         (b"name = \nx = 1", UsageError, ["not valid TOML", "line 1"]),
         (b"name = 'x'\nname = 'y'", UsageError, ["not valid TOML"]),
-        (b"\xff\xfe", UsageError, ["UTF-8"]),
+        (b"name = '\xff'", UsageError, ["byte 8 is no UTF-8 text", "mopd recipes"]),
         (b"", UsageError, ["is missing", "add it"]),
         (b"x = " + b"[" * 10_000, UsageError, ["not valid TOML"]),
         (b"amounts_of = 3", UsageError, ["amounts_of must be a table"]),
@@ -89,7 +89,7 @@ def test_bad_files_are_named(
 
 
 def test_a_directory_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\); give a recipe's name"):
         recipe_file.load(tmp_path)
 
 
