@@ -172,9 +172,11 @@ def _factors_of(
         yield TESTS, seconds[TESTS] / phase_s("generation", own, flops[TESTS], passes=0)
     stage, amounts = made_from["stage"], made_from["amounts"]
     kind = None if stage is None else stage["kind"]
+    if kind not in KINDS:
+        return
     works: dict[str, Work] = {"generation": "generation", "scoring": "scoring", "training": kind}
     took = sum(seconds[phase] for phase in works)
-    if kind not in KINDS or (steps < LEAST_STEPS and took < LEAST_SECONDS):
+    if steps < LEAST_STEPS and took < LEAST_SECONDS:
         return
     answers = amounts["prompts_per_step"] * amounts["rollouts_per_prompt"]
     passes = {  # over all steps
