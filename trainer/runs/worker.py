@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -75,5 +74,5 @@ def run_stage(job: Job, report: Report) -> Metrics:
 def _given(job: Job, report: Report) -> Metrics:
     """The scores of a model that was given, once it is clear that it can be trained at all."""
     policy = job.load(BASE)
-    finding = preflight.alone(policy, preflight.prompts_of(job))
-    return scored_alone(job, policy, {}, Meter(), report) | {"preflight": [asdict(finding)]}
+    found = preflight.alone(policy, preflight.prompts_of(job))
+    return scored_alone(job, policy, {}, Meter(), report) | {"preflight": found}

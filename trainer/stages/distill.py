@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from itertools import accumulate, pairwise
 from typing import Any
@@ -83,10 +83,9 @@ def _check_teachers(trainee: Trainee, stage: Distill, bank: Bank) -> dict[str, T
                     f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
                     file=sys.stderr,
                 )
-        findings = preflight(
+        trainee.memory["preflight"] = preflight(
             trainee.policy, bank.mapping(distinct), prompts_of(trainee.job), loss=teacher_loss(stage)
         )
-        trainee.memory["preflight"] = [asdict(finding) for finding in findings]
     valid = {}
     for name in names:
         with bank.open(name) as teacher:

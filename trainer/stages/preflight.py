@@ -1,6 +1,6 @@
 """Checks before any distillation step: what would otherwise fail silently fails here, with a remedy.
 
-Each check is a function that returns a `Finding` or raises UsageError; `preflight` runs them all. Prompts are
+Each check is a function that raises UsageError or returns what it measured; `preflight` runs them all. Prompts are
 rendered by each model's own chat template, the student's completion ids are kept. Leaves out: quality of
 teachers (`trainer.batch.evaluate`) and lengths during training (`trainer.stages.loop` watches truncation).
 
@@ -10,8 +10,8 @@ Axes: B rows, T response length, N trained positions, D hidden width, V vocabula
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,16 +37,6 @@ PROMPTS = 2  # of each domain
 STUDENT = "the student itself"
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """A check that passed: what was looked at and what was seen."""
-
-    check: str
-    teacher: str
-    message: str
-    value: float | None = None
-
-
 # A stage's loss for one teacher: of the student's and the teacher's logits_NV, token_N, weights_N and valid_V.
 TeacherLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Loss]
 
@@ -57,34 +47,33 @@ def preflight(
     prompts: Sequence[str],
     *,
     loss: TeacherLoss,
-) -> list[Finding]:
-    """All findings, in the order of the checks. `prompts`: a few user texts of the stage's domains.
+) -> dict[str, Any]:
+    """What was measured, where nothing failed: self_kl and, by teacher, greedy_logprob, both in nats a token;
+    gradient_distance, relative, by pair of teachers, the student among them.
 
-    Each teacher is looked up once and dropped before the next, so `teachers` may load them on demand.
-    Raises UsageError at the first check that fails.
+    prompts: a few user texts of the stage's domains. Each teacher is looked up once and dropped before the next, so
+    `teachers` may load them on demand. Raises UsageError at the first check that fails.
     """
     items = [Item(domain="", prompt=prompt, answer="") for prompt in prompts]
     rollouts = _answers(student, prompts)
-    findings = [self_distillation(student, rollouts)]
-    hidden_ND, own_logprob = (
-        hidden_states(student, rollouts)[rollouts.trained_BT],
-        greedy_logprob(student, prompts),
-    )
+    self_kl = self_distillation(student, rollouts)
+    hidden_ND = hidden_states(student, rollouts)[rollouts.trained_BT]
+    own_logprob, greedy = greedy_logprob(student, prompts), dict[str, float]()
     gradients = {STUDENT: teacher_gradient(student, hidden_ND, student, rollouts, loss, None)}
     for name in teachers:
         teacher = teachers[name]
-        findings += [vocabulary(student, name, teacher, rollouts), end_of_sequence(student, name, teacher)]
-        findings += [chat_template(student, name, teacher)]
+        valid_V = vocabulary(student, name, teacher, rollouts)
+        end_of_sequence(student, name, teacher)
         read = with_prompts_of(rollouts, teacher, items)
-        findings += [
-            deterministic(name, teacher, read),
-            own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob),
-        ]
-        gradients[name] = teacher_gradient(
-            student, hidden_ND, teacher, read, loss, shared_ids(student, name, teacher)
-        )
+        deterministic(name, teacher, read)
+        greedy[name] = own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob)
+        gradients[name] = teacher_gradient(student, hidden_ND, teacher, read, loss, valid_V)
         del teacher
-    return [*findings, *different_gradients(gradients)]
+    return {
+        "self_kl": self_kl,
+        "greedy_logprob": greedy,
+        "gradient_distance": different_gradients(gradients),
+    }
 
 
 def prompts_of(job: Job) -> list[str]:
@@ -96,9 +85,9 @@ def prompts_of(job: Job) -> list[str]:
     ]
 
 
-def alone(student: Policy, prompts: Sequence[str]) -> Finding:
-    """What can be checked of a model before there is a teacher: that it agrees with itself (`self_distillation`)."""
-    return self_distillation(student, _answers(student, prompts))
+def alone(student: Policy, prompts: Sequence[str]) -> dict[str, float]:
+    """What can be checked of a model before there is a teacher: that it agrees with itself."""
+    return {"self_kl": self_distillation(student, _answers(student, prompts))}
 
 
 def _answers(policy: Policy, prompts: Sequence[str], *, greedy: bool = False) -> Rollouts:
@@ -138,11 +127,11 @@ def shared_ids(student: Policy, name: str, teacher: Policy) -> Tensor | None:
     return valid_V
 
 
-def vocabulary(student: Policy, name: str, teacher: Policy, rollouts: Rollouts) -> Finding:
-    """Token-to-id maps are equal; padding of unequal heads is masked (`shared_ids`) and never sampled."""
+def vocabulary(student: Policy, name: str, teacher: Policy, rollouts: Rollouts) -> Tensor | None:
+    """`shared_ids`: token-to-id maps are equal; padding of unequal heads is masked and never sampled."""
     valid_V = shared_ids(student, name, teacher)
     if valid_V is None:
-        return Finding(check="vocabulary", teacher=name, message="the same tokens have the same ids")
+        return None
     token_N = rollouts.response_BT[rollouts.trained_BT]
     padding_N = token_N[~valid_V[token_N]]
     if len(padding_N):
@@ -150,15 +139,10 @@ def vocabulary(student: Policy, name: str, teacher: Policy, rollouts: Rollouts) 
             f"the student samples id {int(padding_N[0])}, which no token has, but teacher {name!r} cannot "
             "score padding: cut the student's embeddings to its tokenizer, or train it before it is distilled"
         )
-    return Finding(
-        check="vocabulary",
-        teacher=name,
-        message=f"the same ids; heads of {student.vocab_size} and {teacher.vocab_size}, padding is masked",
-        value=float(valid_V.sum()),
-    )
+    return valid_V
 
 
-def end_of_sequence(student: Policy, name: str, teacher: Policy) -> Finding:
+def end_of_sequence(student: Policy, name: str, teacher: Policy) -> None:
     """Both end a turn with the same ids; otherwise the student learns never to stop."""
     own, other = sorted(student.eos_ids), sorted(teacher.eos_ids)
     if own != other or not own:
@@ -166,17 +150,9 @@ def end_of_sequence(student: Policy, name: str, teacher: Policy) -> Finding:
             f"end-of-sequence ids are {own} in the student and {other} in teacher {name!r}, but both must "
             "end a turn alike: set eos_token_id of config and tokenizer to the id that the template ends with"
         )
-    return Finding(check="end of sequence", teacher=name, message=f"ids {own} end a turn")
 
 
-def chat_template(student: Policy, name: str, teacher: Policy) -> Finding:
-    """Templates may differ: each model then renders its own prompt. (Without one rendering raises.)"""
-    same = student.tokenizer.chat_template == teacher.tokenizer.chat_template
-    message = "the same" if same else "differs from the student's: the teacher renders its own prompts"
-    return Finding(check="chat template", teacher=name, message=message)
-
-
-def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> Finding:
+def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> None:
     """The same batch scored twice gives the same numbers, bit for bit."""
     first_BTD, second_BTD = hidden_states(teacher, rollouts), hidden_states(teacher, rollouts)
     if not torch.equal(first_BTD, second_BTD):
@@ -185,11 +161,10 @@ def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> Finding:
             f"{float((first_BTD - second_BTD).abs().max()):.2g}), but its target must not move: switch off "
             "dropout and any sampling inside the model"
         )
-    return Finding(check="deterministic", teacher=name, message="two passes agree bit for bit")
 
 
 @torch.no_grad()
-def self_distillation(student: Policy, rollouts: Rollouts) -> Finding:
+def self_distillation(student: Policy, rollouts: Rollouts) -> float:
     """KL between the student scored in a padded, grouped batch and row by row without padding, per token."""
     limit = SELF_KL_NATS[student.dtype]
     total = 0.0
@@ -210,10 +185,10 @@ def self_distillation(student: Policy, rollouts: Rollouts) -> Finding:
             f"the student's KL to itself is {kl:.2g} nats a token, but the same weights must agree within "
             f"{limit:g}: check left padding, positions and dropout, or compute in float32"
         )
-    return Finding(check="self-distillation", teacher=STUDENT, message="KL to itself, nats a token", value=kl)
+    return kl
 
 
-def own_greedy_output(name: str, mean: float, own: float) -> Finding:
+def own_greedy_output(name: str, mean: float, own: float) -> float:
     """Mean log-prob, as scored in training, of what the teacher itself would say: low if misread.
 
     Low means below GREEDY_FLOOR and below the student's own by more than GREEDY_SLACK, so that untrained models, which
@@ -224,7 +199,7 @@ def own_greedy_output(name: str, mean: float, own: float) -> Finding:
             f"teacher {name!r} gives its own greedy output {mean:.2f} nats a token (the student {own:.2f}), but at "
             f"least {GREEDY_FLOOR} is expected: check its chat template, and that its weights are trained ones"
         )
-    return Finding(check="own greedy output", teacher=name, message="mean log-prob, nats a token", value=mean)
+    return mean
 
 
 @torch.no_grad()
@@ -256,12 +231,12 @@ def teacher_gradient(
     return torch.autograd.grad(value, hidden_ND)[0]
 
 
-def different_gradients(gradients: Mapping[str, Tensor]) -> list[Finding]:
+def different_gradients(gradients: Mapping[str, Tensor]) -> dict[str, float]:
     """Every pair of teachers, the student among them, pulls the student differently.
 
     Equal gradients mean equal weights, or a loss that ignores the teacher (as when a reward drowns it).
     """
-    findings = []
+    found = {}
     for one, other in combinations(gradients, 2):
         a_ND, b_ND = gradients[one], gradients[other]
         distance = float((a_ND - b_ND).norm())
@@ -271,12 +246,5 @@ def different_gradients(gradients: Mapping[str, Tensor]) -> list[Finding]:
                 f"teachers {one!r} and {other!r} give the same gradient, but a different teacher must give "
                 "another: check that their weights differ and that the loss uses the teacher's scores"
             )
-        findings.append(
-            Finding(
-                check="different gradient",
-                teacher=f"{one} | {other}",
-                message="relative distance of gradients",
-                value=distance / scale,
-            )
-        )
-    return findings
+        found[f"{one} | {other}"] = distance / scale
+    return found

@@ -81,14 +81,11 @@ def teachers() -> dict[str, Policy]:
 
 
 def test_a_sound_setting_passes_every_check(student: Policy, teachers: dict[str, Policy]) -> None:
-    findings = checked(student, teachers, PROMPTS)
-    seen = {(finding.check, finding.teacher) for finding in findings}
-    per_teacher = ["vocabulary", "end of sequence", "chat template", "deterministic", "own greedy output"]
-    assert {(check, name) for check in per_teacher for name in teachers} <= seen
-    values = {(finding.check, finding.teacher): finding.value for finding in findings}
-    assert abs(values["self-distillation", preflight.STUDENT]) < 1e-5
-    pairs = [key for key in values if key[0] == "different gradient"]
-    assert len(pairs) == 3 and all(values[pair] > 0.1 for pair in pairs)
+    found = checked(student, teachers, PROMPTS)
+    assert abs(found["self_kl"]) < 1e-5
+    assert found["greedy_logprob"].keys() == teachers.keys()
+    distances = found["gradient_distance"].values()
+    assert len(distances) == 3 and min(distances) > 0.1
 
 
 def test_teachers_may_be_loaded_one_at_a_time(student: Policy, teachers: dict[str, Policy]) -> None:
@@ -122,8 +119,7 @@ def test_padding_of_unequal_heads_is_masked(student_size: int) -> None:
     valid_V = preflight.shared_ids(student, "t", teacher)
     assert valid_V is not None
     assert valid_V.tolist() == [True] * 30 + [False] * (student_size - 30)
-    findings = checked(student, {"t": teacher}, PROMPTS)
-    assert [f.value for f in findings if f.check == "vocabulary" and "padding is masked" in f.message] == [30]
+    checked(student, {"t": teacher}, PROMPTS)
     with torch.no_grad():
         student.head.weight[30:] = 20 * student.head.weight[:1]
     if student_size == 40:
@@ -155,7 +151,7 @@ def test_no_end_of_sequence_at_all_is_refused(student: Policy, teachers: dict[st
         preflight.end_of_sequence(endless, "t", also)
 
 
-def test_another_chat_template_is_reported_and_used(student: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_chat_template_is_used(student: Policy, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = policy(1, text=tokenizer(template="hey " + TEMPLATE))
     width: dict[bool, set[int]] = {True: set(), False: set()}
     score = preflight.hidden_states
@@ -165,9 +161,7 @@ def test_another_chat_template_is_reported_and_used(student: Policy, monkeypatch
         return score(who, rollouts)
 
     monkeypatch.setattr(preflight, "hidden_states", watched)
-    findings = checked(student, {"t": teacher}, PROMPTS)
-    message = next(finding.message for finding in findings if finding.check == "chat template")
-    assert message == "differs from the student's: the teacher renders its own prompts"
+    checked(student, {"t": teacher}, PROMPTS)
     (own,), (theirs,) = width[False], width[True]
     assert theirs == own + len("hey ")
 
