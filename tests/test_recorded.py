@@ -31,8 +31,8 @@ record = _load()
 QUESTIONS = record.questions()
 
 
-def _is_long(question: Any) -> bool:
-    return question.verb in ("plan", "validate") or "--all" in question.command
+def _is_long(command: str) -> bool:
+    return command.startswith(("plan", "validate")) or "--all" in command
 
 
 @cache
@@ -41,24 +41,24 @@ def answers() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "question",
+    "name",
     [
-        pytest.param(question, id=question.name, marks=[pytest.mark.slow] if _is_long(question) else [])
-        for question in QUESTIONS
+        pytest.param(name, marks=[pytest.mark.slow] if _is_long(command) else [])
+        for name, command in QUESTIONS.items()
     ],
 )
-def test_answers_as_recorded(question: Any) -> None:
-    found = list(record.changes(answers()[question.name], record.ask(question)))
+def test_answers_as_recorded(name: str) -> None:
+    found = list(record.changes(answers()[name], record.ask(QUESTIONS[name])))
     listed = "\n".join(str(change) for change in found[:SHOWN])
-    assert not found, f"mopd {question.command}: {len(found)} changes\n{listed}"
+    assert not found, f"mopd {QUESTIONS[name]}: {len(found)} changes\n{listed}"
 
 
 def test_every_question_has_an_answer() -> None:
-    assert answers().keys() == {question.name for question in QUESTIONS}
+    assert answers().keys() == QUESTIONS.keys()
 
 
 def test_every_recipe_and_gpu_is_asked_about() -> None:
-    asked = {word for question in QUESTIONS for word in question.command.split()}
+    asked = {word for command in QUESTIONS.values() for word in command.split()}
     named = {row["name"] for row in answers()["recipes"]}
     answered = {row["gpu"] for row in answers().values() if isinstance(row, dict) and "gpu" in row}
     assert named <= asked

@@ -40,18 +40,6 @@ ABSENT = "(absent)"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """A command line under a name."""
-
-    name: str
-    command: str
-
-    @property
-    def verb(self) -> str:
-        return self.command.split()[0]
-
-
-@dataclass(frozen=True, kw_only=True)
 class Change:
     """A place of a document where two answers differ."""
 
@@ -66,10 +54,10 @@ class Change:
         return f"{self.path}: {_shown(self.before)} -> {_shown(self.after)}{moved}"
 
 
-def questions() -> list[Question]:
-    """All questions, in the order of their file."""
-    rows = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))["questions"]
-    return [Question(name=name, command=command) for name, command in rows.items()]
+def questions() -> dict[str, str]:
+    """All command lines by their names, in the order of their file."""
+    rows: dict[str, str] = tomllib.loads(QUESTIONS.read_text(encoding="utf-8"))["questions"]
+    return rows
 
 
 def answers() -> dict[str, Any]:
@@ -80,16 +68,14 @@ def answers() -> dict[str, Any]:
     return found
 
 
-def ask(question: Question) -> Any:
+def ask(command: str) -> Any:
     """Today's answer. RuntimeError where the command fails."""
     with contextlib.chdir(ROOT):
-        result = CliRunner().invoke(app, [*shlex.split(question.command), "--json"])
+        result = CliRunner().invoke(app, [*shlex.split(command), "--json"])
     if result.exit_code:
-        raise RuntimeError(
-            f"mopd {question.command}: {result.exception or result.stderr}"
-        ) from result.exception
+        raise RuntimeError(f"mopd {command}: {result.exception or result.stderr}") from result.exception
     document = json.loads(result.stdout)
-    for key in VARYING.get(question.verb, ()):
+    for key in VARYING.get(command.split()[0], ()):
         document.pop(key, None)
     return _with_scenarios_read(document)
 
@@ -121,29 +107,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="questions, by name [default: all]")
     parser.add_argument("--compare", action="store_true", help="print what changed; write nothing")
     given = parser.parse_args(arguments)
-    asked = {question.name: question for question in questions()}
+    asked = questions()
     for name in given.names:
         if name not in asked:
             parser.error(f"no question {name!r} in {QUESTIONS.relative_to(ROOT)}")
-    chosen = [asked[name] for name in given.names or asked]
+    chosen = {name: asked[name] for name in given.names or asked}
     return _compare(chosen) if given.compare else _record(chosen, list(asked))
 
 
-def _record(chosen: Sequence[Question], known: Sequence[str]) -> int:
+def _record(chosen: Mapping[str, str], known: Sequence[str]) -> int:
     found = {name: answer for name, answer in answers().items() if name in known}
-    for question in chosen:
-        found[question.name] = ask(question)
+    for name, command in chosen.items():
+        found[name] = ask(command)
     write(found)
     print(f"{len(chosen)} answers written to {ANSWERS.relative_to(ROOT)}: {ANSWERS.stat().st_size:,} bytes")
     return 0
 
 
-def _compare(chosen: Sequence[Question]) -> int:
+def _compare(chosen: Mapping[str, str]) -> int:
     recorded = answers()
     count = 0
-    for question in chosen:
-        for change in changes(recorded.get(question.name, ABSENT), ask(question)):
-            print(f"{question.name}: {change}")
+    for name, command in chosen.items():
+        for change in changes(recorded.get(name, ABSENT), ask(command)):
+            print(f"{name}: {change}")
             count += 1
     print(f"{len(chosen)} questions asked, {count} changes", file=sys.stderr)
     return 1 if count else 0
