@@ -367,7 +367,7 @@ def _share(processes: int, arguments: list[str] | None, out: Path) -> None:
     """Where several processes are asked for and this is none of them: start them, and end as they do. arguments: of
     `mopd train`; None: those that were typed."""
     from trainer.model.processes import launched
-    from trainer.runs.launch import launch
+    from trainer.runs.execute import launch
 
     if processes > 1 and launched()[1] == 1:
         typed = sys.argv[sys.argv.index("train") + 1 :] if arguments is None else arguments

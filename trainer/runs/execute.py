@@ -1,16 +1,21 @@
 """Run planned stages, of a run or of a study alike: those that the store does not hold, as early as parents allow.
 
 What fails is reported or raised, what was killed is taken up again from its last checkpoint, `ATTEMPTS` times in all,
-and a stop by Ctrl-C or SIGTERM is resumable. Leaves out: what a stage does (`trainer.runs.worker`), workers
-(`trainer.runs.pools`), what is shown (`trainer.runs.progress`).
+and a stop by Ctrl-C or SIGTERM is resumable. So it is where several processes share each stage: `launch` starts them
+with torch's own launcher; across machines `torchrun -m trainer run ...` is started on each of them, all of which see
+the run directory and the store. Leaves out: what a stage does (`trainer.runs.worker`), workers (`trainer.runs.pools`),
+what processes share (`trainer.model.processes`), what is shown (`trainer.runs.progress`).
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
+import sys
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +28,7 @@ from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 
 ATTEMPTS = 3
+STOPPED = "it was stopped, and what is finished is kept: `{}` goes on"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +157,7 @@ def ranks_of(plan: Plan, weights: Mapping[str, float]) -> dict[str, float]:
 @contextmanager
 def stoppable(resume: str) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the work as resumable: Interrupted, with the command that goes on."""
-    message = f"it was stopped, and what is finished is kept: `{resume}` goes on"
+    message = STOPPED.format(resume)
 
     def stop(signum: int, frame: object) -> None:
         raise Interrupted(message)
@@ -165,6 +171,48 @@ def stoppable(resume: str) -> Iterator[None]:
     finally:
         if main:
             signal.signal(signal.SIGTERM, before)
+
+
+def launch(processes: int, arguments: Sequence[str], *, resume: str) -> int:
+    """`mopd train ARGUMENTS` in as many processes; the exit code of the first that fails, 0 where none does.
+
+    A process that a signal ends takes the others with it, and all go on from the last checkpoint, `ATTEMPTS` times in
+    all. Raises Interrupted, with the command `resume` that goes on, where they were stopped or killed too often.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    for attempt in range(1, ATTEMPTS + 1):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,
+            monitor_interval=0.1,
+        )
+        try:
+            elastic_launch(config, sys.executable)("-m", "trainer", *arguments)
+            return 0
+        except ChildFailedError as error:
+            codes = [int(failure.exitcode) for failure in error.failures.values()]
+            if not any(
+                code < 0 and code != -signal.SIGTERM for code in codes
+            ):  # the launcher ends the others so
+                return next((code for code in codes if code > 0), 1)
+        except (SignalException, KeyboardInterrupt):
+            raise Interrupted(STOPPED.format(resume)) from None
+        if attempt < ATTEMPTS:
+            print(
+                f"  a process was killed; attempt {attempt + 1} goes on from the last checkpoint",
+                file=sys.stderr,
+                flush=True,
+            )
+    raise Interrupted(f"a process was killed {ATTEMPTS} times; `{resume}` goes on from the last checkpoint")
 
 
 def default_workers(device: str) -> int:
