@@ -37,14 +37,14 @@ class Scored:
     """What is kept of a model that scored rollouts: hidden_MD over all rows and tokens, and its head."""
 
     hidden_MD: Tensor
-    logits: Callable[[Tensor], Tensor]
+    logits: Callable[..., Tensor]  # of a `Policy`
     vocab_size: int
     rows: slice  # that this process scored; hidden_MD is 0 elsewhere
 
     @torch.no_grad()
     def at(self, index_N: Tensor, temperature: float = 1.0) -> Tensor:
         """logits_NV of trained positions, without gradient."""
-        return self.logits(self.hidden_MD[index_N]) / temperature
+        return self.logits(self.hidden_MD[index_N], temperature=temperature)
 
     def blocks(self, rollouts: Rollouts) -> tuple[Tensor, ...]:
         """The trained positions in pieces whose logits may be held at once."""
