@@ -192,7 +192,7 @@ def test_neighbours_reach_every_grouping_and_stay_groupings() -> None:
     reached = {(tuple(names),)}
     edge = set(reached)
     while edge:
-        edge = {near for grouping in edge for near in neighbours(grouping, names)} - reached
+        edge = {near for grouping in edge for near in neighbours(grouping, tuple(names))} - reached
         reached |= edge
     assert reached == everything
 
