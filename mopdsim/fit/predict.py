@@ -131,7 +131,8 @@ def _partial(tree: Tree, world: World, made: Products, name: str) -> State:
     stage = tree.recipe.stage[name]
     before = {known: _repeated(made.states[known], len(own)) for known in _lineages(stage, made)}
     given = Products(states=before, judges=made.judges, datasets=made.datasets)
-    state = perform(stage, tree.recipe, world, effort, given)
+    amounts = tree.recipe.amounts.get(name)
+    state = perform(stage, amounts, tree.recipe.amounts_name, world, effort, given)
     assert isinstance(state, State)  # only policies are evaluated on their way
     return state
 

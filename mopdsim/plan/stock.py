@@ -8,7 +8,7 @@ candidate, P candidate or one for all of them, N draw. Leaves out: putting runs 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, fields, replace
@@ -29,7 +29,7 @@ from mopdsim.plan.question import Question
 from mopdsim.quality.distillation import pull
 from mopdsim.quality.walk import Effort, Products, State, perform
 from mopdsim.quality.world import World, chances
-from mopdsim.recipes.amounts import Amounts, AmountsName
+from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from mopdsim.recipes.stage import Normalizer
 
@@ -95,14 +95,6 @@ class Trained(NamedTuple):
     lifted_DN: Array
     kl_N: Array
     pull_DN: Array | float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Spends:
-    """Amounts of one stage."""
-
-    amounts: Mapping[str, Amounts]
-    amounts_name: AmountsName
 
 
 class Stock:
@@ -210,9 +202,8 @@ class Stock:
             score_DN=init.score_DN[order_DP, starts_C],
             lifted_DN=np.broadcast_to(lifted_DN, init.score_DN.shape)[order_DP, starts_C],
         )
-        spends = _Spends(amounts={stage.name: self._rl}, amounts_name=self.question.amounts_name)
         made = Products(states={stage.init: before}, judges={}, datasets={})
-        after = perform(stage, spends, world, effort, made)
+        after = perform(stage, self._rl, self.question.amounts_name, world, effort, made)
         assert isinstance(after, State) and after.lifted_DN is not None
         kl_CN = np.broadcast_to(after.kl_N, effort.compute_N.shape)
         back_DC, all_C = np.argsort(order_DP, axis=0), np.arange(len(runs))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from mopdsim.recipes.recipe import AnyStage, Recipe
 from mopdsim.recipes.stage import Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
 
 __all__ = [
-    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "Spending", "State", "climb", "hill", "paced",
+    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced",
     "perform", "products", "walk",
 ]  # fmt: skip
 
@@ -76,7 +76,8 @@ def products(
     datasets: dict[str, Dataset] = {}
     found = Products(states=states, judges=judges, datasets=datasets)
     for stage in recipe.stages:
-        match perform(stage, recipe, world, efforts.get(stage.name, _NOTHING), found):
+        own, effort = recipe.amounts.get(stage.name), efforts.get(stage.name, _NOTHING)
+        match perform(stage, own, recipe.amounts_name, world, effort, found):
             case State() as state:
                 states[stage.name] = _as_measured(state, world, (known or {}).get(stage.name, {}))
             case Judge() as judge:
@@ -86,41 +87,31 @@ def products(
     return found
 
 
-class Spending(Protocol):
-    """Amounts by stage and the name of their set: a recipe has them."""
-
-    @property
-    def amounts(self) -> Mapping[str, Amounts]: ...
-    @property
-    def amounts_name(self) -> AmountsName: ...
-
-
 def perform(
-    stage: AnyStage, recipe: Spending, world: World, effort: Effort, made: Products
+    stage: AnyStage, own: Amounts | None, usual: AmountsName, world: World, effort: Effort, made: Products
 ) -> State | Judge | Dataset:
-    """What one stage leaves, given what those before it made. recipe: for the stage's amounts."""
+    """What one stage leaves, given what those before it made. own: its amounts, None of a merge; usual: the set that
+    they started from."""
     step = Step(stage, made.states, world)
-    if not isinstance(stage, Merge):
-        amounts = recipe.amounts[stage.name]
-        effort = paced(effort, amounts, recipe.amounts_name, stage.kind, step.world.constants)
+    if isinstance(stage, Merge):
+        return step.finish(merge(stage, step, made.states))
+    assert own is not None  # a recipe has amounts of every other kind
+    effort = paced(effort, own, usual, stage.kind, step.world.constants)
     match stage:
         case Rl():
-            kl_N = learn_by_reward(stage, step, effort, made.judges, recipe.amounts_name)
-            amounts = recipe.amounts[stage.name]
-            break_down(step, broken(effort, amounts, recipe.amounts_name, step.world.constants))
+            kl_N = learn_by_reward(stage, step, effort, made.judges, usual)
+            break_down(step, broken(effort, own, usual, step.world.constants))
             return step.finish(kl_N)
         case Sft():
             return step.finish(imitate(stage, step, effort, made.datasets))
         case Distill():
             return step.finish(distill(stage, step, effort, made.states))
-        case Merge():
-            return step.finish(merge(stage, step, made.states))
         case Preference():
             return step.finish(prefer(stage, step, effort, made.judges))
         case RewardModel():
-            return train_judge(stage, step, effort, recipe.amounts[stage.name].rollouts_per_prompt)
+            return train_judge(stage, step, effort, own.rollouts_per_prompt)
         case RejectionSampling():
-            return choose(stage, step, recipe.amounts[stage.name].rollouts_per_prompt, made.judges)
+            return choose(stage, step, own.rollouts_per_prompt, made.judges)
         case _:
             assert_never(stage)
 
