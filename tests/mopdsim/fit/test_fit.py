@@ -16,13 +16,12 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration, from_document, load
 from mopdsim.facts.domains import domain
 from mopdsim.facts.model import model
-from mopdsim.fit.collapse import collapse_middle
 from mopdsim.fit.forest import RESULTS, Point, Run, Score, Tree, spent, trees_of
 from mopdsim.fit.forest import load as load_forest
 from mopdsim.fit.latents import latents_of
 from mopdsim.fit.posterior import fit
 from mopdsim.fit.predict import CEILING, linearised, observed, predict
-from mopdsim.fit.quality import fit_text, fitted
+from mopdsim.fit.quality import collapse_middle, fit_text, fitted
 from mopdsim.fit.recovery import DESIGN, recover, simulated
 from mopdsim.quality.walk import Effort
 from mopdsim.recipes import catalogue
