@@ -81,24 +81,16 @@ def _directions(found: Observations, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _by_world(pairs: pd.DataFrame) -> pd.DataFrame:
-    """K of each world, mean of both directions, with its interval over seeds."""
-    rows = []
-    for (world, dial), own in pairs.groupby(["world", "dial"]):
-        k = mean_quantity(own.groupby("run").K.mean())
-        if k is not None:
-            rows.append({"world": world, "dial": dial, "K": k.value, "low": k.low, "high": k.high, "n": k.n})
-    return pd.DataFrame(rows, columns=["world", "dial", "K", "low", "high", "n"])
-
-
 def analyse(found: Observations) -> Analysis:
     """K by direction and seed, and what every run scored."""
     pairs = table(found, _directions)
     if pairs.empty:
         return Analysis(quantities={})
-    worlds = _by_world(pairs)
     k = {dial: mean_quantity(pairs[pairs.dial == dial].groupby("seed").K.mean()) for dial in DIALS}
-    shown = ", ".join(f"{r.world} {r.K:+.2f} [{r.low:+.2f}, {r.high:+.2f}]" for r in worlds.itertuples())
+    dials = [
+        {"dial": dial, "K": q.value, "low": q.low, "high": q.high} for dial, q in k.items() if q is not None
+    ]
+    shown = ", ".join(f"dial{r['dial']} {r['K']:+.2f} [{r['low']:+.2f}, {r['high']:+.2f}]" for r in dials)
     scores = [
         {
             "world": found.factor(name, "world"),
@@ -119,8 +111,8 @@ def analyse(found: Observations) -> Analysis:
         ),
         charts=(
             Chart(
-                name="dial", title="K at both ends of the dial, with 80% intervals over seeds", frame=worlds, x="dial",
-                y="K", low="low", high="high", mark="point",
+                name="dial", title="K at both ends of the dial, with 80% intervals over seeds",
+                frame=pd.DataFrame(dials), x="dial", y="K", low="low", high="high", mark="point",
             ),
         ),
         limits=(
