@@ -32,7 +32,7 @@ from trainer.runs.plan import BUILT_IN, Plan, check_tokens, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.tasks import Item, Task, task
-from trainer.tasks.jsonl import JsonlTask
+from trainer.tasks.jsonl import LINE, JsonlTask
 
 SCHEMA_VERSION = 1
 _FIELDS = ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes", "wall_seconds")
@@ -149,8 +149,9 @@ def check_lengths(specs: Sequence[str], directory: Path, settings: Settings) -> 
         for item, prompt in zip(items, prompts, strict=True):
             new = own.max_new_tokens
             if len(prompt) + new > room:
+                where = f", line {item.data[LINE]}" if LINE in item.data else ""
                 raise UsageError(
-                    f"domain {spec!r}{_line(own, item)}: the prompt {item.prompt[:40]!r}... is {len(prompt)} tokens "
+                    f"domain {spec!r}{where}: the prompt {item.prompt[:40]!r}... is {len(prompt)} tokens "
                     f"long, and with max_new_tokens = {new} that is more than the model's {room} positions: shorten "
                     "it, or lower max_new_tokens"
                 )
@@ -160,18 +161,6 @@ def _items(own: Task, settings: Settings) -> list[Item]:
     if isinstance(own, JsonlTask):
         return [item for items in own.items.values() for item in items]
     return own.fixed("validation", settings.validation_items) + own.fixed("test", settings.test_items)
-
-
-def _line(own: Task, item: Item) -> str:
-    """Where a file has the item."""
-    if not isinstance(own, JsonlTask):
-        return ""
-    path = own.spec.partition(":")[2].partition("?")[0]
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), 1):
-        record: Any = json.loads(line) if line.strip() else {}
-        if record.get("prompt") == item.prompt:
-            return f", line {number}"
-    return ""
 
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from trainer.tasks.spec import Options, shared_dials
 SCHEME: Final = "jsonl"
 VERIFIERS: Final = ("exact", "numeric", "regex")
 _KEYS: Final = ("prompt", "answer", "split")
+LINE: Final = "line"  # of an item's data: where its file has it
 SECONDS: Final = 2.0  # that one response may take a regular expression
 
 
@@ -123,7 +124,7 @@ def _read(raw: bytes, path: Path, spec: str, verifier: str, split_by: str) -> di
             raise UsageError(
                 f"{where}: the prompt of line {first} comes again with another split or answer; keep one"
             )
-        items[split].append(Item(domain=spec, prompt=prompt, answer=answer))
+        items[split].append(Item(domain=spec, prompt=prompt, answer=answer, data={LINE: number}))
     if not seen:
         raise UsageError(f'{path} has no items; write one {{"prompt": ..., "answer": ...}} a line')
     return {split: tuple(found) for split, found in items.items()}
