@@ -215,7 +215,7 @@ def resume(
     from trainer.runs.progress import Progress
     from trainer.runs.run import resume as go_on
 
-    asked = read_json(directory / RESOLVED)["settings"]
+    asked = read_json(directory / RESOLVED, "settings")["settings"]
     _share(asked.get("processes", 1), ["resume", str(directory), *(["--json"] if json_ else [])], directory)
     _tell(go_on(directory, progress=Progress(quiet=launched()[0] > 0)), json_)
 
@@ -264,7 +264,7 @@ def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], 
     from trainer.files.atomic import read_json
     from trainer.runs.show import draw_curves, summary_text, write_table
 
-    summary = read_json(directory / "summary.json")
+    summary = read_json(directory / "summary.json", "stages")
     files = [*write_table(directory, summary), *draw_curves(directory)]
     if json_:
         return emit({**summary, "files": [str(path) for path in files]})

@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mopdsim.base.documents import json_document
-from mopdsim.base.errors import MopdError
+from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.base.run_directory import RESOLVED
 
 MANIFEST = "sha256.json"
@@ -128,10 +128,17 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON file of a run directory. NotFoundError where it is not one, or not finished."""
+def read_json(path: Path, *keys: str) -> dict[str, Any]:
+    """A JSON file of a run directory, with these keys at least. NotFoundError where it is not one, or not finished;
+    UsageError where the file was changed by hand."""
     run = path.parent
     missing = f"{run}: no run directory ({path.name} is missing); give the --out of a run"
     if (run / RESOLVED).is_file():
         missing = f"{run}: the run is not finished ({path.name} is missing): finish it with `mopd train resume {run}`"
-    return json_document(path, missing=missing, remedy="put the file back, or run again with another --out")
+    remedy = "put the file back, or run again with another --out"
+    found = json_document(path, missing=missing, remedy=remedy)
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: holds {found!r:.40} where a table of a run belongs: {remedy}")
+    if gone := [key for key in keys if key not in found]:
+        raise UsageError(f"{path}: {gone[0]} is missing: {remedy}")
+    return found

@@ -165,7 +165,7 @@ def _items(own: Task, settings: Settings) -> list[Item]:
 
 def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     """Go on with a run where it stopped; a finished one is read back."""
-    resolved = read_json(out / files.RESOLVED)
+    resolved = read_json(out / files.RESOLVED, "model", "smaller", "settings", "store", "workers", "scale")
     if (
         (out / files.STATUS).is_file()
         and files.status_of(out) == files.DONE

@@ -159,8 +159,8 @@ def evaluate_directory(
             raise NotFoundError(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
-        domains = domains or list(read_json(directory / files.SUMMARY)["scores"])
-        chat = Settings.model_validate(read_json(directory / files.RESOLVED)["settings"])
+        domains = domains or list(read_json(directory / files.SUMMARY, "scores")["scores"])
+        chat = Settings.model_validate(read_json(directory / files.RESOLVED, "settings")["settings"])
         samples_per_prompt = samples_per_prompt or chat.samples_per_prompt
     elif str(directory) in BUILT_IN and not directory.exists():
         raise UsageError(f"model {str(directory)!r}: every run trains its own: give the --out of one")

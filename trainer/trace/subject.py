@@ -157,7 +157,7 @@ class Subject:
 
 def open_run(run: Path) -> Subject:
     """A finished run to trace. NotFoundError: no run; UsageError: it is not finished, or has no student."""
-    resolved = read_json(run / RESOLVED)
+    resolved = read_json(run / RESOLVED, "model", "settings", "store")
     status = status_of(run) if (run / STATUS).is_file() else "unknown"
     if status != DONE:
         raise UsageError(
@@ -175,7 +175,7 @@ def open_run(run: Path) -> Subject:
         recipe=recipe,
         settings=Settings.model_validate(resolved["settings"]),
         resolved=resolved,
-        summary=read_json(run / SUMMARY),
+        summary=read_json(run / SUMMARY, "stages"),
         store=Store(root=Path(resolved["store"]) if resolved["store"] else run.resolve() / STORE),
         stages=stages,
     )

@@ -314,6 +314,12 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "resume of nothing": (["train", "resume", "EMPTY"], 3, "no run directory"),
     "show of nothing": (["train", "show", "EMPTY"], 3, "no run directory"),
     "show of what is not finished": (["train", "show", "STOPPED"], 3, "finish it with `mopd train resume"),
+    "resume of what was emptied": (
+        ["train", "resume", "STOPPED"],
+        2,
+        "settings is missing: put the file back",
+    ),
+    "show of a list": (["train", "show", "LISTED"], 2, "holds [7] where a table of a run belongs"),
     "resume of a file": (["train", "resume", "FILE"], 3, "no run directory"),
     "eval of a model that runs make": (
         ["train", "eval", "tiny", "--domains", "sort"],
@@ -351,11 +357,14 @@ def test_a_mistake_is_one_sentence_and_an_exit_code(
     (tmp_path / "file").write_text("precious")
     (tmp_path / "stopped").mkdir()
     (tmp_path / "stopped" / "resolved.json").write_text("{}")
+    (tmp_path / "listed").mkdir()
+    (tmp_path / "listed" / "summary.json").write_text("[7]")
     (tmp_path / "broken.jsonl").write_text('{"prompt": "a", "answer": "b"}\n{"prompt": "c", ')
     stand_ins = {
         "OUT": tmp_path / "out",
         "EMPTY": tmp_path / "empty",
         "STOPPED": tmp_path / "stopped",
+        "LISTED": tmp_path / "listed",
         "FILE/run": tmp_path / "file" / "run",
         "FILE": tmp_path / "file",
         "MODEL": world["model"],
