@@ -6,12 +6,16 @@ Everything here that can change a number is part of a stage's key in the store (
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from mopdsim.base.errors import UsageError
+from mopdsim.base.run_directory import RESOLVED
 from mopdsim.recipes.amounts import Value
+from mopdsim.recipes.recipe_file import in_words
 
 Count = Annotated[int, Field(ge=1)]
 Items = Annotated[int, Field(ge=1, le=100_000)]  # distinct prompts, all drawn before a run begins
@@ -94,3 +98,12 @@ HARDLY_SCORED: Mapping[str, Any] = MappingProxyType(
     }
 )
 """Settings where something else than scores is measured: a step's time, or answers."""
+
+
+def settings_of(resolved: Mapping[str, Any], run: Path) -> Settings:
+    """Those that a run was begun with. UsageError where its file was changed by hand to what they cannot be."""
+    try:
+        return Settings.model_validate(resolved["settings"])
+    except ValidationError as error:
+        remedy = "put the file back, or run again with another --out"
+        raise UsageError(f"{run / RESOLVED}: settings: {in_words(error)}: {remedy}") from None

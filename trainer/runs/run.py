@@ -21,7 +21,7 @@ from mopdsim.base.errors import Interrupted, UsageError
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
 from trainer.files.atomic import explained, read_json, verified, write_json, write_text
-from trainer.files.settings import Settings
+from trainer.files.settings import Settings, settings_of
 from trainer.model import processes
 from trainer.model.chat import Chat
 from trainer.model.loading import check_device, tensors_sha256
@@ -176,7 +176,7 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
         recipe_file.load(out / files.CONFIG),
         model=resolved["model"],
         smaller=resolved["smaller"],
-        settings=Settings.model_validate(resolved["settings"]),
+        settings=settings_of(resolved, out),
         out=out,
         store_root=Path(resolved["store"]) if resolved["store"] else None,
         workers=resolved["workers"],

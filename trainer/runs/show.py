@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from mopdsim.base import run_directory as files
 from mopdsim.base.errors import NotFoundError, UsageError
-from trainer.files.settings import Settings
+from trainer.files.settings import settings_of
 
 FORMULA = ("=", "+", "-", "@")
 # Of a model, a judge, a dataset.
@@ -160,7 +160,7 @@ def evaluate_directory(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
         domains = domains or list(read_json(directory / files.SUMMARY, "scores")["scores"])
-        chat = Settings.model_validate(read_json(directory / files.RESOLVED, "settings")["settings"])
+        chat = settings_of(read_json(directory / files.RESOLVED, "settings"), directory)
         samples_per_prompt = samples_per_prompt or chat.samples_per_prompt
     elif str(directory) in BUILT_IN and not directory.exists():
         raise UsageError(f"model {str(directory)!r}: every run trains its own: give the --out of one")

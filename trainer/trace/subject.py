@@ -29,7 +29,7 @@ from mopdsim.base.run_directory import (
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe
 from trainer.files.atomic import read_json
-from trainer.files.settings import Settings
+from trainer.files.settings import Settings, settings_of
 from trainer.model.sources import model_directory
 from trainer.runs.plan import Plan, models, plan
 from trainer.runs.store import Store
@@ -173,7 +173,7 @@ def open_run(run: Path) -> Subject:
     return Subject(
         run=run,
         recipe=recipe,
-        settings=Settings.model_validate(resolved["settings"]),
+        settings=settings_of(resolved, run),
         resolved=resolved,
         summary=read_json(run / SUMMARY, "stages"),
         store=Store(root=Path(resolved["store"]) if resolved["store"] else run.resolve() / STORE),
