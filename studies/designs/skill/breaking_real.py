@@ -16,7 +16,7 @@ from mopdsim.recipes.recipe import Recipe
 from studies.designs.builders import kept, mean_where, paired, where
 from studies.designs.skill.breaking import RECIPES, SWITCH, judged_by_rate
 from studies.designs.skill.contest import judging
-from studies.designs.skill.real import MODEL, RATE, SETTINGS, SMALL, WORLDS, recipes
+from studies.designs.skill.real import FEW_PROMPTS, MODEL, RATE, SMALL, WORLDS, recipes, run
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Run
@@ -38,20 +38,12 @@ CHOICES = {
 
 def design() -> list[Run]:
     """Both recipes at every rate, seed after seed."""
+    made = recipes(WORLDS[WORLD], SMALL)
     return [
-        Run(
-            name=f"rate{rate:g}/{name}/seed{seed}",
-            recipe=_at(made[name], rate),
-            settings=SETTINGS.model_copy(update={"seed": seed}),
-            model=MODEL,
-            factors={
-                "size": MODEL, "rate": rate, "recipe": name, "contest": f"breaking_real/{rate:g}",
-                "batch": f"breaking_real/{rate:g}/seed{seed}",
-            },
-            held_out=True,
-            cut=cut,
+        run(
+            f"rate{rate:g}/{name}", _at(made[name], rate), seed, cut, f"breaking_real/{rate:g}",
+            size=MODEL, rate=rate, recipe=name,
         )
-        for made in [recipes(WORLDS[WORLD], SMALL)]
         for cut, seed in enumerate(SEEDS)
         for rate in RATES
         for name in RECIPES
@@ -74,8 +66,7 @@ def analyse(found: Observations) -> Analysis:
         quantities=_quantities,
         limits=(
             f"One model of 135 M parameters, one world, {SMALL:g} times the demo's FLOPs: some ten steps of mixed RL.",
-            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
-            "of four domains .036.",
+            FEW_PROMPTS,
         ),
     )
 

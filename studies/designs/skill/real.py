@@ -26,7 +26,7 @@ from studies.designs.skill.gate import table_of_domains
 from studies.designs.systems.real_recipes import DISTILL_FLOPS, TEACHER_FLOPS, real_recipes
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
-from studies.framework.run import Run
+from studies.framework.run import Factor, Run
 from studies.framework.study import predicted
 from trainer.files.settings import FOR_REAL, Settings
 
@@ -48,22 +48,32 @@ SETTINGS = Settings.model_validate(
         "evaluate_every": UNBOUNDED, "checkpoint_every": UNBOUNDED, "score_others": "never", "max_truncation": 1.0,
     }
 )  # fmt: skip
+FEW_PROMPTS = (
+    f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean of four "
+    "domains .036."
+)
+
+
+def run(name: str, made: Recipe, seed: int, cut: int, contest: str, **factors: Factor) -> Run:
+    """A run on the real model, by the settings of this study. cut: its batch's place. contest: recipes side by side;
+    those of one seed are forecast together."""
+    return Run(
+        name=f"{name}/seed{seed}",
+        recipe=made,
+        settings=SETTINGS.model_copy(update={"seed": seed}),
+        model=MODEL,
+        factors={**factors, "contest": contest, "batch": f"{contest}/seed{seed}"},
+        held_out=True,
+        cut=cut,
+    )
 
 
 def design() -> list[Run]:
     """Every recipe in every world, batch by batch."""
     return [
-        Run(
-            name=f"{world}/x{budget:g}/{name}/seed{seed}",
-            recipe=made,
-            settings=SETTINGS.model_copy(update={"seed": seed}),
-            model=MODEL,
-            factors={
-                "world": world, "budget": budget, "recipe": name, "rate": RATE, "contest": f"real/{world}/x{budget:g}",
-                "batch": f"real/{world}/x{budget:g}/seed{seed}",
-            },
-            held_out=True,
-            cut=cut,
+        run(
+            f"{world}/x{budget:g}/{name}", made, seed, cut, f"real/{world}/x{budget:g}",
+            world=world, budget=budget, recipe=name, rate=RATE,
         )
         for cut, (seed, world, budget) in enumerate(batches())
         for name, made in recipes(WORLDS[world], budget).items()
@@ -130,8 +140,7 @@ def analyse(found: Observations) -> Analysis:
         charts=made.charts,
         limits=(
             "One model of 135 M parameters, answers of a few tokens, the demo's amounts, and only the first learning.",
-            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
-            "of four domains .036.",
+            FEW_PROMPTS,
             "A teacher is scored on its own domain alone, so that forecasts know nothing of what it does to others.",
         ),
     )  # fmt: skip

@@ -16,8 +16,8 @@ import pandas as pd
 
 from mopdsim.recipes.amounts import Amounts
 from studies.designs.builders import kept, mean_where, paired
-from studies.designs.skill.contest import compared, judging, share_failed, table_of_probe
-from studies.designs.skill.gate import admit, table_of_domains
+from studies.designs.skill.contest import judging, share_failed
+from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import EIGHT, FLOPS, JOINT, RL, SHARES, STUDENT, WORLDS, recipe, run
 from studies.designs.skill.team import CAME_LATE, STUDENT_ALONE, TOTAL, Team
 from studies.framework.analysis import Analysis, Quantity
@@ -65,21 +65,15 @@ def design() -> list[Run]:
 
 def analyse(found: Observations) -> Analysis:
     """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
-    rows = TEAM.rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
-    own = Analysis(
-        quantities=_quantities(rows),
-        tables=(
-            table_of_probe(rows, "arm recipe"),
-            table_of_domains(found, TEAM.owners(found, EIGHT)),
-        ),
+    return TEAM.analyse(
+        found,
+        EIGHT,
+        _quantities,
         limits=(
             "One world of eight domains, one partition for each number of teachers, three seeds, one size.",
             "The student's share of the FLOPs was swept for two teachers of one domain each, not for other numbers.",
         ),
     )
-    return compared(rows, "arm", TEAM.counted(rows).with_more(own))
 
 
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:

@@ -12,9 +12,8 @@ import pandas as pd
 
 from mopdsim.recipes.amounts import Amounts, default_amounts
 from studies.designs.builders import UNBOUNDED, kept, paired
-from studies.designs.skill.contest import compared, judging, share_failed
-from studies.designs.skill.gate import table_of_domains
-from studies.designs.skill.real import MODEL, RATE, SETTINGS, SMALL, WORLDS, recipes
+from studies.designs.skill.contest import judging, share_failed
+from studies.designs.skill.real import FEW_PROMPTS, RATE, SMALL, WORLDS, recipes, run
 from studies.designs.skill.team import CAME_LATE, STUDENT_ALONE, TOTAL, Team
 from studies.designs.systems.real_recipes import DISTILL_FLOPS, TEACHER_FLOPS
 from studies.framework.analysis import Analysis, Quantity
@@ -51,40 +50,25 @@ def design() -> list[Run]:
     """Every recipe of every arm, seed after seed."""
     rivals = {"mixed_rl": recipes(DOMAINS, SMALL)["mixed_rl"]}
     return [
-        Run(
-            name=f"{arm}/{name}/seed{seed}",
-            recipe=made,
-            settings=SETTINGS.model_copy(update={"seed": seed}),
-            model=MODEL,
-            factors={
-                "arm": arm, "recipe": name, "rate": RATE, "contest": f"teachers_real/{arm}",
-                "batch": f"teachers_real/{arm}/seed{seed}",
-            },
-            held_out=True,
-            cut=cut,
-        )
+        run(f"{arm}/{name}", made, seed, cut, f"teachers_real/{arm}", arm=arm, recipe=name, rate=RATE)
         for cut, seed in enumerate(SEEDS)
         for arm, chosen in TEAM.arms(rivals).items()
         for name, made in chosen.items()
-    ]  # fmt: skip
+    ]
 
 
 def analyse(found: Observations) -> Analysis:
     """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
-    rows = TEAM.rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
-    own = Analysis(
-        quantities=_quantities(rows),
-        tables=(table_of_domains(found, TEAM.owners(found, WORLD)),),
+    return TEAM.analyse(
+        found,
+        WORLD,
+        _quantities,
         limits=(
             "One model of 135 M parameters, one world of four domains, one partition for each number of teachers, "
             f"{SMALL:g} times the demo's FLOPs: a specialist has three to six RL steps, a student five or six.",
-            f"{SETTINGS.greedy_items} prompts a domain greedily: a score's standard error is up to .07, that of a mean "
-            "of four domains .036.",
+            FEW_PROMPTS,
         ),
     )
-    return compared(rows, "arm", TEAM.counted(rows).with_more(own))
 
 
 def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:

@@ -25,8 +25,9 @@ from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.parts import Groups, as_teachers, specialist, specialists_of
 from mopdsim.recipes.recipe import BASE, Balance, Distill, Recipe, Rl
 from studies.designs.builders import UNBOUNDED, composed, means
-from studies.designs.skill.contest import FAILED, rows_of
-from studies.framework.analysis import Analysis, Chart, Table
+from studies.designs.skill.contest import FAILED, compared, rows_of, table_of_probe
+from studies.designs.skill.gate import table_of_domains
+from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 
 AFTER = 2  # domains' FLOPs that are left when the late one comes
@@ -151,27 +152,39 @@ class Team:
             other_domains=[sum(own[domain] for domain in self.early) / len(self.early) for own in scores],
         )
 
-    def owners(self, found: Observations, world: str) -> list[tuple[str, str, str, str]]:
-        """World, domain, run and stage of every specialist at equal totals."""
-        return [
+    def analyse(
+        self,
+        found: Observations,
+        world: str,
+        quantities: Callable[[pd.DataFrame], dict[str, Quantity]],
+        limits: tuple[str, ...],
+    ) -> Analysis:
+        """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
+        rows = self.rows(found)
+        if rows.empty:
+            return Analysis(quantities={})
+        by_number = {self.label(k): k for k in self.groups}
+        counted = rows.assign(teachers=rows.recipe.str.removeprefix(FAILED).map(by_number))
+        counted = counted[counted.teachers.notna() & (counted.arm != CAME_LATE)].astype({"teachers": int})
+        late = means(rows[rows.arm == CAME_LATE], "recipe", "late_domain other_domains")
+        owners = [
             (world, domain, name, f"teacher_{place}")
             for name in found.runs(arm=TOTAL, recipe=self.label(len(self.domains)))
             for place, domain in enumerate(self.domains, start=1)
         ]
-
-    def counted(self, rows: pd.DataFrame) -> Analysis:
-        """The student by number of teachers, and the late domain apart from the others."""
-        by_number = {self.label(k): k for k in self.groups}
-        own = rows.assign(teachers=rows.recipe.str.removeprefix(FAILED).map(by_number))
-        own = own[own.teachers.notna() & (own.arm != CAME_LATE)].astype({"teachers": int})
-        late = means(rows[rows.arm == CAME_LATE], "recipe", "late_domain other_domains")
-        return Analysis(
-            quantities={},
-            tables=(Table(title="Where a domain came late, greedy: it and the others", frame=late),),
+        own = Analysis(
+            quantities=quantities(rows),
+            tables=(
+                Table(title="Where a domain came late, greedy: it and the others", frame=late),
+                *([table_of_probe(rows, "arm recipe")] if "probe_greedy" in rows else []),
+                table_of_domains(found, owners),
+            ),
             charts=(
                 Chart(
                     name="teachers", title="Student's mean greedy score by number of teachers, one line an arm",
-                    frame=means(own, "arm teachers", "greedy"), x="teachers", y="greedy", colour="arm",
+                    frame=means(counted, "arm teachers", "greedy"), x="teachers", y="greedy", colour="arm",
                 ),
             ),
+            limits=limits,
         )  # fmt: skip
+        return compared(rows, "arm", own)
