@@ -104,7 +104,7 @@ def difference(
 def compare(forecasts: Sequence[Forecast]) -> dict[str, Any]:
     """All forecasts, and each against the first in every measure and domain."""
     if len(forecasts) < 2:
-        raise UsageError(f"{len(forecasts)} recipe given: compare needs at least two")
+        raise UsageError(f"recipes: {len(forecasts)} given, compare needs at least two; name them, or --all")
     names = labels(forecasts)
     first = forecasts[0]
     return {
