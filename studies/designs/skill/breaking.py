@@ -106,9 +106,8 @@ def judged_by_rate(
     limits: tuple[str, ...],
 ) -> Analysis:
     """Scores and broken domains by size, where there are several, and rate, and how often each rule takes the better
-    recipe. worlds: a size and its domains, by
-    their name in the table of domains. A student that fails counts here with its score: its failing is what is
-    asked."""
+    recipe. worlds: a size and its domains, by their name in the table of domains. A student that fails counts here with
+    its score: its failing is what is asked."""
     rows = broken_rows(found)
     if rows.empty:
         return Analysis(quantities={})

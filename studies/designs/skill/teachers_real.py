@@ -27,7 +27,7 @@ TAUGHT = SMALL * TEACHER_FLOPS
 
 
 def _rl(domains: int, flops: float) -> Amounts:
-    """At least as many steps as a specialist of one domain has."""
+    """At least as many FLOPs for each prompt of a step as a specialist of one domain has, so about as many steps."""
     own = default_amounts("real", "rl")
     prompts = own.prompts_per_step * min(domains, round(flops / TAUGHT))
     return own.model_copy(update={"steps": UNBOUNDED, "prompts_per_step": prompts, "max_flops": flops})
@@ -65,7 +65,7 @@ def analyse(found: Observations) -> Analysis:
         _quantities,
         limits=(
             "One model of 135 M parameters, one world of four domains, one partition for each number of teachers, "
-            f"{SMALL:g} times the demo's FLOPs: a specialist has three to six RL steps, a student five or six.",
+            f"{SMALL:g} times the demo's FLOPs: a specialist has three to seven RL steps, a student five.",
             FEW_PROMPTS,
         ),
     )
