@@ -45,3 +45,8 @@ def stacked(rows: Sequence[Row]) -> Row:
     return cls(
         **{each.name: np.array([float(getattr(row, each.name)) for row in rows]) for each in fields(cls)}
     )
+
+
+def column(values_S: Array, like: Array) -> Array:
+    """One value for each domain, shaped to broadcast against an array with domains first."""
+    return values_S.reshape(-1, *(1,) * (like.ndim - 1))

@@ -1,19 +1,24 @@
-"""For a domain spec with dials: the studied specs of the same domain whose dials are nearest to it, and its rivals.
+"""For a domain spec with dials: the studied specs of the same domain whose dials are nearest to it; its rivals; and
+what no model can score on two of these.
 
 A dial is an option of a spec ("sort?ambiguity=0.5"); one that a spec leaves out is at 0. Between two studied settings
 what is known is taken in proportion to the inverse of the distance. Two rival domains ask the same prompts and want
-different answers; the dial `ambiguity`, from 0 to 1, is the probability that a prompt does not say which is meant.
-Leaves out: domains of another name.
+different answers; the dial `ambiguity`, d from 0 to 1, is the probability that a prompt does not say which is meant,
+and then no answer is right for both. Over the two domains in equal shares one model therefore scores at most 1 - d / 2,
+whatever it was trained on; on one of them alone it may score 1. Every model of a walk is held to this bound in every
+draw, and where nothing exceeds it nothing moves. Leaves out: domains of another name, and how much less than the bound
+training reaches (`mopdsim.belief.calibration`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.facts.domains import Domain
 
 AMBIGUITY = "ambiguity"
 HABIT = "habit="
@@ -29,6 +34,8 @@ RIVALS = (
 _ASKED = (AMBIGUITY, "length")  # the options that change prompts; the others change teaching and judging
 NEAREST = 2  # settings between which an unseen one lies
 _SAME = 1e-9  # a nearer setting is the studied one
+Rivals = tuple[tuple[int, int, float], ...]  # places of two rival domains, and the dial that both reach
+TOLERANCE = 0.05  # of two measured starts' mean above the bound: a finite test's
 
 
 def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
@@ -122,3 +129,48 @@ def _row(spec: str) -> str:
 def _dials(spec: str) -> dict[str, str]:
     options = spec.partition("?")[2]
     return dict(option.partition("=")[::2] for option in options.split("&") if option)
+
+
+def rivals_of(domains: Sequence[Domain]) -> Rivals:
+    """The rival pairs among these domains. UsageError where a dial is not from 0 to 1."""
+    found = []
+    for place, one in enumerate(domains):
+        for other_place in range(place):
+            dial = rivalry(domains[other_place].name, one.name)
+            if dial > 0:
+                found.append((other_place, place, dial))
+    return tuple(found)
+
+
+def bound(dial: float) -> float:
+    """The best mean score of one model over two rivals in equal shares: 1 - d / 2."""
+    return 1.0 - dial / 2.0
+
+
+def within_bound(score_DN: Array, rivals: Rivals, holding: Sequence[int] = ()) -> Array:
+    """The scores, lowered where a pair's mean lies above its bound: those of `holding` (what a stage trained) stay and
+    their rivals yield; where both or neither hold, both yield alike. Stays in [0, 1]."""
+    if not rivals:
+        return score_DN
+    held_DN = np.array(score_DN)
+    for one, other, dial in rivals:
+        excess_N = np.maximum(held_DN[one] + held_DN[other] - 2 * bound(dial), 0.0)
+        share = 0.5 * (1.0 + (other in holding) - (one in holding))
+        held_DN[one] = held_DN[one] - share * excess_N
+        held_DN[other] = held_DN[other] - (1.0 - share) * excess_N
+    return held_DN
+
+
+def check_starts(domains: Sequence[Domain], rivals: Rivals) -> None:
+    """UsageError where the user's own start scores of two rivals are more than any model can have."""
+    for one, other, dial in rivals:
+        pair = domains[one], domains[other]
+        if any(row.start.grade != "measured" for row in pair):
+            continue
+        mean = sum(row.start.value for row in pair) / 2
+        if mean > bound(dial) + TOLERANCE:
+            raise UsageError(
+                f"domain.{pair[1].name}: start = {pair[1].start.value:g}, with {pair[0].start.value:g} of its rival "
+                f"{pair[0].name!r}: their mean is at most {bound(dial):g} at ambiguity {dial:g}, whatever the model: "
+                "lower one of the two"
+            )

@@ -4,7 +4,7 @@ evidence.
 `domain("math")` reads the sourced table `data/domains.toml`; a trainer's spec such as "sort?length=4-7" finds
 the row of its name. What a user knows better replaces a field (`Domain.with_facts`). Scores and speeds belong
 to their domain and scope ("tiny", "small", "frontier") and are never carried to another.
-Leaves out: how domains act on each other (`mopdsim.quality.interference`) and the draws of an estimate
+Leaves out: how domains act on each other (`mopdsim.quality.step`) and the draws of an estimate
 (`mopdsim.belief.calibration`).
 """
 

@@ -27,8 +27,7 @@ from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.forest import Tree, load, scope_of_trees
 from mopdsim.fit.latents import Group, Latent, Latents, latents_of
 from mopdsim.fit.posterior import Posterior, fit
-from mopdsim.quality.caps import collapse_hazard
-from mopdsim.quality.distillation import distance
+from mopdsim.quality.distillation import collapse_hazard, distance
 from mopdsim.quality.walk import walk
 from mopdsim.recipes.recipe import Distill
 

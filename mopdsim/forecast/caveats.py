@@ -16,7 +16,7 @@ from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import STUDIED, WORTH_DOUBLING, gain_of_doubling, relative_size
-from mopdsim.quality.caps import SIZES_B
+from mopdsim.quality.distillation import SIZES_B
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import BOLD, default_amounts

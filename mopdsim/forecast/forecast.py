@@ -18,6 +18,7 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.belief.calibration import Calibration, default_calibration, standard_normal
+from mopdsim.belief.dials import within_bound
 from mopdsim.belief.form_error import form_error, moved
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import GRADES, Domain, Grade
@@ -38,7 +39,6 @@ from mopdsim.forecast.stage_draws import (
     with_gpus,
     world_of,
 )
-from mopdsim.quality.ambiguity import within_bound
 from mopdsim.quality.walk import Effort, Products, State, products, walk
 from mopdsim.quality.world import World
 from mopdsim.recipes.stage import needs

@@ -26,8 +26,7 @@ from mopdsim.plan.candidate import DISTILLED, TAUGHT, Group, Plan, group_name, r
 from mopdsim.plan.grouping import Grouping
 from mopdsim.plan.question import Family, Question
 from mopdsim.plan.stock import Costs, Path, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
-from mopdsim.quality.distillation import Lesson, companions, follow
-from mopdsim.quality.learning import Brought, blend
+from mopdsim.quality.distillation import Brought, Lesson, blend, companions, follow
 from mopdsim.quality.step import Step
 from mopdsim.quality.walk import State, paced
 from mopdsim.recipes.catalogue import cascade_shares

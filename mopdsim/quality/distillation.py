@@ -1,26 +1,71 @@
-"""Distillation: what the teachers know, the cap, the routing, the budget, and the side effects on other
-domains.
+"""Specialists made one again, by distillation or by merging their weights.
 
-Leaves out: how a cap is made (`mopdsim.quality.caps`).
+Distillation: what the teachers know, how far a student follows (the cap, wrong routing, extrapolation, collapse), the
+budget, and the side effects on other domains. Without a verifiable reward or extrapolation the cap never lies above the
+teacher (tested). Leaves out: how specialists come about (`mopdsim.quality.learning`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.quality import caps
-from mopdsim.quality.feedback import best_of
-from mopdsim.quality.interference import column, mean_conflict, scaled_gain, thinned
-from mopdsim.quality.learning import hill
-from mopdsim.quality.step import Effort, State, Step, recovered
-from mopdsim.recipes.recipe import BASE, Distill
+from mopdsim.base.arrays import Array, column, logistic, logit
+from mopdsim.base.errors import UsageError
+from mopdsim.quality.learning import best_of, hill
+from mopdsim.quality.step import (
+    COLLAPSE_KEPT,
+    Effort,
+    State,
+    Step,
+    mean_conflict,
+    recovered,
+    scaled_gain,
+    thinned,
+)
+from mopdsim.recipes.recipe import BASE, Distill, Merge
 
+COLLAPSE_WIDTH = 0.25  # of the hazard, in ln KL: so that .04 nats a token is safe and .19 is not
+SIZES_B = (0.5, 30.0)  # student and teacher sizes, billions, between which `across_sizes` was fitted
 SAMPLED = 8  # samples of a prompt among which a verified one counts as found
 _TOLD_APART = (0.02, 0.98)  # beyond, a score's logit says more of the test's size than of the model
+_TOLD = (0.005, 0.995)  # scores beyond which a logit says more of the test's size than of the model
+MERGE_OVERLAP = 0.07  # what merged specialists lose, as a share of what each pair moved
+
+
+def across_sizes(teacher: Array, *, teacher_b: float, student_b: float) -> Array:
+    """Cap of a student of another size: sizes in billions of parameters.
+
+    1 - Q* = .97 N_S^-.30 min(N_T, N_S)^.27 (1 - Q_T)^.95 (2609.32722, fitted from .5 to 30 billion), clipped
+    at the teacher: as printed, a large student would beat its teacher by nine points, which pure distillation
+    never does.
+    """
+    if not (teacher_b > 0 and student_b > 0):
+        raise UsageError(f"sizes of {teacher_b:g} and {student_b:g} billion parameters: both must be above 0")
+    miss = 0.97 * student_b**-0.30 * min(teacher_b, student_b) ** 0.27 * (1 - teacher) ** 0.95
+    return np.clip(np.minimum(1 - miss, teacher), 0.0, 1.0)
+
+
+def extrapolated(start: Array, teacher: Array, asymptote: Array, factor: float, benefit: Array) -> Array:
+    """Target of ExOPD (2602.12125), which scales the teacher's change of the reference by `factor`.
+
+    Below 1 the gain in logits is scaled. Above 1 a share `benefit` of (factor - 1) of the teacher's remaining
+    headroom is won, so that an under-trained teacher profits most; never beyond the asymptote.
+    """
+    if factor <= 1:
+        return scaled_gain(start, teacher, np.asarray(factor))
+    headroom = np.maximum(asymptote - teacher, 0.0)
+    return teacher + headroom * np.clip((factor - 1) * benefit, 0.0, 1.0)
+
+
+def collapse_hazard(kl: Array, middle: Array) -> Array:
+    """Probability that distillation collapses, by the teacher's distance from the student in nats a token.
+
+    Logistic in ln KL: .04 is normal, .19 (a foreign teacher) collapsed in 2606.30406.
+    """
+    return logistic(np.log(np.maximum(kl, 1e-12) / middle) / COLLAPSE_WIDTH)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +134,7 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
     world, places, constants = step.world, step.trained, step.world.constants
     target_SN = lesson.own_SN
     if stage.extrapolation != 1:
-        target_SN = caps.extrapolated(
+        target_SN = extrapolated(
             step.score_DN[places],
             target_SN,
             world.asymptote_DN[places],
@@ -107,21 +152,21 @@ def _cap(stage: Distill, step: Step, lesson: Lesson) -> Array:
         strategy = ("mopd_balanced" if balanced else "mopd") if stage.on_policy else "off_policy"
         target_SN = recovered(step, strategy, step.before.score_DN[places], target_SN)
     if world.further_gap:
-        target_SN = caps.same_base(target_SN, np.asarray(world.further_gap))
+        target_SN = np.clip(target_SN - world.further_gap, 0.0, 1.0)
     step.move_some("cap", places, target_SN)
     if stage.misrouting:
-        target_SN = caps.misrouted(target_SN, lesson.others_SN, stage.misrouting)
+        target_SN = (1 - stage.misrouting) * target_SN + stage.misrouting * lesson.others_SN
         step.move_some("routing", places, target_SN)
     return target_SN
 
 
 def _collapse(step: Step, before_DN: Array, distance_N: Array) -> None:
     """A student too far from a teacher keeps only part of what it gained."""
-    hazard_N = caps.collapse_hazard(distance_N, step.world.constants["collapse_middle"])
+    hazard_N = collapse_hazard(distance_N, step.world.constants["collapse_middle"])
     happens_N = step.world.luck.get(step.name, 0.5) < hazard_N
     if not happens_N.any():
         return
-    left_DN = before_DN + caps.COLLAPSE_KEPT * (step.score_DN - before_DN)
+    left_DN = before_DN + COLLAPSE_KEPT * (step.score_DN - before_DN)
     step.move("collapse", np.where(happens_N, np.minimum(left_DN, step.score_DN), step.score_DN))
 
 
@@ -196,7 +241,7 @@ def _followed(teacher: State, place: int, step: Step) -> Array:
     if teacher.root == step.before.root:
         return score_N
     sizes_b = step.world.sizes_b
-    return caps.across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])
+    return across_sizes(score_N, teacher_b=sizes_b[teacher.root], student_b=sizes_b[step.before.root])
 
 
 def distance(teacher: str, student: str, states: Mapping[str, State]) -> Array:
@@ -245,3 +290,86 @@ def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, confli
     signal_SN = 4 * score_SN * (1 - score_SN)
     share_SN = min(stage.reward_mix, 1.0) * world.constants["reward_gain"] * signal_SN
     step.move_some("reward", places, score_SN + share_SN * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What the inputs of a merge bring together, before it is scaled, (D, N) each, in logits. moved_DN: sum of what
+    they moved, by weight w_i; strongest_DN: the largest of these; overlap_DN: sum over pairs of w_i w_j (|T_i| +
+    |T_j|); conflict_DN: kbar; highest_DN: score of the best input; weight: the sum of weights."""
+
+    moved_DN: Array
+    strongest_DN: Array
+    overlap_DN: Array
+    conflict_DN: Array
+    highest_DN: Array
+    weight: float
+
+    @classmethod
+    def of(cls, stage: Merge, step: Step, inputs_IDN: Array) -> Brought:
+        """From the inputs' scores."""
+        weights = np.array(stage.weights or np.ones(len(stage.inputs)))
+        before_DN = step.score_DN
+        moved_IDN = logit(np.clip(inputs_IDN, *_TOLD)) - logit(np.clip(before_DN, *_TOLD))
+        weighted_IDN = column(weights, moved_IDN) * moved_IDN
+        return cls(
+            moved_DN=weighted_IDN.sum(axis=0),
+            strongest_DN=weighted_IDN.max(axis=0),
+            overlap_DN=np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1),
+            conflict_DN=_kept_apart(np.maximum(inputs_IDN - before_DN, 0.0), step),
+            highest_DN=inputs_IDN.max(axis=0),
+            weight=float(weights.sum()),
+        )
+
+    def some(self, places: Sequence[int]) -> Brought:
+        """Of some candidates, the axis before the draws."""
+        arrays = {name: value[:, places] for name, value in vars(self).items() if name.endswith("_DN")}
+        return replace(self, **arrays)
+
+
+def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
+    """`blend` of the stage's inputs. Returns their mean distance, nats a token, (N,)."""
+    blend(stage, step, Brought.of(stage, step, np.stack([states[name].score_DN for name in stage.inputs])))
+    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
+
+
+def blend(stage: Merge, step: Step, brought: Brought) -> None:
+    """In logits q0 + lambda^p (T_d + lambda sum of the other T_jd) - c lambda^2 sum over pairs of (|T_id| + |T_jd|),
+    with T_d the largest move of any input; never above the best of its inputs.
+
+    Weights halfway to a specialist's keep more than half of what it gained (p below 1), and what the others moved on
+    its domain counts for less; lambda above 1 counts as 1 here. The loss to overlap c is that of three specialists'
+    whole sum (2606.30406), which no run of ours tells.
+    What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-1/2 sum over j of K_jd a_jd over the n
+    domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
+    learned both have settled their conflict."""
+    factor = 1 / brought.weight if stage.method == "average" else stage.scale
+    density = stage.density if stage.method == "ties" else 1.0
+    before_DN, constants = step.score_DN, step.world.constants
+    share = min(factor, 1.0)
+    own_DN = (1 - share) * brought.strongest_DN + share * brought.moved_DN
+    gained_DN = factor ** constants["merge_exponent"] * own_DN
+    step.move("gain", logistic(logit(before_DN) + gained_DN))
+    loss_DN = MERGE_OVERLAP * density * factor**2 * brought.overlap_DN
+    step.move("interference", logistic(logit(before_DN) + gained_DN - loss_DN))
+    factor_DN = np.exp(constants["conflict_share"] * brought.conflict_DN)
+    scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
+    step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
+    if step.world.recovery:
+        strategy = "merge_average" if stage.method == "average" else "merge_sum"
+        shares = step.world.recovery
+        share_N = shares.get(strategy, shares["unknown"])
+        step.move("cap", scaled_gain(before_DN, step.score_DN, share_N / np.mean(share_N)))
+    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, brought.highest_DN)))
+    step.settle()
+
+
+def _kept_apart(gained_IDN: Array, step: Step) -> Array:
+    """kbar of a merge: conflicts of domains that different inputs gained on, sum over j of K_jd a_jd with a_jd = 1 -
+    sum over inputs i of s_ij s_id and s the inputs' shares in a domain's gain. (D, N)"""
+    whole_DN, conflict_DDN = gained_IDN.sum(axis=0), step.world.conflict_DDN
+    share_IDN = gained_IDN / np.maximum(whole_DN, 1e-12)
+    all_DN = np.einsum("jd...,j...->d...", conflict_DDN, (whole_DN > 0).astype(float))
+    felt_IDN = np.einsum("jd...,ij...->id...", conflict_DDN, share_IDN)
+    settled_DN = np.einsum("id...,id...->d...", share_IDN, felt_IDN)
+    return np.asarray(thinned((whole_DN > 0).sum(axis=0) - 1.0) * (all_DN - settled_DN))

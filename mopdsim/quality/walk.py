@@ -8,7 +8,7 @@ tokens; the cap is the own teacher's score, raised by what the other teachers ga
 A reward model in the verifier's place wins a share of the gain and can be over-optimised; chosen samples are the
 target of the fine-tuning that reads them. The `waterfall` splits a score's distance from its root into causes that add
 up. K acts wherever domains meet in one model: trained together, distilled together, merged, or trained one after the
-other. On rival domains no model passes their bound (`mopdsim.quality.ambiguity`).
+other. On rival domains no model passes their bound (`mopdsim.belief.dials`).
 Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
 """
 
@@ -21,9 +21,21 @@ from typing import assert_never
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.quality.distillation import distill
-from mopdsim.quality.feedback import Dataset, Judge, choose, prefer, train_judge
-from mopdsim.quality.learning import break_down, broken, climb, hill, imitate, learn_by_reward, merge, paced
+from mopdsim.quality.distillation import distill, merge
+from mopdsim.quality.learning import (
+    Dataset,
+    Judge,
+    break_down,
+    broken,
+    choose,
+    climb,
+    hill,
+    imitate,
+    learn_by_reward,
+    paced,
+    prefer,
+    train_judge,
+)
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
 from mopdsim.recipes.amounts import Amounts, AmountsName

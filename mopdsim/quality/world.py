@@ -1,6 +1,6 @@
 """A world: one joint draw of every domain and parameter that a walk through a recipe needs.
 
-Leaves out: what the parameters mean (`mopdsim.quality.interference`, `mopdsim.quality.caps`, `mopdsim.quality.walk`).
+Leaves out: what the parameters mean (`mopdsim.quality.step`, `mopdsim.quality.distillation`, `mopdsim.quality.walk`).
 """
 
 from __future__ import annotations
@@ -11,13 +11,12 @@ from functools import cached_property
 
 import numpy as np
 
-from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.arrays import Array, column, logistic, logit
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
+from mopdsim.belief.dials import Rivals, check_starts, rivals_of, within_bound
 from mopdsim.facts import domains as table
 from mopdsim.facts.domains import Domain, Estimate, Scope
-from mopdsim.quality.ambiguity import Rivals, check_starts, rivals_of, within_bound
-from mopdsim.quality.interference import column
 from mopdsim.recipes.recipe import BASE, SMALLER
 
 

@@ -1,7 +1,7 @@
 """Page Interference: K as a heat map and a signed graph, to be edited; domains dealt to teachers; gradients beside it.
 
 Edits and groups go into the choice, so What if, Plan and the link know them. Leaves out: what K means
-(`mopdsim.quality.interference`), groupings read off the graph (`mopdsim.plan.grouping`).
+(`mopdsim.quality.step`), groupings read off the graph (`mopdsim.plan.grouping`).
 """
 
 from __future__ import annotations

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.belief.dials import RIVALS, ambiguity, rivalry, unambiguous
+from mopdsim.belief.dials import RIVALS, ambiguity, bound, rivalry, unambiguous, within_bound
 from mopdsim.facts.domains import domain
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import of_recipe
-from mopdsim.quality.ambiguity import bound, within_bound
 from mopdsim.quality.walk import Effort, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe

@@ -8,52 +8,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import UsageError
-from mopdsim.quality import caps
+from mopdsim.quality import distillation
 
 scores = st.floats(0.0, 1.0)
 sizes = st.floats(0.1, 700.0)
 
 
-@given(scores, st.floats(0, 0.5))
-def test_a_same_base_cap_is_a_score_not_above_the_teacher(teacher: float, gap: float) -> None:
-    assert 0 <= caps.same_base(np.array(teacher), np.array(gap)) <= teacher
-
-
 @given(scores, sizes, sizes)
 def test_another_size_never_passes_its_teacher(teacher: float, teacher_b: float, student_b: float) -> None:
-    cap = caps.across_sizes(np.array(teacher), teacher_b=teacher_b, student_b=student_b)
+    cap = distillation.across_sizes(np.array(teacher), teacher_b=teacher_b, student_b=student_b)
     assert 0 <= cap <= teacher
 
 
 def test_the_size_law_is_the_published_one() -> None:
-    cap = caps.across_sizes(np.array(0.6), teacher_b=8.0, student_b=1.5)
+    cap = distillation.across_sizes(np.array(0.6), teacher_b=8.0, student_b=1.5)
     assert 1 - cap == pytest.approx(0.97 * 1.5**-0.30 * 1.5**0.27 * 0.4**0.95)
-    small = caps.across_sizes(np.array(0.6), teacher_b=30.0, student_b=0.5)
+    small = distillation.across_sizes(np.array(0.6), teacher_b=30.0, student_b=0.5)
     assert small < cap
 
 
 def test_sizes_must_be_positive() -> None:
     with pytest.raises(UsageError, match="both must be above 0"):
-        caps.across_sizes(np.array(0.5), teacher_b=0.0, student_b=1.0)
-
-
-@given(scores, scores, st.floats(0, 1))
-def test_misrouting_mixes(own: float, others: float, probability: float) -> None:
-    mixed = caps.misrouted(np.array(own), np.array(others), probability)
-    assert min(own, others) - 1e-12 <= mixed <= max(own, others) + 1e-12
-    assert caps.misrouted(np.array(own), np.array(others), 0.0) == own
+        distillation.across_sizes(np.array(0.5), teacher_b=0.0, student_b=1.0)
 
 
 def test_extrapolation_helps_an_undertrained_teacher_most_and_ends_at_the_asymptote() -> None:
     weak, strong = (
-        caps.extrapolated(0.3, np.array(q), np.array(0.9), 1.25, np.array(1.0)) - q for q in (0.5, 0.85)
+        distillation.extrapolated(0.3, np.array(q), np.array(0.9), 1.25, np.array(1.0)) - q
+        for q in (0.5, 0.85)
     )
     assert weak > strong > 0
-    assert caps.extrapolated(0.3, np.array(0.5), np.array(0.9), 9.0, np.array(1.0)) == pytest.approx(0.9)
-    assert caps.extrapolated(0.3, np.array(0.5), np.array(0.9), 1.0, np.array(1.0)) == pytest.approx(0.5)
-    assert caps.extrapolated(0.3, np.array(0.5), np.array(0.9), 0.5, np.array(1.0)) < 0.5
+    assert distillation.extrapolated(0.3, np.array(0.5), np.array(0.9), 9.0, np.array(1.0)) == pytest.approx(
+        0.9
+    )
+    assert distillation.extrapolated(0.3, np.array(0.5), np.array(0.9), 1.0, np.array(1.0)) == pytest.approx(
+        0.5
+    )
+    assert distillation.extrapolated(0.3, np.array(0.5), np.array(0.9), 0.5, np.array(1.0)) < 0.5
 
 
 def test_the_published_distances_are_told_apart() -> None:
-    normal, foreign = caps.collapse_hazard(np.array([0.04, 0.19]), np.array(0.12))
+    normal, foreign = distillation.collapse_hazard(np.array([0.04, 0.19]), np.array(0.12))
     assert normal < 0.05 and foreign > 0.8

@@ -15,8 +15,8 @@ from mopdsim.base.arrays import Array, logit
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import Estimate, domain
-from mopdsim.quality import caps
-from mopdsim.quality.feedback import best_of, best_of_kl, left_by_best_of, left_by_rl
+from mopdsim.quality import distillation
+from mopdsim.quality.learning import best_of, best_of_kl, left_by_best_of, left_by_rl
 from mopdsim.quality.walk import CAUSES, Effort, Products, State, products, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.amounts import Amounts
@@ -170,7 +170,7 @@ def test_too_much_optimisation_ends_below_the_start_and_a_penalty_keeps_from_it(
     free, held = _judged(), _judged(kl_coefficient=0.02)
     world = _world(free, climb_kl=0.04, overoptimisation_kl=0.02, kl_coefficient_at_peak=0.02)
     assert np.all(_score(free, world, compute=1e9) < world.start_DN)
-    assert np.all(_score(free, world, compute=1e9) >= caps.COLLAPSE_KEPT * world.start_DN - 1e-12)
+    assert np.all(_score(free, world, compute=1e9) >= distillation.COLLAPSE_KEPT * world.start_DN - 1e-12)
     assert np.all(_score(held, world, compute=1e9) > world.start_DN)
     gains = [np.mean(_score(free, world, compute=compute)) for compute in (1e3, 4e4, 4e7)]
     assert gains[1] > gains[0] and gains[1] > gains[2]
@@ -289,7 +289,7 @@ def test_a_smaller_student_ends_at_the_cap_of_its_size() -> None:
     plan = _small()
     world = _world(plan)
     states = _walked(plan, world, tokens=1e12).states
-    cap = caps.across_sizes(states["rl"].score_DN, teacher_b=8.0, student_b=1.5)
+    cap = distillation.across_sizes(states["rl"].score_DN, teacher_b=8.0, student_b=1.5)
     assert states["distilled"].score_DN == pytest.approx(np.maximum(cap, 0.0))
     assert np.all(states["distilled"].score_DN <= states["rl"].score_DN)
     causes = states["distilled"].waterfall

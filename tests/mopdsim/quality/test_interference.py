@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.arrays import logistic, logit
-from mopdsim.quality.interference import effective_share, mean_conflict, retained, scaled_gain, transfer
+from mopdsim.quality.step import effective_share, mean_conflict, retained, scaled_gain, transfer
 
 scores = st.floats(0.001, 0.999)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import domain
-from mopdsim.quality.feedback import best_of
+from mopdsim.quality.learning import best_of
 from mopdsim.quality.walk import CAUSES, Effort, State, climb, hill, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe
