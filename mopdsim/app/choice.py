@@ -20,7 +20,7 @@ from pydantic import Field
 from mopdsim.app.uploads import MAX_CONFIG, MAX_OWN, toml_document
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.base.numbers import usd
-from mopdsim.cost.stacks import UNKNOWN
+from mopdsim.cost.constants import UNKNOWN
 from mopdsim.facts.domains import WHOLE as WHOLE_FACTS
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import title

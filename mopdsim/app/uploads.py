@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.cost.stacks import stack
+from mopdsim.cost.constants import stack
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.recipe_file import parse_toml

@@ -214,8 +214,8 @@ def check_step(
 
     Example: mopd check-step --model Qwen3-8B --gpu H100 --gpus 32 --mean-tokens 3000 --samples 1024 --step-seconds 231
     """  # fmt: skip
-    from mopdsim.cost.stacks import read_measured
-    from mopdsim.cost.stacks import stack as known
+    from mopdsim.cost.constants import read_measured
+    from mopdsim.cost.constants import stack as known
     from mopdsim.exchange.check_step import check, text
 
     name, factor = (stack, None) if measured is None else read_measured(measured)

@@ -22,12 +22,9 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import Replica, ReplicaGrid
-from mopdsim.cost.generation import generation_s
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import LORA_SHARE, generation_bytes
+from mopdsim.cost.generation import Lengths, Replica, ReplicaGrid, generation_bytes, generation_s
 from mopdsim.cost.own_trainer import phase_s
-from mopdsim.cost.training import LayoutGrid, TrainLayout, layout_span, train_step_s, train_work
+from mopdsim.cost.training import LORA_SHARE, LayoutGrid, TrainLayout, layout_span, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import Fitted, shipped
-from mopdsim.cost.memory import stored_bytes
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_seconds import (
     Machine,
@@ -29,6 +28,7 @@ from mopdsim.cost.stage_seconds import (
     step_seconds,
     time_together,
 )
+from mopdsim.cost.training import stored_bytes
 from mopdsim.facts.domains import P90, Domain
 from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, SpendingStage

@@ -2,7 +2,7 @@
 
 What no update changes is sampled ahead, at the rate of full replicas: rejection sampling, pairs, teachers' samples. A
 teacher of another size samples (off-policy) or scores (on-policy) with its own sizes and layouts. Narrower formats
-speed up matrix products and shrink weights and cache (`mopdsim.cost.decode`, `mopdsim.cost.memory`); speculative
+speed up matrix products and shrink weights and cache (`mopdsim.cost.generation`, `mopdsim.cost.training`); speculative
 decoding makes several tokens of a decode step. Leaves out: how many steps (`mopdsim.cost.stage_cost`); on a CPU,
 formats and speculation.
 """
@@ -20,11 +20,17 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import WEIGHT_BYTES, Replica
-from mopdsim.cost.generation import generation_s
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import HOST_BYTES_PER_GPU, train_memory
+from mopdsim.cost.constants import MECHANISMS, UNKNOWN, DecodeConstants, RlConstants, Stack, TrainConstants
+from mopdsim.cost.generation import (
+    Formats,
+    Lengths,
+    Replica,
+    fastest_of,
+    fastest_replica,
+    generation_s,
+    replicas_of,
+    side_by_side,
+)
 from mopdsim.cost.own_trainer import Kind, phase_s
 from mopdsim.cost.rlstep import (
     Overlap,
@@ -35,21 +41,21 @@ from mopdsim.cost.rlstep import (
     rollout_memory,
     rollout_training,
 )
-from mopdsim.cost.stacks import MECHANISMS, UNKNOWN, Stack
 from mopdsim.cost.stage_batch import Batch, TestSet
-from mopdsim.cost.stage_layout import (
-    Formats,
+from mopdsim.cost.training import (
+    HOST_BYTES_PER_GPU,
+    LayoutGrid,
+    TrainLayout,
     Update,
     fastest_layouts,
-    fastest_of,
-    fastest_replica,
-    replicas_of,
+    forward_s,
     scoring_layout,
-    side_by_side,
+    train_memory,
+    train_step_s,
+    train_work,
     training_constants,
 )
-from mopdsim.cost.training import LayoutGrid, TrainLayout, forward_s, train_step_s, train_work
-from mopdsim.facts.hardware import Gpu
+from mopdsim.facts.hardware import WEIGHT_BYTES, Gpu
 from mopdsim.facts.model import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]

@@ -1,4 +1,4 @@
-"""Seconds of one optimizer step under tensor, pipeline, context, expert and data parallelism.
+"""Training: layouts, bytes per GPU, seconds of an optimizer step, and the fastest layout that fits.
 
 Per token and GPU (work is spread evenly over the GPUs of a replica):
 
@@ -14,23 +14,39 @@ A microbatch takes no less than its launches, L / pp layers of `microbatch_layer
 above, so that short sequences cost more a token. Padding is work: pass the padded length. Gradient
 and weight traffic of data parallelism overlaps with the sum of these: a p-norm of 3; members of a group on one node
 share their network cards. The optimizer's pass over its state is added, on the host where it is offloaded. Experts are
-sharded over max(ep, tp) GPUs. Leaves out: imbalance of experts, slower links between nodes for their all-to-all,
-stragglers, input pipeline, checkpoints.
+sharded over max(ep, tp) GPUs.
+
+Training keeps 2 bytes of weights, 4 of gradients and 12 of optimizer state (fp32 master, two Adam moments)
+per parameter: 18 B without sharding, 6 + 12/DP with a distributed optimizer (experts: over the copies of their
+group only), 18/GPUs fully sharded, 6/GPUs where the optimizer is offloaded to the host as well. A model that only
+scores keeps weights, one layer's activations and a block of logits. LoRA keeps gradients and optimizer state of its
+adapters only. In FP8 the weights that are multiplied take 1 byte (the fp32 master stays), and so do the kept inputs of
+matrix products (DeepSeek-V3, arXiv 2412.19437, section 3.3.3); gradients and optimizer state stay as they are.
+Activations per token and layer are 2 (9 hidden + 3 active feed-forward width) bytes, of which 2 hidden (the inputs
+of the two norms) are never narrowed, or 2 hidden when recomputed; the pipeline's first stage holds 1/PP of the layers
+for PP microbatches, so the two cancel. Logits take 6 bytes (bf16 and fp32) per vocabulary entry.
+Leaves out: imbalance of experts, slower links between nodes for their all-to-all, stragglers, input pipeline,
+checkpoints; fragmentation beyond the usable share, communication buffers, CUDA context; a search over context
+parallelism, and different layouts within one stage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import TrainConstants
-from mopdsim.facts.hardware import PRECISIONS, Gpu, group_link
+from mopdsim.base.errors import InfeasibleError, UsageError
+from mopdsim.cost.constants import MECHANISMS, UNKNOWN, Stack, TrainConstants
+from mopdsim.cost.generation import USABLE_MEMORY, Lengths
+from mopdsim.facts.hardware import PRECISIONS, WEIGHT_BYTES, Gpu, group_link
+from mopdsim.facts.layers import Experts
 from mopdsim.facts.model import Model
 
 OVERLAP_NORM = 3.0
@@ -40,6 +56,10 @@ OFFLOADED_BYTES_PER_S = 10e9  # of optimizer state in host memory, read, updated
 
 _VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded", "offload")
 _DEGREES = ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch")
+LORA_SHARE = 0.01
+HOST_BYTES_PER_GPU = 200e9  # of 2 TB in a node of eight; prior
+_SCORED_WIDTHS = 8.0  # hidden vectors of a token that a forward pass holds at once; prior
+_LOGITS_BLOCK = 4096.0  # tokens whose logits are held at once; prior
 
 
 class _Split:
@@ -134,6 +154,166 @@ def layout_span(layout: TrainLayout | LayoutGrid) -> Any:
     """GPUs over which one copy of the weights is spread, of one layout or of each of a grid."""
     split = np.maximum(layout.tensor * layout.context, layout.expert) * layout.pipeline
     return np.where(layout.fully_sharded, layout.gpus, split)
+
+
+AnyLayout = TrainLayout | LayoutGrid
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainMemory:
+    """Bytes on the fullest GPU; arrays for a grid of layouts."""
+
+    weights: Any
+    gradients: Any
+    optimizer: Any
+    activations: Any
+    logits: Any
+
+    @property
+    def total(self) -> Any:
+        return self.weights + self.gradients + self.optimizer + self.activations + self.logits
+
+
+def activation_bytes(model: Model, *, recompute: bool, precision: str = "bf16") -> float:
+    """Bytes kept per token over all layers until its backward pass; `precision` of the products' inputs."""
+    if recompute:
+        return 2.0 * model.hidden * model.layers
+    widths = 0.0
+    for group in model.groups:
+        kind = group.feed_forward
+        if isinstance(kind, Experts):
+            widths += group.count * (kind.per_token * kind.width + kind.shared_width)
+        elif kind is not None:
+            widths += group.count * kind.width
+    products = 7.0 * model.hidden * model.layers + 3.0 * widths
+    return 2.0 * 2.0 * model.hidden * model.layers + WEIGHT_BYTES[precision] * products
+
+
+def _held_parameters(model: Model, layout: AnyLayout) -> tuple[Any, Any, Any]:
+    """Parameters on the fullest GPU: dense and routed before full sharding, and what is held of both."""
+    routed = model.routed_parameters / (layout.expert_group * layout.pipeline)
+    dense = (model.total_parameters - model.routed_parameters) / (layout.tensor * layout.pipeline)
+    return dense, routed, np.where(layout.fully_sharded, model.total_parameters / layout.gpus, dense + routed)
+
+
+def train_memory(model: Model, layout: AnyLayout, *, length: Any, resident_models: Any = 0) -> TrainMemory:
+    """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
+    teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""
+    dense, routed, held = _held_parameters(model, layout)
+    expert_copies = np.maximum(layout.gpus // (layout.expert_group * layout.pipeline), 1)
+    shared = dense / (layout.data * layout.context) + routed / expert_copies
+    optimized = np.where(layout.fully_sharded, held, shared)
+    trained = LORA_SHARE if layout.lora else 1.0
+    tokens = layout.micro_batch * length / layout.context
+    kept = np.where(
+        layout.recompute,
+        activation_bytes(model, recompute=True),
+        activation_bytes(model, recompute=False, precision=layout.precision),
+    )
+    # One layer is gathered at a time where weights are sharded in full.
+    gathered = WEIGHT_BYTES[layout.precision] * (dense + routed) / model.layers * layout.fully_sharded
+    return TrainMemory(
+        weights=WEIGHT_BYTES[layout.precision] * held * (1 + resident_models) + gathered,
+        gradients=4.0 * held * trained,
+        optimizer=12.0 * optimized * trained * np.logical_not(layout.offload),
+        activations=tokens * kept / layout.tensor,
+        logits=6.0 * tokens * model.vocab / layout.tensor,
+    )
+
+
+def scoring_bytes(model: Model, layout: AnyLayout, *, length: float) -> Any:
+    """Bytes per GPU of a model that only scores sequences of `length`: no gradients, no optimizer."""
+    dense, routed, held = _held_parameters(model, layout)
+    gathered = (dense + routed) / model.layers * layout.fully_sharded
+    tokens = length / layout.context
+    working = 2.0 * _SCORED_WIDTHS * model.hidden * tokens + 6.0 * model.vocab * min(tokens, _LOGITS_BLOCK)
+    return WEIGHT_BYTES[layout.precision] * (held + gathered) + working / layout.tensor
+
+
+def stored_bytes(model: Model, *, lora: bool = False) -> float:
+    """Bytes of a checkpoint to go on from: bf16 weights, fp32 master and two moments; of the adapters with LoRA."""
+    return 14.0 * model.total_parameters * (LORA_SHARE if lora else 1.0)
+
+
+def _powers_of_two(limit: float) -> list[int]:
+    return [2**i for i in range(int(limit).bit_length()) if 2**i <= limit]
+
+
+def _used_gpus(gpu: Gpu, gpus: int, split: int, group: int) -> list[int]:
+    """How many of so many GPUs the copies of a split may use: as many as there are, those within the fast link, as many
+    as share one set of experts, one copy. None falls where there are more GPUs, so that no layout is lost."""
+    most = (gpus, min(gpus, gpu.scale_up_gpus), min(gpus, group), split)
+    return sorted({count - count % split for count in most if count >= split}, reverse=True)
+
+
+@lru_cache(maxsize=256)
+def training_layouts(
+    model: Model, gpu: Gpu, gpus: int, *, lora: bool = False, precision: str = "bf16", offload: bool = False
+) -> LayoutGrid:
+    """Every layout of at most `gpus` GPUs, from cheap to dear: GPUs left idle, then doublings of a split. Tensor
+    degrees are powers of two within a node (they divide the heads). Each doubling of tensor or pipeline degree costs
+    one, recomputation 1.5, experts beyond the fast link 2, each doubling of the expert group a tenth, full sharding 3,
+    the host 6.
+    """
+    experts = max((kind.experts for _, kind in model.expert_layers), default=1)
+    found: list[tuple[int, int, int, int, bool, bool, bool]] = []
+    for tensor in _powers_of_two(min(gpus, gpu.gpus_per_node)):
+        for recompute in (False, True):
+            found += [
+                (used, tensor, 1, 1, recompute, True, host)
+                for used in _used_gpus(gpu, gpus, tensor, tensor)
+                for host in ((False, True) if offload else (False,))
+            ]
+            found += [
+                (used, tensor, pipeline, expert, recompute, False, False)
+                for pipeline in _powers_of_two(min(model.layers, gpus / tensor))
+                for expert in _powers_of_two(min(experts, gpus / pipeline))
+                for used in _used_gpus(gpu, gpus, tensor * pipeline, pipeline * max(expert, tensor))
+                if pipeline * expert <= used
+            ]
+
+    def price(row: tuple[int, int, int, int, bool, bool, bool]) -> float:
+        used, tensor, pipeline, expert, recompute, sharded, host = row
+        wide = expert * tensor > gpu.scale_up_gpus
+        kept = 1.5 * recompute + 3.0 * sharded + 6.0 * host + 20.0 * (1 - used / gpus)
+        return kept + math.log2(tensor * pipeline) + 2.0 * wide + 0.1 * math.log2(expert)
+
+    return LayoutGrid(sorted(found, key=price), precision=precision, lora=lora)
+
+
+@lru_cache(maxsize=1024)
+def fitting_training_layouts(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    *,
+    length: float,
+    resident_models: int = 0,
+    lora: bool = False,
+    precision: str = "bf16",
+    offload: bool = False,
+) -> LayoutGrid:
+    """The layouts that fit, with microbatches of one sequence, from cheap to dear; InfeasibleError says by how much the
+    best one fails. `offload`: the optimizer may go to the host, as far as its memory reaches."""
+    grid = training_layouts(model, gpu, gpus, lora=lora, precision=precision, offload=offload)
+    need = train_memory(model, grid, length=length, resident_models=resident_models).total
+    room = USABLE_MEMORY * gpu.memory_bytes
+    host = 12.0 * model.total_parameters / grid.gpus * (LORA_SHARE if lora else 1.0)
+    places = np.flatnonzero((need <= room) & (~grid.offload | (host <= HOST_BYTES_PER_GPU)))
+    if not places.size:
+        raise InfeasibleError(
+            f"{model.name} does not fit on {gpus} x {gpu.name} for training at length {length:,.0f}: the "
+            f"best layout lacks {max(float(need.min()) - room, 1e9) / 1e9:,.0f} GB per GPU; use more GPUs, "
+            f"{'' if lora else 'lora = true '}or a smaller model."
+        )
+    return grid.only(places)
+
+
+def smallest_training_layout(
+    model: Model, gpu: Gpu, gpus: int, *, length: float, lora: bool = False, precision: str = "bf16"
+) -> TrainLayout:
+    """The cheapest of `fitting_training_layouts` without the host's memory."""
+    return fitting_training_layouts(model, gpu, gpus, length=length, lora=lora, precision=precision).at(0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +427,118 @@ def roofline_train_s(work: TrainWork, *, mfu: float = 0.4) -> Array:
     """The naive model to beat: active parameters and attention at a fixed share of the format's peak."""
     flops = work.passes * (work.dense_parameters + work.expert_parameters_active) + work.attention_flops
     return work.tokens_per_gpu * flops / (mfu * work.bf16_flops_per_s * work.precision_speed)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Update:
+    """The sequences of one optimizer step and how their microbatches are filled. packed_to: tokens of a packed
+    microbatch; 0 where each holds one sequence, padded to the longest of all ranks if weights are sharded in full."""
+
+    sequences: float
+    lengths: Lengths
+    packed_to: float
+
+    def work(self, model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid) -> TrainWork:
+        """What the step computes and moves in a layout, or in each of a grid."""
+        mean: Any = self.lengths.mean
+        if not self.packed_to and np.any(layout.fully_sharded):
+            ranks_L = np.where(
+                layout.fully_sharded, np.clip(layout.data, 1, max(self.sequences, 1)), 1
+            ).astype(float)
+            padded = {float(n): float(self.lengths.expected_longest(n)) for n in np.unique(ranks_L)}
+            longest_L = np.array([padded[float(n)] for n in np.atleast_1d(ranks_L)])
+            mean = np.where(layout.fully_sharded, longest_L.reshape(np.shape(ranks_L)), mean)
+            mean = mean if np.ndim(mean) else float(mean)
+        return train_work(
+            model, gpu, layout, sequences=self.sequences, mean_length=mean, packed_to=self.packed_to
+        )
+
+
+def training_constants(stack: Stack) -> TrainConstants:
+    """Central constants of fine-tuning, with the stack's launches where it is not tuned."""
+    train = TrainConstants.shipped()
+    return train if stack.tuned else replace(train, microbatch_layer_s=stack.launch_layer_s)
+
+
+def fastest_layouts(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    updates: Sequence[Update],
+    *,
+    longest: float,
+    precision: str = "bf16",
+    resident_models: int = 0,
+    lora: bool = False,
+    stack: Stack = MECHANISMS[UNKNOWN],
+    constants: TrainConstants | None = None,
+) -> list[list[TrainLayout]]:
+    """For each update the fastest layout of at most so many GPUs that trains the model with so many more of its size
+    held as weights: with full sharding alone where the stack knows no other, experts within the fast link if they can
+    be. Where one copy of the weights reaches beyond the fast link, the fastest that does not follows, if there is one.
+    constants: of the training (None: of fine-tuning on the stack)."""
+    grid = _usable_layouts(
+        model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
+        stack=stack,
+    )  # fmt: skip
+    constants = constants or training_constants(stack)
+    if all(update.packed_to for update in updates):
+        columns = ([u.sequences, u.lengths.mean, u.packed_to] for u in updates)
+        sequences_B1, mean_B1, packed_B1 = np.array([*columns]).T[:, :, None]
+        work = train_work(model, gpu, grid, sequences=sequences_B1, mean_length=mean_B1, packed_to=packed_B1)
+        seconds_BL = train_step_s(work, constants)
+    else:
+        works = [update.work(model, gpu, grid) for update in updates]
+        seconds_BL = np.array([train_step_s(work, constants) for work in works])
+    near_L = layout_span(grid) <= gpu.scale_up_gpus
+    found = []
+    for seconds_L in seconds_BL:
+        places = [int(np.argmin(seconds_L))]
+        if not near_L[places[0]] and np.any(near_L):
+            places.append(int(np.argmin(np.where(near_L, seconds_L, np.inf))))
+        found.append([grid.at(place) for place in places])
+    return found
+
+
+@lru_cache(maxsize=1024)
+def _usable_layouts(
+    model: Model,
+    gpu: Gpu,
+    gpus: int,
+    *,
+    longest: float,
+    precision: str,
+    resident_models: int,
+    lora: bool,
+    stack: Stack,
+) -> LayoutGrid:
+    """The layouts that fit: those with full sharding where the stack knows no other, and with experts within the fast
+    link where any has them there."""
+    grid = fitting_training_layouts(
+        model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
+        offload=not stack.tuned,
+    )  # fmt: skip
+    if stack.sharded and np.any(grid.fully_sharded):
+        grid = grid.only(np.flatnonzero(grid.fully_sharded))
+    near = grid.expert * grid.tensor <= gpu.scale_up_gpus
+    return grid.only(np.flatnonzero(near)) if np.any(near) else grid
+
+
+@lru_cache(maxsize=1024)
+def scoring_layout(
+    model: Model, gpu: Gpu, gpus: int, sequences: float, mean_length: float, longest: float, precision: str
+) -> TrainLayout:
+    """The fastest layout of a model that only scores: weights and activations, no gradients and no optimizer.
+    InfeasibleError says what it lacks."""
+    grid = training_layouts(model, gpu, gpus, precision=precision)
+    need = scoring_bytes(model, grid, length=longest)
+    room = USABLE_MEMORY * gpu.memory_bytes
+    places = np.flatnonzero(need <= room)
+    if not places.size:
+        raise InfeasibleError(
+            f"{model.name} does not fit on {gpus} x {gpu.name} for scoring at length {longest:,.0f}: it lacks "
+            f"{(float(need.min()) - room) / 1e9:,.0f} GB per GPU; use more GPUs or a narrower precision."
+        )
+    work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
+    seconds_L = np.asarray(forward_s(work, TrainConstants.shipped()))
+    return grid.at(int(places[np.argmin(seconds_L[places])]))

@@ -14,9 +14,8 @@ from statistics import NormalDist
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import NORMAL_80, DecodeConstants, RlConstants, TrainConstants, shipped
+from mopdsim.cost.constants import NORMAL_80, DecodeConstants, RlConstants, Stack, TrainConstants, shipped
 from mopdsim.cost.rlstep import RlStep, rl_step_s
-from mopdsim.cost.stacks import Stack
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.validate import rl_rows

@@ -24,7 +24,7 @@ from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.base.numbers import count, share, three
-from mopdsim.cost.stacks import UNKNOWN
+from mopdsim.cost.constants import UNKNOWN
 from mopdsim.exchange import curves
 from mopdsim.exchange.containers import Log, found_in, read
 from mopdsim.exchange.curves import csv_of

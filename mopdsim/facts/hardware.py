@@ -19,6 +19,9 @@ from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 PRECISIONS = ("bf16", "fp8", "fp4")
+# of a number, by format: of weights and products, and of a key-value cache
+WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}
+CACHE_BYTES = {"bf16": 2.0, "fp8": 1.0}
 _FLOP_PRECISION = {"fp32": "bf16", "fp16": "bf16", "mxfp8": "fp8", "nvfp4": "fp4"}
 
 

@@ -27,8 +27,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA, write_document
-from mopdsim.cost.constants import NORMAL_80
-from mopdsim.cost.stacks import MECHANISMS, OWN, UNKNOWN
+from mopdsim.cost.constants import MECHANISMS, NORMAL_80, OWN, UNKNOWN
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario

@@ -25,9 +25,8 @@ from scipy.optimize import nnls
 from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA, json_document, write_document
 from mopdsim.base.errors import NotFoundError
-from mopdsim.cost.constants import NORMAL_80, shipped
+from mopdsim.cost.constants import MECHANISMS, NORMAL_80, OWN, shipped
 from mopdsim.cost.own_trainer import KINDS, WORKS, Kind, Work, phase_s
-from mopdsim.cost.stacks import MECHANISMS, OWN
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_seconds import Machine, step_seconds
 from mopdsim.facts.hardware import Gpu, gpu

@@ -33,8 +33,8 @@ from typing import Any
 from mopdsim.base.checks import keys as check_keys
 from mopdsim.base.checks import number, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.cost.constants import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, read_measured, stack
 from mopdsim.cost.rlstep import Overlap
-from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, read_measured, stack
 from mopdsim.facts.domains import SCOPES, Domain, Estimate, Scope, domain, domains, scope_of
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
@@ -65,7 +65,7 @@ class Scenario:
     of pairs "source>target" (P10 and P90). smaller: the second model, of a recipe that has one; smaller_start: its
     start scores by domain. ranges: by "STAGE.FIELD" of steps, prompts_per_step, rollouts_per_prompt and
     response_tokens, a stage's own mean length. overhead: one factor on all seconds (restarts, tests, debugging; None: a
-    whole project's, see `overhead_of`). stack: the software, a name of `mopdsim.cost.stacks`; packed: whether
+    whole project's, see `overhead_of`). stack: the software, a name of `mopdsim.cost.constants`; packed: whether
     fine-tuning packs its sequences (None: as the stack does). lora: adapters alone are trained. trainer_share: of a
     stage's GPUs that train where generation overlaps (None: the fastest), or that take turns with those that sample
     where it waits (None: all do both); lag: steps that a sample may be behind in

@@ -10,9 +10,9 @@ from typing import Any, get_args
 
 from mopdsim.base.checks import known_keys, number, pair_of, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.cost.decode import CACHE_BYTES
+from mopdsim.cost.constants import stack
 from mopdsim.cost.rlstep import Overlap
-from mopdsim.cost.stacks import stack
+from mopdsim.facts.hardware import CACHE_BYTES
 from mopdsim.facts.model import model
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.learning import Specialist

@@ -23,10 +23,10 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, sample, standard_normal
+from mopdsim.cost.generation import Formats
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
-from mopdsim.cost.stage_layout import Formats
 from mopdsim.cost.stage_seconds import step_flops, waiting_share
 from mopdsim.facts.domains import Estimate, domains
 from mopdsim.facts.hardware import gpu

@@ -15,7 +15,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.arrays import stacked as side_by_side
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants
-from mopdsim.cost.decode import (
+from mopdsim.cost.generation import (
     NODE_GPUS,
     DecodeWork,
     Replica,

@@ -1,6 +1,6 @@
 """A stack measured on its own steps: what a few rows say of the factor on all seconds, and whether it holds.
 
-    f ~ N(b, s^2)                   b, s: the stack that is named, or any (`mopdsim.cost.stacks`)
+    f ~ N(b, s^2)                   b, s: the stack that is named, or any (`mopdsim.cost.constants`)
     ln(measured_i / forecast_i) = f + e_i,    e_i ~ N(0, v_i^2)
 
 v_i: the time model's own error, and the spread of what the row does not say. One row already narrows f to about v; rows
@@ -20,8 +20,16 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import NORMAL_80, Fitted, RlConstants, shipped
-from mopdsim.cost.stacks import MEASURED_SCHEMA, UNKNOWN, Stack, stack
+from mopdsim.cost.constants import (
+    MEASURED_SCHEMA,
+    NORMAL_80,
+    UNKNOWN,
+    Fitted,
+    RlConstants,
+    Stack,
+    shipped,
+    stack,
+)
 from mopdsim.validate import rl_rows, train_rows
 from mopdsim.validate.intervals import summary
 from mopdsim.validate.tables import Row

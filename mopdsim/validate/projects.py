@@ -26,13 +26,16 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal, uniform
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants, shipped
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import smallest_training_layout
+from mopdsim.cost.constants import DecodeConstants, RlConstants, Stack, TrainConstants, shipped, stack
+from mopdsim.cost.generation import Formats, Lengths, fastest_replica
 from mopdsim.cost.rlstep import RlStep, rl_step_s
-from mopdsim.cost.stacks import Stack, stack
-from mopdsim.cost.stage_layout import Formats, Update, fastest_replica, training_constants
-from mopdsim.cost.training import TrainLayout, train_step_s
+from mopdsim.cost.training import (
+    TrainLayout,
+    Update,
+    smallest_training_layout,
+    train_step_s,
+    training_constants,
+)
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model

@@ -17,13 +17,10 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import Replica, Speculation
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import smallest_replica, smallest_training_layout
+from mopdsim.cost.constants import UNKNOWN, DecodeConstants, RlConstants, TrainConstants, stack
+from mopdsim.cost.generation import Lengths, Replica, Speculation, smallest_replica
 from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
-from mopdsim.cost.stacks import UNKNOWN, stack
-from mopdsim.cost.training import TrainLayout
+from mopdsim.cost.training import TrainLayout, smallest_training_layout
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model
 from mopdsim.validate.tables import Row, Table, family, number, quantity, read_rows, sort_rows

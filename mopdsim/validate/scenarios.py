@@ -16,7 +16,7 @@ from typing import Any
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError, did_you_mean
-from mopdsim.cost.stacks import MECHANISMS, stack
+from mopdsim.cost.constants import MECHANISMS, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import Scenario

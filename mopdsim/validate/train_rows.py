@@ -17,7 +17,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.arrays import stacked as side_by_side
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import TrainConstants
-from mopdsim.cost.stacks import stack as software
+from mopdsim.cost.constants import stack as software
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.model import Model

@@ -19,7 +19,7 @@ from typing import Any
 
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
-from mopdsim.cost.memory import smallest_replica
+from mopdsim.cost.generation import smallest_replica
 from mopdsim.exchange.tasks import Task
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import Model, model

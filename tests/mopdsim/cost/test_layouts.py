@@ -13,21 +13,27 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost import stage_seconds
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import (
+from mopdsim.cost.constants import MECHANISMS
+from mopdsim.cost.generation import Lengths
+from mopdsim.cost.stage_batch import Batch
+from mopdsim.cost.stage_seconds import Machine
+from mopdsim.cost.training import (
     LORA_SHARE,
+    TrainConstants,
+    TrainLayout,
+    Update,
+    fastest_layouts,
     fitting_training_layouts,
     scoring_bytes,
+    scoring_layout,
     smallest_training_layout,
     stored_bytes,
     train_memory,
+    train_step_s,
+    train_work,
+    training_constants,
     training_layouts,
 )
-from mopdsim.cost.stacks import MECHANISMS
-from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_layout import Update, fastest_layouts, scoring_layout, training_constants
-from mopdsim.cost.stage_seconds import Machine
-from mopdsim.cost.training import TrainConstants, TrainLayout, train_step_s, train_work
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model

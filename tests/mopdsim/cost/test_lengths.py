@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopdsim.cost.lengths import Lengths
+from mopdsim.cost.generation import Lengths
 
 
 @given(share=st.floats(0.02, 0.98), sigma=st.floats(0.05, 1.5), maximum=st.floats(64, 1e5))

@@ -7,17 +7,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.decode import Replica
-from mopdsim.cost.memory import (
+from mopdsim.cost.generation import USABLE_MEMORY, Replica, generation_bytes, smallest_replica
+from mopdsim.cost.training import (
     LORA_SHARE,
-    USABLE_MEMORY,
+    TrainLayout,
     activation_bytes,
-    generation_bytes,
-    smallest_replica,
     smallest_training_layout,
     train_memory,
 )
-from mopdsim.cost.training import TrainLayout
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 

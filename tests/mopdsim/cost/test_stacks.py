@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.cost.stacks import MECHANISMS, fitted, read_measured, stack
+from mopdsim.cost.constants import MECHANISMS, fitted, read_measured, stack
 
 
 @pytest.mark.parametrize("name", sorted(MECHANISMS))

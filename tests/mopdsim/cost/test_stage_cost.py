@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import InfeasibleError
+from mopdsim.cost.generation import Formats
 from mopdsim.cost.stage_batch import SIGNAL_SHARE
 from mopdsim.cost.stage_cost import Bill, Machine, bill
-from mopdsim.cost.stage_layout import Formats
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model

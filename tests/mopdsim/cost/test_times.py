@@ -12,17 +12,19 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.decode import Replica, ReplicaGrid, Speculation, decode_step_s, decode_work, roofline_step_s
-from mopdsim.cost.generation import cache_slots, generation_s
-from mopdsim.cost.lengths import Lengths
-from mopdsim.cost.memory import LORA_SHARE
-from mopdsim.cost.rlstep import (
-    RlStep,
-    fastest_split,
-    rl_step_s,
-    weight_sync_s,
+from mopdsim.cost.generation import (
+    Lengths,
+    Replica,
+    ReplicaGrid,
+    Speculation,
+    cache_slots,
+    decode_step_s,
+    decode_work,
+    generation_s,
+    roofline_step_s,
 )
-from mopdsim.cost.training import TrainLayout, roofline_train_s, train_step_s, train_work
+from mopdsim.cost.rlstep import RlStep, fastest_split, rl_step_s, weight_sync_s
+from mopdsim.cost.training import LORA_SHARE, TrainLayout, roofline_train_s, train_step_s, train_work
 from mopdsim.facts.hardware import gpu, gpus
 from mopdsim.facts.model import model, models
 

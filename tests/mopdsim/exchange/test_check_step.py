@@ -9,7 +9,7 @@ import pytest
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.main import app
-from mopdsim.cost.stacks import stack
+from mopdsim.cost.constants import stack
 from mopdsim.exchange.check_step import check, text
 
 ROW = {

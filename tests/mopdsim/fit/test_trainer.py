@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mopdsim.cost.constants import read_measured, stack
 from mopdsim.cost.own_trainer import WORKS, phase_s
-from mopdsim.cost.stacks import read_measured, stack
 from mopdsim.facts.model import model
 from mopdsim.fit.trainer import ROWS, PhaseRow, design, document, fit, measured, phases, stages, text
 

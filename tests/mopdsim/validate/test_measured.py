@@ -14,8 +14,7 @@ import pytest
 from mopdsim.base.documents import write_document
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.commands import cost_kind
-from mopdsim.cost.constants import NORMAL_80
-from mopdsim.cost.stacks import read_measured, stack
+from mopdsim.cost.constants import NORMAL_80, read_measured, stack
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.validate.measured import Measured, before_and_after, document, factor, rows_of, text
