@@ -116,7 +116,7 @@ def _wrong_imports(module: str) -> set[str]:
     if _folder(module) == "mopdsim/app":
         forbidden = forbidden - {"streamlit"}
     if (
-        module == "mopdsim.facts.model_config"
+        module == "mopdsim.facts.model"
     ):  # its config classes, inside the function that fills a user's config.json
         forbidden = forbidden - {"transformers"}
     folders = {_folder(found) for name in names if (found := _module(name))}

@@ -18,9 +18,9 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import DOMAINS, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import graph, published, recipe_file
+from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.published import Figure
 from mopdsim.recipes.recipe import Recipe, parents
-from mopdsim.recipes.systems import SYSTEMS
 from mopdsim.validate.totals import validate
 
 ROOT = Path(__file__).parents[1]

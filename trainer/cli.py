@@ -11,8 +11,8 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Device, Json, RunSeed, emit, group, listed, new_file
-from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import AmountsName
 from trainer.files.settings import Settings
 
 app = group("Run recipes for real.")

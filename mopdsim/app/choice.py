@@ -26,10 +26,9 @@ from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import title
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.amounts import Value
-from mopdsim.recipes.catalogue import CATALOGUE
+from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS
 from mopdsim.recipes.recipe import Recipe, Rl
-from mopdsim.recipes.systems import SYSTEMS
+from mopdsim.recipes.stage import Value
 
 
 class Preset(NamedTuple):

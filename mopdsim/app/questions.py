@@ -14,12 +14,12 @@ import tomli_w
 
 from mopdsim.app.choice import Choice, without_files
 from mopdsim.app.uploads import toml_document
+from mopdsim.base.documents import parse_toml
 from mopdsim.base.errors import UsageError
 from mopdsim.forecast.scenario import Scenario, dump, measured_table
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.plan.candidate import Plan, scenario_of
 from mopdsim.plan.question import OWN_KEYS, PASSED_KEYS, Question, loads
-from mopdsim.recipes.recipe_file import parse_toml
 
 SOURCE = "question"
 _TABLES = (

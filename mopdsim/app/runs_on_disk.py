@@ -19,9 +19,9 @@ import pandas as pd
 import tomli_w
 
 from mopdsim.base import run_directory as files
+from mopdsim.base.documents import parse_toml
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import CONFIG, MADE_FROM, METRICS, PHASES, SAMPLES, STATUS, STORE, SUMMARY
-from mopdsim.recipes.recipe_file import parse_toml
 
 MAX_LOG = 20_000_000  # bytes read of one metrics.jsonl, its end
 

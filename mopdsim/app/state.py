@@ -20,8 +20,8 @@ from pydantic import Field, ValidationError
 
 from mopdsim.app.choice import Choice
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.recipes.amounts import Value
 from mopdsim.recipes.recipe_file import in_words
+from mopdsim.recipes.stage import Value
 
 SIDE_BY_SIDE = 4
 LETTERS = "ABC"

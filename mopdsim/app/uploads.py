@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mopdsim.base.documents import parse_toml
 from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.cost.constants import stack
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.recipe_file import parse_toml
 
 MAX_OWN = 200_000  # letters of a scenario or question
 MAX_LINE = 4000  # letters of one of its lines

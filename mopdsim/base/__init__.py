@@ -1,2 +1,2 @@
-"""What every part of the simulator stands on: errors, checks of values, array helpers, two processes. Knows of
-nothing else."""
+"""What every part of the simulator stands on: errors, documents and checks of their values, array helpers, two
+processes. Knows of nothing else."""

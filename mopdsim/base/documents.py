@@ -1,15 +1,21 @@
-"""JSON documents in files, the errors of those that are absent or broken, their hash, and where the package's own data
-lie. Leaves out: what they hold."""
+"""Documents in files, JSON and TOML; the errors of those that are absent or broken; checks of the values that a user's
+file holds; and where the package's own data lie.
+
+A check raises UsageError with the field, the value and the rule. Leaves out: values that pydantic validates
+(`mopdsim.recipes.recipe_file`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+import tomllib
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -23,7 +29,7 @@ def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
         raise NotFoundError(missing) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON ({error}): {remedy}") from None
     return found
 
@@ -36,3 +42,77 @@ def write_document(path: Path, document: Mapping[str, Any]) -> None:
 def sha256_of(document: Mapping[str, Any]) -> str:
     """Of its canonical JSON: keys in order, no white space."""
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def read_toml(
+    path: Path, *, remedy: str = "give a recipe's name (`mopd recipes`) or a TOML file"
+) -> dict[str, Any]:
+    """The TOML document in a file. NotFoundError, with the remedy, where there is none."""
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"), source=str(path))
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFoundError(f"{path}: no such file; {remedy}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: byte {error.start} is no UTF-8 text; {remedy}") from None
+
+
+def parse_toml(text: str, *, source: str) -> dict[str, Any]:
+    """TOML text as a document. UsageError names the line."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"{source}: not valid TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{source}: not valid TOML: tables are nested too deeply") from None
+
+
+def table(value: Any, where: str) -> Mapping[str, Any]:
+    """A table of keys."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{where} = {value!r}: must be a table")
+    return value
+
+
+def known_keys(given: Collection[str], known: Collection[str], where: str) -> None:
+    """Keys that somebody reads."""
+    for key in given:
+        if key not in known:
+            raise UsageError(f"{where}: unknown key {key!r}{did_you_mean(key, known)}")
+
+
+def keys(document: Mapping[str, Any], known: Collection[str], version: int, source: str) -> None:
+    """A file's keys are known, and its schema_version, where it has one, is `version`."""
+    known_keys(document, known, source)
+    given = document.get("schema_version", version)
+    if given != version:
+        raise UsageError(f"{source}: schema_version {given!r}: this mopd reads version {version}")
+
+
+def whole(value: Any, where: str, *, most: int = 10_000_000) -> None:
+    """A whole number from 1 to `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise UsageError(f"{where} = {value!r}: must be a whole number from 1 to {most}")
+
+
+def number(
+    value: Any, where: str, *, least: float = -math.inf, most: float = math.inf, above: bool = False
+) -> None:
+    """A finite number from `least` to `most`, or `above` the least."""
+    numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not numeric or not least <= value <= most or (above and value == least):
+        rule = f"above {least:g}" if above else f"from {least:g} to {most:g}"
+        raise UsageError(f"{where} = {value!r}: must be a finite number {rule}")
+
+
+def pair_of(
+    value: Any, where: str, *, least: float, most: float = math.inf, above: bool = False
+) -> tuple[float, float]:
+    """P10 and P90 from a list of two numbers, or one number for both."""
+    low, high = value if isinstance(value, list | tuple) and len(value) == 2 else (value, value)
+    for end in (low, high):
+        number(end, where, least=least, most=most, above=above)
+    if low > high:
+        raise UsageError(f"{where} = {value!r}: P10 is above P90; give the smaller first")
+    return float(low), float(high)

@@ -1,49 +1,43 @@
-"""Calibration: every parameter of the quality model with its uncertainty, grade, source and scope, and its
-draws.
+"""Calibration: every parameter of the quality model with its uncertainty, grade, source and scope, and its draws.
 
-A parameter's draws depend on its name and the seed alone, so that two recipes see the same world (common
-random numbers) and a new parameter shifts no other. What studies of one scope found holds there; in another
-scope it moves centre and width of a parameter marked `shape` together, after its variance is inflated by the spread
-between public studies, or widens it where the two conflict. Everything else keeps its prior.
-Leaves out: streams of draws (`mopdsim.belief.streams`), draws put together for a recipe (`mopdsim.quality.world`),
-fitting (`mopdsim.fit.quality`), cost constants (`mopdsim.cost`), the table of domains (`mopdsim.facts.domains`).
+A parameter's draws come from a stream of random numbers that depends on its name and the seed alone, so that two
+recipes see the same world (common random numbers), a new parameter shifts no other, and a longer draw begins with the
+shorter. What studies of one scope found holds there; in another scope it moves centre and width of a parameter marked
+`shape` together, after its variance is inflated by the spread between public studies, or widens it where the two
+conflict. Everything else keeps its prior.
+
+The error of the model form is how far the model's forecasts miss scores of runs that its fit has not seen: Student's t
+with four degrees of freedom, in logits, of the scale `model_error` that a calibration holds for a scope: that of the
+fit, and that of small open models, which no fit has seen and studies have measured. At a lab's scale nobody has, and a
+forecast carries none. What RL at a bold rate led to has a scale of its own where bold rates were measured,
+`bold_error`; so have scores decoded greedily, `greedy_error`, which studies ask for where the start and specialists
+were scored greedily too. All are of bases whose start was scored. Where the start of a base that nobody scored is taken
+from studies of other bases, the error is `unscored_factor` times as wide.
+
+Leaves out: draws put together for a recipe (`mopdsim.quality.world`), fitting (`mopdsim.fit.quality`) and finding the
+error's scales, cost constants (`mopdsim.cost`), the table of domains (`mopdsim.facts.domains`).
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
-from mopdsim.base.checks import known_keys, number
-from mopdsim.base.documents import DATA
+from mopdsim.base.arrays import Array, logistic, logit
+from mopdsim.base.documents import DATA, json_document, known_keys, number
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
-from mopdsim.belief.streams import (  # fmt: skip
-    DISTRIBUTIONS,
-    Correlation,
-    Distribution,
-    in_logits,
-    sample,
-    scaled,
-    standard_normal,
-    transformed,
-    uniform,
-    unscaled,
-)
 from mopdsim.facts.domains import GRADES, SCOPES, Domain, Estimate, Scope
 
-__all__ = [
-    "CONSTANTS", "DISTRIBUTIONS", "FACTS", "Calibration", "Correlation", "Distribution", "Parameter",
-    "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
-]  # fmt: skip
+Distribution = Literal["normal", "lognormal", "logit", "student"]
+DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)
 
 SHIPPED = DATA / "calibration.json"
 SCHEMA_VERSION = 2
@@ -71,6 +65,122 @@ FACTS: Mapping[str, Distribution] = {  # of domains, that studies find
     "steepness": "lognormal",
     "distill_tokens": "lognormal",
 }
+MODEL_ERROR = "model_error"
+BOLD_ERROR = "bold_error"
+GREEDY_ERROR = "greedy_error"
+FORM_ERRORS = (MODEL_ERROR, BOLD_ERROR)
+UNSCORED = "unscored_factor"
+_EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
+_UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
+_STUDENT_DEGREES = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Correlation:
+    """How the errors of parameters go together: streams in an order, and the correlation matrix of that order."""
+
+    names: tuple[str, ...]
+    matrix: tuple[tuple[float, ...], ...]
+
+    @cached_property
+    def _mixture(self) -> dict[str, Array]:
+        """By name, weights of the streams up to it: a row of the Cholesky factor. Rounding may have left the matrix a
+        little below positive definite: the diagonal is then raised."""
+        matrix_KK = np.array(self.matrix)
+        least = float(np.linalg.eigvalsh(matrix_KK)[0])
+        matrix_KK += max(0.0, 1e-9 - least) * np.eye(len(matrix_KK))
+        factor_KK = np.linalg.cholesky(matrix_KK / matrix_KK[0, 0])
+        return {name: factor_KK[place, : place + 1] for place, name in enumerate(self.names)}
+
+    def of(self, one: str, other: str) -> float:
+        """The correlation of two streams: 0 where one of them is unknown."""
+        if one == other:
+            return 1.0
+        if one not in self._mixture or other not in self._mixture:
+            return 0.0
+        return self.matrix[self.names.index(one)][self.names.index(other)]
+
+    def noise(self, name: str, seed: int, draws: int) -> Array:
+        """Standard normal draws of a parameter, (N,), correlated with the others'; of its own stream if unknown."""
+        if name not in self._mixture:
+            return standard_normal(name, seed, draws)
+        weights = self._mixture[name]
+        streams = (standard_normal(each, seed, draws) for each in self.names)
+        return sum(
+            (weight * stream_N for weight, stream_N in zip(weights, streams, strict=False)), np.zeros(draws)
+        )
+
+
+def in_logits(score: Estimate) -> Estimate:
+    """A score's sd carried from probability to logits."""
+    slope = max(score.value * (1 - score.value), 0.01)
+    return Estimate(value=score.value, sd=score.sd / slope, grade=score.grade, source=score.source)
+
+
+def scaled(distribution: Distribution, value: float) -> float:
+    """A value on the scale on which its sd is stated: plain, ln or logit."""
+    if distribution == "lognormal":
+        return math.log(value)
+    return float(logit(value)) if distribution == "logit" else value
+
+
+def unscaled(distribution: Distribution, x: Array) -> Array:
+    """From that scale to the value's own."""
+    if distribution == "lognormal":
+        return np.exp(x)
+    return logistic(x) if distribution == "logit" else x
+
+
+@lru_cache(maxsize=8192)
+def sample(estimate: Estimate, distribution: Distribution, key: str, *, seed: int, draws: int) -> Array:
+    """Draws of an estimate, (N,), not to be written to."""
+    drawn_N = transformed(estimate, distribution, standard_normal(key, seed, draws), key, seed)
+    drawn_N.flags.writeable = False
+    return drawn_N
+
+
+def transformed(estimate: Estimate, distribution: Distribution, noise_N: Array, key: str, seed: int) -> Array:
+    """An estimate's draws from standard normal ones, (N,)."""
+    draws = len(noise_N)
+    if estimate.sd == 0:
+        return np.full(draws, estimate.value)
+    if distribution == "normal":
+        return estimate.value + estimate.sd * noise_N
+    if distribution == "lognormal":
+        return estimate.value * np.exp(estimate.sd * noise_N)
+    if distribution == "logit":
+        return logistic(logit(estimate.value) + estimate.sd * noise_N)
+    chi_N = sum(standard_normal(f"{key}/{index}", seed, draws) ** 2 for index in range(_STUDENT_DEGREES))
+    return estimate.value + estimate.sd * noise_N / np.sqrt(chi_N / _STUDENT_DEGREES)
+
+
+@lru_cache(maxsize=8192)
+def standard_normal(key: str, seed: int, draws: int) -> Array:
+    """Standard normal draws, (N,), that depend on (key, seed) alone; a longer draw begins with the
+    shorter.
+    """
+    noise_N = _stream(key, seed).standard_normal(draws)
+    noise_N.flags.writeable = False
+    return noise_N
+
+
+@lru_cache(maxsize=256)
+def uniform(key: str, seed: int, draws: int) -> Array:
+    """Uniform draws in [0, 1), (N,), likewise."""
+    luck_N = _stream(key, seed).random(draws)
+    luck_N.flags.writeable = False
+    return luck_N
+
+
+def _stream(key: str, seed: int) -> np.random.Generator:
+    digest = hashlib.blake2b(f"{seed}/{key}".encode(), digest_size=8).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
+
+
+__all__ = [
+    "CONSTANTS", "DISTRIBUTIONS", "FACTS", "Calibration", "Correlation", "Distribution", "Parameter",
+    "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,14 +351,11 @@ def load(path: Path) -> Calibration:
     return from_document(read(path), source=str(path))
 
 
-def read(path: Path) -> Any:
+def read(path: Path) -> dict[str, Any]:
     """What a calibration's file holds, unchecked."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(f"{path}: no such calibration file") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a calibration in JSON: {error}") from None
+    return json_document(
+        path, missing=f"{path}: no such calibration file", remedy="give a calibration in JSON"
+    )
 
 
 def from_document(document: Any, *, source: str) -> Calibration:
@@ -363,3 +470,52 @@ def _estimate(row: Mapping[str, Any], where: str, distribution: str) -> Estimate
     return Estimate(
         value=float(row["value"]), sd=float(row["sd"]), grade=grade, source=str(row.get("source", ""))
     )
+
+
+def form_error(
+    calibration: Calibration,
+    scope: Scope,
+    stage: str,
+    domains: Sequence[str],
+    *,
+    seed: int,
+    draws: int,
+    scored: bool = True,
+    bold: bool = False,
+) -> Array | None:
+    """Draws of the error of a stage's score on every domain, in logits, (D, N); None where it was never measured.
+    scored: whether the base's start was measured; bold: whether RL at a bold rate led to the stage."""
+    kind = form_error_kind(calibration, scope, bold=bold)
+    if kind is None:
+        return None
+    scale_N = calibration.draw(kind, scope, seed=seed, draws=draws)
+    if not scored and scope in calibration.facts:
+        scale_N = scale_N * calibration.draw(UNSCORED, scope, seed=seed, draws=draws)
+    return np.stack([
+        scale_N * sample(_UNIT, "student", f"{MODEL_ERROR}:{stage}/{name}", seed=seed, draws=draws)
+        for name in domains
+    ])  # fmt: skip
+
+
+def form_error_kind(calibration: Calibration, scope: Scope, *, bold: bool) -> str | None:
+    """The parameter that holds the error's scale in a scope; None where it was never measured."""
+    for kind in (BOLD_ERROR, MODEL_ERROR) if bold else (MODEL_ERROR,):
+        parameter = calibration.parameters.get(kind)
+        if parameter is not None and scope in parameter.studies:
+            return kind
+    return None
+
+
+def moved(score_DN: Array, error_DN: Array | None) -> Array:
+    """Scores moved by an error in logits."""
+    if error_DN is None:
+        return score_DN
+    return logistic(logit(np.clip(score_DN, _EDGE, 1 - _EDGE)) + error_DN)
+
+
+def tested(score_N: Array, items: int, *, key: str) -> Array:
+    """Shares of `items` prompts passed at these pass rates, (N,), with luck from the stream of this name."""
+    from scipy import stats
+
+    luck_N = uniform(f"measured:{key}", 0, len(score_N))
+    return np.asarray(stats.binom.ppf(luck_N, items, np.clip(score_N, 0.0, 1.0)) / items)

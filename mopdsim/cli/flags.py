@@ -176,9 +176,9 @@ def options_of(
 
 def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
     """A named recipe's scenario, or a file's (a scenario or a recipe), with the flags on top."""
+    from mopdsim.base.documents import read_toml
     from mopdsim.forecast import scenario
     from mopdsim.recipes.catalogue import CATALOGUE, DEFAULT_DOMAINS
-    from mopdsim.recipes.recipe_file import read_toml
 
     if not recipe.endswith(".toml"):
         if recipe not in CATALOGUE:
@@ -217,10 +217,10 @@ def published_scenario(recipe: str, keys: Mapping[str, Any]) -> Scenario | None:
     """A published system at its published scale with the flags on top; None where the recipe is no such system, or
     the flags ask for another scale (a model, domains or other amounts)."""
     from mopdsim.forecast import scenario
-    from mopdsim.recipes import published
+    from mopdsim.recipes.catalogue import SYSTEMS
 
     own_scale = keys.get("options", {}).get("amounts", "published") == "published"
-    if recipe not in published.names() or not own_scale or "model" in keys or "domains" in keys:
+    if recipe not in SYSTEMS or not own_scale or "model" in keys or "domains" in keys:
         return None
     rest = {key: value for key, value in keys.items() if key != "options"}
     if "gpus" in rest:

@@ -73,12 +73,12 @@ def say(line: str) -> None:
 
 def question_document(file: Path | None, keys: Keys) -> dict[str, Any]:
     """The question of a file with the flags on top, or of the flags alone, which must name the domains."""
+    from mopdsim.base.documents import read_toml
     from mopdsim.plan.question import REMEDY
-    from mopdsim.recipes import recipe_file
 
     if file is None and "domains" not in keys:
         raise UsageError(f"--domains is missing: name them, or {REMEDY}")
-    return {**({} if file is None else recipe_file.read_toml(file, remedy=REMEDY)), **keys}
+    return {**({} if file is None else read_toml(file, remedy=REMEDY)), **keys}
 
 
 _PLANS, _CHANGES, _PILOTS = 8, 4, 3  # lines of each part

@@ -23,8 +23,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.base.documents import DATA
-from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.documents import DATA, json_document
+from mopdsim.base.errors import UsageError, did_you_mean
 
 NORMAL_80 = 1.2816  # half-width of an 80% interval in standard deviations
 Value = float | NDArray[np.float64]
@@ -268,14 +268,11 @@ def stack(name: str, *, without: str | None = None) -> Stack:
 def read_measured(path: Path) -> tuple[str, tuple[float, float]]:
     """Stack, and mean and spread of its log factor, from a file that `mopd calibrate cost` wrote. NotFoundError or
     UsageError with one sentence."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise NotFoundError(
-            f"measured = {str(path)!r}: no such file: `mopd calibrate cost --data mine.csv --out FILE` writes one"
-        ) from None
-    except (OSError, ValueError, RecursionError):
-        found = None
+    found = json_document(
+        path,
+        missing=f"measured = {str(path)!r}: no such file: `mopd calibrate cost --data mine.csv --out FILE` writes one",
+        remedy="it must be what `mopd calibrate cost --out` wrote",
+    )
     return measured_of(found, f"measured = {str(path)!r}")
 
 

@@ -38,8 +38,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import DecodeConstants, Value
 from mopdsim.facts.hardware import CACHE_BYTES, WEIGHT_BYTES, Gpu, group_link
-from mopdsim.facts.layers import Attention
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Attention, Model
 
 NODES = 16
 GRID_POINTS = 256

@@ -19,7 +19,7 @@ from functools import cache
 from typing import Any, Literal, get_args
 
 from mopdsim.base.documents import DATA
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 
 Kind = Literal["sft", "rl", "distill"]
 Work = Literal["generation", "scoring", "sft", "rl", "distill"]  # a kind: its update

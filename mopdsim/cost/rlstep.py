@@ -26,7 +26,7 @@ from mopdsim.cost.generation import Lengths, Replica, ReplicaGrid, generation_by
 from mopdsim.cost.own_trainer import phase_s
 from mopdsim.cost.training import LORA_SHARE, LayoutGrid, TrainLayout, layout_span, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 
 Overlap = Literal["synchronous", "one_step_off", "asynchronous"]
 # Share of a GPU's memory that a rollout engine has, beside a trainer and on GPUs of its own: `gpu_memory_utilization`

@@ -13,8 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 from mopdsim.facts.domains import Domain
-from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.stage import Distill, Preference, RejectionSampling, RewardModel, Rl, Sft, SpendingStage
+from mopdsim.recipes.stage import (
+    Amounts,
+    Distill,
+    Preference,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+    SpendingStage,
+)
 
 EVALUATION_ITEMS = 500  # per domain; prior
 SIGNAL_SHARE = 0.75  # of rollouts, in groups of both rewards; prior: published runs threw up to .55 away

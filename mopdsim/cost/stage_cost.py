@@ -30,9 +30,8 @@ from mopdsim.cost.stage_seconds import (
 )
 from mopdsim.cost.training import stored_bytes
 from mopdsim.facts.domains import P90, Domain
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, SpendingStage
-from mopdsim.recipes.stage import NORMALISING_ANSWERS
+from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts
 
 __all__ = ["Bill", "Machine", "Phase", "bill"]
 

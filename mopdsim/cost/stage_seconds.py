@@ -56,7 +56,7 @@ from mopdsim.cost.training import (
     training_constants,
 )
 from mopdsim.facts.hardware import WEIGHT_BYTES, Gpu
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
 _TRAINING_PASSES = 3.0

@@ -46,8 +46,7 @@ from mopdsim.base.errors import InfeasibleError, UsageError
 from mopdsim.cost.constants import MECHANISMS, UNKNOWN, Stack, TrainConstants
 from mopdsim.cost.generation import USABLE_MEMORY, Lengths
 from mopdsim.facts.hardware import PRECISIONS, WEIGHT_BYTES, Gpu, group_link
-from mopdsim.facts.layers import Experts
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Experts, Model
 
 OVERLAP_NORM = 3.0
 OPTIMIZER_BYTES = 18.0

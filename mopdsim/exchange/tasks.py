@@ -25,10 +25,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-from mopdsim.base.checks import known_keys, whole
+from mopdsim.base.documents import known_keys, read_toml, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import Domain
-from mopdsim.recipes.recipe_file import read_toml
 
 ONE_ANSWER: Final = frozenset(
     [

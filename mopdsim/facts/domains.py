@@ -17,8 +17,7 @@ from dataclasses import dataclass, fields, replace
 from functools import cache
 from typing import Any, Literal, get_args
 
-from mopdsim.base.checks import known_keys, pair_of, whole
-from mopdsim.base.documents import DATA
+from mopdsim.base.documents import DATA, known_keys, pair_of, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 Grade = Literal["measured", "published", "fitted", "prior"]

@@ -1,15 +1,23 @@
-"""Layer kinds of a decoder: what each holds (parameters), computes (FLOPs per token) and keeps (cache
-elements).
+"""A language model as the simulator sees it: a bag of layers, each kind with what it holds (parameters), computes
+(FLOPs per token) and keeps (cache elements).
 
 A mixer lets tokens see each other (attention, latent attention, linear attention, Mamba); a feed-forward does
-not (dense, mixture of experts). All methods take the model width `hidden`; FLOPs count a multiply-add as two.
-`keys` is the number of earlier positions one query may see, scalars or arrays. Leaves out: rotary embeddings,
-norm and softmax FLOPs, index and compression side networks (each below 2% of a layer).
+not (dense, mixture of experts). All methods of a layer take the model width `hidden`; a multiply-add is two FLOPs.
+`keys` is the number of earlier positions one query may see, scalars or arrays.
+
+`total_parameters` counts every tensor. `active_parameters` counts what one token uses, input embedding included, as
+makers publish it. `matmul_parameters` is active without the input embedding table (a look-up costs nothing) and with
+the output head: a forward pass costs 2 x matmul_parameters a token plus attention, which is counted causally (L^2 / 2
+keys for a sequence of L). Training is three forward passes. Leaves out: rotary embeddings, norm and softmax FLOPs,
+index and compression side networks (each below 2% of a layer); multi-token-prediction heads, vision towers, biases
+other than of queries, keys and values.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -272,3 +280,133 @@ class LayerGroup:
     count: int
     mixer: Mixer | None
     feed_forward: FeedForward | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """Frozen description; `groups` are the layers, equal ones together. Sizes published by the maker in
+    billions."""
+
+    name: str
+    hidden: int
+    vocab: int
+    tied: bool
+    groups: tuple[LayerGroup, ...]
+    published_total_b: float | None = None
+    published_active_b: float | None = None
+    extra_parameters: int = 0
+    assumed: tuple[str, ...] = ()
+    source: str = ""
+
+    @cached_property
+    def embedding_parameters(self) -> int:
+        """The input table (the output head is as large again, unless tied)."""
+        return self.vocab * self.hidden
+
+    @cached_property
+    def _mixer_parameters(self) -> tuple[int, int]:
+        matmul = sum(g.count * g.mixer.matmul_parameters(self.hidden) for g in self.groups if g.mixer)
+        other = sum(g.count * g.mixer.other_parameters(self.hidden) for g in self.groups if g.mixer)
+        return matmul, other + int(2 * self.layers + 1) * self.hidden
+
+    @cached_property
+    def total_parameters(self) -> int:
+        feed_forward = sum(
+            g.count * g.feed_forward.parameters(self.hidden) for g in self.groups if g.feed_forward
+        )
+        tables = self.embedding_parameters * (1 if self.tied else 2)
+        return sum(self._mixer_parameters) + feed_forward + tables + self.extra_parameters
+
+    @cached_property
+    def active_parameters(self) -> int:
+        return self.total_parameters - self._idle_expert_parameters
+
+    @cached_property
+    def _idle_expert_parameters(self) -> int:
+        return sum(
+            count * (kind.experts - kind.per_token) * kind.expert_parameters(self.hidden)
+            for count, kind in self.expert_layers
+        )
+
+    @cached_property
+    def matmul_parameters(self) -> int:
+        """Weights one token is multiplied with, output head included, input table not."""
+        feed_forward = sum(
+            g.count * g.feed_forward.active_parameters(self.hidden) for g in self.groups if g.feed_forward
+        )
+        return self._mixer_parameters[0] + feed_forward + self.embedding_parameters
+
+    @cached_property
+    def dense_matmul_parameters(self) -> int:
+        """Matmul weights outside the routed experts: read in every decode step whatever the batch."""
+        routed = sum(c * e.per_token * e.expert_parameters(self.hidden) for c, e in self.expert_layers)
+        return self.matmul_parameters - routed
+
+    @cached_property
+    def expert_layers(self) -> tuple[tuple[int, Experts], ...]:
+        return tuple((g.count, g.feed_forward) for g in self.groups if isinstance(g.feed_forward, Experts))
+
+    @cached_property
+    def routed_parameters(self) -> int:
+        """All routed-expert weights, used or not."""
+        return sum(
+            count * kind.experts * kind.expert_parameters(self.hidden) for count, kind in self.expert_layers
+        )
+
+    @property
+    def is_moe(self) -> bool:
+        return bool(self.expert_layers)
+
+    @cached_property
+    def layers(self) -> float:
+        """Depth in layers of a mixer and a feed-forward; a hybrid's separate halves count half each."""
+        return sum(g.count * ((g.mixer is not None) + (g.feed_forward is not None)) for g in self.groups) / 2
+
+    @cached_property
+    def moe_layers(self) -> int:
+        return sum(count for count, _ in self.expert_layers)
+
+    @property
+    def forward_flops_per_token(self) -> float:
+        """Matrix products only; attention scores are counted by `attention_flops`."""
+        return 2.0 * self.matmul_parameters
+
+    def attention_flops(self, lengths: ArrayLike) -> float:
+        """Forward attention FLOPs of causal sequences of these lengths (scores and weighted values),
+        summed."""
+        lengths = np.asarray(lengths, dtype=float)
+        if not lengths.any():
+            return 0.0
+        return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
+
+    def forward_flops(self, lengths: Sequence[float]) -> float:
+        """One forward pass over sequences of these lengths. A multiply-add is two FLOPs, attention is causal (half the
+        square of the length); norms and rotary embeddings, each below 1%, are left out."""
+        return sum(lengths) * self.forward_flops_per_token + self.attention_flops(lengths)
+
+    def cache_elements(self, context: ArrayLike) -> Array:
+        """Cache kept for one sequence of `context` tokens: keys and values, latents, windows, states."""
+        return self._summed("cache_elements", context)
+
+    def cache_elements_read(self, context: ArrayLike) -> Array:
+        """Cache read to decode one token (less than what is kept under sparse attention)."""
+        return self._summed("read_elements", context)
+
+    def kv_bytes_per_token(self) -> float:
+        """What one more token adds to a bf16 cache beyond every window; fixed states add nothing."""
+        far = 1 << 24
+        return float(self.cache_elements(far + 1) - self.cache_elements(far)) * 2.0
+
+    def _summed(self, method: str, context: ArrayLike) -> Array:
+        total = np.zeros_like(np.asarray(context, dtype=float))
+        for group in self.groups:
+            if group.mixer:
+                total = total + group.count * getattr(group.mixer, method)(context)
+        return total
+
+    def expert_parameters_touched(self, tokens: ArrayLike) -> Array:
+        """Routed-expert weights that `tokens` tokens of one step wake, over all layers."""
+        total = np.zeros_like(np.asarray(tokens, dtype=float))
+        for count, kind in self.expert_layers:
+            total = total + count * kind.experts * kind.expert_parameters(self.hidden) * kind.touched(tokens)
+        return total

@@ -17,9 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, logit
-from mopdsim.belief.calibration import ALONG_THE_DIAL, CONSTANTS, Calibration, Distribution, in_logits
+from mopdsim.belief.calibration import (
+    ALONG_THE_DIAL,
+    CONSTANTS,
+    Calibration,
+    Distribution,
+    in_logits,
+    scaled,
+    unscaled,
+)
 from mopdsim.belief.dials import rivalry, rivals_of
-from mopdsim.belief.streams import scaled, unscaled
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.fit.forest import Tree
 from mopdsim.quality.world import World, from_start, sized

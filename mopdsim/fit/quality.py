@@ -20,8 +20,15 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, logistic
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import SCHEMA_VERSION, SHIPPED, Calibration, from_document, read
-from mopdsim.belief.form_error import BOLD_ERROR, MODEL_ERROR
+from mopdsim.belief.calibration import (
+    BOLD_ERROR,
+    MODEL_ERROR,
+    SCHEMA_VERSION,
+    SHIPPED,
+    Calibration,
+    from_document,
+    read,
+)
 from mopdsim.facts.domains import Estimate
 from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.forest import Tree, load, scope_of_trees

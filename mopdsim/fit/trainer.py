@@ -30,7 +30,8 @@ from mopdsim.cost.own_trainer import KINDS, WORKS, Kind, Work, phase_s
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_seconds import Machine, step_seconds
 from mopdsim.facts.hardware import Gpu, gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import from_config, model
 from mopdsim.fit.forest import RESULTS
 from mopdsim.validate.measured import Measured, stack_document
 
@@ -60,7 +61,7 @@ class PhaseRow:
 
 def phases(found: Mapping[str, Any]) -> list[PhaseRow]:
     """Every phase of a bench's rows."""
-    shapes = {name: Model.from_config(config, name=name) for name, config in found["models"].items()}
+    shapes = {name: from_config(config, name=name) for name, config in found["models"].items()}
     rows = []
     for row in found["rows"]:
         passes = {"generation": row["longest"], "scoring": row["teachers"], "training": 1}
@@ -216,7 +217,7 @@ def document(found: Mapping[str, Any], runs: Sequence[StageRun]) -> dict[str, An
 
 def _against_time_model(found: Mapping[str, Any], row: Mapping[str, Any], card: Gpu) -> Measured:
     """One bench row's step, and the time model's without any factor."""
-    shape = Model.from_config(found["models"][row["model"]], name=row["model"])
+    shape = from_config(found["models"][row["model"]], name=row["model"])
     taught, sampled = row["teachers"], row["kind"] != "sft"
     batch = Batch(
         sequences=float(row["sequences"]), trained_sequences=float(row["sequences"]),

@@ -22,7 +22,7 @@ from mopdsim.cost.stage_cost import steps_within
 from mopdsim.forecast.forecast import HOUR, forecast
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bills_of, length_of, seconds_of, with_gpus, world_of
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 
 CLOSE = 0.01  # of the budget
 _HALVINGS = 60

@@ -22,8 +22,8 @@ from mopdsim.base.errors import UsageError
 from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import of_recipe
+from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.recipe import BASE, Distill
-from mopdsim.recipes.systems import SYSTEMS
 
 SURE = 0.8
 TIE = "tie"

@@ -30,8 +30,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.checks import keys as check_keys
-from mopdsim.base.checks import number, table, whole
+from mopdsim.base.documents import keys as check_keys
+from mopdsim.base.documents import number, parse_toml, read_toml, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.constants import MEASURED_SCHEMA, UNKNOWN, Stack, measured_of, read_measured, stack
 from mopdsim.cost.rlstep import Overlap
@@ -44,7 +44,7 @@ from mopdsim.quality.learning import Specialist
 from mopdsim.recipes import catalogue, published
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe
 from mopdsim.recipes.recipe_file import from_document as recipe_from_document
-from mopdsim.recipes.recipe_file import parse_toml, read_toml, to_document
+from mopdsim.recipes.recipe_file import to_document
 
 SCHEMA_VERSION = 1
 _MACHINES: dict[Scope, tuple[str, str, int]] = {

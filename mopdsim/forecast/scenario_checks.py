@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any, get_args
 
-from mopdsim.base.checks import known_keys, number, pair_of, table, whole
+from mopdsim.base.documents import known_keys, number, pair_of, table, whole
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.constants import stack
 from mopdsim.cost.rlstep import Overlap
@@ -16,8 +16,8 @@ from mopdsim.facts.hardware import CACHE_BYTES
 from mopdsim.facts.model import model
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.learning import Specialist
-from mopdsim.recipes.amounts import AmountsName, default_amounts
 from mopdsim.recipes.recipe import SMALLER, Merge, Recipe, Rl
+from mopdsim.recipes.stage import AmountsName, default_amounts
 
 MAX_DRAWS = 100_000
 MOST_K = 5.0  # of a conflict: at -5 less than a hundredth of a gain is left

@@ -36,8 +36,7 @@ from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.learning import learnt
 from mopdsim.quality.walk import Effort
 from mopdsim.quality.world import World, draw_world
-from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.stage import BASE, SMALLER, AnyStage, Distill, Merge, Rl, SpendingStage
+from mopdsim.recipes.stage import BASE, SMALLER, Amounts, AnyStage, Distill, Merge, Rl, SpendingStage
 
 Steps = NDArray[np.int64] | int  # (C,), or one number
 

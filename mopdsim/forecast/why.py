@@ -15,8 +15,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from mopdsim.base.numbers import count, duration, usd
-from mopdsim.belief.calibration import CONSTANTS, Calibration, Parameter, default_calibration
-from mopdsim.belief.form_error import form_error_kind
+from mopdsim.belief.calibration import CONSTANTS, Calibration, Parameter, default_calibration, form_error_kind
 from mopdsim.facts.domains import Domain, Estimate
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import title

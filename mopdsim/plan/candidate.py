@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import Family, Question
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.parts import REWARD_GROUP, Groups, assemble, specialist
+from mopdsim.recipes.catalogue import REWARD_GROUP, Groups, assemble, specialist
 from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
 from mopdsim.recipes.stage import Normalizer, renamed
 

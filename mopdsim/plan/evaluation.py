@@ -29,8 +29,7 @@ from mopdsim.plan.stock import Costs, Path, Run, RunKind, Stock, Timed, Trained,
 from mopdsim.quality.distillation import Brought, Lesson, blend, companions, follow
 from mopdsim.quality.step import Step
 from mopdsim.quality.walk import State, paced
-from mopdsim.recipes.catalogue import cascade_shares
-from mopdsim.recipes.parts import REWARD_GROUP
+from mopdsim.recipes.catalogue import REWARD_GROUP, cascade_shares
 from mopdsim.recipes.recipe import Distill, Merge
 from mopdsim.recipes.stage import Normalizer
 

@@ -30,13 +30,12 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.checks import known_keys, number, table, whole
+from mopdsim.base.documents import known_keys, number, parse_toml, read_toml, table, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import Scope, domain
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.amounts import Amounts, AmountsName, SpendingKind, default_amounts
-from mopdsim.recipes.recipe_file import parse_toml, read_toml
+from mopdsim.recipes.stage import Amounts, AmountsName, SpendingKind, default_amounts
 
 
 def new_domains(given: Any, source: str) -> None:

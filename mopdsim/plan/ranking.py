@@ -22,8 +22,8 @@ from mopdsim.forecast.scenario import loads
 from mopdsim.plan.finalists import how_often
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.recipes import catalogue
+from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.recipe import SMALLER
-from mopdsim.recipes.systems import SYSTEMS
 
 
 def ranking(question: Question, document: Mapping[str, Any]) -> dict[str, Any]:

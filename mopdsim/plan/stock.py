@@ -29,9 +29,8 @@ from mopdsim.plan.question import Question
 from mopdsim.quality.distillation import pull
 from mopdsim.quality.walk import Effort, Products, State, perform
 from mopdsim.quality.world import World, chances
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
-from mopdsim.recipes.stage import Normalizer
+from mopdsim.recipes.stage import Amounts, Normalizer
 
 STUDENT = "student"  # the catalogue's name of a distillation
 _BEFORE = "before"  # what a run starts from that does not start from the base

@@ -38,9 +38,18 @@ from mopdsim.quality.learning import (
 )
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
-from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import AnyStage, Recipe
-from mopdsim.recipes.stage import Distill, Merge, Preference, RejectionSampling, RewardModel, Rl, Sft
+from mopdsim.recipes.stage import (
+    Amounts,
+    AmountsName,
+    Distill,
+    Merge,
+    Preference,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+)
 
 __all__ = [
     "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced",

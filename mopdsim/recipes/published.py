@@ -3,7 +3,7 @@
 A figure is [value, "published", source], or [[P10, P90], "assumed", why] where the report is silent; the central value
 of a range is its geometric middle. A table of a stage is called by the stage, by the stage without a round's prefix
 ("student_2", "r2_teacher_1" after "teacher_1"), by all numbered ones ("sft_*"), or by what is left ("teacher").
-Leaves out: structures (`mopdsim.recipes.systems`), the scenario at published scale
+Leaves out: structures (`mopdsim.recipes.catalogue`), the scenario at published scale
 (`mopdsim.forecast.scenario`).
 """
 
@@ -19,9 +19,10 @@ from typing import Any, Literal, get_args
 
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 
 Evidence = Literal["published", "assumed"]
+NAMES = tuple(sorted(path.stem for path in (DATA / "systems").glob("*.toml")))  # the systems with a file
 _TABLES = ("machine", "options", "domains", "stages", "structure", "beyond", "measured")
 _WORDS = ("title", "date", "report", "reading", "added_after_first_comparison")
 
@@ -79,20 +80,9 @@ class System:
 
 def system(name: str) -> System:
     """A system's figures. NotFoundError for a name without a file."""
-    if name not in names():
-        raise NotFoundError(f"no published figures of {name!r}{did_you_mean(name, names())}")
+    if name not in NAMES:
+        raise NotFoundError(f"no published figures of {name!r}{did_you_mean(name, NAMES)}")
     return _load(name)
-
-
-@cache
-def names() -> tuple[str, ...]:
-    """The systems with a file."""
-    return tuple(sorted(path.stem for path in (DATA / "systems").glob("*.toml")))
-
-
-def facts(name: str) -> tuple[Figure, ...]:
-    """Every figure of a system, in the order of its file."""
-    return tuple(system(name).figures.values())
 
 
 def amounts(name: str, stage: str) -> Amounts:

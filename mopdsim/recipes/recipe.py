@@ -19,12 +19,14 @@ from typing import Annotated, Any
 from pydantic import Field, field_validator, model_validator
 
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.recipes.amounts import BOLD, Amounts, AmountsName, Value, default_amounts
 from mopdsim.recipes.stage import (
     BASE,
+    BOLD,
     ROOTS,
     SELF,
     SMALLER,
+    Amounts,
+    AmountsName,
     AnyStage,
     Balance,
     Distill,
@@ -40,6 +42,8 @@ from mopdsim.recipes.stage import (
     Stage,
     Teacher,
     TrainedStage,
+    Value,
+    default_amounts,
     needs,
     parents,
     read,

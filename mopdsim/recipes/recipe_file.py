@@ -13,22 +13,22 @@
     [amounts_of.teacher_sort]
     steps = 40
 
-Leaves out: what the keys mean (`mopdsim.recipes.recipe`, `mopdsim.recipes.amounts`).
+Leaves out: what the keys mean (`mopdsim.recipes.recipe`, `mopdsim.recipes.stage`).
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from mopdsim.base.checks import keys as check_keys
-from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.recipes.amounts import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
+from mopdsim.base.documents import keys as check_keys
+from mopdsim.base.documents import parse_toml, read_toml
+from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes.recipe import AnyStage, Recipe, Teacher
+from mopdsim.recipes.stage import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
 
 SCHEMA_VERSION = 1
 MAX_STAGES = 2_000
@@ -103,30 +103,6 @@ def loads(text: str, *, source: str = "recipe") -> Recipe:
 def load(path: Path) -> Recipe:
     """A recipe from a file. NotFoundError where there is none, UsageError where it is not sound."""
     return from_document(read_toml(path), source=str(path))
-
-
-def read_toml(
-    path: Path, *, remedy: str = "give a recipe's name (`mopd recipes`) or a TOML file"
-) -> dict[str, Any]:
-    """The TOML document in a file. NotFoundError, with the remedy, where there is none."""
-    try:
-        return parse_toml(path.read_text(encoding="utf-8"), source=str(path))
-    except (FileNotFoundError, NotADirectoryError):
-        raise NotFoundError(f"{path}: no such file; {remedy}") from None
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); {remedy}") from None
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is no UTF-8 text; {remedy}") from None
-
-
-def parse_toml(text: str, *, source: str) -> dict[str, Any]:
-    """TOML text as a document. UsageError names the line."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{source}: not valid TOML: {error}") from None
-    except RecursionError:
-        raise UsageError(f"{source}: not valid TOML: tables are nested too deeply") from None
 
 
 def _first_problem(error: ValidationError, document: Mapping[str, Any]) -> str:

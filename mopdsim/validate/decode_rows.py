@@ -24,7 +24,7 @@ from mopdsim.cost.generation import (
     roofline_step_s,
 )
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 from mopdsim.validate.tables import Row, Table, number, read_rows, sort_rows
 
 COLUMNS = (

@@ -38,7 +38,8 @@ from mopdsim.cost.training import (
 )
 from mopdsim.facts.domains import P90, Estimate
 from mopdsim.facts.hardware import Gpu, gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import model
 from mopdsim.forecast.forecast import QUANTILES
 from mopdsim.forecast.stage_draws import project_overhead
 from mopdsim.recipes.published import system

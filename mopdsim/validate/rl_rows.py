@@ -22,7 +22,7 @@ from mopdsim.cost.generation import Lengths, Replica, Speculation, smallest_repl
 from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
 from mopdsim.cost.training import TrainLayout, smallest_training_layout
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 from mopdsim.validate.tables import Row, Table, family, number, quantity, read_rows, sort_rows
 
 COLUMNS = (

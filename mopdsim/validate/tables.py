@@ -14,7 +14,8 @@ from typing import Any
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError
 from mopdsim.facts.hardware import Gpu, gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import model
 
 LARGEST = 1e15
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import model
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.stage_draws import drawn, length_of
@@ -28,7 +29,7 @@ _OLD_AND_REFERENCE = 2.0
 
 def validate() -> dict[str, Any]:
     """The report: P10 to P90 of every published total, coverage, and how far the medians are off."""
-    predictions = [row for name in published.names() for row in _rows(name)]
+    predictions = [row for name in published.NAMES for row in _rows(name)]
     errors = [row["error"] for row in predictions]
     return {
         "kind": "published",

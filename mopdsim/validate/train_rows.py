@@ -20,7 +20,7 @@ from mopdsim.cost.constants import TrainConstants
 from mopdsim.cost.constants import stack as software
 from mopdsim.cost.training import TrainLayout, TrainWork, roofline_train_s, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
 from mopdsim.validate.tables import Row, Table, family, number, read_rows, sort_rows
 
 COLUMNS = (

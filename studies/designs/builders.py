@@ -9,9 +9,9 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts, AmountsName
-from mopdsim.recipes.parts import assemble
+from mopdsim.recipes.catalogue import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
+from mopdsim.recipes.stage import Amounts, AmountsName
 from studies.framework.analysis import Analysis, Quantity, mean_quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Factor

@@ -24,7 +24,8 @@ from mopdsim.cost.stage_cost import Machine, bill
 from mopdsim.cost.stage_seconds import forward
 from mopdsim.facts.domains import Domain, domain
 from mopdsim.facts.hardware import gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import model
 from studies.framework.run import Run, sizes_of
 from trainer.files.settings import Settings
 from trainer.runs.plan import Node, Plan

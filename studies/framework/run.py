@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import Field
 
-from mopdsim.recipes.amounts import Amounts, Value
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts, Value
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory
 from trainer.runs.plan import BUILT_IN, Node, Plan, plan

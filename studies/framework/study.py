@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, model_validator
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.amounts import Value
+from mopdsim.recipes.stage import Value
 from studies.framework.run import Run
 
 if TYPE_CHECKING:

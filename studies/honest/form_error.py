@@ -22,8 +22,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 
 from mopdsim.base.arrays import Array, logit
-from mopdsim.belief.calibration import from_document
-from mopdsim.belief.form_error import BOLD_ERROR, GREEDY_ERROR, MODEL_ERROR
+from mopdsim.belief.calibration import BOLD_ERROR, GREEDY_ERROR, MODEL_ERROR, from_document
 from mopdsim.facts.domains import Scope
 from studies.honest.held_out import Trial
 from studies.honest.prospective import FIGURES, told_trials

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.belief.form_error import GREEDY_ERROR
+from mopdsim.belief.calibration import GREEDY_ERROR
 from mopdsim.fit.quality import ERRORS, STARTS
 from mopdsim.recipes.recipe_file import from_document
 from studies.framework.observe import Observations

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from mopdsim.recipes.amounts import BOLD, default_amounts
 from mopdsim.recipes.recipe import Rl
+from mopdsim.recipes.stage import BOLD, default_amounts
 from studies.framework.observe import Observations
 from studies.honest.held_out import POINTS
 from studies.honest.prospective import BOLD_RATE, CHOICES, MIXED_BUT_BOLD

@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from mopdsim.recipes.amounts import BOLD
+from mopdsim.recipes.stage import BOLD
 from studies.framework.report import markdown
 from studies.honest.held_out import CANDIDATES, LEAST_SPREAD, POINTS, TIE
 from studies.honest.reading import PROSPECTIVE

@@ -20,14 +20,13 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.belief.calibration import Calibration
-from mopdsim.belief.form_error import FORM_ERRORS, GREEDY_ERROR, MODEL_ERROR, tested
+from mopdsim.belief.calibration import FORM_ERRORS, GREEDY_ERROR, MODEL_ERROR, Calibration, tested
 from mopdsim.facts.model import models
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.amounts import Amounts, AmountsName
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
+from mopdsim.recipes.stage import Amounts, AmountsName
 from studies.framework.forecasts import is_specialist
 from studies.framework.ledger import CPU
 from studies.framework.observe import Figure, Observations

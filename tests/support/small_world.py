@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
+from mopdsim.recipes.stage import Amounts
 from trainer.batch.batch import Batch
 from trainer.files.settings import Settings
 from trainer.runs.plan import Node

@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from mopdsim.base.run_directory import PHASES
-from mopdsim.facts.model import Model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import from_config
 
 if TYPE_CHECKING:
     import torch
@@ -115,7 +116,7 @@ def forward_flops(policy: Policy, rollouts: Rollouts) -> float:
 
 @lru_cache(maxsize=32)
 def _shape(config: str) -> Model:
-    return Model.from_config(json.loads(config))
+    return from_config(json.loads(config))
 
 
 def peak_memory_bytes(device: torch.device) -> int:

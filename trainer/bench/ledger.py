@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill
+from mopdsim.recipes.stage import Amounts
 from trainer.bench.step import LEARNING_RATE, REPEATS, size_of
 from trainer.files.settings import HARDLY_SCORED, Settings
 from trainer.model.loading import save_policy

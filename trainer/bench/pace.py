@@ -19,8 +19,8 @@ from typing import Any, Literal
 import torch
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft
+from mopdsim.recipes.stage import Amounts
 from trainer.bench.ledger import DOMAINS, SETTINGS
 from trainer.bench.step import LEARNING_RATE
 from trainer.files.atomic import read_json

@@ -14,8 +14,8 @@ from pydantic import Field, ValidationError
 
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import RESOLVED
-from mopdsim.recipes.amounts import Value
 from mopdsim.recipes.recipe_file import in_words
+from mopdsim.recipes.stage import Value
 
 Count = Annotated[int, Field(ge=1)]
 Items = Annotated[int, Field(ge=1, le=100_000)]  # distinct prompts, all drawn before a run begins

@@ -15,9 +15,8 @@ from functools import cached_property
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.amounts import Amounts, default_amounts
 from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, RewardModel, Sft, parents
-from mopdsim.recipes.stage import NORMALISING_ANSWERS
+from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts, default_amounts
 from trainer.files.atomic import atomic_directory, verified
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory

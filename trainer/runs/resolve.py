@@ -11,10 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from mopdsim.base.documents import parse_toml, read_toml
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.amounts import AmountsName
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import AmountsName
 from trainer.files.settings import FOR_REAL, Settings
 from trainer.tasks import task
 
@@ -38,7 +39,7 @@ def resolve_recipe(
             raise UsageError(
                 f"domains = {','.join(domains)}: a recipe file names its own; edit {name} instead"
             )
-        document = {"amounts_of": {}} | recipe_file.read_toml(Path(name))
+        document = {"amounts_of": {}} | read_toml(Path(name))
         if amounts:
             document["amounts"] = amounts
         paths = given
@@ -92,7 +93,7 @@ def _pair(change: str) -> tuple[str, Any]:
     if not found or not key.strip():
         raise UsageError(f"{change!r}: must be KEY=VALUE, for example amounts_of.student.steps=50")
     try:
-        return key.strip(), recipe_file.parse_toml(f"value = {text}", source=change)["value"]
+        return key.strip(), parse_toml(f"value = {text}", source=change)["value"]
     except UsageError:
         return key.strip(), text.strip()
 

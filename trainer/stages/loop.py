@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, MopdError
 from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
 from trainer.batch.evaluate import evaluate
 from trainer.batch.heads import without_head

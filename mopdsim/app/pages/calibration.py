@@ -23,8 +23,7 @@ from mopdsim.app.background import Work, unplaced
 from mopdsim.app.background import start as begin
 from mopdsim.app.uploads import csv_text
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.belief.streams import scaled, unscaled
+from mopdsim.belief.calibration import Calibration, default_calibration, scaled, unscaled
 from mopdsim.cost.constants import KINDS, parse
 from mopdsim.facts.domains import P90, Scope
 from mopdsim.recipes.catalogue import recipe_title

@@ -63,7 +63,7 @@ _ICONS = {
 def example(choice: Choice) -> None:
     """Which question to begin with: a preset, a published system, or an own file."""
     titles = {name: preset.title for name, preset in PRESETS.items()}
-    titles |= {name: f"{published.system(name).title}, as published" for name in published.names()}
+    titles |= {name: f"{published.system(name).title}, as published" for name in published.NAMES}
     if choice.own is not None:
         titles = {"": "Own file", **titles}
     st.selectbox(

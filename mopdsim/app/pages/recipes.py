@@ -18,9 +18,8 @@ from mopdsim.app.choice import POOLS, Choice, Pools
 from mopdsim.base.numbers import count, duration, interval, score, share, usd
 from mopdsim.forecast.compare import RIVALS, compare_all
 from mopdsim.recipes import graph
-from mopdsim.recipes.catalogue import CATALOGUE, entries, recipe_title
+from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS, entries, recipe_title
 from mopdsim.recipes.recipe import BASE, Recipe, read
-from mopdsim.recipes.systems import SYSTEMS
 
 POOL_TITLES: dict[Pools, str] = {
     "as_is": "As asked",

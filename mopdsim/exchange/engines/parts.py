@@ -22,10 +22,11 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cost.generation import smallest_replica
 from mopdsim.exchange.tasks import Task
 from mopdsim.facts.hardware import Gpu, gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Recipe, Rl, Sft, TrainedStage
+from mopdsim.recipes.stage import Amounts
 
 BETAS = (0.9, 0.95)  # of this trainer's AdamW
 CURVE_POINTS = 5  # evaluations of a stage, as the forecast counts them

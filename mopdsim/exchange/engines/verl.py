@@ -12,8 +12,8 @@ from typing import Any
 
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request, dump
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
+from mopdsim.recipes.stage import Amounts
 
 ENGINE = "verl"
 VERSION = "0.9.1"

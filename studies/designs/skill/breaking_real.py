@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import default_amounts
 from studies.designs.builders import kept, mean_where, paired, where
 from studies.designs.skill.breaking import RECIPES, SWITCH, judged_by_rate
 from studies.designs.skill.contest import judging

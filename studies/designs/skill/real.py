@@ -18,8 +18,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import default_amounts
 from studies.designs.builders import UNBOUNDED, kept, paired
 from studies.designs.skill.contest import FAILED, compared, judging, lead, rows_of, share_failed
 from studies.designs.skill.gate import table_of_domains

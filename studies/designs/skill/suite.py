@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts
 from studies.designs.builders import UNBOUNDED, at_flops
 from studies.framework.observe import Figure
 from studies.framework.run import Factor, Run

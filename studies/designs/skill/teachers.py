@@ -14,7 +14,7 @@ from functools import partial
 
 import pandas as pd
 
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 from studies.designs.builders import kept, mean_where, paired
 from studies.designs.skill.contest import judging, share_failed
 from studies.designs.skill.gate import admit

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mopdsim.recipes.amounts import Amounts, default_amounts
+from mopdsim.recipes.stage import Amounts, default_amounts
 from studies.designs.builders import UNBOUNDED, kept, paired
 from studies.designs.skill.contest import judging, share_failed
 from studies.designs.skill.real import FEW_PROMPTS, RATE, SMALL, WORLDS, recipes, run

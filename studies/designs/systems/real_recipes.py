@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import Amounts, default_amounts
-from mopdsim.recipes.parts import assemble, specialists_of
+from mopdsim.recipes.catalogue import assemble, specialists_of
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, Rl
+from mopdsim.recipes.stage import Amounts, default_amounts
 from studies.designs.builders import MERGE_SCALE, spending
 
 TEACHER_FLOPS = 3.5e12

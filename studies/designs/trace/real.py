@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 from studies.designs.trace.answers import measure
 from studies.designs.trace.trace import STUDY as ON_TINY
 from studies.designs.trace.trace import analyse, claimed

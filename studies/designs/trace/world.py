@@ -22,9 +22,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from mopdsim.recipes.amounts import Amounts, AmountsName
-from mopdsim.recipes.parts import assemble
+from mopdsim.recipes.catalogue import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
+from mopdsim.recipes.stage import Amounts, AmountsName
 from studies.framework.run import Run
 from trainer.files.settings import HARDLY_SCORED, Settings
 

@@ -164,7 +164,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
         load(tmp_path / "none.json")
     broken = tmp_path / "broken.json"
     for text, message in (
-        ("{", "not a calibration in JSON"),
+        ("{", "not valid JSON"),
         ("[]", "needs a table"),
         (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads versions 1 to 2"),
         (json.dumps({**SHIPPED, "parameters": {}}), "is missing: add it"),

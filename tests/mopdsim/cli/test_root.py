@@ -30,7 +30,7 @@ from mopdsim.base.errors import (
 )
 from mopdsim.cli import main
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.stage import default_amounts
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

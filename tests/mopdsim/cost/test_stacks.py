@@ -36,7 +36,7 @@ def test_a_stack_that_is_none_is_named() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{", "not a measured stack"),
+        ("{", "not valid JSON"),
         ("[]", "not a measured stack"),
         (json.dumps({"schema": 1, "kinds": {}}), "not a measured stack"),
         (

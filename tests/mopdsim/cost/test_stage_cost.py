@@ -16,7 +16,6 @@ from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
-from mopdsim.recipes.amounts import Amounts
 from mopdsim.recipes.recipe import (
     AnyStage,
     Distill,
@@ -28,7 +27,7 @@ from mopdsim.recipes.recipe import (
     Sft,
     Teacher,
 )
-from mopdsim.recipes.stage import NORMALISING_ANSWERS
+from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts
 
 AMOUNTS = Amounts(steps=100, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6)
 DENSE = Machine(model=model("Qwen3-8B"), gpu=gpu("H100"))

@@ -13,7 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.layers import Model
+from mopdsim.facts.model import from_config, model
 from trainer.model.tiny import init_model
 
 SIZES = {
@@ -45,7 +46,7 @@ def _both(name: str) -> tuple[Any, Model]:
     config = AutoConfig.for_model(name.removesuffix("_tied"), **CONFIGS[name])
     with torch.device("meta"):
         instance = AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
-    return instance, Model.from_config(config.to_dict())
+    return instance, from_config(config.to_dict())
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -70,7 +71,7 @@ def test_expert_flops_are_those_of_a_dense_layer_of_the_experts_used() -> None:
     """k experts of width w and a router: those of a dense layer of width k w plus a router."""
     _, moe = _both("qwen3_moe")
     config = {**CONFIGS["qwen3"], "model_type": "qwen3", "intermediate_size": 2 * 48}
-    dense = Model.from_config(config)
+    dense = from_config(config)
     router = 3 * 64 * 8
     assert moe.matmul_parameters == dense.matmul_parameters + router
 
@@ -87,6 +88,4 @@ def test_cache_elements(name: str) -> None:
 
 
 def test_the_catalogue_holds_the_trainers_tiny_base(tmp_path: Path) -> None:
-    assert (
-        init_model(tmp_path) == model("tiny").total_parameters == Model.from_config(tmp_path).total_parameters
-    )
+    assert init_model(tmp_path) == model("tiny").total_parameters == from_config(tmp_path).total_parameters

@@ -15,8 +15,7 @@ from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from mopdsim.base.errors import UsageError
-from mopdsim.facts.model import Model
-from mopdsim.facts.model_config import FAMILIES
+from mopdsim.facts.model import FAMILIES, from_config
 
 OWN_NAMES = (
     "gpt3",
@@ -80,7 +79,7 @@ def _bytes_per_token(model: Any) -> float | None:
 )
 def test_a_familys_counts_are_those_of_its_model(family: str, tmp_path: Path) -> None:
     config, built = _built(family, tmp_path)
-    counted = Model.from_config(tmp_path)
+    counted = from_config(tmp_path)
     total = sum(each.numel() for each in built.parameters())
     assert counted.total_parameters == pytest.approx(total, rel=0.01)
     assert counted.active_parameters == pytest.approx(total - _routed(built) * _idle_share(config), rel=0.01)
@@ -101,7 +100,7 @@ def test_a_family_that_is_not_counted_is_refused_by_name(family: str, tmp_path: 
     else:
         (tmp_path / "config.json").write_text('{"model_type": "nosuchfamily", "hidden_size": 64}')
     with pytest.raises(UsageError, match=rf"model_type = '{family}'"):
-        Model.from_config(tmp_path)
+        from_config(tmp_path)
 
 
 def test_a_wrapper_is_its_text_model_with_the_familys_defaults(tmp_path: Path) -> None:
@@ -110,7 +109,7 @@ def test_a_wrapper_is_its_text_model_with_the_familys_defaults(tmp_path: Path) -
         '{"model_type": "gemma3", "text_config": {"model_type": "gemma3_text", "hidden_size": 2560, '
         '"intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024}}'
     )
-    counted = Model.from_config(tmp_path)
+    counted = from_config(tmp_path)
     assert counted.total_parameters == pytest.approx(3.88e9, rel=0.01)
     full = 34 // 6
     assert counted.kv_bytes_per_token() == full * 2 * 2 * 4 * 256
@@ -122,4 +121,4 @@ def test_a_value_of_another_type_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(
         UsageError, match=r"^model config: transformers refuses it as 'qwen3': .*hidden_size.*$"
     ):
-        Model.from_config(tmp_path)
+        from_config(tmp_path)

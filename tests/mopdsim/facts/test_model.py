@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.facts.model import Model, model, models
+from mopdsim.facts.model import from_config, model, models
 
 EXACT = {  # parameters of the published checkpoints
     "Qwen/Qwen3-0.6B": 596_049_920,
@@ -72,7 +72,7 @@ def test_published_cache_sizes() -> None:
 
 
 def test_windows_and_states_do_not_grow() -> None:
-    sliding = Model.from_config({**LLAMA, "sliding_window": 16})
+    sliding = from_config({**LLAMA, "sliding_window": 16})
     assert sliding.kv_bytes_per_token() == 0
     assert sliding.cache_elements(1000) == sliding.cache_elements(16) == 2 * 16 * 2 * 2 * 16
     hybrid = model("Qwen/Qwen3.5-27B")
@@ -82,20 +82,20 @@ def test_windows_and_states_do_not_grow() -> None:
 
 
 def test_attention_is_half_the_square_and_windows_are_linear() -> None:
-    full = Model.from_config(LLAMA)
+    full = from_config(LLAMA)
     assert full.attention_flops([10]) == pytest.approx(2 * 4 * 64 * 10**2 / 2)
     assert full.attention_flops([10, 20]) == pytest.approx(
         full.attention_flops([10]) + full.attention_flops([20])
     )
-    sliding = Model.from_config({**LLAMA, "sliding_window": 16})
+    sliding = from_config({**LLAMA, "sliding_window": 16})
     assert sliding.attention_flops([16]) == full.attention_flops([16])
     more = sliding.attention_flops([116]) - sliding.attention_flops([16])
     assert more == pytest.approx(100 * 16 * 2 * 4 * 64)
 
 
 def test_matmul_parameters_leave_the_input_table_out() -> None:
-    untied = Model.from_config(LLAMA)
-    tied = Model.from_config({**LLAMA, "tie_word_embeddings": True})
+    untied = from_config(LLAMA)
+    tied = from_config({**LLAMA, "tie_word_embeddings": True})
     assert untied.matmul_parameters == tied.matmul_parameters
     norms = 5 * 64
     assert untied.total_parameters == untied.matmul_parameters + norms + 100 * 64
@@ -136,14 +136,14 @@ def test_names_of_public_tables_resolve(alias: str, name: str) -> None:
 
 def test_a_config_file_is_a_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"text_config": LLAMA}))
-    assert model(str(tmp_path / "config.json")).total_parameters == Model.from_config(LLAMA).total_parameters
-    assert Model.from_config(tmp_path).name == tmp_path.name
+    assert model(str(tmp_path / "config.json")).total_parameters == from_config(LLAMA).total_parameters
+    assert from_config(tmp_path).name == tmp_path.name
 
 
 @pytest.mark.parametrize("value", [None, 0, -3, "64", float("nan"), True, 10**12])
 def test_a_bad_size_is_named(value: object) -> None:
     with pytest.raises(UsageError, match="hidden_size"):
-        Model.from_config({**LLAMA, "hidden_size": value})
+        from_config({**LLAMA, "hidden_size": value})
 
 
 def test_bad_configs_and_names(tmp_path: Path) -> None:
@@ -159,6 +159,6 @@ def test_bad_configs_and_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="one JSON object"):
         model(str(broken))
     with pytest.raises(UsageError, match=r"kv_lora|qk_nope"):
-        Model.from_config({**LLAMA, "kv_lora_rank": 8})
+        from_config({**LLAMA, "kv_lora_rank": 8})
     with pytest.raises(UsageError, match="must agree"):
-        Model.from_config({**LLAMA, "layer_types": ["full_attention"]})
+        from_config({**LLAMA, "layer_types": ["full_attention"]})

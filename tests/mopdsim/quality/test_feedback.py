@@ -19,8 +19,7 @@ from mopdsim.quality import distillation
 from mopdsim.quality.learning import best_of, best_of_kl, left_by_best_of, left_by_rl
 from mopdsim.quality.walk import CAUSES, Effort, Products, State, products, walk
 from mopdsim.quality.world import World, draw_world
-from mopdsim.recipes.amounts import Amounts
-from mopdsim.recipes.catalogue import recipe
+from mopdsim.recipes.catalogue import SYSTEMS, recipe
 from mopdsim.recipes.recipe import (
     BASE,
     SMALLER,
@@ -32,7 +31,7 @@ from mopdsim.recipes.recipe import (
     Rl,
     Sft,
 )
-from mopdsim.recipes.systems import SYSTEMS
+from mopdsim.recipes.stage import Amounts
 
 NAMES = ["sort", "reverse", "shift"]
 ALL = dict.fromkeys(NAMES, 1.0)

@@ -16,9 +16,9 @@ from mopdsim.quality.distillation import companions, pull
 from mopdsim.quality.learning import BREAKING_COMPUTE, broken
 from mopdsim.quality.walk import Effort, paced, products, walk
 from mopdsim.quality.world import World, draw_world, sized
-from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.recipe import BASE, SMALLER, Merge, Recipe
+from mopdsim.recipes.stage import default_amounts
 
 NAMES = ["sort", "reverse", "shift"]
 ONE = Effort(compute_N=np.array([1.0]), tokens_N=np.array([2.0]))

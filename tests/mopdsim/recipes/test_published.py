@@ -12,9 +12,9 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import published
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.recipe import Merge
-from mopdsim.recipes.systems import SYSTEMS
+from mopdsim.recipes.stage import Amounts
 from mopdsim.validate.totals import ppo_flops, validate
 from tools.docs import recipe_of, stage_table, static_parts
 
@@ -22,12 +22,12 @@ DOCS = Path(__file__).parents[3] / "docs"
 
 
 def test_every_system_has_its_figures() -> None:
-    assert set(published.names()) == set(SYSTEMS)
+    assert set(published.NAMES) == set(SYSTEMS)
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_every_figure_has_grade_and_source_and_every_assumption_a_range(name: str) -> None:
-    for row in published.facts(name):
+    for row in published.system(name).figures.values():
         assert row.grade in ("published", "assumed") and len(row.source) > 5, row.path
         if row.grade == "assumed" and row.path.startswith("stages."):
             assert row.ends is not None and row.ends[0] < row.ends[1], row.path
@@ -41,7 +41,8 @@ def test_every_table_of_a_stage_is_read(name: str) -> None:
         for stage in stages
         if (found := published.system(name).of_stage("stages", stage))
     }
-    given = {row.path.rpartition(".")[0] for row in published.facts(name) if row.path.startswith("stages.")}
+    paths = [path for path in published.system(name).figures if path.startswith("stages.")]
+    given = {path.rpartition(".")[0] for path in paths}
     assert {path.rpartition(".")[0] for path in read} == given
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.amounts import default_amounts
+from mopdsim.recipes.stage import default_amounts
 
 FILE = """
 name = "two_teachers"

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.amounts import Amounts
+from mopdsim.recipes.stage import Amounts
 from studies.cli.main import app
 from studies.designs.systems.compare import comparable, compare_text, disagreement, run_compare
 from studies.designs.systems.overoptimisation import DOMAINS, expected_best, fit, ppo_curve

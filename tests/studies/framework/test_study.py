@@ -26,8 +26,8 @@ from mopdsim.cost.stage_cost import Machine, bill
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model as model_of
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.amounts import default_amounts
 from mopdsim.recipes.recipe import Rl
+from mopdsim.recipes.stage import default_amounts
 from studies.framework import conduct, observe, prediction
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.conduct import QUICK_SCALE, Work

@@ -17,15 +17,14 @@ from typer.testing import CliRunner
 
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.base.errors import UsageError
-from mopdsim.belief.calibration import Calibration, from_document
-from mopdsim.belief.form_error import form_error, moved
-from mopdsim.belief.form_error import tested as measured
+from mopdsim.belief.calibration import Calibration, form_error, from_document, moved
+from mopdsim.belief.calibration import tested as measured
 from mopdsim.facts.model import model
 from mopdsim.fit.latents import SPREADS
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.parts import assemble
+from mopdsim.recipes.catalogue import assemble
 from mopdsim.recipes.recipe import BASE, Recipe, Rl
 from mopdsim.recipes.recipe_file import to_document
 from studies.framework.observe import POINTS, Observations, write

@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 from simulated import simulated
 
-from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.belief.form_error import GREEDY_ERROR
+from mopdsim.belief.calibration import GREEDY_ERROR, Calibration, default_calibration
 from mopdsim.facts.domains import Estimate
 from mopdsim.recipes.recipe import BASE, Rl
 from studies.framework.observe import Figure, Observations

@@ -11,7 +11,7 @@ from mopdsim.cost.stage_batch import SIGNAL_SHARE
 from mopdsim.cost.stage_cost import Machine, bill
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
-from mopdsim.facts.model import Model, model
+from mopdsim.facts.model import from_config, model
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Preference, RejectionSampling, Rl, Sft, Teacher
 from trainer.batch.batch import draw, sample
 from trainer.model.loading import load_policy
@@ -55,7 +55,7 @@ def test_flops_are_those_that_the_trainer_meters(name: str, tmp_path: Path) -> N
     )
     summary = run_stage(job, lambda done: None)
     facts = _lengths(spec, shape, shown=name == "sft")
-    machine = Machine(model=Model.from_config(shape), gpu=gpu("CPU-2-cores"))
+    machine = Machine(model=from_config(shape), gpu=gpu("CPU-2-cores"))
     found = bill(renamed, job.amounts, {spec: domain(spec).with_facts(facts)}, machine, gpus=1)
     share = summary["tokens"]["trained"].get(spec, 0) / max(found.gradient_tokens, 1.0)
     for phase in ("generation", "scoring", "training"):

@@ -14,8 +14,8 @@ from small_world import SETTINGS, rows_of, shrunk, write_model
 
 from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
+from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.recipe import ROOTS, Merge, Recipe, RejectionSampling
-from mopdsim.recipes.systems import SYSTEMS
 from trainer.batch.written import SAMPLES
 from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import plan
