@@ -14,7 +14,7 @@ import torch
 
 from trainer.batch.batch import Batch, graded_by_score, sample
 from trainer.batch.meter import Meter
-from trainer.batch.score import kl_sum, score
+from trainer.batch.score import Opened, kl_sum, score
 from trainer.model.policy import Policy
 from trainer.tasks import Split, Task
 
@@ -30,7 +30,7 @@ def evaluate(
     split: Split,
     items: int,
     temperature: float,
-    references: Mapping[str, Policy],
+    references: Mapping[str, Opened],
     meter: Meter,
     samples_per_prompt: int = 1,
     greedy_items: int = 0,
@@ -43,7 +43,7 @@ def evaluate(
     on each prompt's first answer. From 8 answers on pass_8: the chance that the best of eight has full marks. With
     `greedy_items`: greedy (mean score of the likeliest answers to so many prompts), greedy_se, greedy_n, greedy_length.
 
-    Each reference is looked up once, so `references` may load them on demand. report: is told what comes next.
+    Each reference is opened once and let go before the next. report: is told what comes next.
     """
     with meter.phase("evaluation", policy.device):
         batches = {
@@ -72,21 +72,21 @@ def evaluate(
                 "greedy_n": greedy_items,
                 "greedy_length": found["length"],
             }
-        for reference in references:
-            scorer = references[reference]
-            for name, own in batches.items():
-                total = tokens = 0.0
-                report(f"{split}: {name}, KL to {reference}")
-                for batch in own:
-                    first = batch.rollouts.rows(slice(None, None, batch.group))
-                    own_scored, other = (
-                        score(reader, first, micro_batch_rows=micro_batch_rows) for reader in (policy, scorer)
-                    )
-                    total += kl_sum(own_scored, other, first, temperature=temperature)
-                    tokens += int(first.trained_BT.sum())
-                    meter.count("evaluation", policy, first, passes=2)
-                rows[name][f"kl_{reference}"] = total / max(tokens, 1)
-            del scorer
+        for reference, opened in references.items():
+            with opened() as scorer:
+                for name, own in batches.items():
+                    report(f"{split}: {name}, KL to {reference}")
+                    total = tokens = 0.0
+                    for batch in own:
+                        first = batch.rollouts.rows(slice(None, None, batch.group))
+                        own_scored, other = (
+                            score(reader, first, micro_batch_rows=micro_batch_rows)
+                            for reader in (policy, scorer)
+                        )
+                        total += kl_sum(own_scored, other, first, temperature=temperature)
+                        tokens += int(first.trained_BT.sum())
+                        meter.count("evaluation", policy, first, passes=2)
+                    rows[name][f"kl_{reference}"] = total / max(tokens, 1)
     return rows
 
 

@@ -3,7 +3,7 @@
 The head is a submodule of the policy's model, one linear map called `value_head`, so that the optimiser, checkpoints
 and saved weights carry it: a reward model on disk is a Hugging Face directory with two more tensors. It starts at
 zero, and is worked out in float32 whatever the policy computes in. Leaves out: what it is trained on
-(`trainer.stages.reward_model`, `trainer.stages.ppo`).
+(`trainer.stages.reward_model`, `trainer.stages.rl`).
 
 Axes: B rows, T response length, N positions, D hidden width.
 """

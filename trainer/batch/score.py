@@ -12,8 +12,8 @@ Axes: B rows, T response length, M = B * T places, N trained positions (flat ind
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +30,7 @@ from trainer.model.policy import Policy
 
 RESIDENT_BYTES = 256 * 2**20  # of weights that always stay loaded
 RESIDENT_SHARE = 0.4  # of the memory that is free when a stage starts, for more than that
+Opened = Callable[[], AbstractContextManager[Policy]]  # a model while a block lasts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +106,7 @@ class Bank:
     """Models by stage name, loaded when asked for."""
 
     def __init__(
-        self, directories: dict[str, Path], load: Callable[[str], Policy], *, room: float | None = None
+        self, directories: Mapping[str, Path], load: Callable[[str], Policy], *, room: float | None = None
     ) -> None:
         """room: bytes of weights that may stay loaded [default: a share of what is free at the first look-up]."""
         self._load = load
@@ -133,10 +134,6 @@ class Bank:
             if not self._resident:
                 del self._held[place]
 
-    def mapping(self, names: Sequence[str]) -> Mapping[str, Policy]:
-        """The models by name, each loaded when it is looked up."""
-        return _Lazy(self, names)
-
     def score(
         self,
         name: str,
@@ -155,21 +152,6 @@ class Bank:
             head.model = head.head
             del head.backbone
             return replace(scored, logits=head.logits)
-
-
-class _Lazy(Mapping[str, Policy]):
-    def __init__(self, bank: Bank, names: Sequence[str]) -> None:
-        self._bank, self._names = bank, names
-
-    def __getitem__(self, name: str) -> Policy:
-        with self._bank.open(name) as policy:
-            return policy
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
 
 
 def _weight_bytes(directory: Path) -> int:

@@ -19,7 +19,6 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
-from trainer.batch.score import Bank
 from trainer.batch.sums import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
@@ -47,23 +46,20 @@ Valid = Mapping[str, Tensor | None]
 
 def run(job: Job, stage: Distill, report: Report) -> Metrics:
     """Multi-teacher distillation, on-policy or off-policy."""
-
-    needed = [*stage.teacher_names, *([stage.init] if stage.extrapolation != 1 else [])]
-    bank = Bank({name: job.weights[name] for name in needed}, job.load)
     valid: dict[str, Tensor | None] = {}
 
     def begin(trainee: Trainee) -> None:
-        valid.update(_check_teachers(trainee, stage, bank))
+        valid.update(_check_teachers(trainee, stage))
 
     def finish(trainee: Trainee) -> None:
         if trainee.amounts.ledger:
             ledger.write(trainee)
 
     hooks = Hooks(begin=begin, finish=finish)
-    return train(job, lambda trainee: _step(trainee, stage, bank, valid), report, hooks=hooks)
+    return train(job, lambda trainee: _step(trainee, stage, valid), report, hooks=hooks)
 
 
-def _check_teachers(trainee: Trainee, stage: Distill, bank: Bank) -> dict[str, Tensor | None]:
+def _check_teachers(trainee: Trainee, stage: Distill) -> dict[str, Tensor | None]:
     """Preflight with the stage's own loss before the first step; returns each teacher's mask of shared ids.
 
     A teacher whose weights equal the student's or another teacher's cannot give another gradient: it is said on
@@ -83,12 +79,13 @@ def _check_teachers(trainee: Trainee, stage: Distill, bank: Bank) -> dict[str, T
                     f"warning: stage {stage.name!r}: teacher {name!r} has the weights of {twin}",
                     file=sys.stderr,
                 )
+        teachers = {name: partial(trainee.bank.open, name) for name in distinct}
         trainee.memory["preflight"] = preflight(
-            trainee.policy, bank.mapping(distinct), prompts_of(trainee.job), loss=teacher_loss(stage)
+            trainee.policy, teachers, prompts_of(trainee.job), loss=teacher_loss(stage)
         )
     valid = {}
     for name in names:
-        with bank.open(name) as teacher:
+        with trainee.bank.open(name) as teacher:
             valid[name] = shared_ids(trainee.policy, name, teacher)
         if valid[name] is not None and stage.extrapolation != 1:
             raise UsageError(
@@ -98,15 +95,15 @@ def _check_teachers(trainee: Trainee, stage: Distill, bank: Bank) -> dict[str, T
     return valid
 
 
-def _step(trainee: Trainee, stage: Distill, bank: Bank, valid: Valid) -> Metrics:
+def _step(trainee: Trainee, stage: Distill, valid: Valid) -> Metrics:
     batch, routed = (
-        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, bank, valid)
+        _student_samples(trainee, stage) if stage.on_policy else _teacher_samples(trainee, stage, valid)
     )
     if batch is None:
         return {"skipped": "no teacher sample passed the verifier"}
     if samples.due(trainee):
-        samples.keep_taught(trainee, stage, bank, batch, routed, valid)
-    scores = _score(trainee, stage, bank, batch, routed, valid)
+        samples.keep_taught(trainee, stage, batch, routed, valid)
+    scores = _score(trainee, stage, batch, routed, valid)
     target = Target(
         stage=stage,
         rollouts=batch.rollouts,
@@ -132,9 +129,7 @@ def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Rout
     return batch, routes(stage, counts, seed=trainee.job.seed("route", trainee.step))
 
 
-def _teacher_samples(
-    trainee: Trainee, stage: Distill, bank: Bank, valid: Valid
-) -> tuple[Batch | None, list[Route]]:
+def _teacher_samples(trainee: Trainee, stage: Distill, valid: Valid) -> tuple[Batch | None, list[Route]]:
     """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
     `correct_only` what the verifier fails is dropped. Ids that are padding of a teacher's head are not drawn, for the
     student may have no place for them."""
@@ -142,7 +137,7 @@ def _teacher_samples(
     parts: list[tuple[Route, Batch]] = []
     for number, route in enumerate(sampling_routes(stage, asked.counts, seed=seed)):
         (name,) = route.teachers
-        with bank.open(name) as teacher:
+        with trainee.bank.open(name) as teacher:
             part = trainee.sample(
                 asked[route.prompts],
                 teacher,
@@ -174,7 +169,7 @@ def _padding(valid_V: Tensor | None, teacher: Policy) -> Tensor | None:
 
 
 def _score(
-    trainee: Trainee, stage: Distill, bank: Bank, batch: Batch, routed: Sequence[Route], valid: Valid
+    trainee: Trainee, stage: Distill, batch: Batch, routed: Sequence[Route], valid: Valid
 ) -> list[Scores]:
     """Every teacher's last hidden states on its own rows, and the extrapolation reference's on all."""
     if stage.loss == "sample_nll":
@@ -188,9 +183,9 @@ def _score(
             mine = processes.share_of(len(batch.reward_B), batch.group)
             place = slice(int((rows < mine.start).sum()), int((rows < mine.stop).sum()))
             rows = rows.to(trainee.policy.device)
-            with bank.open(name) as scorer:
+            with trainee.bank.open(name) as scorer:
                 read = rows_for(scorer, trainee.policy, batch, rows)
-                scored = trainee.score(bank, name, read, rows=place)
+                scored = trainee.score(name, read, rows=place)
             if role == "teacher":
                 for route in own:
                     tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())

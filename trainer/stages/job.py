@@ -58,6 +58,12 @@ class Job:
         """The stage whose weights this one starts from."""
         return BASE if self.stage is None else self.stage.init
 
+    @property
+    def judges(self) -> Mapping[str, str]:
+        """The reward models that judge in the verifiers' place, by domain."""
+        judges: Mapping[str, str] = getattr(self.stage, "reward_models", {})
+        return judges
+
     def seed(self, *parts: object) -> int:
         """A seed that depends on the stage's key (or that of `drawn_as`) and `parts` alone."""
         text = "/".join(map(str, (self.drawn_as or self.key, *parts)))
@@ -73,9 +79,12 @@ class Job:
         return scored_domains(self.stage, self.domains, self.settings, split)
 
     def load(self, name: str, *, merged: bool = False) -> Policy:
-        """The weights of a stage, or the base. merged: an adapter as whole weights."""
+        """The model of a stage, or the base; one that judges with its head. merged: an adapter as whole weights."""
+        from trainer.batch.heads import load_reward_model
         from trainer.model.loading import load_policy
 
+        if name in self.judges.values():
+            return load_reward_model(self.weights[name], **self.loading())
         return load_policy(self.weights[name], **self.loading(), merged=merged)
 
     def loading(self) -> dict[str, Any]:

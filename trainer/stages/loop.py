@@ -13,7 +13,8 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,10 +26,10 @@ from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
 from mopdsim.recipes.stage import Amounts
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
 from trainer.batch.evaluate import evaluate
-from trainer.batch.heads import without_head
+from trainer.batch.heads import scores, without_head
 from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Bank, Scored
+from trainer.batch.score import Bank, Opened, Scored
 from trainer.batch.sums import Sums
 from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint
@@ -49,7 +50,7 @@ KEEP = 0.9  # of a running mean, a step
 
 @dataclass(kw_only=True)
 class Trainee:
-    """The policy in training and all that a checkpoint holds besides its weights."""
+    """The policy in training, the other models that its stage reads, and what a checkpoint holds besides weights."""
 
     job: Job
     amounts: Amounts
@@ -57,6 +58,7 @@ class Trainee:
     optimizer: torch.optim.Optimizer | None  # None: a stage that trains nothing
     meter: Meter
     tasks: dict[str, Task]
+    bank: Bank
     step: int = 0
     cursors: dict[str, int] = field(default_factory=dict)
     memory: dict[str, Any] = field(default_factory=dict)
@@ -119,13 +121,29 @@ class Trainee:
         self.count_tokens("generated", batch)
         return batch
 
-    def score(self, bank: Bank, name: str, rollouts: Rollouts, *, rows: slice | None = None) -> Scored:
+    def score(self, name: str, rollouts: Rollouts, *, rows: slice | None = None) -> Scored:
         """What a model of the bank makes of rollouts, at a cost that the meter sees. rows: of this process."""
-        with bank.open(name) as scorer, self.meter.phase("scoring", scorer.device):
+        with self.bank.open(name) as scorer, self.meter.phase("scoring", scorer.device):
             micro_batch_rows = self.job.settings.micro_batch_rows
-            scored = bank.score(name, rollouts, micro_batch_rows=micro_batch_rows, rows=rows)
+            scored = self.bank.score(name, rollouts, micro_batch_rows=micro_batch_rows, rows=rows)
             self.meter.count("scoring", scorer, rollouts)
         return scored
+
+    def judged(self, batch: Batch) -> Batch:
+        """The batch with the scores of the stage's reward models in the domains that they judge."""
+        reward_B, judges = batch.reward_B.clone(), self.job.judges
+        for name in dict.fromkeys(judges[domain] for domain in batch.spans if domain in judges):
+            spans = {domain: span for domain, span in batch.spans.items() if judges.get(domain) == name}
+            row_M = torch.cat([torch.arange(span.start, span.stop) for span in spans.values()])
+            row_M = row_M.to(reward_B.device)
+            rollouts = batch.rollouts.rows(row_M)
+            with self.bank.open(name) as model, self.meter.phase("scoring", model.device):
+                micro_batch_rows = self.job.settings.micro_batch_rows
+                reward_B[row_M] = scores(model, rollouts, micro_batch_rows=micro_batch_rows)
+                self.meter.count("scoring", model, without_head(rollouts))
+            for domain, span in spans.items():
+                self.meter.count_tokens("scored", domain, int(batch.rollouts.trained_BT[span].sum()))
+        return replace(batch, reward_B=reward_B)
 
     def count_tokens(self, use: Use, batch: Batch) -> None:
         """The batch's trained tokens, to their domains."""
@@ -301,7 +319,7 @@ def train(job: Job, step_of: StepOf, report: Report, *, hooks: Hooks = PLAIN) ->
     trainee = _start(job, hooks.prepare)
     hooks.begin(trainee)
     settings = job.settings
-    against = references(job)
+    against = references(job, trainee.bank)
     checkpoints = job.directory / CHECKPOINTS
     kept = trainee.memory.pop("log_bytes", 0)
     with Log(job.directory / METRICS, keep=kept, writes=processes.leads()) as log:
@@ -398,17 +416,17 @@ def trainee_of(
         optimizer=optimizer,
         meter=meter.after(state.get("meter", {})),
         tasks=job.tasks(),
+        bank=Bank(job.weights, job.load),
         step=state.get("step", 0),
         cursors=state.get("cursors", {}),
         memory=state.get("memory", {}),
     )
 
 
-def references(job: Job) -> Mapping[str, Policy]:
-    """What KL is measured against, loaded when needed: "start", the stage's root, and its "parent"."""
+def references(job: Job, bank: Bank) -> Mapping[str, Opened]:
+    """What KL is measured against: "start", the stage's root, and its "parent"."""
     names = {"start": job.root} | ({"parent": job.init} if job.init != job.root else {})
-    directories = {name: job.weights[stage] for name, stage in names.items()}
-    return Bank(directories, lambda name: job.load(names[name])).mapping(list(names))
+    return {name: partial(bank.open, stage) for name, stage in names.items()}
 
 
 def score(
@@ -416,7 +434,7 @@ def score(
     policy: Policy,
     tasks: Mapping[str, Task],
     split: Split,
-    against: Mapping[str, Policy],
+    against: Mapping[str, Opened],
     meter: Meter,
     *,
     report: Callable[[str], None],
@@ -452,7 +470,7 @@ def _evaluation(log: Log, step: int, split: Split, meter: Meter) -> Iterator[Row
 
 
 def scored_alone(
-    job: Job, policy: Policy, against: Mapping[str, Policy], meter: Meter, report: Report
+    job: Job, policy: Policy, against: Mapping[str, Opened], meter: Meter, report: Report
 ) -> Metrics:
     """The summary of a stage that only has weights to score."""
 

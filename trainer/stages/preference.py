@@ -31,17 +31,14 @@ from trainer.losses.losses import Loss, token_logprob
 from trainer.model.policy import Policy
 from trainer.stages.job import Job
 from trainer.stages.loop import Metrics, Report, Trainee, train
-from trainer.stages.reward_model import Judges, check_patience, reversed_label
+from trainer.stages.reward_model import check_patience, reversed_label
 
 ALGORITHM_VERSION = 1
 
 
 def run(job: Job, stage: Preference, report: Report) -> Metrics:
     """Sample, judge, pair, step."""
-
-    bank = Bank({stage.init: job.weights[stage.init]}, job.load)
-    judges = Judges.of(job, stage.reward_models)
-    return train(job, lambda trainee: _step(trainee, stage, bank, judges), report)
+    return train(job, lambda trainee: _step(trainee, stage), report)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +110,11 @@ def weights_of(margin_P: Tensor, rollouts: Rollouts, *, beta: float, likelihood_
     return weight_BT
 
 
-def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Metrics:
+def _step(trainee: Trainee, stage: Preference) -> Metrics:
     policy, settings, meter = trainee.policy, trainee.job.settings, trainee.meter
-    asked, batch = _answers(trainee, stage, bank)
+    asked, batch = _answers(trainee, stage)
     truncated = trainee.check_truncation(batch)
-    judged = judges.judged(batch, meter)
+    judged = trainee.judged(batch)
     pairs = pairs_of(batch, judged.reward_B, turns(policy, batch.rollouts), noise=stage.noise)
     ever = trainee.memory["paired"] = trainee.memory.get("paired", False) or pairs is not None
     check_patience(trainee, found=ever)  # a policy that has come to answer alike is no failure
@@ -127,7 +124,9 @@ def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Me
     rollouts = pairs.batch.rollouts
     temperature, rows = settings.temperature, settings.micro_batch_rows
     with meter.phase("scoring", policy.device):
-        scores = scores_of(policy, bank, stage.init, rollouts, temperature=temperature, micro_batch_rows=rows)
+        scores = scores_of(
+            policy, trainee.bank, stage.init, rollouts, temperature=temperature, micro_batch_rows=rows
+        )
     meter.count("scoring", policy, rollouts, passes=2)
     margin_P = scores.margins(stage.beta)
     weight_BT = weights_of(margin_P, rollouts, beta=stage.beta, likelihood_weight=stage.likelihood_weight)
@@ -161,12 +160,12 @@ def _step(trainee: Trainee, stage: Preference, bank: Bank, judges: Judges) -> Me
     }
 
 
-def _answers(trainee: Trainee, stage: Preference, bank: Bank) -> tuple[Prompts, Batch]:
+def _answers(trainee: Trainee, stage: Preference) -> tuple[Prompts, Batch]:
     """Prompts and graded answers: the reference's, or on-policy the policy's own."""
     asked = trainee.ask(stage.domains)
     if stage.on_policy:
         return asked, trainee.sample(asked)
-    with bank.open(stage.init) as reference:
+    with trainee.bank.open(stage.init) as reference:
         return asked, trainee.sample(asked, reference)
 
 

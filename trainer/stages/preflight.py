@@ -19,7 +19,7 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from trainer.batch.batch import with_prompts_of
 from trainer.batch.rollout import Rollouts, generate
-from trainer.batch.score import logprobs, score
+from trainer.batch.score import Opened, logprobs, score
 from trainer.batch.update import hidden_states
 from trainer.losses.losses import Loss, reverse_kl
 from trainer.model.policy import Policy
@@ -43,7 +43,7 @@ TeacherLoss = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor | None], Loss]
 
 def preflight(
     student: Policy,
-    teachers: Mapping[str, Policy],
+    teachers: Mapping[str, Opened],
     prompts: Sequence[str],
     *,
     loss: TeacherLoss,
@@ -51,8 +51,8 @@ def preflight(
     """What was measured, where nothing failed: self_kl and, by teacher, greedy_logprob, both in nats a token;
     gradient_distance, relative, by pair of teachers, the student among them.
 
-    prompts: a few user texts of the stage's domains. Each teacher is looked up once and dropped before the next, so
-    `teachers` may load them on demand. Raises UsageError at the first check that fails.
+    prompts: a few user texts of the stage's domains. Each teacher is opened once and let go before the next. Raises
+    UsageError at the first check that fails.
     """
     items = [Item(domain="", prompt=prompt, answer="") for prompt in prompts]
     rollouts = _answers(student, prompts)
@@ -60,15 +60,14 @@ def preflight(
     hidden_ND = hidden_states(student, rollouts)[rollouts.trained_BT]
     own_logprob, greedy = greedy_logprob(student, prompts), dict[str, float]()
     gradients = {STUDENT: teacher_gradient(student, hidden_ND, student, rollouts, loss, None)}
-    for name in teachers:
-        teacher = teachers[name]
-        valid_V = vocabulary(student, name, teacher, rollouts)
-        end_of_sequence(student, name, teacher)
-        read = with_prompts_of(rollouts, teacher, items)
-        deterministic(name, teacher, read)
-        greedy[name] = own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob)
-        gradients[name] = teacher_gradient(student, hidden_ND, teacher, read, loss, valid_V)
-        del teacher
+    for name, opened in teachers.items():
+        with opened() as teacher:
+            valid_V = vocabulary(student, name, teacher, rollouts)
+            end_of_sequence(student, name, teacher)
+            read = with_prompts_of(rollouts, teacher, items)
+            deterministic(name, teacher, read)
+            greedy[name] = own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob)
+            gradients[name] = teacher_gradient(student, hidden_ND, teacher, read, loss, valid_V)
     return {
         "self_kl": self_kl,
         "greedy_logprob": greedy,

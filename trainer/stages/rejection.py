@@ -26,7 +26,6 @@ from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.stages.job import Job
 from trainer.stages.loop import Metrics, Report, Trainee, spent_summary, trainee_of
-from trainer.stages.reward_model import Judges
 
 ALGORITHM_VERSION = 1
 FULL_MARKS = 1 - 1e-6  # of a verifier's scale, which single precision rounds
@@ -37,13 +36,12 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
     meter = Meter()
     parts, state = processes.agreed(_resumed(job.directory / CHECKPOINTS) if processes.leads() else ([], {}))
     trainee = trainee_of(job, job.load(stage.init), None, meter, state)
-    judges = Judges.of(job, stage.reward_models)
     lines: list[str] = []
     log_bytes, writes = trainee.memory.pop("log_bytes", 0), processes.leads()
     with Log(job.directory / METRICS, keep=log_bytes, writes=writes) as log:
         while not trainee.finished():
             before = dict(meter.seconds)
-            metrics, kept = _step(trainee, stage, judges)
+            metrics, kept = _step(trainee, stage)
             lines += [chosen.line() for chosen in kept]
             spent = {"flops": meter.spent, "seconds": meter.since(before)}
             log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
@@ -80,11 +78,11 @@ def _save(part: Path, lines: Sequence[str], state: Mapping[str, Any]) -> None:
         write_json(partial / "state.json", state)
 
 
-def _step(trainee: Trainee, stage: RejectionSampling, judges: Judges) -> tuple[Metrics, list[Sample]]:
+def _step(trainee: Trainee, stage: RejectionSampling) -> tuple[Metrics, list[Sample]]:
     """One batch of prompts answered and judged: its metrics, and what is kept."""
     asked = trainee.ask(stage.domains)
     batch = trainee.sample(asked)
-    judged = judges.judged(batch, trainee.meter)
+    judged = trainee.judged(batch)
     said = turns(trainee.policy, batch.rollouts)
     totals = trainee.memory.setdefault("totals", {})  # sums over the samples so far, by domain
     rows: dict[str, dict[str, float]] = {}

@@ -1,5 +1,4 @@
-"""Reward models: a scalar head and its trunk, trained on comparisons of one model's answers (2203.02155, section 3.5);
-and who judges an answer: the domain's verifier, or the reward model that a stage names for the domain (`Judges`).
+"""Reward models: a scalar head and its trunk, trained on comparisons of one model's answers (2203.02155, section 3.5).
 
 The model that the stage starts from answers each prompt several times, and stays as it was; the verifier compares, with
 label noise; all comparisons of a prompt are one element of the batch. In the end scores are shifted and scaled so that
@@ -11,8 +10,8 @@ Axes: U prompts, B rows, P pairs, N rows of a piece, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
@@ -26,18 +25,14 @@ from trainer.batch.heads import (
     add_head,
     endings,
     head_of,
-    load_reward_model,
     scalars,
     scores,
     without_head,
 )
-from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
-from trainer.batch.score import Bank
 from trainer.batch.sums import Named, Sums
 from trainer.batch.update import LossOf
 from trainer.losses.feedback import bradley_terry
-from trainer.model.policy import Policy
 from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, Trainee, train
 from trainer.tasks import Item, Split
 from trainer.tasks.base import uniform
@@ -50,13 +45,12 @@ LEAST_SPREAD = 1e-6  # of scores that can be normalised
 
 def run(job: Job, stage: RewardModel, report: Report) -> Metrics:
     """Train on fresh comparisons every step; the summary's domains have accuracy, se, n and correlation."""
-    bank = Bank({stage.init: job.weights[stage.init]}, job.load)
     hooks = Hooks(
         prepare=add_head,
-        finish=lambda trainee: _normalise(trainee, stage, bank),
-        score=lambda trainee, split: _score(trainee, stage, bank, split),
+        finish=lambda trainee: _normalise(trainee, stage),
+        score=lambda trainee, split: _score(trainee, stage, split),
     )
-    return train(job, lambda trainee: _step(trainee, stage, bank), report, hooks=hooks)
+    return train(job, lambda trainee: _step(trainee, stage), report, hooks=hooks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,9 +86,9 @@ def pairs_of(batch: Batch, said: Sequence[Sequence[str]], *, noise: float) -> Pa
     )
 
 
-def _step(trainee: Trainee, stage: RewardModel, bank: Bank) -> Metrics:
+def _step(trainee: Trainee, stage: RewardModel) -> Metrics:
     asked = trainee.ask(stage.domains)
-    with bank.open(stage.init) as sampler:
+    with trainee.bank.open(stage.init) as sampler:
         batch = trainee.sample(asked, sampler)
     reward_UK = batch.reward_B.view(-1, batch.group)
     compared_U = reward_UK.amax(1) > reward_UK.amin(1)
@@ -187,13 +181,13 @@ def _describe(batch: Batch, part: Batch, sums: Sums) -> Metrics:
     }
 
 
-def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
+def _normalise(trainee: Trainee, stage: RewardModel) -> None:
     """Fold into the head what gives fresh answers scores of mean 0 and standard deviation 1. MopdError where it gives
     all of them one score."""
     if trainee.memory["without_pairs"] >= trainee.step:
         raise _without_pairs(trainee)
     prompts = max(1, NORMALISING_ANSWERS // trainee.amounts.rollouts_per_prompt)
-    with bank.open(stage.init) as sampler:
+    with trainee.bank.open(stage.init) as sampler:
         batch = trainee.sample(trainee.ask(stage.domains, prompts), sampler, seed=("normalise",))
     with trainee.meter.phase("scoring", trainee.policy.device):
         score_B = scores(
@@ -212,13 +206,13 @@ def _normalise(trainee: Trainee, stage: RewardModel, bank: Bank) -> None:
         head.weight.div_(spread)
 
 
-def _score(trainee: Trainee, stage: RewardModel, bank: Bank, split: Split) -> Rows:
+def _score(trainee: Trainee, stage: RewardModel, split: Split) -> Rows:
     """Against the true verifier, on the split's fixed prompts: `accuracy` of comparisons (each prompt alike), its se, n
     (prompts with a comparison), and the `correlation` of score and grade over all answers; None where there is none."""
     job, policy, meter = trainee.job, trainee.policy, trainee.meter
     settings, rows = job.settings, {}
     for name in stage.domains:
-        with bank.open(stage.init) as sampler, meter.phase("evaluation", policy.device):
+        with trainee.bank.open(stage.init) as sampler, meter.phase("evaluation", policy.device):
             batches = sampled(
                 sampler,
                 name,
@@ -254,51 +248,6 @@ def agreement(score_B: Tensor, grade_B: Tensor, group: int) -> dict[str, float |
         "n": n,
         "correlation": float(torch.corrcoef(torch.stack([score_B, grade_B]))[0, 1]) if varied else None,
     }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Judges:
-    """The reward models of a stage, loaded when they are asked. models: by domain; the verifier judges the others."""
-
-    models: Mapping[str, str]
-    bank: Bank
-    micro_batch_rows: int | None
-
-    @classmethod
-    def of(cls, job: Job, reward_models: Mapping[str, str]) -> Judges:
-        """reward_models: stages by domain, their weights among the job's."""
-        settings = job.settings
-        directories = {name: job.weights[name] for name in reward_models.values()}
-
-        def load(name: str) -> Policy:
-            return load_reward_model(directories[name], **job.loading())
-
-        return cls(
-            models=dict(reward_models),
-            bank=Bank(directories, load),
-            micro_batch_rows=settings.micro_batch_rows,
-        )
-
-    def judged(self, batch: Batch, meter: Meter) -> Batch:
-        """The batch with the reward models' scores in their domains; itself where there are none."""
-        by_model: dict[str, list[str]] = {}
-        for domain in batch.spans:
-            if domain in self.models:
-                by_model.setdefault(self.models[domain], []).append(domain)
-        if not by_model:
-            return batch
-        reward_B = batch.reward_B.clone()
-        for name, domains in by_model.items():
-            spans = [batch.spans[domain] for domain in domains]
-            row_M = torch.cat([torch.arange(span.start, span.stop) for span in spans]).to(reward_B.device)
-            rollouts = batch.rollouts.rows(row_M)
-            with self.bank.open(name) as model, meter.phase("scoring", model.device):
-                reward_B[row_M] = scores(model, rollouts, micro_batch_rows=self.micro_batch_rows)
-                meter.count("scoring", model, without_head(rollouts))
-            for domain in domains:
-                tokens = int(batch.rollouts.trained_BT[batch.spans[domain]].sum())
-                meter.count_tokens("scored", domain, tokens)
-        return replace(batch, reward_B=reward_B)
 
 
 def reversed_label(noise: float, item: Item, better: Sequence[str], worse: Sequence[str]) -> bool:

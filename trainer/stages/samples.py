@@ -30,7 +30,7 @@ from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes.recipe import Distill, Rl
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Bank, logprobs, score
+from trainer.batch.score import logprobs, score
 from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.model.policy import Policy
@@ -52,7 +52,6 @@ def due(trainee: Trainee) -> bool:
 def keep_taught(
     trainee: Trainee,
     stage: Distill,
-    bank: Bank,
     batch: Batch,
     routed: Sequence[Route],
     valid: Mapping[str, Tensor | None],
@@ -64,7 +63,7 @@ def keep_taught(
     student_MT = _logprobs(trainee, policy, batch.rollouts.rows(row_M))
     teachers_MT = []
     for name in names:
-        with bank.open(name) as teacher:
+        with trainee.bank.open(name) as teacher:
             read = rows_for(teacher, policy, batch, row_M)
             teachers_MT.append(_logprobs(trainee, teacher, read, valid_V=valid[name]))
     rows = []

@@ -35,10 +35,10 @@ from trainer.files.settings import Settings
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened
 from trainer.model.loading import load_policy
 from trainer.model.policy import Policy
-from trainer.stages import ppo, reward_model, rl
+from trainer.stages import reward_model, rl
 from trainer.stages.job import Job
 from trainer.stages.loop import Trainee
-from trainer.stages.ppo import at_the_end
+from trainer.stages.rl import at_the_end
 from trainer.tasks.jsonl import JsonlTask
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,7 +174,7 @@ def test_the_gradient_is_that_of_the_surrogate_and_the_value_loss(
         steps=2,
         learning_rate=2e-2,
     )
-    monkeypatch.setattr(ppo, "HOOKS", ppo.Hooks(prepare=with_random_head, finish=ppo.HOOKS.finish))
+    monkeypatch.setattr(rl, "WITH_VALUE", rl.Hooks(prepare=with_random_head, finish=rl.WITH_VALUE.finish))
     caught: dict[str, Tensor] = {}
     own = Trainee.update
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -29,7 +32,8 @@ def full_reverse_kl(
 
 
 def checked(student, teachers, prompts, loss=full_reverse_kl):
-    return preflight.preflight(student, teachers, prompts, loss=loss)
+    opened = {name: partial(nullcontext, teacher) for name, teacher in teachers.items()}
+    return preflight.preflight(student, opened, prompts, loss=loss)
 
 
 def tokenizer(letters: str = LETTERS, template: str = TEMPLATE) -> PreTrainedTokenizerFast:
@@ -89,15 +93,17 @@ def test_a_sound_setting_passes_every_check(student: Policy, teachers: dict[str,
 
 
 def test_teachers_may_be_loaded_one_at_a_time(student: Policy, teachers: dict[str, Policy]) -> None:
-    loaded: list[str] = []
+    told: list[str] = []
 
-    class OnDemand(dict[str, Policy]):
-        def __getitem__(self, name: str) -> Policy:
-            loaded.append(name)
-            return teachers[name]
+    @contextmanager
+    def opened(name: str) -> Iterator[Policy]:
+        told.append(f"{name} loaded")
+        yield teachers[name]
+        told.append(f"{name} let go")
 
-    checked(student, OnDemand(teachers), PROMPTS)
-    assert loaded == ["one", "two"]
+    on_demand = {name: partial(opened, name) for name in teachers}
+    preflight.preflight(student, on_demand, PROMPTS, loss=full_reverse_kl)
+    assert told == ["one loaded", "one let go", "two loaded", "two let go"]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from stopping import Stop, stop_after
 from torch import Tensor
 
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.recipes.recipe import BASE, RewardModel, Sft
+from mopdsim.recipes.recipe import BASE, RewardModel, Rl, Sft
 from trainer.batch.batch import Batch, draw, sample
 from trainer.batch.heads import drop_head, head_of, load_reward_model, scores, values
 from trainer.batch.meter import Meter
@@ -38,8 +37,8 @@ from trainer.model.policy import Policy
 from trainer.model.tiny import init_model
 from trainer.stages import reward_model, sft
 from trainer.stages.job import Job
-from trainer.stages.loop import Trainee
-from trainer.stages.reward_model import Judges, agreement, pairs_of
+from trainer.stages.loop import Trainee, trainee_of
+from trainer.stages.reward_model import agreement, pairs_of
 from trainer.tasks import Item, task
 from trainer.tasks.jsonl import JsonlTask
 
@@ -314,11 +313,11 @@ def test_scores_of_fresh_answers_have_mean_0_and_standard_deviation_1(
 def test_a_judge_replaces_rewards_in_its_domains_alone(
     small: dict[str, str], model: Path, judge: Path, tmp_path: Path
 ) -> None:
-    job = rm_job(small, model, tmp_path)
-    job = replace(job, weights={BASE: model, "judge": judge})
+    names, judges = list(small.values()), {small["low"]: "judge", small["even"]: "judge"}
+    stage = Rl(name="rl", domains=dict.fromkeys(names, 1.0), reward_models=judges)
+    job = job_of(stage, {BASE: model, "judge": judge}, tmp_path, domains=names)
     batch, meter = answers(small, model, *small), Meter()
-    judges = Judges.of(job, {small["low"]: "judge", small["even"]: "judge"})
-    judged = judges.judged(batch, meter)
+    judged = trainee_of(job, load_policy(model), None, meter, {}).judged(batch)
     score_B = scores(load_reward_model(judge), batch.rollouts)
     for name, span in batch.spans.items():
         truth_B = batch.reward_B if name == small["high"] else score_B
@@ -326,7 +325,6 @@ def test_a_judge_replaces_rewards_in_its_domains_alone(
     assert meter.flops["scoring"] > 0 and meter.seconds["scoring"] > 0
     tokens = int(batch.rollouts.trained_BT[batch.spans[small["low"]]].sum())
     assert meter.tokens["scored"][small["low"]] == tokens and small["high"] not in meter.tokens["scored"]
-    assert Judges.of(job, {}).judged(batch, meter) is batch
 
 
 @pytest.fixture(scope="module")
