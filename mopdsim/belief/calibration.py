@@ -33,8 +33,19 @@ import numpy as np
 from mopdsim.base.arrays import Array, logistic, logit
 from mopdsim.base.documents import DATA, json_document, known_keys, number
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.belief.dials import between, by_domains, nearest, rivalry, unambiguous, undialled
-from mopdsim.facts.domains import GRADES, SCOPES, Domain, Estimate, Scope
+from mopdsim.facts.domains import (
+    GRADES,
+    SCOPES,
+    Domain,
+    Estimate,
+    Scope,
+    between,
+    by_domains,
+    nearest,
+    rivalry,
+    unambiguous,
+    undialled,
+)
 
 Distribution = Literal["normal", "lognormal", "logit", "student"]
 DISTRIBUTIONS: tuple[Distribution, ...] = get_args(Distribution)

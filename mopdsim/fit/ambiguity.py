@@ -17,7 +17,7 @@ import numpy as np
 
 from mopdsim.base.arrays import logit
 from mopdsim.belief.calibration import Calibration
-from mopdsim.belief.dials import RIVALS, ambiguity, rivalry
+from mopdsim.facts.domains import RIVALS, ambiguity, rivalry
 from mopdsim.fit.forest import Tree
 from mopdsim.recipes.recipe import BASE, Rl
 

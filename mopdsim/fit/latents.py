@@ -26,8 +26,7 @@ from mopdsim.belief.calibration import (
     scaled,
     unscaled,
 )
-from mopdsim.belief.dials import rivalry, rivals_of
-from mopdsim.facts.domains import Domain, Estimate
+from mopdsim.facts.domains import Domain, Estimate, rivalry, rivals_of
 from mopdsim.fit.forest import Tree
 from mopdsim.quality.world import World, from_start, sized
 from mopdsim.recipes.recipe import Merge

@@ -18,9 +18,8 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.belief.calibration import Calibration, default_calibration, form_error, moved, standard_normal
-from mopdsim.belief.dials import within_bound
 from mopdsim.cost.stage_cost import Bill
-from mopdsim.facts.domains import GRADES, Domain, Grade
+from mopdsim.facts.domains import GRADES, Domain, Grade, within_bound
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import title
 from mopdsim.forecast.caveats import caveats

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, column, logistic, logit
-from mopdsim.belief.dials import within_bound
+from mopdsim.facts.domains import within_bound
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
 

@@ -8,7 +8,7 @@ tokens; the cap is the own teacher's score, raised by what the other teachers ga
 A reward model in the verifier's place wins a share of the gain and can be over-optimised; chosen samples are the
 target of the fine-tuning that reads them. The `waterfall` splits a score's distance from its root into causes that add
 up. K acts wherever domains meet in one model: trained together, distilled together, merged, or trained one after the
-other. On rival domains no model passes their bound (`mopdsim.belief.dials`).
+other. On rival domains no model passes their bound (`mopdsim.facts.domains`).
 Leaves out: schedules, lengths that drift (they act through C and D only), hacking of verifiers.
 """
 

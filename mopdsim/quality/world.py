@@ -14,9 +14,8 @@ import numpy as np
 from mopdsim.base.arrays import Array, column, logistic, logit
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
-from mopdsim.belief.dials import Rivals, check_starts, rivals_of, within_bound
 from mopdsim.facts import domains as table
-from mopdsim.facts.domains import Domain, Estimate, Scope
+from mopdsim.facts.domains import Domain, Estimate, Rivals, Scope, check_starts, rivals_of, within_bound
 from mopdsim.recipes.recipe import BASE, SMALLER
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.belief.dials import RIVALS, ambiguity, bound, rivalry, unambiguous, within_bound
-from mopdsim.facts.domains import domain
+from mopdsim.facts.domains import RIVALS, ambiguity, bound, domain, rivalry, unambiguous, within_bound
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import of_recipe
 from mopdsim.quality.walk import Effort, walk

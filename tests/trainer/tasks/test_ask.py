@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.belief.dials import RIVALS
+from mopdsim.facts.domains import RIVALS
 from trainer.tasks import SPLITS, Item, task
 from trainer.tasks.ask import FORM, PLACES, QUESTIONS, WORDS, AskTask
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.belief.dials import between, nearest
-from mopdsim.facts.domains import Estimate, domain
+from mopdsim.facts.domains import Estimate, between, domain, nearest
 
 STUDIED = ("sort", "sort?ambiguity=0.5", "sort?ambiguity=1", "reverse", "sort?habit=0.6")
 
