@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -144,10 +144,13 @@ def _of(names: tuple[str, ...], point: Point) -> Point:
     return replace(point, scores=tuple(score for score in point.scores if score.domain in names))
 
 
-def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
+def load(
+    data: Sequence[Path], *, calm: bool = False, chosen: Collection[str] | None = None
+) -> tuple[tuple[Tree, ...], tuple[str, ...]]:
     """The forest of some observations files, a manifest beside each, and the dates of the studies. calm: without runs
-    at bold rates, whose RL may have broken. NotFoundError, UsageError."""
-    runs: dict[str, Run] = {}
+    at bold rates, whose RL may have broken. chosen: the runs that enter, as STUDY/RUN (None: all that were not held
+    out). NotFoundError, UsageError."""
+    runs: list[Run] = []
     efforts: dict[str, Effort] = {}
     points: dict[str, tuple[Point, ...]] = {}
     sizes: dict[str, float] = {}
@@ -155,13 +158,9 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
     for path in data:
         rows, manifest = _read(path)
         source = str(path.with_name("manifest.json"))
-        own = [run for run in _runs(manifest, source) if not (calm and run.recipe.bold)]
-        active = {
-            key: _active(manifest["runs"][run.name]["model"], source)
-            for run in own
-            for key in run.keys.values()
-        }
-        bases = {run.keys[BASE]: BASE for run in own}
+        own = [(run, name) for run, name in _runs(manifest, source, chosen) if not (calm and run.recipe.bold)]
+        active = {key: _active(name, source) for run, name in own for key in run.keys.values()}
+        bases = {run.keys[BASE]: BASE for run, _ in own}
         sizes |= {base: active[base] / model(STUDIED).active_parameters for base in bases}
         stages = {key: row for key, row in manifest["stages"].items() if key in active}
         efforts |= {
@@ -169,12 +168,11 @@ def load(data: Sequence[Path], *, calm: bool = False) -> tuple[tuple[Tree, ...],
             for key, row in stages.items()
         }
         points |= _points(rows, {key: row["kind"] for key, row in stages.items()} | bases, active)
-        runs |= {f"{manifest['study']}/{run.name}": run for run in own}
+        runs += [run for run, _ in own]
         dates.append(str(manifest["date"]))
     if not runs:
         raise UsageError(f"{data[0]}: no finished run that is not held out: there is nothing to fit")
-    named = [replace(run, name=name) for name, run in runs.items()]
-    return trees_of(named, efforts, points, sizes), tuple(dates)
+    return trees_of(runs, efforts, points, sizes), tuple(dates)
 
 
 def _read(data: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
@@ -201,9 +199,14 @@ def spent(compute: float, tokens: float) -> Effort:
     return Effort(compute_N=np.array([compute]), tokens_N=np.array([tokens], dtype=float))
 
 
-def _runs(manifest: Mapping[str, Any], source: str) -> Iterator[Run]:
+def _runs(
+    manifest: Mapping[str, Any], source: str, chosen: Collection[str] | None
+) -> Iterator[tuple[Run, str]]:
+    """The runs that enter, each with the name of its model."""
     for name, row in manifest["runs"].items():
-        if row["failure"] is not None or row["held_out"]:
+        whole = f"{manifest['study']}/{name}"
+        left_out = row["held_out"] if chosen is None else whole not in chosen
+        if row["failure"] is not None or left_out:
             continue
         if "document" not in row:
             raise UsageError(
@@ -211,7 +214,7 @@ def _runs(manifest: Mapping[str, Any], source: str) -> Iterator[Run]:
             )
         recipe = from_document(row["document"], source=f"{source}: {name}")
         if SMALLER not in recipe.roots:
-            yield Run(name=name, recipe=recipe, keys=row["keys"])
+            yield Run(name=whole, recipe=recipe, keys=row["keys"]), row["model"]
 
 
 def _active(name: str, source: str) -> int:

@@ -11,7 +11,7 @@ collapse, which is fixed, seeds' shifts and errors of single runs, which hold fo
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,14 +48,21 @@ BASES = (2.0, 0.3)
 _WIDTHS = np.linspace(-2.0, 12.0, 1401)
 
 
-def fitted(data: Sequence[Path], *, base: Path | None = None, starts: int = STARTS) -> dict[str, Any]:
-    """The calibration `base` (the shipped one where absent) with what these observation files say, as a document."""
+def fitted(
+    data: Sequence[Path],
+    *,
+    base: Mapping[str, Any] | None = None,
+    chosen: Collection[str] | None = None,
+    starts: int = STARTS,
+) -> dict[str, Any]:
+    """The calibration `base` (a document; the shipped one where absent) with what these observation files say of the
+    chosen runs, as STUDY/RUN (None: of all that were not held out), as a document."""
     if not data:
         raise UsageError("no observations to fit: give an observations.csv of a study")
-    prior = dict(read(base or SHIPPED))
-    calibration = from_document(prior, source=str(base or "the shipped calibration"))
-    trees, dates = load(data)
-    dial = along_the_dial(load(data, calm=True)[0], calibration)
+    prior = base or dict(read(SHIPPED))
+    calibration = from_document(prior, source="the calibration that a fit starts from")
+    trees, dates = load(data, chosen=chosen)
+    dial = along_the_dial(load(data, calm=True, chosen=chosen)[0], calibration)
     posterior = fit(latents_of(trees, _at(calibration, dial)), starts=starts)
     runs = sum(len(tree.runs) for tree in trees)
     names = ", ".join(path.parent.name or path.name for path in data)

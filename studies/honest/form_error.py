@@ -41,7 +41,7 @@ _CERTAIN = 1e-12  # probability of what no draw comes near
 def crossed(folders: Mapping[str, Path], studies: Studies, whole: Refit, *, folds: int = FOLDS) -> Refit:
     """The fit with the scales that its conditions show when they are left out, a part at a time, at ordinary rates; the
     fit as it is where there are too few runs."""
-    left_out = [left_out_of(folders, studies, whole, fold=fold, of=folds) for fold in range(folds)]
+    left_out = [left_out_of(folders, studies, fold=fold, of=folds) for fold in range(folds)]
     rows: dict[str, Any] = {}
     for name in (MODEL_ERROR, GREEDY_ERROR):
         source = f"their conditions left out of a fit, one in {folds} at a time"
@@ -118,7 +118,7 @@ def most_probable(chosen: Sequence[Trial], middle: float, sd: float) -> float:
 
 
 def left_out_of(
-    folders: Mapping[str, Path], studies: Studies, whole: Refit, *, fold: int, of: int
+    folders: Mapping[str, Path], studies: Studies, *, fold: int, of: int
 ) -> dict[str, list[Trial]]:
     """One part of the conditions, forecast without an error of the form by a fit to the others: by the error that they
     speak of, trials of scores at temperature 1 and greedy ones."""
@@ -132,14 +132,14 @@ def left_out_of(
     if not entering(studies, is_left):
         return {}
     learned = refit(folders, studies, leave=is_left, starts=1).calibration
-    fitted_runs = {(study, name) for study, names in whole.runs.items() for name in names}
+    entered = {(study, name) for study, names in entering(studies).items() for name in names}
     told = Forecaster(studies=studies, calibration=learned, form_error=False, informed=True)
     judged = {
         MODEL_ERROR: trials(told, wanted),
         GREEDY_ERROR: told_trials(studies, learned, wanted, figure="greedy"),
     }
     return {
-        name: [trial for trial in own if trial.in_set and (trial.study, trial.run) in fitted_runs]
+        name: [trial for trial in own if trial.in_set and (trial.study, trial.run) in entered]
         for name, own in judged.items()
     }
 

@@ -72,11 +72,11 @@ class Judged:
 
     def about(self) -> dict[str, Any]:
         """What the fit rests on, and whether it is the calibration that ships."""
-        found = self.refit.document["fit"]
+        found, runs = self.refit.document["fit"], self.refit.runs
         return {
             "seconds": self.refit.seconds,
-            "runs": sum(map(len, self.refit.runs.values())),
-            "studies": {study: len(names) for study, names in self.refit.runs.items()},
+            "runs": sum(runs.values()),
+            "studies": {study: runs[study] for study in self.studies if study in runs},
             "left_out": dict(self.left_out),
             "is_shipped": same(self.refit.document, shipped()),
             **{
@@ -134,7 +134,7 @@ def strategies_left_out(folders: Mapping[str, Path], test: Judged) -> dict[str, 
         if entering(studies, is_left):
             learned = _without(folders, test, is_left)
             judged = trials(Forecaster(studies=studies, calibration=learned.calibration), is_left)
-            runs = sum(map(len, learned.runs.values()))
+            runs = sum(learned.runs.values())
             found[strategy] = {"fitted_runs": runs, **summary([trial for trial in judged if trial.in_set])}
     return found
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -24,7 +24,6 @@ from mopdsim.fit.quality import STARTS, fitted
 from studies.framework.observe import Observations, read
 from studies.framework.registry import LISTED
 from studies.framework.registry import study as study_of
-from trainer.files.atomic import write_json
 
 Leave = Callable[[str, Mapping[str, Any]], bool]  # of a study's name and a run as the manifest has it
 SAME = 5e-6  # relative: six significant digits
@@ -32,13 +31,16 @@ SAME = 5e-6  # relative: six significant digits
 
 @dataclass(frozen=True, kw_only=True)
 class Refit:
-    """A fitted calibration. runs: names of what entered, by study; seconds: of the fit alone, None where it was made
-    before."""
+    """A fitted calibration. seconds: of the fit alone, None where it was made before."""
 
     document: Mapping[str, Any]
     calibration: Calibration
-    runs: Mapping[str, tuple[str, ...]]
     seconds: float | None
+
+    @property
+    def runs(self) -> dict[str, int]:
+        """How many runs it was fitted to, by study; a run with a stage of a second size enters no fit."""
+        return dict(Counter(name.partition("/")[0] for name in self.document["fit"]["runs"]))
 
 
 def committed(folders: Mapping[str, Path]) -> dict[str, Observations]:
@@ -100,29 +102,32 @@ def refit(
     chosen = entering(studies, leave)
     if not chosen:
         raise UsageError("no finished run enters the fit: run a study first, as in `mopd study run order`")
-    with tempfile.TemporaryDirectory() as name:
-        place = Path(name)
-        write_json(place / "prior.json", prior_of(shipped()))
-        data = [_narrowed(place, folders[study], studies[study], names) for study, names in chosen.items()]
-        began = time.perf_counter()
-        document = fitted(data, base=place / "prior.json", starts=starts)
-        seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    document = fitted(
+        [folders[study] / "observations.csv" for study in chosen],
+        base=prior_of(shipped()),
+        chosen=_named(chosen),
+        starts=starts,
+    )
     return Refit(
         document=document,
         calibration=from_document(document, source="the calibration fitted to committed studies"),
-        runs=chosen,
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
     )
+
+
+def _named(chosen: Mapping[str, tuple[str, ...]]) -> set[str]:
+    """Runs by the names that a fit has for them, STUDY/RUN."""
+    return {f"{study}/{name}" for study, names in chosen.items() for name in names}
 
 
 def as_shipped(studies: Mapping[str, Observations]) -> Refit:
     """The calibration that ships, to be judged as it is. UsageError where a run that does not enter a fit, such as a
     held-out one, is in it."""
-    document, runs = shipped(), entering(studies)
+    document = shipped()
     if "fit" not in document:
         raise UsageError("the calibration that ships is no fit of ours: fit anew, without --as-shipped")
-    known = {f"{study}/{name}" for study, names in runs.items() for name in names}
-    if unknown := sorted(set(document["fit"]["runs"]) - known):
+    if unknown := sorted(set(document["fit"]["runs"]) - _named(entering(studies))):
         raise UsageError(
             f"the calibration that ships was fitted to {unknown[0]!r}, which is held out or was not run: fit anew, "
             "without --as-shipped"
@@ -130,7 +135,6 @@ def as_shipped(studies: Mapping[str, Observations]) -> Refit:
     return Refit(
         document=document,
         calibration=from_document(document, source="the calibration that ships"),
-        runs=runs,
         seconds=None,
     )
 
@@ -168,13 +172,3 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, float) and isinstance(other, int | float):
         return math.isclose(one, other, rel_tol=SAME, abs_tol=1e-12)
     return bool(one == other)
-
-
-def _narrowed(place: Path, folder: Path, found: Observations, names: tuple[str, ...]) -> Path:
-    """A study's files in a place of their own, all other runs marked as held out. Returns its observations."""
-    own = place / folder.name
-    own.mkdir()
-    runs = {name: row | {"held_out": name not in names} for name, row in found.manifest["runs"].items()}
-    write_json(own / "manifest.json", {**found.manifest, "runs": runs})
-    (own / "observations.csv").symlink_to((folder / "observations.csv").resolve())
-    return own / "observations.csv"
