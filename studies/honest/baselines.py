@@ -138,9 +138,10 @@ def last_checkpoint(cell: Cell) -> float | None:
     return cell.last
 
 
+OWN_EXPERT = "own expert in set, base otherwise"
 BASELINES: Mapping[str, Rule] = {
     "no change": no_change,
-    "own expert in set, base otherwise": own_expert,
+    OWN_EXPERT: own_expert,
     "MOPD equals teacher": mopd_equals_teacher,
     "constant recovery per strategy": constant_recovery,
     "additive merge": additive_merge,

@@ -29,7 +29,7 @@ CANDIDATES = ("mopd", "mixed_rl", "merge")  # always taking one of them is a con
 @dataclass(frozen=True, kw_only=True)
 class Trial:
     """One score of a run left out: what was forecast (members of an ensemble), and what came out on how many items;
-    bold: whether RL at a bold rate led to it."""
+    bold: whether RL at a bold rate led to it; rate: the highest rate of RL in the run."""
 
     study: str
     run: str
@@ -40,6 +40,7 @@ class Trial:
     truth: float
     items: int
     bold: bool = False
+    rate: float = 0.0
 
     @property
     def in_set(self) -> bool:
@@ -61,7 +62,7 @@ class Trial:
 class Contest:
     """One condition in which several recipes were run: what was forecast of each one's mean score over trained domains
     and seeds, and what came out, with its standard error over prompts (of several). gaps: P10 and P90 of the forecast
-    differences, points, by "a - b"."""
+    differences, points, by "a - b", in alphabetical order. rate: the highest rate of RL in its runs."""
 
     study: str
     condition: str
@@ -71,6 +72,7 @@ class Contest:
     measured: Mapping[str, float]
     errors: Mapping[str, float] = field(default_factory=dict)
     gaps: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    rate: float = 0.0
 
     @property
     def spread(self) -> float:

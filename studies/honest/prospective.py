@@ -10,7 +10,7 @@ it is told greedy starts and specialists. Leaves out: fits, and runs that were f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any, Final
 
@@ -36,7 +36,7 @@ from studies.honest.baselines import (
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
 from studies.honest.refit import shipped_path
 from studies.honest.scoring import choose, exact_interval, regret
-from studies.honest.trials import Trained, condition_of, drawn_of, longest, own_specialists
+from studies.honest.trials import drawn_of, longest, own_specialists, scored
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
@@ -88,16 +88,13 @@ def afterwards(found: Observations, record: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[str, Any]]:
-    recipe, start, best = found.recipe(name), found.scores(name, BASE), longest(found, name)
-    drawn = told_draws(found, name, best, default_calibration(), figure)
-    specialists = {domain: one.scores for domain, one in best.items()}
+    drawn, cells = told_draws(found, name, default_calibration(), figure)
     rows: dict[str, dict[str, Any]] = {}
-    for domain in trained(recipe):
-        cell = cell_of(recipe, domain, start=start, specialist=specialists)
-        low, median, high = np.quantile(drawn[domain], [0.1, 0.5, 0.9]).tolist()
+    for cell in cells:
+        low, median, high = np.quantile(drawn[cell.domain], [0.1, 0.5, 0.9]).tolist()
         said = {rule: of(cell) for rule, of in RULES.items()}
-        simplest = said["own specialist"] if said["own specialist"] is not None else start[domain]
-        rows[domain] = {
+        simplest = said["own specialist"] if said["own specialist"] is not None else no_change(cell)
+        rows[cell.domain] = {
             "low": low,
             "median": median,
             "high": high,
@@ -107,17 +104,17 @@ def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[st
 
 
 def told_draws(
-    found: Observations,
-    name: str,
-    best: Mapping[str, Trained],
-    calibration: Calibration,
-    figure: Figure,
-    **how: bool,
-) -> dict[str, Array]:
-    """`drawn_of` as a forecast on record is told, before the run: the start's answers say how many a test has."""
+    found: Observations, name: str, calibration: Calibration, figure: Figure, **how: bool
+) -> tuple[dict[str, Array], list[Cell]]:
+    """What is known of a run before it, as a forecast on record is told: draws of its trained domains' scores, and what
+    a rule sees of them. The start's answers say how many a test has."""
+    recipe, start, best = found.recipe(name), found.scores(name, BASE), longest(found, name)
     key = f"{found.manifest['study']}/{name}/{figure}"
     items = found.answers(name, BASE)
-    return drawn_of(found, name, calibration, items=items, key=key, best=best, figure=figure, **how)
+    drawn = drawn_of(found, name, calibration, items=items, key=key, best=best, figure=figure, **how)
+    specialists = {domain: one.scores for domain, one in best.items()}
+    cells = [cell_of(recipe, domain, start=start, specialist=specialists) for domain in trained(recipe)]
+    return drawn, cells
 
 
 def told_trials(
@@ -131,33 +128,14 @@ def told_trials(
     studies that scored greedily too."""
     return [
         trial
-        for study, found in studies.items()
-        if found.points.greedy.notna().any()
+        for study, seen in studies.items()
+        if seen.points.greedy.notna().any()
+        for found in [seen.seen(figure)]
         for name, row in found.finished.items()
         if wanted(study, row)
-        for trial in _trials_of(found.seen(figure), study, name, calibration, figure)
+        for drawn, cells in [told_draws(found, name, calibration, figure, form_error=False)]
+        for trial in scored(found, study, name, cells, drawn, known=own_specialists(found.recipe(name)))
     ]
-
-
-def _trials_of(
-    found: Observations, study: str, name: str, calibration: Calibration, figure: Figure
-) -> Iterator[Trial]:
-    recipe, start, final = found.recipe(name), found.scores(name, BASE), found.scores(name)
-    best = longest(found, name)
-    drawn = told_draws(found, name, best, calibration, figure, form_error=False)
-    specialists = {domain: one.scores for domain, one in best.items()}
-    for domain in trained(recipe):
-        yield Trial(
-            study=study,
-            run=name,
-            condition=condition_of(study, found.manifest["runs"][name]),
-            seed=found.seed(name),
-            cell=cell_of(recipe, domain, start=start, specialist=specialists),
-            ensemble=tuple(drawn[domain].tolist()),
-            truth=final[domain],
-            items=found.answers(name)[domain],
-            bold=recipe.output in recipe.bold_beyond(own_specialists(recipe)),
-        )
 
 
 def judged(found: Observations, record: Mapping[str, Any], *, failures_count: bool = False) -> Analysis:

@@ -19,7 +19,7 @@ from studies.framework.analysis import Chart
 from studies.framework.registry import LISTED, study
 from studies.framework.report import draw
 from studies.honest import reading
-from studies.honest.baselines import said
+from studies.honest.baselines import OWN_EXPERT, said
 from studies.honest.held_out import Trial
 from studies.honest.honest import Judged, contest_row, contests_left_out, strategies_left_out, summary, tested
 from studies.honest.refit import shipped_path
@@ -51,7 +51,7 @@ def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
     """Everything that the report says, as JSON. left_out: what came of leaving out more than was held out."""
     inside = [trial for trial in test.trials if trial.in_set]
     published = validate()
-    found = {
+    return {
         "fit": test.about(),
         "held_out": test.document(),
         "by_strategy": _grouped(inside, lambda trial: trial.cell.strategy),
@@ -66,15 +66,10 @@ def document(test: Judged, left_out: Mapping[str, Any]) -> dict[str, Any]:
             **{key: published[key] for key in ("mean_error", "baseline_mean_errors", "normalised")},
         },
         "trials": [_trial_row(trial) for trial in test.trials],
-    }
-    rates = reading.rates_of(test.studies)
-    released = {
-        name: study(name).released for name in test.studies if name in LISTED and study(name).released
-    }
-    return {
-        **found,
-        "reading": reading.read(found, rates, reading.contest_rates(test.studies, rates)),
-        "released": released,
+        "reading": reading.read(inside, [contest for contest in test.contests if contest.held_out]),
+        "released": {
+            name: study(name).released for name in test.studies if name in LISTED and study(name).released
+        },
     }
 
 
@@ -125,5 +120,5 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "high": high,
         "measured": trial.truth,
         "items": trial.items,
-        "own_expert": said("own expert in set, base otherwise", trial.cell),
+        "own_expert": said(OWN_EXPERT, trial.cell),
     }

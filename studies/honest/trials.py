@@ -12,7 +12,7 @@ Leaves out: the fit (`studies.honest.refit`), scoring (`studies.honest.held_out`
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -31,7 +31,7 @@ from studies.framework.forecasts import is_specialist
 from studies.framework.ledger import CPU
 from studies.framework.observe import Figure, Observations
 from studies.framework.run import sizes_of
-from studies.honest.baselines import cell_of, strategy_of, trained
+from studies.honest.baselines import Cell, cell_of, strategy_of, trained
 from studies.honest.held_out import POINTS, Contest, Trial
 from studies.honest.refit import Leave
 
@@ -195,22 +195,46 @@ def trials(forecaster: Forecaster, wanted: Leave = held_out) -> list[Trial]:
 def _trials_of(forecaster: Forecaster, experts: _Experts, study: str, name: str) -> Iterator[Trial]:
     found = forecaster.studies[study]
     recipe = found.recipe(name)
-    output = recipe.stage[recipe.output]
-    start, final, last = (found.scores(name, stage) for stage in (BASE, recipe.output, output.init))
+    start, last = (found.scores(name, stage) for stage in (BASE, recipe.stage[recipe.output].init))
     specialists = experts.of(study, name)
-    drawn, items = forecaster.of(study, name), found.answers(name)
-    for domain in recipe.domains:
+    cells = [
+        cell_of(recipe, domain, start=start, specialist=specialists, last=last[domain])
+        for domain in recipe.domains
+    ]
+    known = own_specialists(recipe) if forecaster.informed else ()
+    yield from scored(found, study, name, cells, forecaster.of(study, name), known=known)
+
+
+def scored(
+    found: Observations,
+    study: str,
+    name: str,
+    cells: Iterable[Cell],
+    drawn: Mapping[str, Array],
+    *,
+    known: Collection[str],
+) -> Iterator[Trial]:
+    """A trial for each cell of a run, from draws by domain. known: stages of which the forecast was told."""
+    recipe, final, items = found.recipe(name), found.scores(name), found.answers(name)
+    for cell in cells:
         yield Trial(
             study=study,
             run=name,
             condition=condition_of(study, found.manifest["runs"][name]),
             seed=found.seed(name),
-            cell=cell_of(recipe, domain, start=start, specialist=specialists, last=last[domain]),
-            ensemble=tuple(drawn[domain].tolist()),
-            truth=final[domain],
-            items=items[domain],
-            bold=recipe.output in recipe.bold_beyond(own_specialists(recipe) if forecaster.informed else ()),
+            cell=cell,
+            ensemble=tuple(drawn[cell.domain].tolist()),
+            truth=final[cell.domain],
+            items=items[cell.domain],
+            bold=recipe.output in recipe.bold_beyond(known),
+            rate=rate_of(recipe),
         )
+
+
+def rate_of(recipe: Recipe) -> float:
+    """The highest learning rate of its RL; 0 without any."""
+    rates = [recipe.amounts[stage.name].learning_rate for stage in recipe.stages if isinstance(stage, Rl)]
+    return max(rates, default=0.0)
 
 
 def contests(forecaster: Forecaster) -> list[Contest]:
@@ -264,6 +288,7 @@ def _contest(
             f"{one} - {other}": _ends(POINTS * (drawn[one] - drawn[other]))
             for one, other in combinations(sorted(drawn), 2)
         },
+        rate=max(rate_of(found.recipe(name)) for names in runs.values() for name in names),
     )
 
 

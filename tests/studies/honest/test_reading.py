@@ -2,50 +2,45 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
+from studies.honest.baselines import Cell
+from studies.honest.held_out import Contest, Trial
 from studies.honest.prospective import BOLD_RATE
 from studies.honest.reading import read
 
-
-def trial(study: str, run: str, predicted: float, **changes: Any) -> dict[str, Any]:
-    row = {
-        "study": study,
-        "run": run,
-        "predicted": predicted,
-        "measured": 0.5,
-        "own_expert": 0.6,
-        "in_set": True,
-    }
-    return {**row, "low": 0.4, "high": 0.6, **changes}
+CELL = Cell(strategy="mopd", domain="a", trained=("a",), start={"a": 0.3}, specialist={"a": {"a": 0.6}})
+CALM, RASH = 1e-3, 5e-3
 
 
-def contest(condition: str, predicted: dict[str, float], measured: dict[str, float]) -> dict[str, Any]:
-    choice = [max(predicted, key=predicted.__getitem__)]
-    gaps = {"mixed_rl - mopd": [-5.0, 5.0]}
-    return {
-        "condition": f"{condition} (held out)", "held_out": True, "predicted": predicted, "measured": measured,
-        "choice": choice, "gaps": gaps, "errors": {"mixed_rl": 0.03, "mopd": 0.04},
-    }  # fmt: skip
+def trial(study: str, low: float, median: float, high: float, rate: float = CALM) -> Trial:
+    """Of a score of .5, whose own expert has .6."""
+    ensemble = (low, low, *[median] * 7, high, high)
+    return Trial(
+        study=study, run="r", condition="c", seed=0, cell=CELL, ensemble=ensemble, truth=0.5, items=100, rate=rate
+    )  # fmt: skip
 
 
-RATES = {("choice_again", "calm"): 1e-3, ("choice_again", "rash"): 5e-3, ("gain", "calm"): 1e-3}
-DOCUMENT = {
-    "trials": [
-        trial("choice_again", "calm", 0.5),
-        trial("choice_again", "rash", 0.8),
-        trial("gain", "calm", 0.55),
-        trial("gain", "calm", 0.0, in_set=False),
-    ],
-    "contests": [
-        contest("slow", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.80, "mopd": 0.78}),
-        contest("fast", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.40, "mopd": 0.60}),
-        contest("even", {"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.60, "mopd": 0.60}),
-    ],
-}
-FOUND = read(DOCUMENT, RATES, {"slow": 1e-3, "fast": BOLD_RATE, "even": 1e-3})
+def contest(predicted: dict[str, float], measured: dict[str, float], rate: float = CALM) -> Contest:
+    return Contest(
+        study="s", condition="c", seeds=(0,), held_out=True, predicted=predicted, measured=measured,
+        gaps={"mixed_rl - mopd": (-5.0, 5.0)}, errors={"mixed_rl": 0.03, "mopd": 0.04}, rate=rate,
+    )  # fmt: skip
+
+
+TRIALS = [
+    trial("choice_again", 0.4, 0.5, 0.6),
+    trial("choice_again", 0.4, 0.8, 0.9, RASH),
+    trial("gain", 0.4, 0.55, 0.6),
+]
+CONTESTS = [
+    contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.80, "mopd": 0.78}),
+    contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.40, "mopd": 0.60}, BOLD_RATE),
+    contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.60, "mopd": 0.60}),
+]
+FOUND = read(TRIALS, CONTESTS)
 
 
 def test_new_studies_come_first_and_rates_stand_apart_each_with_its_winner() -> None:
@@ -71,8 +66,8 @@ def test_signs_are_counted_apart_where_a_difference_is_beyond_two_standard_error
     """Of 2, -20 and 0 points the second alone lies beyond twice the 5 points of two errors, 3 and 4; it is said wrong,
     and right where the forecast is turned."""
     assert (FOUND["differences"][0]["beyond 2 errors"], FOUND["differences"][0]["of them right"]) == (1, 0)
-    turned = [{**row, "predicted": {"mixed_rl": 0.6, "mopd": 0.7}} for row in DOCUMENT["contests"]]
-    found = read({**DOCUMENT, "contests": turned}, RATES, {})
+    turned = [replace(one, predicted={"mixed_rl": 0.6, "mopd": 0.7}) for one in CONTESTS]
+    found = read(TRIALS, turned)
     assert (found["differences"][0]["beyond 2 errors"], found["differences"][0]["of them right"]) == (1, 1)
 
 
