@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
 from typing import Any
 
 import pandas as pd
@@ -12,7 +11,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import assemble
 from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
 from mopdsim.recipes.stage import Amounts, AmountsName
-from studies.framework.analysis import Analysis, Quantity, mean_quantity
+from studies.framework.analysis import Quantity, mean_quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Factor
 
@@ -66,22 +65,6 @@ def composed(
 
 
 Row = Callable[[Observations, str], Mapping[str, Any] | Sequence[Mapping[str, Any]]]
-
-
-def of_table(
-    made: Callable[[Observations], pd.DataFrame],
-) -> Callable[[Callable[[pd.DataFrame], Analysis]], Callable[[Observations], Analysis]]:
-    """An analysis of a table, made one of observations. Nothing is found where no run is finished."""
-
-    def decorated(analyse: Callable[[pd.DataFrame], Analysis]) -> Callable[[Observations], Analysis]:
-        @wraps(analyse)
-        def of(found: Observations) -> Analysis:
-            rows = made(found)
-            return Analysis(quantities={}) if rows.empty else analyse(rows)
-
-        return of
-
-    return decorated
 
 
 def table(found: Observations, row: Row) -> pd.DataFrame:

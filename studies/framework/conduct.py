@@ -254,7 +254,7 @@ def fit(work: Work, *, write: bool = True) -> dict[str, Any]:
         return json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")
     found = observe.read(work.folder)
     record = work.record()
-    analysis = work.study.analyse(found)
+    analysis = work.study.analysis(found)
     document = {
         "study": work.study.name,
         "date": found.manifest["date"],
@@ -280,7 +280,7 @@ def write_report(work: Work, *, judge: Judge | None = None) -> list[Path]:
         return [work.folder / "report.md", *sorted(work.folder.glob("*.svg"))]
     found = observe.read(work.folder)
     record = work.record()
-    analysis = work.study.analyse(found)
+    analysis = work.study.analysis(found)
     if judge is not None:
         for each in forecasts.read_all(work.folder):
             analysis = analysis.with_more(judge(found, each))

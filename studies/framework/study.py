@@ -17,12 +17,12 @@ from pydantic import Field, model_validator
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.stage import Value
+from studies.framework.analysis import Analysis
 from studies.framework.run import Run
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from studies.framework.analysis import Analysis
     from studies.framework.observe import Observations
     from trainer.runs.plan import Plan
     from trainer.runs.store import Store
@@ -96,7 +96,8 @@ def predicted(text: str, claims: str) -> Prediction:
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """design: the runs at full scale. observed, held_out: what is measured and what is kept for judging, in words.
-    analyse: from observations to quantities (those of the claims among them), tables and charts; it may draw from
+    analyse: from observations of a finished run or more to quantities (those of the claims among them), tables and
+    charts; it may draw from
     nothing but the generator that it makes from its own fixed seed. measure: what is looked at besides scores, a table
     made from the finished runs, their plan and the store. twin: the name of the run whose weights it looks at beside a
     run's, one that may not be among the runs. of_skills: whether its scores are of skills, which
@@ -143,3 +144,7 @@ class Study:
             settings = chosen.settings.model_copy(update={"device": device})
             found[run.name] = chosen.model_copy(update={"settings": settings})
         return found
+
+    def analysis(self, found: Observations) -> Analysis:
+        """Of what was observed so far; nothing where no run has finished."""
+        return self.analyse(found) if found.finished else Analysis(quantities={})

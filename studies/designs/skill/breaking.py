@@ -69,8 +69,6 @@ def _recipe(name: str, size: str, rate: float) -> Recipe:
 def broken_rows(found: Observations) -> pd.DataFrame:
     """Of every run, with the share of its domains that end below their start, greedy, and the condition's name."""
     rows = rows_of(found)
-    if rows.empty:
-        return rows
     ends = [
         (found.scores(name, BASE, figure="greedy"), found.scores(name, figure="greedy")) for name in rows.run
     ]
@@ -109,8 +107,6 @@ def judged_by_rate(
     recipe. worlds: a size and its domains, by their name in the table of domains. A student that fails counts here with
     its score: its failing is what is asked."""
     rows = broken_rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
     shown = means(rows, f"{' '.join(by)} label", "start_greedy temperature_1 greedy pass_8 broken recovery")
     picked = picks(rows, choices)
     gentle = rows.rate.min()

@@ -89,8 +89,6 @@ def _recipe(kind: str, mode: str, stages: list[tuple[AnyStage, Amounts]]) -> Rec
 def _rows(found: Observations) -> pd.DataFrame:
     """With the taught skill's scores of start, teacher and student, greedy, and what the student has over both."""
     rows = rows_of(found)
-    if rows.empty:
-        return rows
     rows = rows.assign(label=rows.recipe.str.removeprefix(FAILED))
 
     def taught(name: str, stage: str | None) -> float:
@@ -112,8 +110,6 @@ def analyse(found: Observations) -> Analysis:
     """The taught skill under every teacher and mode, and the composed probe. A student that fails counts here with its
     score: what limits it is what is asked."""
     rows = _rows(found)
-    if rows.empty:
-        return Analysis(quantities={})
     shown = means(rows, "teacher label", "start by_teacher by_student over_teacher")
     owners = [
         (PARTS, domain, name, stage)

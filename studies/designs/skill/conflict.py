@@ -13,11 +13,12 @@ from functools import partial
 
 import pandas as pd
 
-from studies.designs.builders import kept, means, of_table, where
+from studies.designs.builders import kept, means, where
 from studies.designs.skill.contest import compared, judging, lead, rows_of
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, PAIR, RIVAL_SEEDS, RL, recipe, rivals, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
+from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -40,9 +41,9 @@ def design() -> list[Run]:
     ]  # fmt: skip
 
 
-@of_table(rows_of)
-def analyse(rows: pd.DataFrame) -> Analysis:
+def analyse(found: Observations) -> Analysis:
     """Scores along the dial, beside the bound."""
+    rows = rows_of(found)
     lost = means(rows.assign(below=1 - rows.dial / 2 - rows.greedy), "dial recipe", "below")
     own = Analysis(
         quantities=kept(

@@ -14,13 +14,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
-import pandas as pd
-
-from studies.designs.builders import kept, of_table
+from studies.designs.builders import kept
 from studies.designs.skill.contest import compared, judging, lead, rows_of, share_failed
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import FLOPS, RECIPES, RL, SEEDS, WORLDS, recipe, run
 from studies.framework.analysis import Analysis
+from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -59,9 +58,9 @@ def design_repeat(study: str) -> list[Run]:
     ]  # fmt: skip
 
 
-@of_table(rows_of)
-def analyse(rows: pd.DataFrame) -> Analysis:
+def analyse(found: Observations) -> Analysis:
     """Scores by world and recipe, and the leads that the prediction speaks of."""
+    rows = rows_of(found)
     again = "budget" in rows
     if again:
         rows = rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))

@@ -104,8 +104,6 @@ def _rows(found: Observations) -> pd.DataFrame:
     """Of the batches whose recipes are all done, so that half of one tilts no mean; with the condition's name, which is
     the world and the budget."""
     rows = rows_of(found)
-    if rows.empty:
-        return rows
     whole = rows.groupby("batch").run.transform("size") == len(recipes(WORLDS[UNSEEN], SMALL))
     return rows.assign(condition=rows.world + " x" + rows.budget.map("{:g}".format))[whole]
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
-from studies.designs.builders import at_flops, kept, of_table, told
+from studies.designs.builders import at_flops, kept, told
 from studies.designs.skill.contest import FAILED, rows_of
 from studies.designs.skill.suite import (
     FLOPS,
@@ -30,6 +30,7 @@ from studies.designs.skill.suite import (
     setting,
 )
 from studies.framework.analysis import Analysis, Chart, Table, mean_quantity
+from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -95,9 +96,9 @@ def _settings() -> Iterator[tuple[str, str, object, Recipe]]:
         yield "mixed_rl", "due", words, due
 
 
-@of_table(rows_of)
-def analyse(rows: pd.DataFrame) -> Analysis:
+def analyse(found: Observations) -> Analysis:
     """Scores by setting, and which optima lie on an edge of what was tried."""
+    rows = rows_of(found)
     rows = rows.assign(recipe=rows.recipe.str.removeprefix(FAILED))
     best = optima(rows)
     shown = rows[["recipe", "knob", "value", "temperature_1", "greedy", "pass_8", "worst_greedy", "recovery"]]

@@ -146,7 +146,7 @@ class Team:
     def rows(self, found: Observations) -> pd.DataFrame:
         """A row for each finished run, with the late domain apart from the others, greedy."""
         rows = rows_of(found)
-        scores = [found.scores(name, figure="greedy") for name in rows.get("run", ())]
+        scores = [found.scores(name, figure="greedy") for name in rows.run]
         return rows.assign(
             late_domain=[own[self.late] for own in scores],
             other_domains=[sum(own[domain] for domain in self.early) / len(self.early) for own in scores],
@@ -161,8 +161,6 @@ class Team:
     ) -> Analysis:
         """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
         rows = self.rows(found)
-        if rows.empty:
-            return Analysis(quantities={})
         by_number = {self.label(k): k for k in self.groups}
         counted = rows.assign(teachers=rows.recipe.str.removeprefix(FAILED).map(by_number))
         counted = counted[counted.teachers.notna() & (counted.arm != CAME_LATE)].astype({"teachers": int})

@@ -152,8 +152,6 @@ def _stages(found: Observations, name: str) -> list[dict[str, Any]]:
 def analyse(found: Observations) -> Analysis:
     """Scores by system and domain, what the student has of its teachers, and what each stage cost."""
     scores, stages = table(found, _scores), table(found, _stages)
-    if scores.empty:
-        return Analysis(quantities={})
     quantities = {}
     for name, own in scores[scores.figure == "greedy"].groupby("system"):
         spent = float(stages[stages.system == name].seconds.sum())

@@ -94,7 +94,7 @@ def test_every_claim_is_reported(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_analysis_of_nothing_says_nothing(name: str) -> None:
     chosen = study(name)
-    assert not chosen.analyse(simulated({}, lambda run, stage, domain: 0.5)).quantities
+    assert not chosen.analysis(simulated({}, lambda run, stage, domain: 0.5)).quantities
 
 
 def test_unknown_studies_are_refused() -> None:

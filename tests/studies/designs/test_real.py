@@ -86,7 +86,7 @@ def test_a_forecast_of_a_real_model_knows_its_specialists_without_their_pace(hal
 def test_a_study_of_a_real_model_gives_its_scope_an_error_of_the_form(half: Observations) -> None:
     """Forecasts lie far off, so that the error is wide; too few runs say nothing."""
     document = shipped()
-    whole = Refit(document=document, calibration=default_calibration(), runs={}, seconds=None)
+    whole = Refit(document=document, calibration=default_calibration(), seconds=None)
     rows = {
         name: dict(row) | {"failure": None}
         for name, row in half.manifest["runs"].items()
@@ -123,8 +123,6 @@ def test_half_a_study_says_which_half(half: Observations) -> None:
         "4 of 10 runs are done, 4 of them in batches that are not, which count in no mean. Seeds by condition: none. A "
         "lead has an interval where there are two seeds at least.",
     )
-    nothing = replace(half, manifest={**half.manifest, "runs": {}})
-    assert real.analyse(nothing).findings[0].startswith("0 of 0 runs are done.")
 
 
 def test_bold_runs_of_a_seed_share_their_teachers_and_differ_in_the_last_rate_alone() -> None:
