@@ -2,20 +2,20 @@
 
 An engine is one file of this folder with `job(request, stage) -> Job`. What it cannot say is a UsageError of one
 sentence that names stage, key, engine and remedy (`refused`); what it says otherwise than this trainer is a sentence
-in `Job.differs`. Plain values become YAML that every reader understands alike: numbers carry a point where YAML 1.1
-would take them for text (`1.0e-06`, not `1e-06`), and text is always quoted. Scripts are carried as they are: they read
-the configuration that lies beside them. Leaves out: writing the folder (`mopdsim.exchange.export`).
+in `Job.differs`. Scripts are carried as they are: they read the configuration that lies beside them. Leaves out:
+writing the folder (`mopdsim.exchange.export`).
 """
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib.resources import files
 from typing import Any
+
+import yaml
 
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
@@ -357,44 +357,10 @@ WARM_UP = (
 )
 
 
-def dump(value: Mapping[str, Any], *, indent: int = 0) -> str:
-    """A mapping as a block of YAML."""
-    lines = []
-    for key, found in value.items():
-        pad = " " * indent
-        if isinstance(found, Mapping) and found:
-            lines.append(f"{pad}{key}:\n{dump(found, indent=indent + 2)}")
-        elif isinstance(found, Sequence) and not isinstance(found, str) and found:
-            lines.append(f"{pad}{key}:\n" + "".join(_item(each, indent) for each in found))
-        else:
-            lines.append(f"{pad}{key}: {scalar(found)}\n")
-    return "".join(lines)
-
-
-def _item(value: Any, indent: int) -> str:
-    pad = " " * indent
-    if not isinstance(value, Mapping):
-        return f"{pad}- {scalar(value)}\n"
-    body = dump(value, indent=indent + 2)
-    return f"{pad}- {body[indent + 2 :]}"
-
-
-def scalar(value: Any) -> str:
-    """A number, text, truth value or nothing."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} has no place in a configuration")
-        mantissa, e, power = repr(value).partition("e")
-        return repr(value) if not e or "." in mantissa else f"{mantissa}.0e{power}"
-    if isinstance(value, Mapping | Sequence) and not isinstance(value, str):
-        return "{}" if isinstance(value, Mapping) else "[]"
-    return json.dumps(str(value), ensure_ascii=False)
+def dump(value: Mapping[str, Any]) -> str:
+    """A mapping as YAML that readers of 1.1 and 1.2 understand alike: `1.0e-06`, not `1e-06`, and text is quoted where
+    it would read as something else."""
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=math.inf)
 
 
 def template(name: str) -> str:
