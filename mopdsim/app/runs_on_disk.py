@@ -92,7 +92,7 @@ def samples(found: Run) -> list[dict[str, Any]]:
 def _logged(found: Run, log: str) -> list[dict[str, Any]]:
     whole = _whole(found, log)
     if whole is not None:
-        return list(files.rows_of(whole, most=MAX_LOG))
+        return list(files.rows_of(whole, most=MAX_LOG, of_run=True))
     return [
         {"stage": stage, **files.named(row, teachers)}
         for path, stage, teachers in _logs(found, log)
@@ -122,7 +122,7 @@ def _stage(path: Path) -> dict[str, Any]:
     """The stage that a made_from.json describes; empty for a given model, and where it says none."""
     try:
         return dict(json.loads(path.read_text())["stage"] or {})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
@@ -159,7 +159,7 @@ def final_scores(found: Run) -> pd.DataFrame | None:
         rows = [
             (name, float(row["start"]), float(row["final"]), float(row["se"])) for name, row in scores.items()
         ]
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(
             f"{path}: damaged, or of another version: run it again for a table of scores"
         ) from None
@@ -172,7 +172,7 @@ def scenario_text(found: Run) -> str:
         model = json.loads((found.directory / files.RESOLVED).read_text())["model"]
         recipe = parse_toml((found.directory / CONFIG).read_text(), source=found.name)
         return tomli_w.dumps({"model": str(model), "recipe": recipe})
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise UsageError(
             f"{found.name}: without a model and a recipe that can be read, there is no forecast"
         ) from None

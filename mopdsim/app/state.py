@@ -19,8 +19,8 @@ import streamlit as st
 from pydantic import Field, ValidationError
 
 from mopdsim.app.choice import Choice
+from mopdsim.base.documents import in_words
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.recipes.recipe_file import in_words
 from mopdsim.recipes.stage import Value
 
 SIDE_BY_SIDE = 4

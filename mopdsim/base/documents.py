@@ -1,7 +1,7 @@
 """Documents in files, JSON and TOML; the errors of those that are absent or broken; checks of the values that a user's
 file holds; and where the package's own data lie.
 
-A check raises UsageError with the field, the value and the rule. Leaves out: values that pydantic validates
+A check raises UsageError with the field, the value and the rule. Leaves out: recipes, which pydantic validates
 (`mopdsim.recipes.recipe_file`).
 """
 
@@ -14,6 +14,8 @@ import tomllib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
@@ -116,3 +118,20 @@ def pair_of(
     if low > high:
         raise UsageError(f"{where} = {value!r}: P10 is above P90; give the smaller first")
     return float(low), float(high)
+
+
+def in_words(error: ValidationError) -> str:
+    """One sentence for the first problem of options given by name."""
+    problem = error.errors(include_url=False)[0]
+    return stated(".".join(map(str, problem["loc"])), problem)
+
+
+def stated(where: str, problem: Mapping[str, Any]) -> str:
+    """Where, what value, which rule."""
+    if problem["type"] == "missing":
+        return f"{where} is missing: add it"
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    if problem["type"] == "value_error":
+        return f"{where}: {message}" if where else message
+    shown = repr(problem["input"])
+    return f"{where} = {shown if len(shown) < 60 else shown[:57] + '...'}: {message}"

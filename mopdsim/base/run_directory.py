@@ -15,8 +15,8 @@ A stage, STORE/KEY/
   STATUS  made_from.json  metrics.jsonl  samples.jsonl  summary.json  weights/ or data/  checkpoints/
   ledger.safetensors    what each teacher did to the weights, where asked for (`trainer.stages.ledger`)
 
-A row of metrics.jsonl is of `kind` "step" or "evaluation". Rows of a stage speak of its teachers by their place, for
-recipes that share it give them other names; rows of a run by name. Leaves out: writing.
+A row of metrics.jsonl is of `kind` "step" or "evaluation", one of samples.jsonl "sample". Rows of a stage speak of its
+teachers by their place, for recipes that share it give them other names; rows of a run by name. Leaves out: writing.
 """
 
 from __future__ import annotations
@@ -25,7 +25,12 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mopdsim.base.documents import in_words
+from mopdsim.base.errors import UsageError
 
 CONFIG, RESOLVED, MANIFEST, STATUS = "config.toml", "resolved.json", "manifest.json", "STATUS"
 METRICS, SAMPLES, SUMMARY = "metrics.jsonl", "samples.jsonl", "summary.json"
@@ -41,8 +46,68 @@ def status_of(directory: Path) -> str:
     return (directory / STATUS).read_text(errors="replace").strip()[:40]
 
 
-def rows_of(path: Path, *, most: int | None = None) -> Iterator[dict[str, Any]]:
-    """Complete JSON rows of a log, of its last `most` bytes where it is longer; a line half written is left out."""
+class _Row(BaseModel):
+    """What readers count on; a row may say more."""
+
+    model_config = ConfigDict(strict=True)
+    step: int
+
+
+class _Step(_Row):
+    loss: float = 0.0
+    reward: float = 0.0
+    grad_norm: float = 0.0
+    seconds: dict[str, float] = {}
+    prompts: dict[str, float] = {}
+    gradient_cosine: dict[Annotated[str, Field(pattern=r"^[^|]+\|[^|]+$")], float] = {}
+
+
+class _Score(BaseModel):
+    model_config = ConfigDict(strict=True)
+    pass_rate: float = 0.0
+    se: float | None = None
+
+
+class _Evaluation(_Row):
+    domains: dict[str, _Score] = {}
+    seconds: dict[str, float] = {}
+
+
+_Numbers = list[float | None]
+
+
+class _Sample(_Row):
+    domain: str
+    prompt: str
+    length: int
+    reward: float
+    judged_reward: float = 0.0
+    tokens: list[str]
+    student: _Numbers
+    advantage: _Numbers | None = None
+    teachers: dict[str, _Numbers] | list[_Numbers] | None = None
+    own: list[int] | list[str] = []
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Sample:
+        """A number for each token; teachers, of which it learns from one, or an advantage."""
+        taught = self.teachers.values() if isinstance(self.teachers, dict) else self.teachers or ()
+        names = self.teachers if isinstance(self.teachers, dict) else range(len(self.teachers or ()))
+        columns = [self.student, *taught, *([] if self.advantage is None else [self.advantage])]
+        if any(len(column) != len(self.tokens) for column in columns):
+            raise ValueError("it has not one number for each token")
+        if self.advantage is None and not (self.own and set(self.own) <= {*names}):
+            raise ValueError("it names no teacher that it learns from")
+        return self
+
+
+_SHAPES: Mapping[str, type[_Row]] = {"step": _Step, "evaluation": _Evaluation, "sample": _Sample}
+
+
+def rows_of(path: Path, *, most: int | None = None, of_run: bool = False) -> Iterator[dict[str, Any]]:
+    """Complete JSON rows of a log, of its last `most` bytes where it is longer; a line half written is left out.
+
+    of_run: whether it is a run's log, whose rows name their stage. UsageError for a row that no trainer writes."""
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         cut = most is not None and size > most
@@ -51,15 +116,28 @@ def rows_of(path: Path, *, most: int | None = None) -> Iterator[dict[str, Any]]:
     for line in lines[1 if cut else 0 :]:
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
-        if isinstance(row, dict) and "kind" in row:
-            yield row
+        if not isinstance(row, dict) or row.get("kind") not in [*_SHAPES]:
+            continue
+        where = f"{path}: a row of kind {row['kind']!r}"
+        try:
+            _SHAPES[row["kind"]].model_validate(row)
+        except ValidationError as error:
+            raise UsageError(f"{where}: {in_words(error)}: {_CHANGED}") from None
+        if of_run and not isinstance(row.get("stage"), str):
+            raise UsageError(f"{where}: stage = {row.get('stage')!r}: must be a name: {_CHANGED}")
+        yield row
+
+
+_CHANGED = "the file was changed since it was written: bring it back, or run again"
 
 
 def named(row: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:
     """A stage's row with what it says of its teachers by these names; None of one: nothing of it."""
     found = dict(row)
+    if len(teachers) < len(row.get("teachers", ())):
+        raise UsageError(f"{MADE_FROM}: names {len(teachers)} teachers of {len(row['teachers'])}: {_CHANGED}")
     for key in {"teacher_kl", "teachers"} & row.keys():
         pairs = zip(teachers, row[key], strict=True)
         found[key] = {name: value for name, value in pairs if value is not None}

@@ -22,6 +22,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError, validate_call
 
+from mopdsim.base.documents import in_words
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes import published
 from mopdsim.recipes.recipe import (
@@ -41,7 +42,6 @@ from mopdsim.recipes.recipe import (
     SpendingStage,
     Teacher,
 )
-from mopdsim.recipes.recipe_file import in_words
 from mopdsim.recipes.stage import Amounts, AmountsName, default_amounts
 
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none

@@ -25,7 +25,7 @@ from typing import Any, get_args
 from pydantic import ValidationError
 
 from mopdsim.base.documents import keys as check_keys
-from mopdsim.base.documents import parse_toml, read_toml
+from mopdsim.base.documents import parse_toml, read_toml, stated
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes.recipe import AnyStage, Recipe, Teacher
 from mopdsim.recipes.stage import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
@@ -116,29 +116,12 @@ def _first_problem(error: ValidationError, document: Mapping[str, Any]) -> str:
         return (
             f"{parent}: unknown key {key!r}{did_you_mean(key, known)}" if parent else f"unknown key {key!r}"
         )
-    if kind == "missing":
-        return f"{where} is missing: add it"
     if kind == "union_tag_invalid":
         tag = str(value.get("kind")) if isinstance(value, Mapping) else str(value)
         return f"{where}: unknown kind {tag!r}{did_you_mean(tag, _KINDS)}"
     if kind == "union_tag_not_found":
         return f"{where}: no kind given: add kind = one of {', '.join(_KINDS)}"
-    return _stated(where, problem)
-
-
-def in_words(error: ValidationError) -> str:
-    """One sentence for the first problem of options given by name."""
-    problem = error.errors(include_url=False)[0]
-    return _stated(".".join(map(str, problem["loc"])), problem)
-
-
-def _stated(where: str, problem: Mapping[str, Any]) -> str:
-    """Where, what value, which rule."""
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
-    if problem["type"] == "value_error":
-        return f"{where}: {message}" if where else message
-    shown = repr(problem["input"])
-    return f"{where} = {shown if len(shown) < 60 else shown[:57] + '...'}: {message}"
+    return stated(where, problem)
 
 
 def _place(loc: tuple[int | str, ...], document: Mapping[str, Any]) -> tuple[str, type[Any] | None]:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
+from mopdsim.base.documents import in_words
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import RESOLVED
-from mopdsim.recipes.recipe_file import in_words
 from mopdsim.recipes.stage import Value
 
 Count = Annotated[int, Field(ge=1)]

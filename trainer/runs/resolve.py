@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mopdsim.base.documents import parse_toml, read_toml
+from mopdsim.base.documents import in_words, parse_toml, read_toml
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.recipe import Recipe
@@ -76,7 +76,7 @@ def resolve_settings(changes: Sequence[str], *, amounts: AmountsName = "tiny", *
     try:
         settings = Settings.model_validate({**flags, **values})
     except ValidationError as error:
-        raise UsageError(recipe_file.in_words(error)) from None
+        raise UsageError(in_words(error)) from None
     for spec in settings.probes:
         task(spec)
     return settings

@@ -104,7 +104,7 @@ def draw_curves(directory: Path) -> list[Path]:
     import altair as alt
     import pandas as pd
 
-    rows = list(files.rows_of(directory / files.METRICS))
+    rows = list(files.rows_of(directory / files.METRICS, of_run=True))
     scores = pd.DataFrame(files.scores_in(rows), columns=["stage", "step", "domain", "pass rate", "se"])
     training = pd.DataFrame(files.curves_in(rows), columns=["stage", "step", "quantity", "value"])
     folder = directory / "plots"

@@ -137,8 +137,8 @@ class Subject:
     def exposure(self) -> dict[str, int]:
         """Prompts of each domain in the distillations' steps."""
         names, found = {stage.name for stage in self.stages}, Counter[str]()
-        for row in rows_of(self.run / METRICS):
-            if row["kind"] == "step" and row.get("stage") in names:
+        for row in rows_of(self.run / METRICS, of_run=True):
+            if row["kind"] == "step" and row["stage"] in names:
                 found.update(row.get("prompts", {}))
         return dict(found)
 

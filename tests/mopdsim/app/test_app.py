@@ -434,6 +434,16 @@ def test_runs_says_what_a_damaged_summary_is(a_run: Path) -> None:
     assert "damaged" in at.error[0].value
 
 
+def test_a_log_changed_by_hand_is_one_sentence_on_every_page_that_reads_it(a_run: Path) -> None:
+    (a_run / "STATUS").write_text("done\n")
+    (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": "low"}\n')
+    for page in (runs, interference):
+        at = drawn(page)
+        (error,) = at.error
+        assert "metrics.jsonl" in error.value and "loss = 'low'" in error.value
+    assert charts_of(at)  # the domains' own effects are still drawn
+
+
 def test_runs_tables_the_scores_of_a_finished_run_beside_their_forecast(a_run: Path) -> None:
     (a_run / "STATUS").write_text("done\n")
     (a_run / "metrics.jsonl").write_text('{"kind": "step", "stage": "student", "step": 0, "loss": 1.0}\n')

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
+import re
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import named, rows_of
 
 ROWS = b'{"kind": "step", "step": 0}\n{"no": "kind"}\n[1]\n{"kind": "step", "step": 1}\n{"kind": "st'
@@ -27,3 +34,50 @@ def test_teachers_get_their_names_and_one_without_a_row_is_left_out() -> None:
     }
     assert row["own"] == [1]
     assert named({"kind": "step"}, []) == {"kind": "step"}
+
+
+STEP = {"kind": "step", "stage": "student", "step": 0, "loss": 0.5, "gradient_cosine": {"a|b": 0.5}}
+SAMPLE = {
+    "kind": "sample", "stage": "student", "step": 0, "domain": "a", "prompt": "p", "length": 1, "reward": 1.0,
+    "tokens": ["x"], "student": [-1.0], "teachers": {"t": [None]}, "own": ["t"],
+}  # fmt: skip
+SCORED = {"kind": "evaluation", "stage": "student", "step": 0, "domains": {"a": {"pass_rate": 0.5, "se": None}}}
+
+
+def test_rows_as_trainers_write_them_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    rows = [STEP, SAMPLE, SCORED, {**STEP, "loss": math.nan}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + "[" * 100_000 + "\n")
+    found = list(rows_of(path, of_run=True))
+    assert found[:3] == rows[:3] and math.isnan(found[3]["loss"]) and len(found) == 4
+
+
+@pytest.mark.parametrize(
+    ("row", "named_in_error"),
+    [
+        ({**STEP, "step": "x"}, "step = 'x'"),
+        ({**STEP, "loss": "0.5"}, "loss = '0.5'"),
+        ({**STEP, "seconds": [1]}, "seconds"),
+        ({**STEP, "gradient_cosine": {"a": 0.5}}, "gradient_cosine"),
+        ({**SCORED, "domains": [1]}, "domains"),
+        ({**SCORED, "domains": {"a": {"pass_rate": "high"}}}, "domains.a.pass_rate = 'high'"),
+        ({**SAMPLE, "student": []}, "one number for each token"),
+        ({**SAMPLE, "teachers": None}, "no teacher"),
+        ({**SAMPLE, "own": ["stranger"]}, "no teacher"),
+        ({key: value for key, value in SAMPLE.items() if key != "tokens"}, "tokens is missing"),
+        ({key: value for key, value in STEP.items() if key != "stage"}, "stage"),
+    ],
+)
+def test_a_row_that_no_trainer_writes_is_said(
+    tmp_path: Path, row: dict[str, Any], named_in_error: str
+) -> None:
+    path = tmp_path / "log"
+    path.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UsageError, match=re.escape(named_in_error)) as error:
+        list(rows_of(path, of_run=True))
+    assert str(path) in str(error.value) and "changed since it was written" in str(error.value)
+
+
+def test_a_stage_with_more_teachers_than_names_is_said() -> None:
+    with pytest.raises(UsageError, match="names 1 teachers of 2"):
+        named({"kind": "sample", "teachers": [[-1.0], [-2.0]], "own": [1]}, ["a"])
