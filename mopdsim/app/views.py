@@ -19,11 +19,12 @@ import streamlit as st
 
 from mopdsim.app import charts
 from mopdsim.base.errors import MopdError
-from mopdsim.base.numbers import duration
+from mopdsim.base.numbers import count, duration, usd
 
 _RISKY = ("=", "+", "-", "@", "\t", "\r")
 _WIDTH, _LETTERS = 640, 125  # of a picture, and of a line of its notes
 _SHEET_NAME = 31  # letters that XLSX allows
+_STYLED = 50_000  # cells, of a longer table numbers are as they come: half a second
 
 
 def harmless(value: Any) -> Any:
@@ -154,13 +155,20 @@ def opened(box: Any, draw: Callable[[], object]) -> None:
             draw()
 
 
-def table(frame: pd.DataFrame, *, key: str, alt: str, spec: Mapping[str, Any] | None = None) -> None:
-    """A table with its CSV, and the PNG of the chart it belongs to."""
-    numbers = {
-        name: st.column_config.NumberColumn(format="$%.4g" if "USD" in str(name) else "%.4g")
-        for name in frame.select_dtypes("number")
-    }
-    st.dataframe(frame, hide_index=True, key=f"{key}_rows", alt=alt, column_config=numbers)
+def table(
+    frame: pd.DataFrame,
+    *,
+    key: str,
+    alt: str,
+    spec: Mapping[str, Any] | None = None,
+    shown_as: Mapping[str, Callable[[float], str]] | None = None,
+) -> None:
+    """A table with its CSV, and the PNG of the chart it belongs to. Numbers are as people read them, by default three
+    digits or dollars; shown_as: the columns that are read otherwise. The CSV has them whole."""
+    words = {name: usd if "USD" in str(name) else count for name in frame.select_dtypes("number")}
+    small = frame.size <= _STYLED and frame.columns.is_unique
+    rows = frame.style.format({**words, **(shown_as or {})}, na_rep="") if small else frame
+    st.dataframe(rows, hide_index=True, key=f"{key}_rows", alt=alt)
     with st.container(horizontal=True):
         download("CSV", partial(csv_bytes, frame), f"{key}.csv", "text/csv")
         if spec is not None:

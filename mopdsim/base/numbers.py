@@ -6,6 +6,7 @@ CSV), which stay whole.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 _LETTERS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
@@ -15,6 +16,8 @@ _UNITS = (("days", _DAY), ("h", 3600.0), ("min", 60.0))
 
 def count(value: float) -> str:
     """Three significant digits: 130K, 1.06M, 3,595, 0.25, 2.1e23, 1e-6."""
+    if not math.isfinite(value):
+        return f"{value:g}"
     size = abs(float(f"{value:.3g}"))
     if size >= 1e15 or 0 < size < 1e-3:
         digits, exponent = f"{value:.3g}".split("e") if "e" in f"{value:.3g}" else f"{value:.2e}".split("e")

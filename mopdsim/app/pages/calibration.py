@@ -23,6 +23,7 @@ from mopdsim.app.background import Work, unplaced
 from mopdsim.app.background import start as begin
 from mopdsim.app.uploads import csv_text
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import count, share
 from mopdsim.belief.calibration import Calibration, default_calibration, scaled, unscaled
 from mopdsim.cost.constants import KINDS, parse
 from mopdsim.facts.domains import P90, Scope
@@ -85,7 +86,11 @@ def _measured() -> None:
         errors = left_out(report)
         if not errors.empty:
             st.markdown("**Errors by what the fit never saw**")
-            views.table(errors, key=f"left_out_{kind}", alt="Median and P90 error by what was left out")
+            error = share if about.ratio else count
+            views.table(
+                errors, key=f"left_out_{kind}", alt="Median and P90 error by what was left out",
+                shown_as={"median error": error, "P90 error": error},
+            )  # fmt: skip
 
 
 def _headline(report: dict[str, Any], *, ratio: bool) -> None:
@@ -404,7 +409,10 @@ def show_held_out(document: Mapping[str, Any]) -> None:
         rows = by_group(document, key, of)
         if not rows.empty:
             st.markdown(f"**By {of}**")
-            views.table(rows, key=f"held_out_{key}", alt=f"Errors on held-out scores by {of}")
+            views.table(
+                rows, key=f"held_out_{key}", alt=f"Errors on held-out scores by {of}",
+                shown_as={"inside the 80% interval": share},
+            )  # fmt: skip
 
 
 def _held_out_numbers(found: Mapping[str, Any]) -> None:

@@ -56,7 +56,9 @@ def page() -> None:
 def _finding(scenario: Scenario) -> str:
     """The strongest pull among the pairs whose sign is known, in a sentence."""
     known = conflicts_of(scenario, default_calibration())
-    sure = {name: row for name, row in known.items() if abs(row.value) >= P90 * row.sd}
+    if not any(row.value or row.sd for row in known.values()):
+        return "No domain pulls on another: every K is 0."
+    sure = {name: row for name, row in known.items() if abs(row.value) > P90 * row.sd}
     if not sure:
         return "No pull between two domains is known by its sign: every K may help or hurt."
     pair = max(sure, key=lambda name: abs(sure[name].value))
@@ -120,10 +122,14 @@ def _heat_map(scenario: Scenario) -> None:
     table = pair_table(conflicts_of(scenario, default_calibration()))
     ordered = table.sort_values("P50")
     low, high = ordered.iloc[0], ordered.iloc[-1]
+    ends = (
+        f"all {low.P50:+.2f}"
+        if low.P50 == high.P50
+        else f"lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on {high.target} {high.P50:+.2f}"
+    )
     views.figure(
         "K: row trained, column affected", table, charts.heat_map(scenario.recipe.domains), key="interference",
-        says=f"K of {len(table)} pairs: lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on "
-        f"{high.target} {high.P50:+.2f}.",
+        says=f"K of {len(table)} pairs: {ends}.",
         note="P50 of each pair; P10, P90 and grade in the table.",
     )  # fmt: skip
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -352,6 +353,14 @@ def _edit(at: AppTest, key: str) -> None:
     at.run()
 
 
+@pytest.mark.parametrize(("k", "finding"), [(0.0, "every K is 0"), (0.25, "training on code helps math")])
+def test_interference_says_what_equal_effects_come_to(k: float, finding: str) -> None:
+    choice = Choice(domains=("math", "code"), pairs=(("math", "code", -k, k), ("code", "math", k, k)))
+    at = drawn(interference, view=View(choice=choice))
+    assert not at.error and finding in text_of(at)
+    assert ("all +0.00" in text_of(at)) == (k == 0)
+
+
 @pytest.mark.parametrize("tab", ["One recipe", "All at one budget"])
 def test_recipes_draws(tab: str) -> None:
     at = drawn(recipes, recipes_tab=tab, untuned=True)
@@ -382,6 +391,15 @@ def test_calibration_shows_predictions_against_measurements(kind: str) -> None:
         3 if kind == "project_totals" else 2
     )  # FLOPs and GPU-hours have axes of their own
     assert at.metric[0].label == "Measurements"
+
+
+def test_tables_print_numbers_as_people_read_them_and_keep_them_whole() -> None:
+    at = drawn(calibration, calibration_tab="Predicted against measured", validation="held_out")
+    shares = next(t for t in at.dataframe if "inside the 80% interval" in t.value.columns)
+    assert shares.value["inside the 80% interval"].between(0, 1).all()
+    printed = pa.ipc.open_stream(shares.proto.arrow_data.styler.display_values).read_pandas()
+    place = list(shares.value.columns).index("inside the 80% interval")
+    assert printed.iloc[:, place].str.fullmatch(r"\d+%").all()
 
 
 def test_calibration_names_parameters_with_grades_and_takes_a_table() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import pytest
@@ -18,6 +19,7 @@ from mopdsim.base.numbers import count, duration, interval, score, signed, three
         (0.25, "0.25"), (0, "0"), (42, "42"), (1.2e9, "1.2B"), (2.13e23, "2.13e23"), (1e-6, "1e-6"),
         (-2.5e-5, "-2.5e-5"),
         (1e14, "100T"), (-12_345, "-12.3K"), (0.001, "0.001"),
+        (math.inf, "inf"), (-math.inf, "-inf"),
     ],
 )  # fmt: skip
 def test_a_count_has_three_digits_and_a_letter(value: float, text: str) -> None:
