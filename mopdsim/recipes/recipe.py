@@ -22,6 +22,7 @@ from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes.stage import (
     BASE,
     BOLD,
+    MOST_STEPS,
     ROOTS,
     SELF,
     SMALLER,
@@ -137,6 +138,8 @@ def check_amounts(stages: tuple[AnyStage, ...], amounts: Mapping[str, Amounts]) 
     if missing := sorted(set(spending) - set(amounts)):
         raise ValueError(f"stage {missing[0]!r} has no amounts: add [amounts_of.{missing[0]}]")
     for name, stage in spending.items():
+        if amounts[name].steps > MOST_STEPS:
+            raise ValueError(f"stage {name!r}: steps: more than {MOST_STEPS:,} come of this scale: lower it")
         _check_rate(name, stage, amounts[name].learning_rate)
         _check_rollouts(name, stage, amounts[name].rollouts_per_prompt)
         if amounts[name].ledger:

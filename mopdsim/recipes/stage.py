@@ -36,6 +36,7 @@ AMOUNTS_NAMES: tuple[AmountsName, ...] = get_args(AmountsName)
 SpendingKind = Literal["sft", "rl", "distill", "reward_model", "preference", "rejection_sampling"]
 SPENDING_KINDS: tuple[SpendingKind, ...] = get_args(SpendingKind)
 
+MOST_STEPS = 10_000_000
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -59,7 +60,7 @@ class Amounts(Value):
     for `mopd trace --by ledger`.
     """
 
-    steps: Annotated[int, Field(ge=1, le=10_000_000)]
+    steps: Annotated[int, Field(ge=1, le=MOST_STEPS)]
     prompts_per_step: Annotated[int, Field(ge=1, le=1_000_000)]
     rollouts_per_prompt: Annotated[int, Field(ge=1, le=4096)] = 1
     learning_rate: Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -77,8 +78,9 @@ class Amounts(Value):
         return found if self.ledger else {name: value for name, value in found.items() if name != "ledger"}
 
     def scaled(self, factor: float) -> Amounts:
-        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling."""
-        steps = max(min(2, self.steps), round(self.steps * factor))
+        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling; more
+        than MOST_STEPS, which no recipe takes, are one more."""
+        steps = max(min(2, self.steps), round(min(self.steps * factor, MOST_STEPS + 1)))
         flops = None if self.max_flops is None else self.max_flops * factor
         return self.model_copy(update={"steps": steps, "max_flops": flops})
 

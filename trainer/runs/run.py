@@ -28,13 +28,14 @@ from trainer.model.loading import check_device, tensors_sha256
 from trainer.model.sources import model_directory
 from trainer.runs.compute import check_dtype
 from trainer.runs.execute import execute
-from trainer.runs.plan import BUILT_IN, Plan, check_tokens, models, plan
+from trainer.runs.plan import BUILT_IN, Plan, answers, check_tokens, models, plan
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.tasks import Item, Task, task
 from trainer.tasks.jsonl import LINE, JsonlTask
 
 SCHEMA_VERSION = 1
+MOST_ANSWERS = 10**9  # of a run: at 1,000 a second, which only the tiny model reaches, 12 days
 _FIELDS = ("steps", "domains", "seconds", "flops", "tokens", "peak_memory_bytes", "wall_seconds")
 
 
@@ -97,10 +98,16 @@ def _absolute(model: str) -> str:
 
 
 def check(recipe: Recipe, *, model: str, smaller: str | None, settings: Settings) -> None:
-    """What would otherwise fail only hours later: the device, the models' directories and templates, too few prompts to
-    score, prompts that are too long."""
+    """What would otherwise fail only hours later, or go on for years: the device, more answers than anyone waits for,
+    the models' directories and templates, too few prompts to score, prompts that are too long."""
     check_device(settings.device)
     check_dtype(settings.dtype, settings.device)
+    many = answers(recipe, settings)
+    if many.training + many.evaluation > MOST_ANSWERS:
+        raise UsageError(
+            f"recipe {recipe.name!r}: {many.training:,} answers in training and {many.evaluation:,} in evaluation: one "
+            f"machine samples {MOST_ANSWERS:,} in weeks at best: lower the scale, steps, prompts or rollouts"
+        )
     if smaller is not None and SMALLER not in recipe.roots:
         raise UsageError(
             f"smaller = {smaller!r}: no stage of recipe {recipe.name!r} starts from a smaller model: leave it out"

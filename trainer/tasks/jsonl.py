@@ -131,9 +131,9 @@ def _read(raw: bytes, path: Path, spec: str, verifier: str, split_by: str) -> di
 
 
 def _record(line: bytes, where: str) -> dict[str, str]:
-    """One line's object, values as text."""
+    """One line's object, values as text; numbers as they are written."""
     try:
-        record: Any = json.loads(line)
+        record: Any = json.loads(line, parse_int=str, parse_float=str, parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{where}: not JSON ({error}); write one object a line") from None
     if not isinstance(record, dict):
@@ -145,9 +145,14 @@ def _record(line: bytes, where: str) -> dict[str, str]:
         if key not in record:
             raise UsageError(f"{where}: {key} is missing; every line needs prompt and answer")
     for key, value in record.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not _is_text(str(value)):
+        if not isinstance(value, str) or not _is_text(value):
             raise UsageError(f"{where}: {key}={json.dumps(value)} must be a number or a text, and not empty")
-    return {key: str(value) for key, value in record.items()}
+    return record
+
+
+def _no_number(name: str) -> str:
+    """NaN and infinities, which Python reads where JSON has none."""
+    raise ValueError(f"{name} is no number; write it in quotes if it is a text")
 
 
 def _is_text(value: str) -> bool:

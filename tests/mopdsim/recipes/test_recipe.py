@@ -97,6 +97,12 @@ def test_the_graph_is_the_recipe(recipe: Recipe) -> None:
     assert nx.ancestors(graph, recipe.output) == set(graph.nodes) - {recipe.output}
 
 
+@pytest.mark.parametrize("factor", [1e6, 1e9, 1e308])
+def test_no_scale_makes_more_steps_than_a_file_may_say(factor: float) -> None:
+    with pytest.raises(UsageError, match=r"stage 'teacher_1': steps: more than 10,000,000"):
+        catalogue.recipe("mopd", ["sort", "reverse"], amounts="tiny").scaled(factor)
+
+
 @given(recipe=catalogue_recipes(), factor=st.floats(1e-6, 1e3))
 def test_scaling_touches_steps_alone(recipe: Recipe, factor: float) -> None:
     scaled = recipe.scaled(factor)

@@ -10,7 +10,7 @@ from small_world import SETTINGS, carry_out, shrunk, write_model
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
-from trainer.runs.run import check_lengths
+from trainer.runs.run import check, check_lengths
 
 POSITIONS, NEW = 40, 4
 
@@ -54,3 +54,9 @@ def test_a_run_does_not_start_with_it(short: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="line 7"):
         carry_out(shrunk(catalogue.recipe("mixed_rl", [over])), short, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_more_answers_than_anyone_waits_for_are_refused_before_anything_runs(small: dict[str, str]) -> None:
+    recipe = catalogue.recipe("mixed_rl", list(small.values()), amounts="tiny").scaled(1e5)
+    with pytest.raises(UsageError, match=r"2,048,000,000 answers in training .* lower the scale"):
+        check(recipe, model="tiny", smaller=None, settings=SETTINGS)

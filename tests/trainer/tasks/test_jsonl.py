@@ -177,6 +177,24 @@ def test_broken_files_name_the_file_and_the_line(tmp_path: Path, lines: list[Any
         assert word in str(raised.value)
 
 
+def test_numbers_are_kept_as_they_are_written(tmp_path: Path) -> None:
+    path = tmp_path / "n.jsonl"
+    written = ["0.10", "-0", "1e400", "9" * 5000]
+    path.write_text(
+        "".join(f'{{"prompt": {n}, "answer": {text}, "split": "train"}}\n' for n, text in enumerate(written))
+    )
+    found = task(f"jsonl:{path}").fixed("train", len(written))
+    assert {item.prompt: item.answer for item in found} == {str(n): text for n, text in enumerate(written)}
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity"])
+def test_what_json_has_no_number_for_is_no_answer(tmp_path: Path, value: str) -> None:
+    path = tmp_path / "n.jsonl"
+    path.write_text(f'{{"prompt": "a", "answer": "1"}}\n{{"prompt": "b", "answer": {value}}}\n')
+    with pytest.raises(UsageError, match=rf"line 2: .*{value} is no number; write it in quotes"):
+        task(f"jsonl:{path}")
+
+
 def test_answers_must_suit_the_verifier(tmp_path: Path) -> None:
     path = write(tmp_path / "answers.jsonl", {"prompt": "p", "answer": "(a"})
     with pytest.raises(UsageError, match=r"line 1.*regular expression"):
