@@ -78,8 +78,8 @@ class Amounts(Value):
         return found if self.ledger else {name: value for name, value in found.items() if name != "ledger"}
 
     def scaled(self, factor: float) -> Amounts:
-        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling; more
-        than MOST_STEPS, which no recipe takes, are one more."""
+        """The same with `factor` times the steps (no fewer than 2, or than the one there was) and the FLOPs ceiling;
+        more than MOST_STEPS, which no recipe takes, are one more."""
         steps = max(min(2, self.steps), round(min(self.steps * factor, MOST_STEPS + 1)))
         flops = None if self.max_flops is None else self.max_flops * factor
         return self.model_copy(update={"steps": steps, "max_flops": flops})

@@ -122,11 +122,8 @@ def _heat_map(scenario: Scenario) -> None:
     table = pair_table(conflicts_of(scenario, default_calibration()))
     ordered = table.sort_values("P50")
     low, high = ordered.iloc[0], ordered.iloc[-1]
-    ends = (
-        f"all {low.P50:+.2f}"
-        if low.P50 == high.P50
-        else f"lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on {high.target} {high.P50:+.2f}"
-    )
+    ends = f"lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on {high.target} {high.P50:+.2f}"
+    ends = f"all {low.P50:+.2f}" if low.P50 == high.P50 else ends
     views.figure(
         "K: row trained, column affected", table, charts.heat_map(scenario.recipe.domains), key="interference",
         says=f"K of {len(table)} pairs: {ends}.",
