@@ -41,7 +41,12 @@ SAMPLE = {
     "kind": "sample", "stage": "student", "step": 0, "domain": "a", "prompt": "p", "length": 1, "reward": 1.0,
     "tokens": ["x"], "student": [-1.0], "teachers": {"t": [None]}, "own": ["t"],
 }  # fmt: skip
-SCORED = {"kind": "evaluation", "stage": "student", "step": 0, "domains": {"a": {"pass_rate": 0.5, "se": None}}}
+SCORED = {
+    "kind": "evaluation",
+    "stage": "student",
+    "step": 0,
+    "domains": {"a": {"pass_rate": 0.5, "se": None}},
+}
 
 
 def test_rows_as_trainers_write_them_are_read(tmp_path: Path) -> None:
