@@ -165,9 +165,11 @@ def table(
 ) -> None:
     """A table with its CSV, and the PNG of the chart it belongs to. Numbers are as people read them, by default three
     digits or dollars; shown_as: the columns that are read otherwise. The CSV has them whole."""
-    words = {name: usd if "USD" in str(name) else count for name in frame.select_dtypes("number")}
+    words: dict[Any, Any] = {
+        name: usd if "USD" in str(name) else count for name in frame.select_dtypes("number")
+    }
     small = frame.size <= _STYLED and frame.columns.is_unique
-    rows = frame.style.format({**words, **(shown_as or {})}, na_rep="") if small else frame
+    rows = frame.style.format(words | dict(shown_as or {}), na_rep="") if small else frame
     st.dataframe(rows, hide_index=True, key=f"{key}_rows", alt=alt)
     with st.container(horizontal=True):
         download("CSV", partial(csv_bytes, frame), f"{key}.csv", "text/csv")
