@@ -6,27 +6,83 @@ changes its gradient. Metrics are detached, UNWEIGHTED sums over positions, to b
 Distributions are those of the logits as given: a temperature is applied by the caller, to student and
 teacher alike. Teachers receive no gradient. Everything is worked out in float32 or better.
 
+A divergence of student S from teacher T is a formula of their log-probs (`Measured`): its value at each position, its
+gradient with respect to the STUDENT'S LOGITS worked out by hand, and metrics. A logit's gradient is
+p_v (dD/dp_v - sum_u p_u dD/dp_u), p = p_S. `differentiable` ties it to autograd, which then keeps a single
+(N, V) tensor and no graph.
+
 `valid_V` (bool, the student's width) marks the ids both vocabularies share; the rest, such as padding at
 the end of a head, is left out of every distribution. The teacher's head may be wider or narrower.
 
-Left out: the formulas of divergences (`trainer.losses.divergences`), which rows have which teacher, accumulating
-gradients (`trainer.batch.update`). Non-finite values are passed on for the loops to stop at.
+Left out: which rows have which teacher, accumulating gradients (`trainer.batch.update`). Non-finite values
+are passed on for the loops to stop at.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.linalg import vecdot
 
 from mopdsim.base.errors import UsageError
-from trainer.losses import divergences
-from trainer.losses.divergences import Measured, differentiable, log_softmax, wide
 
 Loss = tuple[Tensor, dict[str, Tensor]]
+Measured = tuple[Tensor, Tensor, dict[str, Tensor]]  # value_N, gradient_NV, metrics at each position
+CPU_BLOCK = 1 << 18  # logits worked on at once on a CPU: what its caches hold
+
+
+class _KnownGradient(torch.autograd.Function):
+    """value_N as a function of logits_NV whose gradient is known."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, value_N: Tensor, gradient_NV: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient_NV)
+        return value_N.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (gradient_NV,) = ctx.saved_tensors
+        return gradient_NV * gradients[0].to(gradient_NV.dtype)[:, None], None, None
+
+
+def differentiable(
+    measure: Callable[..., Measured], logits_NV: Tensor, *others: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """value_N of `measure(log-probs of the logits, *others)`, differentiable in the logits, and its metrics.
+
+    Worked out a block of rows at a time, so that the intermediates stay small (and, on a CPU, in its caches).
+    """
+    count, width = logits_NV.shape
+    rows = max(1, CPU_BLOCK // width if logits_NV.device.type == "cpu" else count)
+    gradient_NV = torch.empty_like(logits_NV)
+    found: dict[str, Tensor] = {}
+    with torch.no_grad():
+        for start in range(0, max(1, count), rows):
+            cut = slice(start, start + rows)
+            value_n, gradient_NV[cut], metrics = measure(
+                log_softmax(logits_NV[cut]), *(x[cut] for x in others)
+            )
+            for name, each_n in {"value": value_n, **metrics}.items():
+                if name not in found:
+                    found[name] = each_n.new_empty(count)
+                found[name][cut] = each_n
+    return _KnownGradient.apply(logits_NV, found.pop("value"), gradient_NV), found
+
+
+def log_softmax(logits_NV: Tensor) -> Tensor:
+    """Detached log-probs in float32 or better."""
+    return torch.log_softmax(wide(logits_NV), -1)
+
+
+def wide(values: Tensor) -> Tensor:
+    """Detached, in float32 or better."""
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _weighted_sum(
@@ -45,22 +101,54 @@ def _weighted_sum(
     return (weights_N * value_N).sum(), {f"{name}_sum": each_N.sum() for name, each_N in metrics.items()}
 
 
+def _against(student_NV: Tensor, teacher_NV: Tensor) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """p_S, r = log p_S/p_T, p_S r, and the metrics that every full-vocabulary divergence has:
+
+    kl (reverse KL), log_ratio_square (E_S[r^2]) and entropy (of the student).
+    """
+    p_NV = student_NV.exp()
+    ratio_NV = student_NV - teacher_NV
+    product_NV = p_NV * ratio_NV
+    metrics = {
+        "kl": product_NV.sum(-1),
+        "log_ratio_square": vecdot(product_NV, ratio_NV),
+        "entropy": -vecdot(p_NV, student_NV),
+    }
+    return p_NV, ratio_NV, product_NV, metrics
+
+
+def _reverse(student_NV: Tensor, teacher_NV: Tensor) -> Measured:
+    p_NV, _, product_NV, metrics = _against(student_NV, teacher_NV)
+    kl_N = metrics["kl"]
+    return kl_N, product_NV.addcmul_(p_NV, kl_N[:, None], value=-1), metrics
+
+
 def reverse_kl(
     student_logits_NV: Tensor, teacher_logits_NV: Tensor, weights_N: Tensor, *, valid_V: Tensor | None = None
 ) -> Loss:
-    """KL(S||T) over the whole vocabulary.
+    """KL(S||T) = sum_v p_S log p_S/p_T over the whole vocabulary; gradient p_S (log p_S/p_T - KL).
 
     Metrics, the same for every full-vocabulary divergence: kl_sum (reverse KL, whichever the loss is),
     log_ratio_square_sum (of E_S[(log p_S/p_T)^2]; the signal's dispersion), entropy_sum (the student's).
     """
-    return _weighted_sum(divergences.reverse, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
+    return _weighted_sum(_reverse, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
 
 
 def forward_kl(
     student_logits_NV: Tensor, teacher_logits_NV: Tensor, weights_N: Tensor, *, valid_V: Tensor | None = None
 ) -> Loss:
-    """KL(T||S) over the whole vocabulary. Metrics: those of `reverse_kl`, and forward_kl_sum."""
-    return _weighted_sum(divergences.forward, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
+    """KL(T||S) = sum_v p_T log p_T/p_S over the whole vocabulary; gradient p_S - p_T.
+
+    Metrics: those of `reverse_kl`, and forward_kl_sum.
+    """
+
+    def measure(student_NV: Tensor, teacher_NV: Tensor) -> Measured:
+        p_NV, ratio_NV, _, metrics = _against(student_NV, teacher_NV)
+        q_NV = teacher_NV.exp()
+        kl_N = -vecdot(q_NV, ratio_NV)
+        return kl_N, p_NV.sub_(q_NV), metrics | {"forward_kl": kl_N}
+
+    return _weighted_sum(measure, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
 
 
 def jensen_shannon(
@@ -75,15 +163,21 @@ def jensen_shannon(
 
         D = beta KL(T||M) + (1 - beta) KL(S||M).
 
-    beta -> 0 is the FORWARD end, D / beta -> KL(T||S); beta -> 1 the REVERSE end, D / (1 - beta) -> KL(S||T).
-    D itself vanishes at both, so beta lies strictly between. Metrics: as `reverse_kl`; jensen_shannon_sum.
+    The terms through M cancel in the gradient: (1 - beta) p_S (log p_S/m - KL(S||M)). beta -> 0 is the FORWARD end,
+    D / beta -> KL(T||S); beta -> 1 the REVERSE end, D / (1 - beta) -> KL(S||T). D itself vanishes at both, so beta lies
+    strictly between. Metrics: as `reverse_kl`; jensen_shannon_sum.
     """
-    if not 0 < beta < 1:
-        raise UsageError(
-            f"beta is {beta}, but a Jensen-Shannon weight lies strictly between 0 and 1: "
-            "use the forward KL for the end at 0, the reverse KL for the end at 1"
-        )
-    measure = partial(divergences.jensen_shannon, beta=beta)
+
+    def measure(student_NV: Tensor, teacher_NV: Tensor) -> Measured:
+        p_NV, _, _, metrics = _against(student_NV, teacher_NV)
+        mixture_NV = torch.logaddexp(student_NV + math.log1p(-beta), teacher_NV + math.log(beta))
+        of_teacher_N = vecdot(teacher_NV.exp(), teacher_NV - mixture_NV)
+        ratio_NV = student_NV - mixture_NV
+        of_student_N = vecdot(p_NV, ratio_NV)
+        value_N = beta * of_teacher_N + (1 - beta) * of_student_N
+        gradient_NV = ratio_NV.sub_(of_student_N[:, None]).mul_(p_NV).mul_(1 - beta)
+        return value_N, gradient_NV, metrics | {"jensen_shannon": value_N}
+
     return _weighted_sum(measure, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
 
 
@@ -97,14 +191,38 @@ def top_k_reverse_kl(
 ) -> Loss:
     """Reverse KL over the student's k likeliest tokens and one bucket for all others; k >= V is the full KL.
 
-    It falls short of the full KL by s KL(S||T, both given a token outside), s being the student's mass
-    outside: its own top k makes s smallest, hence this support. Without the bucket (as in some peers) a
-    student lowers the sum by leaving the support. Metrics: kl_sum and log_ratio_square_sum of the bucketed
-    distributions, entropy_sum, and the mass inside the support, student_mass_sum and teacher_mass_sum.
+    sum over the top k of p_S log p_S/p_T, + s log s/t with s, t the masses outside; the gradient is
+    p_S (r - value) with r a token's own log ratio inside the support and log s/t outside. It falls short of
+    the full KL by s KL(S||T, both given a token outside): its own top k makes s smallest, hence this support.
+    Without the bucket (as in some peers) a student lowers the sum by leaving the support. Metrics: kl_sum and
+    log_ratio_square_sum of the bucketed distributions, entropy_sum, and the mass inside the support,
+    student_mass_sum and teacher_mass_sum.
     """
-    if k < 1:
-        raise UsageError(f"k is {k}, but a top-k support holds at least one token: give k >= 1")
-    measure = partial(divergences.top_k_reverse, k=k)
+
+    def measure(student_NV: Tensor, teacher_NV: Tensor) -> Measured:
+        if k >= student_NV.shape[-1]:
+            value_N, gradient_NV, metrics = _reverse(student_NV, teacher_NV)
+            whole_N = torch.ones_like(value_N)
+            return value_N, gradient_NV, metrics | {"student_mass": whole_N, "teacher_mass": whole_N}
+        ids_NK = student_NV.topk(k, -1, sorted=False).indices
+        inside_S_NK, inside_T_NK = student_NV.gather(1, ids_NK), teacher_NV.gather(1, ids_NK)
+        outside_S_N, outside_T_N = (
+            x_NV.scatter(1, ids_NK, -math.inf).logsumexp(-1) for x_NV in (student_NV, teacher_NV)
+        )
+        p_NK, ratio_NK = inside_S_NK.exp(), inside_S_NK - inside_T_NK
+        tail_N, tail_ratio_N = outside_S_N.exp(), outside_S_N - outside_T_N
+        value_N = vecdot(p_NK, ratio_NK) + tail_N * tail_ratio_N
+        p_NV = student_NV.exp()
+        metrics = {
+            "kl": value_N,
+            "log_ratio_square": vecdot(p_NK, ratio_NK.square()) + tail_N * tail_ratio_N.square(),
+            "entropy": -vecdot(p_NV, student_NV),
+            "student_mass": p_NK.sum(-1),
+            "teacher_mass": inside_T_NK.exp().sum(-1),
+        }
+        ratio_NV = tail_ratio_N[:, None].expand_as(p_NV).scatter(1, ids_NK, ratio_NK)
+        return value_N, ratio_NV.sub_(value_N[:, None]).mul_(p_NV), metrics
+
     return _weighted_sum(measure, student_logits_NV, teacher_logits_NV, weights_N, valid_V)
 
 
@@ -116,9 +234,17 @@ def extrapolate(teacher_logits_NV: Tensor, reference_logits_NV: Tensor, lam: flo
     return torch.log_softmax(torch.lerp(wide(reference_logits_NV), wide(teacher_logits_NV), lam), -1)
 
 
+def _log_prob(logprob_NV: Tensor, token_N: Tensor) -> Measured:
+    """Each token's log-prob; gradient one-hot minus p."""
+    p_NV, token_N1 = logprob_NV.exp(), token_N[:, None]
+    metrics = {"entropy": -vecdot(p_NV, logprob_NV)}
+    value_N1 = logprob_NV.gather(1, token_N1)
+    return value_N1.squeeze(1), p_NV.neg_().scatter_add_(1, token_N1, torch.ones_like(value_N1)), metrics
+
+
 def token_logprob(logits_NV: Tensor, token_N: Tensor) -> tuple[Tensor, Tensor]:
     """Log-prob of each token, differentiable, and the detached entropy of its distribution, both (N,)."""
-    logprob_N, metrics = differentiable(divergences.log_prob, logits_NV, token_N)
+    logprob_N, metrics = differentiable(_log_prob, logits_NV, token_N)
     return logprob_N, metrics["entropy"]
 
 

@@ -155,12 +155,6 @@ def test_jensen_shannon_tends_to_forward_kl_at_zero_and_reverse_kl_at_one(beta: 
     torch.testing.assert_close(gradient(scaled, student), gradient(limit, student), rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("beta", [0.0, 1.0, -0.5, math.nan])
-def test_jensen_shannon_refuses_the_ends(beta: float) -> None:
-    with pytest.raises(UsageError, match=r"beta is .* forward KL .* reverse KL"):
-        losses.jensen_shannon(STUDENT, TEACHER, WEIGHTS, beta=beta)
-
-
 @given(seed=st.integers(0, 10_000), k=st.integers(1, V - 1))
 def test_top_k_falls_short_of_the_full_kl_by_what_happens_outside(seed: int, k: int) -> None:
     student, teacher, one = (
@@ -181,11 +175,6 @@ def test_top_k_falls_short_of_the_full_kl_by_what_happens_outside(seed: int, k: 
     buckets = [torch.cat([x[inside], x[outside].sum(0, keepdim=True)]) for x in (p, q)]
     square = (buckets[0] * (buckets[0] / buckets[1]).log().square()).sum()
     assert float(metrics["log_ratio_square_sum"]) == pytest.approx(float(square))
-
-
-def test_top_k_without_a_token_is_refused() -> None:
-    with pytest.raises(UsageError, match="k is 0"):
-        losses.top_k_reverse_kl(STUDENT, TEACHER, WEIGHTS, k=0)
 
 
 def test_top_k_holds_a_student_that_leaves_the_support() -> None:
@@ -451,7 +440,7 @@ def test_advantages_refuse_what_has_no_baseline(group: int, normalize, rule: str
 def test_blocks_of_rows_change_nothing(loss_of, naive, monkeypatch: pytest.MonkeyPatch) -> None:
     student = STUDENT.clone().requires_grad_()
     whole, metrics = loss_of(student, TEACHER, WEIGHTS)
-    monkeypatch.setattr("trainer.losses.divergences.CPU_BLOCK", 2 * V + 1)
+    monkeypatch.setattr("trainer.losses.losses.CPU_BLOCK", 2 * V + 1)
     cut, cut_metrics = loss_of(student, TEACHER, WEIGHTS)
     assert whole.item() == cut.item()
     assert torch.equal(gradient(whole, student), gradient(cut, student))
