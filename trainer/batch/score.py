@@ -62,13 +62,8 @@ def score(
     rows: slice | None = None,
 ) -> Scored:
     """The model reads the rollouts, without gradient; of several processes each reads its share, or the rows named."""
-    count = len(rollouts.prompt_BP)
-    rows = processes.share_of(count, rollouts.group) if rows is None else rows
-    part = rollouts if rows == slice(0, count) else rollouts.rows(rows)
-    hidden_BTD = hidden_states(policy, part, micro_batch_rows=micro_batch_rows)
-    if part is not rollouts:
-        own_BTD, hidden_BTD = hidden_BTD, hidden_BTD.new_zeros(count, *hidden_BTD.shape[1:])
-        hidden_BTD[rows] = own_BTD
+    rows = processes.share_of(len(rollouts.prompt_BP), rollouts.group) if rows is None else rows
+    hidden_BTD = hidden_states(policy, rollouts, rows=rows, micro_batch_rows=micro_batch_rows)
     return Scored(
         hidden_MD=hidden_BTD.flatten(0, 1), logits=policy.logits, vocab_size=policy.vocab_size, rows=rows
     )

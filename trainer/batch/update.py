@@ -1,4 +1,5 @@
-"""Gradients of a loss over rollouts, in pieces that never hold all logits at once; and whether domains agree on them.
+"""Gradients of a loss over rollouts, in pieces that never hold all logits at once; what it measured meanwhile, and
+whether domains agree on its gradients.
 
 A loss sees the logits (or the states themselves) of some trained positions and their flat indices, and returns a sum
 whose weights are normalised over the whole update; so cutting the batch into micro-batches, chunks or threads never
@@ -20,10 +21,55 @@ import torch
 from torch import Tensor, nn
 
 from trainer.batch.rollout import Rollouts
-from trainer.batch.sums import Sums
 from trainer.model import processes
 from trainer.model.parallel import logits_at_once, memory_bytes, parts_for, row_spans, side_by_side
 from trainer.model.policy import Policy
+
+Named = dict[str, Tensor | float]
+CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
+PIECE = 1 << 14  # the same on an accelerator
+
+
+@dataclass(kw_only=True)
+class Sums:
+    """What a loss measured: unweighted, detached sums by quantity (`kl_sum`, `clip_count`), of all rows, of each
+    domain's, of those that each teacher scored."""
+
+    whole: Named = field(default_factory=dict)
+    domains: dict[str, Named] = field(default_factory=dict)
+    teachers: dict[str, Named] = field(default_factory=dict)
+
+    def add(self, other: Sums) -> None:
+        """Add another part's sums to these."""
+        _add(self.whole, other.whole)
+        for own, theirs in ((self.domains, other.domains), (self.teachers, other.teachers)):
+            for name, values in theirs.items():
+                _add(own.setdefault(name, {}), values)
+
+    def floats(self) -> Sums:
+        """The same as Python numbers, off the device."""
+
+        def plain(values: Named) -> Named:
+            return {name: float(value) for name, value in values.items()}
+
+        return Sums(
+            whole=plain(self.whole),
+            domains={name: plain(values) for name, values in self.domains.items()},
+            teachers={name: plain(values) for name, values in self.teachers.items()},
+        )
+
+
+def means(sums: Mapping[str, Tensor | float], count: float) -> dict[str, float]:
+    """Each quantity over `count` positions, under its plain name."""
+    return {
+        name.removesuffix("_sum").removesuffix("_count"): float(value) / count for name, value in sums.items()
+    }
+
+
+def _add(own: Named, values: Mapping[str, Tensor | float]) -> None:
+    for name, value in values.items():
+        own[name] = own[name] + value if name in own else value
+
 
 Measured = Sums | Mapping[str, Tensor | float]  # plain quantities are of the whole
 LossOf = Callable[[Tensor, Tensor], tuple[Tensor, Measured]]
@@ -37,15 +83,12 @@ class Part:
     loss_of: LossOf
 
 
-CPU_PIECE = 1 << 12  # tokens whose activations are held at once: more would leave a CPU's caches
-PIECE = 1 << 14  # the same on an accelerator
-
-
 def accumulate_gradients(
     policy: Policy,
     rollouts: Rollouts,
     loss_of: LossOf,
     *,
+    rows: slice | None = None,
     temperature: float = 1.0,
     of_states: bool = False,
     micro_batch_rows: int | None = None,
@@ -53,11 +96,14 @@ def accumulate_gradients(
 ) -> tuple[float, Sums]:
     """Add the gradient of the summed `loss_of(logits_NV / temperature, index_N)` to `param.grad`.
 
-    index_N ascends. Returns the loss and what it measured, summed over all positions. `of_states`: the loss reads
-    hidden_ND in place of logits, and the temperature is its own affair. `micro_batch_rows` bounds the rows whose
-    activations are held (a group's stay together), `chunk_positions` the positions whose logits are. On a CPU
-    `loss_of` is called from several threads.
+    index_N ascends. Returns the loss and what it measured, summed over all positions. rows: whole groups, the positions
+    of which alone are looked at, none perhaps. `of_states`: the loss reads hidden_ND in place of logits, and the
+    temperature is its own affair. `micro_batch_rows` bounds the rows whose activations are held (a group's stay
+    together), `chunk_positions` the positions whose logits are. On a CPU `loss_of` is called from several threads.
     """
+    rows = slice(0, len(rollouts.prompt_BP)) if rows is None else rows
+    if rows.start == rows.stop:
+        return 0.0, Sums()
     chunk = chunk_positions or max(1, logits_at_once(policy.device) // policy.vocab_size)
     parameters = list(policy.parameters())
 
@@ -72,7 +118,7 @@ def accumulate_gradients(
             _add_piece(policy, rollouts, piece, reading, chunk, parameters, total)
         return total
 
-    first, *others = side_by_side(work, _parts(policy, rollouts))
+    first, *others = side_by_side(work, _parts(policy, rollouts, rows))
     for other in others:
         first.add(other.loss, other.sums, other.gradients)
     for parameter, gradient in zip(parameters, first.gradients, strict=True):
@@ -95,7 +141,7 @@ def accumulate_by_domain(
     for domain, span in spans.items():
         for parameter in parameters:
             parameter.grad = None
-        loss, measured = accumulate_rows(policy, rollouts, span, loss_of, **options)
+        loss, measured = accumulate_gradients(policy, rollouts, loss_of, rows=span, **options)
         gradient[domain] = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
         for place, own in enumerate(p.grad for p in parameters):
             held = whole[place]
@@ -169,7 +215,7 @@ def accumulate_share(
     own = processes.share_of(len(rollouts.prompt_BP), rollouts.group)
     report: Callable[[], dict[str, dict[str, float]]] = dict
     if spans is None:
-        loss, sums = accumulate_rows(policy, rollouts, own, loss_of, **options)
+        loss, sums = accumulate_gradients(policy, rollouts, loss_of, rows=own, **options)
     else:
         clipped = {
             name: slice(max(own.start, span.start), max(own.start, span.start, min(own.stop, span.stop)))
@@ -183,41 +229,29 @@ def accumulate_share(
     return whole, first[1], report
 
 
-def accumulate_rows(
-    policy: Policy, rollouts: Rollouts, rows: slice, loss_of: LossOf, **options: Any
-) -> tuple[float, Sums]:
-    """As `accumulate_gradients` with some of the rows, none perhaps; `loss_of` is that of all."""
-    if rows.start == rows.stop:
-        return 0.0, Sums()
-    if rows == slice(0, len(rollouts.prompt_BP)):
-        return accumulate_gradients(policy, rollouts, loss_of, **options)
-    first = rows.start * rollouts.response_BT.shape[1]
-
-    def of_rows(read_NX: Tensor, index_N: Tensor) -> tuple[Tensor, Measured]:
-        return loss_of(read_NX, index_N + first)
-
-    return accumulate_gradients(policy, rollouts.rows(rows), of_rows, **options)
-
-
 def _dot(a: list[Tensor], b: list[Tensor]) -> float:
     return float(sum((x * y).sum() for x, y in zip(a, b, strict=True)))
 
 
 @torch.no_grad()
-def hidden_states(policy: Policy, rollouts: Rollouts, *, micro_batch_rows: int | None = None) -> Tensor:
-    """hidden_BTD of the trained positions, 0 elsewhere, without gradients: the form in which teachers are cached."""
+def hidden_states(
+    policy: Policy, rollouts: Rollouts, *, rows: slice | None = None, micro_batch_rows: int | None = None
+) -> Tensor:
+    """hidden_BTD of the trained positions of these rows [default: all], 0 elsewhere, without gradients: the form in
+    which teachers are cached."""
+    rows = slice(0, len(rollouts.prompt_BP)) if rows is None else rows
 
     def work(part: slice) -> list[Tensor]:
         return [
             _hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)
         ]
 
-    if not len(rollouts.prompt_BP):  # more processes than prompts
+    if rows.start == rows.stop:  # more processes than prompts
         width = cast(Tensor, policy.head.weight).shape[1]
         return rollouts.logprob_BT.new_zeros(*rollouts.response_BT.shape, width)
-    found = [hidden_ND for part in side_by_side(work, _parts(policy, rollouts)) for hidden_ND in part]
+    found = [hidden_ND for part in side_by_side(work, _parts(policy, rollouts, rows)) for hidden_ND in part]
     hidden_BTD = found[0].new_zeros(*rollouts.response_BT.shape, found[0].shape[-1])
-    hidden_BTD[rollouts.trained_BT] = torch.cat(found)
+    hidden_BTD[rows][rollouts.trained_BT[rows]] = torch.cat(found)
     return hidden_BTD
 
 
@@ -261,7 +295,7 @@ def _add_piece(
         into_part, *into_head = torch.autograd.grad(loss, [part_ND, *parameters], allow_unused=True)
         upstream.append(into_part)
         sums = measured if isinstance(measured, Sums) else Sums(whole=dict(measured))
-        total.add(loss.detach(), sums.detached(), into_head)
+        total.add(loss.detach(), sums, into_head)
     total.add(0.0, Sums(), torch.autograd.grad(hidden_ND, parameters, torch.cat(upstream), allow_unused=True))
 
 
@@ -275,11 +309,10 @@ def _hidden(policy: Policy, rollouts: Rollouts, piece: slice) -> Tensor:
     )
 
 
-def _parts(policy: Policy, rollouts: Rollouts) -> list[slice]:
+def _parts(policy: Policy, rollouts: Rollouts, rows: slice) -> list[slice]:
     """Rows for each thread."""
-    return row_spans(
-        len(rollouts.prompt_BP), group=rollouts.group, parts=parts_for(policy.device, policy.weight_bytes)
-    )
+    parts = parts_for(policy.device, policy.weight_bytes)
+    return row_spans(rows.stop - rows.start, first=rows.start, group=rollouts.group, parts=parts)
 
 
 def _pieces(policy: Policy, rollouts: Rollouts, part: slice, rows: int | None) -> list[slice]:
@@ -287,5 +320,4 @@ def _pieces(policy: Policy, rollouts: Rollouts, part: slice, rows: int | None) -
     if rows is None:
         width = rollouts.prompt_BP.shape[1] // rollouts.group + rollouts.response_BT.shape[1]
         rows = (CPU_PIECE if policy.device.type == "cpu" else PIECE) // width
-    spans = row_spans(part.stop - part.start, group=rollouts.group, at_most=max(1, rows))
-    return [slice(part.start + span.start, part.start + span.stop) for span in spans]
+    return row_spans(part.stop - part.start, first=part.start, group=rollouts.group, at_most=max(1, rows))

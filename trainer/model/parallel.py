@@ -27,13 +27,14 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 def row_spans(
-    rows: int, *, group: int = 1, parts: int | None = None, at_most: int | None = None
+    rows: int, *, first: int = 0, group: int = 1, parts: int | None = None, at_most: int | None = None
 ) -> list[slice]:
-    """Consecutive row slices of whole groups: as even as possible, `parts` of them or of `at_most` rows each."""
+    """Consecutive slices of so many rows from `first` on, whole groups, as even as possible: `parts` of them, or of
+    `at_most` rows each."""
     units = -(-rows // group)
     count = parts if at_most is None else -(-units // max(1, at_most // group))
     count = max(1, min(count or 1, units))
-    edges = [units * i // count * group for i in range(count)] + [rows]
+    edges = [first + units * i // count * group for i in range(count)] + [first + rows]
     return [slice(a, b) for a, b in pairwise(edges)]
 
 

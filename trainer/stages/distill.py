@@ -19,7 +19,7 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
-from trainer.batch.sums import Sums, means
+from trainer.batch.update import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
 from trainer.model import processes
@@ -32,9 +32,9 @@ from trainer.stages.targets import (
     Route,
     Scores,
     Target,
-    by_teacher,
     loss_function,
     routes,
+    rows_by_teacher,
     sampling_routes,
     teacher_loss,
 )
@@ -103,18 +103,20 @@ def _step(trainee: Trainee, stage: Distill, valid: Valid) -> Metrics:
         return {"skipped": "no teacher sample passed the verifier"}
     if samples.due(trainee):
         samples.keep_taught(trainee, stage, batch, routed, valid)
-    scores = _score(trainee, stage, batch, routed, valid)
+    scores, reference = _score(trainee, stage, batch, routed, valid)
     target = Target(
         stage=stage,
         rollouts=batch.rollouts,
         weight_BT=_weights(trainee, stage, batch),
         advantage_B=group_advantages(batch.reward_B, batch.group)[0] if stage.reward_mix else None,
         temperature=trainee.job.settings.temperature,
+        routes=routed,
         scores=scores,
+        reference=reference,
     )
     kept: dict[str, Any] = {}
     if trainee.amounts.ledger:
-        kept = {"parts": ledger.parts_of(target, routed, batch), "enter": partial(ledger.enter, trainee)}
+        kept = {"parts": ledger.parts_of(target, batch), "enter": partial(ledger.enter, trainee)}
     applied, sums = trainee.update(batch, loss_function(target), temperature=target.temperature, **kept)
     prompts = {name: (span.stop - span.start) // batch.group for name, span in batch.spans.items()}
     return {**applied, "prompts": prompts, **_describe(trainee, target, batch, sums)}
@@ -170,32 +172,33 @@ def _padding(valid_V: Tensor | None, teacher: Policy) -> Tensor | None:
 
 def _score(
     trainee: Trainee, stage: Distill, batch: Batch, routed: Sequence[Route], valid: Valid
-) -> list[Scores]:
-    """Every teacher's last hidden states on its own rows, and the extrapolation reference's on all."""
+) -> tuple[dict[str, Scores], Scores | None]:
+    """By teacher its last hidden states on its own rows; those of the extrapolation's reference on all."""
     if stage.loss == "sample_nll":
-        return []
-    found = []
-    wanted = by_teacher(routed)
-    reference = {stage.init: list(routed)} if stage.extrapolation != 1 else {}
-    for role, by_name in (("teacher", wanted), ("reference", reference)):
-        for name, own in by_name.items():
-            rows = torch.cat([torch.arange(r.rows(batch.group).start, r.rows(batch.group).stop) for r in own])
-            mine = processes.share_of(len(batch.reward_B), batch.group)
-            place = slice(int((rows < mine.start).sum()), int((rows < mine.stop).sum()))
-            rows = rows.to(trainee.policy.device)
-            with trainee.bank.open(name) as scorer:
-                read = rows_for(scorer, trainee.policy, batch, rows)
-                scored = trainee.score(name, read, rows=place)
-            if role == "teacher":
-                for route in own:
-                    tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
-                    trainee.meter.count_tokens("scored", route.domain, tokens)
-            found.append(
-                Scores(
-                    name=name, role=role, rows=rows, routes=tuple(own), scored=scored, valid_V=valid.get(name)
-                )
-            )
-    return found
+        return {}, None
+    scores = {}
+    for name, row_M in rows_by_teacher(routed, batch.group).items():
+        scores[name] = _scores_of(trainee, name, batch, row_M, valid[name])
+        for route in routed:
+            if name in route.teachers:
+                tokens = int(batch.rollouts.trained_BT[route.rows(batch.group)].sum())
+                trainee.meter.count_tokens("scored", route.domain, tokens)
+    if stage.extrapolation == 1:
+        return scores, None
+    return scores, _scores_of(trainee, stage.init, batch, torch.arange(len(batch.reward_B)), None)
+
+
+def _scores_of(trainee: Trainee, name: str, batch: Batch, row_M: Tensor, valid_V: Tensor | None) -> Scores:
+    """A model's scores of some rows, of which each of several processes reads its own."""
+    mine = processes.share_of(len(batch.reward_B), batch.group)
+    own = slice(int((row_M < mine.start).sum()), int((row_M < mine.stop).sum()))
+    place_B = torch.zeros(len(batch.reward_B), dtype=torch.long)
+    place_B[row_M] = torch.arange(len(row_M))
+    device = trainee.policy.device
+    with trainee.bank.open(name) as scorer:
+        read = rows_for(scorer, trainee.policy, batch, row_M.to(device))
+        scored = trainee.score(name, read, rows=own)
+    return Scores(place_B=place_B.to(device), scored=scored, valid_V=valid_V)
 
 
 def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:

@@ -26,22 +26,20 @@ from trainer.batch.batch import Batch
 from trainer.batch.update import Part
 from trainer.files.atomic import explained
 from trainer.stages.loop import BETAS, Metrics, Trainee
-from trainer.stages.targets import Route, Target, by_teacher, loss_function, reward_function
+from trainer.stages.targets import Target, loss_function, reward_function, rows_by_teacher
 
 REWARD = "reward"
 EPSILON = 1e-8  # of AdamW as `trainer.stages.loop` makes it
 
 
-def parts_of(target: Target, routed: list[Route], batch: Batch) -> dict[str, Part]:
+def parts_of(target: Target, batch: Batch) -> dict[str, Part]:
     """The step's loss as a sum: of each teacher that has rows, by its place, and of the reward."""
-    stage, group = target.stage, batch.group
-    places = {name: str(place) for place, name in enumerate(stage.teacher_names)}
+    places = {name: str(place) for place, name in enumerate(target.stage.teacher_names)}
     found: dict[str, Part] = {}
-    for name, own in by_teacher(routed).items():
-        scores = [score for score in target.scores if score.role == "reference" or score.name == name]
+    for name, row_M in rows_by_teacher(target.routes, batch.group).items():
+        scores = {name: target.scores[name]} if target.scores else {}
         alone = replace(target, scores=scores, advantage_B=None)
-        rows = torch.cat([torch.arange(r.rows(group).start, r.rows(group).stop) for r in own])
-        found[places[name]] = Part(row_M=rows, loss_of=loss_function(alone))
+        found[places[name]] = Part(row_M=row_M, loss_of=loss_function(alone))
     if target.advantage_B is not None:
         every = torch.arange(len(batch.reward_B))
         found[REWARD] = Part(row_M=every, loss_of=reward_function(target))

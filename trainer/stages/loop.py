@@ -30,8 +30,7 @@ from trainer.batch.heads import scores, without_head
 from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Bank, Opened, Scored
-from trainer.batch.sums import Sums
-from trainer.batch.update import LossOf, Part, accumulate_by_part, accumulate_share, comparable
+from trainer.batch.update import LossOf, Part, Sums, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
 from trainer.files.checkpoint import Log

@@ -30,8 +30,7 @@ from trainer.batch.heads import (
     without_head,
 )
 from trainer.batch.rollout import turns
-from trainer.batch.sums import Named, Sums
-from trainer.batch.update import LossOf
+from trainer.batch.update import LossOf, Named, Sums
 from trainer.losses.feedback import bradley_terry
 from trainer.stages.loop import Hooks, Job, Metrics, Report, Rows, Trainee, train
 from trainer.tasks import Item, Split

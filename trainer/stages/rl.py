@@ -27,8 +27,7 @@ from trainer.batch.heads import add_head, drop_head, scalars, values, without_he
 from trainer.batch.meter import TRAINING_PASSES
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored, logprobs
-from trainer.batch.sums import means
-from trainer.batch.update import LossOf, accumulate_share
+from trainer.batch.update import LossOf, accumulate_share, means
 from trainer.batch.written import demonstrated
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened
 from trainer.losses.losses import (

@@ -21,8 +21,7 @@ from torch import Tensor
 from mopdsim.recipes.recipe import Distill
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
-from trainer.batch.sums import Named, Sums
-from trainer.batch.update import LossOf
+from trainer.batch.update import LossOf, Named, Sums
 from trainer.losses import losses
 from trainer.losses.losses import Loss
 from trainer.stages.preflight import TeacherLoss
@@ -79,34 +78,41 @@ def sampling_routes(stage: Distill, counts: Mapping[str, int], *, seed: int) -> 
     return found
 
 
-def by_teacher(found: Sequence[Route]) -> dict[str, list[Route]]:
-    """The routes of each teacher."""
-    names = dict.fromkeys(name for route in found for name in route.teachers)
-    return {name: [route for route in found if name in route.teachers] for name in names}
+def rows_by_teacher(found: Sequence[Route], group: int) -> dict[str, Tensor]:
+    """row_M, ascending: the rows that each teacher scores."""
+    rows: dict[str, list[int]] = {}
+    for route in found:
+        for name in route.teachers:
+            own = route.rows(group)
+            rows.setdefault(name, []).extend(range(own.start, own.stop))
+    return {name: torch.tensor(own) for name, own in rows.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One model's scores of some rows. rows: their places in the batch, route after route."""
+    """One model's scores of some rows of a batch. place_B: where each of these stands in `scored`."""
 
-    name: str
-    role: str  # "teacher" or "reference"
-    rows: Tensor
-    routes: tuple[Route, ...]
+    place_B: Tensor
     scored: Scored
     valid_V: Tensor | None  # ids that student and teacher share; None: all
+
+    def logits(self, at_N: Tensor, width: int, temperature: float) -> Tensor:
+        """The model's logits at positions of the batch, whose responses are so wide, without gradient."""
+        return self.scored.at(self.place_B[at_N // width] * width + at_N % width, temperature)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """All that a step's loss is made of."""
+    """All that a step's loss is made of. scores: by teacher. reference: what the teachers are extrapolated from."""
 
     stage: Distill
     rollouts: Rollouts
     weight_BT: Tensor
     advantage_B: Tensor | None
     temperature: float
-    scores: Sequence[Scores]
+    routes: Sequence[Route]
+    scores: Mapping[str, Scores]
+    reference: Scores | None
 
 
 def loss_function(target: Target) -> LossOf:
@@ -116,13 +122,7 @@ def loss_function(target: Target) -> LossOf:
     token_M, weight_M, behaviour_M = (
         x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
     )
-    pieces = [
-        _Piece(score, route, group, width)
-        for score in target.scores
-        if score.role == "teacher"
-        for route in score.routes
-    ]
-    reference = next((score for score in target.scores if score.role == "reference"), None)
+    pairs = [(name, route) for name in target.scores for route in target.routes if name in route.teachers]
     paid = reward_function(target)
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
@@ -131,17 +131,15 @@ def loss_function(target: Target) -> LossOf:
             return loss, Sums(whole=dict(metrics))
         total = logits_NV.sum() * 0
         sums = Sums()
-        for piece in pieces:
-            part = piece.part(index_N)
+        for name, route in pairs:
+            part = _within(route.rows(group), width, index_N)
             if part.start == part.stop:
                 continue
-            at_N = index_N[part]
-            teacher_NV = piece.logits(at_N, target.temperature)
-            if stage.extrapolation != 1 and reference is not None:
-                own = _Piece(reference, piece.route, group, width)
-                reference_NV = own.logits(at_N, target.temperature)
+            at_N, scores, share = index_N[part], target.scores[name], route.teachers[name]
+            teacher_NV = scores.logits(at_N, width, target.temperature)
+            if target.reference is not None:
+                reference_NV = target.reference.logits(at_N, width, target.temperature)
                 teacher_NV = losses.extrapolate(teacher_NV, reference_NV, stage.extrapolation)
-            share = piece.route.teachers[piece.name]
             advantage_N = None if target.advantage_B is None else target.advantage_B[at_N // width]
             loss, metrics = divergence(
                 stage,
@@ -151,12 +149,12 @@ def loss_function(target: Target) -> LossOf:
                 token_N=token_M[at_N],
                 behaviour_N=behaviour_M[at_N],
                 advantage_N=advantage_N,
-                valid_V=piece.valid_V,
+                valid_V=scores.valid_V,
             )
             total = total + loss
-            of_domain: Named = {name: value * share for name, value in metrics.items()}
+            of_domain: Named = {quantity: value * share for quantity, value in metrics.items()}
             of_teacher: Named = {"kl_sum": metrics["kl_sum"], "tokens": float(len(at_N))}
-            sums.add(Sums(domains={piece.route.domain: of_domain}, teachers={piece.name: of_teacher}))
+            sums.add(Sums(domains={route.domain: of_domain}, teachers={name: of_teacher}))
         if target.advantage_B is not None and stage.loss != "sampled_token":
             total = total + paid(logits_NV, index_N)[0]
         return total, sums
@@ -248,26 +246,7 @@ def teacher_loss(stage: Distill) -> TeacherLoss:
     return loss
 
 
-class _Piece:
-    """One route's positions in the batch and in the hidden states of a model that scored it."""
-
-    def __init__(self, score: Scores, route: Route, group: int, width: int) -> None:
-        self.name, self.route, self.valid_V, self.scored = score.name, route, score.valid_V, score.scored
-        rows = route.rows(group)
-        self.first, self.last = rows.start * width, rows.stop * width
-        before = 0
-        for other in score.routes:
-            if other is route:
-                break
-            before += other.rows(group).stop - other.rows(group).start
-        self.shift = before * width - self.first
-
-    def part(self, index_N: Tensor) -> slice:
-        """Where this route's positions lie in the ascending index_N."""
-        edges = torch.tensor([self.first, self.last], device=index_N.device)
-        start, stop = torch.searchsorted(index_N, edges).tolist()
-        return slice(start, stop)
-
-    def logits(self, at_N: Tensor, temperature: float) -> Tensor:
-        """The model's logits at positions of this route, without gradient."""
-        return self.scored.at(at_N + self.shift, temperature)
+def _within(rows: slice, width: int, index_N: Tensor) -> slice:
+    """Where the positions of these rows lie in the ascending index_N."""
+    edges = torch.tensor([rows.start * width, rows.stop * width], device=index_N.device)
+    return slice(*torch.searchsorted(index_N, edges).tolist())

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from trainer.batch import update
 from trainer.batch.rollout import Rollouts, generate
-from trainer.batch.sums import Sums
-from trainer.batch.update import LossOf, accumulate_gradients, hidden_states
+from trainer.batch.update import LossOf, Sums, accumulate_gradients, hidden_states
 from trainer.model import parallel
 from trainer.model.policy import Policy
 
@@ -104,7 +103,7 @@ def test_domains_add_up_to_the_whole_and_each_is_its_own_rows() -> None:
     truth = gradient(of)
     alone = {}
     for name, span in spans.items():
-        update.accumulate_rows(of, rollouts, span, loss_of)
+        update.accumulate_gradients(of, rollouts, loss_of, rows=span)
         alone[name] = float(gradient(of).norm())
     loss, _, report = update.accumulate_by_domain(of, rollouts, spans, loss_of)
     assert loss == pytest.approx(whole, rel=1e-5) and relative(gradient(of), truth) < 2e-6
