@@ -159,17 +159,20 @@ class Speculation:
 @dataclass(frozen=True, kw_only=True)
 class Replica:
     """GPUs that hold one copy of the model for generation. `attention_replicas` > 1: data-parallel attention.
-    Formats of weights, of expert weights where they differ, and of the cache."""
+    Formats of weights, of expert weights where they differ, and of the cache.
 
-    gpus: int = 1
-    attention_replicas: int = 1
+    Replicas of several sizes and the same formats are one of arrays (R, 1), to broadcast against an axis of work."""
+
+    gpus: Any = 1
+    attention_replicas: Any = 1
     precision: str = "bf16"
     expert_precision: str | None = None
     cache_precision: str = "bf16"
     speculation: Speculation | None = None
 
     def __post_init__(self) -> None:
-        if self.gpus < 1 or self.attention_replicas < 1 or self.gpus % self.attention_replicas:
+        whole = (self.gpus >= 1) & (self.attention_replicas >= 1)
+        if not np.all(whole) or np.any(self.gpus % self.attention_replicas):
             raise UsageError(
                 f"replica of {self.gpus} GPUs with {self.attention_replicas} attention replicas; "
                 "both must be positive and the first a multiple of the second."
@@ -182,6 +185,12 @@ class Replica:
                 f"cache precision is {self.cache_precision!r}; it must be one of {', '.join(CACHE_BYTES)}."
             )
 
+    @classmethod
+    def side_by_side(cls, replicas: Sequence[Replica]) -> Replica:
+        """Replicas of the same formats, as one of arrays."""
+        gpus, attention = np.array([(one.gpus, one.attention_replicas) for one in replicas]).T
+        return replace(replicas[0], gpus=gpus[:, None], attention_replicas=attention[:, None])
+
     @property
     def cache_bytes(self) -> float:
         """Per element of the key-value cache."""
@@ -193,33 +202,9 @@ class Replica:
         return self.speculation.tokens_per_step if self.speculation else 1.0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReplicaGrid:
-    """Replicas of several sizes and the formats of one, side by side: what generation is timed and counted by.
-    gpus and attention_replicas: of each, (R, 1), to broadcast against an axis of work."""
-
-    like: Replica
-    gpus: NDArray[np.int64]
-    attention_replicas: NDArray[np.int64]
-
-    precision = property(lambda self: self.like.precision)
-    expert_precision = property(lambda self: self.like.expert_precision)
-    cache_bytes = property(lambda self: self.like.cache_bytes)
-    speculation = property(lambda self: self.like.speculation)
-    tokens_per_step = property(lambda self: self.like.tokens_per_step)
-
-    @classmethod
-    def of(cls, like: Replica, splits: Sequence[tuple[int, int]]) -> ReplicaGrid:
-        """Replicas of so many GPUs and attention replicas."""
-        gpus, attention = np.array(splits).T[:, :, None]
-        return cls(like=like, gpus=gpus, attention_replicas=attention)
-
-
-def generation_bytes(
-    model: Model, replica: Replica | ReplicaGrid, *, sequences: float, context: float
-) -> Any:
-    """Bytes per GPU of weights and cache of `sequences` sequences of `context` tokens on one replica, or each of a
-    grid."""
+def generation_bytes(model: Model, replica: Replica, *, sequences: float, context: float) -> Any:
+    """Bytes per GPU of weights and cache of `sequences` sequences of `context` tokens on one replica, or each of
+    several."""
     routed = model.routed_parameters
     dense = (model.total_parameters - routed) * WEIGHT_BYTES[replica.precision] * replica.attention_replicas
     experts = routed * WEIGHT_BYTES[replica.expert_precision or replica.precision]
@@ -290,14 +275,14 @@ class DecodeWork:
 def decode_work(
     model: Model,
     gpu: Gpu,
-    replica: Replica | ReplicaGrid,
+    replica: Replica,
     *,
     batch: ArrayLike,
     context: ArrayLike,
     prompts_per_step: ArrayLike = 0.0,
     prompt_length: float = 0.0,
 ) -> DecodeWork:
-    """Work of one step of `batch` sequences with `context` tokens behind them, on one replica or each of a grid.
+    """Work of one step of `batch` sequences with `context` tokens behind them, on one replica or each of several.
 
     prompts_per_step: new prompts of prompt_length tokens computed in the same step (0 for a batch that only
     drains); in steady state batch / output length.
@@ -385,12 +370,12 @@ def roofline_step_s(work: DecodeWork) -> Array:
 def cache_slots(
     model: Model,
     gpu: Gpu,
-    replica: Replica | ReplicaGrid,
+    replica: Replica,
     *,
     context: Any,
     memory_share: float = USABLE_MEMORY,
 ) -> Any:
-    """Sequences of `context` tokens (one for each replica of a grid, where it differs) whose cache fits beside the
+    """Sequences of `context` tokens (one for each of several replicas, where it differs) whose cache fits beside the
     weights in that share of the memory, for each replica (in all that is usable where the share holds not one);
     InfeasibleError where no replica holds the longest."""
     weights = replica.gpus * generation_bytes(model, replica, sequences=0, context=0)
@@ -410,7 +395,7 @@ def cache_slots(
 def generation_s(
     model: Model,
     gpu: Gpu,
-    replica: Replica | ReplicaGrid,
+    replica: Replica,
     c: DecodeConstants,
     *,
     samples_per_replica: Any,
@@ -422,7 +407,7 @@ def generation_s(
 ) -> Array:
     """Seconds until the slowest of `slowest_of` equal replicas has ended its last sample.
 
-    A grid of replicas, with samples for each, gives one number for each, infinite where the cache holds not one
+    Replicas side by side, with samples for each, give one number for each, infinite where the cache holds not one
     sequence; each may have lengths (R,) and prompts (R, 1) of its own. When the cache of all samples does not fit,
     the batch is held at what fits and the steady part lasts longer in proportion (continuous batching).
     drain=False: new samples take the place of those that end, so the full batch runs at its mean length.
@@ -442,29 +427,7 @@ def generation_s(
     work = decode_work(model, gpu, replica, batch=batch, context=prompt_length + tokens)
     step = decode_step_s(work, c)
     seconds = (step * waves * alive * weight).sum(axis=-1) / replica.tokens_per_step
-    return np.where(np.ravel(slots) > 0, seconds, np.inf) if isinstance(replica, ReplicaGrid) else seconds
-
-
-@dataclass(frozen=True, kw_only=True)
-class Formats:
-    """Number formats and speculative decoding. precision: of weights and matrix products, and of the cache if
-    it supports that width. speculative_factor: tokens that a decode step yields (1: no speculation); the
-    fewest drafted tokens that reach it are assumed.
-    """
-
-    precision: str = "bf16"
-    speculative_factor: float = 1.0
-
-    @property
-    def cache_precision(self) -> str:
-        return self.precision if self.precision in CACHE_BYTES else "bf16"
-
-    @property
-    def speculation(self) -> Speculation | None:
-        if self.speculative_factor == 1:
-            return None
-        drafted = math.ceil(self.speculative_factor) - 1
-        return Speculation(drafted=drafted, tokens_per_step=self.speculative_factor)
+    return np.where(np.ravel(slots) > 0, seconds, np.inf) if np.ndim(replica.gpus) else seconds
 
 
 @lru_cache(maxsize=4096)
@@ -475,17 +438,17 @@ def fastest_replica(
     sequences: float,
     prompt_tokens: float,
     lengths: Lengths,
-    formats: Formats,
+    like: Replica,
     *,
     constants: DecodeConstants | None = None,
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
 ) -> Replica:
-    """The fastest of `replicas_of` for a batch. constants: of decoding (None: of a server); drain: whether the last
-    sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError where the batch fits no
-    replica."""
-    choices = replicas_of(model, gpu, gpus, np.array([prompt_tokens + lengths.maximum]), formats)
-    grid = side_by_side(choices)
+    """The fastest of `replicas_of` for a batch, with the formats of `like`. constants: of decoding (None: of a server);
+    drain: whether the last sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError
+    where the batch fits no replica."""
+    choices = replicas_of(model, gpu, gpus, np.array([prompt_tokens + lengths.maximum]), like)
+    grid = Replica.side_by_side(choices[0])
     replicas = gpus // grid.gpus
     seconds_R = generation_s(
         model, gpu, grid, constants or DecodeConstants.shipped(), samples_per_replica=sequences / replicas,
@@ -501,30 +464,24 @@ def fastest_of(seconds_R: Array, counts: Sequence[int]) -> list[int]:
     return [int(np.argmin(own)) for own in np.split(seconds_R, np.cumsum(counts)[:-1])]
 
 
-def side_by_side(choices: Sequence[Sequence[Replica]]) -> ReplicaGrid:
-    """All choices of all batches as one grid."""
-    splits = [(one.gpus, one.attention_replicas) for own in choices for one in own]
-    return ReplicaGrid.of(choices[0][0], splits)
-
-
-def replicas_of(model: Model, gpu: Gpu, gpus: int, contexts: Array, formats: Formats) -> list[list[Replica]]:
-    """The ways to hold the model for sequences of each length (B,): the smallest replica that fits, up to eight times
-    as large, attention split over all its GPUs or (mixtures of experts) kept within eight or one of them.
-    InfeasibleError where one fits no replica."""
+def replicas_of(model: Model, gpu: Gpu, gpus: int, contexts: Array, like: Replica) -> list[list[Replica]]:
+    """The ways to hold the model in the formats of `like`, for sequences of each length (B,): the smallest replica that
+    fits, up to eight times as large, attention split over all its GPUs or (mixtures of experts) kept within eight or
+    one of them. InfeasibleError where one fits no replica."""
     smallest = [
         smallest_replica(
             model,
             gpu,
             context=context,
-            precision=formats.precision,
-            cache_precision=formats.cache_precision,
+            precision=like.precision,
+            cache_precision=like.cache_precision,
             most_gpus=gpus,
         )
         for context in contexts.tolist()
     ]
     made: dict[Replica, list[Replica]] = {
         least: [
-            replace(least, gpus=size, attention_replicas=split, speculation=formats.speculation)
+            replace(least, gpus=size, attention_replicas=split, speculation=like.speculation)
             for size in (least.gpus * factor for factor in (1, 2, 4, 8))
             if size <= min(gpus, _MOST_REPLICA_GPUS) or size == least.gpus
             for split in sorted({1, max(size // NODE_GPUS, 1), size} if model.is_moe else {1})

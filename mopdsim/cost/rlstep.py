@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
-from mopdsim.cost.generation import Lengths, Replica, ReplicaGrid, generation_bytes, generation_s
+from mopdsim.cost.generation import Lengths, Replica, generation_bytes, generation_s
 from mopdsim.cost.own_trainer import phase_s
-from mopdsim.cost.training import LORA_SHARE, LayoutGrid, TrainLayout, layout_span, train_step_s, train_work
+from mopdsim.cost.training import LORA_SHARE, TrainLayout, train_step_s, train_work
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Model
 
@@ -50,14 +50,14 @@ class RlStep:
     for one of `samples`, the others thrown away before they are scored (dynamic sampling). `updates_per_sample` > 1
     reuses samples (epochs). `critic_share`: the active parameters of PPO's value model against the policy's. `lag`:
     updates that a sample may be behind, in asynchronous mode; the rollout engine holds as many steps' samples at once.
-    Many steps side by side, (B,): grids of as many replicas and layouts, and arrays of what differs.
+    Many steps side by side, (B,): as many replicas and layouts, and arrays of what differs.
     """
 
     model: Model
     gpu: Gpu
-    replica: Replica | ReplicaGrid
+    replica: Replica
     generation_gpus: int
-    layout: TrainLayout | LayoutGrid
+    layout: TrainLayout
     samples: Any
     lengths: Lengths
     prompt_length: Any = 200.0
@@ -149,10 +149,10 @@ def weight_sync_s(step: RlStep) -> Any:
     trainer sends one copy and replicas pass it on, so the slower of one copy out and one share in counts.
     """
     gpu, layout = step.gpu, step.layout
-    replica: Any = step.replica
+    replica = step.replica
     received = _flat(generation_bytes(step.model, replica, sequences=0, context=0))
     if step.overlap == "synchronous":
-        span = np.maximum(layout_span(layout), _flat(replica.gpus))
+        span = np.maximum(layout.span, _flat(replica.gpus))
     else:
         span = layout.gpus + step.generation_gpus
         one_copy = generation_bytes(
@@ -164,7 +164,7 @@ def weight_sync_s(step: RlStep) -> Any:
 
 
 def _flat(values: Any) -> Any:
-    """What a grid of replicas has for each, (R,), of (R, 1)."""
+    """What each of several replicas has, (R,), of (R, 1)."""
     return values[:, 0] if np.ndim(values) else values
 
 

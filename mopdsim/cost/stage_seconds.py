@@ -12,8 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from typing import Literal
 
 import numpy as np
@@ -22,14 +22,13 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import MECHANISMS, UNKNOWN, DecodeConstants, RlConstants, Stack, TrainConstants
 from mopdsim.cost.generation import (
-    Formats,
     Lengths,
     Replica,
+    Speculation,
     fastest_of,
     fastest_replica,
     generation_s,
     replicas_of,
-    side_by_side,
 )
 from mopdsim.cost.own_trainer import Kind, phase_s
 from mopdsim.cost.rlstep import (
@@ -44,7 +43,6 @@ from mopdsim.cost.rlstep import (
 from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.training import (
     HOST_BYTES_PER_GPU,
-    LayoutGrid,
     TrainLayout,
     Update,
     fastest_layouts,
@@ -55,7 +53,7 @@ from mopdsim.cost.training import (
     train_work,
     training_constants,
 )
-from mopdsim.facts.hardware import WEIGHT_BYTES, Gpu
+from mopdsim.facts.hardware import CACHE_BYTES, WEIGHT_BYTES, Gpu
 from mopdsim.facts.layers import Model
 
 Phase = Literal["generation", "scoring", "training", "fixed", "evaluation"]
@@ -71,6 +69,7 @@ Timed = tuple[dict[Phase, float], str, float]  # seconds by phase, layout in wor
 @dataclass(frozen=True, kw_only=True)
 class Machine:
     """What stages run on. teacher: the model of a stage's teachers, where it is another size than the student's.
+    precision: of weights and matrix products; speculative_factor: tokens that a decode step yields (1: no speculation).
     trainer_share: of the GPUs that train where generation overlaps (None: what is fastest), or that take turns with
     those that sample where it does not (None: all GPUs do both). lag: steps that a sample
     may be behind in asynchronous mode. lora: adapters alone are trained. packed: whether fine-tuning packs (None: as
@@ -82,7 +81,8 @@ class Machine:
     gpu: Gpu
     overlap: Overlap = "synchronous"
     teacher: Model | None = None
-    formats: Formats = field(default_factory=Formats)
+    precision: str = "bf16"
+    speculative_factor: float = 1.0
     stack: Stack = MECHANISMS[UNKNOWN]
     trainer_share: float | None = None
     lag: int = 1
@@ -93,6 +93,19 @@ class Machine:
     value_model: Model | None = None
     sampled_per_trained: float = 1.0
     environment_slots: int | None = None
+
+    @cached_property
+    def served(self) -> Replica:
+        """The formats of a replica that samples: the cache as narrow as it can be, and the fewest drafted tokens that
+        reach the speculative factor."""
+        drafted = math.ceil(self.speculative_factor) - 1
+        return Replica(
+            precision=self.precision,
+            cache_precision=self.precision if self.precision in CACHE_BYTES else "bf16",
+            speculation=Speculation(drafted=drafted, tokens_per_step=self.speculative_factor)
+            if drafted
+            else None,
+        )
 
     def critic_share(self, batch: Batch) -> float:
         """Active parameters of a separate value model against the policy's; 0 without one."""
@@ -211,7 +224,7 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     decode = rollout_decode(DecodeConstants.shipped(), RlConstants.shipped())
     drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
     replica = fastest_replica(
-        machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.formats,
+        machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.served,
         constants=decode, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
     full = generation_s(
@@ -243,7 +256,9 @@ def _phases(
         layouts = [own[0] for own in _layouts(batches, machine, training_gpus)]
     longest_B = np.array([_longest(b) for b in batches])
     resident_B = np.array([batch.resident_models for batch in batches])
-    held = train_memory(model, LayoutGrid.of(layouts), length=longest_B, resident_models=resident_B)
+    held = train_memory(
+        model, TrainLayout.side_by_side(layouts), length=longest_B, resident_models=resident_B
+    )
     memory_B = held.total.tolist()
     words = [_words(layout, training_gpus) for layout in layouts]
     if not batches[0].generates:
@@ -294,7 +309,7 @@ def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[li
     for (longest, resident), places in alike.items():
         updates = [machine.update(batches[place]) for place in places]
         chosen = fastest_layouts(
-            machine.model, machine.gpu, gpus, updates, longest=longest, precision=machine.formats.precision,
+            machine.model, machine.gpu, gpus, updates, longest=longest, precision=machine.precision,
             resident_models=resident, lora=machine.lora, stack=machine.stack, constants=constants,
         )  # fmt: skip
         found |= zip(places, chosen, strict=True)
@@ -327,7 +342,7 @@ def _rl_steps(
     choices = [
         [(replica, layout) for layout in layouts for replica in replicas]
         for replicas, layouts in zip(
-            replicas_of(model, gpu, sampling_gpus, longest_B, machine.formats),
+            replicas_of(model, gpu, sampling_gpus, longest_B, machine.served),
             _layouts(batches, machine, training_gpus),
             strict=True,
         )
@@ -343,9 +358,9 @@ def _rl_steps(
     step = RlStep(
         model=model,
         gpu=gpu,
-        replica=side_by_side([[replica for replica, _ in own] for own in choices]),
+        replica=Replica.side_by_side([replica for own in choices for replica, _ in own]),
         generation_gpus=sampling_gpus,
-        layout=LayoutGrid.of([layout for own in choices for _, layout in own]),
+        layout=TrainLayout.side_by_side([layout for own in choices for _, layout in own]),
         samples=every(lambda b: b.sequences),
         lengths=lengths,
         prompt_length=every(lambda b: b.prompt_tokens),
@@ -371,7 +386,7 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
     memory as far as it holds them, from storage otherwise."""
     model = machine.scorer(batch)
     one = _scored(machine, model, gpus, batch, batch.sequences * batch.scoring_passes / batch.teachers)
-    held = WEIGHT_BYTES[machine.formats.precision] * model.total_parameters
+    held = WEIGHT_BYTES[machine.precision] * model.total_parameters
     in_host = held * batch.teachers <= HOST_BYTES_PER_GPU * gpus
     load = held / (gpus * (_HOST_BYTES_PER_S if in_host else _STORAGE_BYTES_PER_S))
     return batch.teachers * (one + load if batch.teachers > 1 else one)
@@ -379,7 +394,7 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
 
 def _scored(machine: Machine, model: Model, gpus: int, batch: Batch, sequences: float) -> float:
     """Seconds of a forward pass (reference, teacher, judge) over so many of a batch's sequences."""
-    precision, length = machine.formats.precision, batch.sequence_tokens
+    precision, length = machine.precision, batch.sequence_tokens
     layout = scoring_layout(model, machine.gpu, gpus, sequences, length, _longest(batch), precision)
     work = train_work(model, machine.gpu, layout, sequences=sequences, mean_length=length)
     return float(forward_s(work, TrainConstants.shipped()))
@@ -407,7 +422,7 @@ def _sampled(
 ) -> tuple[float, int]:
     """Seconds to sample so many sequences on the fastest replicas, and the GPUs of one. drain: until the last ends."""
     replica = fastest_replica(
-        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.formats, drain=drain
+        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.served, drain=drain
     )
     replicas = gpus // replica.gpus
     seconds = generation_s(
@@ -424,9 +439,7 @@ def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Pha
     if batch.scoring_passes:
         judged = batch.sequences * batch.scoring_passes
         phases["scoring"] = _scored(machine, machine.model, gpus, batch, judged)
-    held = (
-        WEIGHT_BYTES[machine.formats.precision] * machine.model.total_parameters * (1 + batch.resident_models)
-    )
+    held = WEIGHT_BYTES[machine.precision] * machine.model.total_parameters * (1 + batch.resident_models)
     return phases, f"{gpus // replica_gpus} replicas of {replica_gpus}", held / replica_gpus
 
 

@@ -53,7 +53,7 @@ OPTIMIZER_BYTES = 18.0
 OFFLOADED_BYTES_PER_S = 10e9  # of optimizer state in host memory, read, updated and written, per GPU; prior
 
 
-_VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded", "offload")
+VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded", "offload")
 _DEGREES = ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch")
 LORA_SHARE = 0.01
 HOST_BYTES_PER_GPU = 200e9  # of 2 TB in a node of eight; prior
@@ -61,14 +61,56 @@ _SCORED_WIDTHS = 8.0  # hidden vectors of a token that a forward pass holds at o
 _LOGITS_BLOCK = 4096.0  # tokens whose logits are held at once; prior
 
 
-class _Split:
-    """What one layout and a grid of them share."""
+@dataclass(frozen=True, kw_only=True)
+class TrainLayout:
+    """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP, ZeRO-3).
+    `offload`: optimizer state and its update on the host.
+
+    Many layouts of one precision and method are one whose `VARIED` fields are arrays (L,)."""
 
     gpus: Any
-    tensor: Any
-    pipeline: Any
-    context: Any
-    expert: Any
+    tensor: Any = 1
+    pipeline: Any = 1
+    context: int = 1
+    expert: Any = 1
+    virtual_stages: int = 1
+    micro_batch: int = 1
+    precision: str = "bf16"
+    recompute: Any = False
+    fully_sharded: Any = False
+    offload: Any = False
+    lora: bool = False
+
+    def __post_init__(self) -> None:
+        for name in _DEGREES:
+            if np.any(getattr(self, name) < 1):
+                raise UsageError(
+                    f"training layout has {name} = {getattr(self, name)!r}; it must be at least 1."
+                )
+        if self.precision not in PRECISIONS:
+            raise UsageError(
+                f"training precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}."
+            )
+        if np.any(self.gpus % (self.tensor * self.pipeline * self.context)):
+            raise UsageError(
+                f"training layout has gpus = {self.gpus}; it must be a multiple of tensor x pipeline "
+                f"x context = "
+                f"{self.tensor * self.pipeline * self.context}."
+            )
+
+    @classmethod
+    def side_by_side(cls, layouts: Sequence[TrainLayout]) -> TrainLayout:
+        """Layouts of one precision and method, as one of arrays."""
+        rows: dict[str, Any] = {name: np.array([getattr(one, name) for one in layouts]) for name in VARIED}
+        return replace(layouts[0], **rows)
+
+    def only(self, places: NDArray[np.intp]) -> TrainLayout:
+        """Some of many."""
+        return replace(self, **{name: getattr(self, name)[places] for name in VARIED})
+
+    def at(self, place: int) -> TrainLayout:
+        """One of many."""
+        return replace(self, **{name: getattr(self, name)[place].item() for name in VARIED})
 
     @property
     def data(self) -> Any:
@@ -80,87 +122,16 @@ class _Split:
         """GPUs that share one set of experts."""
         return np.maximum(self.expert, self.tensor)
 
-
-@dataclass(frozen=True, kw_only=True)
-class TrainLayout(_Split):
-    """How a training step is spread. `fully_sharded`: weights are gathered for every microbatch (FSDP, ZeRO-3).
-    `offload`: optimizer state and its update on the host."""
-
-    gpus: int
-    tensor: int = 1
-    pipeline: int = 1
-    context: int = 1
-    expert: int = 1
-    virtual_stages: int = 1
-    micro_batch: int = 1
-    precision: str = "bf16"
-    recompute: bool = False
-    fully_sharded: bool = False
-    offload: bool = False
-    lora: bool = False
-
-    def __post_init__(self) -> None:
-        for name in _DEGREES:
-            if getattr(self, name) < 1:
-                raise UsageError(
-                    f"training layout has {name} = {getattr(self, name)!r}; it must be at least 1."
-                )
-        if self.precision not in PRECISIONS:
-            raise UsageError(
-                f"training precision is {self.precision!r}; it must be one of {', '.join(PRECISIONS)}."
-            )
-        if self.gpus % (self.tensor * self.pipeline * self.context):
-            raise UsageError(
-                f"training layout has gpus = {self.gpus}; it must be a multiple of tensor x pipeline "
-                f"x context = "
-                f"{self.tensor * self.pipeline * self.context}."
-            )
-
-
-class LayoutGrid(_Split):
-    """Many layouts of one precision and method as one of arrays: what `train_work` and the memory functions read.
-
-    rows: of each, in the order of `_VARIED`, without context parallelism and virtual stages."""
-
-    context = virtual_stages = micro_batch = 1
-
-    def __init__(self, rows: Sequence[tuple[Any, ...]], *, precision: str, lora: bool) -> None:
-        self.precision, self.lora, self._rows = precision, lora, tuple(rows)
-        for name, column in zip(_VARIED, np.array(rows, dtype=int).T, strict=True):
-            setattr(self, name, column.astype(bool) if name in _VARIED[4:] else column)
-
-    @classmethod
-    def of(cls, layouts: Sequence[TrainLayout]) -> LayoutGrid:
-        """Layouts of one precision and method, side by side."""
-        rows = [tuple(getattr(one, name) for name in _VARIED) for one in layouts]
-        return cls(rows, precision=layouts[0].precision, lora=layouts[0].lora)
-
-    def only(self, places: NDArray[np.intp]) -> LayoutGrid:
-        """Some of the layouts."""
-        return LayoutGrid([self._rows[place] for place in places], precision=self.precision, lora=self.lora)
-
-    def at(self, place: int) -> TrainLayout:
-        """One of the layouts."""
-        chosen = dict(zip(_VARIED, self._rows[place], strict=True))
-        return TrainLayout(**chosen, precision=self.precision, lora=self.lora)
-
-    recompute: Any
-    fully_sharded: Any
-    offload: Any
-
-
-def layout_span(layout: TrainLayout | LayoutGrid) -> Any:
-    """GPUs over which one copy of the weights is spread, of one layout or of each of a grid."""
-    split = np.maximum(layout.tensor * layout.context, layout.expert) * layout.pipeline
-    return np.where(layout.fully_sharded, layout.gpus, split)
-
-
-AnyLayout = TrainLayout | LayoutGrid
+    @property
+    def span(self) -> Any:
+        """GPUs over which one copy of the weights is spread."""
+        split = np.maximum(self.tensor * self.context, self.expert) * self.pipeline
+        return np.where(self.fully_sharded, self.gpus, split)
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainMemory:
-    """Bytes on the fullest GPU; arrays for a grid of layouts."""
+    """Bytes on the fullest GPU; arrays for layouts side by side."""
 
     weights: Any
     gradients: Any
@@ -188,16 +159,16 @@ def activation_bytes(model: Model, *, recompute: bool, precision: str = "bf16") 
     return 2.0 * 2.0 * model.hidden * model.layers + WEIGHT_BYTES[precision] * products
 
 
-def _held_parameters(model: Model, layout: AnyLayout) -> tuple[Any, Any, Any]:
+def _held_parameters(model: Model, layout: TrainLayout) -> tuple[Any, Any, Any]:
     """Parameters on the fullest GPU: dense and routed before full sharding, and what is held of both."""
     routed = model.routed_parameters / (layout.expert_group * layout.pipeline)
     dense = (model.total_parameters - model.routed_parameters) / (layout.tensor * layout.pipeline)
     return dense, routed, np.where(layout.fully_sharded, model.total_parameters / layout.gpus, dense + routed)
 
 
-def train_memory(model: Model, layout: AnyLayout, *, length: Any, resident_models: Any = 0) -> TrainMemory:
+def train_memory(model: Model, layout: TrainLayout, *, length: Any, resident_models: Any = 0) -> TrainMemory:
     """Bytes per GPU to train `model` on sequences of `length`; resident_models more copies (reference,
-    teachers of the same size) stay in memory as weights. Arrays for a grid of layouts."""
+    teachers of the same size) stay in memory as weights. Arrays for layouts side by side."""
     dense, routed, held = _held_parameters(model, layout)
     expert_copies = np.maximum(layout.gpus // (layout.expert_group * layout.pipeline), 1)
     shared = dense / (layout.data * layout.context) + routed / expert_copies
@@ -220,7 +191,7 @@ def train_memory(model: Model, layout: AnyLayout, *, length: Any, resident_model
     )
 
 
-def scoring_bytes(model: Model, layout: AnyLayout, *, length: float) -> Any:
+def scoring_bytes(model: Model, layout: TrainLayout, *, length: float) -> Any:
     """Bytes per GPU of a model that only scores sequences of `length`: no gradients, no optimizer."""
     dense, routed, held = _held_parameters(model, layout)
     gathered = (dense + routed) / model.layers * layout.fully_sharded
@@ -248,7 +219,7 @@ def _used_gpus(gpu: Gpu, gpus: int, split: int, group: int) -> list[int]:
 @lru_cache(maxsize=256)
 def training_layouts(
     model: Model, gpu: Gpu, gpus: int, *, lora: bool = False, precision: str = "bf16", offload: bool = False
-) -> LayoutGrid:
+) -> TrainLayout:
     """Every layout of at most `gpus` GPUs, from cheap to dear: GPUs left idle, then doublings of a split. Tensor
     degrees are powers of two within a node (they divide the heads). Each doubling of tensor or pipeline degree costs
     one, recomputation 1.5, experts beyond the fast link 2, each doubling of the expert group a tenth, full sharding 3,
@@ -277,7 +248,10 @@ def training_layouts(
         kept = 1.5 * recompute + 3.0 * sharded + 6.0 * host + 20.0 * (1 - used / gpus)
         return kept + math.log2(tensor * pipeline) + 2.0 * wide + 0.1 * math.log2(expert)
 
-    return LayoutGrid(sorted(found, key=price), precision=precision, lora=lora)
+    columns: dict[str, Any] = dict(
+        zip(VARIED, map(np.array, zip(*sorted(found, key=price), strict=True)), strict=True)
+    )
+    return TrainLayout(**columns, precision=precision, lora=lora)
 
 
 @lru_cache(maxsize=1024)
@@ -291,7 +265,7 @@ def fitting_training_layouts(
     lora: bool = False,
     precision: str = "bf16",
     offload: bool = False,
-) -> LayoutGrid:
+) -> TrainLayout:
     """The layouts that fit, with microbatches of one sequence, from cheap to dear; InfeasibleError says by how much the
     best one fails. `offload`: the optimizer may go to the host, as far as its memory reaches."""
     grid = training_layouts(model, gpu, gpus, lora=lora, precision=precision, offload=offload)
@@ -335,7 +309,7 @@ class TrainWork:
     optimizer_s_per_step: Any
 
 
-def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid, microbatches: Any) -> Any:
+def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout, microbatches: Any) -> Any:
     """Seconds to exchange gradients and weights of a step between data-parallel GPUs, at full link speed."""
     routed = model.routed_parameters
     dense = (model.total_parameters - routed) / (layout.tensor * layout.pipeline) * (layout.data > 1)
@@ -350,7 +324,7 @@ def _data_traffic_s(model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid, mi
 def train_work(
     model: Model,
     gpu: Gpu,
-    layout: TrainLayout | LayoutGrid,
+    layout: TrainLayout,
     *,
     sequences: Any,
     mean_length: Any,
@@ -437,8 +411,8 @@ class Update:
     lengths: Lengths
     packed_to: float
 
-    def work(self, model: Model, gpu: Gpu, layout: TrainLayout | LayoutGrid) -> TrainWork:
-        """What the step computes and moves in a layout, or in each of a grid."""
+    def work(self, model: Model, gpu: Gpu, layout: TrainLayout) -> TrainWork:
+        """What the step computes and moves in a layout, or in each of many."""
         mean: Any = self.lengths.mean
         if not self.packed_to and np.any(layout.fully_sharded):
             ranks_L = np.where(
@@ -489,7 +463,7 @@ def fastest_layouts(
     else:
         works = [update.work(model, gpu, grid) for update in updates]
         seconds_BL = np.array([train_step_s(work, constants) for work in works])
-    near_L = layout_span(grid) <= gpu.scale_up_gpus
+    near_L = grid.span <= gpu.scale_up_gpus
     found = []
     for seconds_L in seconds_BL:
         places = [int(np.argmin(seconds_L))]
@@ -510,7 +484,7 @@ def _usable_layouts(
     resident_models: int,
     lora: bool,
     stack: Stack,
-) -> LayoutGrid:
+) -> TrainLayout:
     """The layouts that fit: those with full sharding where the stack knows no other, and with experts within the fast
     link where any has them there."""
     grid = fitting_training_layouts(

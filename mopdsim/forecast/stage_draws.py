@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, sample, standard_normal
-from mopdsim.cost.generation import Formats
 from mopdsim.cost.rlstep import Overlap
 from mopdsim.cost.stage_batch import Batch
 from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
@@ -45,7 +44,7 @@ _BILLION = 1e9
 STALENESS: Mapping[Overlap, float] = {"synchronous": 0.0, "one_step_off": 1.0, "asynchronous": 1.0}
 _MACHINE = (  # keys that a scenario and its stages' machine share
     "overlap", "trainer_share", "lag", "lora", "packed", "evaluations", "epochs", "sampled_per_trained",
-    "environment_slots",
+    "environment_slots", "precision", "speculative_factor",
 )  # fmt: skip
 STUDIED = "tiny"  # the model that the studies of scope "tiny" train
 
@@ -107,7 +106,6 @@ def machine_of(scenario: Scenario, stage: AnyStage) -> Machine:
         model=model(scenario.model_of(root)),
         gpu=gpu(scenario.gpu),
         teacher=None if other is None else model(scenario.model_of(other)),
-        formats=Formats(precision=scenario.precision, speculative_factor=scenario.speculative_factor),
         stack=scenario.software,
         value_model=None if scenario.value_model is None else model(scenario.value_model),
         **{key: getattr(scenario, key) for key in _MACHINE},

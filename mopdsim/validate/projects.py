@@ -27,7 +27,7 @@ from mopdsim.base.documents import DATA
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal, uniform
 from mopdsim.cost.constants import DecodeConstants, RlConstants, Stack, TrainConstants, shipped, stack
-from mopdsim.cost.generation import Formats, Lengths, fastest_replica
+from mopdsim.cost.generation import Lengths, Replica, fastest_replica
 from mopdsim.cost.rlstep import RlStep, rl_step_s
 from mopdsim.cost.training import (
     TrainLayout,
@@ -175,7 +175,7 @@ def _step_seconds(preset: Mapping[str, Any], software: Stack, relative_length: f
     step = RlStep(
         model=shape,
         gpu=card,
-        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, Formats()),
+        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, Replica()),
         generation_gpus=gpus,
         layout=layout,
         samples=sequences,

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.generation import Formats
 from mopdsim.cost.stage_batch import SIGNAL_SHARE
 from mopdsim.cost.stage_cost import Bill, Machine, bill
 from mopdsim.facts.domains import domain
@@ -222,13 +221,12 @@ def test_a_teacher_of_another_size_works_at_its_own_cost(on_policy: bool) -> Non
 def test_narrow_formats_and_drafted_tokens_save_time_and_not_flops() -> None:
     stage = Rl(name="t", domains=MATH)
     plain = _bill(stage, "math")
-    for formats in (Formats(precision="fp8"), Formats(speculative_factor=1.8)):
-        found = _bill(stage, "math", machine=Machine(model=DENSE.model, gpu=DENSE.gpu, formats=formats))
+    fp8 = Machine(model=DENSE.model, gpu=DENSE.gpu, precision="fp8")
+    for machine in (fp8, Machine(model=DENSE.model, gpu=DENSE.gpu, speculative_factor=1.8)):
+        found = _bill(stage, "math", machine=machine)
         assert found.seconds["generation"] < plain.seconds["generation"]
         assert found.flops == plain.flops
-    narrow = _bill(
-        stage, "math", machine=Machine(model=DENSE.model, gpu=DENSE.gpu, formats=Formats(precision="fp8"))
-    )
+    narrow = _bill(stage, "math", machine=fp8)
     assert narrow.seconds["training"] < plain.seconds["training"]
 
 

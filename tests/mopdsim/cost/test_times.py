@@ -15,7 +15,6 @@ from mopdsim.cost.constants import DecodeConstants, RlConstants, TrainConstants
 from mopdsim.cost.generation import (
     Lengths,
     Replica,
-    ReplicaGrid,
     Speculation,
     cache_slots,
     decode_step_s,
@@ -157,15 +156,17 @@ def test_a_cache_that_does_not_fit_queues_the_samples() -> None:
 
 
 @pytest.mark.parametrize(("samples", "drain"), [(64.0, True), (20_000.0, True), (64.0, False)])
-def test_a_grid_of_replicas_says_what_its_replicas_say(samples: float, drain: bool) -> None:
+def test_replicas_side_by_side_say_what_each_says(samples: float, drain: bool) -> None:
     """A dense model of 70 B: with attention on every GPU it does not fit."""
     large = model("Llama-3.1-70B")
     like = Replica(gpus=8, speculation=Speculation(drafted=1, tokens_per_step=1.5))
     splits = [(8, 1), (8, 8), (16, 2), (64, 8)]
-    grid = ReplicaGrid.of(like, splits)
+    grid = Replica.side_by_side(
+        [replace(like, gpus=size, attention_replicas=split) for size, split in splits]
+    )
     many_R1 = 64 // grid.gpus
 
-    def seconds(replica: Replica | ReplicaGrid, many: Any) -> Any:
+    def seconds(replica: Replica, many: Any) -> Any:
         return generation_s(
             large, H100, replica, DECODE, samples_per_replica=samples / many, lengths=LENGTHS, prompt_length=200,
             slowest_of=many, drain=drain,
