@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.quality.walk import CAUSES, Cause
+from mopdsim.quality.step import CAUSES, Cause
 from mopdsim.recipes.graph import KINDS
 from mopdsim.recipes.recipe import Recipe, Rl
 

@@ -188,12 +188,6 @@ def _stream(key: str, seed: int) -> np.random.Generator:
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
 
 
-__all__ = [
-    "CONSTANTS", "DISTRIBUTIONS", "FACTS", "Calibration", "Correlation", "Distribution", "Parameter",
-    "default_calibration", "from_document", "in_logits", "load", "sample", "standard_normal", "uniform",
-]  # fmt: skip
-
-
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
     """A prior, and what studies of a scope found.

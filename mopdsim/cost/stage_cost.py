@@ -1,7 +1,8 @@
-"""What one stage of a recipe costs: tokens, FLOPs, memory and seconds at central values, from domains and
-amounts.
+"""What one stage of a recipe costs: its sequences, tokens, FLOPs, memory and seconds at central values, from domains
+and amounts.
 
-A batch of several domains has the mixture's mean length and its wider spread, and waits for the slowest environment.
+A batch of several domains is the mixture of theirs: it has the mean length and the wider spread, and waits for the
+slowest environment. A pass over some of the sequences is a fraction of a pass.
 Axes: none (central values); in `Bill.seconds_after` C candidate numbers of steps, N draw.
 Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns and waiting for GPUs
 (`mopdsim.forecast.schedule`).
@@ -12,16 +13,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import Fitted, shipped
-from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.stage_seconds import (
+    Batch,
     Machine,
     Phase,
+    TestSet,
     evaluation_seconds,
     forward,
     step_flops,
@@ -30,13 +33,24 @@ from mopdsim.cost.stage_seconds import (
 )
 from mopdsim.cost.training import stored_bytes
 from mopdsim.facts.domains import P90, Domain
-from mopdsim.recipes.recipe import AnyStage, Merge, RejectionSampling, RewardModel, Sft, SpendingStage
-from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts
-
-__all__ = ["Bill", "Machine", "Phase", "bill"]
+from mopdsim.recipes.stage import (
+    NORMALISING_ANSWERS,
+    Amounts,
+    AnyStage,
+    Distill,
+    Merge,
+    Preference,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+    SpendingStage,
+)
 
 EVALUATIONS = 5  # per stage; prior
 MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
+EVALUATION_ITEMS = 500  # per domain; prior
+SIGNAL_SHARE = 0.75  # of rollouts, in groups of both rewards; prior: published runs threw up to .55 away
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +137,8 @@ def bill(
     """
     if isinstance(stage, Merge) or amounts is None:
         return _merge(stage, machine)
-    batch = _batch(stage, amounts, domains, machine, response_tokens)
+    overlapped = machine.overlap != "synchronous"
+    batch = batch_of(stage, amounts, domains, overlapped=overlapped, response_tokens=response_tokens)
     seconds, layout, memory = step_seconds(batch, machine, gpus)
     longer, _, _ = step_seconds(batch.longer(), machine, gpus)
     tested, evaluation = _evaluation(stage, domains, machine, gpus)
@@ -158,19 +173,6 @@ def bill(
     )
 
 
-def _batch(
-    stage: SpendingStage,
-    amounts: Amounts,
-    domains: Mapping[str, Domain],
-    machine: Machine,
-    response_tokens: float | None,
-) -> Batch:
-    """One step of a stage."""
-    chosen = {name: domains[name] for name in stage.domains}
-    overlapped = machine.overlap != "synchronous"
-    return Batch.of(stage, amounts, chosen, overlapped=overlapped, response_tokens=response_tokens)
-
-
 def bill_together(
     stages: Sequence[tuple[SpendingStage, Amounts, float | None]],
     domains: Mapping[str, Domain],
@@ -180,7 +182,11 @@ def bill_together(
 ) -> None:
     """Works out the steps of many stages side by side, so that `bill` of each is fast. stages: each with its amounts
     and its own mean length, if it has one."""
-    batches = [_batch(stage, amounts, domains, machine, length) for stage, amounts, length in stages]
+    overlapped = machine.overlap != "synchronous"
+    batches = [
+        batch_of(stage, amounts, domains, overlapped=overlapped, response_tokens=length)
+        for stage, amounts, length in stages
+    ]
     time_together([*batches, *(batch.longer() for batch in batches)], machine, gpus)
 
 
@@ -196,11 +202,11 @@ def _evaluation(
     tests = tests if machine.evaluations is None else machine.evaluations
     flops = seconds = 0.0
     if tests:
-        test = TestSet.of(domains)
+        test = test_set(domains)
         flops = tests * _test_flops(test, machine)
         seconds = tests * evaluation_seconds(test, machine, gpus)
     if isinstance(stage, RewardModel):
-        own = TestSet.of({name: domains[name] for name in stage.domains})
+        own = test_set({name: domains[name] for name in stage.domains})
         fresh = replace(own, sequences=float(NORMALISING_ANSWERS))
         flops += 2 * _test_flops(fresh, machine)
         seconds += (2 if machine.gpu.is_cpu else 1) * evaluation_seconds(fresh, machine, gpus)
@@ -245,3 +251,144 @@ def steps_within(amounts: Amounts, flops_per_step: float) -> int:
     if amounts.max_flops is None:
         return amounts.steps
     return max(1, min(amounts.steps, math.ceil(amounts.max_flops / flops_per_step)))
+
+
+def batch_of(
+    stage: SpendingStage,
+    amounts: Amounts,
+    domains: Mapping[str, Domain],
+    *,
+    overlapped: bool,
+    response_tokens: float | None = None,
+) -> Batch:
+    """One step of a stage. `response_tokens`: the stage's own mean length, where it is not its domains'."""
+    total = sum(stage.domains.values())
+    shares = tuple(share / total for share in stage.domains.values())
+    rows = [domains[name] for name in stage.domains]
+
+    def mean(values: list[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
+    lengths = [row.response_tokens.value for row in rows]
+    logs = [math.log(length) for length in lengths]
+    between = mean([(value - mean(logs)) ** 2 for value in logs])
+    within = mean([row.length_sigma.value**2 for row in rows])
+    waiting = [row.turns * row.environment_seconds.value for row in rows]
+    longest = float(max(row.max_response_tokens for row in rows))
+    length = mean(lengths) if response_tokens is None else response_tokens
+    return Batch(
+        sequences=float(amounts.prompts_per_step * amounts.rollouts_per_prompt),
+        prompt_tokens=mean([row.prompt_tokens.value + row.tool_tokens for row in rows]),
+        response_tokens=length,
+        max_response_tokens=longest if response_tokens is None else max(longest, 2 * length),
+        log_spread=math.sqrt(between + within),
+        environment_seconds=max(waiting) if _waits(stage) else 0.0,
+        generates=not isinstance(stage, Sft),
+        by_teacher=isinstance(stage, Distill) and not stage.on_policy,
+        ahead=_ahead(stage),
+        group=amounts.rollouts_per_prompt,
+        trained_group=2 if isinstance(stage, Preference) else amounts.rollouts_per_prompt,
+        prompt_shares=shares,
+        valued=isinstance(stage, Rl) and stage.algorithm == "ppo",
+        **_passes(stage, amounts, shares, overlapped=overlapped),
+    )
+
+
+def _waits(stage: SpendingStage) -> bool:
+    """Whether samples wait for an environment."""
+    if isinstance(stage, Distill):
+        return stage.on_policy or stage.correct_only
+    return not isinstance(stage, Sft)
+
+
+def _passes(
+    stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, overlapped: bool
+) -> dict[str, Any]:
+    """Who scores and what is trained. A judge's models stay in memory beside the policy, and with them the reference;
+    a reference alone and teachers are loaded when their turn comes. DPO scores its pairs by policy and reference."""
+    prompts, rollouts = float(amounts.prompts_per_step), amounts.rollouts_per_prompt
+    sequences = prompts * rollouts
+    match stage:
+        case Rl():
+            return _reinforced(stage, prompts, sequences, shares, overlapped=overlapped)
+        case Distill():
+            serving = [len(stage.teachers_of(name)) for name in stage.domains]
+            scored = sum(share * count for share, count in zip(shares, serving, strict=True))
+            return {
+                "trained_sequences": sequences,
+                "scoring_passes": 0.0 if stage.loss == "sample_nll" else scored,
+                "teachers": len(stage.teacher_names),
+            }
+        case Sft():
+            return {"trained_sequences": sequences}
+        case RewardModel():
+            return {"trained_sequences": SIGNAL_SHARE * sequences}
+        case RejectionSampling():
+            judged = _judged(stage, shares)
+            return {"trained_sequences": 0.0, "scoring_passes": judged, "resident_models": _judges(stage)}
+        case Preference():
+            pairs = 2 * prompts * _told_apart(stage, shares)
+            return {
+                "trained_sequences": pairs,
+                "scoring_passes": _judged(stage, shares) + 2 * pairs / sequences,
+                "resident_models": _judges(stage) + 1,
+            }
+        case _:
+            assert_never(stage)
+
+
+def _reinforced(
+    stage: Rl, prompts: float, sequences: float, shares: Sequence[float], *, overlapped: bool
+) -> dict[str, Any]:
+    """RL: a reference, judges, and one pass for old log-probabilities, where samples grow stale, and PPO's values."""
+    ppo = stage.algorithm == "ppo"
+    trained = sequences * (_told_apart(stage, shares) if stage.zero_signal == "drop" and not ppo else 1.0)
+    reference = stage.kl_coefficient > 0
+    scored = float(ppo or stage.updates_per_batch > 1 or overlapped) + float(reference)
+    judges = _judges(stage)
+    return {
+        "trained_sequences": trained + prompts * (stage.demonstration_mix > 0),
+        "scoring_passes": scored + _judged(stage, shares),
+        "resident_models": judges + (1 if judges and reference else 0),
+    }
+
+
+def _ahead(stage: SpendingStage) -> bool:
+    """Whether a model that the stage does not change draws the samples."""
+    match stage:
+        case Distill() | Preference():
+            return not stage.on_policy
+        case RewardModel() | RejectionSampling():
+            return True
+        case Rl() | Sft():
+            return False
+        case _:
+            assert_never(stage)
+
+
+def _judges(stage: Rl | RejectionSampling | Preference) -> int:
+    return len(set(stage.reward_models.values()))
+
+
+def _told_apart(stage: Rl | Preference, shares: Sequence[float]) -> float:
+    """Share of the prompts whose samples differ in their reward: all where a reward model judges."""
+    judged = _judged(stage, shares)
+    return judged + (1 - judged) * SIGNAL_SHARE
+
+
+def _judged(stage: Rl | RejectionSampling | Preference, shares: Sequence[float]) -> float:
+    """Share of the samples that a reward model scores."""
+    return sum(
+        share for name, share in zip(stage.domains, shares, strict=True) if name in stage.reward_models
+    )
+
+
+def test_set(domains: Mapping[str, Domain]) -> TestSet:
+    """The sequences of one evaluation on these domains."""
+    rows = domains.values()
+    return TestSet(
+        sequences=float(EVALUATION_ITEMS * len(domains)),
+        prompt_tokens=sum(row.prompt_tokens.value + row.tool_tokens for row in rows) / len(domains),
+        response_tokens=sum(row.response_tokens.value for row in rows) / len(domains),
+        max_response_tokens=float(max(row.max_response_tokens for row in rows)),
+    )

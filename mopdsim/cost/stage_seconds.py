@@ -40,7 +40,6 @@ from mopdsim.cost.rlstep import (
     rollout_memory,
     rollout_training,
 )
-from mopdsim.cost.stage_batch import Batch, TestSet
 from mopdsim.cost.training import (
     HOST_BYTES_PER_GPU,
     TrainLayout,
@@ -64,6 +63,57 @@ _MOST_KNOWN = 16_384  # steps remembered
 _FULL_REPLICA = 32  # sequences a GPU samples at once where none waits for another; prior
 
 Timed = tuple[dict[Phase, float], str, float]  # seconds by phase, layout in words, bytes on the fullest GPU
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """One step's sequences: how many, how long, scored how often, at what environment. What tools write counts as
+    prompt: it is read and not sampled.
+
+    by_teacher: a teacher samples them. ahead: no update changes their sampler, so that they need not wait for each
+    other. group: samples of one prompt; trained_group: those of them that are trained on (DPO's pair). valued: PPO.
+    scoring_passes: forward passes over the sequences, of the policy's or teachers' size; teachers: distinct ones that
+    score; resident_models: others held as weights beside the one that is trained.
+    """
+
+    sequences: float
+    trained_sequences: float
+    prompt_tokens: float
+    response_tokens: float
+    max_response_tokens: float
+    log_spread: float
+    environment_seconds: float
+    scoring_passes: float = 0.0
+    teachers: int = 0
+    resident_models: int = 0
+    generates: bool
+    by_teacher: bool
+    ahead: bool
+    group: int
+    trained_group: int
+    prompt_shares: tuple[float, ...]
+    valued: bool = False
+
+    @property
+    def sequence_tokens(self) -> float:
+        return self.prompt_tokens + self.response_tokens
+
+    def longer(self) -> Batch:
+        """The same with responses of twice the mean length."""
+        length = 2 * self.response_tokens
+        return replace(
+            self, response_tokens=length, max_response_tokens=max(self.max_response_tokens, 2 * length)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TestSet:
+    """The sequences of one evaluation on every domain."""
+
+    sequences: float
+    prompt_tokens: float
+    response_tokens: float
+    max_response_tokens: float
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.facts.domains import Domain, Scope, domain, scope_of
 from mopdsim.facts.model import model
 from mopdsim.forecast.stage_draws import STUDIED
-from mopdsim.quality.walk import Effort
+from mopdsim.quality.step import Effort
 from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe
 from mopdsim.recipes.recipe_file import from_document
 from mopdsim.recipes.stage import renamed

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array, logit
 from mopdsim.fit.forest import Point, Tree
 from mopdsim.fit.latents import Latents
-from mopdsim.quality.walk import Effort, Products, State, perform, products
+from mopdsim.quality.step import Effort, State
+from mopdsim.quality.walk import Products, perform, products
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import BASE, AnyStage, parents
 

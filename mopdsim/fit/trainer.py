@@ -27,8 +27,7 @@ from mopdsim.base.documents import DATA, json_document, write_document
 from mopdsim.base.errors import NotFoundError
 from mopdsim.cost.constants import MECHANISMS, NORMAL_80, OWN, shipped
 from mopdsim.cost.own_trainer import KINDS, WORKS, Kind, Work, phase_s
-from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_seconds import Machine, step_seconds
+from mopdsim.cost.stage_seconds import Batch, Machine, step_seconds
 from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.layers import Model
 from mopdsim.facts.model import from_config, model

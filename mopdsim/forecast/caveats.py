@@ -17,7 +17,7 @@ from mopdsim.facts.model import model, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import STUDIED, WORTH_DOUBLING, gain_of_doubling, relative_size
 from mopdsim.quality.distillation import SIZES_B
-from mopdsim.quality.walk import Effort
+from mopdsim.quality.step import Effort
 from mopdsim.quality.world import World
 from mopdsim.recipes.recipe import ROOTS, SMALLER, Distill, RejectionSampling, RewardModel, Rl
 from mopdsim.recipes.stage import BOLD, default_amounts

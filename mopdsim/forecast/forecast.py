@@ -37,7 +37,8 @@ from mopdsim.forecast.stage_draws import (
     with_gpus,
     world_of,
 )
-from mopdsim.quality.walk import Effort, Products, State, products, walk
+from mopdsim.quality.step import Effort, State
+from mopdsim.quality.walk import Products, products, walk
 from mopdsim.quality.world import World
 from mopdsim.recipes.stage import needs
 

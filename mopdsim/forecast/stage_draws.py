@@ -24,16 +24,15 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, sample, standard_normal
 from mopdsim.cost.rlstep import Overlap
-from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_cost import Bill, Machine, bill, bill_together
-from mopdsim.cost.stage_seconds import step_flops, waiting_share
+from mopdsim.cost.stage_cost import Bill, batch_of, bill, bill_together
+from mopdsim.cost.stage_seconds import Machine, step_flops, waiting_share
 from mopdsim.facts.domains import Estimate, domains
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.schedule import stretched
 from mopdsim.quality.learning import learnt
-from mopdsim.quality.walk import Effort
+from mopdsim.quality.step import Effort
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.stage import BASE, SMALLER, Amounts, AnyStage, Distill, Merge, Rl, SpendingStage
 
@@ -190,7 +189,7 @@ def effort_of(
     if isinstance(stage, Merge) or amounts is None:
         return Effort(compute_N=np.zeros(scenario.draws), tokens_N=np.zeros(scenario.draws))
     usual = {name: domains()[scenario.domains[name].row] for name in stage.domains}
-    batch = Batch.of(stage, amounts, usual, overlapped=False)
+    batch = batch_of(stage, amounts, usual, overlapped=False)
     flops = step_flops(batch, machine)
     relative_N = fresh(scenario.overlap, stage, constants, lag=scenario.lag) * relative_amount(
         scenario, stage.name

@@ -27,8 +27,8 @@ from mopdsim.plan.grouping import Grouping
 from mopdsim.plan.question import Family, Question
 from mopdsim.plan.stock import Costs, Path, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
 from mopdsim.quality.distillation import Brought, Lesson, blend, companions, follow
-from mopdsim.quality.step import Step
-from mopdsim.quality.walk import State, paced
+from mopdsim.quality.learning import paced
+from mopdsim.quality.step import State, Step
 from mopdsim.recipes.catalogue import REWARD_GROUP, cascade_shares
 from mopdsim.recipes.recipe import Distill, Merge
 from mopdsim.recipes.stage import Normalizer

@@ -22,7 +22,8 @@ from mopdsim.plan.candidate import Plan, first_of_each, scenario_of
 from mopdsim.plan.evaluation import Outcome
 from mopdsim.plan.explore import Found, explore
 from mopdsim.plan.question import JUDGING_DRAWS, Question
-from mopdsim.quality.walk import Effort, walk
+from mopdsim.quality.step import Effort
+from mopdsim.quality.walk import walk
 from mopdsim.quality.world import World
 
 FLOOR = MEASURES["mean_score"].floor  # differences of score below it are nothing

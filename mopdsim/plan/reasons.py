@@ -23,7 +23,7 @@ from mopdsim.plan import words
 from mopdsim.plan.candidate import Plan, first_of_each
 from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
-from mopdsim.quality.walk import Cause
+from mopdsim.quality.step import Cause
 from mopdsim.validate.quality_rows import METHODS, read
 
 Part = Cause | Literal["start"]

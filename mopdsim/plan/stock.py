@@ -27,7 +27,8 @@ from mopdsim.forecast.stage_draws import effort_of, length_of, machine_of, secon
 from mopdsim.plan.candidate import Group, Plan, scenario_of
 from mopdsim.plan.question import Question
 from mopdsim.quality.distillation import pull
-from mopdsim.quality.walk import Effort, Products, State, perform
+from mopdsim.quality.step import Effort, State
+from mopdsim.quality.walk import Products, perform
 from mopdsim.quality.world import World, chances
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from mopdsim.recipes.stage import Amounts, Normalizer

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from mopdsim.base.numbers import duration, interval, score, share, usd
 
 if TYPE_CHECKING:
-    from mopdsim.quality.walk import Cause
+    from mopdsim.quality.step import Cause
 
 CONSTANTS: Mapping[str, str] = {
     "conflict_share": "how much of the domains' conflict acts outside of joint RL, as in a student or a merge",

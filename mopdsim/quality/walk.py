@@ -28,8 +28,6 @@ from mopdsim.quality.learning import (
     break_down,
     broken,
     choose,
-    climb,
-    hill,
     imitate,
     learn_by_reward,
     paced,
@@ -50,11 +48,6 @@ from mopdsim.recipes.stage import (
     Rl,
     Sft,
 )
-
-__all__ = [
-    "CAUSES", "Cause", "Dataset", "Effort", "Judge", "Products", "State", "climb", "hill", "paced",
-    "perform", "products", "walk",
-]  # fmt: skip
 
 _NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
 

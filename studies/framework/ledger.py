@@ -20,8 +20,8 @@ from typing import Any
 from mopdsim.base.errors import NotFoundError
 from mopdsim.base.run_directory import MADE_FROM, SUMMARY, WEIGHTS
 from mopdsim.cost.own_trainer import KINDS, Work, phase_s
-from mopdsim.cost.stage_cost import Machine, bill
-from mopdsim.cost.stage_seconds import forward
+from mopdsim.cost.stage_cost import bill
+from mopdsim.cost.stage_seconds import Machine, forward
 from mopdsim.facts.domains import Domain, domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.layers import Model

@@ -15,7 +15,7 @@ from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost import stage_seconds
 from mopdsim.cost.constants import MECHANISMS
 from mopdsim.cost.generation import Lengths
-from mopdsim.cost.stage_batch import Batch
+from mopdsim.cost.stage_cost import batch_of
 from mopdsim.cost.stage_seconds import Machine
 from mopdsim.cost.training import (
     LORA_SHARE,
@@ -166,7 +166,7 @@ def test_steps_worked_out_side_by_side_are_those_worked_out_alone() -> None:
     amounts = default_amounts("small", "rl")
     machine = Machine(model=model("Qwen3-30B-A3B"), gpu=H100)
     batches = [
-        Batch.of(stage, amounts, {name: domain(name) for name in stage.domains}, overlapped=False)
+        batch_of(stage, amounts, {name: domain(name) for name in stage.domains}, overlapped=False)
         for stage in stages
     ]
     stage_seconds.time_together(batches, machine, 64)

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.cost.constants import MECHANISMS, stack
-from mopdsim.cost.stage_batch import Batch
-from mopdsim.cost.stage_seconds import Machine, step_seconds
+from mopdsim.cost.stage_seconds import Batch, Machine, step_seconds
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 

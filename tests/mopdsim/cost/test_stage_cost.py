@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.stage_batch import SIGNAL_SHARE
-from mopdsim.cost.stage_cost import Bill, Machine, bill
+from mopdsim.cost.stage_cost import SIGNAL_SHARE, Bill, bill
+from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model

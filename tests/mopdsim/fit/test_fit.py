@@ -23,7 +23,7 @@ from mopdsim.fit.posterior import fit
 from mopdsim.fit.predict import CEILING, linearised, observed, predict
 from mopdsim.fit.quality import collapse_middle, fit_text, fitted
 from mopdsim.fit.recovery import DESIGN, recover, simulated
-from mopdsim.quality.walk import Effort
+from mopdsim.quality.step import Effort
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, Distill, Recipe
 from mopdsim.recipes.recipe_file import to_document

@@ -25,7 +25,7 @@ from mopdsim.forecast.compare import MEASURES, compare, difference
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import Scenario, dump, from_document, load, loads, of_recipe
 from mopdsim.forecast.schedule import Reliability
-from mopdsim.quality.walk import CAUSES
+from mopdsim.quality.step import CAUSES
 from mopdsim.recipes.catalogue import CATALOGUE, mixed_rl, mopd, recipe
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import to_document

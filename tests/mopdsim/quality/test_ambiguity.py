@@ -16,7 +16,8 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import RIVALS, ambiguity, bound, domain, rivalry, unambiguous, within_bound
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import of_recipe
-from mopdsim.quality.walk import Effort, walk
+from mopdsim.quality.step import Effort
+from mopdsim.quality.walk import walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.recipe import Recipe

@@ -17,7 +17,8 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import Estimate, domain
 from mopdsim.quality import distillation
 from mopdsim.quality.learning import best_of, best_of_kl, left_by_best_of, left_by_rl
-from mopdsim.quality.walk import CAUSES, Effort, Products, State, products, walk
+from mopdsim.quality.step import CAUSES, Effort, State
+from mopdsim.quality.walk import Products, products, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import SYSTEMS, recipe
 from mopdsim.recipes.recipe import (

@@ -13,8 +13,9 @@ from mopdsim.facts.domains import Estimate, domain
 from mopdsim.forecast.scenario import from_document
 from mopdsim.forecast.stage_draws import relative_size
 from mopdsim.quality.distillation import companions, pull
-from mopdsim.quality.learning import BREAKING_COMPUTE, broken
-from mopdsim.quality.walk import Effort, paced, products, walk
+from mopdsim.quality.learning import BREAKING_COMPUTE, broken, paced
+from mopdsim.quality.step import Effort
+from mopdsim.quality.walk import products, walk
 from mopdsim.quality.world import World, draw_world, sized
 from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.recipe import BASE, SMALLER, Merge, Recipe

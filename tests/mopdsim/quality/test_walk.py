@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import domain
-from mopdsim.quality.learning import best_of
-from mopdsim.quality.walk import CAUSES, Effort, State, climb, hill, walk
+from mopdsim.quality.learning import best_of, climb, hill
+from mopdsim.quality.step import CAUSES, Effort, State
+from mopdsim.quality.walk import walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.recipe import Distill, Recipe, Rl

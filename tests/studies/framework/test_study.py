@@ -22,7 +22,8 @@ from small_world import SETTINGS, shrunk
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import PHASES
 from mopdsim.cost.own_trainer import phase_s
-from mopdsim.cost.stage_cost import Machine, bill
+from mopdsim.cost.stage_cost import bill
+from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model as model_of
 from mopdsim.recipes import catalogue

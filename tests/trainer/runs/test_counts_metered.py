@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from small_world import SETTINGS, job_of, write_domains, write_model
 
-from mopdsim.cost.stage_batch import SIGNAL_SHARE
-from mopdsim.cost.stage_cost import Machine, bill
+from mopdsim.cost.stage_cost import SIGNAL_SHARE, bill
+from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import from_config, model
