@@ -338,7 +338,7 @@ def ledger_text(study: Study, record: Mapping[str, Any], found: Ledger, workers:
     ]
     if found.by_rule:
         lines.append(
-            f"no stage in the store yet, so at the pace of another machine in float32: {', '.join(found.by_rule)}"
+            f"no stage in the store yet, so at the pace of another machine: {', '.join(found.by_rule)}"
         )
     return "\n".join(lines)
 

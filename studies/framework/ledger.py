@@ -3,8 +3,8 @@
 A stage's seconds are those of its steps and of its tests at the pace of this trainer on two CPU cores
 (`mopdsim.cost.own_trainer`), from the parameters of the run's model, its amounts and the lengths of its domains; times
 how much slower this machine was on the finished stages of that kind in the store that computed in that type (their
-median; 1 where there is none). The pace was timed in float32 on 10 M parameters at most: SmolLM2 in bfloat16 took .54
-to .94 of it in four studies. Leaves out: memory, money (`mopdsim.forecast.forecast`), GPUs.
+median; where there is none 1 in float32, in which the pace was timed, and BFLOAT16). Leaves out: memory, money
+(`mopdsim.forecast.forecast`), GPUs.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ STAGE_SECONDS = 1.0  # of loading and saving
 LEAST_STEPS, LEAST_SECONDS = 10, 5.0  # of a stage whose pace is taken: either is enough
 ITEMS_READ, CHARACTERS_A_TOKEN, TEMPLATE_TOKENS = 32, 3.0, 10.0  # of prompts in words; priors
 TESTS = "evaluation"
+BFLOAT16 = 0.6  # of float32's seconds: SmolLM2-135M sampled in .63 of them, scored in .62, stepped in .59
 Slower = Mapping[
     tuple[str, str], float
 ]  # than the pace: by kind of stage, or TESTS, and type that is computed in
@@ -100,19 +101,23 @@ def ledger(runs: Mapping[str, Run], found: Plan, store: Store, *, finished: Coll
 def estimate(node: Node, name: str, slower: Slower) -> float:
     """Seconds of one stage of a run on the model of this name. slower: this machine's factors."""
     job, settings = node.job, node.job.settings
+    usual = BFLOAT16 if settings.dtype == "bfloat16" else 1.0
     machine = Machine(model=model(sizes_of(name)), gpu=gpu(CPU), evaluations=0)
     domains = {spec: lengths_of(own) for spec, own in job.tasks().items()}
     work, steps = 0.0, 0
     if job.stage is not None:
         own = bill(job.stage, job.amounts, domains, machine, gpus=1)
-        work, steps = sum(own.seconds.values()) * slower.get((job.stage.kind, settings.dtype), 1.0), own.steps
+        work, steps = (
+            sum(own.seconds.values()) * slower.get((job.stage.kind, settings.dtype), usual),
+            own.steps,
+        )
     counts: dict[Split, int] = {"test": 1, "validation": steps // settings.evaluate_every}
     tests = sum(
         counts[split] * _answers(settings, split) * _answer_s(machine.model, domains[spec])
         for split in counts
         for spec in job.scored(split)
     )
-    return STAGE_SECONDS + work + tests * slower.get((TESTS, settings.dtype), 1.0)
+    return STAGE_SECONDS + work + tests * slower.get((TESTS, settings.dtype), usual)
 
 
 def _answers(settings: Settings, split: Split) -> int:

@@ -36,6 +36,7 @@ from studies.framework.ledger import ledger, lengths_of
 from studies.framework.observe import Observations
 from studies.framework.run import Run, planned
 from studies.framework.study import Claim, Prediction, Study
+from trainer.model.sources import cached_model
 from trainer.runs import pools
 from trainer.runs.execute import ATTEMPTS, Outcome, carry_out
 from trainer.runs.plan import Plan
@@ -296,14 +297,24 @@ def test_a_step_of_a_real_model_is_priced_by_its_parameters() -> None:
         assert 0.14e12 / 1.5 < own.step_flops < 0.28e12 * 1.5
 
 
-def test_the_ledger_expects_what_a_study_took() -> None:
-    """Before any of its stages is in the store, within a factor of 2: it shared its machine with other work."""
+@pytest.mark.parametrize(
+    ("name", "factor", "kinds"),
+    [
+        ("caps", 2.0, {"distill", "rejection_sampling", "rl", "sft"}),
+        ("real_systems", 1.25, {"distill", "rejection_sampling", "reward_model", "rl", "sft"}),
+    ],
+)
+def test_the_ledger_expects_what_a_study_took(name: str, factor: float, kinds: set[str]) -> None:
+    """Before any of its stages is in the store. `caps` shared its machine with other work; `real_systems` ran SmolLM2
+    in bfloat16."""
+    if name == "real_systems" and cached_model("smollm2-135m") is None:
+        pytest.skip("smollm2-135m is not at hand: mopd train get-model smollm2-135m")
     with tempfile.TemporaryDirectory() as out:
-        found = conduct.named("caps", out=Path(out)).ledger
-    manifest = observe.read(conduct.RESULTS / "caps").manifest
+        found = conduct.named(name, out=Path(out)).ledger
+    manifest = observe.read(conduct.RESULTS / name).manifest
     took = sum(stage["wall_seconds"] for stage in manifest["stages"].values())
-    assert 0.5 < found.seconds / took < 2
-    assert found.by_rule == ("distill", "rejection_sampling", "rl", "sft")
+    assert 1 / factor < found.seconds / took < factor
+    assert set(found.by_rule) == kinds
 
 
 def test_a_changed_prediction_is_refused_after_the_first_run_only(make: Make) -> None:
