@@ -69,7 +69,7 @@ def command(port: int, *, headless: bool) -> list[str]:
 SUMMARIES = {
     "train": "Run a recipe for real: stages, checkpoints, scores.",
     "study": "Studies that compare runs with forecasts, and the world gate.",
-    "demo": "Watch multi-teacher on-policy distillation and its rivals, from random weights, in minutes.",
+    "demo": "Watch multi-teacher on-policy distillation and its rivals, on a tiny model or a small open one.",
     "trace": "Which teacher made a student say this.",
 }
 

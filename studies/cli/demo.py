@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from mopdsim.cli.flags import Json, RunSeed, Workers, emit
 
@@ -17,7 +17,12 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 @app.callback(invoke_without_command=True)
 def demo(
     seed: RunSeed = 0,
-    out: Annotated[Path | None, typer.Option(help="Where stages are kept [default: runs/demo-SEED].")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where stages are kept [default: runs/demo-SEED, of a real model runs/demo-MODEL-SEED]."
+        ),
+    ] = None,
     workers: Workers = None,
     threads: Annotated[int, typer.Option(min=1, help="Threads of one worker.")] = 1,
     model: Annotated[
@@ -25,16 +30,16 @@ def demo(
     ] = "tiny",
     json_: Json = False,
 ) -> None:
-    """Watch multi-teacher on-policy distillation and its rivals happen, from random weights.
+    """Watch multi-teacher on-policy distillation and its rivals happen, from random weights or on a small open model.
 
-    Trains a base, one RL specialist a domain, a student distilled from them on its own samples, and three rivals at
-    matched compute. Interrupt it at any time: the same command goes on. Examples: mopd demo --seed 1
-    mopd demo --model smollm2-135m
+    Trains a start, one RL specialist a domain, a student distilled from them on its own samples, and three rivals at
+    matched compute. It first says how long that takes. Interrupt it at any time: the same command goes on.
+    Example: mopd demo --model smollm2-135m
     """
     from studies.designs.systems.demo import run_demo
     from studies.designs.systems.side_by_side import engine
 
-    print(f"demo (seed {seed})", file=sys.stderr)
+    print(f"demo on {model}, seed {seed}", file=sys.stderr)
     name = f"demo-{seed}" if model == "tiny" else f"demo-{Path(model).name}-{seed}"
     where = engine(out or Path("runs") / name, workers)
     result = run_demo(model=model, seed=seed, threads=threads, engine=where)
@@ -49,33 +54,35 @@ def _print(result: dict[str, Any]) -> None:
     console.print(measured(result))
     console.print(forecast(result))
     print(result["finding"])
-    print(f"{result['seconds']:.0f} s on {result['workers']} workers of {result['threads']} thread(s).")
+    print(
+        "TFLOP and seconds of a recipe count its specialists, which several share and which were trained once: "
+        f"{result['seconds']:.0f} s in all, {result['workers']} worker(s) of {result['threads']} thread(s)."
+    )
 
 
 def measured(result: dict[str, Any]) -> Table:
-    """Start, specialists and students: each cell temperature 1, of a real model / greedy / pass@8 too."""
+    """Start, specialists and students: each cell temperature 1, of a real model / greedy too."""
     from studies.designs.systems.demo import LABELS
 
-    prompts, samples = result["prompts"], result["samples_per_prompt"]
-    asked = f"{prompts['t1']} x {samples}"
+    prompts, asked = result["prompts"], f"{result['prompts']['t1']} x {result['samples_per_prompt']}"
     greedy = bool(prompts["greedy"])
-    shown = f"temperature {result['temperature']:g}" + " / greedy / pass@8" * greedy
-    counts = f"{asked}, {prompts['greedy']}, {asked}" if greedy else asked
+    shown = f"temperature {result['temperature']:g}" + " / greedy" * greedy
+    counts = f"{asked}, {prompts['greedy']}" if greedy else asked
     title = f"{result['model']}, seed {result['seed']}: {shown} ({counts} answers to test prompts)"
-    recovered = "greedy gains recovered" if greedy else "headroom recovered"
-    table = _table(title, result, recovered, "TFLOP in all", "student alone", "seconds")
+    table = _table(
+        title, result, "greedy gains recovered" if greedy else "gains recovered", "TFLOP", "seconds"
+    )
 
     def cells(scores: dict[str, Any], side: str) -> list[str]:
-        return [
-            " / ".join(f"{value:.2f}" for value in _figures(row[side]).values()) for row in scores.values()
-        ]
+        found = (_figures(row[side]) for row in scores.values())
+        return [" / ".join(f"{row[key]:.2f}" for key in ("t1", "greedy") if key in row) for row in found]
 
     scores = result["recipes"]["mopd"]["scores"]
-    table.add_row("start", *cells(scores, "start"), "", "", "", f"{result['start_seconds']:.0f}")
+    table.add_row("start", *cells(scores, "start"), "", "", f"{result['start_seconds']:.0f}")
     table.add_row("own specialist", *cells(scores, "teacher"))
     for name, row in result["recipes"].items():
-        flops = (f"{row[key] / 1e12:.{1 if greedy else 3}f}" for key in ("flops", "flops_student_alone"))
-        costs = (f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}", *flops, f"{row['seconds']:.0f}")
+        flops = f"{row['flops'] / 1e12:.{1 if greedy else 3}f}"
+        costs = (f"{row['recovery']:.0%} ±{row['recovery_se']:.0%}", flops, f"{row['seconds']:.0f}")
         table.add_row(LABELS[name], *cells(row["scores"], "student"), *costs)
     return table
 
@@ -86,7 +93,8 @@ def forecast(result: dict[str, Any]) -> Table:
     from studies.designs.systems.demo import LABELS
 
     timed = "seconds" in result["recipes"]["mopd"]["forecast"]
-    table = _table("forecast P10 to P90 (measured)", result, *(["seconds"] if timed else []))
+    title = "forecast P10 to P90 (measured) at temperature 1, told nothing of this run"
+    table = _table(title, result, *(["seconds"] if timed else []))
     for name, row in result["recipes"].items():
         told = row["forecast"]
         cells = [
@@ -106,7 +114,8 @@ def _figures(score: dict[str, float] | float) -> dict[str, float]:
 
 
 def _table(title: str, result: dict[str, Any], *more: str) -> Table:
-    table = Table("", title=title)
+    """Whole names, in a narrow window on several lines."""
+    table = Table(Column("", overflow="fold"), title=title)
     for heading in (*result["domains"], *more):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     return table

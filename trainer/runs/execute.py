@@ -44,16 +44,22 @@ class Outcome:
 
 
 def execute(
-    plan: Plan, store: Store, *, workers: int, progress: Progress, resume: str = "mopd train resume"
+    plan: Plan,
+    store: Store,
+    *,
+    workers: int,
+    progress: Progress,
+    resume: str = "mopd train resume",
+    seconds_of: Mapping[str, float] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Summaries by key, with `workers` processes of this machine. One worker is this process; so it is where several
-    processes share each stage.
+    processes share each stage. seconds_of: each stage's, where known better than by its effort.
 
     Raises the first failure: what runs beside it stops and goes on from its checkpoints.
     """
     waiting = sum(not store.finished(node.key) for node in plan.nodes)
     kind: Kind = "here" if workers == 1 or waiting == 1 or processes.count() > 1 else "local"
-    outcome = run_on(kind, workers, plan, store, progress, raising=True, resume=resume)
+    outcome = run_on(kind, workers, plan, store, progress, raising=True, resume=resume, seconds_of=seconds_of)
     return dict(outcome.summaries)
 
 

@@ -148,18 +148,18 @@ def recovery(
     teacher: Sequence[Mapping[str, float]],
     student: Sequence[Mapping[str, float]],
 ) -> tuple[float, float]:
-    """Share of the specialists' mean headroom that a student gained, sum (student - start) / sum (teacher - start) over
+    """Share of the specialists' mean gain that a student has too, sum (student - start) / sum (teacher - start) over
     domains, of greedy scores where there are any; and its standard error (delta method). The three samples are taken as
     independent, which overstates the error, since all are scored on the same prompts."""
     figure = "greedy" if "greedy" in student[0] else "pass_rate"
     error = ERRORS[figure]
     gain = sum(after[figure] - before[figure] for before, after in zip(start, student, strict=True))
-    headroom = sum(after[figure] - before[figure] for before, after in zip(start, teacher, strict=True))
-    value = gain / headroom
+    whole = sum(after[figure] - before[figure] for before, after in zip(start, teacher, strict=True))
+    value = gain / whole
     variance = sum(row[error] ** 2 for row in student)
     variance += value**2 * sum(row[error] ** 2 for row in teacher)
     variance += (1 - value) ** 2 * sum(row[error] ** 2 for row in start)
-    return value, variance**0.5 / abs(headroom)
+    return value, variance**0.5 / abs(whole)
 
 
 def finding(table: Mapping[str, Mapping[str, Any]]) -> str:
@@ -172,6 +172,6 @@ def finding(table: Mapping[str, Mapping[str, Any]]) -> str:
     verdict = (
         f"{LABELS[best]} and {LABELS[second]} are tied within the noise of this one seed"
         if gap < 2 * noise
-        else f"{LABELS[best]} leads {LABELS[second]} by {gap:.0%} of the headroom (se {noise:.0%}) on this one seed"
+        else f"{LABELS[best]} leads {LABELS[second]} by {gap:.0%} of it (se {noise:.0%}) on this one seed"
     )
-    return f"At equal training FLOPs, teachers counted, the specialists' headroom is recovered as: {shown}; {verdict}."
+    return f"At equal training FLOPs, teachers counted, of the specialists' gains are recovered: {shown}; {verdict}."

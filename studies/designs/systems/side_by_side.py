@@ -19,6 +19,7 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
+from studies.framework.ledger import ledger
 from studies.framework.run import Run, planned
 from trainer.runs.execute import default_workers, execute
 from trainer.runs.plan import Node
@@ -68,11 +69,20 @@ class Engine:
     progress: Progress
 
     def carry_out(self, runs: Iterable[Run]) -> dict[str, Finished]:
-        """All runs by name, each distinct stage run once. Raises the first failure."""
+        """All runs by name, each distinct stage run once; first says how long it takes. Raises the first failure."""
         named = {run.name: run for run in runs}
         found = planned(named, self.store)
-        again = "the same command"
-        summaries = execute(found, self.store, workers=self.workers, progress=self.progress, resume=again)
+        due = ledger(
+            named, found, self.store, finished={key for key in found.node if self.store.finished(key)}
+        )
+        print(
+            f"about {due.left_seconds / self.workers / 60:.0f} min where {self.workers} core(s) are idle",
+            file=sys.stderr,
+        )
+        summaries = execute(
+            found, self.store, workers=self.workers, progress=self.progress, resume="the same command",
+            seconds_of=due.seconds_of,
+        )  # fmt: skip
         return {
             name: Finished(
                 run=run,
@@ -84,8 +94,8 @@ class Engine:
 
 
 def engine(out: Path, workers: int | None) -> Engine:
-    """Runs stages into OUT/store; a line for each as it finishes."""
-    print(f"into {out}; stages as they finish:", file=sys.stderr)
+    """Runs stages into OUT/store."""
+    print(f"into {out}, which keeps every finished stage", file=sys.stderr)
     return Engine(
         store=Store(root=out / "store"), workers=workers or default_workers("cpu"), progress=Progress()
     )

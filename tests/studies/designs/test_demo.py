@@ -97,18 +97,28 @@ def document() -> dict[str, Any]:
     }
 
 
-def test_the_table_names_model_seed_temperature_and_prompts() -> None:
-    console = Console(width=200, record=True, file=io.StringIO())
+def drawn(width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
     console.print(command.measured(document()))
-    text = console.export_text()
+    return console.export_text()
+
+
+def test_the_table_names_model_seed_temperature_and_prompts() -> None:
+    text = drawn(140)
     for words in (
         "smollm2-135m, seed 3",
-        "temperature 1 / greedy / pass@8",
-        "0.70 / 0.85 / 0.90",
+        "temperature 1 / greedy (40 x 8, 100 answers",
+        "0.70 / 0.85",
         "92%",
         "8.0",
     ):
         assert words in text, text
+
+
+def test_a_narrow_window_cuts_no_name_and_no_number() -> None:
+    """Two domains cut after five letters are one."""
+    text = drawn(80)
+    assert "…" not in text and text.count("0.70 /") == 2 * len(DOMAINS) and "seconds" in text
 
 
 def test_people_see_the_forecast_beside_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,7 +143,7 @@ def test_the_command_runs_the_demo_asked_for(model: str, monkeypatch: pytest.Mon
 
 
 def test_tiny_shows_what_it_measures_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Scores at temperature 1, recovery of their headroom, and a forecast of the seconds too."""
+    """Scores at temperature 1, recovery of their gains, and a forecast of the seconds too."""
 
     def all_at(score: float) -> dict[str, dict[str, float]]:
         return {domain: {"pass_rate": score, "se": 0.02} for domain in TINY}
@@ -151,10 +161,10 @@ def test_tiny_shows_what_it_measures_alone(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.exit_code == 0, done.output
     for words in (
         "tiny, seed 3: temperature 1 (500 x 1 answers",
-        "headroom recovered",
+        "gains recovered",
         "75%",
         "0.200",
         "(30)",
     ):
         assert words in done.stdout
-    assert "pass@8" not in done.stdout
+    assert "greedy" not in done.stdout

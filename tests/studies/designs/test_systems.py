@@ -90,14 +90,21 @@ def test_recipes_are_scaled_to_one_budget() -> None:
 
 
 @pytest.mark.slow
-def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(tmp_path: Path) -> None:
+def test_a_comparison_counts_every_stage_and_forecasts_the_same_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = comparable(["single_domain", "mixed_rl"], ["sort", "reverse"], model="tiny", scale=0.03, own=True)
     settings = Settings(validation_items=8, test_items=16, evaluate_every=1000)
     start = Amounts(steps=20, prompts_per_step=32, learning_rate=4e-3)
+    progress = Progress(quiet=True)
     document = run_compare(
         [Run(name=name, recipe=recipe, settings=settings, start=start) for name, recipe in made.items()],
-        Engine(store=Store(root=tmp_path), workers=1, progress=Progress(quiet=True)),
+        Engine(store=Store(root=tmp_path), workers=1, progress=progress),
     )
+    minutes = (
+        sum(progress.weights.values()) / 60
+    )  # what is left is told by the seconds that stages usually take
+    assert f"about {minutes:.0f} min where 1 core(s) are idle" in capsys.readouterr().err
     assert json.loads(json.dumps(document)) == document and set(document["recipes"]) == set(made)
     mixed = document["recipes"]["mixed_rl"]
     assert mixed["flops"] == pytest.approx(sum(row["flops"] for row in mixed["stages"].values()))
