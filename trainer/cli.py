@@ -211,12 +211,13 @@ def resume(
     """Go on with a run that was interrupted. Example: mopd train resume runs/mopd"""
     from mopdsim.base.run_directory import RESOLVED
     from trainer.files.atomic import read_json
+    from trainer.files.settings import settings_of
     from trainer.model.processes import launched
     from trainer.runs.progress import Progress
     from trainer.runs.run import resume as go_on
 
-    asked = read_json(directory / RESOLVED, "settings")["settings"]
-    _share(asked.get("processes", 1), ["resume", str(directory), *(["--json"] if json_ else [])], directory)
+    asked = settings_of(read_json(directory / RESOLVED, "settings"), directory)
+    _share(asked.processes, ["resume", str(directory), *(["--json"] if json_ else [])], directory)
     _tell(go_on(directory, progress=Progress(quiet=launched()[0] > 0)), json_)
 
 
@@ -261,10 +262,10 @@ def evaluate(
 @app.command()
 def show(directory: Annotated[Path, typer.Argument(help="A run's directory.")], json_: Json = False) -> None:
     """Print a run's table and draw its curves (tables/, plots/). Example: mopd train show runs/mopd"""
-    from trainer.files.atomic import read_json
+    from trainer.files.atomic import read_summary
     from trainer.runs.show import draw_curves, summary_text, write_table
 
-    summary = read_json(directory / "summary.json", "stages")
+    summary = read_summary(directory)
     files = [*write_table(directory, summary), *draw_curves(directory)]
     if json_:
         return emit({**summary, "files": [str(path) for path in files]})

@@ -19,7 +19,7 @@ import pandas as pd
 import tomli_w
 
 from mopdsim.base import run_directory as files
-from mopdsim.base.documents import parse_toml
+from mopdsim.base.documents import json_document, parse_toml
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import CONFIG, MADE_FROM, METRICS, PHASES, SAMPLES, STATUS, STORE, SUMMARY
 
@@ -154,15 +154,9 @@ def final_scores(found: Run) -> pd.DataFrame | None:
     path = found.directory / SUMMARY
     if not path.is_file():
         return None
-    try:
-        scores = json.loads(path.read_text())["scores"]
-        rows = [
-            (name, float(row["start"]), float(row["final"]), float(row["se"])) for name, row in scores.items()
-        ]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UsageError(
-            f"{path}: damaged, or of another version: run it again for a table of scores"
-        ) from None
+    document = json_document(path, missing=f"{path}: is gone", remedy="run again for a table of scores")
+    scores = files.checked_summary(document, path)["scores"]
+    rows = [(name, row["start"], row["final"], row["se"]) for name, row in scores.items()]
     return pd.DataFrame(rows, columns=["domain", "start", "final", "standard error"])
 
 

@@ -131,6 +131,40 @@ def rows_of(path: Path, *, most: int | None = None, of_run: bool = False) -> Ite
 
 
 _CHANGED = "the file was changed since it was written: bring it back, or run again"
+_Figures = dict[str, dict[str, float | None]]
+
+
+class _Done(BaseModel):
+    model_config = ConfigDict(strict=True)
+    kind: str
+    domains: _Figures
+    flops: dict[str, float]
+    wall_seconds: float
+
+
+class _Outcome(BaseModel):
+    model_config = ConfigDict(strict=True)
+    start: float
+    final: float
+    se: float | None
+
+
+class _Summary(BaseModel):
+    model_config = ConfigDict(strict=True)
+    run: str
+    seconds: float
+    weights_sha256: str
+    stages: Annotated[dict[str, _Done], Field(min_length=1)]
+    scores: dict[str, _Outcome]
+
+
+def checked_summary(found: Any, path: Path) -> dict[str, Any]:
+    """A finished run's summary, read from `path`. UsageError for one that no trainer writes."""
+    try:
+        _Summary.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {in_words(error)}: {_CHANGED}") from None
+    return dict(found)
 
 
 def named(row: Mapping[str, Any], teachers: Sequence[str]) -> dict[str, Any]:

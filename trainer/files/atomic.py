@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from mopdsim.base.documents import json_document
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.base.run_directory import RESOLVED
+from mopdsim.base.run_directory import RESOLVED, SUMMARY, checked_summary
 
 MANIFEST = "sha256.json"
 
@@ -142,3 +142,8 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     if gone := [key for key in keys if key not in found]:
         raise UsageError(f"{path}: {gone[0]} is missing: {remedy}")
     return found
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """A finished run's summary. NotFoundError where it has none, UsageError where it was changed by hand."""
+    return checked_summary(read_json(run / SUMMARY), run / SUMMARY)

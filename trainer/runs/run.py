@@ -20,7 +20,7 @@ from mopdsim.base import run_directory as files
 from mopdsim.base.errors import Interrupted, UsageError
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
-from trainer.files.atomic import explained, read_json, verified, write_json, write_text
+from trainer.files.atomic import explained, read_json, read_summary, verified, write_json, write_text
 from trainer.files.settings import Settings, settings_of
 from trainer.model import processes
 from trainer.model.chat import Chat
@@ -178,7 +178,7 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
         and files.status_of(out) == files.DONE
         and verified(out / files.WEIGHTS)
     ):
-        return read_json(out / files.SUMMARY)
+        return read_summary(out)
     return run_recipe(
         recipe_file.load(out / files.CONFIG),
         model=resolved["model"],

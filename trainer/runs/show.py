@@ -145,7 +145,7 @@ def evaluate_directory(
     prompt on, and greedy on the same prompts. A run's model reads its prompts as the run did, and answers as often."""
     from trainer.batch.evaluate import BEST_OF, evaluate
     from trainer.batch.meter import Meter
-    from trainer.files.atomic import read_json
+    from trainer.files.atomic import read_json, read_summary
     from trainer.model.loading import check_device, load_policy
     from trainer.model.sources import model_directory
     from trainer.runs.compute import check_dtype, resolve_dtype
@@ -159,7 +159,7 @@ def evaluate_directory(
             raise NotFoundError(
                 f"{directory}: the run has no final weights yet; finish it with `mopd train resume`"
             )
-        domains = domains or list(read_json(directory / files.SUMMARY, "scores")["scores"])
+        domains = domains or list(read_summary(directory)["scores"])
         chat = settings_of(read_json(directory / files.RESOLVED, "settings"), directory)
         samples_per_prompt = samples_per_prompt or chat.samples_per_prompt
     elif str(directory) in BUILT_IN and not directory.exists():

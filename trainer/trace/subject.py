@@ -22,13 +22,12 @@ from mopdsim.base.run_directory import (
     RESOLVED,
     STATUS,
     STORE,
-    SUMMARY,
     rows_of,
     status_of,
 )
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe
-from trainer.files.atomic import read_json
+from trainer.files.atomic import read_json, read_summary
 from trainer.files.settings import Settings, settings_of
 from trainer.model.sources import model_directory
 from trainer.runs.plan import Plan, models, plan
@@ -175,7 +174,7 @@ def open_run(run: Path) -> Subject:
         recipe=recipe,
         settings=settings_of(resolved, run),
         resolved=resolved,
-        summary=read_json(run / SUMMARY, "stages"),
+        summary=read_summary(run),
         store=Store(root=Path(resolved["store"]) if resolved["store"] else run.resolve() / STORE),
         stages=stages,
     )

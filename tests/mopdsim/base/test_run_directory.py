@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mopdsim.base.errors import UsageError
-from mopdsim.base.run_directory import named, rows_of
+from mopdsim.base.run_directory import checked_summary, named, rows_of
 
 ROWS = b'{"kind": "step", "step": 0}\n{"no": "kind"}\n[1]\n{"kind": "step", "step": 1}\n{"kind": "st'
 
@@ -86,3 +86,32 @@ def test_a_row_that_no_trainer_writes_is_said(
 def test_a_stage_with_more_teachers_than_names_is_said() -> None:
     with pytest.raises(UsageError, match="names 1 teachers of 2"):
         named({"kind": "sample", "teachers": [[-1.0], [-2.0]], "own": [1]}, ["a"])
+
+
+DONE = {
+    "kind": "rl",
+    "domains": {"a": {"pass_rate": 0.5, "se": None}},
+    "flops": {"training": 1.0},
+    "wall_seconds": 2.0,
+}
+WHOLE = {
+    "run": "x", "seconds": 1.0, "weights_sha256": "0", "stages": {"student": DONE},
+    "scores": {"a": {"start": 0.25, "final": 0.5, "se": 0.1}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "named_in_error"),
+    [
+        ({"stages": {}}, "stages = {}"),
+        ({"stages": {"student": 3}}, "stages.student = 3"),
+        ({"stages": {"student": {**DONE, "domains": {"a": 3}}}}, "stages.student.domains.a = 3"),
+        ({"stages": {"student": {**DONE, "wall_seconds": "1"}}}, "stages.student.wall_seconds = '1'"),
+        ({"scores": {"a": {"start": 0.25, "final": "x", "se": 0.1}}}, "scores.a.final = 'x'"),
+        ({"scores": {"a": {"start": 0.25}}}, "scores.a.final is missing"),
+    ],
+)
+def test_a_summary_changed_by_hand_is_said(change: dict[str, Any], named_in_error: str) -> None:
+    assert checked_summary(WHOLE, Path("summary.json")) == WHOLE
+    with pytest.raises(UsageError, match=rf"summary.json: {re.escape(named_in_error)}"):
+        checked_summary({**WHOLE, **change}, Path("summary.json"))
