@@ -64,7 +64,7 @@ def parse_toml(text: str, *, source: str) -> dict[str, Any]:
     """TOML text as a document. UsageError names the line."""
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # a number of more digits than Python reads, too
         raise UsageError(f"{source}: not valid TOML: {error}") from None
     except RecursionError:
         raise UsageError(f"{source}: not valid TOML: tables are nested too deeply") from None

@@ -215,7 +215,7 @@ def context_of(path: Path, manifest: Path | None, scenario: Path | None) -> Cont
         raise NotFoundError(
             f"--manifest {manifest}: no such file; give the {MANIFEST} of an export"
         ) from None
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise UsageError(f"--manifest {manifest}: not a manifest of `mopd export` ({error!r})") from None
     return Context(
         scenario=scenarios.load(manifest.with_name(SCENARIO)),

@@ -156,7 +156,7 @@ def _interval_table(
     return table
 
 
-def calibrate(kind: str, path: str | Path) -> dict[str, Any]:
+def calibrate(kind: str, path: Path) -> dict[str, Any]:
     """The kind's entry of a constants file, fitted to the table at `path`, with every left-out fit beside
     it."""
     if kind not in KINDS:
@@ -200,7 +200,7 @@ def calibrate(kind: str, path: str | Path) -> dict[str, Any]:
         }
     return {
         "grade": "fitted",
-        "provenance": f"{len(rows)} rows of {Path(path).name}",
+        "provenance": f"{len(rows)} rows of {path.name}",
         "constants": _plain(whole.constants),
         "log_covariance": [[float(f"{value:.4g}") for value in row] for row in whole.log_covariance],
         "log_error_80": _interval_table(rows, errors),

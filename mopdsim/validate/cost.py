@@ -229,7 +229,7 @@ def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
     return document
 
 
-def validate(kind: str, data: str | Path | None = None, *, fitted: Fitted | None = None) -> dict[str, Any]:
+def validate(kind: str, data: Path | None = None, *, fitted: Fitted | None = None) -> dict[str, Any]:
     """Report of a table (the shipped one without `data`) against the fitted constants (the shipped ones)."""
     if kind not in LOADERS:
         raise UsageError(

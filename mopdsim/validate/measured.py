@@ -32,7 +32,7 @@ from mopdsim.cost.constants import (
 )
 from mopdsim.validate import rl_rows, train_rows
 from mopdsim.validate.intervals import summary
-from mopdsim.validate.tables import Row
+from mopdsim.validate.tables import Row, called
 
 KINDS: Mapping[str, ModuleType] = {"rl_steps": rl_rows, "train_throughput": train_rows}
 FAR = 100.0  # times off: more likely another unit than another speed
@@ -52,16 +52,16 @@ class Measured:
         return math.log(self.seconds / self.forecast)
 
 
-def rows_of(kind: str, path: Path) -> list[Measured]:
-    """Every row that can be forecast, incomplete ones too. UsageError where there is none, or where one is so far off
-    that its unit must be another."""
-    return _sorted(kind, path)[0]
+def rows_of(kind: str, data: Path | str) -> list[Measured]:
+    """Every row of a CSV file, or of its text, that can be forecast, incomplete ones too. UsageError where there is
+    none, or where one is so far off that its unit must be another."""
+    return _sorted(kind, data)[0]
 
 
-def _sorted(kind: str, path: Path) -> tuple[list[Measured], list[str]]:
+def _sorted(kind: str, data: Path | str) -> tuple[list[Measured], list[str]]:
     """The rows that can be forecast, and why others cannot."""
     loader, fitted = KINDS[kind], shipped()[kind]
-    found_table = loader.load(path)
+    found_table = loader.load(data)
     rows = [*found_table.rows, *(row for _, row in found_table.incomplete)]
     found = [
         _beside(kind, row, fitted) for row in rows if row.payload is not None and np.isfinite(row.measured)
@@ -72,11 +72,11 @@ def _sorted(kind: str, path: Path) -> tuple[list[Measured], list[str]]:
     ]
     if not found:
         why = f": {reasons[0]}" if reasons else ""
-        raise UsageError(f"data file {str(path)!r} has no row that can be forecast{why}")
+        raise UsageError(f"{called(data)} has no row that can be forecast{why}")
     for row in found:
         if not 1 / FAR < row.seconds / row.forecast < FAR:
             raise UsageError(
-                f"data file {str(path)!r}: {row.label}: measured {row.seconds:.3g} s where {row.forecast:.3g} s are "
+                f"{called(data)}: {row.label}: measured {row.seconds:.3g} s where {row.forecast:.3g} s are "
                 "forecast; that is another unit: give seconds, not milliseconds or hours"
             )
     return found, reasons

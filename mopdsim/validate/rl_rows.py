@@ -56,9 +56,12 @@ def stack_of(framework: str) -> str:
 def _degrees(text: str) -> list[int]:
     try:
         found = json.loads(text.replace("n/a", "1")) if text.startswith("[") else []
-    except ValueError:
-        found = []
-    return [int(value) for value in found]
+        degrees = [int(value) for value in found]
+    except (ValueError, TypeError):
+        degrees = []
+    if any(degree < 1 for degree in degrees):
+        raise UsageError(f"train_parallel is {text!r}: every degree must be a whole number from 1")
+    return degrees
 
 
 def _pools(mode: str, gpus: int) -> tuple[Overlap, int, int]:
@@ -66,6 +69,10 @@ def _pools(mode: str, gpus: int) -> tuple[Overlap, int, int]:
     mode = mode.lower()
     split = re.search(r"(\d+)\s*:\s*(\d+)", mode)
     pools = (int(split[1]), int(split[2])) if split else (max(gpus // 2, 1), max(gpus - gpus // 2, 1))
+    if min(pools) < 1 or (split and sum(pools) > gpus):
+        raise UsageError(
+            f"mode is {mode!r}: sampling and training need at least one GPU each, and at most {gpus} in all"
+        )
     if "fully async" in mode or re.search(r"\d-step off", mode):
         return "asynchronous", *pools
     if "one-step" in mode:
@@ -214,9 +221,9 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
     )
 
 
-def load(path: str | Path) -> Table:
-    """The file's rows."""
-    return sort_rows(Table(kind="rl_steps"), read_rows(path, COLUMNS, OPTIONAL_COLUMNS), "gpu", _place)
+def load(data: Path | str) -> Table:
+    """The rows of a CSV file, or of its text."""
+    return sort_rows(Table(kind="rl_steps"), read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "gpu", _place)
 
 
 def stacked(rows: list[Row]) -> list[RlStep]:

@@ -71,41 +71,52 @@ def published(kind: str) -> Path:
 
 
 def read_rows(
-    path: str | Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()
+    data: Path | str, columns: tuple[str, ...], optional: tuple[str, ...] = ()
 ) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV file that has these columns; NotFoundError or UsageError otherwise.
+    """(line number, row) of a CSV file, or of its text, that has these columns; NotFoundError or UsageError otherwise.
 
     Optional columns read as empty where the file has none.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise UsageError(f"data file {str(path)!r} is a directory; give a CSV file with --data.")
-    if not path.is_file():
-        raise NotFoundError(f"data file {str(path)!r} does not exist; give a CSV file with --data.")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(f"data file {str(path)!r} is not UTF-8 text ({error}); give a CSV file.") from error
+    where, text = called(data), data if isinstance(data, str) else _text(data)
     lines = [
         (n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip() and not line.startswith("#")
     ]
     reader = csv.DictReader([line for _, line in lines])
-    missing = [name for name in columns if name not in (reader.fieldnames or ())]
-    if missing:
-        raise UsageError(
-            f"data file {str(path)!r} lacks the column{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(missing)}; "
-            f"it must have {', '.join(columns)}."
-        )
     found = []
-    for (n, _), row in zip(lines[1:], reader, strict=True):
-        if None in row:
+    try:
+        missing = [name for name in columns if name not in (reader.fieldnames or ())]
+        if missing:
             raise UsageError(
-                f"data file {str(path)!r}: line {n} has more cells than there are columns: put quotes around a cell "
-                "that holds a comma"
+                f"{where} lacks the column{'s' if len(missing) > 1 else ''} {', '.join(missing)}; "
+                f"it must have {', '.join(columns)}."
             )
-        found.append((n, dict.fromkeys(optional, "") | {key: (row[key] or "").strip() for key in row}))
+        for row in reader:
+            n = lines[reader.line_num - 1][0]
+            if None in row:
+                raise UsageError(
+                    f"{where}: line {n} has more cells than there are columns: put quotes around a cell that "
+                    "holds a comma"
+                )
+            found.append((n, dict.fromkeys(optional, "") | {key: (row[key] or "").strip() for key in row}))
+    except csv.Error as error:
+        raise UsageError(f"{where} is not a CSV table ({error}); give a CSV file.") from None
     return found
+
+
+def called(data: Path | str) -> str:
+    """What messages call a table: by its file, or `file` where only its text is at hand."""
+    return "file" if isinstance(data, str) else f"data file {str(data)!r}"
+
+
+def _text(path: Path) -> str:
+    if path.is_dir():
+        raise UsageError(f"{called(path)} is a directory; give a CSV file with --data.")
+    if not path.is_file():
+        raise NotFoundError(f"{called(path)} does not exist; give a CSV file with --data.")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{called(path)} is not UTF-8 text ({error}); give a CSV file.") from error
 
 
 def number(

@@ -145,9 +145,9 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
     )
 
 
-def load(path: str | Path) -> Table:
-    """The file's rows."""
-    rows = read_rows(path, COLUMNS, OPTIONAL_COLUMNS)
+def load(data: Path | str) -> Table:
+    """The rows of a CSV file, or of its text."""
+    rows = read_rows(data, COLUMNS, OPTIONAL_COLUMNS)
     return sort_rows(Table(kind="train_throughput"), rows, "system", _place)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import streamlit as st
 
 from mopdsim.app import charts, state, views
 from mopdsim.app.answers import answer
-from mopdsim.app.background import Work, unplaced
+from mopdsim.app.background import Work
 from mopdsim.app.background import start as begin
 from mopdsim.app.uploads import csv_text
 from mopdsim.base.errors import UsageError
@@ -296,13 +295,7 @@ def check_refit(kind: str, data: bytes) -> int:
     """The number of rows that the kind can be fitted to. UsageError, one sentence, for any other file."""
     if kind not in LOADERS:
         raise UsageError(f"kind = {kind!r}: must be one of {', '.join(LOADERS)}")
-    with tempfile.TemporaryDirectory() as place:
-        path = Path(place) / FILE
-        path.write_text(csv_text(data), encoding="utf-8")
-        try:
-            rows = len(LOADERS[kind].load(path).rows)
-        except UsageError as error:
-            raise UsageError(unplaced(path.parent, str(error))) from None
+    rows = len(LOADERS[kind].load(csv_text(data)).rows)
     if not rows:
         raise UsageError(
             "file: none of its rows has every number that the fit needs: compare it with the example"

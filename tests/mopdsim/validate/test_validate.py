@@ -302,3 +302,43 @@ def test_a_table_of_fewer_rows_than_constants_is_refused(tmp_path: Path) -> None
     with pytest.raises(UsageError, match="at least 8"):
         path.write_text(published("train_throughput").read_text().splitlines()[0] + "\n")
         calibrate("train_throughput", path)
+
+
+HEAD = "model,gpu,gpus,mode,mean_tokens,samples_per_step,step_s,framework,precision,max_tokens,train_parallel"
+
+
+def a_row(mode: str = "On policy", parallel: str = "") -> str:
+    return f'{HEAD}\nQwen3-30B-A3B,H100,32,{mode},3000,2048,190,NeMo-RL v0.6,BF16,4096,"{parallel}"\n'
+
+
+def test_a_table_is_the_same_from_its_file_and_from_its_text(tmp_path: Path) -> None:
+    path = tmp_path / "steps.csv"
+    path.write_text(a_row())
+    of_file, of_text = (LOADERS["rl_steps"].load(data) for data in (path, a_row()))
+    assert [row.measured for row in of_file.incomplete + of_file.rows] == [
+        row.measured for row in of_text.incomplete + of_text.rows
+    ]
+    assert of_file.refused == of_text.refused == []
+
+
+@pytest.mark.parametrize("data", ["x" * 200_000, HEAD + "\n" + "x" * 200_000])
+def test_a_cell_longer_than_any_table_has_is_said(data: str) -> None:
+    with pytest.raises(UsageError, match="file is not a CSV table"):
+        read_rows(data, ("model",))
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        (a_row(mode="fully async 0:0"), "at least one GPU each"),
+        (a_row(mode="fully async 64:64"), "at most 32 in all"),
+        (a_row(parallel="[0, 1, 1, 1, 1]"), "every degree must be a whole number from 1"),
+    ],
+)
+def test_a_row_that_no_run_can_have_is_refused_with_the_reason(row: str, reason: str) -> None:
+    (refused,) = LOADERS["rl_steps"].load(row).refused
+    assert reason in refused["reason"]
+
+
+def test_degrees_that_are_no_numbers_are_those_of_the_smallest_layout() -> None:
+    assert not LOADERS["rl_steps"].load(a_row(parallel="[null, {}, 1, 1, 1]")).refused
