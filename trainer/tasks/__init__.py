@@ -12,8 +12,7 @@ from types import MappingProxyType
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
 from trainer.tasks import ask, gym, jsonl
-from trainer.tasks.base import ALPHABET, SPLITS, Item, Split, Task
-from trainer.tasks.spec import Factory, Options
+from trainer.tasks.base import ALPHABET, SPLITS, Factory, Item, Options, Split, Task
 from trainer.tasks.tiny import guess, skills
 
 FAMILIES: Mapping[str, Factory] = MappingProxyType({**skills.FAMILIES, "guess": guess.guess_task})
@@ -27,7 +26,7 @@ PROBES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 def task(spec: str) -> Task:
-    """The task that `spec` describes (grammar: `trainer.tasks.spec`).
+    """The task that `spec` describes (grammar: `trainer.tasks.base`).
 
     Raises NotFoundError for an unknown name, UsageError for an unknown key or a value outside its range.
     """

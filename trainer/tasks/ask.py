@@ -19,8 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
-from trainer.tasks.base import Item, Procedural
-from trainer.tasks.spec import Options, shared_dials
+from trainer.tasks.base import Item, Options, Procedural, shared_dials
 
 SCHEME: Final = "ask"
 Content = tuple[str, ...]

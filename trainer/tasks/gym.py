@@ -29,9 +29,8 @@ from functools import lru_cache
 from typing import Any, Final
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from trainer.tasks.base import Item, Procedural
+from trainer.tasks.base import Item, Options, Procedural, shared_dials
 from trainer.tasks.numbers import numbers_in
-from trainer.tasks.spec import Options, shared_dials
 
 SCHEME: Final = "reasoning_gym"
 POOL: Final = 10_000

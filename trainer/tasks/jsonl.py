@@ -24,9 +24,8 @@ from typing import Any, Final
 import regex
 
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from trainer.tasks.base import SPLITS, Item, Split, Task, split_of
+from trainer.tasks.base import SPLITS, Item, Options, Split, Task, shared_dials, split_of
 from trainer.tasks.numbers import NUMBER, numbers_in
-from trainer.tasks.spec import Options, shared_dials
 
 SCHEME: Final = "jsonl"
 VERIFIERS: Final = ("exact", "numeric", "regex")

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import Final
 
-from trainer.tasks.base import Item, Procedural
-from trainer.tasks.spec import Options, shared_dials
+from trainer.tasks.base import Item, Options, Procedural, shared_dials
 
 LATER: Final = "+"
 EARLIER: Final = "-"

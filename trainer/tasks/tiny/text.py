@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from trainer.tasks.base import Item, Procedural
-from trainer.tasks.spec import Factory, Options, shared_dials
+from trainer.tasks.base import Factory, Item, Options, Procedural, shared_dials
 
 LETTERS: Final = "abcdefghijkl"
 UNMARKED: Final = "?"
