@@ -81,30 +81,6 @@ def linears(x_NI: Tensor, *weights_OI: Tensor) -> tuple[Tensor, ...]:
     return tuple(F.linear(x_NI, weight_OI) for weight_OI in weights_OI)
 
 
-class _LinearOnto(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, base_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-        ctx.save_for_backward(x_NI, weight_OI)
-        return matmul_nt(x_NI, weight_OI).add_(base_NO)
-
-    @staticmethod
-    def backward(ctx: Any, grad_NO: Tensor) -> tuple[Tensor | None, ...]:
-        x_NI, weight_OI = ctx.saved_tensors
-        _, into_x, into_weight = ctx.needs_input_grad
-        return (
-            grad_NO,
-            matmul_nt(grad_NO, weight_OI.t()) if into_x else None,
-            _weight_gradient(grad_NO, x_NI) if into_weight else None,
-        )
-
-
-def linear_onto(base_NO: Tensor, x_NI: Tensor, weight_OI: Tensor) -> Tensor:
-    """base + x @ weight.T."""
-    return (
-        _LinearOnto.apply(base_NO, x_NI, weight_OI) if _on_cpu(x_NI) else base_NO + F.linear(x_NI, weight_OI)
-    )
-
-
 class _Rounded(torch.autograd.Function):
     """A weight's bfloat16 copy in its place; the gradient goes to the weight."""
 

@@ -32,7 +32,6 @@ from trainer.model.kernels import (
     Copies,
     gated,
     interleaved,
-    linear_onto,
     linears,
     packed,
     product,
@@ -204,7 +203,7 @@ class Lean:
     def onto(self, base_NO: Tensor, x_NI: Tensor, part: Any) -> Tensor:
         """base + the linear layer's output."""
         own = self.map(part)
-        return own.finished(linear_onto(base_NO, x_NI, own.weight_OI), x_NI)
+        return own.finished(base_NO + linears(x_NI, own.weight_OI)[0], x_NI)
 
 
 def _applied(x_NI: Tensor, *maps: Map) -> tuple[Tensor, ...]:
