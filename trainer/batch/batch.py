@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
-from trainer.batch.rollout import Rollouts, converse, generate, prompt_rows, stacked, turns
+from trainer.batch.rollout import Rollouts, generate, prompt_rows, stacked, turns
 from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.tasks import Item, Split, Task
@@ -176,24 +176,23 @@ def _answered(
     **options: Any,
 ) -> tuple[Rollouts, list[float]]:
     """Answers to some of a batch's prompts, and their rewards. used: the tasks of the whole batch."""
-    prompts = policy.chat.prompts([item.prompt for item in items])
-    options |= {
-        "rollouts_per_prompt": rollouts_per_prompt,
-        "max_new_tokens": max(task.max_new_tokens for task in used),
-    }
-    most_turns = max(task.max_turns for task in used)
-    if most_turns == 1:
-        rollouts = generate(policy, prompts, **options)
-    else:
 
-        def observe(row: int, said: list[str]) -> list[int] | None:
-            place = row // rollouts_per_prompt
-            answers = [policy.chat.answer(turn) for turn in said]
-            with _shown(tasks[domains[place]], items[place], answers):
-                reply = tasks[domains[place]].observe(items[place], answers)
-            return None if reply is None else policy.chat.observation(reply)
+    def observe(row: int, said: list[str]) -> list[int] | None:
+        place = row // rollouts_per_prompt
+        answers = [policy.chat.answer(turn) for turn in said]
+        with _shown(tasks[domains[place]], items[place], answers):
+            reply = tasks[domains[place]].observe(items[place], answers)
+        return None if reply is None else policy.chat.observation(reply)
 
-        rollouts = converse(policy, prompts, observe=observe, max_turns=most_turns, **options)
+    rollouts = generate(
+        policy,
+        policy.chat.prompts([item.prompt for item in items]),
+        rollouts_per_prompt=rollouts_per_prompt,
+        max_new_tokens=max(task.max_new_tokens for task in used),
+        max_turns=max(task.max_turns for task in used),
+        observe=observe,
+        **options,
+    )
     said = [[policy.chat.answer(turn) for turn in row] for row in turns(policy, rollouts)]
     return rollouts, [
         _graded(grader, tasks[domains[b // rollouts_per_prompt]], items[b // rollouts_per_prompt], said[b])

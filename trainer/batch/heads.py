@@ -84,11 +84,6 @@ def endings(rollouts: Rollouts) -> Rollouts:
     )
 
 
-def without_head(rollouts: Rollouts) -> Rollouts:
-    """The same tokens for `Meter.count`, none of which goes through the language model's head."""
-    return replace(rollouts, trained_BT=torch.zeros_like(rollouts.trained_BT))
-
-
 def load_reward_model(source: Path, **options: Any) -> Policy:
     """A policy with its scalar head; options: of `load_policy`. UsageError where the weights have none."""
     from transformers.utils import logging

@@ -72,9 +72,11 @@ class Meter:
         """Seconds by phase beyond those of an earlier moment."""
         return {phase: value - before[phase] for phase, value in self.seconds.items()}
 
-    def count(self, phase: Phase, policy: Policy, rollouts: Rollouts, *, passes: float = 1.0) -> None:
-        """Add `passes` forward passes of these rollouts."""
-        self.flops[phase] += passes * forward_flops(policy, rollouts)
+    def count(
+        self, phase: Phase, policy: Policy, rollouts: Rollouts, *, passes: float = 1.0, head: bool = True
+    ) -> None:
+        """Add `passes` forward passes of these rollouts. head: whether through the language model's."""
+        self.flops[phase] += passes * forward_flops(policy, rollouts, head=head)
 
     def count_tokens(self, use: Use, domain: str, tokens: int) -> None:
         self.tokens[use][domain] = self.tokens[use].get(domain, 0) + tokens
@@ -98,20 +100,20 @@ class Meter:
         }
 
 
-def forward_flops(policy: Policy, rollouts: Rollouts) -> float:
-    """FLOPs of one forward pass over the rollouts: prompts once a group, the head at trained tokens."""
+def forward_flops(policy: Policy, rollouts: Rollouts, *, head: bool = True) -> float:
+    """FLOPs of one forward pass over the rollouts: prompts once a group, the head at trained tokens or not at all."""
     model = _shape(json.dumps(policy.model.config.to_dict(), default=str))  # type: ignore[operator, union-attr]
     prompt_U = rollouts.prompt_mask_BP[:: rollouts.group].sum(1).double()
     prompt_B = prompt_U.repeat_interleave(rollouts.group)
     response_B = rollouts.present_BT.sum(1).double()
-    head = model.vocab * model.hidden
-    body = float(prompt_U.sum() + response_B.sum()) * 2.0 * (model.matmul_parameters - head)
+    of_head = model.vocab * model.hidden
+    body = float(prompt_U.sum() + response_B.sum()) * 2.0 * (model.matmul_parameters - of_head)
     attention = (
         model.attention_flops((prompt_B + response_B).cpu().numpy())
         - model.attention_flops(prompt_B.cpu().numpy())
         + model.attention_flops(prompt_U.cpu().numpy())
     )
-    return body + attention + 2.0 * head * float(rollouts.trained_BT.sum())
+    return body + attention + (2.0 * of_head * float(rollouts.trained_BT.sum()) if head else 0.0)
 
 
 @lru_cache(maxsize=32)

@@ -1,4 +1,4 @@
-"""Rollouts of a policy: single turns (`generate`) and conversations with an environment (`converse`).
+"""Rollouts of a policy: single turns, and conversations with an environment.
 
 A token is the first whose cumulative probability reaches a number that was drawn beforehand for its row and place, so
 it does not depend on neighbours, padding, or rows that finished early. No top-k or top-p: the distribution sampled is
@@ -96,72 +96,49 @@ def generate(
     max_new_tokens: int,
     temperature: float,
     seed: int,
+    max_turns: int = 1,
+    observe: Callable[[int, list[str]], list[int] | None] = lambda row, said: None,
     min_new_tokens: int = 0,
     forbidden_F: Tensor | None = None,
     place: tuple[int, int] | None = None,
 ) -> Rollouts:
-    """One turn for every prompt (token ids), `rollouts_per_prompt` consecutive rows each.
+    """Answers to every prompt (token ids), `rollouts_per_prompt` consecutive rows each: up to `max_turns` turns of at
+    most `max_new_tokens`, of which later ones read the conversation anew.
 
-    `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). Before
-    `min_new_tokens` no end-of-sequence is drawn, and the ids `forbidden_F` never are; the log-prob stays the
-    policy's own. place: where the prompts stand among how many, if they are some of a batch: the same answers then.
-    Raises UsageError on an empty prompt, or a row that could outgrow the model.
+    `temperature` 0 takes the likeliest token (evaluation; log-probs then at temperature 1). `observe(row, turns so
+    far)` gives the environment's reply as token ids (its template and the opening of the next turn included), or None
+    when the episode is over; it is not asked after a truncated or the last turn. Its tokens are present but not
+    trained. Before `min_new_tokens` no end-of-sequence is drawn, and the ids `forbidden_F` never are; the log-prob
+    stays the policy's own. place: where the prompts stand among how many, if they are some of a batch: the same
+    answers then. Raises UsageError on an empty prompt, or a row that could outgrow the model.
     """
     _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
-    uniform_BT = _uniform(seed, 0, len(prompts), rollouts_per_prompt, max_new_tokens, place)
-    response_BT, logprob_BT, length_B = decode(
-        policy,
-        prompts,
-        uniform_BT,
-        temperature=temperature,
-        min_new_tokens=min_new_tokens,
-        forbidden_F=forbidden_F,
-    )
-    present_BT = torch.arange(response_BT.shape[1], device=policy.device) < length_B[:, None]
-    last_B = response_BT.gather(1, length_B[:, None] - 1).squeeze(1)
-    return Rollouts(
-        **prompt_rows(prompts, policy, rollouts_per_prompt),
-        response_BT=response_BT.masked_fill(~present_BT, policy.pad_id),
-        present_BT=present_BT,
-        trained_BT=present_BT.clone(),
-        logprob_BT=logprob_BT.masked_fill(~present_BT, 0.0),
-        truncated_B=~torch.isin(last_B, end_ids(policy)),
-        group=rollouts_per_prompt,
-    )
-
-
-def converse(
-    policy: Policy,
-    prompts: Sequence[Sequence[int]],
-    *,
-    observe: Callable[[int, list[str]], list[int] | None],
-    max_turns: int,
-    rollouts_per_prompt: int,
-    max_new_tokens: int,
-    temperature: float,
-    seed: int,
-    forbidden_F: Tensor | None = None,
-    place: tuple[int, int] | None = None,
-) -> Rollouts:
-    """Up to `max_turns` turns of at most `max_new_tokens` each; later turns read the conversation anew.
-
-    `observe(row, turns so far)` gives the environment's reply as token ids (its template and the opening of the next
-    turn included), or None when the episode is over; it is not asked after a truncated or the last turn. Its
-    tokens are present but not trained. The ids `forbidden_F` are never drawn.
-    """
-    _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
+    first, whole = place or (0, len(prompts))
+    here = slice(first * rollouts_per_prompt, (first + len(prompts)) * rollouts_per_prompt)
     starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]
-    rows = [Row() for _ in starts]
+    rows, said = [Row() for _ in starts], [list[str]() for _ in starts]
     active = list(range(len(rows)))
     for turn in range(max_turns):
-        uniform_BT = _uniform(seed, turn, len(prompts), rollouts_per_prompt, max_new_tokens, place)[active]
-        contexts = prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active]
-        responses = decode(policy, contexts, uniform_BT, temperature=temperature, forbidden_F=forbidden_F)
+        uniform_BT = uniform(seed, turn, whole * rollouts_per_prompt, max_new_tokens)[here][active]
+        responses = decode(
+            policy,
+            prompts if turn == 0 else [starts[b] + rows[b].tokens for b in active],
+            uniform_BT,
+            temperature=temperature,
+            min_new_tokens=min_new_tokens,
+            forbidden_F=forbidden_F,
+        )
+        going = []
         for b, tokens, logprobs, length in zip(active, *(x.tolist() for x in responses), strict=True):
             rows[b].add(tokens[:length], trained=True, logprobs=logprobs[:length])
-            rows[b].turns.append(policy.said(tokens[:length]))
-        if turn + 1 < max_turns:
-            active = [b for b in active if _answered(rows[b], observe, b, policy)]
+            if turn + 1 == max_turns or tokens[length - 1] not in policy.eos_ids:
+                continue
+            said[b].append(policy.said(tokens[:length]))
+            reply = observe(b, list(said[b]))
+            if reply is not None:
+                rows[b].add(reply, trained=False)
+                going.append(b)
+        active = going
         if not active:
             break
     return collected(policy, prompts, rollouts_per_prompt, rows)
@@ -292,41 +269,19 @@ def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_F: Tenso
     return token_K1.squeeze(1), probability_KV.gather(1, token_K1).log_().squeeze(1)
 
 
-def _uniform(
-    seed: int, turn: int, prompts: int, group: int, steps: int, place: tuple[int, int] | None
-) -> Tensor:
-    """The random numbers of these prompts' rows among those of the whole batch."""
-    first, whole = place or (0, prompts)
-    return uniform(seed, turn, whole * group, steps)[first * group : (first + prompts) * group]
-
-
 @dataclass
 class Row:
-    """One conversation while it grows. turns: the texts of those that were sampled."""
+    """One conversation while it grows."""
 
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     trained: list[bool] = field(default_factory=list)
-    turns: list[str] = field(default_factory=list)
 
     def add(self, tokens: list[int], *, trained: bool, logprobs: Sequence[float] = ()) -> None:
         """More tokens; without log-probs those of nobody's sampling."""
         self.tokens += tokens
         self.logprobs += logprobs or [0.0] * len(tokens)
         self.trained += [trained] * len(tokens)
-
-
-def _answered(
-    row: Row, observe: Callable[[int, list[str]], list[int] | None], b: int, policy: Policy
-) -> bool:
-    """Append the environment's reply, if the conversation goes on."""
-    if row.tokens[-1] not in policy.eos_ids:
-        return False
-    reply = observe(b, list(row.turns))
-    if reply is None:
-        return False
-    row.add(reply, trained=False)
-    return True
 
 
 def collected(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows: list[Row]) -> Rollouts:

@@ -11,8 +11,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from mopdsim.base.errors import UsageError
-
 Weights = NDArray[np.float64]
 LIMIT = 10.0  # of a weight, and of its inverse
 TINY = 1e-9  # of the largest statistic: below it a domain counts as at zero
@@ -28,7 +26,7 @@ def token_share(gradient_tokens_D: ArrayLike) -> Weights:
 
     `gradient_tokens_D`: trained tokens of each domain in an update (or an average over updates).
     """
-    return _bounded(_inverse(_checked("gradient_tokens", gradient_tokens_D)))
+    return _bounded(_inverse(gradient_tokens_D))
 
 
 def remaining_gap(gap_D: ArrayLike) -> Weights:
@@ -36,7 +34,7 @@ def remaining_gap(gap_D: ArrayLike) -> Weights:
 
     A domain whose student has passed its teacher (a negative gap) counts as finished.
     """
-    return _bounded(np.maximum(_checked("gap", gap_D, lowest=-np.inf), 0))
+    return _bounded(np.maximum(gap_D, 0))
 
 
 def dispersion(dispersion_D: ArrayLike) -> Weights:
@@ -44,32 +42,18 @@ def dispersion(dispersion_D: ArrayLike) -> Weights:
 
     From the sums a loss logs over n positions: sqrt(log_ratio_square_sum / n - (kl_sum / n)^2).
     """
-    return _bounded(_inverse(_checked("dispersion", dispersion_D)))
+    return _bounded(_inverse(dispersion_D))
 
 
 def effective_share(weight_D: ArrayLike, dispersion_D: ArrayLike) -> Weights:
     """Share of the gradient that each domain gets: the weight of its tokens times the dispersion of its signal."""
-    share_D = _checked("weight", weight_D) * _checked("dispersion", dispersion_D)
+    share_D = np.multiply(weight_D, dispersion_D, dtype=np.float64)
     return share_D / share_D.sum()
 
 
-def _checked(name: str, statistic_D: ArrayLike, *, lowest: float = 0.0) -> Weights:
-    values_D = np.asarray(statistic_D, dtype=np.float64)
-    if (
-        values_D.ndim != 1
-        or not values_D.size
-        or not np.isfinite(values_D).all()
-        or (values_D < lowest).any()
-    ):
-        rule = "finite" if lowest == -np.inf else f"finite and at least {lowest:g}"
-        raise UsageError(
-            f"{name} is {values_D.tolist()}, but it holds one {rule} number per domain: measure it again"
-        )
-    return values_D
-
-
-def _inverse(values_D: Weights) -> Weights:
+def _inverse(statistic_D: ArrayLike) -> Weights:
     """1 / values up to a factor; a domain at zero counts as far below the rest, so it gets the most."""
+    values_D = np.asarray(statistic_D, dtype=np.float64)
     top = values_D.max()
     return np.ones_like(values_D) if top == 0 else 1 / np.maximum(values_D / top, TINY)
 

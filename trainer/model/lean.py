@@ -232,7 +232,8 @@ class _Layer:
 
 
 class LeanDecoder:
-    """B rows: prompts on the left of the cache, then one place for each new token."""
+    """B rows extended one token at a time, without gradients: prompts on the left of the cache, then one place for each
+    new token. hidden_BD: the state that predicts each row's next."""
 
     def __init__(
         self, lean: Lean, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
@@ -328,7 +329,7 @@ class LeanDecoder:
         return _mapped(mixed_BO, layer.out) + x_BD
 
     def keep(self, index_K: Tensor) -> None:
-        """Drop all rows but these."""
+        """Drop all rows but these, in this order."""
         self.hidden_BD, self.position_B = self.hidden_BD[index_K], self.position_B[index_K]
         self.bias_B1L = self.bias_B1L[index_K]
         self.layers = [layer.rows(index_K) for layer in self.layers]

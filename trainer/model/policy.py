@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,18 +37,6 @@ AGREEMENT = 1e-4  # largest difference in logits between a path and the module's
 
 
 _chosen: dict[str, bool] = {}  # by configuration, whether the lean path reproduces the module's logits
-
-
-class Decoder(Protocol):
-    """A key-value cache over B rows, extended one token at a time (no gradients)."""
-
-    hidden_BD: Tensor  # state that predicts each row's next token
-
-    def step(self, token_B: Tensor) -> None:
-        """Append one token to every row; `hidden_BD` then predicts the one after it."""
-
-    def keep(self, index_K: Tensor) -> None:
-        """Drop all rows but these, in this order."""
 
 
 class Policy:
@@ -177,8 +165,8 @@ class Policy:
     @torch.no_grad()
     def decoder(
         self, prompt_UP: Tensor, prompt_mask_UP: Tensor, *, group: int, max_new_tokens: int
-    ) -> Decoder:
-        """Read the unique prompts once and open `group` rows for each. Step inside `autocast()`."""
+    ) -> LeanDecoder | GenericDecoder:
+        """A key-value cache over `group` rows for each prompt, which are read once. Step inside `autocast()`."""
         prompts = _trimmed(prompt_UP, prompt_mask_UP)
         with self.autocast():
             if isinstance(self.backbone, Lean):
@@ -307,7 +295,7 @@ class GenericBackbone:
 
 
 class GenericDecoder:
-    """Its key-value cache, extended one token at a time."""
+    """As `LeanDecoder`, with the decoder's own key-value cache."""
 
     def __init__(self, backbone: GenericBackbone, prompt_UP: Tensor, mask_UP: Tensor, group: int) -> None:
         self.backbone, self.mask_BK = backbone, mask_UP.repeat_interleave(group, 0)

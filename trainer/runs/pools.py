@@ -1,5 +1,8 @@
 """Workers that run stages into a store: this process, processes of this machine, or a Ray cluster.
 
+A pool starts a stage when it is submitted; its `next` waits until a started one says something, finishes, fails or is
+killed; `close` ends all workers, whatever they do.
+
 A process for each stage: one that is killed harms no other, and is told from one that failed. All machines of a
 cluster see the store under the same path (a shared file system). Ray is an extra (`mopd[ray]`) and is imported here
 only. Leaves out: what runs when (`trainer.runs.execute`).
@@ -16,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from mopdsim.base.errors import MopdError, UsageError
 from trainer.runs.plan import Node
@@ -38,28 +41,6 @@ class Event:
     key: str
     kind: Literal["finished", "failed", "killed", "note"]
     payload: Any = None
-
-
-class Pool(Protocol):
-    """Workers that run stages into the store."""
-
-    workers: int
-
-    def submit(self, node: Node) -> None:
-        """Start a stage."""
-
-    def next(self) -> Event:
-        """Wait until a started stage says something, finishes, fails or is killed."""
-
-    def close(self) -> None:
-        """End all workers, whatever they do."""
-
-
-def pool_of(kind: Kind, workers: int, root: Path, report: Callable[[str, Note], None]) -> Pool:
-    """UsageError where Ray is wanted and not installed."""
-    if kind == "here":
-        return Here(root, report)
-    return (LocalPool if kind == "local" else RayPool)(workers, root)
 
 
 class StageError(MopdError):
@@ -191,3 +172,13 @@ class RayPool:
         self.running.clear()
         if self.mine:
             self.ray.shutdown()
+
+
+Pool = Here | LocalPool | RayPool
+
+
+def pool_of(kind: Kind, workers: int, root: Path, report: Callable[[str, Note], None]) -> Pool:
+    """UsageError where Ray is wanted and not installed."""
+    if kind == "here":
+        return Here(root, report)
+    return (LocalPool if kind == "local" else RayPool)(workers, root)

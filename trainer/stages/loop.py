@@ -26,7 +26,7 @@ from mopdsim.base.run_directory import CHECKPOINTS, METRICS, WEIGHTS
 from mopdsim.recipes.stage import Amounts
 from trainer.batch.batch import Batch, Grader, Prompts, allocate, draw, graded_by_reward, sample
 from trainer.batch.evaluate import evaluate
-from trainer.batch.heads import scores, without_head
+from trainer.batch.heads import scores
 from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Bank, Opened, Scored
@@ -139,7 +139,7 @@ class Trainee:
             with self.bank.open(name) as model, self.meter.phase("scoring", model.device):
                 micro_batch_rows = self.job.settings.micro_batch_rows
                 reward_B[row_M] = scores(model, rollouts, micro_batch_rows=micro_batch_rows)
-                self.meter.count("scoring", model, without_head(rollouts))
+                self.meter.count("scoring", model, rollouts, head=False)
             for domain, span in spans.items():
                 self.meter.count_tokens("scored", domain, int(batch.rollouts.trained_BT[span].sum()))
         return replace(batch, reward_B=reward_B)
@@ -187,7 +187,7 @@ class Trainee:
             processes.add_up_gradients(list(policy.parameters()))
             applied = self.apply(found if loss is None else loss, batch)
             enter(gradient, applied)
-        self.meter.count("training", policy, read if head else without_head(read), passes=TRAINING_PASSES)
+        self.meter.count("training", policy, read, passes=TRAINING_PASSES, head=head)
         self.count_tokens("trained", batch)
         return {**applied, **report()}, sums
 

@@ -27,7 +27,6 @@ from trainer.batch.heads import (
     head_of,
     scalars,
     scores,
-    without_head,
 )
 from trainer.batch.rollout import turns
 from trainer.batch.update import LossOf, Named, Sums
@@ -192,7 +191,7 @@ def _normalise(trainee: Trainee, stage: RewardModel) -> None:
         score_B = scores(
             trainee.policy, batch.rollouts, micro_batch_rows=trainee.job.settings.micro_batch_rows
         )
-    trainee.meter.count("scoring", trainee.policy, without_head(batch.rollouts))
+    trainee.meter.count("scoring", trainee.policy, batch.rollouts, head=False)
     mean, spread = float(score_B.mean()), float(score_B.std(correction=0))
     if not spread > LEAST_SPREAD:
         raise MopdError(
@@ -226,7 +225,7 @@ def _score(trainee: Trainee, stage: RewardModel, split: Split) -> Rows:
                 scores(policy, own.rollouts, micro_batch_rows=settings.micro_batch_rows) for own in batches
             ]
             for own in batches:
-                meter.count("evaluation", policy, without_head(own.rollouts))
+                meter.count("evaluation", policy, own.rollouts, head=False)
         rows[name] = agreement(torch.cat(found), torch.cat([own.reward_B for own in batches]), TEST_ANSWERS)
     return rows
 

@@ -23,7 +23,7 @@ from torch import Tensor
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Rl
 from trainer.batch.batch import Batch, minibatches, spread
-from trainer.batch.heads import add_head, drop_head, scalars, values, without_head
+from trainer.batch.heads import add_head, drop_head, scalars, values
 from trainer.batch.meter import TRAINING_PASSES
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored, logprobs
@@ -137,7 +137,7 @@ def value_signal(trainee: Trainee, stage: Rl, batch: Batch) -> Signal:
     policy, meter, rollouts = trainee.policy, trainee.meter, batch.rollouts
     with meter.phase("scoring", policy.device):
         value_BT = values(policy, rollouts, micro_batch_rows=trainee.job.settings.micro_batch_rows)
-    meter.count("scoring", policy, without_head(rollouts))
+    meter.count("scoring", policy, rollouts, head=False)
     reward_BT = at_the_end(batch.reward_B, rollouts.trained_BT)
     metrics: dict[str, float] = {}
     kl_of: dict[str, dict[str, float]] = {}

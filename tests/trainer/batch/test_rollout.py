@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mopdsim.base.errors import UsageError
 from trainer.batch import rollout as decode
-from trainer.batch.rollout import Rollouts, converse, generate, turns
+from trainer.batch.rollout import Rollouts, generate, turns
 from trainer.model.policy import Policy
 
 
@@ -144,7 +144,7 @@ def test_conversations_hold_observations_that_are_not_trained(architecture: str)
         asked.append((row, len(said)))
         return None if row % 4 == 0 else [7, 8, 9]
 
-    rollouts = converse(
+    rollouts = generate(
         of,
         prompts(6),
         observe=observe,
@@ -175,11 +175,11 @@ def test_conversations_hold_observations_that_are_not_trained(architecture: str)
         ]
 
 
-def test_a_conversation_of_one_turn_is_a_generation() -> None:
+def test_a_conversation_that_is_over_at_once_is_a_single_turn() -> None:
     of = policy()
     common = {"rollouts_per_prompt": 3, "max_new_tokens": 12, "temperature": 1.0, "seed": 8}
     one = generate(of, prompts(4), **common)
-    other = converse(of, prompts(4), observe=lambda row, said: None, max_turns=5, **common)
+    other = generate(of, prompts(4), max_turns=5, **common)
     for field in dataclasses.fields(Rollouts):
         a, b = getattr(one, field.name), getattr(other, field.name)
         assert torch.equal(a, b) if isinstance(a, Tensor) else a == b
