@@ -18,9 +18,9 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, NotFoundError, UsageError, did_you_mean
 from mopdsim.cost.constants import MECHANISMS, stack
 from mopdsim.forecast import scenario
-from mopdsim.forecast.forecast import Forecast, forecast, quantiles
+from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.validate.intervals import held, summary
+from mopdsim.validate.intervals import judged, summary
 from mopdsim.validate.tables import number, published, read_rows
 
 COLUMNS = ("id", "unit", "measured")
@@ -64,11 +64,11 @@ def validate(path: Path | None = None) -> dict[str, Any]:
     refused = []
     for line, row in rows:
         try:
-            judged = _judged(line, row, path.parent / FOLDER)
+            schemes = _schemes(line, row, path.parent / FOLDER)
         except (UsageError, NotFoundError, InfeasibleError) as error:
             refused.append({"line": line, "id": row["id"], "reason": str(error)})
             continue
-        for name, prediction in judged.items():
+        for name, prediction in schemes.items():
             found[name].append(prediction)
     return {
         "kind": "scenarios",
@@ -80,7 +80,7 @@ def validate(path: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _judged(line: int, row: Mapping[str, str], folder: Path) -> dict[str, dict[str, Any]]:
+def _schemes(line: int, row: Mapping[str, str], folder: Path) -> dict[str, dict[str, Any]]:
     """A row's prediction under every scheme."""
     if row["unit"] not in UNITS:
         raise UsageError(f"line {line}: unit is {row['unit']!r}; it must be one of {', '.join(UNITS)}.")
@@ -95,15 +95,13 @@ def _judged(line: int, row: Mapping[str, str], folder: Path) -> dict[str, dict[s
         shrunk = stack(given.stack, without=left_out(row, given))
         factor = given.factor or (shrunk.log_bias, shrunk.log_sd)
         asked = replace(given, factor=factor, launch_layer_s=shrunk.launch_layer_s)
-        told = quantiles(UNITS[row["unit"]](forecast(asked)))
+        told = judged(UNITS[row["unit"]](forecast(asked)), measured, bound=row["bound"])
         found[name] = {
             "line": line,
             "id": row["id"],
             "unit": row["unit"],
             **told,
-            "measured": measured,
             "bound": row["bound"],
-            "inside_80": held(told, measured, row["bound"]),
             "ratio": told["p50"] / measured,
             "stack": given.stack,
             "source": row["source"],

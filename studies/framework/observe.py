@@ -84,10 +84,6 @@ class Observations:
         row = self.manifest["runs"][run]
         return str(row["keys"][row["output"] if stage is None else stage])
 
-    def stage(self, run: str, stage: str | None = None) -> pd.DataFrame:
-        """The points of a run's stage (its output where absent)."""
-        return self._by_key[self.key(run, stage)]
-
     def scores(self, run: str, stage: str | None = None, *, figure: Figure = "pass_rate") -> dict[str, float]:
         """Test scores by domain after a stage."""
         rows = self._tests[self.key(run, stage)]

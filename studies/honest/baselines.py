@@ -138,10 +138,9 @@ def last_checkpoint(cell: Cell) -> float | None:
     return cell.last
 
 
-OWN_EXPERT = "own expert in set, base otherwise"
 BASELINES: Mapping[str, Rule] = {
     "no change": no_change,
-    OWN_EXPERT: own_expert,
+    "own expert in set, base otherwise": own_expert,
     "MOPD equals teacher": mopd_equals_teacher,
     "constant recovery per strategy": constant_recovery,
     "additive merge": additive_merge,
@@ -150,10 +149,10 @@ BASELINES: Mapping[str, Rule] = {
 }
 
 
-def said(name: str, cell: Cell) -> float:
+def said(rule: Rule, cell: Cell) -> float:
     """What a rule says of a cell; where it does not speak, the own expert; where none was measured, the start."""
-    for rule in (BASELINES[name], own_expert):
-        if (value := rule(cell)) is not None:
+    for each in (rule, own_expert):
+        if (value := each(cell)) is not None:
             return value
     return no_change(cell)
 

@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
+from scipy.special import stdtr
 
 from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import BOLD_ERROR, GREEDY_ERROR, MODEL_ERROR, from_document
 from mopdsim.facts.domains import Scope
+from mopdsim.fit.posterior import DEGREES
 from studies.honest.held_out import Trial
 from studies.honest.prospective import FIGURES, told_trials
 from studies.honest.refit import Refit, entering, refit
@@ -111,7 +113,7 @@ def most_probable(chosen: Sequence[Trial], middle: float, sd: float) -> float:
 
     def cost(log: float) -> float:
         low_TN, high_TN = ((edge_T[:, None] - drawn_TN) / math.exp(log) for edge_T in (low_T, high_T))
-        share_T = (_below(high_TN) - _below(low_TN)).mean(axis=1)
+        share_T = (stdtr(DEGREES, high_TN) - stdtr(DEGREES, low_TN)).mean(axis=1)
         return float(0.5 * ((log - math.log(middle)) / sd) ** 2 - np.log(share_T + _CERTAIN).sum())
 
     return math.exp(minimize_scalar(cost, bounds=_LOG_SCALES, method="bounded").x)
@@ -147,13 +149,6 @@ def left_out_of(
 def _part(condition: str, of: int) -> int:
     """Which part a condition belongs to, by its name alone."""
     return int.from_bytes(hashlib.blake2b(condition.encode(), digest_size=4).digest()) % of
-
-
-def _below(distance: Array) -> Array:
-    """Probability that Student's t with four degrees of freedom lies below: 1/2 + (3 u - u^3) / 4, u = t / sqrt(4 +
-    t^2)."""
-    u = distance / np.sqrt(4 + distance**2)
-    return np.asarray(0.5 + (3 * u - u**3) / 4)
 
 
 def _logits(score: Array, items: Array) -> Array:

@@ -132,7 +132,7 @@ def errors_of(trials: Sequence[Trial]) -> NDArray[np.float64]:
 
 def baseline_errors(name: str, trials: Sequence[Trial]) -> NDArray[np.float64]:
     """Absolute error of a rule on each trial."""
-    return np.array([abs(said(name, trial.cell) - trial.truth) for trial in trials])
+    return np.array([abs(said(BASELINES[name], trial.cell) - trial.truth) for trial in trials])
 
 
 def rerun(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -26,11 +26,13 @@ from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
 from studies.honest.baselines import (
     Cell,
+    Rule,
     cell_of,
     constant_recovery,
     no_change,
     own_expert,
     recovered,
+    said,
     trained,
 )
 from studies.honest.held_out import LEAST_SPREAD, POINTS, TIE, Trial
@@ -45,7 +47,7 @@ SEED = 20_261_129
 LABEL = "recipe"
 
 
-RULES: Final[Mapping[str, Callable[[Cell], float | None]]] = {
+RULES: Final[Mapping[str, Rule]] = {
     "start": no_change,
     "own specialist": own_expert,
     "constant .70 recovery": lambda cell: recovered(cell, RECOVERED),
@@ -92,13 +94,11 @@ def _of_run(found: Observations, name: str, figure: Figure) -> dict[str, dict[st
     rows: dict[str, dict[str, Any]] = {}
     for cell in cells:
         low, median, high = np.quantile(drawn[cell.domain], [0.1, 0.5, 0.9]).tolist()
-        said = {rule: of(cell) for rule, of in RULES.items()}
-        simplest = said["own specialist"] if said["own specialist"] is not None else no_change(cell)
         rows[cell.domain] = {
             "low": low,
             "median": median,
             "high": high,
-            "rules": {rule: simplest if value is None else value for rule, value in said.items()},
+            "rules": {name: said(rule, cell) for name, rule in RULES.items()},
         }
     return rows
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.recipes.stage import BOLD, default_amounts
-from studies.honest.baselines import OWN_EXPERT, said
+from studies.honest.baselines import own_expert, said
 from studies.honest.held_out import POINTS, Contest, Trial
 from studies.honest.prospective import BOLD_RATE, CHOICES, MIXED_BUT_BOLD
 from studies.honest.scoring import regret
@@ -70,7 +70,7 @@ def read(trials: Sequence[Trial], contests: Sequence[Contest]) -> dict[str, Any]
 
 def _scored(trials: Sequence[Trial]) -> dict[str, Any]:
     ours = POINTS * float(np.mean([abs(trial.median - trial.truth) for trial in trials]))
-    rule = POINTS * float(np.mean([abs(said(OWN_EXPERT, trial.cell) - trial.truth) for trial in trials]))
+    rule = POINTS * float(np.mean([abs(said(own_expert, trial.cell) - trial.truth) for trial in trials]))
     ends = [trial.interval for trial in trials]
     inside = [low <= trial.truth <= high for trial, (low, high) in zip(trials, ends, strict=True)]
     return {

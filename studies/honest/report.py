@@ -19,7 +19,7 @@ from studies.framework.analysis import Chart
 from studies.framework.registry import LISTED, study
 from studies.framework.report import draw
 from studies.honest import reading
-from studies.honest.baselines import OWN_EXPERT, said
+from studies.honest.baselines import own_expert, said
 from studies.honest.held_out import Trial
 from studies.honest.honest import Judged, contest_row, contests_left_out, strategies_left_out, summary, tested
 from studies.honest.refit import shipped_path
@@ -120,5 +120,5 @@ def _trial_row(trial: Trial) -> dict[str, Any]:
         "high": high,
         "measured": trial.truth,
         "items": trial.items,
-        "own_expert": said(OWN_EXPERT, trial.cell),
+        "own_expert": said(own_expert, trial.cell),
     }

@@ -56,10 +56,8 @@ def exact_interval(hits: int, n: int) -> tuple[float, float]:
     """Clopper and Pearson's 95% interval of a proportion (1934)."""
     from scipy import stats
 
-    rest = (1 - 0.95) / 2
-    low = 0.0 if hits == 0 else float(stats.beta.ppf(rest, hits, n - hits + 1))
-    high = 1.0 if hits == n else float(stats.beta.ppf(1 - rest, hits + 1, n - hits))
-    return low, high
+    found = stats.binomtest(hits, n).proportion_ci(0.95, method="exact")
+    return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,30 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim import __version__
-from mopdsim.validate import cost, projects, quality
+from mopdsim.validate import report_of
 from trainer.files.atomic import write_json
 
 RESULTS = Path(__file__).parents[1] / "results" / "validation"
+FROZEN = ("train_throughput", "rl_steps", "quality", "project_totals")
 
 
-def freeze(*, decode: Path | None, out: Path = RESULTS) -> list[Path]:
+def freeze(*, decode: Path | None) -> list[Path]:
     """Write all reports; decode only where its measurements are given. Returns the files."""
-    out.mkdir(parents=True, exist_ok=True)
-    reports: dict[str, dict[str, Any]] = {
-        "train_throughput": cost.validate("train_throughput"),
-        "rl_steps": cost.validate("rl_steps"),
-        "quality": quality.validate(),
-        "project_totals": projects.validate(),
-    }
+    reports = {kind: report_of(kind) for kind in FROZEN}
     if decode is not None:
-        whole = cost.validate("decode", decode)  # of which single rows must not be copied
+        whole = report_of("decode", decode)  # of which single rows must not be copied
         reports["decode"] = {key: whole[key] for key in whole if key not in ("predictions", "incomplete")}
     stamp = {"mopd": __version__, "date": datetime.now(UTC).date().isoformat()}
     files = []
     for kind, report in reports.items():
-        files.append(out / f"{kind}.json")
+        files.append(RESULTS / f"{kind}.json")
         write_json(files[-1], {**stamp, **report})
-    files.append(out / "README.md")
+    files.append(RESULTS / "README.md")
     files[-1].write_text(
         f"# Predicted against measured ({stamp['date']})\n\n{table(reports)}\n", encoding="utf-8"
     )

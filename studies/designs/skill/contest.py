@@ -17,7 +17,7 @@ from mopdsim.recipes.recipe import BASE, Distill
 from studies.designs.builders import means, paired, table
 from studies.designs.skill.suite import FIGURES, PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
-from studies.framework.observe import Figure, Observations
+from studies.framework.observe import Observations
 from studies.framework.study import Study
 
 RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed
@@ -32,16 +32,16 @@ judging = partial(  # a study whose runs all judge the model that ships: forecas
 NAMES = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
 
 
-def recovery(found: Observations, name: str, figure: Figure = "greedy") -> float | None:
-    """Share of the teachers' gains, each on its own domains, that the student has; None of a recipe without teachers,
-    or of teachers that gained nothing."""
+def recovery(found: Observations, name: str) -> float | None:
+    """Share of the teachers' greedy gains, each on its own domains, that the student has; None of a recipe without
+    teachers, or of teachers that gained nothing."""
     recipe = found.recipe(name)
     student = recipe.stage[recipe.output]
     if not isinstance(student, Distill):
         return None
-    start, after = (found.scores(name, stage, figure=figure) for stage in (BASE, recipe.output))
+    start, after = (found.scores(name, stage, figure="greedy") for stage in (BASE, recipe.output))
     owned = [(teacher.stage, domain) for teacher in student.teachers for domain in teacher.domains]
-    headroom = sum(found.scores(name, s, figure=figure)[d] - start[d] for s, d in owned)
+    headroom = sum(found.scores(name, s, figure="greedy")[d] - start[d] for s, d in owned)
     return sum(after[d] - start[d] for _, d in owned) / headroom if headroom > 0 else None
 
 
