@@ -139,17 +139,15 @@ def _half_widths(rows: list[Row], errors: dict[int, float]) -> dict[str, float]:
 
 
 def _interval_table(
-    rows: list[Row], errors: dict[str, dict[str, dict[int, float]]]
+    rows: list[Row], seen: dict[int, float], left_out: Mapping[str, dict[int, float]]
 ) -> dict[str, dict[str, float]]:
     """80% half-widths for seen models and GPUs, a new model, a new GPU; never narrower than what was seen.
     Where the table has no second model or GPU to leave out, twice the variance of the next best case is
-    taken.
+    taken. seen, left_out: log errors by line, in sample and of each scheme.
     """
-    seen = _half_widths(rows, errors["in sample"]["none"])
-    table = {sort: {"seen": width} for sort, width in seen.items()}
+    table = {sort: {"seen": width} for sort, width in _half_widths(rows, seen).items()}
     for name, scheme in (("new model", "leave one model out"), ("new gpu", "leave one GPU out")):
-        pooled = {line: error for part in errors.get(scheme, {}).values() for line, error in part.items()}
-        widths = _half_widths(rows, pooled) if pooled else {}
+        widths = _half_widths(rows, left_out[scheme]) if scheme in left_out else {}
         for sort, known in table.items():
             wider = round(math.sqrt(2) * max(known.values()), 4)
             known[name] = max(widths.get(sort, wider), known["seen"])
@@ -174,36 +172,31 @@ def calibrate(kind: str, path: Path) -> dict[str, Any]:
         return {row.line: float(np.log(p / row.measured)) for row, p in zip(chosen, predicted, strict=True)}
 
     whole = fit(kind, rows, loader)
-    errors: dict[str, dict[str, dict[int, float]]] = {
-        "in sample": {"none": log_errors(whole.constants, rows)}
-    }
+    left_out: dict[str, dict[int, float]] = {}
     fits: list[tuple[Part, ConstantSet]] = []
     for part in parts(rows):
         kept = fit(kind, [row for row in rows if not part.holds(row)], loader).constants
         fits.append((part, kept))
-        errors.setdefault(part.scheme, {})[part.name] = log_errors(
-            kept, [row for row in rows if part.holds(row)]
-        )
+        own = log_errors(kept, [row for row in rows if part.holds(row)])
+        left_out.setdefault(part.scheme, {}).update(own)
     held_out: dict[str, dict[str, Any]] = {}
+    lines = {row.line: row for row in rows}
     for part, kept in fits:
-        others = {
-            line: error
-            for name, found in errors[part.scheme].items()
-            if name != part.name
-            for line, error in found.items()
-        }
+        errors = left_out[part.scheme].items()
         held_out.setdefault(part.scheme, {})[part.name] = {
             "key": part.key,
             "values": list(part.values),
             "constants": _plain(kept),
-            "log_error_80": _half_widths(rows, others),
+            "log_error_80": _half_widths(
+                rows, {line: error for line, error in errors if not part.holds(lines[line])}
+            ),
         }
     return {
         "grade": "fitted",
         "provenance": f"{len(rows)} rows of {path.name}",
         "constants": _plain(whole.constants),
         "log_covariance": [[float(f"{value:.4g}") for value in row] for row in whole.log_covariance],
-        "log_error_80": _interval_table(rows, errors),
+        "log_error_80": _interval_table(rows, log_errors(whole.constants, rows), left_out),
         "models": sorted({row.keys["model"] for row in rows}),
         "gpus": sorted({row.keys["gpu"] for row in rows}),
         "groups": sorted({row.keys["group"] for row in rows if "group" in row.keys}),

@@ -72,15 +72,19 @@ def _of_scenarios() -> Iterator[Run]:
         documented = tomllib.loads(row["documented"].replace(";", "\n"))
         named = replace(given, stack=row["stack"], **documented)
         anonymous = replace(named, stack=given.stack, packed=given.packed)
-        own = [np.log(measured / unit(forecast(_plain(named, launch)))) for launch in LAUNCHES]
-        unnamed = [np.log(measured / unit(forecast(_plain(anonymous, launch)))) for launch in LAUNCHES]
-        low, high = np.quantile(own[0], [0.1, 0.9])
-        yield Run(
-            project=row["project"], stack=row["stack"], gpu=given.gpu,
-            own=tuple(float(np.median(each_N)) for each_N in own),
-            unnamed=tuple(float(np.median(each_N)) for each_N in unnamed),
-            log_sd=float(high - low) / (2 * NORMAL_80),
-        )  # fmt: skip
+        own, unnamed = (
+            [np.log(measured / unit(forecast(_plain(asked, launch)))) for launch in LAUNCHES]
+            for asked in (named, anonymous)
+        )
+        yield _run(row["project"], row["stack"], given.gpu, own, unnamed)
+
+
+def _run(project: str, stack: str, gpu: str, own: Sequence[Array], unnamed: Sequence[Array]) -> Run:
+    """A run from the draws of its log ratio at each of `LAUNCHES`."""
+    low, high = np.quantile(own[0], [0.1, 0.9])
+    middles = [tuple(float(np.median(each_N)) for each_N in each) for each in (own, unnamed)]
+    spread = float(high - low) / (2 * NORMAL_80)
+    return Run(project=project, stack=stack, gpu=gpu, own=middles[0], unnamed=middles[1], log_sd=spread)
 
 
 def _plain(given: Scenario, launch: float) -> Scenario:
@@ -99,12 +103,7 @@ def _of_totals() -> Iterator[Run]:
             np.log(total / projects.gpu_hours(preset, replace(plain, launch_layer_s=launch)))
             for launch in LAUNCHES
         ]
-        middles = tuple(float(np.median(each_N)) for each_N in drawn)
-        low, high = np.quantile(drawn[0], [0.1, 0.9])
-        yield Run(
-            project=preset["project"], stack=preset["stack"], gpu=preset["gpu"], own=middles, unnamed=middles,
-            log_sd=float(high - low) / (2 * NORMAL_80),
-        )  # fmt: skip
+        yield _run(preset["project"], preset["stack"], preset["gpu"], drawn, drawn)
 
 
 def _of_steps() -> Iterator[Run]:

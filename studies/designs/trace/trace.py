@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -55,61 +55,26 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Student:
-    """One student's answers U. verdict: over all of them; verdict_U, effect_U: of each; pairs: a row for each answer
-    and teacher, with what each of `SCORES` gives. teachers: their names; guilty: the planted one, "start" or "reward".
-    """
+    """One student's answers U: the effect of what was planted on each, whether that is a positive, and whether the
+    verdict names what was planted (a teacher, the start or the reward), some teacher (accused) or nothing. named,
+    accused: of the verdict over all answers, one element. scores: by name of `SCORES`, of the positives: the planted
+    teacher's, and the other teachers'."""
 
     condition: str
     planted: bool
     held_out: bool
-    teachers: tuple[str, ...]
-    guilty: str
-    verdict: str
-    verdict_U: NDArray[np.str_]
     effect_U: Floats
-    pairs: pd.DataFrame
-
-    @cached_property
-    def positive_U(self) -> Flags:
-        """Whether the planted teacher, or the reward, brought it about."""
-        if not self.planted or self.condition not in PLANTED:
-            return np.zeros(len(self.verdict_U), dtype=bool)
-        return np.asarray(self.effect_U >= LEAST_EFFECT)
-
-    @cached_property
-    def named_U(self) -> Flags:
-        return np.asarray(self.verdict_U == self.guilty)
+    verdict_U: NDArray[np.str_]
+    positive_U: Flags
+    named_U: Flags
+    accused_U: Flags
+    named: Flags
+    accused: Flags
+    scores: Mapping[str, tuple[Floats, Floats]]
 
     @property
-    def named(self) -> Flags:
-        """Over all its answers."""
-        return np.array([self.verdict == self.guilty])
-
-    @property
-    def accused(self) -> Flags:
-        return np.isin([self.verdict], self.teachers)
-
-    @cached_property
     def undecided_U(self) -> Flags:
         return np.asarray(self.verdict_U == "undecided")
-
-    @cached_property
-    def accused_U(self) -> Flags:
-        """Whether a teacher is named."""
-        return np.isin(self.verdict_U, self.teachers)
-
-    @cached_property
-    def scores(self) -> dict[str, tuple[Floats, Floats]]:
-        """By score, of the positives: the planted teacher's, and the other teachers'."""
-        positive = self.positive_U[self.pairs.answer.to_numpy()]
-        planted = (self.pairs.teacher == self.guilty).to_numpy()
-        return {
-            name: (
-                self.pairs[name].to_numpy(dtype=float)[positive & planted],
-                self.pairs[name].to_numpy(dtype=float)[positive & ~planted],
-            )
-            for name in SCORES
-        }
 
 
 def students(found: Observations) -> list[Student]:
@@ -144,16 +109,24 @@ def _student(rows: pd.DataFrame, about: Mapping[str, Any]) -> Student:
             }
             for row in read.itertuples()
         ]
+    guilty = "" if not habit else TEACHERS[habit - 1] if condition in INDIRECT else condition
+    verdict_U, whole, effect_U = np.array(verdicts), np.array([judge(rows).verdict]), np.array(effects)
+    positive_U = (effect_U >= LEAST_EFFECT) & bool(habit) & (condition in PLANTED)
+    table = pd.DataFrame(pairs)
+    bearing, planted = positive_U[table.answer.to_numpy()], (table.teacher == guilty).to_numpy()
+    values = {name: table[name].to_numpy(dtype=float) for name in SCORES}
     return Student(
         condition=condition,
         planted=bool(habit),
         held_out=bool(about["held_out"]),
-        teachers=teachers,
-        guilty="" if not habit else TEACHERS[habit - 1] if condition in INDIRECT else condition,
-        verdict=judge(rows).verdict,
-        verdict_U=np.array(verdicts),
-        effect_U=np.array(effects),
-        pairs=pd.DataFrame(pairs),
+        effect_U=effect_U,
+        verdict_U=verdict_U,
+        positive_U=positive_U,
+        named_U=verdict_U == guilty,
+        accused_U=np.isin(verdict_U, teachers),
+        named=whole == guilty,
+        accused=np.isin(whole, teachers),
+        scores={name: (own[bearing & planted], own[bearing & ~planted]) for name, own in values.items()},
     )
 
 

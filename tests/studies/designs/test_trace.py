@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 import pytest
 from simulated import simulated, traced
 
@@ -13,7 +13,7 @@ from mopdsim.recipes.recipe import Distill, Merge, Sft
 from studies.designs.trace.answers import asked_by
 from studies.designs.trace.real import REAL
 from studies.designs.trace.real import STUDY as REAL_STUDY
-from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_FRESH, auc, students
+from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_FRESH, Student, auc
 from studies.designs.trace.world import (
     CONDITIONS,
     FRESH,
@@ -54,19 +54,14 @@ def test_a_trace_that_is_fooled_scores_badly() -> None:
     assert found["auc"].value < 0.5 and found["named"].value == found["students_named"].value == 0
 
 
-@pytest.mark.slow
 def test_the_area_of_a_known_ranking() -> None:
     """.9 beats .1 .2 .5 and .0; .3 beats .1 .2 and .0, but not .5."""
-    (one, *_) = [student for student in students(observed()) if student.positive_U.any()]
-    others = [name for name in TEACHERS if name != one.guilty]
-    pairs = pd.DataFrame(
-        {
-            "answer": [0, 0, 0, 1, 1, 1],
-            "teacher": [one.guilty, *others] * 2,
-            **{name: [0.9, 0.1, 0.2, 0.3, 0.5, 0.0] for name in SCORES},
-        }
-    )
-    known = replace(one, pairs=pairs, verdict_U=one.verdict_U[:2], effect_U=one.effect_U[:2])
+    two, one = np.ones(2, dtype=bool), np.ones(1, dtype=bool)
+    known = Student(
+        condition="misrouted", planted=True, held_out=True, effect_U=np.ones(2), verdict_U=np.array(["a", "a"]),
+        positive_U=two, named_U=two, accused_U=two, named=one, accused=one,
+        scores={name: (np.array([0.9, 0.3]), np.array([0.1, 0.2, 0.5, 0.0])) for name in SCORES},
+    )  # fmt: skip
     assert auc([known], "share") == pytest.approx(7 / 8)
 
 
