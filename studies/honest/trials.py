@@ -263,16 +263,12 @@ def _contest(
     found = forecaster.studies[study]
     predicted, measured, errors, drawn = {}, {}, {}, {}
     for label, names in runs.items():
-        domains = {name: trained(found.recipe(name)) for name in names}
-        predicted[label] = _mean(
-            float(np.median(forecaster.of(study, n)[domain])) for n in names for domain in domains[n]
-        )
-        drawn[label] = np.mean(
-            [forecaster.of(study, n)[domain] for n in names for domain in domains[n]], axis=0
-        )
-        measured[label] = _mean(found.scores(n)[domain] for n in names for domain in domains[n])
-        over_prompts = [found.errors(n)[domain] for n in names for domain in domains[n]]
-        error = math.hypot(*over_prompts) / len(over_prompts)
+        scores = [(name, domain) for name in names for domain in trained(found.recipe(name))]
+        draws = [forecaster.of(study, name)[domain] for name, domain in scores]
+        predicted[label] = float(np.mean([np.median(score_N) for score_N in draws]))
+        drawn[label] = np.mean(draws, axis=0)
+        measured[label] = float(np.mean([found.scores(name)[domain] for name, domain in scores]))
+        error = math.hypot(*(found.errors(name)[domain] for name, domain in scores)) / len(scores)
         if math.isfinite(error):  # one prompt has none
             errors[label] = error
     first = found.manifest["runs"][next(iter(runs.values()))[0]]
@@ -350,7 +346,3 @@ class _Experts:
             if self.studies[other].key(run, stage) != own_key and scores.keys() >= found.scores(name).keys():
                 chosen.setdefault(domain, scores)
         return chosen
-
-
-def _mean(values: Iterator[float]) -> float:
-    return float(np.mean(list(values)))

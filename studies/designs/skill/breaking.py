@@ -19,7 +19,7 @@ from mopdsim.facts.model import model
 from mopdsim.recipes.recipe import BASE, Recipe
 from studies.designs.builders import kept, mean_where, means, paired, where
 from studies.designs.skill.contest import FAILED, compared, judging, rows_of
-from studies.designs.skill.gate import admit, table_of_domains
+from studies.designs.skill.gate import admit, table_of_domains, teachers_of
 from studies.designs.skill.suite import FLOPS, RL, START, STUDENT, SWEPT, WORLDS, recipe, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.observe import Observations
@@ -111,10 +111,9 @@ def judged_by_rate(
     picked = picks(rows, choices)
     gentle = rows.rate.min()
     owners = [
-        (world, domain, name, f"teacher_{place}")
+        owner
         for world, (size, domains) in worlds.items()
-        for name in found.runs(size=size, rate=gentle, recipe="mopd")
-        for place, domain in enumerate(domains, start=1)
+        for owner in teachers_of(found.runs(size=size, rate=gentle, recipe="mopd"), world, domains)
     ]
     panel = "size" if "size" in by else None
     own = Analysis(

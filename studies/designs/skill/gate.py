@@ -124,6 +124,15 @@ def domains_of(found: Observations, specialists: Sequence[Specialist]) -> pd.Dat
     return means.assign(gain=gain, passed=passed)
 
 
+def teachers_of(students: Sequence[str], world: str, domains: Sequence[str]) -> list[Specialist]:
+    """The teachers of some runs in a world, one a domain, numbered in the order of the domains."""
+    return [
+        (world, domain, name, f"teacher_{place}")
+        for name in students
+        for place, domain in enumerate(domains, start=1)
+    ]
+
+
 def table_of_domains(found: Observations, specialists: Sequence[Specialist]) -> Table:
     """The rule for domains, applied to the specialists of another study, which may be trained more shortly."""
     return Table(

@@ -22,7 +22,7 @@ from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import default_amounts
 from studies.designs.builders import UNBOUNDED, kept, paired
 from studies.designs.skill.contest import FAILED, compared, judging, lead, rows_of, share_failed
-from studies.designs.skill.gate import table_of_domains
+from studies.designs.skill.gate import table_of_domains, teachers_of
 from studies.designs.systems.real_recipes import DISTILL_FLOPS, TEACHER_FLOPS, real_recipes
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
@@ -115,11 +115,12 @@ def analyse(found: Observations) -> Analysis:
         return Analysis(quantities={}, findings=(_how_much(found, rows),))
     made = compared(rows, "condition")
     owners = [
-        (f"{world} x{budget:g}", domain, name, f"teacher_{place}")
+        owner
         for world, domains in WORLDS.items()
         for budget in (SMALL, UNSEEN_BUDGET, LARGE)
-        for name in found.runs(world=world, budget=budget, recipe="mopd")
-        for place, domain in enumerate(domains, start=1)
+        for owner in teachers_of(
+            found.runs(world=world, budget=budget, recipe="mopd"), f"{world} x{budget:g}", domains
+        )
     ]
     large, small = ({"budget": budget} for budget in (LARGE, SMALL))
     plain = rows.assign(recipe=rows.recipe.str.removeprefix(FAILED))

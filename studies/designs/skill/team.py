@@ -26,7 +26,7 @@ from mopdsim.recipes.recipe import BASE, Balance, Distill, Recipe, Rl
 from mopdsim.recipes.stage import Amounts, AmountsName
 from studies.designs.builders import UNBOUNDED, composed, means
 from studies.designs.skill.contest import FAILED, compared, rows_of, table_of_probe
-from studies.designs.skill.gate import table_of_domains
+from studies.designs.skill.gate import table_of_domains, teachers_of
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
 
@@ -165,11 +165,7 @@ class Team:
         counted = rows.assign(teachers=rows.recipe.str.removeprefix(FAILED).map(by_number))
         counted = counted[counted.teachers.notna() & (counted.arm != CAME_LATE)].astype({"teachers": int})
         late = means(rows[rows.arm == CAME_LATE], "recipe", "late_domain other_domains")
-        owners = [
-            (world, domain, name, f"teacher_{place}")
-            for name in found.runs(arm=TOTAL, recipe=self.label(len(self.domains)))
-            for place, domain in enumerate(self.domains, start=1)
-        ]
+        owners = teachers_of(found.runs(arm=TOTAL, recipe=self.label(len(self.domains))), world, self.domains)
         own = Analysis(
             quantities=quantities(rows),
             tables=(
