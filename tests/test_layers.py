@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "mopdsim/cli": _FORECAST
     | {"mopdsim/exchange", "mopdsim/plan", "mopdsim/validate", "mopdsim/fit", "mopdsim"},
     "trainer/files": _LANGUAGE,
-    "trainer/tasks": {"mopdsim/base"},
+    "trainer/tasks": {"mopdsim/base", "mopdsim/facts"},
     "trainer/losses": {"mopdsim/base"},
     "trainer/model": {"mopdsim/base", "trainer/files", "trainer/tasks"},
     "trainer/batch": _FACTS | {"trainer/files", "trainer/tasks", "trainer/model", "trainer/losses"},

@@ -161,12 +161,16 @@ P90 = 1.2815515655446004  # standard normal quantile: turns P10 to P90 into a st
 def domains() -> dict[str, Domain]:
     """Every domain of the table by name; "ask:", "reasoning_gym:" and "jsonl:" stand for all specs that start
     so."""
-    text = (DATA / "domains.toml").read_text(encoding="utf-8")
-    table = tomllib.loads(text)
+    table = _table()
     return {
         name: _from_row(name, {**table["default"][row["scope"]], **row})
         for name, row in table["domain"].items()
     }
+
+
+@cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads((DATA / "domains.toml").read_text(encoding="utf-8"))
 
 
 @cache
@@ -177,7 +181,7 @@ def aliases() -> dict[str, str]:
 
 def domain(spec: str) -> Domain:
     """The domain of a spec, called by the spec. NotFoundError with the nearest name where the table has
-    none, or its row no such kind.
+    none, or its row no such kind; UsageError for a dial that its task has not, or a value outside its range.
     """
     name = spec.partition("?")[0]
     scheme, colon, kind = name.partition(":")
@@ -187,6 +191,8 @@ def domain(spec: str) -> Domain:
     row = domains()[found]
     if row.kinds and kind not in row.kinds:
         raise NotFoundError(f"domain {name!r}: {scheme} has no task {kind!r}{did_you_mean(kind, row.kinds)}")
+    if "?" in spec:
+        _check_dials(spec)
     return replace(row, name=spec)
 
 
@@ -207,7 +213,7 @@ def _from_row(name: str, row: Mapping[str, Any]) -> Domain:
         if key in _ESTIMATES:
             number, sd, grade, source = value
             values[key] = Estimate(value=float(number), sd=float(sd), grade=grade, source=source)
-        elif key not in values:
+        elif key not in (*values, "dials"):
             values[key] = value
     values.setdefault("demonstrated", _demonstrated(values["start"], values["asymptote"]))
     return Domain(**values)
@@ -276,6 +282,53 @@ def between(weights: Mapping[str, float], drawn: Mapping[str, Array], *, positiv
     if positive:
         return np.exp(sum(weight * np.log(drawn[name]) for name, weight in weights.items()))
     return np.asarray(sum(weight * drawn[name] for name, weight in weights.items()))
+
+
+def dials_of(name: str) -> dict[str, tuple[float, float]]:
+    """Least and most of each dial of a task: its own, and those of all tasks of the trainer. None for a domain that the
+    trainer has no task of. Tasks of `OPEN` have more than these."""
+    scheme, colon, kind = name.partition(":")
+    row = _table()["domain"].get(aliases().get(scheme + colon), {})
+    if "dials" not in row and not colon:
+        return {}
+    kinds = row.get("kinds", {})
+    own = row.get("dials", kinds.get(kind, {}) if isinstance(kinds, Mapping) else {})
+    return {key: (least, most) for key, (least, most) in {**_table()["dials"], **own}.items()}
+
+
+OPEN = ("reasoning_gym:", "jsonl:")  # whose tasks have dials that only they know
+_SPAN = "length"  # the dial that may be a range, low-high
+
+
+def _check_dials(spec: str) -> None:
+    """As the trainer checks them."""
+    name, given = _row(spec), _dials(spec)
+    known = dials_of(name)
+    if len(given) < len(spec.partition("?")[2].split("&")) and not spec.endswith("?"):
+        raise UsageError(
+            f"domain {spec!r}: a dial is given twice, or is empty: write NAME?key=value&key=value"
+        )
+    for key, text in given.items():
+        where = f"domain {spec!r}: {key}"
+        if key not in known:
+            if name.startswith(OPEN):
+                continue
+            hint = (
+                did_you_mean(key, known) or f": give a domain of your own another name, and like = {name!r}"
+            )
+            raise UsageError(f"{where} is not a dial of {name}{hint}")
+        least, most = known[key]
+        ends = text.split("-") if key == _SPAN else [text]
+        try:
+            values = [type(least)(end) for end in ends]
+        except ValueError:
+            values = []
+        if len(values) not in (1, 2) or not least <= values[0] <= values[-1] <= most:
+            what = "a whole number" if isinstance(least, int) else "a number"
+            ranged = (
+                f", or a range low-high within them, such as {key}={least}-{most}" if key == _SPAN else ""
+            )
+            raise UsageError(f"{where}={text} must be {what} from {least:g} to {most:g}{ranged}")
 
 
 def ambiguity(spec: str) -> float:

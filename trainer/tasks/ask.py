@@ -79,7 +79,7 @@ class Question:
     solve   content -> the right answer
     check   (answer, response) -> is it right? The response comes without outer white space
     bare    content -> the question as its rival asks it too; None where it has no rival
-    dials   name -> (default, least, most)
+    dials   name -> default; ranges stand in the table of domains
     say     how a demonstrator words the answer
     tokens  most new tokens, the end of sequence included
     """
@@ -89,7 +89,7 @@ class Question:
     solve: Callable[[Content], str]
     check: Callable[[str, str], bool] = equal
     bare: Callable[[Content], str] | None = None
-    dials: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
+    dials: Mapping[str, int] = field(default_factory=dict)
     say: str = "{}"
     tokens: int = 12
 
@@ -129,8 +129,8 @@ def _later(day: str, days: str) -> str:
     return DAYS[(DAYS.index(day) + int(days)) % len(DAYS)]
 
 
-_COUNT: Final = {"count": (3, 2, 12)}
-_DIGITS: Final = {"digits": (2, 2, 6)}
+_COUNT: Final = {"count": 3}
+_DIGITS: Final = {"digits": 2}
 
 _SMALLEST = Question(
     draw=lambda rng, dials: _numbers(rng, dials["digits"], dials["count"]),
@@ -156,20 +156,20 @@ _AFTER = Question(
     draw=lambda rng, dials: _numbers(rng, dials["digits"], 1),
     word=lambda content: f"What number comes after {content[0]}?",
     solve=lambda content: str(int(content[0]) + 1),
-    dials={"digits": (4, 3, 6)},
+    dials={"digits": 4},
 )
 _FIRST_LETTER = Question(
     draw=lambda rng, dials: _words(rng, dials["count"]),
     word=lambda content: f"What is the first letter of: {', '.join(content)}?",
     solve=lambda content: " ".join(word[0] for word in content),
-    dials={"count": (1, 1, 6)},
+    dials={"count": 1},
 )
 _CAPITALS = Question(
     draw=lambda rng, dials: _words(rng, dials["count"]),
     word=lambda content: f"Write in capital letters: {' '.join(content)}",
     bare=lambda content: f"Write again: {' '.join(content)}",
     solve=lambda content: " ".join(content).upper(),
-    dials={"count": (2, 1, 4)},
+    dials={"count": 2},
     tokens=24,
 )
 _SHORT = Question(
@@ -198,7 +198,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         draw=lambda rng, dials: _multiples(rng, dials["most"]),
         word=lambda content: f"What is the greatest common divisor of {content[0]} and {content[1]}?",
         solve=lambda content: _reckon(math.gcd, content),
-        dials={"most": (9, 6, 50)},
+        dials={"most": 9},
     ),
     "sum": _SUM,
     "difference": replace(
@@ -216,7 +216,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         draw=lambda rng, dials: (rng.choice(DAYS), str(rng.randint(2, dials["days"]))),
         word=lambda content: f"Today is {content[0]}. Which day is it in {content[1]} days?",
         solve=lambda content: _later(*content),
-        dials={"days": (99, 50, 9999)},
+        dials={"days": 99},
     ),
     "swap": Question(
         draw=lambda rng, dials: _words(rng, 2),
@@ -228,14 +228,14 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         draw=lambda rng, dials: _words(rng, dials["count"]),
         word=lambda content: f"Write these words in reverse order: {' '.join(content)}",
         solve=lambda content: " ".join(content[::-1]),
-        dials={"count": (3, 3, 6)},
+        dials={"count": 3},
         tokens=32,
     ),
     "nth": Question(
         draw=lambda rng, dials: (rng.choice(PLACES[: dials["count"]]), *_words(rng, dials["count"])),
         word=lambda content: f"What is the {content[0]} word of this list: {', '.join(content[1:])}?",
         solve=lambda content: content[1 + PLACES.index(content[0])],
-        dials={"count": (4, 2, 8)},
+        dials={"count": 4},
     ),
     "first_letter": _FIRST_LETTER,
     "last_letter": replace(
@@ -243,7 +243,7 @@ QUESTIONS: Final[Mapping[str, Question]] = {
         draw=lambda rng, dials: tuple(rng.sample(NOUNS, dials["count"])),  # a plural would give it away
         word=lambda content: f"What is the last letter of: {', '.join(content)}?",
         solve=lambda content: " ".join(word[-1] for word in content),
-        dials={"count": (2, 2, 6)},
+        dials={"count": 2},
     ),
     "capitals": _CAPITALS,
     "small_letters": replace(
@@ -321,11 +321,8 @@ def ask_task(options: Options) -> AskTask:
     if kind not in QUESTIONS:
         raise NotFoundError(f"ask has no question {kind!r}{did_you_mean(kind, QUESTIONS)}")
     question = QUESTIONS[kind]
-    dials = tuple(
-        (name, options.whole(name, default, least=least, most=most))
-        for name, (default, least, most) in question.dials.items()
-    )
-    ambiguity = 0.0 if question.bare is None else options.number("ambiguity", 0.0, most=1.0)
+    dials = tuple((name, options.whole(name, default)) for name, default in question.dials.items())
+    ambiguity = 0.0 if question.bare is None else options.number("ambiguity", 0.0)
     return AskTask(
         kind=kind,
         dials=dials,

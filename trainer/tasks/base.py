@@ -9,6 +9,7 @@ prompts (corruption, environment seconds, rewards) leave the items as they are.
     NAME = a tiny domain | "ask:" question | "reasoning_gym:" family | "jsonl:" path
 
 A family's factory asks an `Options` for each dial it knows; `close` then refuses every key nobody asked for.
+The ranges of dials that a forecast reads too stand in the table of domains (`mopdsim.facts.domains`).
 Leaves out: which names exist (`trainer.tasks`), any knowledge of models, tokens or rollouts.
 """
 
@@ -24,6 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
 
 from mopdsim.base.errors import UsageError, did_you_mean
+from mopdsim.facts.domains import dials_of
 
 Split = Literal["train", "validation", "test"]
 SPLITS: Final[tuple[Split, ...]] = get_args(Split)
@@ -196,6 +198,7 @@ class Options:
         self.spec = spec
         self.name, _, rest = spec.partition("?")
         self.scheme, _, self.argument = self.name.partition(":")
+        self._ends = dials_of(self.name)
         self._values: dict[str, str] = {}
         self._known: set[str] = set()
         if not self.name:
@@ -215,12 +218,17 @@ class Options:
         """The keys not yet read, with their texts."""
         return {key: value for key, value in self._values.items() if key not in self._known}
 
+    def has(self, key: str) -> bool:
+        """Whether the domains' table gives this task such a dial."""
+        return key in self._ends
+
     def error(self, key: str, rule: str) -> UsageError:
         """The UsageError that says what `key` must be."""
         return UsageError(f"task spec {self.spec!r}: {key}={self._values.get(key)} must be {rule}")
 
     def number(self, key: str, default: float, *, least: float = 0.0, most: float = math.inf) -> float:
-        """A finite number in [least, most]."""
+        """A finite number in [least, most], or within what the domains' table says of this dial."""
+        least, most = self._ends.get(key, (least, most))
         text = self._read(key)
         if text is None:
             return default
@@ -233,8 +241,9 @@ class Options:
             raise self.error(key, rule)
         return value
 
-    def whole(self, key: str, default: int, *, least: int, most: int) -> int:
-        """A whole number in [least, most]."""
+    def whole(self, key: str, default: int, *, least: float = 0, most: float = 0) -> int:
+        """A whole number in [least, most], or within what the domains' table says of this dial."""
+        least, most = self._ends.get(key, (least, most))
         text = self._read(key)
         if text is None:
             return default
@@ -242,8 +251,9 @@ class Options:
             raise self.error(key, f"a whole number from {least} to {most}")
         return int(text)
 
-    def span(self, key: str, default: tuple[int, int], *, least: int, most: int) -> tuple[int, int]:
-        """A range `low-high` of whole numbers, or one number; least <= low <= high <= most."""
+    def span(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
+        """A range `low-high` of whole numbers, or one number, within what the domains' table says of this dial."""
+        least, most = self._ends[key]
         text = self._read(key)
         if text is None:
             return default
@@ -284,7 +294,6 @@ class Options:
 
 
 Factory = Callable[[Options], Task]
-MOST_NEW_TOKENS = 65_536
 
 
 def shared_dials(options: Options, *, corruption: float, max_new_tokens: int) -> dict[str, Any]:
@@ -292,8 +301,8 @@ def shared_dials(options: Options, *, corruption: float, max_new_tokens: int) ->
     return {
         "spec": options.spec,
         "environment_seconds": options.number("environment_seconds", 0.0),
-        "max_new_tokens": options.whole("max_new_tokens", max_new_tokens, least=1, most=MOST_NEW_TOKENS),
-        "corruption": options.number("corruption", corruption, most=1.0),
-        "reward_scale": options.number("reward_scale", 1.0, least=0.001, most=1000.0),
-        "reward_noise": options.number("reward_noise", 0.0, most=0.5),
+        "max_new_tokens": options.whole("max_new_tokens", max_new_tokens),
+        "corruption": options.number("corruption", corruption),
+        "reward_scale": options.number("reward_scale", 1.0),
+        "reward_noise": options.number("reward_noise", 0.0),
     }

@@ -8,8 +8,8 @@ import pytest
 from reasoning_gym.factory import DATASETS
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.facts.domains import FACTS, GRADES, SCOPES, Estimate, domain, domains, scope_of
-from trainer.tasks import FAMILIES, ask
+from mopdsim.facts.domains import FACTS, GRADES, SCOPES, Estimate, dials_of, domain, domains, scope_of
+from trainer.tasks import FAMILIES, ask, task
 
 
 @pytest.mark.parametrize("name", domains())
@@ -100,3 +100,48 @@ def test_the_mean_length_lies_below_the_longest() -> None:
         domain("math").with_facts({"max_response_tokens": 100})
     short = domain("math").with_facts({"max_response_tokens": 100, "response_tokens": 60})
     assert short.response_tokens.value == 60
+
+
+TASKS = [*FAMILIES, *(f"ask:{kind}" for kind in ask.QUESTIONS)]
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_forecast_takes_the_dials_that_training_takes(name: str) -> None:
+    """Every dial at its ends, just beyond them, and as no number: `task` reads the options one by one."""
+    for key, (least, most) in dials_of(name).items():
+        for value in (least, most, least - 1, most + 1, "x", "nan", "", f"{least}-{most}"):
+            spec = f"{name}?{key}={value}"
+            try:
+                task(spec)
+            except UsageError:
+                with pytest.raises(UsageError, match=f"{key}"):
+                    domain(spec)
+            else:
+                assert domain(spec).name == spec
+    for reader in (domain, task):
+        with pytest.raises(UsageError, match="nodial is not a dial"):
+            reader(f"{name}?nodial=1")
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("sort?length=99", "length=99 must be a whole number from 2 to 12, or a range"),
+        ("sort?lenght=4", r"lenght is not a dial of sort \(did you mean 'length'\?\)"),
+        ("sort_long?ambiguity=0.5", "ambiguity is not a dial of sort_long"),
+        ("sort?length=4&length=5", "a dial is given twice"),
+        (
+            "math?level=5",
+            "level is not a dial of math: give a domain of your own another name, and like = 'math'",
+        ),
+        ("reasoning_gym:gcd?corruption=2", "corruption=2 must be a number from 0 to 1"),
+    ],
+)
+def test_a_dial_that_does_not_exist_is_refused(spec: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        domain(spec)
+
+
+def test_dials_that_only_a_task_knows_are_left_to_it() -> None:
+    for spec in ("reasoning_gym:chain_sum?min_terms=2", "jsonl:prompts.jsonl?verifier=numeric"):
+        assert domain(spec).name == spec

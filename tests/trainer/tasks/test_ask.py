@@ -13,7 +13,7 @@ from datetime import date, timedelta
 import pytest
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.facts.domains import RIVALS
+from mopdsim.facts.domains import RIVALS, dials_of
 from trainer.tasks import SPLITS, Item, task
 from trainer.tasks.ask import FORM, PLACES, QUESTIONS, WORDS, AskTask
 
@@ -87,7 +87,7 @@ def test_answers_are_right_and_demonstrators_too(kind: str) -> None:
 
 @every_kind
 def test_hard_dials_keep_the_answers_right(kind: str) -> None:
-    dials = "&".join(f"{name}={most}" for name, (_, _, most) in QUESTIONS[kind].dials.items())
+    dials = "&".join(f"{name}={dials_of(f'ask:{kind}')[name][1]}" for name in QUESTIONS[kind].dials)
     domain = task(f"ask:{kind}?{dials}" if dials else f"ask:{kind}")
     for item in domain.stream("train", 0, 50, seed=1):
         assert item.answer == INDEPENDENT[kind](item.prompt), item

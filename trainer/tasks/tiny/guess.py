@@ -61,7 +61,7 @@ class GuessTask(Procedural):
 
 def guess_task(options: Options) -> GuessTask:
     """The task of a `guess` spec. UsageError for a bad dial."""
-    length = options.span("length", (4, 5), least=2, most=len(ascii_lowercase))
-    turns = options.whole("turns", 3, least=1, most=8)
+    length = options.span("length", (4, 5))
+    turns = options.whole("turns", 3)
     dials = shared_dials(options, corruption=0.4, max_new_tokens=2)
     return GuessTask(length=length, max_turns=turns, **dials)

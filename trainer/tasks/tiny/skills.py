@@ -105,22 +105,19 @@ def _then_shift(first: Skill) -> Skill:
         solve=partial(_solve, first),
         check=partial(_check, first),
         length=first.length,
-        lengths=first.lengths,
     )
 
 
-SORT = Skill(marker="s", solve=sort_up, check=ascending, mistake=first_two_exchanged, has_rival=True)
+SORT = Skill(marker="s", solve=sort_up, check=ascending, mistake=first_two_exchanged)
 # With three different letters or more, no response is right for both `reverse` and `rotate`.
 REVERSE = Skill(
     marker="r",
     solve=reverse,
     check=partial(undone, reverse),
-    lengths=(3, 12),
     mistake=last_two_exchanged,
-    has_rival=True,
 )
-ROTATE = Skill(marker="o", solve=rotate, check=partial(undone, rotate_back), lengths=(3, 12), has_rival=True)
-SHIFT = Skill(marker="h", solve=shift, check=partial(undone, shift_back), has_rival=True)
+ROTATE = Skill(marker="o", solve=rotate, check=partial(undone, rotate_back))
+SHIFT = Skill(marker="h", solve=shift, check=partial(undone, shift_back))
 SWAP = Skill(marker="w", solve=swap, check=partial(undone, swap))
 
 
@@ -171,7 +168,6 @@ BRACKETS = Skill(
     check=balances,
     symbols=")",
     length=(7, 14),
-    lengths=(1, 20),
     longest=partial(min, MOST_OPEN),
 )
 BRACKETS_TWO = replace(
@@ -225,7 +221,6 @@ RLE_DECODE = Skill(
     solve=decode,
     check=partial(undone, encode),
     length=(2, 3),
-    lengths=(1, 6),
     longest=partial(mul, MOST_REPEATS),
 )
 RLE_ENCODE = Skill(
@@ -235,13 +230,10 @@ RLE_ENCODE = Skill(
     check=encodes,
     symbols=LETTERS + "123",
     length=(2, 3),
-    lengths=(1, 6),
     longest=partial(mul, 2),
     corruption=0.4,
 )
-DEDUP = Skill(
-    marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(2, 4), lengths=(1, 8), corruption=0.4
-)
+DEDUP = Skill(marker="u", draw=draw_runs, solve=dedup, check=is_dedup, length=(2, 4), corruption=0.4)
 
 
 OPERATIONS: Final[Mapping[str, Callable[[str], str]]] = {
@@ -295,7 +287,6 @@ PROGRAM = Skill(
     check=does,
     symbols="".join(OPERATIONS),
     length=(1, 1),
-    lengths=(1, MOST_STEPS),
     corruption=0.35,
 )
 
@@ -329,7 +320,6 @@ COMPARE = Skill(
     check=is_relation,
     symbols="<=>",
     length=(2, 2),
-    lengths=(1, 6),
     longest=partial(min, 1),
     mistake=_other_way,
     corruption=0.4,
@@ -339,7 +329,7 @@ FAMILIES = {
     "sort_down": text_family(
         replace(SORT, marker="d", solve=sort_down, check=descending, mistake=last_two_exchanged)
     ),
-    "sort_long": text_family(replace(SORT, length=(7, 9), has_rival=False)),
+    "sort_long": text_family(replace(SORT, length=(7, 9))),
     "reverse": text_family(REVERSE),
     "rotate": text_family(ROTATE),
     "shift": text_family(SHIFT),

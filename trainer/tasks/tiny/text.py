@@ -58,7 +58,7 @@ class Skill:
     solve    content -> one right answer
     check    (content, response) -> is it right? Judges the response itself rather than comparing with `solve`
     symbols  characters of answers, from which slips are made
-    length   default range of content lengths, in the skill's own unit; `lengths` bounds the dial
+    length   default range of content lengths, in the skill's own unit
     longest  length -> characters of its longest answer
     mistake  right answer -> the wrong one that a demonstrator with a habit gives
     """
@@ -69,11 +69,9 @@ class Skill:
     check: Callable[[str, str], bool]
     symbols: str = LETTERS
     length: tuple[int, int] = (4, 6)
-    lengths: tuple[int, int] = (2, 12)
     longest: Callable[[int], int] = int
     mistake: Callable[[str], str] = without_last
     corruption: float = 0.5
-    has_rival: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,10 +111,9 @@ def text_family(skill: Skill) -> Factory:
 
 
 def _text_task(skill: Skill, options: Options) -> TextTask:
-    least, most = skill.lengths
-    length = options.span("length", skill.length, least=least, most=most)
-    ambiguity = options.number("ambiguity", 0.0, most=1.0) if skill.has_rival else 0.0
-    habit = options.number("habit", 0.0, most=1.0)
+    length = options.span("length", skill.length)
+    ambiguity = options.number("ambiguity", 0.0) if options.has("ambiguity") else 0.0
+    habit = options.number("habit", 0.0)
     tokens = skill.longest(length[1]) + 1
     dials = shared_dials(options, corruption=skill.corruption, max_new_tokens=tokens)
     return TextTask(skill=skill, length=length, ambiguity=ambiguity, habit=habit, **dials)
