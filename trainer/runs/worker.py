@@ -75,4 +75,4 @@ def _given(job: Job, report: Report) -> Metrics:
     """The scores of a model that was given, once it is clear that it can be trained at all."""
     policy = job.load(BASE)
     found = preflight.alone(policy, preflight.prompts_of(job))
-    return scored_alone(job, policy, {}, Meter(), report) | {"preflight": found}
+    return scored_alone(job, policy, Meter(), report) | {"preflight": found}

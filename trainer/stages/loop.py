@@ -11,8 +11,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -29,7 +28,7 @@ from trainer.batch.evaluate import evaluate
 from trainer.batch.heads import scores
 from trainer.batch.meter import TRAINING_PASSES, Meter, Use, peak_memory_bytes
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Bank, Opened, Scored
+from trainer.batch.score import Bank, Scored
 from trainer.batch.update import LossOf, Part, Sums, accumulate_by_part, accumulate_share, comparable
 from trainer.files import checkpoint
 from trainer.files.atomic import explained
@@ -42,6 +41,7 @@ from trainer.stages.job import Job, Note, Report
 from trainer.tasks import Split, Task
 
 Metrics = dict[str, Any]
+Rows = dict[str, dict[str, Any]]  # by domain
 TRUNCATION_WINDOW = 10
 BETAS = (0.9, 0.95)  # of AdamW
 KEEP = 0.9  # of a running mean, a step
@@ -52,7 +52,6 @@ class Trainee:
     """The policy in training, the other models that its stage reads, and what a checkpoint holds besides weights."""
 
     job: Job
-    amounts: Amounts
     policy: Policy
     optimizer: torch.optim.Optimizer | None  # None: a stage that trains nothing
     meter: Meter
@@ -66,6 +65,12 @@ class Trainee:
 
     def __post_init__(self) -> None:
         self.tokens_before = self.meter.throughput()
+
+    @property
+    def amounts(self) -> Amounts:
+        """Of a stage that goes in steps."""
+        assert self.job.amounts is not None
+        return self.job.amounts
 
     def state(self, *, log_bytes: int) -> dict[str, Any]:
         """What a checkpoint holds besides tensors."""
@@ -210,8 +215,9 @@ class Trainee:
         return float(means[name])
 
     def progress(self) -> float:
-        """Share of the stage that is done."""
-        return progress(self.amounts, self.step, self.meter)
+        """Share of the stage that is done: of its steps or, with a FLOPs ceiling, of those if it is nearer."""
+        steps, ceiling = self.step / self.amounts.steps, self.amounts.max_flops
+        return steps if ceiling is None else max(steps, self.meter.spent / ceiling)
 
     def finished(self) -> bool:
         return self.progress() >= 1
@@ -270,6 +276,30 @@ class Trainee:
             f"({self.amounts.learning_rate}) and run again"
         )
 
+    def take(self, step_of: StepOf, log: Log) -> Metrics:
+        """A step of the loop, which goes into the log with what it spent."""
+        before = dict(self.meter.seconds)
+        metrics = step_of(self)
+        spent = {"flops": self.meter.spent, "seconds": self.meter.since(before)}
+        log.write({"kind": "step", "step": self.step, **metrics, **spent})
+        self.step += 1
+        return metrics
+
+    def evaluate(self, split: Split, score: ScoreOf, log: Log, say: Callable[[str], None]) -> Rows:
+        """What a split's prompts show, which goes into the log with the seconds that it took."""
+        before = dict(self.meter.seconds)
+        rows = score(self, split, say)
+        seconds = self.meter.since(before)
+        log.write(
+            {"kind": "evaluation", "step": self.step, "split": split, "domains": rows, "seconds": seconds}
+        )
+        return rows
+
+    def summary(self, domains: Rows) -> Metrics:
+        """What the stage came to."""
+        peak = peak_memory_bytes(torch.device(self.job.settings.device))
+        return {"steps": self.step, "domains": domains, **self.meter.state(), "peak_memory_bytes": peak}
+
     def check_truncation(self, batch: Batch) -> float:
         """The share of samples cut off in this batch; MopdError when its mean over the last steps passes the limit."""
         share = float(batch.rollouts.truncated_B.float().mean())
@@ -285,8 +315,34 @@ class Trainee:
         return share
 
 
+def pass_rates(trainee: Trainee, split: Split, say: Callable[[str], None]) -> Rows:
+    """Scores of all domains and probes on a split's fixed prompts, with the KL to the model that the weights grew from
+    ("start") and to the stage's "parent", which may be the start; a model as it was given has neither."""
+    job, settings, last = trainee.job, trainee.job.settings, split == "test"
+    against = {"start": job.root} | ({"parent": job.init} if job.init != job.root else {})
+    if job.stage is None or not (last or settings.score_others == "always"):
+        against = {}
+    domains = evaluate(
+        trainee.policy,
+        {name: trainee.tasks[name] for name in job.scored(split)},
+        split=split,
+        items=settings.test_items if last else settings.validation_items,
+        temperature=settings.temperature,
+        references={name: partial(trainee.bank.open, stage) for name, stage in against.items()},
+        meter=trainee.meter,
+        samples_per_prompt=settings.samples_per_prompt if last else 1,
+        greedy_items=settings.greedy_items if last else 0,
+        micro_batch_rows=settings.micro_batch_rows,
+        report=say,
+    )
+    for row in domains.values():
+        if "kl_start" in row:
+            row.setdefault("kl_parent", row["kl_start"])
+    return {**domains}
+
+
 StepOf = Callable[[Trainee], Metrics]
-Rows = dict[str, dict[str, Any]]
+ScoreOf = Callable[[Trainee, Split, Callable[[str], None]], Rows]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,20 +350,13 @@ class Hooks:
     """Where a kind of stage differs from the others.
 
     prepare: before the optimiser is made and a checkpoint loaded. begin: before the first step, of a stage taken up
-    again too. finish: before the last scores and the saving of weights. score: a split's rows by domain, in place of
-    pass rates of the policy's samples.
+    again too. finish: before the last scores and the saving of weights. score: what a split's prompts show, by domain.
     """
 
     prepare: Callable[[Policy], None] = lambda policy: None
     begin: Callable[[Trainee], None] = lambda trainee: None
     finish: Callable[[Trainee], None] = lambda trainee: None
-    score: Callable[[Trainee, Split], Rows] | None = None
-
-
-def progress(amounts: Amounts, step: int, meter: Meter) -> float:
-    """Share of a stage that is done: of its steps or, with a FLOPs ceiling, of those if it is nearer."""
-    steps, ceiling = step / amounts.steps, amounts.max_flops
-    return steps if ceiling is None else max(steps, meter.spent / ceiling)
+    score: ScoreOf = pass_rates
 
 
 PLAIN = Hooks()
@@ -317,33 +366,17 @@ def train(job: Job, step_of: StepOf, report: Report, *, hooks: Hooks = PLAIN) ->
     """Run the stage's loop from its start or its newest checkpoint; save weights; return the summary."""
     trainee = _start(job, hooks.prepare)
     hooks.begin(trainee)
-    settings = job.settings
-    against = references(job, trainee.bank)
-    checkpoints = job.directory / CHECKPOINTS
+    settings, checkpoints = job.settings, job.directory / CHECKPOINTS
     kept = trainee.memory.pop("log_bytes", 0)
     with Log(job.directory / METRICS, keep=kept, writes=processes.leads()) as log:
 
         def say(where: str) -> None:
             report(trainee.note(f"scores {where}"))
 
-        def scored(split: Split) -> Rows:
-            with _evaluation(log, trainee.step, split, trainee.meter) as rows:
-                if hooks.score is None:
-                    policy, tasks = trainee.policy, trainee.tasks
-                    rows |= score(job, policy, tasks, split, against, trainee.meter, report=say)
-                else:
-                    say(split)
-                    rows |= hooks.score(trainee, split)
-            return rows
-
         while not trainee.finished():
             if trainee.step % settings.evaluate_every == 0:
-                scored("validation")
-            before = dict(trainee.meter.seconds)
-            metrics = step_of(trainee)
-            spent = {"flops": trainee.meter.spent, "seconds": trainee.meter.since(before)}
-            log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
-            trainee.step += 1
+                trainee.evaluate("validation", hooks.score, log, say)
+            metrics = trainee.take(step_of, log)
             saved = trainee.step % settings.checkpoint_every == 0 and not trainee.finished()
             if saved and processes.leads():
                 assert trainee.optimizer is not None
@@ -356,16 +389,11 @@ def train(job: Job, step_of: StepOf, report: Report, *, hooks: Hooks = PLAIN) ->
                 )
             report(trainee.noted(metrics))
         hooks.finish(trainee)
-        scores = scored("test")
+        scores = trainee.evaluate("test", hooks.score, log, say)
     if processes.leads():
         save_policy(trainee.policy, job.directory / WEIGHTS)
-    summary = {"steps": trainee.step, "domains": scores, **spent_summary(trainee.meter, job)}
-    return summary | ({"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {})
-
-
-def spent_summary(meter: Meter, job: Job) -> Metrics:
-    """The meter and the peak memory, for a stage's summary."""
-    return {**meter.state(), "peak_memory_bytes": peak_memory_bytes(torch.device(job.settings.device))}
+    found = {"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {}
+    return trainee.summary(scores) | found
 
 
 def _start(job: Job, prepare: Callable[[Policy], None]) -> Trainee:
@@ -406,11 +434,8 @@ def trainee_of(
     state: Mapping[str, Any],
 ) -> Trainee:
     """A stage at work, going on from `Trainee.state` (empty: there is none)."""
-    if job.amounts is None:
-        raise ValueError(f"stage {job.name!r} has no amounts")
     return Trainee(
         job=job,
-        amounts=job.amounts,
         policy=policy,
         optimizer=optimizer,
         meter=meter.after(state.get("meter", {})),
@@ -422,61 +447,12 @@ def trainee_of(
     )
 
 
-def references(job: Job, bank: Bank) -> Mapping[str, Opened]:
-    """What KL is measured against: "start", the stage's root, and its "parent"."""
-    names = {"start": job.root} | ({"parent": job.init} if job.init != job.root else {})
-    return {name: partial(bank.open, stage) for name, stage in names.items()}
-
-
-def score(
-    job: Job,
-    policy: Policy,
-    tasks: Mapping[str, Task],
-    split: Split,
-    against: Mapping[str, Opened],
-    meter: Meter,
-    *,
-    report: Callable[[str], None],
-) -> Rows:
-    """Scores of all domains and probes on a split's fixed prompts. A parent may be the start."""
-    settings, last = job.settings, split == "test"
-    domains = evaluate(
-        policy,
-        {name: tasks[name] for name in job.scored(split)},
-        split=split,
-        items=settings.test_items if last else settings.validation_items,
-        temperature=settings.temperature,
-        references=against if last or settings.score_others == "always" else {},
-        meter=meter,
-        samples_per_prompt=settings.samples_per_prompt if last else 1,
-        greedy_items=settings.greedy_items if last else 0,
-        micro_batch_rows=settings.micro_batch_rows,
-        report=report,
-    )
-    for row in domains.values():
-        if "kl_start" in row:
-            row.setdefault("kl_parent", row["kl_start"])
-    return {**domains}
-
-
-@contextmanager
-def _evaluation(log: Log, step: int, split: Split, meter: Meter) -> Iterator[Rows]:
-    """An evaluation's rows, empty at first, in the log when the block ends, with the seconds that it took."""
-    before, rows = dict(meter.seconds), Rows()
-    yield rows
-    seconds = meter.since(before)
-    log.write({"kind": "evaluation", "step": step, "split": split, "domains": rows, "seconds": seconds})
-
-
-def scored_alone(
-    job: Job, policy: Policy, against: Mapping[str, Opened], meter: Meter, report: Report
-) -> Metrics:
+def scored_alone(job: Job, policy: Policy, meter: Meter, report: Report) -> Metrics:
     """The summary of a stage that only has weights to score."""
+    trainee = trainee_of(job, policy, None, meter, {})
 
     def say(where: str) -> None:
         report(Note(done=0.5, text=f"scores {where}"))
 
-    log = Log(job.directory / METRICS, writes=processes.leads())
-    with log, _evaluation(log, 0, "test", meter) as scores:
-        scores |= score(job, policy, job.tasks(), "test", against, meter, report=say)
-    return {"steps": 0, "domains": scores, **spent_summary(meter, job)}
+    with Log(job.directory / METRICS, writes=processes.leads()) as log:
+        return trainee.summary(trainee.evaluate("test", pass_rates, log, say))

@@ -5,11 +5,10 @@ from __future__ import annotations
 from mopdsim.base.run_directory import WEIGHTS
 from mopdsim.recipes.recipe import Merge
 from trainer.batch.meter import Meter
-from trainer.batch.score import Bank
 from trainer.files.atomic import atomic_directory
 from trainer.model import merging, processes
 from trainer.model.loading import load_policy
-from trainer.stages.loop import Job, Metrics, Report, references, scored_alone
+from trainer.stages.loop import Job, Metrics, Report, scored_alone
 
 ALGORITHM_VERSION = 2  # 2: TIES rounds the number of kept changes down
 
@@ -31,4 +30,4 @@ def run(job: Job, stage: Merge, report: Report) -> Metrics:
             merging.merge_directories(combine, job.weights[stage.init], sources, partial)
     processes.agreed(None)  # the others wait for the files
     policy = load_policy(job.directory / WEIGHTS, **job.loading())
-    return scored_alone(job, policy, references(job, Bank(job.weights, job.load)), meter, report)
+    return scored_alone(job, policy, meter, report)

@@ -25,7 +25,7 @@ from trainer.files.atomic import atomic_directory, sweep, verified, write_json
 from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.stages.job import Job
-from trainer.stages.loop import Metrics, Report, Trainee, spent_summary, trainee_of
+from trainer.stages.loop import Metrics, Report, Trainee, trainee_of
 
 ALGORITHM_VERSION = 1
 FULL_MARKS = 1 - 1e-6  # of a verifier's scale, which single precision rounds
@@ -40,23 +40,17 @@ def run(job: Job, stage: RejectionSampling, report: Report) -> Metrics:
     log_bytes, writes = trainee.memory.pop("log_bytes", 0), processes.leads()
     with Log(job.directory / METRICS, keep=log_bytes, writes=writes) as log:
         while not trainee.finished():
-            before = dict(meter.seconds)
-            metrics, kept = _step(trainee, stage)
-            lines += [chosen.line() for chosen in kept]
-            spent = {"flops": meter.spent, "seconds": meter.since(before)}
-            log.write({"kind": "step", "step": trainee.step, **metrics, **spent})
-            trainee.step += 1
+            metrics = trainee.take(lambda trainee: _step(trainee, stage, lines), log)
             scores = [row["score"] for row in metrics["domains"].values()]
             report(trainee.noted({"reward": sum(scores) / len(scores)}))
             if trainee.finished() or trainee.step % job.settings.checkpoint_every == 0:
                 parts.append(job.directory / CHECKPOINTS / f"step_{trainee.step:08d}")
                 if writes:
                     _save(parts[-1], lines, trainee.state(log_bytes=log.size()))
-                lines = []
+                lines.clear()
     if writes:
         written.write(job.directory / DATA, [part / written.SAMPLES for part in parts], stage.domains)
-    rows = {name: _described(sums) for name, sums in trainee.memory["totals"].items()}
-    return {"steps": trainee.step, "domains": rows, **spent_summary(meter, job)}
+    return trainee.summary({name: _described(sums) for name, sums in trainee.memory["totals"].items()})
 
 
 def _resumed(folder: Path) -> tuple[list[Path], dict[str, Any]]:
@@ -78,26 +72,25 @@ def _save(part: Path, lines: Sequence[str], state: Mapping[str, Any]) -> None:
         write_json(partial / "state.json", state)
 
 
-def _step(trainee: Trainee, stage: RejectionSampling) -> tuple[Metrics, list[Sample]]:
-    """One batch of prompts answered and judged: its metrics, and what is kept."""
+def _step(trainee: Trainee, stage: RejectionSampling, lines: list[str]) -> Metrics:
+    """One batch of prompts answered and judged: its metrics; what is kept goes to the lines."""
     asked = trainee.ask(stage.domains)
     batch = trainee.sample(asked)
     judged = trainee.judged(batch)
     said = turns(trainee.policy, batch.rollouts)
     totals = trainee.memory.setdefault("totals", {})  # sums over the samples so far, by domain
     rows: dict[str, dict[str, float]] = {}
-    kept: list[Sample] = []
     for name, span in batch.spans.items():
         scale = trainee.tasks[name].reward_scale
         own, sums = _of_domain(stage, scale, batch, judged, said, name, asked.start[name])
-        kept += own
+        lines += [chosen.line() for chosen in own]
         total = totals.setdefault(name, dict.fromkeys(sums, 0.0))
         for key, value in sums.items():
             total[key] += value
         length = int(batch.rollouts.trained_BT[span].sum()) / (span.stop - span.start)
         rows[name] = {**_described(sums), "length": length}
     truncated = float(batch.rollouts.truncated_B.float().mean())
-    return {"domains": rows, "prompts": asked.counts, "truncated": truncated}, kept
+    return {"domains": rows, "prompts": asked.counts, "truncated": truncated}
 
 
 def _of_domain(

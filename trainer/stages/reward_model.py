@@ -10,7 +10,7 @@ Axes: U prompts, B rows, P pairs, N rows of a piece, D hidden width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -46,7 +46,7 @@ def run(job: Job, stage: RewardModel, report: Report) -> Metrics:
     hooks = Hooks(
         prepare=add_head,
         finish=lambda trainee: _normalise(trainee, stage),
-        score=lambda trainee, split: _score(trainee, stage, split),
+        score=lambda trainee, split, say: _score(trainee, stage, split, say),
     )
     return train(job, lambda trainee: _step(trainee, stage), report, hooks=hooks)
 
@@ -204,11 +204,12 @@ def _normalise(trainee: Trainee, stage: RewardModel) -> None:
         head.weight.div_(spread)
 
 
-def _score(trainee: Trainee, stage: RewardModel, split: Split) -> Rows:
+def _score(trainee: Trainee, stage: RewardModel, split: Split, say: Callable[[str], None]) -> Rows:
     """Against the true verifier, on the split's fixed prompts: `accuracy` of comparisons (each prompt alike), its se, n
     (prompts with a comparison), and the `correlation` of score and grade over all answers; None where there is none."""
     job, policy, meter = trainee.job, trainee.policy, trainee.meter
     settings, rows = job.settings, {}
+    say(split)
     for name in stage.domains:
         with trainee.bank.open(stage.init) as sampler, meter.phase("evaluation", policy.device):
             batches = sampled(

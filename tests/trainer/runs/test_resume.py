@@ -271,7 +271,7 @@ def test_an_interrupted_run_says_so_and_resumes(
     recipe = forgetful(small)
     carry_out(recipe, model, tmp_path / "unbroken")
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "score", _terminate_after(3))
+        patch.setattr(loop, "evaluate", _terminate_after(3))
         with pytest.raises(Interrupted, match="mopd train resume") as caught:
             carry_out(recipe, model, tmp_path / "run")
     assert caught.value.exit_code == 75
@@ -282,8 +282,8 @@ def test_an_interrupted_run_says_so_and_resumes(
 
 
 def _terminate_after(calls: int) -> Callable[..., Any]:
-    """`trainer.stages.loop.score` during whose `calls`-th call this process is sent SIGTERM."""
-    own, seen = loop.score, 0
+    """`trainer.batch.evaluate.evaluate` during whose `calls`-th call this process is sent SIGTERM."""
+    own, seen = loop.evaluate, 0
 
     def counted(*arguments: Any, **named: Any) -> Any:
         nonlocal seen

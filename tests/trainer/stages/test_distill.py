@@ -327,7 +327,7 @@ def test_several_teachers_divide_a_domains_samples_by_weight(count: int) -> None
 )
 def test_no_domain_is_starved_and_no_prompt_lost(shares: list[float], counts: list[int]) -> None:
     """Each domain's prompts stay within a few of its share, and every step has as many as it should."""
-    trainee = Trainee(job=None, amounts=None, policy=None, optimizer=None, meter=Meter(), tasks={}, bank=None)  # type: ignore[arg-type]
+    trainee = Trainee(job=None, policy=None, optimizer=None, meter=Meter(), tasks={}, bank=None)  # type: ignore[arg-type]
     wanted = {f"d{number}": share for number, share in enumerate(shares)}
     drawn = dict.fromkeys(wanted, 0)
     for step, count in enumerate(counts, start=1):
