@@ -32,7 +32,7 @@ from functools import cache, cached_property, lru_cache
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError, UsageError
@@ -81,17 +81,6 @@ class Lengths:
                 f"lengths have mean {self.mean!r}, maximum {self.maximum!r}, sigma {self.sigma!r}; "
                 "0 < mean <= maximum and sigma > 0 must hold."
             )
-
-    def some(self, places: NDArray[np.intp]) -> Lengths:
-        """Some of the distributions side by side, with what was worked out of them."""
-        made = object.__new__(Lengths)  # sound as this is
-        made.__dict__.update(
-            mean=self.mean[places],
-            maximum=self.maximum[places],
-            sigma=np.asarray(self.sigma)[places],
-            over_tokens=tuple(rows[places] for rows in self.over_tokens),
-        )
-        return made
 
     def survival(self, tokens: ArrayLike) -> Array:
         """Share of samples longer than `tokens`, shape (*sigma, *tokens); zero from the maximum on."""

@@ -98,6 +98,16 @@ class Batch:
     def sequence_tokens(self) -> float:
         return self.prompt_tokens + self.response_tokens
 
+    @property
+    def longest_tokens(self) -> float:
+        """Of the longest sequence."""
+        return self.prompt_tokens + self.max_response_tokens
+
+    @cached_property
+    def lengths(self) -> Lengths:
+        """How response lengths are spread."""
+        return Lengths(mean=self.response_tokens, maximum=self.max_response_tokens, sigma=self.log_spread)
+
     def longer(self) -> Batch:
         """The same with responses of twice the mean length."""
         length = 2 * self.response_tokens
@@ -179,9 +189,9 @@ class Machine:
 
     def update(self, batch: Batch) -> Update:
         """A step's sequences as they are trained: RL engines fill microbatches up to the longest sample."""
-        whole = replace(_lengths(batch), mean=batch.sequence_tokens, maximum=_longest(batch))
+        whole = replace(batch.lengths, mean=batch.sequence_tokens, maximum=batch.longest_tokens)
         packs = batch.generates or (self.stack.packs if self.packed is None else self.packed)
-        room = max(_longest(batch), 0.0 if batch.generates else _PACKED_TOKENS)
+        room = max(batch.longest_tokens, 0.0 if batch.generates else _PACKED_TOKENS)
         return Update(
             sequences=batch.trained_sequences or batch.sequences,
             lengths=whole,
@@ -272,7 +282,7 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
     if machine.gpu.is_cpu or not waits:
         return 0.0
     decode = rollout_decode(DecodeConstants.shipped(), RlConstants.shipped())
-    drawn, lengths = batch.sequences * machine.sampled_per_trained, _lengths(batch)
+    drawn, lengths = batch.sequences * machine.sampled_per_trained, batch.lengths
     replica = fastest_replica(
         machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.served,
         constants=decode, memory_share=rollout_memory("synchronous"),
@@ -304,7 +314,7 @@ def _phases(
         step, replicas, layouts = _rl_steps(batches, machine, training_gpus, sampling_gpus)
     else:
         layouts = [own[0] for own in _layouts(batches, machine, training_gpus)]
-    longest_B = np.array([_longest(b) for b in batches])
+    longest_B = np.array([b.longest_tokens for b in batches])
     resident_B = np.array([batch.resident_models for batch in batches])
     held = train_memory(
         model, TrainLayout.side_by_side(layouts), length=longest_B, resident_models=resident_B
@@ -352,7 +362,7 @@ def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[li
     the fastest that does not. All of the batches generate, or none."""
     alike: dict[tuple[float, int], list[int]] = {}
     for place, batch in enumerate(batches):
-        alike.setdefault((_longest(batch), batch.resident_models), []).append(place)
+        alike.setdefault((batch.longest_tokens, batch.resident_models), []).append(place)
     train, rl = TrainConstants.shipped(), RlConstants.shipped()
     constants = rollout_training(train, rl, machine.gpu) if batches[0].generates else None
     found: dict[int, list[TrainLayout]] = {}
@@ -374,21 +384,13 @@ def _words(layout: TrainLayout, gpus: int) -> str:
     return split + (f", {idle} idle" if idle else "")
 
 
-@lru_cache(maxsize=4096)
-def _lengths_of(batches: tuple[Batch, ...]) -> Lengths:
-    """The response lengths of each, side by side."""
-    rows = [(one.response_tokens, one.max_response_tokens, one.log_spread) for one in batches]
-    mean, maximum, sigma = np.array(rows, dtype=float).T
-    return Lengths(mean=mean, maximum=maximum, sigma=sigma)
-
-
 def _rl_steps(
     batches: tuple[Batch, ...], machine: Machine, training_gpus: int, sampling_gpus: int
 ) -> tuple[StepSeconds, list[Replica], list[TrainLayout]]:
     """Steps of the machine's model as sampler and trainee, side by side, each on the replica and the layout with which
     the whole of it ends soonest, handing over the new weights included."""
     model, gpu = machine.model, machine.gpu
-    longest_B = np.array([_longest(batch) for batch in batches])
+    longest_B = np.array([batch.longest_tokens for batch in batches])
     choices = [
         [(replica, layout) for layout in layouts for replica in replicas]
         for replicas, layouts in zip(
@@ -404,7 +406,11 @@ def _rl_steps(
         return np.array([of(batch) for batch in batches], dtype=float)[rows]
 
     overlap: Overlap = "synchronous" if batches[0].ahead else machine.overlap
-    lengths = _lengths_of(batches).some(rows)
+    lengths = Lengths(
+        mean=every(lambda b: b.response_tokens),
+        maximum=every(lambda b: b.max_response_tokens),
+        sigma=every(lambda b: b.log_spread),
+    )
     step = RlStep(
         model=model,
         gpu=gpu,
@@ -445,7 +451,7 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
 def _scored(machine: Machine, model: Model, gpus: int, batch: Batch, sequences: float) -> float:
     """Seconds of a forward pass (reference, teacher, judge) over so many of a batch's sequences."""
     precision, length = machine.precision, batch.sequence_tokens
-    layout = scoring_layout(model, machine.gpu, gpus, sequences, length, _longest(batch), precision)
+    layout = scoring_layout(model, machine.gpu, gpus, sequences, length, batch.longest_tokens, precision)
     work = train_work(model, machine.gpu, layout, sequences=sequences, mean_length=length)
     return float(forward_s(work, TrainConstants.shipped()))
 
@@ -454,7 +460,7 @@ def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, in
     """Seconds to sample a step's sequences at the rate of full replicas, and the GPUs of one replica. New
     samples replace those that end, and waiting for environments costs nothing.
     """
-    model, lengths = machine.sampler(batch), _lengths(batch)
+    model, lengths = machine.sampler(batch), batch.lengths
     full = float(_FULL_REPLICA * gpus)
     seconds, replica_gpus = _sampled(machine, model, gpus, full, batch.prompt_tokens, lengths, drain=False)
     return seconds * batch.sequences / full, replica_gpus
@@ -508,7 +514,7 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
 def _on_cpu(batch: Batch, machine: Machine) -> dict[Phase, float]:
     """Seconds of one step of this project's own trainer."""
     kind: Kind = "distill" if batch.teachers else "rl" if batch.generates else "sft"
-    flops, longest = step_flops(batch, machine), float(_lengths(batch).expected_longest(batch.sequences))
+    flops, longest = step_flops(batch, machine), float(batch.lengths.expected_longest(batch.sequences))
     seconds: dict[Phase, float] = {"training": phase_s(kind, machine.model, flops["training"], passes=1)}
     if batch.generates:
         samplers = batch.teachers if batch.by_teacher else 1
@@ -551,12 +557,3 @@ def _packed(model: Model, batch: Batch, group: int) -> float:
 def forward(model: Model, length: float) -> float:
     """FLOPs of a forward pass over one sequence."""
     return model.forward_flops([length])
-
-
-def _longest(batch: Batch) -> float:
-    return batch.prompt_tokens + batch.max_response_tokens
-
-
-@lru_cache(maxsize=4096)
-def _lengths(batch: Batch) -> Lengths:
-    return Lengths(mean=batch.response_tokens, maximum=batch.max_response_tokens, sigma=batch.log_spread)
