@@ -104,7 +104,7 @@ class TrainLayout:
         rows: dict[str, Any] = {name: np.array([getattr(one, name) for one in layouts]) for name in VARIED}
         return replace(layouts[0], **rows)
 
-    def only(self, places: NDArray[np.intp]) -> TrainLayout:
+    def some(self, places: NDArray[np.intp]) -> TrainLayout:
         """Some of many."""
         return replace(self, **{name: getattr(self, name)[places] for name in VARIED})
 
@@ -279,14 +279,7 @@ def fitting_training_layouts(
             f"best layout lacks {max(float(need.min()) - room, 1e9) / 1e9:,.0f} GB per GPU; use more GPUs, "
             f"{'' if lora else 'lora = true '}or a smaller model."
         )
-    return grid.only(places)
-
-
-def smallest_training_layout(
-    model: Model, gpu: Gpu, gpus: int, *, length: float, lora: bool = False, precision: str = "bf16"
-) -> TrainLayout:
-    """The cheapest of `fitting_training_layouts` without the host's memory."""
-    return fitting_training_layouts(model, gpu, gpus, length=length, lora=lora, precision=precision).at(0)
+    return grid.some(places)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,9 +485,9 @@ def _usable_layouts(
         offload=not stack.tuned,
     )  # fmt: skip
     if stack.sharded and np.any(grid.fully_sharded):
-        grid = grid.only(np.flatnonzero(grid.fully_sharded))
+        grid = grid.some(np.flatnonzero(grid.fully_sharded))
     near = grid.expert * grid.tensor <= gpu.scale_up_gpus
-    return grid.only(np.flatnonzero(near)) if np.any(near) else grid
+    return grid.some(np.flatnonzero(near)) if np.any(near) else grid
 
 
 @lru_cache(maxsize=1024)

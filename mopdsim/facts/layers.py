@@ -284,16 +284,13 @@ class LayerGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """Frozen description; `groups` are the layers, equal ones together. Sizes published by the maker in
-    billions."""
+    """Frozen description; `groups` are the layers, equal ones together."""
 
     name: str
     hidden: int
     vocab: int
     tied: bool
     groups: tuple[LayerGroup, ...]
-    published_total_b: float | None = None
-    published_active_b: float | None = None
     extra_parameters: int = 0
     assumed: tuple[str, ...] = ()
     source: str = ""

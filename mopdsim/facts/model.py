@@ -404,7 +404,7 @@ def row_to_config(row: Mapping[str, str]) -> dict[str, Any]:
 
 
 def from_config(
-    config: Mapping[str, Any] | str | Path, *, name: str | None = None, fill: bool = False, **facts: Any
+    config: Mapping[str, Any] | str | Path, *, name: str | None = None, fill: bool = False, source: str = ""
 ) -> Model:
     """From a Hugging Face `config.json` (a mapping, the file, or a directory that holds it). fill: the keys that a
     mapping leaves out get their family's defaults, as a file's do.
@@ -429,7 +429,7 @@ def from_config(
         ),
         extra_parameters=extra_parameters(text),
         assumed=assumed,
-        **facts,
+        source=source,
     )
 
 
@@ -487,13 +487,7 @@ def _rows() -> dict[str, dict[str, str]]:
 def _listed(name: str) -> Model:
     """One model of the catalogue: of sixty, most commands want one."""
     row = _rows()[name]
-    return from_config(
-        row_to_config(row),
-        name=name,
-        published_total_b=float(row["total_b"]),
-        published_active_b=float(row["active_b"]),
-        source=row["source"],
-    )
+    return from_config(row_to_config(row), name=name, source=row["source"])
 
 
 @cache

@@ -88,9 +88,7 @@ class Timeline:
         by_name = {job.name: job for job in self.jobs}
         ends: dict[str, float] = {}
         for job in self.jobs:
-            ends[job.name] = max((ends[name] for name in job.needs), default=0.0) + float(
-                np.median(job.seconds_N)
-            )
+            ends[job.name] = job.median_s + max((ends[name] for name in job.needs), default=0.0)
         path = [max(ends, key=ends.__getitem__)]
         while by_name[path[-1]].needs:
             path.append(max(by_name[path[-1]].needs, key=ends.__getitem__))
@@ -161,8 +159,9 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
                 "at least 1 and at most the pool's, or enlarge the pool"
             )
         slots = slots_of(pools[job.pool], units[job.pool], job.gpus)
+        parents_N = [np.zeros(shape), *(ends[name] for name in job.needs)]
         starts[job.name], ends[job.name] = placed(
-            [(free[job.pool], slots), *idle], _latest(ends, job), job.seconds_N
+            [(free[job.pool], slots), *idle], np.maximum.reduce(parents_N), job.seconds_N
         )
     return Timeline(
         jobs=tuple(ordered),
@@ -256,13 +255,6 @@ def slot_gpus(size: int, requests: Sequence[int]) -> int:
 def slots_of(size: int, unit: int, gpus: int) -> int:
     """Slots of `unit` GPUs that a job takes in a pool of this size."""
     return min(-(-gpus // unit), size // unit)
-
-
-def _latest(ends: Mapping[str, Array], job: Job) -> Array:
-    latest_N = np.zeros(job.seconds_N.size)
-    for name in job.needs:
-        latest_N = np.maximum(latest_N, ends[name])
-    return latest_N
 
 
 @lru_cache(maxsize=1024)

@@ -162,9 +162,9 @@ def time_steps(scenario: Scenario, gpus_of: Mapping[str, int]) -> None:
 
 def length_of(scenario: Scenario, found: Bill, world: World) -> Array:
     """A stage's mean response length in each draw, relative to its bill's: by its own range or its domains'. (N,)"""
-    own_N = own_length(scenario, found.name)
-    if own_N is not None:
-        return own_N
+    own = scenario.range_of(found.name, "response_tokens")
+    if own is not None:
+        return drawn(scenario, own, f"ranges:{found.name}.response_tokens") / math.sqrt(own[0] * own[1])
     if not found.shares:
         return np.ones(world.start_DN.shape[-1])
     lengths_N = sum(share * world.length_DN[world.index[name]] for name, share in found.shares.items())
@@ -278,14 +278,6 @@ def relative_amount(scenario: Scenario, stage: str) -> Array:
             central = getattr(scenario.recipe.amounts[stage], key)
             relative_N = relative_N * drawn(scenario, ends, f"ranges:{stage}.{key}") / central
     return relative_N
-
-
-def own_length(scenario: Scenario, stage: str) -> Array | None:
-    """A stage's own mean length in each draw, relative to its middle; None where its domains' holds. (N,)"""
-    ends = scenario.range_of(stage, "response_tokens")
-    if ends is None:
-        return None
-    return drawn(scenario, ends, f"ranges:{stage}.response_tokens") / math.sqrt(ends[0] * ends[1])
 
 
 def overhead_of(scenario: Scenario) -> Array:

@@ -71,15 +71,6 @@ class Dataset:
     kept_DN: Array
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pressure:
-    """RL against reward models, by trained domain (S, N): the share of the climb's compute that the KL penalty leaves,
-    and the share of the verifier's gain that is won (below zero: lost)."""
-
-    pace_SN: Array
-    won_SN: Array
-
-
 def train_judge(stage: RewardModel, step: Step, effort: Effort, rollouts: int) -> Judge:
     """fidelity = m / (m + m_half), m = comparisons (1 - 2 noise)^2: the information that reversed labels leave.
 
@@ -153,8 +144,10 @@ def pressure(
     step: Step,
     judges: Mapping[str, Judge],
     relative_compute_SN: Array,
-) -> Pressure:
-    """How far RL runs from its start against these judges, and what of the verifier's gain that leaves.
+) -> tuple[Array, Array]:
+    """How far RL runs from its start against these judges, and what of the verifier's gain that leaves: by trained
+    domain the share of the climb's compute that the KL penalty leaves, and the share of that gain which is won (below
+    zero: lost), (S, N) each.
 
     Unlike the climb, the distance does not saturate: KL = climb_kl C / C_mid, d its root. A penalty bounds d at
     d* lambda_0 / lambda (1/d adds up); as in 2210.10760 it acts like an earlier stop. d*^2 is in proportion to the
@@ -168,7 +161,7 @@ def pressure(
     is_judged = column(judged_S, fidelity_SN)
     pace_SN = np.where(is_judged, (held_SN / np.maximum(free_SN, 1e-12)) ** 2, 1.0)
     won_SN = np.where(is_judged, fidelity_SN * left_by_rl(held_SN), 1.0)
-    return Pressure(pace_SN=pace_SN, won_SN=won_SN)
+    return pace_SN, won_SN
 
 
 def fidelities(
@@ -333,10 +326,10 @@ def learn_by_reward(
     spent_SN = whole_SN * shares_SN * own_batch(step, usual)
     paced_SN, won_SN = spent_SN, None
     if stage.reward_models:
-        pressed = pressure(
+        pace_SN, won_SN = pressure(
             tuple(stage.domains), stage.reward_models, stage.kl_coefficient, step, judges, spent_SN
         )
-        paced_SN, won_SN = spent_SN * pressed.pace_SN, pressed.won_SN
+        paced_SN = spent_SN * pace_SN
     progress_SN = hill(paced_SN, steep_SN)
     kl_N = step.drift(shares_SN, progress_SN, demonstrations=stage.demonstration_mix)
     before_SN, start_SN = step.score_DN[places], world.start_DN[places]

@@ -101,14 +101,18 @@ def draw_world(
     def rows(key: str) -> Array:
         return np.stack([_known_fact(calibration, row, key, scope, seed, draws) for row in domains.values()])
 
-    def matrix(kind: str, given: Mapping[str, Estimate]) -> Array:
-        return np.stack([
-            np.stack([
-                _pair(calibration, kind, source, target, scope, given, seed=seed, draws=draws)
-                for target in domains.values()
-            ])
-            for source in domains.values()
-        ])  # fmt: skip
+    def pair(kind: str, source: Domain, target: Domain) -> Array:
+        """The user's own conflict, or what the calibration knows; none of a domain with itself."""
+        name = f"{source.name}>{target.name}"
+        if source.name == target.name:
+            return np.zeros(draws)
+        if kind == "conflict" and pairs and name in pairs:
+            return sample(pairs[name], "normal", f"{kind}:{name}", seed=seed, draws=draws)
+        return calibration.draw_pair(kind, source, target, scope, seed=seed, draws=draws)
+
+    def matrix(kind: str) -> Array:
+        sources = targets = domains.values()
+        return np.stack([np.stack([pair(kind, one, other) for other in targets]) for one in sources])
 
     names = tuple(domains)
     spread, luck = chances(names, stages, scope, seed=seed, draws=draws)
@@ -125,8 +129,8 @@ def draw_world(
         steepness_DN=rows("steepness"),
         distill_tokens_DN=rows("distill_tokens"),
         length_DN=rows("response_tokens"),
-        conflict_DDN=matrix("conflict", pairs or {}),
-        spill_DDN=matrix("spill", {}),
+        conflict_DDN=matrix("conflict"),
+        spill_DDN=matrix("spill"),
         constants=constants,
         spread=spread,
         luck=luck,
@@ -234,25 +238,3 @@ def draw_fact(domain: Domain, key: str, *, seed: int, draws: int) -> Array:
     start = draw_fact(domain, "start", seed=seed, draws=draws)
     moved = logistic(logit(own) + logit(start) - logit(domain.start.value))
     return np.maximum(moved, start) if key == "asymptote" else moved
-
-
-def _pair(
-    calibration: Calibration,
-    kind: str,
-    source: Domain,
-    target: Domain,
-    scope: Scope,
-    given: Mapping[str, Estimate],
-    *,
-    seed: int,
-    draws: int,
-) -> Array:
-    """Draws of a pair's parameter: the user's, the pair's own, or the general prior on the pair's own
-    stream.
-    """
-    if source.name == target.name:
-        return np.zeros(draws)
-    pair = f"{source.name}>{target.name}"
-    if pair in given:
-        return sample(given[pair], "normal", f"{kind}:{pair}", seed=seed, draws=draws)
-    return calibration.draw_pair(kind, source, target, scope, seed=seed, draws=draws)

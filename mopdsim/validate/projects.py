@@ -32,7 +32,7 @@ from mopdsim.cost.rlstep import RlStep, rl_step_s
 from mopdsim.cost.training import (
     TrainLayout,
     Update,
-    smallest_training_layout,
+    fitting_training_layouts,
     train_step_s,
     training_constants,
 )
@@ -191,7 +191,7 @@ def _layout(preset: Mapping[str, Any], shape: Model, card: Gpu, longest: float) 
     """Fully sharded where the source says so, the smallest that trains otherwise."""
     if preset.get("fully_sharded"):
         return TrainLayout(gpus=preset["gpus"], fully_sharded=True, recompute=preset.get("recompute", False))
-    return smallest_training_layout(shape, card, preset["gpus"], length=longest)
+    return fitting_training_layouts(shape, card, preset["gpus"], length=longest).at(0)
 
 
 def _middle(value: Any) -> float:

@@ -20,7 +20,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import UNKNOWN, DecodeConstants, RlConstants, TrainConstants, stack
 from mopdsim.cost.generation import Lengths, Replica, Speculation, smallest_replica
 from mopdsim.cost.rlstep import Overlap, RlStep, fastest_split, rl_step_s
-from mopdsim.cost.training import TrainLayout, smallest_training_layout
+from mopdsim.cost.training import TrainLayout, fitting_training_layouts
 from mopdsim.facts.hardware import Gpu
 from mopdsim.facts.layers import Model
 from mopdsim.validate.tables import Row, Table, family, number, quantity, read_rows, sort_rows
@@ -87,7 +87,7 @@ def _layout(
     smallest."""
     degrees = _degrees(row["train_parallel"])
     if len(degrees) < 5:
-        return smallest_training_layout(model, gpu, gpus, length=length, precision=precision)
+        return fitting_training_layouts(model, gpu, gpus, length=length, precision=precision).at(0)
     tensor, context, expert, pipeline = degrees[0], degrees[1], degrees[2], degrees[-2]
     return TrainLayout(
         gpus=gpus, tensor=tensor, context=context, expert=expert, pipeline=pipeline, precision=precision

@@ -12,7 +12,7 @@ from mopdsim.cost.training import (
     LORA_SHARE,
     TrainLayout,
     activation_bytes,
-    smallest_training_layout,
+    fitting_training_layouts,
     train_memory,
 )
 from mopdsim.facts.hardware import gpu
@@ -96,7 +96,7 @@ def test_smallest_replicas_that_people_run(name: str, card: str, precision: str,
 def test_the_layout_found_fits_and_uses_the_gpus(name: str, gpus: int, length: int) -> None:
     chosen = model(name)
     try:
-        layout = smallest_training_layout(chosen, H100, gpus, length=length)
+        layout = fitting_training_layouts(chosen, H100, gpus, length=length).at(0)
     except InfeasibleError as error:
         assert "lacks" in str(error)
         return
@@ -110,20 +110,20 @@ def test_the_layout_found_fits_and_uses_the_gpus(name: str, gpus: int, length: i
 
 def test_what_cannot_fit_says_by_how_much() -> None:
     with pytest.raises(InfeasibleError, match=r"lacks [\d,]+ GB per GPU"):
-        smallest_training_layout(model("Llama-3.1-405B"), H100, 8, length=8192)
+        fitting_training_layouts(model("Llama-3.1-405B"), H100, 8, length=8192).at(0)
     with pytest.raises(InfeasibleError, match=r"needs [\d.]+ times"):
         smallest_replica(model("Llama-3.1-405B"), gpu("A100-40GB"), context=8192, most_gpus=8)
 
 
 def test_lora_fits_where_full_training_does_not() -> None:
     with pytest.raises(InfeasibleError):
-        smallest_training_layout(model("Qwen/Qwen3-32B"), H100, 4, length=4096)
-    assert smallest_training_layout(model("Qwen/Qwen3-32B"), H100, 4, length=4096, lora=True).gpus == 4
+        fitting_training_layouts(model("Qwen/Qwen3-32B"), H100, 4, length=4096).at(0)
+    assert fitting_training_layouts(model("Qwen/Qwen3-32B"), H100, 4, length=4096, lora=True).at(0).gpus == 4
 
 
 def test_experts_stay_within_the_fast_link_when_they_can() -> None:
     moe = model("Qwen/Qwen3-30B-A3B")
-    layout = smallest_training_layout(moe, H100, 64, length=4096)
+    layout = fitting_training_layouts(moe, H100, 64, length=4096).at(0)
     assert 1 < layout.expert * layout.tensor <= H100.scale_up_gpus
     assert not layout.recompute
 
