@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -419,7 +419,6 @@ def generation_s(
     return np.where(np.ravel(slots) > 0, seconds, np.inf) if np.ndim(replica.gpus) else seconds
 
 
-@lru_cache(maxsize=4096)
 def fastest_replica(
     model: Model,
     gpu: Gpu,

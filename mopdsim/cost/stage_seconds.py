@@ -356,7 +356,6 @@ def _phases(
     return found
 
 
-@lru_cache(maxsize=4096)
 def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[list[TrainLayout]]:
     """Where the machine's model is trained, for each batch: the fastest, and where that reaches beyond the fast link
     the fastest that does not. All of the batches generate, or none."""

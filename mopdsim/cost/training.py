@@ -254,7 +254,6 @@ def training_layouts(
     return TrainLayout(**columns, precision=precision, lora=lora)
 
 
-@lru_cache(maxsize=1024)
 def fitting_training_layouts(
     model: Model,
     gpu: Gpu,
@@ -443,10 +442,14 @@ def fastest_layouts(
     held as weights: with full sharding alone where the stack knows no other, experts within the fast link if they can
     be. Where one copy of the weights reaches beyond the fast link, the fastest that does not follows, if there is one.
     constants: of the training (None: of fine-tuning on the stack)."""
-    grid = _usable_layouts(
-        model, gpu, gpus, longest=longest, precision=precision, resident_models=resident_models, lora=lora,
-        stack=stack,
+    grid = fitting_training_layouts(
+        model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
+        offload=not stack.tuned,
     )  # fmt: skip
+    if stack.sharded and np.any(grid.fully_sharded):
+        grid = grid.some(np.flatnonzero(grid.fully_sharded))
+    near_L = grid.expert * grid.tensor <= gpu.scale_up_gpus
+    grid = grid.some(np.flatnonzero(near_L)) if np.any(near_L) else grid
     constants = constants or training_constants(stack)
     if all(update.packed_to for update in updates):
         columns = ([u.sequences, u.lengths.mean, u.packed_to] for u in updates)
@@ -464,30 +467,6 @@ def fastest_layouts(
             places.append(int(np.argmin(np.where(near_L, seconds_L, np.inf))))
         found.append([grid.at(place) for place in places])
     return found
-
-
-@lru_cache(maxsize=1024)
-def _usable_layouts(
-    model: Model,
-    gpu: Gpu,
-    gpus: int,
-    *,
-    longest: float,
-    precision: str,
-    resident_models: int,
-    lora: bool,
-    stack: Stack,
-) -> TrainLayout:
-    """The layouts that fit: those with full sharding where the stack knows no other, and with experts within the fast
-    link where any has them there."""
-    grid = fitting_training_layouts(
-        model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
-        offload=not stack.tuned,
-    )  # fmt: skip
-    if stack.sharded and np.any(grid.fully_sharded):
-        grid = grid.some(np.flatnonzero(grid.fully_sharded))
-    near = grid.expert * grid.tensor <= gpu.scale_up_gpus
-    return grid.some(np.flatnonzero(near)) if np.any(near) else grid
 
 
 @lru_cache(maxsize=1024)
