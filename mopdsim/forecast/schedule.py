@@ -272,12 +272,7 @@ def _poisson(key: str, mean_N: Array, seed: int) -> Array:
     means: the normal limit). (..., N)"""
     draws = mean_N.shape[-1]
     arrivals_NA = _arrivals(key, seed, draws)
-    # many candidates, few draws: one binary search for each draw
-    if mean_N.ndim == 2 and len(mean_N) > draws:
-        columns = [np.searchsorted(own_A, mean_N[:, n]) for n, own_A in enumerate(arrivals_NA)]
-        counts_N = np.stack(columns, axis=-1).astype(float)
-    else:
-        counts_N = np.sum(arrivals_NA < mean_N[..., None], axis=-1).astype(float)
+    counts_N = np.sum(arrivals_NA < mean_N[..., None], axis=-1).astype(float)
     if np.all(mean_N <= _ARRIVALS / 2):
         return counts_N
     large_N = np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
