@@ -98,28 +98,19 @@ class Timeline:
 class Bank:
     """Equal things that jobs take for their time, GPUs by the slot or teams, by when each is free again.
 
-    Rows of draws (and candidates) side by side: (..., S slot). Slots that nobody has had yet come first, so that most
-    jobs need no sorting.
-    """
+    Rows of draws (and candidates) side by side: (..., S slot)."""
 
     def __init__(self, shape: tuple[int, ...], size: int) -> None:
         self._free_XS = np.zeros((*shape, size))
-        self._unused, self._sorted = size, True
 
     def start(self, after_X: Array, slots: int = 1) -> Array:
         """When so many are free, no earlier than `after_X`."""
-        if self._unused >= slots:
-            return after_X
-        if not self._sorted:
-            self._free_XS.sort(axis=-1)
-        self._unused, self._sorted = 0, True
+        self._free_XS.sort(axis=-1)
         return np.maximum(after_X, self._free_XS[..., slots - 1])
 
     def occupy(self, until_X: Array, slots: int = 1) -> None:
         """The ones that are free first are taken until then; `start` has said when that begins."""
-        first = max(self._unused - slots, 0)
-        self._free_XS[..., first : first + slots] = until_X[..., None]
-        self._unused, self._sorted = first, slots == self._free_XS.shape[-1]
+        self._free_XS[..., :slots] = until_X[..., None]
 
 
 def placed(banks: Sequence[tuple[Bank, int]], after_X: Array, seconds_X: Array) -> tuple[Array, Array]:
