@@ -95,31 +95,17 @@ class Timeline:
         return tuple(reversed(path))
 
 
-class Bank:
-    """Equal things that jobs take for their time, GPUs by the slot or teams, by when each is free again.
+def placed(banks: Sequence[tuple[Array, int]], after_X: Array, seconds_X: Array) -> tuple[Array, Array]:
+    """Start and end of a job that takes so many of each bank at once, no earlier than `after_X`.
 
-    Rows of draws (and candidates) side by side: (..., S slot)."""
-
-    def __init__(self, shape: tuple[int, ...], size: int) -> None:
-        self._free_XS = np.zeros((*shape, size))
-
-    def start(self, after_X: Array, slots: int = 1) -> Array:
-        """When so many are free, no earlier than `after_X`."""
-        self._free_XS.sort(axis=-1)
-        return np.maximum(after_X, self._free_XS[..., slots - 1])
-
-    def occupy(self, until_X: Array, slots: int = 1) -> None:
-        """The ones that are free first are taken until then; `start` has said when that begins."""
-        self._free_XS[..., :slots] = until_X[..., None]
-
-
-def placed(banks: Sequence[tuple[Bank, int]], after_X: Array, seconds_X: Array) -> tuple[Array, Array]:
-    """Start and end of a job that takes so many of each bank at once, no earlier than `after_X`."""
-    for bank, slots in banks:
-        after_X = bank.start(after_X, slots)
+    A bank is equal things, GPUs by the slot or teams, by when each is free again, (..., S slot): 0 at first, and
+    changed here. Rows of draws (and candidates) stand side by side."""
+    for free_XS, slots in banks:
+        free_XS.sort(axis=-1)
+        after_X = np.maximum(after_X, free_XS[..., slots - 1])
     end_X = after_X + seconds_X
-    for bank, slots in banks:
-        bank.occupy(end_X, slots)
+    for free_XS, slots in banks:
+        free_XS[..., :slots] = end_X[..., None]
     return after_X, end_X
 
 
@@ -137,8 +123,8 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
         for name, size in pools.items()
     }
     shape = (max((job.seconds_N.size for job in ordered), default=1),)
-    free = {name: Bank(shape, size // units[name]) for name, size in pools.items()}
-    idle = [] if teams is None else [(Bank(shape, min(teams, max(len(ordered), 1))), 1)]
+    free = {name: np.zeros((*shape, size // units[name])) for name, size in pools.items()}
+    idle = [] if teams is None else [(np.zeros((*shape, min(teams, max(len(ordered), 1)))), 1)]
     starts: dict[str, Array] = {}
     ends: dict[str, Array] = {}
     for job in ordered:

@@ -21,7 +21,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array, middle
 from mopdsim.forecast.forecast import DAY, HOUR
-from mopdsim.forecast.schedule import Bank, placed, slot_gpus, slots_of
+from mopdsim.forecast.schedule import placed, slot_gpus, slots_of
 from mopdsim.plan.candidate import DISTILLED, TAUGHT, Group, Plan, group_name, recipe_of
 from mopdsim.plan.grouping import Grouping
 from mopdsim.plan.question import Family, Question
@@ -228,10 +228,10 @@ class Rounds:
         question, many = self.stock.question, len(runs_KCN)
         unit = slot_gpus(question.pool, [gpus, last_gpus])
         side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
-        bank = Bank(runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many))
+        free_CNS = np.zeros((*runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many)))
         at_once_CN = done_CN = np.zeros(runs_KCN.shape[1:])
         for seconds_CN in runs_KCN:
-            _, end_CN = placed([(bank, 1)], at_once_CN, seconds_CN)
+            _, end_CN = placed([(free_CNS, 1)], at_once_CN, seconds_CN)
             done_CN = np.maximum(done_CN, end_CN)
         return done_CN
 
