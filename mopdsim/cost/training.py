@@ -340,7 +340,7 @@ def train_work(
         passes=(4.0 if layout.lora else 6.0) + 2.0 * recompute,
         dense_parameters=float(model.dense_matmul_parameters),
         expert_parameters_active=float(model.matmul_parameters - model.dense_matmul_parameters),
-        attention_flops=(3.0 + recompute) * _attention_flops(model, mean_length) / mean_length,
+        attention_flops=(3.0 + recompute) * model.sequence_flops(mean_length) / mean_length,
         bf16_flops_per_s=gpu.bf16_flops_per_s,
         precision_speed=gpu.flops_per_s(layout.precision) / gpu.bf16_flops_per_s,
         memory_bytes_per_s=gpu.memory_bytes_per_s,
@@ -351,16 +351,6 @@ def train_work(
         data_s_per_step=_data_traffic_s(model, gpu, layout, microbatches),
         optimizer_s_per_step=0.0 if layout.lora else optimizer_s,
     )
-
-
-def _attention_flops(model: Model, lengths: Any) -> Any:
-    """Forward attention FLOPs of one sequence, of each length where there are several."""
-    if np.ndim(lengths) == 0:
-        return model.attention_flops(lengths)
-    if lengths.size == 1:
-        return np.full(lengths.shape, model.attention_flops(lengths))
-    found, places = np.unique(lengths, return_inverse=True)
-    return np.array([model.attention_flops(length) for length in found])[places].reshape(lengths.shape)
 
 
 def train_step_s(work: TrainWork, c: TrainConstants) -> Array:

@@ -376,6 +376,10 @@ class Model:
             return 0.0
         return float(sum(np.sum(g.count * g.mixer.sequence_flops(lengths)) for g in self.groups if g.mixer))
 
+    def sequence_flops(self, lengths: ArrayLike) -> Array:
+        """The same of one sequence, for each of these lengths."""
+        return self._summed("sequence_flops", lengths)
+
     def forward_flops(self, lengths: Sequence[float]) -> float:
         """One forward pass over sequences of these lengths. A multiply-add is two FLOPs, attention is causal (half the
         square of the length); norms and rotary embeddings, each below 1%, are left out."""
