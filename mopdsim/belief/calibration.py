@@ -142,12 +142,9 @@ def unscaled(distribution: Distribution, x: Array) -> Array:
     return logistic(x) if distribution == "logit" else x
 
 
-@lru_cache(maxsize=8192)
 def sample(estimate: Estimate, distribution: Distribution, key: str, *, seed: int, draws: int) -> Array:
-    """Draws of an estimate, (N,), not to be written to."""
-    drawn_N = transformed(estimate, distribution, standard_normal(key, seed, draws), key, seed)
-    drawn_N.flags.writeable = False
-    return drawn_N
+    """Draws of an estimate, (N,)."""
+    return transformed(estimate, distribution, standard_normal(key, seed, draws), key, seed)
 
 
 def transformed(estimate: Estimate, distribution: Distribution, noise_N: Array, key: str, seed: int) -> Array:

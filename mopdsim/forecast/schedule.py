@@ -13,7 +13,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 
 import numpy as np
 
@@ -234,7 +234,6 @@ def slots_of(size: int, unit: int, gpus: int) -> int:
     return min(-(-gpus // unit), size // unit)
 
 
-@lru_cache(maxsize=1024)
 def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
     runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
@@ -256,7 +255,6 @@ def _poisson(key: str, mean_N: Array, seed: int) -> Array:
     return np.where(mean_N > _ARRIVALS / 2, large_N, counts_N)
 
 
-@lru_cache(maxsize=256)
 def _arrivals(key: str, seed: int, draws: int) -> Array:
     """The first arrival times of a unit Poisson process in every draw, (N, arrivals)."""
     gaps_NA = -np.log1p(-uniform(key, seed, draws * _ARRIVALS)).reshape(draws, _ARRIVALS)
