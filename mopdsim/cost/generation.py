@@ -401,8 +401,6 @@ def generation_s(
     the batch is held at what fits and the steady part lasts longer in proportion (continuous batching).
     drain=False: new samples take the place of those that end, so the full batch runs at its mean length.
     """
-    if np.any(samples_per_replica <= 0):
-        raise UsageError(f"generation has samples_per_replica={samples_per_replica!r}; it must be positive.")
     tokens, weight, survival = lengths.over_tokens
     running = samples_per_replica * survival
     everything = samples_per_replica * slowest_of

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.errors import InfeasibleError, UsageError, did_you_mean
+from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import standard_normal, uniform
 from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Rl, Sft, needs
 
@@ -111,30 +111,19 @@ def placed(banks: Sequence[tuple[Array, int]], after_X: Array, seconds_X: Array)
 
 def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = None) -> Timeline:
     """Places every job; `jobs` come after their parents. `pools`: GPUs of each pool; `teams`: jobs that can
-    be worked on at once (None: any number).
-
-    Raises UsageError for an unknown pool or no team, InfeasibleError for a job larger than its pool.
+    be worked on at once (None: any number). Every job's pool is one of them and holds it: a scenario has checked that.
     """
-    if teams is not None and teams < 1:
-        raise UsageError(f"teams = {teams}: must be at least 1")
     ordered = _ordered(jobs)
     units = {
         name: slot_gpus(size, [job.gpus for job in ordered if job.pool == name])
         for name, size in pools.items()
     }
-    shape = (max((job.seconds_N.size for job in ordered), default=1),)
+    shape = (max(job.seconds_N.size for job in ordered),)
     free = {name: np.zeros((*shape, size // units[name])) for name, size in pools.items()}
-    idle = [] if teams is None else [(np.zeros((*shape, min(teams, max(len(ordered), 1)))), 1)]
+    idle = [] if teams is None else [(np.zeros((*shape, min(teams, len(ordered)))), 1)]
     starts: dict[str, Array] = {}
     ends: dict[str, Array] = {}
     for job in ordered:
-        if job.pool not in pools:
-            raise UsageError(f"stage {job.name!r}: no GPU pool {job.pool!r}{did_you_mean(job.pool, pools)}")
-        if not 1 <= job.gpus <= pools[job.pool]:
-            raise InfeasibleError(
-                f"stage {job.name!r} asks for {job.gpus} GPUs of a pool of {pools[job.pool]}: give it "
-                "at least 1 and at most the pool's, or enlarge the pool"
-            )
         slots = slots_of(pools[job.pool], units[job.pool], job.gpus)
         parents_N = [np.zeros(shape), *(ends[name] for name in job.needs)]
         starts[job.name], ends[job.name] = placed(

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mopdsim.base.arrays import Array, column, logistic, logit
-from mopdsim.base.errors import UsageError
 from mopdsim.quality.learning import best_of, hill
 from mopdsim.quality.step import (
     COLLAPSE_KEPT,
@@ -42,8 +41,6 @@ def across_sizes(teacher: Array, *, teacher_b: float, student_b: float) -> Array
     at the teacher: as printed, a large student would beat its teacher by nine points, which pure distillation
     never does.
     """
-    if not (teacher_b > 0 and student_b > 0):
-        raise UsageError(f"sizes of {teacher_b:g} and {student_b:g} billion parameters: both must be above 0")
     miss = 0.97 * student_b**-0.30 * min(teacher_b, student_b) ** 0.27 * (1 - teacher) ** 0.95
     return np.clip(np.minimum(1 - miss, teacher), 0.0, 1.0)
 

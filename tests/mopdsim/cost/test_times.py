@@ -297,7 +297,6 @@ def test_more_gpus_gain_almost_nothing_once_the_longest_sample_rules() -> None:
         (lambda: TrainLayout(gpus=8, tensor=0), "at least 1"),
         (lambda: rl_step(overlap="sometimes"), "sometimes"),
         (lambda: rl_step(samples=0), "positive"),
-        (lambda: generate(-1), "must be positive"),
         (lambda: train_work(QWEN, H100, TrainLayout(gpus=1), sequences=0, mean_length=10), "positive"),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopdsim.base.errors import InfeasibleError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.forecast.schedule import Job, Reliability, Timeline, affected_by, place, stretched
 from mopdsim.recipes.catalogue import recipe
 from mopdsim.recipes.stage import needs
@@ -163,12 +163,6 @@ def test_a_stage_waits_for_its_start_and_its_teachers() -> None:
     assert needs(plan.stage["student"]) == ("warmup", "teacher_1", "teacher_2")
 
 
-def test_impossible_questions_are_refused() -> None:
-    with pytest.raises(InfeasibleError, match="asks for 97 GPUs of a pool of 96"):
-        place([_job("a", 1, 97)], {"pool": GPUS})
-    with pytest.raises(UsageError, match="no GPU pool 'pool'"):
-        place([_job("a", 1)], {"pools": GPUS})
-    with pytest.raises(UsageError, match="teams = 0"):
-        place([_job("a", 1)], {"pool": GPUS}, teams=0)
+def test_a_rerun_must_not_be_certain() -> None:
     with pytest.raises(UsageError, match="rerun_probability"):
         Reliability(rerun_probability=1.0)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mopdsim.base.errors import UsageError
 from mopdsim.quality import distillation
 
 scores = st.floats(0.0, 1.0)
@@ -25,11 +24,6 @@ def test_the_size_law_is_the_published_one() -> None:
     assert 1 - cap == pytest.approx(0.97 * 1.5**-0.30 * 1.5**0.27 * 0.4**0.95)
     small = distillation.across_sizes(np.array(0.6), teacher_b=30.0, student_b=0.5)
     assert small < cap
-
-
-def test_sizes_must_be_positive() -> None:
-    with pytest.raises(UsageError, match="both must be above 0"):
-        distillation.across_sizes(np.array(0.5), teacher_b=0.0, student_b=1.0)
 
 
 def test_extrapolation_helps_an_undertrained_teacher_most_and_ends_at_the_asymptote() -> None:
