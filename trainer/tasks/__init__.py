@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
-from trainer.tasks import ask, gym, jsonl
+from trainer.tasks import ask, guess, gym, jsonl, tiny
 from trainer.tasks.base import ALPHABET, SPLITS, Factory, Item, Options, Split, Task
-from trainer.tasks.tiny import guess, skills
 
-FAMILIES: Mapping[str, Factory] = MappingProxyType({**skills.FAMILIES, "guess": guess.guess_task})
+FAMILIES: Mapping[str, Factory] = MappingProxyType({**tiny.FAMILIES, "guess": guess.guess_task})
 _SCHEMES: Mapping[str, Factory] = MappingProxyType(
     {ask.SCHEME: ask.ask_task, gym.SCHEME: gym.gym_task, jsonl.SCHEME: jsonl.jsonl_task}
 )

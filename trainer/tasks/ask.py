@@ -6,7 +6,7 @@
 A `Question` is pure functions of its content, a tuple of words or of numbers as text, and of its dials (whole numbers
 such as `count`). Some come in pairs of rivals, which want opposite answers to the same content. Ambiguity: a kind that
 has a rival words its question so that the two cannot be told apart with probability `ambiguity`, as the tiny domains do
-(`trainer.tasks.tiny.text`).
+(`trainer.tasks.tiny`).
 """
 
 from __future__ import annotations

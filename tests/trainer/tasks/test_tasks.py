@@ -27,9 +27,16 @@ from trainer.tasks import (
     task,
 )
 from trainer.tasks.base import split_of
-from trainer.tasks.tiny.guess import GuessTask
-from trainer.tasks.tiny.skills import MOST_STEPS, OPERATIONS, does, run_program, shortest_program
-from trainer.tasks.tiny.text import UNMARKED, TextTask
+from trainer.tasks.guess import GuessTask
+from trainer.tasks.tiny import (
+    MOST_STEPS,
+    OPERATIONS,
+    UNMARKED,
+    TextTask,
+    does,
+    run_program,
+    shortest_program,
+)
 
 every_domain = pytest.mark.parametrize("name", sorted(FAMILIES))
 

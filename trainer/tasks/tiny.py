@@ -1,4 +1,14 @@
-"""The skills of the built-in tiny domains, each a text that goes in and one short text that is right.
+"""Single-turn tiny domains: a text goes in, one short text is right.
+
+A `Skill` says how content is drawn, solved and checked; `TextTask` adds the prompt's marker, the slips of the
+demonstrator and the ambiguity dial. A prompt reads `marker:content`, for example `s:dbca`.
+
+Habit: with this probability the demonstrator makes its skill's one mistake, always the same for the same content. Above
+a half, a model that learnt from it makes that mistake greedily, and has to unlearn it.
+
+Ambiguity: two rival skills draw content from one distribution. A prompt shows its domain's marker with
+probability 1 - ambiguity and `?` otherwise, where nothing tells the rivals apart. No response is right for
+both, so over the two domains in equal shares the best score of any policy is 1 - ambiguity / 2.
 
 sort, sort_down       ascending, descending: with different letters no response is right in both
 sort_long             `sort` on more letters, with its marker: learning either should help the other
@@ -18,7 +28,7 @@ program               `p:abcd>dcb`, input and target: any program of at most MOS
                       right; length counts the steps of the program that made the target
 compare               which of two numbers is larger? One character answers: <, = or > (each for a third)
 
-Leaves out: prompts and demonstrators (`trainer.tasks.tiny.text`), several turns (`trainer.tasks.tiny.guess`).
+Leaves out: several turns (`trainer.tasks.guess`).
 """
 
 from __future__ import annotations
@@ -26,22 +36,127 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import groupby, pairwise, product
 from operator import mul
 from typing import Final
 
-from trainer.tasks.tiny.text import (
-    LETTERS,
-    Skill,
-    distinct_letters,
-    first_two_exchanged,
-    last_two_exchanged,
-    text_family,
-    undone,
-)
+from trainer.tasks.base import Factory, Item, Options, Procedural, shared_dials
+
+LETTERS: Final = "abcdefghijkl"
+UNMARKED: Final = "?"
+
+
+def distinct_letters(rng: random.Random, length: int) -> str:
+    """`length` different letters in random order."""
+    return "".join(rng.sample(LETTERS, length))
+
+
+def undone(inverse: Callable[[str], str], content: str, response: str) -> bool:
+    """Does the inverse of a skill lead from `response` back to `content`?"""
+    return inverse(response) == content
+
+
+def without_last(answer: str) -> str:
+    """It stops one character too early."""
+    return answer[:-1]
+
+
+def first_two_exchanged(answer: str) -> str:
+    """Of an answer whose first two characters differ."""
+    return answer[1] + answer[0] + answer[2:]
+
+
+def last_two_exchanged(answer: str) -> str:
+    """Of an answer whose last two characters differ."""
+    return answer[:-2] + answer[-1] + answer[-2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skill:
+    """What a text domain asks. Functions are module-level, so that tasks pickle.
+
+    draw     (rng, length) -> content
+    solve    content -> one right answer
+    check    (content, response) -> is it right? Judges the response itself rather than comparing with `solve`
+    symbols  characters of answers, from which slips are made
+    length   default range of content lengths, in the skill's own unit
+    longest  length -> characters of its longest answer
+    mistake  right answer -> the wrong one that a demonstrator with a habit gives
+    """
+
+    marker: str
+    draw: Callable[[random.Random, int], str] = distinct_letters
+    solve: Callable[[str], str]
+    check: Callable[[str, str], bool]
+    symbols: str = LETTERS
+    length: tuple[int, int] = (4, 6)
+    longest: Callable[[int], int] = int
+    mistake: Callable[[str], str] = without_last
+    corruption: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextTask(Procedural):
+    """A skill at a difficulty. See the module for `ambiguity` and `habit`. The spec's name decides the skill."""
+
+    skill: Skill = field(compare=False, repr=False)
+    length: tuple[int, int]
+    ambiguity: float
+    habit: float = 0.0
+
+    def draw(self, rng: random.Random) -> str:
+        return self.skill.draw(rng, rng.randint(*self.length))
+
+    def build(self, content: str, rng: random.Random) -> Item:
+        marker = self.skill.marker if rng.random() >= self.ambiguity else UNMARKED
+        prompt = f"{marker}:{content}"
+        answer = self.skill.solve(content)
+        return Item(domain=self.spec, prompt=prompt, answer=answer, data={"content": content})
+
+    def demonstrate(self, item: Item, rng: random.Random) -> tuple[str, ...]:
+        if self.habit and rng.random() < self.habit:
+            return (self.skill.mistake(item.answer),)
+        if rng.random() >= self.corruption:
+            return (item.answer,)
+        longest = self.skill.longest(self.length[1])
+        return (self.wrong_answer(item, lambda: slip(item.answer, self.skill.symbols, longest, rng)),)
+
+    def grade(self, item: Item, turns: Sequence[str]) -> float:
+        (response,) = turns
+        return float(self.skill.check(item.data["content"], response))
+
+
+def _text_task(skill: Skill, options: Options) -> TextTask:
+    length = options.span("length", skill.length)
+    ambiguity = options.number("ambiguity", 0.0) if options.has("ambiguity") else 0.0
+    habit = options.number("habit", 0.0)
+    tokens = skill.longest(length[1]) + 1
+    dials = shared_dials(options, corruption=skill.corruption, max_new_tokens=tokens)
+    return TextTask(skill=skill, length=length, ambiguity=ambiguity, habit=habit, **dials)
+
+
+def slip(answer: str, symbols: str, longest: int, rng: random.Random) -> str:
+    """`answer` with one edit: a character replaced, left out, put in or exchanged with its neighbour."""
+    place = rng.randrange(len(answer))
+    edits = ["replace"]
+    if len(answer) > 1:
+        edits += ["omit", "exchange"]
+    if len(answer) < longest:
+        edits.append("insert")
+    match rng.choice(edits):
+        case "replace":
+            return answer[:place] + rng.choice(symbols) + answer[place + 1 :]
+        case "omit":
+            return answer[:place] + answer[place + 1 :]
+        case "insert":
+            return answer[:place] + rng.choice(symbols) + answer[place:]
+        case _:
+            place = min(place, len(answer) - 2)
+            return answer[:place] + answer[place + 1] + answer[place] + answer[place + 2 :]
+
 
 _UP: Final = str.maketrans(LETTERS, LETTERS[1:] + LETTERS[0])
 _DOWN: Final = str.maketrans(LETTERS[1:] + LETTERS[0], LETTERS)
@@ -324,24 +439,23 @@ COMPARE = Skill(
     mistake=_other_way,
     corruption=0.4,
 )
-FAMILIES = {
-    "sort": text_family(SORT),
-    "sort_down": text_family(
-        replace(SORT, marker="d", solve=sort_down, check=descending, mistake=last_two_exchanged)
-    ),
-    "sort_long": text_family(replace(SORT, length=(7, 9))),
-    "reverse": text_family(REVERSE),
-    "rotate": text_family(ROTATE),
-    "shift": text_family(SHIFT),
-    "shift_back": text_family(replace(SHIFT, marker="b", solve=shift_back, check=partial(undone, shift))),
-    "swap": text_family(SWAP),
-    "sort_then_shift": text_family(_then_shift(SORT)),
-    "reverse_then_shift": text_family(_then_shift(REVERSE)),
-    "brackets": text_family(BRACKETS),
-    "brackets_two": text_family(BRACKETS_TWO),
-    "rle_decode": text_family(RLE_DECODE),
-    "rle_encode": text_family(RLE_ENCODE),
-    "dedup": text_family(DEDUP),
-    "program": text_family(PROGRAM),
-    "compare": text_family(COMPARE),
+SKILLS = {
+    "sort": SORT,
+    "sort_down": replace(SORT, marker="d", solve=sort_down, check=descending, mistake=last_two_exchanged),
+    "sort_long": replace(SORT, length=(7, 9)),
+    "reverse": REVERSE,
+    "rotate": ROTATE,
+    "shift": SHIFT,
+    "shift_back": replace(SHIFT, marker="b", solve=shift_back, check=partial(undone, shift)),
+    "swap": SWAP,
+    "sort_then_shift": _then_shift(SORT),
+    "reverse_then_shift": _then_shift(REVERSE),
+    "brackets": BRACKETS,
+    "brackets_two": BRACKETS_TWO,
+    "rle_decode": RLE_DECODE,
+    "rle_encode": RLE_ENCODE,
+    "dedup": DEDUP,
+    "program": PROGRAM,
+    "compare": COMPARE,
 }
+FAMILIES: Mapping[str, Factory] = {name: partial(_text_task, skill) for name, skill in SKILLS.items()}

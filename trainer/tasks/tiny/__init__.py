@@ -1,1 +1,0 @@
-"""The built-in tiny domains: skills of one turn, and guessing in several."""
