@@ -49,6 +49,7 @@ def run(job: Job, stage: Distill, report: Report) -> Metrics:
     valid: dict[str, Tensor | None] = {}
 
     def begin(trainee: Trainee) -> None:
+        report(trainee.note("checks its teachers"))
         valid.update(_check_teachers(trainee, stage))
 
     def finish(trainee: Trainee) -> None:

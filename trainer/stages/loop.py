@@ -224,7 +224,9 @@ class Trainee:
 
     def note(self, text: str) -> Note:
         """Where the stage stands, for who watches."""
-        return Note(done=self.progress(), text=f"step {self.step} of {self.amounts.steps}, {text}")
+        done, amounts = min(1.0, self.progress()), self.amounts
+        place = f" of {amounts.steps}" if amounts.max_flops is None else f", {done:.0%} done"
+        return Note(done=done, text=f"step {self.step}{place}, {text}")
 
     def noted(self, metrics: Mapping[str, Any]) -> Note:
         """The same after a step: KL, reward or loss, and tokens a second since this process took the stage up."""

@@ -124,7 +124,8 @@ def _without_pairs(trainee: Trainee) -> MopdError:
     """What to say after as many steps in a row as the checkpoint counts."""
     return MopdError(
         f"stage {trainee.job.name!r}: no prompt of {trainee.memory['without_pairs']} steps in a row had answers of "
-        "different rewards: raise rollouts_per_prompt, or start from a model that is right more (or less) often"
+        "different rewards: raise rollouts_per_prompt, start from a model that is right more (or less) often, or take "
+        "easier domains"
     )
 
 

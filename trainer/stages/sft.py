@@ -39,7 +39,8 @@ def shares_of(stage: Sft, kept: Kept) -> dict[str, float]:
         if not kept.samples[domain]:
             raise MopdError(
                 f"stage {stage.name!r}: {', '.join(stage.data)} kept no answer of {domain!r}: sample more of it "
-                "(steps or rollouts_per_prompt), set keep = 'best', or leave the domain to demonstrations"
+                "(steps or rollouts_per_prompt), start from a model that is right in it at times, set keep = 'best', "
+                "or leave the domain to demonstrations"
             )
         if stage.data_share < 1:
             shares[domain] = share * (1 - stage.data_share)

@@ -92,6 +92,12 @@ def test_every_step_and_every_evaluation_says_where_it_stands(
         assert len(steps) == 3 and all(figure in text for text in steps)
         assert any("scores validation" in note.text for note in notes)
         assert any("scores test" in note.text for note in notes)
+        assert all("of 3, " in text for text in steps)
+
+    notes = []
+    capped = {"steps": 10_000, "max_flops": 1.0, "rollouts_per_prompt": 4}  # the first step reaches it
+    run_stage(job_of(stages["reward"], weights, tmp_path / "capped", domains=[low], **capped), notes.append)
+    assert any(note.text.startswith("step 1, 100% done, reward") for note in notes)
 
 
 def test_work_that_says_nothing_is_shown_all_the_same(capsys: pytest.CaptureFixture[str]) -> None:
