@@ -429,10 +429,10 @@ def fastest_replica(
     constants: DecodeConstants | None = None,
     drain: bool = True,
     memory_share: float = USABLE_MEMORY,
-) -> Replica:
-    """The fastest of `replicas_of` for a batch, with the formats of `like`. constants: of decoding (None: of a server);
-    drain: whether the last sample is waited for; memory_share: of a GPU's memory for weights and cache. InfeasibleError
-    where the batch fits no replica."""
+) -> tuple[Replica, float]:
+    """The fastest of `replicas_of` for a batch, with the formats of `like`, and its seconds. constants: of decoding
+    (None: of a server); drain: whether the last sample is waited for; memory_share: of a GPU's memory for weights and
+    cache. InfeasibleError where the batch fits no replica."""
     choices = replicas_of(model, gpu, gpus, np.array([prompt_tokens + lengths.maximum]), like)
     grid = Replica.side_by_side(choices[0])
     replicas = gpus // grid.gpus
@@ -442,7 +442,8 @@ def fastest_replica(
         memory_share=memory_share,
     )  # fmt: skip
     # infinite where attention weights on every GPU leave no room for the cache
-    return choices[0][int(np.argmin(seconds_R))]
+    best = int(np.argmin(seconds_R))
+    return choices[0][best], float(seconds_R[best])
 
 
 def fastest_of(seconds_R: Array, counts: Sequence[int]) -> list[int]:

@@ -45,11 +45,9 @@ from mopdsim.cost.training import (
     TrainLayout,
     Update,
     fastest_layouts,
-    forward_s,
-    scoring_layout,
+    fastest_scoring,
     train_memory,
     train_step_s,
-    train_work,
     training_constants,
 )
 from mopdsim.facts.hardware import CACHE_BYTES, WEIGHT_BYTES, Gpu
@@ -283,7 +281,7 @@ def waiting_share(batch: Batch, machine: Machine, gpus: int) -> float:
         return 0.0
     decode = rollout_decode(DecodeConstants.shipped(), RlConstants.shipped())
     drawn, lengths = batch.sequences * machine.sampled_per_trained, batch.lengths
-    replica = fastest_replica(
+    replica, _ = fastest_replica(
         machine.model, machine.gpu, gpus, drawn, batch.prompt_tokens, lengths, machine.served,
         constants=decode, memory_share=rollout_memory("synchronous"),
     )  # fmt: skip
@@ -449,42 +447,22 @@ def _teachers_seconds(batch: Batch, machine: Machine, gpus: int) -> float:
 
 def _scored(machine: Machine, model: Model, gpus: int, batch: Batch, sequences: float) -> float:
     """Seconds of a forward pass (reference, teacher, judge) over so many of a batch's sequences."""
-    precision, length = machine.precision, batch.sequence_tokens
-    layout = scoring_layout(model, machine.gpu, gpus, sequences, length, batch.longest_tokens, precision)
-    work = train_work(model, machine.gpu, layout, sequences=sequences, mean_length=length)
-    return float(forward_s(work, TrainConstants.shipped()))
+    _, seconds = fastest_scoring(
+        model, machine.gpu, gpus, sequences, batch.sequence_tokens, batch.longest_tokens, machine.precision
+    )
+    return seconds
 
 
 def _ahead_seconds(batch: Batch, machine: Machine, gpus: int) -> tuple[float, int]:
     """Seconds to sample a step's sequences at the rate of full replicas, and the GPUs of one replica. New
     samples replace those that end, and waiting for environments costs nothing.
     """
-    model, lengths = machine.sampler(batch), batch.lengths
     full = float(_FULL_REPLICA * gpus)
-    seconds, replica_gpus = _sampled(machine, model, gpus, full, batch.prompt_tokens, lengths, drain=False)
-    return seconds * batch.sequences / full, replica_gpus
-
-
-def _sampled(
-    machine: Machine,
-    model: Model,
-    gpus: int,
-    sequences: float,
-    prompt_tokens: float,
-    lengths: Lengths,
-    *,
-    drain: bool,
-) -> tuple[float, int]:
-    """Seconds to sample so many sequences on the fastest replicas, and the GPUs of one. drain: until the last ends."""
-    replica = fastest_replica(
-        model, machine.gpu, gpus, sequences, prompt_tokens, lengths, machine.served, drain=drain
-    )
-    replicas = gpus // replica.gpus
-    seconds = generation_s(
-        model, machine.gpu, replica, DecodeConstants.shipped(), samples_per_replica=sequences / replicas,
-        lengths=lengths, prompt_length=prompt_tokens, slowest_of=replicas if drain else 1.0, drain=drain,
+    replica, seconds = fastest_replica(
+        machine.sampler(batch), machine.gpu, gpus, full, batch.prompt_tokens, batch.lengths, machine.served,
+        drain=False,
     )  # fmt: skip
-    return float(seconds), replica.gpus
+    return seconds * batch.sequences / full, replica.gpus
 
 
 def _sampling_alone(batch: Batch, machine: Machine, gpus: int) -> tuple[dict[Phase, float], str, float]:
@@ -506,7 +484,9 @@ def evaluation_seconds(test: TestSet, machine: Machine, gpus: int) -> float:
         flops = forward(model, test.prompt_tokens + test.response_tokens) * test.sequences
         return phase_s("generation", model, flops, passes=test.max_response_tokens)
     lengths = Lengths(mean=test.response_tokens, maximum=test.max_response_tokens)
-    seconds, _ = _sampled(machine, model, gpus, test.sequences, test.prompt_tokens, lengths, drain=True)
+    _, seconds = fastest_replica(
+        model, machine.gpu, gpus, test.sequences, test.prompt_tokens, lengths, machine.served
+    )
     return seconds * math.exp(machine.stack.log_bias)
 
 

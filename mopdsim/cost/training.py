@@ -460,11 +460,11 @@ def fastest_layouts(
 
 
 @lru_cache(maxsize=1024)
-def scoring_layout(
+def fastest_scoring(
     model: Model, gpu: Gpu, gpus: int, sequences: float, mean_length: float, longest: float, precision: str
-) -> TrainLayout:
-    """The fastest layout of a model that only scores: weights and activations, no gradients and no optimizer.
-    InfeasibleError says what it lacks."""
+) -> tuple[TrainLayout, float]:
+    """The fastest layout of a model that only scores (weights and activations, no gradients and no optimizer), and the
+    seconds of its forward pass over so many sequences. InfeasibleError says what it lacks."""
     grid = training_layouts(model, gpu, gpus, precision=precision)
     need = scoring_bytes(model, grid, length=longest)
     room = USABLE_MEMORY * gpu.memory_bytes
@@ -476,4 +476,5 @@ def scoring_layout(
         )
     work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
     seconds_L = np.asarray(forward_s(work, TrainConstants.shipped()))
-    return grid.at(int(places[np.argmin(seconds_L[places])]))
+    best = int(places[np.argmin(seconds_L[places])])
+    return grid.at(best), float(seconds_L[best])

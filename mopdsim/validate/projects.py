@@ -175,7 +175,7 @@ def _step_seconds(preset: Mapping[str, Any], software: Stack, relative_length: f
     step = RlStep(
         model=shape,
         gpu=card,
-        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, Replica()),
+        replica=fastest_replica(shape, card, gpus, sequences, prompt, lengths, Replica())[0],
         generation_gpus=gpus,
         layout=layout,
         samples=sequences,

@@ -23,9 +23,9 @@ from mopdsim.cost.training import (
     TrainLayout,
     Update,
     fastest_layouts,
+    fastest_scoring,
     fitting_training_layouts,
     scoring_bytes,
-    scoring_layout,
     stored_bytes,
     train_memory,
     train_step_s,
@@ -136,11 +136,11 @@ def test_lora_holds_and_stores_its_adapters_alone() -> None:
 def test_a_model_that_scores_needs_no_optimizer() -> None:
     """32 B scores on two H100, where it would not be trained; without room for its weights it is refused."""
     shape = model("Qwen3-32B")
-    layout = scoring_layout(shape, H100, 2, 64.0, 2000.0, 8192.0, "bf16")
+    layout, _ = fastest_scoring(shape, H100, 2, 64.0, 2000.0, 8192.0, "bf16")
     assert layout.gpus <= 2
     assert scoring_bytes(shape, layout, length=8192) < train_memory(shape, layout, length=8192).total / 3
     with pytest.raises(InfeasibleError, match=r"for scoring .* lacks"):
-        scoring_layout(model("Llama-3.1-405B"), H100, 8, 64.0, 2000.0, 8192.0, "bf16")
+        fastest_scoring(model("Llama-3.1-405B"), H100, 8, 64.0, 2000.0, 8192.0, "bf16")
 
 
 def test_padding_and_launches_make_short_sequences_dear() -> None:
