@@ -51,8 +51,6 @@ from mopdsim.facts.layers import Experts, Model
 OVERLAP_NORM = 3.0
 OPTIMIZER_BYTES = 18.0
 OFFLOADED_BYTES_PER_S = 10e9  # of optimizer state in host memory, read, updated and written, per GPU; prior
-
-
 VARIED = ("gpus", "tensor", "pipeline", "expert", "recompute", "fully_sharded", "offload")
 _DEGREES = ("gpus", "tensor", "pipeline", "context", "expert", "virtual_stages", "micro_batch")
 LORA_SHARE = 0.01

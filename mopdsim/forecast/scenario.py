@@ -197,7 +197,7 @@ class Scenario:
     def smaller_starts(self) -> dict[str, Estimate]:
         """What the user knows of the smaller model's start scores."""
         return {
-            name: self.domains[name].with_facts({"start": list(ends), "asymptote": 1.0}).start
+            name: Estimate.between(*ends, grade="measured", source="scenario")
             for name, ends in self.smaller_start.items()
         }
 
@@ -255,6 +255,9 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
     plain = {"model": model_name, "gpu": gpu_name} | {key: document[key] for key in _PLAIN if key in document}
     _models(plain, recipe, source)
     plain |= _measured(document, source)
+    overhead = document.get("overhead")
+    if overhead is not None:
+        overhead = pair_of(overhead, f"{source}: overhead", least=0.0, above=True)
     scenario = Scenario(
         recipe=recipe,
         pools=_pools(document, gpus, source),
@@ -266,7 +269,7 @@ def from_document(document: Mapping[str, Any], *, source: str = "scenario") -> S
         conflict=_conflicts(_table_of(document, "conflict", source), recipe, source),
         smaller_start=_smaller_start(_table_of(document, "smaller_start", source), recipe, source),
         ranges=_ranges(_table_of(document, "ranges", source), recipe, source),
-        overhead=_overhead(document.get("overhead"), source),
+        overhead=overhead,
         stated=_stated(document),
         **plain,
     )
@@ -560,11 +563,6 @@ def _specialist(given: Any, amounts_name: AmountsName, where: str) -> Specialist
         )
     own = default_amounts(amounts_name, "rl").model_copy(update=pace) if pace else None
     return Specialist(score=row["score"], flops=row["flops"], amounts=own)
-
-
-def _overhead(given: Any, source: str) -> tuple[float, float] | None:
-    """P10 and P90 of the factor on all seconds, None where none is given."""
-    return None if given is None else pair_of(given, f"{source}: overhead", least=0.0, above=True)
 
 
 def _ranges(given: Mapping[str, Any], recipe: Recipe, source: str) -> dict[str, tuple[float, float]]:
