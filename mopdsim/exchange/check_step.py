@@ -19,9 +19,10 @@ from mopdsim.cost.rlstep import RlStep, rl_step_s
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
 from mopdsim.validate import rl_rows
+from mopdsim.validate.intervals import lognormal
+from mopdsim.validate.measured import FAR
 from mopdsim.validate.tables import quantity
 
-FAR = 100.0  # times off: more likely another unit than another speed
 CLEAR = 1.5  # a phase so many times its forecast is named
 PHASES = {"generation_s": "generation", "logprob_s": "scoring", "training_s": "training"}
 CAUSES: Mapping[tuple[str, bool], str] = {
@@ -85,9 +86,7 @@ def check(row: Mapping[str, str], software: Stack, called: Callable[[str], str] 
     share = NormalDist().cdf(math.log(measured / middle) / log_sd)
     found = {
         "measured_s": measured,
-        "p10": middle * math.exp(-NORMAL_80 * log_sd),
-        "p50": middle,
-        "p90": middle * math.exp(NORMAL_80 * log_sd),
+        **lognormal(middle, NORMAL_80 * log_sd),
         "percentile": round(100 * share, 1),
         "verdict": "slow" if share > 0.9 else "fast" if share < 0.1 else "normal",
         "stack": software.name,

@@ -35,6 +35,7 @@ from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
 from mopdsim.recipes.recipe import Distill, Rl, Sft
+from mopdsim.validate.intervals import lognormal
 from mopdsim.validate.rl_rows import COLUMNS as NEEDED
 from mopdsim.validate.rl_rows import OPTIONAL_COLUMNS, stack_of
 
@@ -113,16 +114,8 @@ def _at_length(scenario: Scenario, stage: str, length: float | None) -> Scenario
 
 
 def _beside(middle: float, log_sd: float, measured: float | None) -> dict[str, float | None]:
-    shown: dict[str, float | None] = {
-        "p10": middle * math.exp(-P90 * log_sd),
-        "p50": middle,
-        "p90": middle * math.exp(P90 * log_sd),
-        "measured": measured,
-        "place": None,
-    }
-    if measured and middle:
-        shown["place"] = NormalDist().cdf(math.log(measured / middle) / log_sd)
-    return shown
+    place = NormalDist().cdf(math.log(measured / middle) / log_sd) if measured and middle else None
+    return {**lognormal(middle, P90 * log_sd), "measured": measured, "place": place}
 
 
 MODES = {"synchronous": "On policy", "one_step_off": "1-step Off", "asynchronous": "Fully async"}

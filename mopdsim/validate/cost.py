@@ -21,7 +21,7 @@ from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut, shipped
 from mopdsim.validate import decode_rows, rl_rows, train_rows
 from mopdsim.validate.effects import largest_errors
-from mopdsim.validate.intervals import summary
+from mopdsim.validate.intervals import lognormal, summary
 from mopdsim.validate.tables import Row, Table, published
 
 LOADERS: dict[str, ModuleType] = {"decode": decode_rows, "train_throughput": train_rows, "rl_steps": rl_rows}
@@ -182,7 +182,7 @@ def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
     incomplete = _incomplete(table, fitted, loader)
     intervals = summary(
         [
-            {"p10": p * np.exp(-w), "p50": p, "p90": p * np.exp(w), "measured": m, "inside_80": held}
+            {**lognormal(p, w), "measured": m, "inside_80": held}
             for p, w, m, held in zip(predicted, widths, measured, inside, strict=True)
         ]
     )

@@ -29,7 +29,7 @@ def interval_score(low: float, high: float, measured: float) -> float:
     return high - low + 2 / MISSED * (max(low - measured, 0.0) + max(measured - high, 0.0))
 
 
-def held(told: Mapping[str, float], measured: float, bound: str) -> bool:
+def held(told: Mapping[str, float], measured: float, bound: str = "") -> bool:
     """Whether a prediction holds: the measurement lies between P10 and P90, or P50 on the right side of a bound.
     UsageError for another bound."""
     if not bound:
@@ -37,6 +37,11 @@ def held(told: Mapping[str, float], measured: float, bound: str) -> bool:
     if bound not in BOUNDS:
         raise UsageError(f"bound is {bound!r}; it must be empty or one of {', '.join(BOUNDS)}.")
     return told["p50"] <= measured if bound in UPPER else told["p50"] >= measured
+
+
+def lognormal(middle: float, log_width: float) -> dict[str, float]:
+    """P10, P50 and P90 of a lognormal whose 80% interval has this half-width in log."""
+    return {"p10": middle * math.exp(-log_width), "p50": middle, "p90": middle * math.exp(log_width)}
 
 
 def judged(drawn_N: Array, measured: float, *, bound: str = "") -> dict[str, Any]:

@@ -31,7 +31,7 @@ from mopdsim.cost.constants import (
     stack,
 )
 from mopdsim.validate import rl_rows, train_rows
-from mopdsim.validate.intervals import summary
+from mopdsim.validate.intervals import held, lognormal, summary
 from mopdsim.validate.tables import Row, called
 
 KINDS: Mapping[str, ModuleType] = {"rl_steps": rl_rows, "train_throughput": train_rows}
@@ -163,16 +163,8 @@ def before_and_after_of(kind: str, path: Path) -> dict[str, Any]:
 
 
 def _told(row: Measured, log_bias: float, log_sd: float) -> dict[str, Any]:
-    middle = row.forecast * math.exp(log_bias)
-    width = math.exp(NORMAL_80 * math.hypot(log_sd, row.log_sd))
-    low, high = middle / width, middle * width
-    return {
-        "p10": low,
-        "p50": middle,
-        "p90": high,
-        "measured": row.seconds,
-        "inside_80": low <= row.seconds <= high,
-    }
+    told = lognormal(row.forecast * math.exp(log_bias), NORMAL_80 * math.hypot(log_sd, row.log_sd))
+    return {**told, "measured": row.seconds, "inside_80": held(told, row.seconds)}
 
 
 def text(found: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ Leaves out: what it is written to (`studies.honest.report`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def tested(
     return Judged(
         studies=studies,
         refit=found,
-        trials=trials(replace(before, informed=True, made={})),
+        trials=trials(Forecaster(studies=studies, calibration=found.calibration, informed=True)),
         before=trials(before),
         contests=contests(before),
         left_out={name: _why(name, folders, studies) for name in folders if name not in found.runs},
