@@ -86,13 +86,15 @@ class Observations:
 
     def scores(self, run: str, stage: str | None = None, *, figure: Figure = "pass_rate") -> dict[str, float]:
         """Test scores by domain after a stage."""
-        rows = self._tests[self.key(run, stage)]
-        return dict(zip(rows.domain, rows[figure], strict=True))
+        return self._tested(run, stage, figure)
 
     def errors(self, run: str, stage: str | None = None) -> dict[str, float]:
         """Standard errors of pass rates over test prompts, by domain."""
+        return self._tested(run, stage, "se")
+
+    def _tested(self, run: str, stage: str | None, column: str) -> dict[str, float]:
         rows = self._tests[self.key(run, stage)]
-        return dict(zip(rows.domain, rows.se, strict=True))
+        return dict(zip(rows.domain, rows[column], strict=True))
 
     def has(self, run: str, stage: str) -> bool:
         """Whether a run's stage was carried out."""
@@ -100,8 +102,7 @@ class Observations:
 
     def prompts(self, run: str, stage: str | None = None) -> dict[str, int]:
         """How many prompts of each domain the test after a stage had."""
-        rows = self._tests[self.key(run, stage)]
-        return dict(zip(rows.domain, rows.n.astype(int), strict=True))
+        return {domain: int(n) for domain, n in self._tested(run, stage, "n").items()}
 
     def answers(self, run: str, stage: str | None = None) -> dict[str, int]:
         """For how many answers, each to a prompt of its own, the test after a stage counts, by domain: its prompts,

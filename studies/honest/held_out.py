@@ -163,14 +163,13 @@ def regrets(contests: Sequence[Contest]) -> dict[str, Any]:
     if not contests:
         return found
     measured = [contest.measured for contest in contests]
-    ours = regret([contest.choice for contest in contests], measured)
-    found |= {"ties": ours.ties, "regret_points": POINTS * ours.mean}
-    if set.intersection(*(set(scores) for scores in measured)):
-        rule, constant = best_constant_rule(measured)
-        found |= {
-            "best_constant_rule": rule,
-            "best_constant_rule_regret_points": POINTS * constant.mean,
-        }
+    choices = [contest.choice for contest in contests]
+    found |= {
+        "ties": sum(len(names) > 1 for names in choices),
+        "regret_points": POINTS * regret(choices, measured),
+    }
+    if (best := best_constant_rule(measured)) is not None:
+        found |= {"best_constant_rule": best[0], "best_constant_rule_regret_points": POINTS * best[1]}
     return found
 
 

@@ -58,15 +58,12 @@ class Judged:
         if not self.trials:
             return {"n": 0}
         by_condition = seed_variances(self.studies)
-        variances = [value for own in by_condition.values() for value in own] or [float("nan")]
-        spreads = {"points": np.mean(variances), "median_points": np.median(variances)}
+        variances = [value for own in by_condition.values() for value in own]
         return {
             **judge(self.trials, self.contests, np.random.default_rng(SEED)),
             "before_any_run": summary([trial for trial in self.before if trial.in_set]),
-            **{
-                f"seed_to_seed_{key}": POINTS * float(value**0.5) if by_condition else None
-                for key, value in spreads.items()
-            },
+            "seed_to_seed_points": POINTS * float(np.mean(variances) ** 0.5) if variances else None,
+            "seed_to_seed_median_points": POINTS * float(np.median(variances) ** 0.5) if variances else None,
             "seed_to_seed_conditions": len(by_condition),
         }
 

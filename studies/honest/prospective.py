@@ -292,7 +292,7 @@ def _losses(means: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
             {
                 "choice": name,
                 "conditions": len(measured),
-                "lost points": POINTS * regret(picks, measured).mean,
+                "lost points": POINTS * regret(picks, measured),
             }
             for name, picks in chosen.items()
         ]

@@ -131,7 +131,7 @@ def _regrets(contests: Sequence[Contest]) -> list[dict[str, Any]]:
         **{f"always {name}": [[name]] * len(both) for name in sorted(set.intersection(*map(set, measured)))},
         by_rate: [[CHOICES[MIXED_BUT_BOLD](contest.rate)] for contest in both],
     }
-    means = {way: POINTS * regret(chosen, measured).mean for way, chosen in ways.items()}
+    means = {way: POINTS * regret(chosen, measured) for way, chosen in ways.items()}
     best = _winner(means)
     return [
         {"way to choose": name, "conditions": len(both), "points lost": value, "winner": best}

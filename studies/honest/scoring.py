@@ -60,23 +60,14 @@ def exact_interval(hits: int, n: int) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Regret:
-    """Mean score lost by following a rule instead of the best recipe of each condition; ties: conditions in which the
-    rule named several, which count with their mean."""
-
-    mean: float
-    ties: int
-
-
-def regret(chosen: Sequence[Sequence[str]], measured: Sequence[Mapping[str, float]]) -> Regret:
-    """chosen: by condition, the recipes that a rule would take (several: a tie). measured: their scores."""
+def regret(chosen: Sequence[Sequence[str]], measured: Sequence[Mapping[str, float]]) -> float:
+    """Mean score lost by following a rule instead of the best recipe of each condition. chosen: by condition, the
+    recipes that the rule would take (several: a tie). measured: their scores."""
     if len(chosen) != len(measured) or not chosen:
         raise UsageError(
             f"{len(chosen)} choices for {len(measured)} conditions: give one each, and at least one"
         )
-    losses = [lost(names, scores) for names, scores in zip(chosen, measured, strict=True)]
-    return Regret(mean=float(np.mean(losses)), ties=sum(len(names) > 1 for names in chosen))
+    return float(np.mean([lost(names, scores) for names, scores in zip(chosen, measured, strict=True)]))
 
 
 def lost(names: Sequence[str], scores: Mapping[str, float]) -> float:
@@ -92,13 +83,9 @@ def choose(predicted: Mapping[str, float], *, tie: float) -> tuple[str, ...]:
     return tuple(sorted(name for name, value in predicted.items() if value >= best - tie))
 
 
-def best_constant_rule(measured: Sequence[Mapping[str, float]]) -> tuple[str, Regret]:
-    """Always the same recipe: the one with the least regret, among those that every condition measured."""
-    common = set.intersection(*(set(scores) for scores in measured))
-    if not common:
-        raise UsageError(
-            "no recipe was measured in every condition: there is no constant rule to compare with"
-        )
-    found = {name: regret([[name]] * len(measured), measured) for name in sorted(common)}
-    best = min(found, key=lambda name: found[name].mean)
-    return best, found[best]
+def best_constant_rule(measured: Sequence[Mapping[str, float]]) -> tuple[str, float] | None:
+    """Always the same recipe: the one with the least regret, among those that every condition measured, and its regret;
+    None where there is none."""
+    common = sorted(set.intersection(*map(set, measured)))
+    found = {name: regret([[name]] * len(measured), measured) for name in common}
+    return min(found.items(), key=lambda row: row[1], default=None)
