@@ -20,14 +20,14 @@ Leaves out: making rows (the exported prepare_data.py does, with this package's 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 from mopdsim.base.documents import known_keys, read_toml, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.facts.domains import Domain
+from mopdsim.facts.domains import Domain, dials
 
 ONE_ANSWER: Final = frozenset(
     [
@@ -121,12 +121,6 @@ def _with(task: Task, told: Mapping[str, Any]) -> Task:
     if "agent" in told:
         changes |= {"agent": told["agent"], "turns": 1}
     return replace(task, **changes)
-
-
-def dials(spec: str) -> dict[str, str]:
-    """The dials of a specification, NAME?key=value&key=value."""
-    pairs: Iterable[str] = spec.partition("?")[2].split("&")
-    return {key: value for key, _, value in (pair.partition("=") for pair in pairs) if key}
 
 
 def _known(name: str, row: Domain) -> Task:

@@ -302,7 +302,7 @@ _SPAN = "length"  # the dial that may be a range, low-high
 
 def _check_dials(spec: str) -> None:
     """As the trainer checks them."""
-    name, given = _row(spec), _dials(spec)
+    name, given = _row(spec), dials(spec)
     known = dials_of(name)
     if len(given) < len(spec.partition("?")[2].split("&")) and not spec.endswith("?"):
         raise UsageError(
@@ -333,7 +333,7 @@ def _check_dials(spec: str) -> None:
 
 def ambiguity(spec: str) -> float:
     """The ambiguity of a spec, 0 where it has none. UsageError where it is not a number from 0 to 1."""
-    text = _dials(spec).get(AMBIGUITY, "0")
+    text = dials(spec).get(AMBIGUITY, "0")
     try:
         value = float(text)
     except ValueError:
@@ -351,14 +351,14 @@ def rivalry(one: str, other: str) -> float:
     if dial == 0 or not any({_row(one), _row(other)} == set(pair) for pair in RIVALS):
         return 0.0
     asked = [
-        {key: value for key, value in _dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)
+        {key: value for key, value in dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)
     ]
     return dial if asked[0] == asked[1] else 0.0
 
 
 def unambiguous(spec: str) -> str:
     """The spec with every prompt marked."""
-    options = [f"{key}={value}" for key, value in _dials(spec).items() if key != AMBIGUITY]
+    options = [f"{key}={value}" for key, value in dials(spec).items() if key != AMBIGUITY]
     return "?".join([_row(spec), *(["&".join(options)] if options else [])])
 
 
@@ -367,7 +367,7 @@ def _distance(one: str, other: str) -> float | None:
     parts = list(zip(one.split(">"), other.split(">"), strict=False))
     if one.count(">") != other.count(">") or any(_row(a) != _row(b) for a, b in parts):
         return None
-    return sum(_apart(_dials(a), _dials(b)) for a, b in parts)
+    return sum(_apart(dials(a), dials(b)) for a, b in parts)
 
 
 def _apart(one: dict[str, str], other: dict[str, str]) -> float:
@@ -385,7 +385,8 @@ def _row(spec: str) -> str:
     return spec.partition("?")[0]
 
 
-def _dials(spec: str) -> dict[str, str]:
+def dials(spec: str) -> dict[str, str]:
+    """The dials of a spec, NAME?key=value&key=value."""
     options = spec.partition("?")[2]
     return dict(option.partition("=")[::2] for option in options.split("&") if option)
 
