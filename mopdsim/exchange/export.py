@@ -26,7 +26,6 @@ from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_me
 from mopdsim.exchange.engines import mergekit, nemo_rl, trl, verl
 from mopdsim.exchange.engines.parts import Job, Request, carried, template
 from mopdsim.forecast import scenario as scenarios
-from mopdsim.forecast.schedule import affected_by
 from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, needs
 
 SCHEMA_VERSION = 1
@@ -212,7 +211,7 @@ def to_rerun(recipe: Recipe, name: str) -> Iterator[str]:
 def changed(recipe: Recipe, name: str) -> tuple[str, ...]:
     """The stages to run again when a domain's data or verifier changed, or a stage was replaced (itself left out)."""
     if name in recipe.domains:
-        return affected_by(recipe, name)
+        return recipe.affected_by(name)
     if name in recipe.stage:
         return tuple(stage.name for stage in recipe.stages if name in recipe.ancestors(stage.name))
     hint = did_you_mean(name, [*recipe.domains, *recipe.stage])

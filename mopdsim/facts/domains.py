@@ -350,9 +350,7 @@ def rivalry(one: str, other: str) -> float:
     dial = min(ambiguity(one), ambiguity(other))
     if dial == 0 or not any({_row(one), _row(other)} == set(pair) for pair in RIVALS):
         return 0.0
-    asked = [
-        {key: value for key, value in dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)
-    ]
+    asked = [{key: value for key, value in dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)]
     return dial if asked[0] == asked[1] else 0.0
 
 

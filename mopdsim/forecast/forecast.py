@@ -24,7 +24,7 @@ from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.model import title
 from mopdsim.forecast.caveats import caveats
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.forecast.schedule import Job, Timeline, affected_by, place
+from mopdsim.forecast.schedule import Job, Timeline, place
 from mopdsim.forecast.stage_draws import (
     bills_of,
     effort_of,
@@ -190,7 +190,7 @@ class Forecast:
                 raise UsageError(
                     f"domain {domain!r} is not the recipe's{did_you_mean(domain, recipe.domains)}"
                 )
-        stale = {name for domain in domains for name in affected_by(recipe, domain)}
+        stale = {name for domain in domains for name in recipe.affected_by(domain)}
         names = tuple(name for name in recipe.stage if name in stale)
         jobs = [
             replace(job, needs=tuple(name for name in job.needs if name in names))

@@ -20,7 +20,6 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import standard_normal, uniform
-from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Rl, Sft, needs
 
 _SLOTS = 64
 _ARRIVALS = 32
@@ -143,42 +142,6 @@ def stretched(name: str, seconds_XN: Array, gpus: int, reliability: Reliability,
     expected_XN = work_XN / _HOUR * gpus * reliability.failures_per_gpu_hour
     failures_XN = _poisson(f"failures:{name}", expected_XN, seed)
     return np.asarray(work_XN + failures_XN * reliability.seconds_per_failure)
-
-
-def affected_by(recipe: Recipe, domain: str) -> tuple[str, ...]:
-    """The stages to run again when one domain's data or reward changes: the last that learn it, the reward models and
-    samples that they learn it from, and all after any of these.
-
-    A stage learns a domain by reward, preference or examples; "the last" have no such stage downstream. One mixed
-    run is redone whole; of many specialists one is, with what it is merged or distilled into.
-    """
-    learners = {s.name for s in recipe.stages if isinstance(s, Sft | Rl | Preference) and domain in s.domains}
-    followed: set[str] = set()  # stages with a learner downstream
-    for stage in reversed(recipe.stages):
-        if stage.name in learners or stage.name in followed:
-            followed |= set(needs(stage))
-    changed = learners - followed
-    for stage in reversed(recipe.stages):
-        if stage.name in changed:
-            changed |= _told_by(recipe, stage.name, domain)
-    affected: dict[str, None] = {}
-    for stage in recipe.stages:
-        parents_affected = any(name in affected for name in needs(stage))
-        if parents_affected or stage.name in changed:
-            affected[stage.name] = None
-    return tuple(affected)
-
-
-def _told_by(recipe: Recipe, name: str, domain: str) -> set[str]:
-    """The reward model and the datasets that a stage learns a domain from."""
-    stage = recipe.stage[name]
-    match stage:
-        case Rl() | Preference() | RejectionSampling():
-            return {judge for judged, judge in stage.reward_models.items() if judged == domain}
-        case Sft():
-            return {data for data in stage.data if domain in getattr(recipe.stage[data], "domains", {})}
-        case _:
-            return set()
 
 
 def _ordered(jobs: Sequence[Job]) -> list[Job]:

@@ -345,6 +345,40 @@ class Recipe(Value):
             frontier += new
         return found
 
+    def affected_by(self, domain: str) -> tuple[str, ...]:
+        """The stages to run again when one domain's data or reward changes: the last that learn it, the reward models
+        and samples that they learn it from, and all after any of these.
+
+        A stage learns a domain by reward, preference or examples; "the last" have no such stage downstream. One mixed
+        run is redone whole; of many specialists one is, with what it is merged or distilled into.
+        """
+        learners = {
+            s.name for s in self.stages if isinstance(s, Sft | Rl | Preference) and domain in s.domains
+        }
+        followed: set[str] = set()  # stages with a learner downstream
+        for stage in reversed(self.stages):
+            if stage.name in learners | followed:
+                followed |= set(needs(stage))
+        changed = learners - followed
+        for stage in reversed(self.stages):
+            if stage.name in changed:
+                changed |= self._told_by(stage, domain)
+        affected: list[str] = []
+        for stage in self.stages:
+            if stage.name in changed or not set(needs(stage)).isdisjoint(affected):
+                affected.append(stage.name)
+        return tuple(affected)
+
+    def _told_by(self, stage: AnyStage, domain: str) -> set[str]:
+        """The reward model and the datasets that a stage learns a domain from."""
+        match stage:
+            case Rl() | Preference() | RejectionSampling():
+                return {judge for judged, judge in stage.reward_models.items() if judged == domain}
+            case Sft():
+                return {data for data in stage.data if domain in getattr(self.stage[data], "domains", {})}
+            case _:
+                return set()
+
     def scaled(self, factor: float) -> Recipe:
         """The same recipe with `factor` times the steps of every stage (at least 2)."""
         if not (math.isfinite(factor) and factor > 0):

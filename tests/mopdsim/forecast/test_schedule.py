@@ -10,9 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mopdsim.base.errors import UsageError
-from mopdsim.forecast.schedule import Job, Reliability, Timeline, affected_by, place, stretched
-from mopdsim.recipes.catalogue import recipe
-from mopdsim.recipes.stage import needs
+from mopdsim.forecast.schedule import Job, Reliability, Timeline, place, stretched
 
 GPUS = 96
 
@@ -131,36 +129,6 @@ def test_stretching_never_shrinks_with_more_work() -> None:
     plain_CN = np.stack([np.full(500, 2e5), np.full(500, 1e5)])
     more_N, less_N = stretched("x", plain_CN, 256, Reliability(), seed=1)
     assert np.all(more_N > less_N)
-
-
-def test_what_each_recipe_pays_when_one_domain_changes() -> None:
-    names = ["math", "code", "swe"]
-    assert affected_by(recipe("mixed_rl", names), "code") == ("mixed",)
-    assert affected_by(recipe("mopd", names), "code") == ("teacher_2", "student")
-    assert affected_by(recipe("mopd", names, rounds=2), "code") == ("r2_teacher_2", "r2_student")
-    assert affected_by(recipe("cascade_rl", names), "math") == ("step_1", "step_2", "step_3")
-    assert affected_by(recipe("cascade_rl", names), "swe") == ("step_3",)
-    assert affected_by(recipe("merge", names), "math") == ("teacher_1", "merged")
-
-
-def test_a_changed_reward_reaches_back_to_what_it_was_learnt_from() -> None:
-    names = ["math", "code", "chat"]
-    assert affected_by(recipe("instructgpt", names), "code") == ("reward_model", "ppo")
-    assert affected_by(recipe("llama3", names, rounds=2), "code") == (
-        "dpo_2",
-    )  # it reads labelled pairs itself
-    r1 = recipe("deepseek_r1", names, smaller=True)
-    assert affected_by(r1, "math") == ("rl", "distilled")
-    assert affected_by(r1, "chat") == ("reward_model", "rl", "distilled")
-    climbs = recipe("mai_thinking_1", names)
-    without_rl = climbs.model_copy(update={"stages": climbs.stages[:-1], "output": "consolidation"})
-    assert affected_by(without_rl, "math") == ("rejection_1", "consolidation")
-
-
-def test_a_stage_waits_for_its_start_and_its_teachers() -> None:
-    plan = recipe("mopd", ["math", "code"], warmup=True)
-    assert needs(plan.stage["teacher_1"]) == ()
-    assert needs(plan.stage["student"]) == ("warmup", "teacher_1", "teacher_2")
 
 
 def test_a_rerun_must_not_be_certain() -> None:

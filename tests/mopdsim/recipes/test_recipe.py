@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.graph import links
-from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Merge, Recipe, Rl, Sft, Teacher, parents
+from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Merge, Recipe, Rl, Sft, Teacher, needs, parents
 from mopdsim.recipes.stage import Amounts, default_amounts
 
 DOMAINS = ("sort", "reverse", "shift", "reasoning_gym:leg_counting", "jsonl:/data/a b.jsonl?verifier=regex")
@@ -448,3 +448,33 @@ def test_values_are_frozen() -> None:
     stage = Sft(name="tuned", domains={"sort": 1.0})
     with pytest.raises(ValidationError):
         stage.name = "other"  # type: ignore[misc]
+
+
+def test_what_each_recipe_pays_when_one_domain_changes() -> None:
+    names = ["math", "code", "swe"]
+    assert catalogue.recipe("mixed_rl", names).affected_by("code") == ("mixed",)
+    assert catalogue.recipe("mopd", names).affected_by("code") == ("teacher_2", "student")
+    assert catalogue.recipe("mopd", names, rounds=2).affected_by("code") == ("r2_teacher_2", "r2_student")
+    assert catalogue.recipe("cascade_rl", names).affected_by("math") == ("step_1", "step_2", "step_3")
+    assert catalogue.recipe("cascade_rl", names).affected_by("swe") == ("step_3",)
+    assert catalogue.recipe("merge", names).affected_by("math") == ("teacher_1", "merged")
+
+
+def test_a_changed_reward_reaches_back_to_what_it_was_learnt_from() -> None:
+    names = ["math", "code", "chat"]
+    assert catalogue.recipe("instructgpt", names).affected_by("code") == ("reward_model", "ppo")
+    assert catalogue.recipe("llama3", names, rounds=2).affected_by("code") == (
+        "dpo_2",
+    )  # it reads labelled pairs itself
+    r1 = catalogue.recipe("deepseek_r1", names, smaller=True)
+    assert r1.affected_by("math") == ("rl", "distilled")
+    assert r1.affected_by("chat") == ("reward_model", "rl", "distilled")
+    climbs = catalogue.recipe("mai_thinking_1", names)
+    without_rl = climbs.model_copy(update={"stages": climbs.stages[:-1], "output": "consolidation"})
+    assert without_rl.affected_by("math") == ("rejection_1", "consolidation")
+
+
+def test_a_stage_waits_for_its_start_and_its_teachers() -> None:
+    plan = catalogue.recipe("mopd", ["math", "code"], warmup=True)
+    assert needs(plan.stage["teacher_1"]) == ()
+    assert needs(plan.stage["student"]) == ("warmup", "teacher_1", "teacher_2")
