@@ -25,10 +25,10 @@ from mopdsim.fit.forest import RESULTS, Tree, load
 from mopdsim.fit.latents import SPREADS, Latents, latents_of
 from mopdsim.fit.posterior import DEGREES, Posterior, fit
 from mopdsim.fit.predict import KL_SD, observed, ordered, predict
+from mopdsim.fit.quality import LEAST_LEARNED
 
 LEVEL, QUANTILE = 0.9, 1.6448536269514722  # of the intervals, two-sided, and of the standard normal
 STARTS = 3
-LEAST_LEARNED = 0.1  # of the prior's variance: below, an interval repeats the prior
 DESIGN = tuple(RESULTS / study / "observations.csv" for study in ("gain", "cap", "cascade"))
 
 

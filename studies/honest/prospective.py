@@ -20,7 +20,7 @@ import pandas as pd
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
 from mopdsim.recipes.recipe import BASE
-from studies.designs.skill.contest import failed
+from studies.designs.skill.contest import SWITCH, failed, mopd_from
 from studies.framework.analysis import Analysis, Quantity, Table, bootstrap
 from studies.framework.forecasts import Foreteller, told
 from studies.framework.observe import Figure, Observations
@@ -42,7 +42,6 @@ from studies.honest.trials import drawn_of, longest, own_specialists, scored
 
 FIGURES: Final[Mapping[Figure, str]] = {"pass_rate": "temperature 1", "greedy": "greedy"}
 RECOVERED = 0.70
-BOLD_RATE = 4e-3
 SEED = 20_261_129
 LABEL = "recipe"
 
@@ -53,9 +52,9 @@ RULES: Final[Mapping[str, Rule]] = {
     "constant .70 recovery": lambda cell: recovered(cell, RECOVERED),
     "constant recovery per strategy": constant_recovery,
 }
-MIXED_BUT_BOLD = f"mixed RL, but MOPD at rate {BOLD_RATE:.0e} and above".replace("e-0", "e-")
+MIXED_BUT_BOLD = f"mixed RL, but MOPD at rate {SWITCH:.0e} and above".replace("e-0", "e-")
 CHOICES: Final[Mapping[str, Callable[[float], str]]] = {  # of a recipe, given RL's rate
-    MIXED_BUT_BOLD: lambda rate: "mopd" if rate >= BOLD_RATE else "mixed_rl",
+    MIXED_BUT_BOLD: mopd_from(SWITCH),
     "always MOPD": lambda rate: "mopd",
     "always merging": lambda rate: "merge",
 }

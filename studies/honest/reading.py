@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 
 from mopdsim.recipes.stage import BOLD, default_amounts
+from studies.designs.skill.contest import SWITCH
 from studies.honest.baselines import own_expert, said
 from studies.honest.held_out import POINTS, Contest, Trial
-from studies.honest.prospective import BOLD_RATE, CHOICES, MIXED_BUT_BOLD
+from studies.honest.prospective import CHOICES, MIXED_BUT_BOLD
 from studies.honest.scoring import regret
 
 PROSPECTIVE = (
@@ -125,7 +126,7 @@ def _regrets(contests: Sequence[Contest]) -> list[dict[str, Any]]:
     if not both:
         return []
     measured = [contest.measured for contest in both]
-    by_rate = f"mixed_rl, but mopd at {BOLD_RATE:g} or more"
+    by_rate = f"mixed_rl, but mopd at {SWITCH:g} or more"
     ways: dict[str, Sequence[Sequence[str]]] = {
         "the simulator": [contest.choice for contest in both],
         **{f"always {name}": [[name]] * len(both) for name in sorted(set.intersection(*map(set, measured)))},

@@ -18,7 +18,7 @@ import pandas as pd
 from mopdsim.facts.model import model
 from mopdsim.recipes.recipe import BASE, Recipe
 from studies.designs.builders import kept, mean_where, means, paired, where
-from studies.designs.skill.contest import FAILED, compared, judging, rows_of
+from studies.designs.skill.contest import FAILED, SWITCH, compared, judging, mopd_from, rows_of
 from studies.designs.skill.gate import admit, table_of_domains, teachers_of
 from studies.designs.skill.suite import FLOPS, RL, START, STUDENT, SWEPT, WORLDS, recipe, run
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
@@ -31,11 +31,10 @@ SIZES: Mapping[str, int] = {"tiny": 120, "tiny-1.5M": 90, "tiny-large": 90}  # s
 FRESH = "tiny-1.5M"
 RATES = (7e-4, 1.4e-3, 2.8e-3, 5.6e-3)  # the upper two are those of `stability`
 LOWEST, HIGHEST = RATES[0], RATES[-1]
-SWITCH = 4e-3  # from which on the one-line rule takes MOPD
 SEEDS = (93, 94, 95)
 RECIPES = ("mixed_rl", "mopd")
-CHOICES = {
-    f"mixed RL, but MOPD at {SWITCH:g} and above": lambda rate: "mopd" if rate >= SWITCH else "mixed_rl",
+CHOICES: Mapping[str, Callable[[float], str]] = {
+    f"mixed RL, but MOPD at {SWITCH:g} and above": mopd_from(SWITCH),
     "always mixed RL": lambda rate: "mixed_rl",
     "always MOPD": lambda rate: "mopd",
 }

@@ -9,13 +9,15 @@ sizes, teachers at bold rates, longer runs.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import pandas as pd
 
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import default_amounts
 from studies.designs.builders import kept, mean_where, paired, where
-from studies.designs.skill.breaking import RECIPES, SWITCH, judged_by_rate
-from studies.designs.skill.contest import judging
+from studies.designs.skill.breaking import RECIPES, judged_by_rate
+from studies.designs.skill.contest import SWITCH, judging, mopd_from
 from studies.designs.skill.real import FEW_PROMPTS, MODEL, RATE, SMALL, WORLDS, recipes, run
 from studies.framework.analysis import Analysis, Quantity
 from studies.framework.observe import Observations
@@ -28,9 +30,9 @@ LOWEST, MIDDLE, HIGHEST = RATES
 # as many times the usual rate as on tiny models
 BOLD = SWITCH / default_amounts("tiny", "rl").learning_rate * RATE
 SEEDS = (103, 104, 105)  # after those of `real`
-CHOICES = {
-    f"mixed RL, but MOPD at {SWITCH:g} and above": lambda rate: "mopd" if rate >= SWITCH else "mixed_rl",
-    f"mixed RL, but MOPD at {BOLD:.2g} and above": lambda rate: "mopd" if rate >= BOLD else "mixed_rl",
+CHOICES: Mapping[str, Callable[[float], str]] = {
+    f"mixed RL, but MOPD at {SWITCH:g} and above": mopd_from(SWITCH),
+    f"mixed RL, but MOPD at {BOLD:.2g} and above": mopd_from(BOLD),
     "always mixed RL": lambda rate: "mixed_rl",
     "always MOPD": lambda rate: "mopd",
 }

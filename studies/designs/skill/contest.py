@@ -7,6 +7,7 @@ A student that recovers less than 70% of its teachers' greedy gains is a failed 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,6 +23,7 @@ from studies.framework.study import Study
 
 RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed
 FAILED = "failed "
+SWITCH = 4e-3  # RL's rate from which on the one-line rule takes MOPD
 judging = partial(  # a study whose runs all judge the model that ships: forecasts of them are on record before
     Study,
     observed="scores at temperature 1, greedy and best of eight of starts, teachers and outputs; FLOPs of all stages",
@@ -146,6 +148,11 @@ def lead(rows: pd.DataFrame, one: str, other: str, column: str = "greedy", **whe
     """One recipe's mean score less another's, paired by condition and seed, where both are there."""
     by = [name for name in ("world", "dial", "budget") if name in rows]
     return paired(rows, column, {"recipe": one}, {"recipe": other}, by=(*by, "seed"), **where)
+
+
+def mopd_from(switch: float) -> Callable[[float], str]:
+    """The one-line rule, a recipe given RL's rate: mixed RL, but MOPD from this rate on."""
+    return lambda rate: "mopd" if rate >= switch else "mixed_rl"
 
 
 def share_failed(rows: pd.DataFrame, recipe: str, by: str = "seed") -> Quantity | None:

@@ -15,16 +15,18 @@ from typing import Any, Final
 
 import pandas as pd
 
+from mopdsim.cost.constants import NORMAL_80
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, Rl
 from studies.designs.builders import table
+from studies.designs.skill.real import MODEL
 from studies.designs.skill.real import SETTINGS as ON_OPEN_MODEL
+from studies.designs.skill.suite import FIGURES
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
-from studies.framework.observe import Figure, Observations
+from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import Study, predicted
 
-MODEL = "smollm2-135m"
 DOMAINS = ("ask:smallest", "ask:larger", "ask:swap", "ask:small_letters", "ask:nth", "ask:gcd")
 SEED = 110
 ADAPTER_RANK = 16
@@ -43,8 +45,6 @@ SPENT: Final[Mapping[str, Mapping[str, tuple[int, int]]]] = {  # steps and promp
 }  # fmt: skip
 TAUGHT_BY_ANSWERS = {"deepseek_r1": "reasoning_rl"}  # the teacher of a system whose output is not distilled
 SHORT = {"deepseek_r1": "r1", "mimo_v2_flash": "mimo", "nemotron3_ultra": "nemotron"}
-FIGURES: Final[tuple[Figure, ...]] = ("pass_rate", "greedy", "pass_8")
-WIDE = 1.2816  # standard errors on each side of an 80% interval
 SETTINGS = ON_OPEN_MODEL.model_copy(update={"seed": SEED, "test_items": 12})
 
 
@@ -196,7 +196,7 @@ def _gap(rows: pd.DataFrame, before: str) -> Quantity:
     """Mean over domains of the output's score less another, with its 80% interval over test prompts."""
     value = float((rows.output - rows[before]).mean())
     error = math.sqrt(float((rows.output_se**2 + rows[f"{before}_se"] ** 2).sum())) / len(rows)
-    return Quantity(value=value, low=value - WIDE * error, high=value + WIDE * error, n=1)
+    return Quantity(value=value, low=value - NORMAL_80 * error, high=value + NORMAL_80 * error, n=1)
 
 
 STUDY = Study(

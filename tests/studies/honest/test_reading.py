@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from studies.designs.skill.contest import SWITCH
 from studies.honest.baselines import Cell
 from studies.honest.held_out import Contest, Trial
-from studies.honest.prospective import BOLD_RATE
 from studies.honest.reading import read
 
 CELL = Cell(strategy="mopd", domain="a", trained=("a",), start={"a": 0.3}, specialist={"a": {"a": 0.6}})
@@ -37,7 +37,7 @@ TRIALS = [
 ]
 CONTESTS = [
     contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.80, "mopd": 0.78}),
-    contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.40, "mopd": 0.60}, BOLD_RATE),
+    contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.40, "mopd": 0.60}, SWITCH),
     contest({"mixed_rl": 0.7, "mopd": 0.6}, {"mixed_rl": 0.60, "mopd": 0.60}),
 ]
 FOUND = read(TRIALS, CONTESTS)
