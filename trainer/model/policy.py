@@ -179,24 +179,15 @@ class Policy:
 
     def _verified(self) -> Lean | GenericBackbone:
         """The lean path if it reproduces the module's logits, else the generic one; tried once a configuration."""
-        paths: list[Lean | GenericBackbone] = [GenericBackbone(self.model)]
-        if supports(self.model):
-            paths.insert(0, Lean(self.model))
-        plain = "forward" not in vars(self.model)
-        name = f"{type(self.model).__name__} {self.model.config.to_json_string()}" if plain else ""  # type: ignore[union-attr,operator]
+        name = f"{type(self.model).__name__} {self.model.config.to_json_string()}"  # type: ignore[union-attr,operator]
         if name not in _chosen:
-            lean = isinstance(self._tried(paths), Lean)
-            if not plain:
-                return paths[0] if lean else paths[-1]
-            _chosen[name] = lean
-        found = paths[0] if _chosen[name] else paths[-1]
-        if isinstance(found, Lean):
-            found.dtype = self.dtype
-        return found
+            _chosen[name] = isinstance(self._tried(), Lean)
+        return Lean(self.model, self.dtype) if _chosen[name] else GenericBackbone(self.model)
 
     @torch.no_grad()
-    def _tried(self, paths: list[Lean | GenericBackbone]) -> Lean | GenericBackbone:
+    def _tried(self) -> Lean | GenericBackbone:
         """The first path that gives the module's logits on random ragged tokens, in float32. UsageError: none does."""
+        paths: list[Lean | GenericBackbone] = [Lean(self.model)] if supports(self.model) else []
         noise = torch.Generator().manual_seed(0)
         token_BL = torch.randint(self.vocab_size, (4, 9), generator=noise).to(self.device)
         mask_BP = (torch.arange(5) >= torch.tensor([0, 0, 3, 3])[:, None]).to(self.device)
@@ -214,7 +205,7 @@ class Policy:
         )
         self.dtype, dtype = torch.float32, self.dtype
         try:
-            for path in paths:
+            for path in (*paths, GenericBackbone(self.model)):
                 self.backbone = path
                 try:
                     found = self.logits(self.hidden(prompt_BP, mask_BP, response_BT, group=2))

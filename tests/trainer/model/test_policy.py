@@ -162,7 +162,8 @@ def test_a_lean_path_that_disagrees_is_not_used(monkeypatch: pytest.MonkeyPatch)
     assert isinstance(policy().backbone, GenericBackbone)
 
 
-def test_a_head_that_is_not_understood_is_refused() -> None:
+def test_a_head_that_is_not_understood_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policies_of, "_chosen", {})
     model = qwen3()
     forward = type(model).forward
 
