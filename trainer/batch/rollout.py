@@ -112,7 +112,8 @@ def generate(
     stays the policy's own. place: where the prompts stand among how many, if they are some of a batch: the same
     answers then. Raises UsageError on an empty prompt, or a row that could outgrow the model.
     """
-    _check(prompts, max_new_tokens, rollouts_per_prompt, temperature)
+    if not all(prompts):
+        raise UsageError("prompts: every prompt needs at least one token; check the chat template")
     first, whole = place or (0, len(prompts))
     here = slice(first * rollouts_per_prompt, (first + len(prompts)) * rollouts_per_prompt)
     starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]
@@ -304,18 +305,6 @@ def collected(policy: Policy, prompts: Sequence[Sequence[int]], group: int, rows
         ),
         group=group,
     )
-
-
-def _check(
-    prompts: Sequence[Sequence[int]], max_new_tokens: int, per_prompt: int, temperature: float
-) -> None:
-    if not prompts or not all(prompts):
-        raise UsageError("prompts: every prompt needs at least one token; check the chat template")
-    if max_new_tokens < 1 or per_prompt < 1 or temperature < 0:
-        raise UsageError(
-            f"max_new_tokens {max_new_tokens}, rollouts_per_prompt {per_prompt}, temperature {temperature}: "
-            "the first two must be at least 1 and the temperature at least 0"
-        )
 
 
 def turns(policy: Policy, rollouts: Rollouts) -> list[list[str]]:

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import Rl
 from trainer.batch.batch import Batch, minibatches, spread
 from trainer.batch.heads import add_head, drop_head, scalars, values
@@ -49,11 +48,6 @@ WITH_VALUE = Hooks(prepare=add_head, finish=lambda trainee: drop_head(trainee.po
 
 def run(job: Job, stage: Rl, report: Report) -> Metrics:
     """Sample answers, judge them, step on the clipped policy gradient of their advantages."""
-    if stage.algorithm == "grpo" and job.amounts is not None and job.amounts.rollouts_per_prompt < 2:
-        raise UsageError(
-            f"stage {stage.name!r}: rollouts_per_prompt = {job.amounts.rollouts_per_prompt}: a group baseline "
-            "needs at least 2; raise it in [amounts_of]"
-        )
     hooks = WITH_VALUE if stage.algorithm == "ppo" else PLAIN
     summary = train(job, lambda trainee: _step(trainee, stage), report, hooks=hooks)
     if processes.leads() and not any(summary["tokens"].get("trained", {}).values()):

@@ -25,7 +25,7 @@ from small_world import (
 )
 from torch import Tensor
 
-from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageError
+from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
 from mopdsim.recipes.recipe import BASE, Rl
 from mopdsim.recipes.stage import Amounts
 from trainer.batch import update
@@ -250,13 +250,6 @@ def test_scores_are_never_scaled(small: dict[str, str], model: Path, tmp_path: P
     _, its_rows = run_watched(plain)
     assert steps_in(rows)[0]["reward"] == pytest.approx(0.1 * steps_in(its_rows)[0]["reward"])
     assert rows[0]["domains"][spec]["pass_rate"] == its_rows[0]["domains"][small["low"]]["pass_rate"]
-
-
-def test_a_group_of_one_has_no_baseline(small: dict[str, str], model: Path, tmp_path: Path) -> None:
-    stage = Rl(name="trained", domains={small["low"]: 1.0})
-    job = job_of(stage, {BASE: model}, tmp_path, domains=[small["low"]], rollouts_per_prompt=1)
-    with pytest.raises(UsageError, match="rollouts_per_prompt = 1"):
-        run_watched(job)
 
 
 def test_a_graders_exception_shows_the_prompt_and_the_completion(
