@@ -84,9 +84,9 @@ class Observations:
         row = self.manifest["runs"][run]
         return str(row["keys"][row["output"] if stage is None else stage])
 
-    def scores(self, run: str, stage: str | None = None, *, figure: Figure = "pass_rate") -> dict[str, float]:
-        """Test scores by domain after a stage."""
-        return self._tested(run, stage, figure)
+    def scores(self, run: str, stage: str | None = None) -> dict[str, float]:
+        """Test scores by domain after a stage, in the figure that is seen."""
+        return self._tested(run, stage, "pass_rate")
 
     def errors(self, run: str, stage: str | None = None) -> dict[str, float]:
         """Standard errors of pass rates over test prompts, by domain."""
@@ -112,18 +112,20 @@ class Observations:
 
     def seen(self, figure: Figure) -> Observations:
         """The same observations with another figure in the place of pass rates; of greedy scores with their prompts."""
-        if figure == "pass_rate":
-            return self
-        points = self.points.assign(pass_rate=self.points[figure])
-        if figure == "greedy":
-            points = points.assign(se=points.greedy_se, n=points.greedy_n)
-        return replace(self, points=points[points.pass_rate.notna()])
+        if figure not in self._views:
+            points = self.points.assign(pass_rate=self.points[figure])
+            if figure == "greedy":
+                points = points.assign(se=points.greedy_se, n=points.greedy_n)
+            self._views[figure] = replace(self, points=points[points.pass_rate.notna()])
+        return self._views[figure]
 
-    def mean(
-        self, run: str, domains: Collection[str], stage: str | None = None, *, figure: Figure = "pass_rate"
-    ) -> float:
+    @cached_property
+    def _views(self) -> dict[Figure, Observations]:
+        return {"pass_rate": self}
+
+    def mean(self, run: str, domains: Collection[str], stage: str | None = None) -> float:
         """Mean test score over some domains after a stage."""
-        scores = self.scores(run, stage, figure=figure)
+        scores = self.scores(run, stage)
         return sum(scores[domain] for domain in domains) / len(domains)
 
     def about(self, run: str) -> dict[str, Any]:

@@ -67,10 +67,8 @@ def _recipe(name: str, size: str, rate: float) -> Recipe:
 
 def broken_rows(found: Observations) -> pd.DataFrame:
     """Of every run, with the share of its domains that end below their start, greedy, and the condition's name."""
-    rows = rows_of(found)
-    ends = [
-        (found.scores(name, BASE, figure="greedy"), found.scores(name, figure="greedy")) for name in rows.run
-    ]
+    rows, greedy = rows_of(found), found.seen("greedy")
+    ends = [(greedy.scores(name, BASE), greedy.scores(name)) for name in rows.run]
     return rows.assign(
         label=rows.recipe.str.removeprefix(FAILED),
         condition=rows["size"] + " at " + rows.rate.map("{:g}".format),

@@ -92,7 +92,7 @@ def _rows(found: Observations) -> pd.DataFrame:
     rows = rows.assign(label=rows.recipe.str.removeprefix(FAILED))
 
     def taught(name: str, stage: str | None) -> float:
-        return found.scores(name, stage, figure="greedy")[TAUGHT]
+        return found.seen("greedy").scores(name, stage)[TAUGHT]
 
     own = [
         (

@@ -7,7 +7,7 @@ A student that recovers less than 70% of its teachers' greedy gains is a failed 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,9 +16,9 @@ import pandas as pd
 
 from mopdsim.recipes.recipe import BASE, Distill
 from studies.designs.builders import means, paired, table
-from studies.designs.skill.suite import FIGURES, PROBE
+from studies.designs.skill.suite import PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
-from studies.framework.observe import Observations
+from studies.framework.observe import Figure, Observations
 from studies.framework.study import Study
 
 RECOVERED = 0.70  # of the teachers' gains; below it a distillation has failed
@@ -31,53 +31,52 @@ judging = partial(  # a study whose runs all judge the model that ships: forecas
     suite="skill",
     foretells=True,
 )
-NAMES = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
+NAMES: Mapping[Figure, str] = {"pass_rate": "temperature_1", "greedy": "greedy", "pass_8": "pass_8"}
 
 
 def recovery(found: Observations, name: str) -> float | None:
-    """Share of the teachers' greedy gains, each on its own domains, that the student has; None of a recipe without
-    teachers, or of teachers that gained nothing."""
+    """Share of the teachers' gains, each on its own domains, that the student has; None of a recipe without teachers,
+    or of teachers that gained nothing."""
     recipe = found.recipe(name)
     student = recipe.stage[recipe.output]
     if not isinstance(student, Distill):
         return None
-    start, after = (found.scores(name, stage, figure="greedy") for stage in (BASE, recipe.output))
+    start, after = (found.scores(name, stage) for stage in (BASE, recipe.output))
     owned = [(teacher.stage, domain) for teacher in student.teachers for domain in teacher.domains]
-    headroom = sum(found.scores(name, s, figure="greedy")[d] - start[d] for s, d in owned)
+    headroom = sum(found.scores(name, s)[d] - start[d] for s, d in owned)
     return sum(after[d] - start[d] for _, d in owned) / headroom if headroom > 0 else None
 
 
 def failed(found: Observations) -> list[str]:
-    """The runs whose distillation failed."""
-    return [n for n in found.runs() if (share := recovery(found, n)) is not None and share < RECOVERED]
+    """The runs whose distillation failed, greedily."""
+    greedy = found.seen("greedy")
+    return [n for n in found.runs() if (share := recovery(greedy, n)) is not None and share < RECOVERED]
 
 
 def rows_of(found: Observations) -> pd.DataFrame:
     """A row for each finished run: means over its domains of every figure, of start and end, and the worst domain's."""
-    lost = set(failed(found))
+    lost, greedy = set(failed(found)), found.seen("greedy")
+    views = {label: found.seen(figure) for figure, label in NAMES.items()}
 
     def row(found: Observations, name: str) -> dict[str, Any]:
         domains = found.finished[name]["domains"]
         label = found.factor(name, "recipe")
-        share = recovery(found, name)
+        share = recovery(greedy, name)
         return {
             "recipe": f"{FAILED}{label}" if name in lost else label,
-            **{f"start_{NAMES[f]}": found.mean(name, domains, BASE, figure=f) for f in FIGURES},
-            **{NAMES[f]: found.mean(name, domains, figure=f) for f in FIGURES},
-            "worst_greedy": min(found.scores(name, figure="greedy")[domain] for domain in domains),
+            **{f"start_{figure}": view.mean(name, domains, BASE) for figure, view in views.items()},
+            **{figure: view.mean(name, domains) for figure, view in views.items()},
+            "worst_greedy": min(greedy.scores(name)[domain] for domain in domains),
             "recovery": float("nan") if share is None else share,
             "gflops": found.flops(name) / 1e9,
-            **_probed(found, name),
+            **(
+                {f"probe_{figure}": view.scores(name)[PROBE] for figure, view in views.items()}
+                if PROBE in found.scores(name)
+                else {}
+            ),
         }
 
     return table(found, row)
-
-
-def _probed(found: Observations, name: str) -> dict[str, float]:
-    """Every figure of the composed probe, where the run was scored on it."""
-    if PROBE not in found.scores(name):
-        return {}
-    return {f"probe_{NAMES[f]}": found.scores(name, figure=f)[PROBE] for f in FIGURES}
 
 
 def table_of_probe(rows: pd.DataFrame, by: str) -> Table:

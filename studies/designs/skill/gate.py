@@ -44,7 +44,7 @@ from studies.designs.skill.suite import (
 )
 from studies.framework import observe
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
-from studies.framework.observe import Figure, Observations
+from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -110,7 +110,7 @@ def domains_of(found: Observations, specialists: Sequence[Specialist]) -> pd.Dat
     rows: list[dict[str, Any]] = []
     for world, domain, name, after in specialists:
         scores = {
-            f"{label} {figure}": found.scores(name, stage, figure=figure)[domain]
+            f"{label} {figure}": found.seen(figure).scores(name, stage)[domain]
             for label, stage in (("start", BASE), ("specialist", after))
             for figure in FIGURES
         }
@@ -142,8 +142,8 @@ def table_of_domains(found: Observations, specialists: Sequence[Specialist]) -> 
     )
 
 
-def conflict_of(found: Observations, figure: Figure = "greedy") -> pd.DataFrame:
-    """K of the pair by dial and seed."""
+def conflict_of(found: Observations) -> pd.DataFrame:
+    """K of the pair by dial and seed, in the figure that is seen."""
     rows = []
     for dial in DIALS:
         runs = {(found.factor(n, "recipe"), found.seed(n)): n for n in found.runs(world=PAIR, dial=dial)}
@@ -153,11 +153,9 @@ def conflict_of(found: Observations, figure: Figure = "greedy") -> pd.DataFrame:
                 continue
             first, second, both = (str(name) for name in names)
             pair = rivals(dial)
-            start = found.scores(both, BASE, figure=figure)
-            together = found.scores(both, figure=figure)
-            single = {
-                d: found.scores(n, figure=figure)[d] for d, n in zip(pair, (first, second), strict=True)
-            }
+            start = found.scores(both, BASE)
+            together = found.scores(both)
+            single = {d: found.scores(n)[d] for d, n in zip(pair, (first, second), strict=True)}
             gains = [sum(after[d] - start[d] for d in pair) / 2 for after in (together, single)]
             k = math.log(max(gains[0], FLOOR) / max(gains[1], FLOOR))
             rows.append({"dial": dial, "seed": seed, "together": gains[0], "alone": gains[1], "K": k})
@@ -174,7 +172,7 @@ def spread_of(found: Observations) -> dict[str, float]:
     """Mean greedy score of the recipes that were run side by side."""
     domains = WORLDS[SWEPT]
     chosen = [n for n in found.runs(world=SWEPT) if found.factor(n, "recipe") in RECIPES]
-    return {found.factor(n, "recipe"): found.mean(n, domains, figure="greedy") for n in chosen}
+    return {found.factor(n, "recipe"): found.seen("greedy").mean(n, domains) for n in chosen}
 
 
 def refusal(found: Observations, world: str) -> str | None:
@@ -199,7 +197,7 @@ def _not_yet(what: str, seeds: int, wanted: int) -> str:
 
 def refusal_of_rivals(found: Observations) -> str | None:
     """Why the competing pair may not be studied, in one sentence; None where it passes."""
-    rows = conflict_of(found)
+    rows = conflict_of(found.seen("greedy"))
     for dial, passes, rule in (
         (1.0, lambda z: z <= -ERRORS, "at least two standard errors below zero"),
         (0.0, lambda z: abs(z) <= ERRORS, "within two standard errors of zero"),
@@ -228,7 +226,7 @@ def admit(worlds: Sequence[str] = (), *, pair: bool = False, folder: Path = RESU
 def analyse(found: Observations) -> Analysis:
     """Which domains and worlds pass, K of the pair, and how far recipes differ."""
     domains = domains_of(found, specialists_of(found))
-    conflict, scores = conflict_of(found), spread_of(found)
+    conflict, scores = conflict_of(found.seen("greedy")), spread_of(found)
     passed = [str(domain) for domain in domains[domains.passed.astype(bool)].domain]
     worlds = [world for world in WORLDS if refusal(found, world) is None]
     pair = refusal_of_rivals(found)
@@ -248,7 +246,7 @@ def analyse(found: Observations) -> Analysis:
         tables=(
             Table(title="Domains: start and specialist, mean of seeds", frame=domains),
             Table(title="K of the pair, greedy", frame=conflict),
-            Table(title="K of the pair, temperature 1", frame=conflict_of(found, "pass_rate")),
+            Table(title="K of the pair, temperature 1", frame=conflict_of(found)),
             Table(title="Mean greedy score of recipes side by side", frame=pd.DataFrame([scores])),
         ),
         charts=(_chart(domains),),
@@ -286,13 +284,9 @@ def _least_gain(found: Observations, domains: pd.DataFrame) -> Quantity | None:
     if domains.empty:
         return None
     least = domains.sort_values("gain").iloc[0]
-    names = found.runs(world=least.world, recipe=least.domain)
+    names, greedy = found.runs(world=least.world, recipe=least.domain), found.seen("greedy")
     return mean_quantity(
-        [
-            found.scores(n, figure="greedy")[least.domain]
-            - found.scores(n, BASE, figure="greedy")[least.domain]
-            for n in names
-        ]
+        [greedy.scores(n)[least.domain] - greedy.scores(n, BASE)[least.domain] for n in names]
     )
 
 

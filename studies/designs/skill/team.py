@@ -146,7 +146,7 @@ class Team:
     def rows(self, found: Observations) -> pd.DataFrame:
         """A row for each finished run, with the late domain apart from the others, greedy."""
         rows = rows_of(found)
-        scores = [found.scores(name, figure="greedy") for name in rows.run]
+        scores = [found.seen("greedy").scores(name) for name in rows.run]
         return rows.assign(
             late_domain=[own[self.late] for own in scores],
             other_domains=[sum(own[domain] for domain in self.early) / len(self.early) for own in scores],

@@ -93,8 +93,7 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
     found = observe.read(work.folder)
     assert sorted(found.runs()) == ["mixed", "mopd"]
     for figure in ("greedy", "pass_8"):
-        assert set(found.scores("mopd", figure=figure)) == set(found.scores("mopd"))
-    assert found.scores("mopd", figure="greedy") == found.seen("greedy").scores("mopd")
+        assert set(found.seen(figure).scores("mopd")) == set(found.scores("mopd"))
     conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
     assert forecasts.read(work.folder) == record
 
