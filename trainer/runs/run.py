@@ -203,11 +203,15 @@ def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, wor
     config, text = out / files.CONFIG, recipe_file.dump(recipe)
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        before = read_json(out / files.RESOLVED) if config.exists() else resolved
-        before["settings"] = Settings.model_validate(before["settings"]).model_dump(
-            mode="json"
-        )  # with what came later
+        before = read_json(out / files.RESOLVED, "settings") if config.exists() else resolved
+        before["settings"] = settings_of(before, out).model_dump(mode="json")  # with what came later
         other = config.exists() and config.read_text(encoding="utf-8") != text
+    if (out / files.MANIFEST).is_file() and config.exists():
+        written = read_json(out / files.MANIFEST).get("recipe_sha256")
+        if written not in (None, hashlib.sha256(config.read_bytes()).hexdigest()):
+            raise UsageError(
+                f"{config}: was changed since the run began: bring it back, or run it with another --out"
+            )
     if other or any(before.get(key) != value for key, value in asked.items()):
         raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
     write_json(out / files.RESOLVED, resolved)

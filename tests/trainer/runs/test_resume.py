@@ -19,7 +19,7 @@ from damage import hurt, quota
 from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 from stopping import Stop, stop_after
 
-from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
+from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Sft
 from mopdsim.recipes.stage import default_amounts
@@ -355,6 +355,23 @@ def test_a_run_directory_belongs_to_one_run(small: dict[str, str], model: Path, 
     with pytest.raises(MopdError, match="holds a run of another recipe, model or settings"):
         other = SETTINGS.model_copy(update={"seed": 2})
         carry_out(recipe, model, tmp_path / "run", store=tmp_path / "store", settings=other)
+
+
+def test_a_run_whose_files_were_changed_is_not_gone_on_with(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    recipe, out = shrunk(catalogue.recipe("single_domain", [small["low"]])), tmp_path / "run"
+    carry_out(recipe, model, out, store=tmp_path / "store")
+    (out / "STATUS").write_text("interrupted\n")
+    text = (out / "config.toml").read_text()
+    (out / "config.toml").write_text(recipe_file.dump(recipe.scaled(3)))
+    with pytest.raises(UsageError, match=r"config.toml: was changed since the run began: bring it back"):
+        runs.resume(out, progress=Progress(quiet=True))
+    (out / "config.toml").write_text(text)
+    resolved = json.loads((out / "resolved.json").read_text())
+    (out / "resolved.json").write_text(json.dumps(resolved | {"settings": 3}))
+    with pytest.raises(UsageError, match=r"resolved.json: settings"):
+        carry_out(recipe, model, out, store=tmp_path / "store")
 
 
 def test_a_run_begun_before_a_setting_existed_goes_on(
