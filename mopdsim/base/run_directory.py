@@ -198,3 +198,48 @@ def curves_in(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, fl
         for quantity in CURVES
         if quantity in row
     ]
+
+
+class _Ran(BaseModel):
+    """What readers count on where a manifest says it: one made by hand for `mopd calibrate quality` says less."""
+
+    model_config = ConfigDict(strict=True)
+    document: dict[str, Any] = {}
+    domains: list[str] = []
+    factors: dict[str, Any] = {}
+    failure: str | None = None
+    held_out: bool = False
+    keys: dict[str, str] = {}
+    model: str = ""
+    output: str = ""
+    recipe: str = ""
+    seed: int = 0
+
+
+class _Trained(BaseModel):
+    model_config = ConfigDict(strict=True)
+    kind: str = ""
+    flops: float = 0.0
+    steps: int = 0
+
+
+class _Manifest(BaseModel):
+    model_config = ConfigDict(strict=True)
+    study: str = ""
+    date: str = ""
+    device: str = ""
+    workers: int = 1
+    scale: float = 1.0
+    versions: dict[str, str] = {}
+    prediction_sha256: str = ""
+    runs: dict[str, _Ran]
+    stages: dict[str, _Trained]
+
+
+def checked_manifest(found: Any, path: Path) -> dict[str, Any]:
+    """The manifest beside a study's observations, read from `path`. UsageError for one that no study writes."""
+    try:
+        _Manifest.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(f"{path}: {in_words(error)}: {_CHANGED}") from None
+    return dict(found)

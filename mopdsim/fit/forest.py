@@ -19,6 +19,7 @@ import numpy as np
 
 from mopdsim.base.answers import samples_count
 from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.run_directory import checked_manifest
 from mopdsim.facts.domains import Domain, Scope, domain, scope_of
 from mopdsim.facts.model import model
 from mopdsim.forecast.stage_draws import STUDIED
@@ -184,14 +185,14 @@ def _read(data: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
         raise NotFoundError(
             f"{error.filename}: no such file: give a study's observations.csv, its manifest.json beside it"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise UsageError(
             f"{data}: the observations cannot be read ({error}): restore or collect them"
         ) from None
     for column in _NEEDED:
         if not rows or column not in rows[0]:
             raise UsageError(f"{data}: no rows with a column {column!r}: give a study's observations.csv")
-    return rows, dict(manifest)
+    return rows, checked_manifest(manifest, data.with_name("manifest.json"))
 
 
 def spent(compute: float, tokens: float) -> Effort:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from mopdsim.base.answers import samples_count
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.base.run_directory import METRICS, PHASES, rows_of
+from mopdsim.base.run_directory import METRICS, PHASES, checked_manifest, rows_of
 from mopdsim.recipes.recipe import BASE, ROOTS, Recipe
 from mopdsim.recipes.recipe_file import from_document, to_document
 from studies.framework.run import Factor, Run
@@ -39,6 +39,7 @@ POINTS = (
     "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",
     "length", "flops", "gradient_tokens", "kl_start", "kl_parent", "pass_8", "greedy", "greedy_se", "greedy_n",
 )  # fmt: skip
+NUMBERS = frozenset(POINTS) - {"study", "run", "recipe", "stage", "key", "split", "domain", "trained"}
 Figure = Literal["pass_rate", "greedy", "pass_8"]
 MEASURED = "measured.csv.gz"
 NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
@@ -226,6 +227,7 @@ def read(folder: Path) -> Observations:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
+        points = points.apply(lambda column: pd.to_numeric(column) if column.name in NUMBERS else column)
         own = folder / MEASURED
         measured = (
             pd.read_csv(own, keep_default_na=False, na_values=[""]) if own.is_file() else pd.DataFrame()
@@ -234,10 +236,11 @@ def read(folder: Path) -> Observations:
         raise NotFoundError(
             f"{error.filename}: no observations yet; run the study first: `mopd study run {folder.name}`"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UsageError(
             f"{folder}: the observations cannot be read ({error}): restore or collect them"
         ) from None
+    manifest = checked_manifest(manifest, folder / "manifest.json")
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)
     return Observations(points=points, manifest=manifest, measured=measured)

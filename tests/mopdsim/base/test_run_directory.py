@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mopdsim.base.errors import UsageError
-from mopdsim.base.run_directory import checked_summary, named, rows_of
+from mopdsim.base.run_directory import checked_manifest, checked_summary, named, rows_of
 
 ROWS = b'{"kind": "step", "step": 0}\n{"no": "kind"}\n[1]\n{"kind": "step", "step": 1}\n{"kind": "st'
 
@@ -115,3 +115,20 @@ def test_a_summary_changed_by_hand_is_said(change: dict[str, Any], named_in_erro
     assert checked_summary(WHOLE, Path("summary.json")) == WHOLE
     with pytest.raises(UsageError, match=rf"summary.json: {re.escape(named_in_error)}"):
         checked_summary({**WHOLE, **change}, Path("summary.json"))
+
+
+@pytest.mark.parametrize(
+    ("change", "named_in_error"),
+    [
+        ({"runs": 3}, "runs = 3"),
+        ({"runs": {"a": {"seed": "7"}}}, "runs.a.seed = '7'"),
+        ({"stages": {"k": {"kind": "rl", "flops": "1", "steps": 2}}}, "stages.k.flops = '1'"),
+        ({"prediction_sha256": None}, "prediction_sha256 = None"),
+    ],
+)
+def test_a_studys_manifest_changed_by_hand_is_said(change: dict[str, Any], named_in_error: str) -> None:
+    path = Path(__file__).parents[3] / "studies" / "results" / "order" / "manifest.json"
+    whole = json.loads(path.read_text())
+    assert checked_manifest(whole, path) == whole
+    with pytest.raises(UsageError, match=rf"manifest.json: {re.escape(named_in_error)}"):
+        checked_manifest({**whole, **change}, path)

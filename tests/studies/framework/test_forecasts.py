@@ -223,6 +223,16 @@ def test_greedy_scores_where_sampled_ones_belong_are_refused(make: Make) -> None
     observe.read(work.folder)
 
 
+@pytest.mark.parametrize("column", ["pass_rate", "greedy", "step"])
+def test_observations_in_which_a_number_is_no_number_are_refused(tmp_path: Path, column: str) -> None:
+    order = Path(__file__).parents[3] / "studies" / "results" / "order"
+    (tmp_path / "manifest.json").write_bytes((order / "manifest.json").read_bytes())
+    points = pd.read_csv(order / "observations.csv", dtype=str, nrows=5)
+    points.assign(**{column: "high"}).to_csv(tmp_path / "observations.csv", index=False)
+    with pytest.raises(UsageError, match=r"the observations cannot be read \(.*high"):
+        observe.read(tmp_path)
+
+
 def test_a_condition_whose_seeds_come_one_after_the_other_is_foretold_in_batches(make: Make) -> None:
     runs = make().runs
     assert list(forecasts.conditions(runs)) == ["only mopd", "only mixed"]
