@@ -227,7 +227,7 @@ def read(folder: Path) -> Observations:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
-        points = points.apply(lambda column: pd.to_numeric(column) if column.name in NUMBERS else column)
+        points = points.assign(**{name: pd.to_numeric(points[name]) for name in points if name in NUMBERS})
         own = folder / MEASURED
         measured = (
             pd.read_csv(own, keep_default_na=False, na_values=[""]) if own.is_file() else pd.DataFrame()
