@@ -22,17 +22,21 @@ from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 DATA = Path(__file__).parents[1] / "data"
 
 
-def json_document(path: Path, *, missing: str, remedy: str) -> dict[str, Any]:
+def json_document(path: Path, *keys: str, missing: str, remedy: str) -> dict[str, Any]:
     """The document in a file. NotFoundError, which says `missing`, where there is none; UsageError, which ends with the
-    remedy, where it is not JSON."""
+    remedy, where it is not JSON, no table, or lacks one of the keys."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found: Any = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise NotFoundError(missing) from None
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}): {remedy}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: not valid JSON ({error}): {remedy}") from None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path}: holds {found!r:.40} where a table belongs: {remedy}")
+    if gone := [key for key in keys if key not in found]:
+        raise UsageError(f"{path}: {gone[0]} is missing: {remedy}")
     return found
 
 

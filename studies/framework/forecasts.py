@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.documents import json_document, sha256_of
+from mopdsim.base.documents import json_document, sha256_of, table
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.recipe import BASE, AnyStage, Rl
 from studies.framework.observe import Observations
@@ -86,8 +86,10 @@ def read(folder: Path, file: str = FILE) -> dict[str, Any]:
     """The record. NotFoundError where there is none; UsageError where its text is not what its hashes say."""
     path = folder / file
     missing = f"{path}: no forecasts are on record; `mopd study run {folder.name}` writes them"
-    document = json_document(path, missing=missing, remedy="restore it")
-    for batch in document["conditions"].values():
+    document = json_document(path, "conditions", missing=missing, remedy="restore it")
+    for name, batch in table(document["conditions"], f"{path}: conditions").items():
+        if not {"runs", "sha256", "written"} <= set(table(batch, f"{path}: conditions.{name}")):
+            raise UsageError(f"{path}: conditions.{name} lacks its runs, its date or their hash: restore it")
         if digest({**document, "runs": batch["runs"]}) != batch["sha256"]:
             raise UsageError(
                 f"{path}: its text is not the one that was hashed: restore it from version control"

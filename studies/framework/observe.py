@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 
 from mopdsim.base.answers import samples_count
+from mopdsim.base.documents import json_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import METRICS, PHASES, checked_manifest, rows_of
 from mopdsim.recipes.recipe import BASE, ROOTS, Recipe
@@ -40,6 +41,7 @@ POINTS = (
     "length", "flops", "gradient_tokens", "kl_start", "kl_parent", "pass_8", "greedy", "greedy_se", "greedy_n",
 )  # fmt: skip
 NUMBERS = frozenset(POINTS) - {"study", "run", "recipe", "stage", "key", "split", "domain", "trained"}
+MANIFEST = ("study", "date", "device", "workers", "scale", "versions", "prediction_sha256", "runs", "stages")
 Figure = Literal["pass_rate", "greedy", "pass_8"]
 MEASURED = "measured.csv.gz"
 NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
@@ -225,7 +227,6 @@ def read(folder: Path) -> Observations:
     """The observations that a study left. NotFoundError where there are none; UsageError where they cannot be read, or
     where greedy scores and sampled ones are mixed up."""
     try:
-        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         points = pd.read_csv(folder / "observations.csv", dtype={"key": str})
         points = points.assign(**{name: pd.to_numeric(points[name]) for name in points if name in NUMBERS})
         own = folder / MEASURED
@@ -236,11 +237,13 @@ def read(folder: Path) -> Observations:
         raise NotFoundError(
             f"{error.filename}: no observations yet; run the study first: `mopd study run {folder.name}`"
         ) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(
             f"{folder}: the observations cannot be read ({error}): restore or collect them"
         ) from None
-    manifest = checked_manifest(manifest, folder / "manifest.json")
+    path = folder / "manifest.json"
+    found = json_document(path, *MANIFEST, missing=f"{path}: not there: restore it", remedy="restore it")
+    manifest = checked_manifest(found, path)
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)
     return Observations(points=points, manifest=manifest, measured=measured)

@@ -59,7 +59,7 @@ def read(folder: Path) -> dict[str, Any]:
     """The record. NotFoundError where there is none; UsageError where its text is not what its hash says."""
     path = folder / FILE
     missing = f"{path}: no prediction is on record; `mopd study plan` writes it"
-    document = json_document(path, missing=missing, remedy="restore it")
+    document = json_document(path, "written", "first_run", "sha256", missing=missing, remedy="restore it")
     if digest(document) != document.get("sha256"):
         raise UsageError(f"{path}: its text is not the one that was hashed: restore it from version control")
     return document

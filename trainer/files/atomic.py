@@ -22,7 +22,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from mopdsim.base.documents import json_document
-from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.base.errors import MopdError
 from mopdsim.base.run_directory import RESOLVED, SUMMARY, checked_summary
 
 MANIFEST = "sha256.json"
@@ -136,12 +136,7 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     if (run / RESOLVED).is_file():
         missing = f"{run}: the run is not finished ({path.name} is missing): finish it with `mopd train resume {run}`"
     remedy = "put the file back, or run again with another --out"
-    found = json_document(path, missing=missing, remedy=remedy)
-    if not isinstance(found, dict):
-        raise UsageError(f"{path}: holds {found!r:.40} where a table of a run belongs: {remedy}")
-    if gone := [key for key in keys if key not in found]:
-        raise UsageError(f"{path}: {gone[0]} is missing: {remedy}")
-    return found
+    return json_document(path, *keys, missing=missing, remedy=remedy)
 
 
 def read_summary(run: Path) -> dict[str, Any]:

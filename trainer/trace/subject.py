@@ -92,7 +92,7 @@ class Subject:
         key = self.summary["stages"][name]["key"]
         made_from = self.store.directory(key) / MADE_FROM
         if (
-            name in ROOTS and made_from.is_file() and read_json(made_from)["stage"] is None
+            name in ROOTS and made_from.is_file() and read_json(made_from, "stage")["stage"] is None
         ):  # a model as it was given
             return model_directory(
                 models(self.recipe, self.resolved["model"], self.resolved["smaller"])[name]

@@ -165,7 +165,8 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
     broken = tmp_path / "broken.json"
     for text, message in (
         ("{", "not valid JSON"),
-        ("[]", "needs a table"),
+        ("[]", "where a table belongs"),
+        ("{}", "needs a table"),
         (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads versions 1 to 2"),
         (json.dumps({**SHIPPED, "parameters": {}}), "is missing: add it"),
     ):

@@ -319,7 +319,7 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
         2,
         "settings is missing: put the file back",
     ),
-    "show of a list": (["train", "show", "LISTED"], 2, "holds [7] where a table of a run belongs"),
+    "show of a list": (["train", "show", "LISTED"], 2, "holds [7] where a table belongs"),
     "resume of a file": (["train", "resume", "FILE"], 3, "no run directory"),
     "eval of a model that runs make": (
         ["train", "eval", "tiny", "--domains", "sort"],

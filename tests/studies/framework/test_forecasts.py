@@ -14,7 +14,7 @@ from small_world import SETTINGS, shrunk
 from mopdsim.base.errors import Interrupted, NotFoundError, UsageError
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import BASE
-from studies.framework import conduct, forecasts, observe
+from studies.framework import conduct, forecasts, observe, prediction
 from studies.framework.analysis import Analysis
 from studies.framework.conduct import Work
 from studies.framework.forecasts import Foreteller
@@ -231,6 +231,19 @@ def test_observations_in_which_a_number_is_no_number_are_refused(tmp_path: Path,
     points.assign(**{column: "high"}).to_csv(tmp_path / "observations.csv", index=False)
     with pytest.raises(UsageError, match=r"the observations cannot be read \(.*high"):
         observe.read(tmp_path)
+
+
+@pytest.mark.parametrize("reader", [forecasts.read, prediction.read, observe.read])
+@pytest.mark.parametrize("text", ["[]", "null", "3", "{}", '{"conditions": 3}', '{"conditions": {"a": {}}}'])
+def test_a_study_whose_record_was_changed_is_one_sentence(
+    tmp_path: Path, reader: Callable[[Path], Any], text: str
+) -> None:
+    order = Path(__file__).parents[3] / "studies" / "results" / "order"
+    (tmp_path / "observations.csv").write_bytes((order / "observations.csv").read_bytes())
+    for name in (forecasts.FILE, prediction.FILE, "manifest.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UsageError, match=r"json: .*(restore it|must be a table)"):
+        reader(tmp_path)
 
 
 def test_a_condition_whose_seeds_come_one_after_the_other_is_foretold_in_batches(make: Make) -> None:
