@@ -3,7 +3,7 @@ and amounts.
 
 A batch of several domains is the mixture of theirs: it has the mean length and the wider spread, and waits for the
 slowest environment. A pass over some of the sequences is a fraction of a pass.
-Axes: none (central values); in `Bill.seconds_after` C candidate numbers of steps, N draw.
+Axes: none (central values); in `seconds_after` C stage, N draw.
 Leaves out: a step's seconds (`mopdsim.cost.stage_seconds`), failures, reruns and waiting for GPUs
 (`mopdsim.forecast.schedule`).
 """
@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
 from mopdsim.cost.constants import Fitted, shipped
@@ -95,31 +94,38 @@ class Bill:
         """`training_run_flops` of one step."""
         return self.training_run_flops / self.steps
 
-    def seconds_after(
-        self,
-        steps_C: NDArray[np.int64] | int,
-        relative_length_N: Array,
-        noise_N: Array,
-        relative_amount_N: Array | float = 1.0,
-    ) -> Array:
-        """Seconds after so many steps, (C, N), or (N,) for one number of them.
-
-        From the mean length relative to the central one, a standard normal of the time model's error, and what steps
-        spend relative to the bill's amounts. Seconds grow with a power of the length: the one that twice the length
-        shows.
-        """
-        steps_C1 = np.asarray(steps_C, dtype=float)[..., None]
+    @property
+    def pace(self) -> tuple[float, float, float, float]:
+        """What `seconds_after` grows from: `once_seconds`, seconds of a step, those at twice the length, `log_sd`."""
         once, total = self.once_seconds, sum(self.seconds.values())
-        growing_C1 = steps_C1 * ((total - once) / self.steps)
-        longer_C1 = once + steps_C1 * ((self.longer_seconds - once) / self.steps)
-        power_C1 = np.log2(longer_C1 / (once + growing_C1))
-        grown_CN = np.exp(power_C1 * np.log(relative_length_N) + self.log_sd * noise_N)
-        return np.asarray((once + growing_C1 * relative_amount_N) * grown_CN)
+        return once, (total - once) / self.steps, (self.longer_seconds - once) / self.steps, self.log_sd
 
     def step_seconds_at(self, relative_length_N: Array, noise_N: Array) -> Array:
         """Seconds of one step by draw, without evaluation."""
         share = 1 - self.once_seconds / sum(self.seconds.values())
-        return self.seconds_after(self.steps, relative_length_N, noise_N) * share / self.steps
+        (seconds_N,) = seconds_after([self], [self.steps], relative_length_N, noise_N)
+        return seconds_N * share / self.steps
+
+
+def seconds_after(
+    bills: Sequence[Bill],
+    steps_C: Sequence[int],
+    relative_length_CN: Array,
+    noise_N: Array,
+    relative_amount_CN: Array | float = 1.0,
+) -> Array:
+    """Seconds of stages, one a bill, each after so many steps, (C, N).
+
+    From the mean length relative to the central one, a standard normal of the time model's error, and what steps
+    spend relative to the bill's amounts. Seconds grow with a power of the length: the one that twice the length
+    shows.
+    """
+    once_C1, step_C1, longer_step_C1, log_sd_C1 = np.array([found.pace for found in bills]).T[..., None]
+    steps_C1 = np.asarray(steps_C, dtype=float)[:, None]
+    growing_C1 = steps_C1 * step_C1
+    power_C1 = np.log2((once_C1 + steps_C1 * longer_step_C1) / (once_C1 + growing_C1))
+    grown_CN = np.exp(power_C1 * np.log(relative_length_CN) + log_sd_C1 * noise_N)
+    return np.asarray((once_C1 + growing_C1 * relative_amount_CN) * grown_CN)
 
 
 def bill(

@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
@@ -76,16 +75,16 @@ def at_dollars(scenario: Scenario, dollars: float) -> AtBudget:
         raise UsageError(f"budget_usd = {dollars}: must be a finite number above 0")
     scenario = with_gpus(scenario)
     bills, world = bills_of(scenario), world_of(scenario, default_calibration())
-    lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
-
-    def hours(name: str, steps: int) -> Array:
-        return seconds_of(scenario, bills[name], steps, lengths[name]) * bills[name].gpus / HOUR
-
-    fixed_N = sum((hours(name, 1) for name in bills if name not in scenario.recipe.amounts), np.zeros(1))
+    lengths_CN = np.stack([length_of(scenario, found, world) for found in bills.values()])
+    gpus_C1 = np.array([[found.gpus] for found in bills.values()])
 
     def spent(rows: Mapping[str, Amounts]) -> float:
-        taken = (hours(name, steps_within(row, bills[name].step_flops)) for name, row in rows.items())
-        return float(np.median(sum(taken, fixed_N))) * scenario.price
+        steps_C = [
+            steps_within(rows[name], found.step_flops) if name in rows else found.steps
+            for name, found in bills.items()
+        ]
+        seconds_CN = seconds_of(scenario, [*bills], [*bills.values()], steps_C, lengths_CN)
+        return float(np.median((seconds_CN * gpus_C1 / HOUR).sum(axis=0))) * scenario.price
 
     return _scaled_to(scenario, dollars, spent)
 

@@ -305,17 +305,19 @@ def forecast(
     world = world_of(scenario, calibration)
     recipe, machine = scenario.recipe, gpu(scenario.gpu)
     bills = bills_of(scenario)
-    lengths = {name: length_of(scenario, found, world) for name, found in bills.items()}
+    lengths_CN = np.stack([length_of(scenario, found, world) for found in bills.values()])
+    steps_C = [found.steps for found in bills.values()]
+    seconds_CN = seconds_of(scenario, [*bills], [*bills.values()], steps_C, lengths_CN)
     jobs = [
         Job(
             name=name,
-            seconds_N=seconds_of(scenario, found, found.steps, lengths[name]),
+            seconds_N=seconds_N,
             gpus=taken_gpus(scenario, recipe.stage[name], found),
             needs=needs(recipe.stage[name]),
             pool=scenario.pool(name),
             priority=scenario.priority.get(name, 0.0),
         )
-        for name, found in bills.items()
+        for (name, found), seconds_N in zip(bills.items(), seconds_CN, strict=True)
     ]
     efforts = efforts_of(scenario, bills, world)
     domains = scenario.domains

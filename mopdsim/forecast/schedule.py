@@ -13,7 +13,7 @@ import heapq
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -135,13 +135,16 @@ def place(jobs: Sequence[Job], pools: Mapping[str, int], *, teams: int | None = 
     )
 
 
-def stretched(name: str, seconds_XN: Array, gpus: int, reliability: Reliability, *, seed: int) -> Array:
-    """A stage's seconds with its sweep, reruns and failures drawn, (..., N); the draws depend on its name and the seed
-    alone."""
-    work_XN = seconds_XN * _runs(name, reliability, seed, seconds_XN.shape[-1])
-    expected_XN = work_XN / _HOUR * gpus * reliability.failures_per_gpu_hour
-    failures_XN = _poisson(f"failures:{name}", expected_XN, seed)
-    return np.asarray(work_XN + failures_XN * reliability.seconds_per_failure)
+def stretched(
+    names: Sequence[str], seconds_CN: Array, gpus_C: Sequence[int], reliability: Reliability, *, seed: int
+) -> Array:
+    """Seconds of stages, one a row, with sweep, reruns and failures drawn, (C, N); a stage's draws depend on its name
+    and the seed alone."""
+    draws = seconds_CN.shape[1]
+    work_CN = seconds_CN * np.stack([_runs(name, reliability, seed, draws) for name in names])
+    expected_CN = work_CN / _HOUR * np.array(gpus_C)[:, None] * reliability.failures_per_gpu_hour
+    failures_CN = _poisson([f"failures:{name}" for name in names], expected_CN, seed)
+    return np.asarray(work_CN + failures_CN * reliability.seconds_per_failure)
 
 
 def _ordered(jobs: Sequence[Job]) -> list[Job]:
@@ -186,6 +189,7 @@ def slots_of(size: int, unit: int, gpus: int) -> int:
     return min(-(-gpus // unit), size // unit)
 
 
+@lru_cache(maxsize=1024)
 def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     """How many times a stage's length is run in all: sweep, the run itself, and its repeats."""
     runs_N = np.full(draws, 1.0 + reliability.sweep_runs * reliability.sweep_fraction)
@@ -195,18 +199,21 @@ def _runs(name: str, reliability: Reliability, seed: int, draws: int) -> Array:
     return runs_N
 
 
-def _poisson(key: str, mean_N: Array, seed: int) -> Array:
-    """Poisson counts that grow with the mean in every draw: arrivals of a unit process before `mean` (large
-    means: the normal limit). (..., N)"""
-    draws = mean_N.shape[-1]
-    arrivals_NA = _arrivals(key, seed, draws)
-    counts_N = np.sum(arrivals_NA < mean_N[..., None], axis=-1).astype(float)
-    if np.all(mean_N <= _ARRIVALS / 2):
-        return counts_N
-    large_N = np.maximum(mean_N + np.sqrt(mean_N) * standard_normal(key, seed, draws), 0.0)
-    return np.where(mean_N > _ARRIVALS / 2, large_N, counts_N)
+def _poisson(keys: Sequence[str], mean_CN: Array, seed: int) -> Array:
+    """Poisson counts that grow with the mean in every draw, of one process a row: arrivals of a unit process before
+    `mean` (large means: the normal limit). (C, N)"""
+    draws = mean_CN.shape[1]
+    counts_CN = np.empty_like(mean_CN)
+    for place, key in enumerate(keys):
+        counts_CN[place] = np.count_nonzero(_arrivals(key, seed, draws) < mean_CN[place, :, None], axis=1)
+    if np.all(mean_CN <= _ARRIVALS / 2):
+        return counts_CN
+    noise_CN = np.stack([standard_normal(key, seed, draws) for key in keys])
+    large_CN = np.maximum(mean_CN + np.sqrt(mean_CN) * noise_CN, 0.0)
+    return np.where(mean_CN > _ARRIVALS / 2, large_CN, counts_CN)
 
 
+@lru_cache(maxsize=256)  # a plan's stages meet the same failures after any number of steps
 def _arrivals(key: str, seed: int, draws: int) -> Array:
     """The first arrival times of a unit Poisson process in every draw, (N, arrivals)."""
     gaps_NA = -np.log1p(-uniform(key, seed, draws * _ARRIVALS)).reshape(draws, _ARRIVALS)

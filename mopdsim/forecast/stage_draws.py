@@ -13,7 +13,7 @@ recipe's own rollouts_per_prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -24,7 +24,7 @@ from mopdsim.base.arrays import Array
 from mopdsim.base.errors import InfeasibleError
 from mopdsim.belief.calibration import Calibration, sample, standard_normal
 from mopdsim.cost.rlstep import Overlap
-from mopdsim.cost.stage_cost import Bill, batch_of, bill, bill_together
+from mopdsim.cost.stage_cost import Bill, batch_of, bill, bill_together, seconds_after
 from mopdsim.cost.stage_seconds import Machine, step_flops, waiting_share
 from mopdsim.facts.domains import Estimate, domains
 from mopdsim.facts.hardware import gpu
@@ -212,13 +212,22 @@ def fresh(overlap: Overlap, stage: AnyStage, constants: Mapping[str, Array], *, 
     return np.asarray(np.exp(-np.ravel(constants["staleness_cost"]) * stale))
 
 
-def seconds_of(scenario: Scenario, found: Bill, steps_C: Steps, relative_length_N: Array) -> Array:
-    """A stage's seconds with its draws: amounts, lengths, overhead and the time model's error (both common to all
-    stages), failures, reruns. (C, N), or (N,) for one number of steps."""
+def seconds_of(
+    scenario: Scenario,
+    names: Sequence[str],
+    bills: Sequence[Bill],
+    steps_C: Sequence[int],
+    relative_length_CN: Array,
+) -> Array:
+    """Seconds of stages, each by its name and bill after so many steps, with their draws: amounts, lengths, overhead
+    and the time model's error (both common to all stages), failures, reruns. (C, N)"""
     noise_N = standard_normal("time_model", scenario.seed, scenario.draws)
-    amounts_N = relative_amount(scenario, found.name)
-    seconds_CN = found.seconds_after(steps_C, relative_length_N, noise_N, amounts_N) * overhead_of(scenario)
-    return stretched(found.name, seconds_CN, found.gpus, scenario.reliability, seed=scenario.seed)
+    amounts_CN = np.stack([relative_amount(scenario, name) for name in names])
+    seconds_CN = seconds_after(bills, steps_C, relative_length_CN, noise_N, amounts_CN)
+    gpus_C = [found.gpus for found in bills]
+    return stretched(
+        names, seconds_CN * overhead_of(scenario), gpus_C, scenario.reliability, seed=scenario.seed
+    )
 
 
 WORTH_DOUBLING = 1.25  # times as fast that twice the GPUs should at least be

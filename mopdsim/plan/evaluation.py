@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array, middle
 from mopdsim.forecast.forecast import DAY, HOUR
@@ -25,215 +26,54 @@ from mopdsim.forecast.schedule import placed, slot_gpus, slots_of
 from mopdsim.plan.candidate import DISTILLED, TAUGHT, Group, Plan, group_name, recipe_of
 from mopdsim.plan.grouping import Grouping
 from mopdsim.plan.question import Family, Question
-from mopdsim.plan.stock import Costs, Path, Run, RunKind, Stock, Timed, Trained, equal_shares, run_kind
-from mopdsim.quality.distillation import Brought, Lesson, blend, companions, follow
+from mopdsim.plan.stock import Kind, Path, Run, Shares, Stock, Timed, Trained, equal_shares, rl_kind
+from mopdsim.quality.distillation import Lesson, companions, follow, merge
 from mopdsim.quality.learning import paced
-from mopdsim.quality.step import State, Step
-from mopdsim.recipes.catalogue import REWARD_GROUP, cascade_shares
+from mopdsim.quality.step import Effort, State, Step
+from mopdsim.recipes.catalogue import cascade_shares
 from mopdsim.recipes.recipe import Distill, Merge
 from mopdsim.recipes.stage import Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:
-    """Plans of one kind are scored side by side: their last stages are the same, but for a merge's scale."""
-    return plan.family, plan.balance, plan.reward_mix, plan.rounds, len(plan.groups)
+    """Plans of one kind are scored side by side: their last stages are the same."""
+    return plan.family, plan.balance, plan.reward_mix, plan.scale, plan.rounds, len(plan.groups)
 
 
-def runs_of(plan: Plan, number: int = 0) -> tuple[Run, ...]:
-    """The teachers of a plan's round, the first being number 0."""
+def runs_of(plan: Plan, number: int = 0) -> Path:
+    """The RL runs of a plan's round, the first being number 0: teachers, or without a student one after the other."""
     prefix = f"r{number + 1}_" if plan.rounds > 1 else ""
-    return tuple(map(Run, _teacher_kinds(plan.groups, plan.normalizer, prefix, number > 0), plan.rl_steps))
+    kinds = _kinds(plan.family, plan.groups, plan.normalizer, plan.replay, prefix, goes_on=number > 0)
+    return tuple(map(Run, kinds, plan.rl_steps))
 
 
 @cache
-def _teacher_kinds(
-    groups: Grouping, normalizer: Normalizer, prefix: str, goes_on: bool
-) -> tuple[RunKind, ...]:
-    return tuple(
-        run_kind(prefix + group_name(group), equal_shares(group), normalizer, goes_on=goes_on)
-        for group in groups
-    )
-
-
-class Rounds:
-    """Evaluates plans of one kind from a stock of pieces."""
-
-    def __init__(self, stock: Stock) -> None:
-        self.stock = stock
-        self._last: dict[tuple[object, ...], list[Distill | Merge]] = {}
-        self._lasts: dict[tuple[object, ...], Array | None] = {}
-
-    def time(self, plans: Sequence[Plan]) -> None:
-        """Times what these plans of any kind share."""
-        runs: dict[int, dict[Run, None]] = {}
-        lasts: dict[tuple[object, ...], tuple[Plan, int, dict[int, None]]] = {}
-        for plan in plans:
-            last_gpus = _last_gpus(plan)
-            for number in range(plan.rounds):
-                runs.setdefault(plan.gpus, {}).update(dict.fromkeys(runs_of(plan, number)))
-                _, _, counts = lasts.setdefault((*kind(plan), number, last_gpus), (plan, number, {}))
-                counts[plan.distill_steps] = None
-        for gpus, found in runs.items():
-            self.stock.time(found, gpus)
-        for key, (plan, number, counts) in lasts.items():
-            self._time_last(
-                key, plan, number, [steps for steps in counts if (*key, steps) not in self._lasts]
+def _kinds(
+    family: Family, groups: Grouping, normalizer: Normalizer, replay: float, prefix: str, *, goes_on: bool
+) -> tuple[Kind, ...]:
+    match family:
+        case "mixed_rl":
+            return (rl_kind("mixed", equal_shares(groups[0]), normalizer),)
+        case "single":
+            return (rl_kind("specialist", equal_shares(groups[0]), normalizer),)
+        case "cascade_rl":
+            order = [group[0] for group in groups]
+            return tuple(
+                rl_kind(f"step_{place + 1}", _shares(order, place, replay), normalizer, goes_on=place > 0)
+                for place in range(len(order))
+            )
+        case "mopd" | "off_policy" | "merge":
+            return tuple(
+                rl_kind(prefix + group_name(group), equal_shares(group), normalizer, goes_on=goes_on)
+                for group in groups
             )
 
-    def _time_last(self, key: tuple[object, ...], plan: Plan, number: int, counts: Sequence[int]) -> None:
-        """Seconds of a round's student or merge after so many steps, (N,), remembered; None where it does not fit."""
-        if not counts:
-            return
-        stage, question = self.last_stage(plan, number), self.stock.question
-        samples = REWARD_GROUP if plan.reward_mix else 1
-        amounts = question.amounts("distill", 1, group=samples) if isinstance(stage, Distill) else None
-        steps_C = np.maximum(np.array(counts), 1)
-        found = self.stock.seconds((*kind(plan), stage.name), stage, amounts, steps_C, _last_gpus(plan))
-        for place, steps in enumerate(counts):
-            self._lasts[*key, steps] = None if found is None else found[place]
 
-    def costs(self, plans: Sequence[Plan]) -> Costs:
-        """GPU-hours and days of plans with as many teachers in as many rounds; `time` must have been told of them."""
-        found = [self._costs(plans, number) for number in range(plans[0].rounds)]
-        return Costs(*(np.sum(rows, axis=0) for rows in zip(*found, strict=True)))
-
-    def prepare(self, plans: Sequence[Plan]) -> None:
-        """Trains the teachers of the first round that these plans of any kind share."""
-        self.stock.prepare((run,) for plan in plans for run in runs_of(plan))
-
-    def scores(self, plans: Sequence[Plan]) -> Array:
-        """Scores after the last round of plans of one kind, (D, C, N); `prepare` must have been told of them."""
-        state = self.stock.base
-        for number in range(plans[0].rounds):
-            runs = [runs_of(plan, number) for plan in plans]
-            if number:
-                taught = self._later(plans, runs, state)
-            else:
-                taught = [[self.stock.trained((run,)) for run in row] for row in runs]
-            state = self._end(plans, taught, state, number)
-        return state.score_DN
-
-    def _later(
-        self, plans: Sequence[Plan], runs: Sequence[Sequence[Run]], init: State
-    ) -> list[list[Trained]]:
-        """Each plan's teachers, from its student of the round before."""
-        many = len(runs[0])
-        flat = [run for row in runs for run in row]
-        starts = np.repeat(np.arange(len(plans)), many)
-        found = self.stock.train(flat, init, starts, teaches=True)
-        return [found[first : first + many] for first in range(0, len(found), many)]
-
-    def last_stage(self, plan: Plan, number: int) -> Distill | Merge:
-        """A round's student or merge as the plan's recipe has it, for this number of teachers."""
-        key = (*kind(plan), plan.scale)
-        if key not in self._last:
-            stages = recipe_of(self.stock.question, plan).stages
-            self._last[key] = [stage for stage in stages if isinstance(stage, Distill | Merge)]
-        return self._last[key][number]
-
-    def _end(
-        self, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]], init: State, number: int
-    ) -> State:
-        """What the merge or the student comes to."""
-        stage = self.last_stage(plans[0], number)
-        step = Step(stage, {stage.init: init}, self.stock.world_of(stage.name))
-        if isinstance(stage, Distill):
-            self._distilled(stage, step, plans, taught)
-            return step.finish(np.zeros((len(plans), self.stock.question.base.draws)))
-        return self._merged(stage, step, plans, taught)
-
-    def _merged(
-        self, stage: Merge, step: Step, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]]
-    ) -> State:
-        """Merges of any scale: what those of the same specialists have in common is worked out once."""
-        alike: dict[tuple[object, ...], int] = {}
-        places = [alike.setdefault((p.groups, p.rl_steps, p.normalizer), len(alike)) for p in plans]
-        rows = [taught[places.index(place)] for place in alike.values()]
-        inputs_IDCN = np.stack(
-            [np.stack([one.score_DN for one in column], axis=1) for column in zip(*rows, strict=True)]
-        )
-        brought, init = Brought.of(stage, step, inputs_IDCN), step.before
-        score_DCN = np.empty((len(init.score_DN), len(plans), init.score_DN.shape[-1]))
-        for scale in dict.fromkeys(plan.scale for plan in plans):
-            at = [place for place, plan in enumerate(plans) if plan.scale == scale]
-            own = self.last_stage(plans[at[0]], 0)
-            assert isinstance(own, Merge)
-            step = Step(own, {own.init: init}, step.world)
-            blend(own, step, brought.some([places[place] for place in at]))
-            score_DCN[:, at] = step.score_DN
-        return replace(init, score_DN=score_DCN)
-
-    def _distilled(
-        self, stage: Distill, step: Step, plans: Sequence[Plan], taught: Sequence[Sequence[Trained]]
-    ) -> None:
-        """The student: on each domain its own teacher's score, moved by the others, as far as the farthest."""
-        question, world = self.stock.question, step.world
-        shape = (len(plans), len(question.domains), question.base.draws)
-        row = {name: place for place, name in enumerate(stage.domains)}
-        own_CSN, pulls_CDN, kl_CN = np.zeros(shape), np.zeros(shape), np.zeros((shape[0], shape[2]))
-        groupings = [plan.groups for plan in plans]
-        for place, (groups, pieces) in enumerate(zip(groupings, taught, strict=True)):
-            for group, piece in zip(groups, pieces, strict=True):
-                for name in group:
-                    own_CSN[place, row[name]] = piece.score_DN[world.index[name]]
-                pulls_CDN[place] += piece.pull_DN
-                np.maximum(kl_CN[place], piece.kl_N, out=kl_CN[place])
-        companions_DCN = companions(pulls_CDN.swapaxes(0, 1), len(taught[0]) - 1.0)
-        own_SCN = own_CSN.swapaxes(0, 1)
-        if len(set(groupings)) == 1:  # one matrix for all candidates
-            groupings = groupings[:1]
-        lesson = Lesson(
-            own_SN=own_SCN,
-            others_SN=own_SCN,
-            companions_SN=companions_DCN[step.trained],
-            within_SN=1.0,
-            distance_N=kl_CN,
-            apart_SSN=np.stack([_apart(groups, tuple(stage.domains)) for groups in groupings], axis=-1)[
-                ..., None
-            ],
-        )
-        one_step = question.amounts("distill", 1, group=REWARD_GROUP if stage.reward_mix else 1)
-        steps = [plan.distill_steps for plan in plans]
-        if len(set(steps)) == 1:  # one effort for all candidates
-            steps = steps[:1]
-        key = (*kind(plans[0]), stage.name)
-        effort = self.stock.effort(key, stage, one_step, np.array(steps))
-        follow(
-            stage, step, paced(effort, one_step, question.amounts_name, stage.kind, world.constants), lesson
-        )
-
-    def _costs(self, plans: Sequence[Plan], number: int) -> tuple[Array, Array]:
-        """GPU-hours and days of a round, (C, N); infinite where a stage does not fit."""
-        shape = (len(plans), self.stock.question.base.draws)
-        hours_CN, days_CN = np.full(shape, np.inf), np.full(shape, np.inf)
-        alike: dict[tuple[int, int], dict[int, tuple[list[Timed], Array]]] = {}
-        for place, plan in enumerate(plans):
-            timed = [self.stock.timed(run, plan.gpus) for run in runs_of(plan, number)]
-            fitting = [found for found in timed if found is not None]
-            last_gpus = _last_gpus(plan)
-            last_N = self._lasts[*kind(plan), number, last_gpus, plan.distill_steps]
-            if last_N is not None and len(fitting) == len(timed):
-                alike.setdefault((plan.gpus, last_gpus), {})[place] = (fitting, last_N)
-        for (gpus, last_gpus), found in alike.items():
-            places, last_CN = [*found], np.array([last_N for _, last_N in found.values()])
-            longest_first = [sorted(row, key=lambda one: -one.median) for row, _ in found.values()]
-            columns = list(zip(*longest_first, strict=True))
-            runs_KCN = np.array([[one.seconds_N for one in column] for column in columns])
-            hours_CN[places] = (runs_KCN.sum(axis=0) * gpus + last_CN * last_gpus) / HOUR
-            days_CN[places] = (self._teachers_done(runs_KCN, gpus, last_gpus) + last_CN) / DAY
-        return hours_CN, days_CN
-
-    def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
-        """Seconds until the last teacher is done, the longest first, each on the machine that is free. (C, N)"""
-        question, many = self.stock.question, len(runs_KCN)
-        unit = slot_gpus(question.pool, [gpus, last_gpus])
-        side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
-        free_CNS = np.zeros((*runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many)))
-        at_once_CN = done_CN = np.zeros(runs_KCN.shape[1:])
-        for seconds_CN in runs_KCN:
-            _, end_CN = placed([(free_CNS, 1)], at_once_CN, seconds_CN)
-            done_CN = np.maximum(done_CN, end_CN)
-        return done_CN
+def _shares(order: Sequence[str], place: int, replay: float) -> Shares:
+    """Shares of the prompts in one step of a cascade, its own domain first; in which order the domains before were
+    trained does not matter."""
+    own, *old = cascade_shares(order, place, replay).items()
+    return own, *sorted(old)
 
 
 def _last_gpus(plan: Plan) -> int:
@@ -241,73 +81,16 @@ def _last_gpus(plan: Plan) -> int:
     return plan.student_gpus if plan.family in DISTILLED else 1
 
 
+def _shape(plan: Plan) -> tuple[object, ...]:
+    """Plans of one shape are priced side by side: as many stages on as many GPUs."""
+    return plan.family in TAUGHT, plan.rounds, len(plan.groups), plan.gpus, _last_gpus(plan)
+
+
 @cache
-def _apart(groups: Grouping, domains: Group) -> Array:
-    """Whether two domains of the student are in different groups, 1 or 0. (S, S)"""
+def _dealt(groups: Grouping, domains: Group) -> NDArray[np.intp]:
+    """The place of each domain's group, (S,)."""
     group = {name: place for place, names in enumerate(groups) for name in names}
-    places = np.array([group[name] for name in domains])
-    return np.asarray(places[:, None] != places, dtype=float)
-
-
-_NAMES = {"mixed_rl": "mixed", "single": "specialist"}  # the catalogue's
-
-
-def chain(plan: Plan) -> Path:
-    """The runs of a plan, in their order."""
-    return tuple(
-        map(Run, _chain_kinds(plan.family, plan.groups, plan.normalizer, plan.replay), plan.rl_steps)
-    )
-
-
-@cache
-def _chain_kinds(
-    family: Family, groups: tuple[Group, ...], normalizer: Normalizer, replay: float
-) -> tuple[RunKind, ...]:
-    if family in _NAMES:
-        return (run_kind(_NAMES[family], equal_shares(groups[0]), normalizer),)
-    order = [group[0] for group in groups]
-    return tuple(
-        run_kind(f"step_{place + 1}", _shares(order, place, replay), normalizer, goes_on=place > 0)
-        for place in range(len(order))
-    )
-
-
-def _shares(order: Sequence[str], place: int, replay: float) -> tuple[tuple[str, float], ...]:
-    """Shares of the prompts in one step of a cascade, its own domain first; in which order the domains before were
-    trained does not matter."""
-    own, *old = cascade_shares(order, place, replay).items()
-    return own, *sorted(old)
-
-
-def chain_costs(stock: Stock, plans: Sequence[Plan]) -> Costs:
-    """GPU-hours and days of plans without a teacher."""
-    chains = [chain(plan) for plan in plans]
-    for gpus in dict.fromkeys(plan.gpus for plan in plans):
-        stock.time(
-            (run for plan, runs in zip(plans, chains, strict=True) if plan.gpus == gpus for run in runs), gpus
-        )
-    seconds_CN = np.stack(
-        [_chain_seconds(stock, runs, plan.gpus) for plan, runs in zip(plans, chains, strict=True)]
-    )
-    gpus_C = np.array([plan.gpus for plan in plans])
-    return Costs(gpu_hours_CN=seconds_CN * gpus_C[:, None] / HOUR, days_CN=seconds_CN / DAY)
-
-
-def chain_scores(stock: Stock, plans: Sequence[Plan]) -> Array:
-    """Scores of plans without a teacher, (D, C, N)."""
-    chains = [chain(plan) for plan in plans]
-    for count in range(1, max(map(len, chains)) + 1):
-        stock.prepare(runs[:count] for runs in chains if len(runs) >= count)
-    return np.stack([stock.trained(runs).score_DN for runs in chains], axis=1)
-
-
-def _chain_seconds(stock: Stock, runs: Path, gpus: int) -> Array:
-    """Seconds of all runs, (N,); infinite where one does not fit."""
-    total_N = np.zeros(stock.question.base.draws)
-    for run in runs:
-        timed = stock.timed(run, gpus)
-        total_N += np.inf if timed is None else timed.seconds_N
-    return total_N
+    return np.array([group[name] for name in domains])
 
 
 _BATCH = 32  # plans at a time: their arrays stay in the processor's cache
@@ -343,9 +126,9 @@ class Evaluator:
         self.question = question
         self.options = splits(question.pool)
         self.stock = stock or Stock(question)
-        self.rounds = Rounds(self.stock)
         self.found: dict[Plan, Outcome] = {}
         self._scored: dict[Plan, tuple[float, dict[str, float]]] = {}
+        self._lasts: dict[tuple[object, ...], list[Kind]] = {}
 
     def on(self, question: Question) -> Evaluator:
         """An evaluator for a question that has another pool: what plans score is the same there, and known."""
@@ -399,12 +182,13 @@ class Evaluator:
     def _priced(self, plans: Sequence[Plan]) -> dict[Plan, tuple[dict[str, float], dict[str, float]]]:
         """Each plan's costs by name: with the asked confidence, and the medians."""
         confidence, usd = self.question.confidence, self.question.usd_per_gpu_hour
-        self.rounds.time([plan for plan in plans if plan.family in TAUGHT])
+        stages = {plan: self._stages(plan) for plan in plans}
+        runs = [*dict.fromkeys(run for own in stages.values() for run in own)]
+        timed = dict(zip(runs, self.stock.seconds(runs), strict=True))
         found = {}
-        for batch in _batches(plans, lambda plan: (plan.family in TAUGHT, plan.rounds, len(plan.groups))):
-            taught = batch[0].family in TAUGHT
-            costs = self.rounds.costs(batch) if taught else chain_costs(self.stock, batch)
-            draws = costs.days_CN.shape[1]
+        for batch in _batches(plans, _shape):
+            costs = self._costs(batch, [[timed[run] for run in stages[plan]] for plan in batch])
+            draws = costs[0].shape[1]
             sure, ends = int(np.ceil(confidence * (draws - 1))), {(draws - 1) // 2, draws // 2}
             hours_CN, days_CN = (np.partition(row_CN, sorted({sure, *ends}), axis=1) for row_CN in costs)
             rows = {"gpu_hours": hours_CN, "usd": hours_CN * usd, "days": days_CN}
@@ -416,6 +200,56 @@ class Evaluator:
                     {name: row_C[place] for name, row_C in median.items()},
                 )
         return found
+
+    def _stages(self, plan: Plan) -> list[tuple[Run, int]]:
+        """All stages of a plan with their GPUs, round by round, a round's student or merge last."""
+        found: list[tuple[Run, int]] = []
+        for number in range(plan.rounds):
+            found += ((run, plan.gpus) for run in runs_of(plan, number))
+            if plan.family in TAUGHT:
+                last = Run(self._last(plan, number), max(plan.distill_steps, 1))
+                found.append((last, _last_gpus(plan)))
+        return found
+
+    def _last(self, plan: Plan, number: int) -> Kind:
+        """A round's student or merge as the plan's recipe has it, for this number of teachers."""
+        key = kind(plan)
+        if key not in self._lasts:
+            stages = recipe_of(self.question, plan).stages
+            self._lasts[key] = [Kind(stage) for stage in stages if isinstance(stage, Distill | Merge)]
+        return self._lasts[key][number]
+
+    def _costs(self, plans: Sequence[Plan], stages: Sequence[Sequence[Timed]]) -> tuple[Array, Array]:
+        """GPU-hours and days of plans with as many stages on as many GPUs, (C, N) each; infinite where one does not
+        fit."""
+        one, many = plans[0], len(plans[0].groups)
+        if one.family not in TAUGHT:
+            seconds_CN = np.array(
+                [[run.seconds_N for run in column] for column in zip(*stages, strict=True)]
+            ).sum(axis=0)
+            return seconds_CN * one.gpus / HOUR, seconds_CN / DAY
+        hours, days, last_gpus = [], [], _last_gpus(one)
+        for first in range(0, one.rounds * (many + 1), many + 1):
+            longest_first = [sorted(row[first : first + many], key=lambda run: -run.median) for row in stages]
+            runs_KCN = np.array(
+                [[run.seconds_N for run in column] for column in zip(*longest_first, strict=True)]
+            )
+            last_CN = np.array([row[first + many].seconds_N for row in stages])
+            hours.append((runs_KCN.sum(axis=0) * one.gpus + last_CN * last_gpus) / HOUR)
+            days.append((self._teachers_done(runs_KCN, one.gpus, last_gpus) + last_CN) / DAY)
+        return np.sum(hours, axis=0), np.sum(days, axis=0)
+
+    def _teachers_done(self, runs_KCN: Array, gpus: int, last_gpus: int) -> Array:
+        """Seconds until the last teacher is done, the longest first, each on the machine that is free. (C, N)"""
+        question, many = self.question, len(runs_KCN)
+        unit = slot_gpus(question.pool, [gpus, last_gpus])
+        side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
+        free_CNS = np.zeros((*runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many)))
+        at_once_CN = done_CN = np.zeros(runs_KCN.shape[1:])
+        for seconds_CN in runs_KCN:
+            _, end_CN = placed([(free_CNS, 1)], at_once_CN, seconds_CN)
+            done_CN = np.maximum(done_CN, end_CN)
+        return done_CN
 
     def _scores(self, plans: Sequence[Plan]) -> dict[Plan, tuple[float, dict[str, float]]]:
         """Each plan's objective, and the lower quantile of the score of each domain with a minimum. Plans that differ
@@ -438,10 +272,94 @@ class Evaluator:
         """The plans in batches of a kind, each with the scores of its plans by draw, (D, C, N)."""
         # plans of one grouping side by side: much of their arithmetic is then common
         by_groups = sorted(plans, key=lambda plan: plan.groups)
-        self.rounds.prepare([plan for plan in by_groups if plan.family in TAUGHT])
-        for batch in _batches(by_groups, lambda plan: kind(plan) if plan.family in TAUGHT else ()):
-            taught = batch[0].family in TAUGHT
-            yield batch, self.rounds.scores(batch) if taught else chain_scores(self.stock, batch)
+        # the teachers of all, together: each batch finds its own
+        self.stock.trained((run,) for plan in by_groups if plan.family in TAUGHT for run in runs_of(plan))
+        for batch in _batches(by_groups, kind):
+            yield batch, self._taught(batch) if batch[0].family in TAUGHT else self._alone(batch)
+
+    def _alone(self, plans: Sequence[Plan]) -> Array:
+        """Scores of plans without a teacher, (D, C, N)."""
+        return np.stack([row.score_DN for row in self.stock.trained(map(runs_of, plans))], axis=1)
+
+    def _taught(self, plans: Sequence[Plan]) -> Array:
+        """Scores after the last round of plans of one kind, (D, C, N)."""
+        state, many = self.stock.base, len(plans[0].groups)
+        for number in range(plans[0].rounds):
+            runs = [run for plan in plans for run in runs_of(plan, number)]
+            if number:
+                each = replace(self.stock.base, score_DN=np.repeat(state.score_DN, many, axis=1))
+                pieces, places = self.stock.train(runs, each, teaches=True), np.arange(len(runs))
+            else:
+                own = {run: place for place, run in enumerate(dict.fromkeys(runs))}
+                pieces, places = (
+                    self.stock.trained((run,) for run in own),
+                    np.array([own[run] for run in runs]),
+                )
+            state = self._end(plans, pieces, places.reshape(len(plans), many), state, number)
+        return state.score_DN
+
+    def _end(
+        self,
+        plans: Sequence[Plan],
+        taught: Sequence[Trained],
+        places_CK: NDArray[np.intp],
+        init: State,
+        number: int,
+    ) -> State:
+        """What the merge or the student comes to. places: of each plan's teachers among those taught."""
+        last = self._last(plans[0], number)
+        stage, world = last.stage, self.stock.world_of(last)
+        score_DUN = np.stack([piece.score_DN for piece in taught], axis=1)
+        if isinstance(stage, Merge):
+            inputs = {
+                name: replace(init, score_DN=score_DUN[:, places_C])
+                for name, places_C in zip(stage.inputs, places_CK.T, strict=True)
+            }
+            step = Step(stage, {stage.init: init}, world)
+            return step.finish(merge(stage, step, inputs))
+        assert isinstance(stage, Distill)
+        step = Step(stage, {stage.init: init}, world)
+        self._distilled(stage, step, plans, taught, score_DUN, places_CK)
+        return step.finish(np.zeros((len(plans), self.question.base.draws)))
+
+    def _distilled(
+        self,
+        stage: Distill,
+        step: Step,
+        plans: Sequence[Plan],
+        taught: Sequence[Trained],
+        score_DUN: Array,
+        places_CK: NDArray[np.intp],
+    ) -> None:
+        """The student: on each domain its own teacher's score, moved by the others, as far as the farthest."""
+        stock, world = self.stock, step.world
+        dealt_CS = np.stack([_dealt(plan.groups, tuple(stage.domains)) for plan in plans])
+        pull_DUN = np.stack([piece.pull_DN for piece in taught], axis=1)
+        own_SCN = score_DUN[step.trained[:, None], np.take_along_axis(places_CK, dealt_CS, axis=1).T]
+        pulls_DCN = sum((pull_DUN[:, column] for column in places_CK.T), np.zeros(1))
+        if (dealt_CS == dealt_CS[0]).all():  # one matrix for all candidates
+            dealt_CS = dealt_CS[:1]
+        lesson = Lesson(
+            own_SN=own_SCN,
+            others_SN=own_SCN,
+            companions_SN=companions(pulls_DCN, places_CK.shape[1] - 1.0)[step.trained],
+            within_SN=1.0,
+            distance_N=np.stack([piece.kl_N for piece in taught])[places_CK].max(axis=1),
+            apart_SSN=(dealt_CS.T[:, None] != dealt_CS.T).astype(float)[..., None],
+        )
+        one = stock.one_step(self._last(plans[0], 0))
+        steps = np.array([[plan.distill_steps] for plan in plans])
+        if (steps == steps[0]).all():  # one effort for all candidates
+            steps = steps[:1]
+        effort = Effort(compute_N=steps * one.compute_N, tokens_N=steps * one.tokens_N)
+        amounts = stock.amounts(stage)
+        assert amounts is not None
+        follow(
+            stage,
+            step,
+            paced(effort, amounts, self.question.amounts_name, stage.kind, world.constants),
+            lesson,
+        )
 
 
 def splits(pool: int) -> tuple[int, ...]:

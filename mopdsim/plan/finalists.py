@@ -9,7 +9,7 @@ refuses.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,10 +41,12 @@ class Finalist:
     forecast: Forecast
     utility_N: Array
 
-    def utility_in(self, question: Question, world: World) -> Array:
-        """What counts if the world were this one, (N,); costs do not depend on it."""
+    def utility_in(self, question: Question, world: World, *, same: Collection[str] = ()) -> Array:
+        """What counts if the world were this one, (N,); costs do not depend on it. same: the stages that leave what
+        they leave in the forecast."""
         recipe = self.forecast.scenario.recipe
-        state = walk(recipe, world, self.efforts_in(world), explain=False)[recipe.output]
+        done = {name: replace(self.forecast.states[name], waterfall=None) for name in same}
+        state = walk(recipe, world, self.efforts_in(world), explain=False, done=done)[recipe.output]
         return question.utility(state.score_DN)
 
     def efforts_in(self, world: World) -> Mapping[str, Effort]:

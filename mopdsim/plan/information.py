@@ -34,9 +34,9 @@ from mopdsim.plan.candidate import Group
 from mopdsim.plan.evaluation import splits
 from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
-from mopdsim.plan.stock import STUDENT, Stock, equal_shares, run_kind, stage_of
+from mopdsim.plan.stock import STUDENT, Kind, Run, Stock, equal_shares, rl_kind
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import Distill, Rl, Teacher, TrainedStage
+from mopdsim.recipes.recipe import Distill, Teacher
 
 IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standard error .017 at three)
 _FOLDS = 2.0  # of the distillation's gap: to 1/e^2
@@ -149,7 +149,7 @@ def _mechanisms(domains: Group, shop: _Prices) -> list[Pilot]:
 def _base_scores(shop: _Prices) -> Pilot:
     """The base, scored on every domain: one of the evaluations that any stage is billed for."""
     question, stock = shop.question, shop.stock
-    stage = _run(question.domains)
+    stage = _rl(question.domains).stage
     seconds = bill(
         stage, question.amounts("rl", 2), stock.domains, stock.machine, gpus=question.pool
     ).seconds["evaluation"]
@@ -179,42 +179,31 @@ class _Prices:
 
     def rl(self, group: Group, midpoints: float) -> float:
         """RL until every domain of the group has had so many midpoints of compute."""
-        stage = _run(group)
+        kind = _rl(group)
         rows = [self.stock.domains[name].midpoint.value for name in group]
-        amounts = self.question.amounts("rl", 1)
-        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).compute_N
-        steps = max(2, round(midpoints * sum(rows) / float(np.median(per_step))))
-        return self._hours(stage, steps)
+        per_step = self.stock.one_step(kind).compute_N
+        return self._hours(group, kind, max(2, round(midpoints * sum(rows) / float(np.median(per_step)))))
 
     def distillation(self, group: Group) -> float:
         """Distillation of a group until its gaps are closed to 1/e^2."""
         teachers = tuple(Teacher(stage=f"pilot_{place}", domains=(name,)) for place, name in enumerate(group))
-        stage = Distill(name=STUDENT, domains=dict.fromkeys(group, 1.0), teachers=teachers)
+        kind = Kind(Distill(name=STUDENT, domains=dict.fromkeys(group, 1.0), teachers=teachers))
         tokens = sum(self.stock.domains[name].distill_tokens.value for name in group)
-        amounts = self.question.amounts("distill", 1)
-        per_step = self.stock.effort(_key(stage), stage, amounts, np.array([1])).tokens_N
-        return self._hours(stage, max(2, round(_FOLDS * tokens / float(np.median(per_step)))))
+        per_step = self.stock.one_step(kind).tokens_N
+        return self._hours(group, kind, max(2, round(_FOLDS * tokens / float(np.median(per_step)))))
 
-    def _hours(self, stage: TrainedStage, steps: int) -> float:
+    def _hours(self, group: Group, kind: Kind, steps: int) -> float:
         """Median GPU-hours on the fewest GPUs that it fits on; it does on the pool, or there would be no plan."""
-        amounts = self.question.amounts(stage.kind, 1)
         for gpus in reversed(splits(self.question.pool)):
-            seconds_CN = self.stock.seconds(_key(stage), stage, amounts, np.array([steps]), gpus)
-            if seconds_CN is not None:
-                return float(np.median(seconds_CN)) * gpus / HOUR
-        raise InfeasibleError(
-            f"a pilot of {', '.join(stage.domains)} does not fit on {self.question.pool} GPUs"
-        )
+            (timed,) = self.stock.seconds([(Run(kind, steps), gpus)])
+            if np.isfinite(timed.median):
+                return timed.median * gpus / HOUR
+        raise InfeasibleError(f"a pilot of {', '.join(group)} does not fit on {self.question.pool} GPUs")
 
 
-def _run(group: Group) -> Rl:
+def _rl(group: Group) -> Kind:
     """RL of a pilot on these domains."""
-    return stage_of(run_kind("pilot", equal_shares(group), "token"))
-
-
-def _key(stage: TrainedStage) -> tuple[str, tuple[str, ...]]:
-    """What tells the stages of pilots apart."""
-    return f"pilot {stage.kind}", tuple(stage.domains)
+    return rl_kind("pilot", equal_shares(group), "token")
 
 
 _FACTS = ("start", "asymptote", "midpoint", "steepness", "distill_tokens", "length")

@@ -33,6 +33,7 @@ from mopdsim.plan.explore import LEAST_STEPS, Found, fitting
 from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
 from mopdsim.quality.world import World
+from mopdsim.recipes.recipe import ROOTS, Recipe, Rl
 
 SAME = "the same"
 _HALVINGS = 6
@@ -131,7 +132,11 @@ def _shifted(question: Question, finalists: Sequence[Finalist], moved: str) -> C
         acted_on = moved == "conflict" or one.plan.family in DISTILLED
         if not (added and acted_on):
             return float(question.value(one.utility_N))
-        return float(question.value(one.utility_in(question, one.forecast.world.shifted(**{moved: added}))))
+        world, same = (
+            one.forecast.world.shifted(**{moved: added}),
+            untouched(one.forecast.scenario.recipe, moved),
+        )
+        return float(question.value(one.utility_in(question, world, same=same)))
 
     @cache
     def best(added: float) -> str:
@@ -139,6 +144,20 @@ def _shifted(question: Question, finalists: Sequence[Finalist], moved: str) -> C
         return finalists[0 if values[0] >= max(values) - FLOOR else int(np.argmax(values))].plan.label
 
     return best
+
+
+def untouched(recipe: Recipe, moved: str) -> list[str]:
+    """The stages that leave the same whatever K is, or the gap of students: no student is before them, and with K, each
+    trains a root on one domain by reward."""
+    found: list[str] = []
+    for stage in recipe.stages:
+        if moved == "conflict":
+            same = isinstance(stage, Rl) and stage.init in ROOTS and len(stage.domains) == 1
+        else:
+            same = isinstance(stage, Rl) and (stage.init in ROOTS or stage.init in found)
+        if same:
+            found.append(stage.name)
+    return found
 
 
 def _price(question: Question, found: Found, recommended: Plan) -> list[Tip]:

@@ -7,8 +7,8 @@ teacher (tested). Leaves out: how specialists come about (`mopdsim.quality.learn
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -289,50 +289,10 @@ def _reward(stage: Distill, step: Step, effort: Effort, shares_SN: Array, confli
     step.move_some("reward", places, score_SN + share_SN * np.maximum(tends_SN - score_SN, 0.0) * climbed_SN)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Brought:
-    """What the inputs of a merge bring together, before it is scaled, (D, N) each, in logits. moved_DN: sum of what
-    they moved, by weight w_i; strongest_DN: the largest of these; overlap_DN: sum over pairs of w_i w_j (|T_i| +
-    |T_j|); conflict_DN: kbar; highest_DN: score of the best input; weight: the sum of weights."""
-
-    moved_DN: Array
-    strongest_DN: Array
-    overlap_DN: Array
-    conflict_DN: Array
-    highest_DN: Array
-    weight: float
-
-    @classmethod
-    def of(cls, stage: Merge, step: Step, inputs_IDN: Array) -> Brought:
-        """From the inputs' scores."""
-        weights = np.array(stage.weights or np.ones(len(stage.inputs)))
-        before_DN = step.score_DN
-        moved_IDN = logit(np.clip(inputs_IDN, *_TOLD)) - logit(np.clip(before_DN, *_TOLD))
-        weighted_IDN = column(weights, moved_IDN) * moved_IDN
-        return cls(
-            moved_DN=weighted_IDN.sum(axis=0),
-            strongest_DN=weighted_IDN.max(axis=0),
-            overlap_DN=np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1),
-            conflict_DN=_kept_apart(np.maximum(inputs_IDN - before_DN, 0.0), step),
-            highest_DN=inputs_IDN.max(axis=0),
-            weight=float(weights.sum()),
-        )
-
-    def some(self, places: Sequence[int]) -> Brought:
-        """Of some candidates, the axis before the draws."""
-        arrays = {name: value[:, places] for name, value in vars(self).items() if name.endswith("_DN")}
-        return replace(self, **arrays)
-
-
 def merge(stage: Merge, step: Step, states: Mapping[str, State]) -> Array:
-    """`blend` of the stage's inputs. Returns their mean distance, nats a token, (N,)."""
-    blend(stage, step, Brought.of(stage, step, np.stack([states[name].score_DN for name in stage.inputs])))
-    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
-
-
-def blend(stage: Merge, step: Step, brought: Brought) -> None:
-    """In logits q0 + lambda^p (T_d + lambda sum of the other T_jd) - c lambda^2 sum over pairs of (|T_id| + |T_jd|),
-    with T_d the largest move of any input; never above the best of its inputs.
+    """With T_jd what input j moved on domain d in logits, by its weight w_j: q0 + lambda^p (T_d + lambda sum of the
+    other T_jd) - c lambda^2 sum over pairs i, j of w_i w_j (|T_id| + |T_jd|), with T_d the largest move of any input;
+    never above the best of its inputs. Returns the inputs' mean distance, nats a token, (N,).
 
     Weights halfway to a specialist's keep more than half of what it gained (p below 1), and what the others moved on
     its domain counts for less; lambda above 1 counts as 1 here. The loss to overlap c is that of three specialists'
@@ -340,16 +300,22 @@ def blend(stage: Merge, step: Step, brought: Brought) -> None:
     What is gained is scaled in logits by exp(share kbar_d), kbar_d = (n - 1)^-1/2 sum over j of K_jd a_jd over the n
     domains that any input gained on; a_jd is how far j and d were gained by different inputs, from 0 to 1: inputs that
     learned both have settled their conflict."""
-    factor = 1 / brought.weight if stage.method == "average" else stage.scale
+    weights = np.array(stage.weights or np.ones(len(stage.inputs)))
+    factor = 1 / float(weights.sum()) if stage.method == "average" else stage.scale
     density = stage.density if stage.method == "ties" else 1.0
     before_DN, constants = step.score_DN, step.world.constants
+    inputs_IDN = np.stack([states[name].score_DN for name in stage.inputs])
+    moved_IDN = logit(np.clip(inputs_IDN, *_TOLD)) - logit(np.clip(before_DN, *_TOLD))
+    weighted_IDN = column(weights, moved_IDN) * moved_IDN
     share = min(factor, 1.0)
-    own_DN = (1 - share) * brought.strongest_DN + share * brought.moved_DN
+    own_DN = (1 - share) * weighted_IDN.max(axis=0) + share * weighted_IDN.sum(axis=0)
     gained_DN = factor ** constants["merge_exponent"] * own_DN
     step.move("gain", logistic(logit(before_DN) + gained_DN))
-    loss_DN = MERGE_OVERLAP * density * factor**2 * brought.overlap_DN
+    overlap_DN = np.tensordot(weights * (weights.sum() - weights), np.abs(moved_IDN), 1)
+    loss_DN = MERGE_OVERLAP * density * factor**2 * overlap_DN
     step.move("interference", logistic(logit(before_DN) + gained_DN - loss_DN))
-    factor_DN = np.exp(constants["conflict_share"] * brought.conflict_DN)
+    conflict_DN = _kept_apart(np.maximum(inputs_IDN - before_DN, 0.0), step)
+    factor_DN = np.exp(constants["conflict_share"] * conflict_DN)
     scaled_DN = scaled_gain(before_DN, step.score_DN, factor_DN)
     step.move("interference", np.where(step.score_DN > before_DN, scaled_DN, step.score_DN))
     if step.world.recovery:
@@ -357,8 +323,9 @@ def blend(stage: Merge, step: Step, brought: Brought) -> None:
         shares = step.world.recovery
         share_N = shares.get(strategy, shares["unknown"])
         step.move("cap", scaled_gain(before_DN, step.score_DN, share_N / np.mean(share_N)))
-    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, brought.highest_DN)))
+    step.move("cap", np.minimum(step.score_DN, np.maximum(before_DN, inputs_IDN.max(axis=0))))
     step.settle()
+    return np.mean([states[name].kl_N for name in stage.inputs], axis=0)
 
 
 def _kept_apart(gained_IDN: Array, step: Step) -> Array:

@@ -210,10 +210,9 @@ class Step:
 
 def with_rows(all_DN: Array, places: NDArray[np.intp], rows_SN: Array) -> Array:
     """All domains, those at `places` replaced; axes of one between domain and draw are broadcast to the rows'."""
-    shape = (len(all_DN), *np.broadcast_shapes(all_DN.shape[1:], rows_SN.shape[1:]))
-    if np.array_equal(places, np.arange(len(all_DN))):
-        return np.broadcast_to(rows_SN, shape)
-    found_DN = np.broadcast_to(all_DN, shape).copy()
+    found_DN = np.empty((len(all_DN), *np.broadcast_shapes(all_DN.shape[1:], rows_SN.shape[1:])))
+    if len(places) < len(all_DN):
+        found_DN[...] = all_DN
     found_DN[places] = rows_SN
     return found_DN
 

@@ -62,10 +62,15 @@ class Products:
 
 
 def walk(
-    recipe: Recipe, world: World, efforts: Mapping[str, Effort], *, explain: bool = True
+    recipe: Recipe,
+    world: World,
+    efforts: Mapping[str, Effort],
+    *,
+    explain: bool = True,
+    done: Mapping[str, State] | None = None,
 ) -> Mapping[str, State]:
     """The policy after every stage that leaves one, roots included: `products` without judges and datasets."""
-    return products(recipe, world, efforts, explain=explain).states
+    return products(recipe, world, efforts, explain=explain, done=done).states
 
 
 def products(
@@ -75,9 +80,10 @@ def products(
     *,
     explain: bool = True,
     known: Mapping[str, Mapping[str, float]] | None = None,
+    done: Mapping[str, State] | None = None,
 ) -> Products:
     """What every stage leaves. `efforts` names every stage that spends anything. known: scores that were measured, by
-    stage and domain, from which the walk goes on.
+    stage and domain, from which the walk goes on. done: stages that are not walked again.
 
     Efforts may carry axes before the draws (candidates), (..., N), against which a world whose arrays have an
     axis of one there, (D, 1, N), is broadcast.
@@ -90,6 +96,9 @@ def products(
     datasets: dict[str, Dataset] = {}
     found = Products(states=states, judges=judges, datasets=datasets)
     for stage in recipe.stages:
+        if done and stage.name in done:
+            states[stage.name] = done[stage.name]
+            continue
         own, effort = recipe.amounts.get(stage.name), efforts.get(stage.name, _NOTHING)
         match perform(stage, own, recipe.amounts_name, world, effort, found):
             case State() as state:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mopdsim.base.errors import InfeasibleError
-from mopdsim.cost.stage_cost import SIGNAL_SHARE, Bill, bill
+from mopdsim.cost.stage_cost import SIGNAL_SHARE, Bill, bill, seconds_after
 from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
@@ -119,7 +119,7 @@ def test_longer_answers_and_fewer_gpus_take_longer() -> None:
     stage = Rl(name="t", domains={"math": 1.0})
     few, many = (_bill(stage, "math", gpus=gpus) for gpus in (8, 64))
     assert sum(few.seconds.values()) > sum(many.seconds.values())
-    short_s, long_s = few.seconds_after(few.steps, np.array([1.0, 2.0]), np.zeros(2))
+    short_s, long_s = seconds_after([few], [few.steps], np.array([1.0, 2.0]), np.zeros(2))[0]
     assert 1.0 < long_s / short_s < 4.0
 
 

@@ -109,7 +109,7 @@ def test_the_critical_path_is_the_longest_chain() -> None:
 
 
 def test_failures_reruns_and_sweeps_stretch_a_stage_as_expected_on_average() -> None:
-    plain_N = np.full(20_000, 36_000.0)
+    plain_N = np.full((1, 20_000), 36_000.0)
     reliability = Reliability(
         failures_per_gpu_hour=2e-4,
         seconds_per_failure=900,
@@ -119,15 +119,15 @@ def test_failures_reruns_and_sweeps_stretch_a_stage_as_expected_on_average() -> 
     )
     runs = 1 + 0.5 + 0.2 / 0.8
     expected = 36_000 * runs * (1 + 1024 / 3600 * 2e-4 * 900)
-    longer_N = stretched("teacher", plain_N, 1024, reliability, seed=0)
+    longer_N = stretched(["teacher"], plain_N, [1024], reliability, seed=0)
     assert float(np.mean(longer_N)) == pytest.approx(expected, rel=0.01)
     calm = Reliability(failures_per_gpu_hour=0, rerun_probability=0)
-    assert np.array_equal(stretched("teacher", plain_N, 1024, calm, seed=0), plain_N)
+    assert np.array_equal(stretched(["teacher"], plain_N, [1024], calm, seed=0), plain_N)
 
 
 def test_stretching_never_shrinks_with_more_work() -> None:
     plain_CN = np.stack([np.full(500, 2e5), np.full(500, 1e5)])
-    more_N, less_N = stretched("x", plain_CN, 256, Reliability(), seed=1)
+    more_N, less_N = stretched(["x", "x"], plain_CN, [256, 256], Reliability(), seed=1)
     assert np.all(more_N > less_N)
 
 
