@@ -244,12 +244,11 @@ class Evaluator:
         question, many = self.question, len(runs_KCN)
         unit = slot_gpus(question.pool, [gpus, last_gpus])
         side_by_side = (question.pool // unit) // slots_of(question.pool, unit, gpus)
-        free_CNS = np.zeros((*runs_KCN.shape[1:], min(side_by_side, question.base.teams or many, many)))
-        at_once_CN = done_CN = np.zeros(runs_KCN.shape[1:])
-        for seconds_CN in runs_KCN:
-            _, end_CN = placed([(free_CNS, 1)], at_once_CN, seconds_CN)
-            done_CN = np.maximum(done_CN, end_CN)
-        return done_CN
+        at_once = min(side_by_side, question.base.teams or many, many)
+        free_CNS = np.stack(list(runs_KCN[:at_once]), axis=-1)
+        for seconds_CN in runs_KCN[at_once:]:
+            placed([(free_CNS, 1)], np.zeros(1), seconds_CN)
+        return np.asarray(free_CNS.max(axis=-1))
 
     def _scores(self, plans: Sequence[Plan]) -> dict[Plan, tuple[float, dict[str, float]]]:
         """Each plan's objective, and the lower quantile of the score of each domain with a minimum. Plans that differ
