@@ -41,7 +41,6 @@ POINTS = (
     "length", "flops", "gradient_tokens", "kl_start", "kl_parent", "pass_8", "greedy", "greedy_se", "greedy_n",
 )  # fmt: skip
 NUMBERS = frozenset(POINTS) - {"study", "run", "recipe", "stage", "key", "split", "domain", "trained"}
-MANIFEST = ("study", "date", "device", "workers", "scale", "versions", "prediction_sha256", "runs", "stages")
 Figure = Literal["pass_rate", "greedy", "pass_8"]
 MEASURED = "measured.csv.gz"
 NOT_RUN = "not run yet"  # the failure of a run that nothing but time has kept from its result
@@ -242,7 +241,7 @@ def read(folder: Path) -> Observations:
             f"{folder}: the observations cannot be read ({error}): restore or collect them"
         ) from None
     path = folder / "manifest.json"
-    found = json_document(path, *MANIFEST, missing=f"{path}: not there: restore it", remedy="restore it")
+    found = json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")
     manifest = checked_manifest(found, path)
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)

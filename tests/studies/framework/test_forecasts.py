@@ -242,7 +242,7 @@ def test_a_study_whose_record_was_changed_is_one_sentence(
     (tmp_path / "observations.csv").write_bytes((order / "observations.csv").read_bytes())
     for name in (forecasts.FILE, prediction.FILE, "manifest.json"):
         (tmp_path / name).write_text(text)
-    with pytest.raises(UsageError, match=r"json: .*(restore it|must be a table)"):
+    with pytest.raises(UsageError, match=r"json: .*(restore it|must be a table|bring it back)"):
         reader(tmp_path)
 
 
