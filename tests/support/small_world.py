@@ -14,13 +14,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
+from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
 from mopdsim.recipes.stage import Amounts
 from trainer.batch.batch import Batch
+from trainer.batch.written import SAMPLES
 from trainer.files.settings import Settings
+from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import Node
 from trainer.runs.progress import Progress
 from trainer.runs.run import run_recipe
+from trainer.runs.store import Store
 from trainer.runs.worker import run_stage
 from trainer.stages import preflight
 from trainer.stages.loop import Job, Trainee
@@ -155,6 +158,24 @@ def rows_of(path: Path) -> list[dict[str, Any]]:
     """The rows of a metrics.jsonl, or of a run directory's."""
     file = path / "metrics.jsonl" if path.is_dir() else path
     return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def check_stages(recipe: Recipe, keys: Mapping[str, str], store: Store, roots: Mapping[str, Path]) -> None:
+    """Every stage logged two steps and changed its weights, or kept samples. roots: weights by name."""
+    for stage in recipe.stages:
+        place = store.directory(keys[stage.name])
+        rows = rows_of(place)
+        steps = [row for row in rows if row["kind"] == "step"]
+        assert len(steps) == (0 if isinstance(stage, Merge) else 2)
+        for row in steps:
+            assert (row.get("domains") or row["pairs"] == 0) and row["flops"] > 0
+        if isinstance(stage, RejectionSampling):
+            lines = (store.data(keys[stage.name]) / SAMPLES).read_text().splitlines()
+            assert {json.loads(line)["domain"] for line in lines} == set(stage.domains)
+            continue
+        assert any(row["kind"] == "evaluation" and row["split"] == "test" for row in rows)
+        before = roots[stage.init] if stage.init in ROOTS else store.weights(keys[stage.init])
+        assert tensors_sha256(store.weights(keys[stage.name])) != tensors_sha256(before), stage.name
 
 
 def timeless(value: Any) -> Any:

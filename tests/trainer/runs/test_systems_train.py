@@ -3,20 +3,18 @@ its kind makes. The recipes share one store."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from small_world import SETTINGS, rows_of, shrunk, write_model
+from small_world import SETTINGS, check_stages, shrunk, write_model
 
 from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import SYSTEMS
-from mopdsim.recipes.recipe import ROOTS, Merge, Recipe, RejectionSampling
-from trainer.batch.written import SAMPLES
+from mopdsim.recipes.recipe import ROOTS, Recipe
 from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import plan
 from trainer.runs.progress import Progress
@@ -101,24 +99,6 @@ def test_a_system_runs_to_its_end(
         assert row["weights_sha256"] == tensors_sha256(tmp_path / "run" / "side_outputs" / side)
     if "smaller" in options:
         assert list(summary["side_outputs"]) == ["distilled"]
-
-
-def check_stages(recipe: Recipe, keys: Any, store: Store, roots: dict[str, Path]) -> None:
-    """Every stage logged its steps and changed its weights, or kept samples."""
-    for stage in recipe.stages:
-        place = store.directory(keys[stage.name])
-        rows = rows_of(place)
-        steps = [row for row in rows if row["kind"] == "step"]
-        assert len(steps) == (0 if isinstance(stage, Merge) else 2)
-        for row in steps:
-            assert (row.get("domains") or row["pairs"] == 0) and row["flops"] > 0
-        if isinstance(stage, RejectionSampling):
-            lines = (store.data(keys[stage.name]) / SAMPLES).read_text().splitlines()
-            assert {json.loads(line)["domain"] for line in lines} == set(stage.domains)
-            continue
-        assert any(row["kind"] == "evaluation" and row["split"] == "test" for row in rows)
-        before = roots[stage.init] if stage.init in ROOTS else store.weights(keys[stage.init])
-        assert tensors_sha256(store.weights(keys[stage.name])) != tensors_sha256(before), stage.name
 
 
 def check_shown(recipe: Recipe, summary: dict[str, Any], run: Path, heard: str) -> None:
