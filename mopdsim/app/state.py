@@ -11,7 +11,7 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -192,12 +192,6 @@ def wait(slot: str, says: str) -> None:
     with noticed():
         st.session_state[into] = (*about, work.result())
     st.rerun()
-
-
-def mend(key: str, options: Sequence[Any]) -> None:
-    """Forget a widget's remembered choice that is no longer offered."""
-    if st.session_state.get(key) not in (None, *options):
-        del st.session_state[key]
 
 
 def hold(key: str, value: Any) -> str:

@@ -172,8 +172,6 @@ def _charts(shown: dict[str, Answer]) -> None:
 
 def _waterfall(now: Answer) -> None:
     options = [frames.MEAN, *now.document["scores"]]
-    if st.session_state.get("waterfall_of") not in options:
-        st.session_state.waterfall_of = frames.MEAN
     domain = st.selectbox("Waterfall of", options, key="waterfall_of", persist_state="session")
     table = frames.waterfall(now.document, domain)
     losses = table[table.kind == "loss"].sort_values("change")

@@ -44,7 +44,6 @@ def page() -> None:
             st.info(f"No runs in {disk.root()}/ yet: start a tiny one; it takes a few minutes.")
             return
         names = [one.name for one in found]
-        state.mend("run", names)
         name = st.selectbox("Run", names, key="run", bind="query-params")
         running = disk.run(disk.root(), name).running
         st.fragment(_show, run_every=REFRESH_S if running else None)(name, running)
@@ -78,7 +77,6 @@ def _show(name: str, was_running: bool) -> None:
 
 def _rates(rates: pd.DataFrame) -> None:
     stages = list(rates.stage.unique())
-    state.mend("stage_shown", stages)
     stage = st.pills("Stage", stages, default=stages[-1], key="stage_shown", required=True)
     own = rates[rates.stage == stage]
     last = own.groupby("domain")["pass rate"].last().sort_values()
@@ -92,7 +90,6 @@ def _rates(rates: pd.DataFrame) -> None:
 
 def _training(training: pd.DataFrame) -> None:
     quantities = list(training.quantity.unique())
-    state.mend("quantity_shown", quantities)
     quantity = st.pills("Quantity", quantities, default=quantities[0], key="quantity_shown", required=True)
     own = training[training.quantity == quantity]
     views.figure(

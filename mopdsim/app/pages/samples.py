@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import state, views
+from mopdsim.app import views
 from mopdsim.app.charts import GAIN, LOSS
 from mopdsim.app.runs_on_disk import Run, samples
 
@@ -39,7 +39,6 @@ def show(found: Run) -> None:
         rows = _chosen("Domain", "domain", rows, first=True)
     with last:
         numbers = range(1, len(rows) + 1)
-        state.mend("sample_number", numbers)
         sample = rows[st.selectbox("Sample", numbers, key="sample_number") - 1]
     if "teachers" in sample:
         _taught(sample)
@@ -52,7 +51,6 @@ def _chosen(
 ) -> list[dict[str, Any]]:
     """The rows of the value that is picked of a field; the last one, or the first, before any is."""
     values, key = list(dict.fromkeys(row[field] for row in rows)), f"sample_{field}"
-    state.mend(key, values)
     value = st.selectbox(
         label, values, index=0 if first else len(values) - 1, key=key, bind="query-params", format_func=str
     )
@@ -62,7 +60,6 @@ def _chosen(
 def _taught(sample: Sample) -> None:
     """A sample that is distilled, against one of the teachers."""
     offered = [OWN, *sample["teachers"]]
-    state.mend("sample_teacher", offered)
     chosen = st.selectbox("Teacher", offered, key="sample_teacher", bind="query-params")
     name = sample["own"][0] if chosen == OWN else chosen
     gaps = difference(sample["teachers"][name], sample["student"])

@@ -30,7 +30,6 @@ def page() -> None:
         st.info(f"No finished runs in {root()}/ yet: start one on the page Runs, or with `mopd train run`.")
         return
     names = [one.name for one in found]
-    state.mend("trace_run", names)
     chosen = run(root(), st.selectbox("Run", names, key="trace_run", bind="query-params"))
     left, right = st.columns([2, 1], gap="medium")
     with left:
@@ -135,7 +134,6 @@ def _traced(answer: Answer, number: int) -> None:
         key = f"trace_teacher_{number}"
         pulls = {name: pull(answer, name) for name in teachers}
         first = max(teachers, key=lambda name: sum(value or 0.0 for value in pulls[name]))
-        state.mend(key, teachers)
         name = st.selectbox("Teacher", teachers, index=teachers.index(first), key=key)
         says = f"{name} pulls by {sum(value or 0.0 for value in pulls[name]):+.2f} nats over the answer."
         st.caption("Answer")

@@ -550,6 +550,16 @@ def test_samples_of_reinforcement_learning_show_advantages(a_run_with_samples: P
     assert list(table.columns) == ["token", "text", "log p", "advantage"]
 
 
+def test_a_sample_that_another_stage_does_not_have_is_no_longer_chosen(a_run_with_samples: Path) -> None:
+    at = drawn(runs, sample_stage="distill sort")
+    at.selectbox(key="sample_number").select(2).run()
+    assert at.selectbox(key="sample_step").value == 1
+    at.selectbox(key="sample_stage").select("rl sort (teac)").run()
+    assert not at.exception and not at.error
+    assert at.selectbox(key="sample_step").value == 0 and at.selectbox(key="sample_number").value == 1
+    assert "mean advantage +0.50" in text_of(at)
+
+
 def test_samples_of_a_finished_run_have_its_own_names(a_run: Path) -> None:
     (a_run / "STATUS").write_text("done\n")
     row = {"stage": "student", "kind": "sample", "step": 4, "domain": "sort", "prompt": "s:ba", "answer": "a",
