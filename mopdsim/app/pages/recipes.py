@@ -15,8 +15,9 @@ import streamlit as st
 from mopdsim.app import charts, frames, opening, planned, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
-from mopdsim.base.numbers import count, duration, interval, score, share, usd
+from mopdsim.base.numbers import count, duration, interval, score, usd
 from mopdsim.forecast.compare import RIVALS, compare_all
+from mopdsim.plan import words
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS, entries, recipe_title
 from mopdsim.recipes.recipe import BASE, Recipe, read
@@ -202,29 +203,25 @@ def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
         f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
         "plan costs."
     )
-    words = table.drop(columns=["P10", "P90"])
-    for name, unit in (
-        ("score", score),
-        ("worst domain", score),
-        ("USD", usd),
-        ("days", duration),
-        ("better than the first", share),
-    ):
-        words[name] = ["" if pd.isna(value) else unit(value) for value in words[name]]
-    ends = [{"p10": low, "p90": high} for low, high in zip(table.P10, table.P90, strict=True)]
-    words.insert(3, "80% range", [interval(row, score) for row in ends])
+    shown = pd.DataFrame(map(words.cells, candidates(document))).assign(plan=table.plan)
+    shown.insert(1, "of", table.of)
     st.table(
-        words.rename(columns={"USD": "cost", "days": "calendar"}).map(views.plain),
-        border="horizontal", hide_index=True, alt="Plans of the planner, then published systems at equal dollars",
+        shown.map(views.plain), border="horizontal", hide_index=True,
+        alt="Plans of the planner, then published systems at equal dollars",
     )  # fmt: skip
     if document["ahead"]:
         names = ", ".join(recipe_title(name) for name in document["ahead"])
         views.caption(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
 
 
+def candidates(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The planner's plans in its order, then the systems, the best first."""
+    return [*document["finalists"], *document["systems"]]
+
+
 def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
-    """A row a candidate, in the planner's order and then the systems', the best first."""
-    found = frames.of_rows([*document["finalists"], *document["systems"]], RANKED)
+    """A row a candidate, in numbers."""
+    found = frames.of_rows(candidates(document), RANKED)
     kinds = {"planner": "the planner", "catalogue": "a system"}
     return found.assign(plan=found.plan.map(recipe_title), of=found.of.map(kinds))
 
