@@ -181,21 +181,6 @@ class Choice(Value):
         """The scenario that is asked for. UsageError or NotFoundError, one sentence."""
         return _scenario(self)
 
-    def resolved(self) -> Scenario:
-        """The same, made anew."""
-        found = scenarios.from_document(self.document(), source=OWN if self.own is not None else self.preset)
-        taught_by = rl_behind(found.recipe)
-        factor = self.quality
-        if self.equal_total and self.groupable:
-            many = len(found.recipe.domains)
-            factor *= many / len(self.groups or range(min(self.teachers or many, many)))
-        if factor != 1.0:
-            taught = {name: found.recipe.amounts[name].scaled(factor) for name in taught_by}
-            found = replace(found, recipe=found.recipe.with_amounts(taught))
-        if self.conflict:
-            found = replace(found, conflict_shift=(found.conflict_shift or 0.0) + self.conflict)
-        return found if self.pools == "as_is" else _pooled(found, self.pools)
-
     def document(self) -> dict[str, Any]:
         """The scenario file that the base and the changes make, before dials that need the resolved recipe."""
         document = dict(base_document(self))
@@ -332,7 +317,19 @@ def rl_behind(recipe: Recipe) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _scenario(choice: Choice) -> Scenario:
-    return choice.resolved()
+    """The scenario of the choice's document, with the dials that need the resolved recipe."""
+    source = OWN if choice.own is not None else choice.preset
+    found = scenarios.from_document(choice.document(), source=source)
+    factor = choice.quality
+    if choice.equal_total and choice.groupable:
+        many = len(found.recipe.domains)
+        factor *= many / len(choice.groups or range(min(choice.teachers or many, many)))
+    if factor != 1.0:
+        taught = {name: found.recipe.amounts[name].scaled(factor) for name in rl_behind(found.recipe)}
+        found = replace(found, recipe=found.recipe.with_amounts(taught))
+    if choice.conflict:
+        found = replace(found, conflict_shift=(found.conflict_shift or 0.0) + choice.conflict)
+    return found if choice.pools == "as_is" else _pooled(found, choice.pools)
 
 
 def _pooled(scenario: Scenario, how: Pools) -> Scenario:

@@ -69,8 +69,8 @@ def keep(question: str, answer: dict[str, Any], kind: Kind = "planned") -> None:
         _found.popitem(last=False)
 
 
-def under_way(question: str, kind: Kind) -> Work | None:
-    """The work on a question, if it goes on."""
+def under_way(question: str, kind: Kind = "planned") -> Work | None:
+    """The work on a question, while it is being answered."""
     return _working.get((kind, question))
 
 
@@ -115,11 +115,11 @@ def answer(
 
 def _meanwhile(question: str, kind: Kind, ask: str | None) -> tuple[str, Mapping[str, Any] | None]:
     """The button or how far it is; then the rough answer, or the last one, greyed, with its own question."""
-    if not working(question, kind) and (_lost(kind) or _asked(ask, kind)):
+    if under_way(question, kind) is None and (_lost(kind) or _asked(ask, kind)):
         ask_for(question, kind)
     # taken before: the page waits for what lies there
     rough = told(question, "rough") if kind == "planned" else None
-    if working(question, kind):
+    if under_way(question, kind) is not None:
         wait_for(question, kind)
     if rough is not None:
         st.caption(":orange-badge[rough] From few simulated worlds; the full answer takes its place.")
@@ -145,11 +145,6 @@ def told(question: str, kind: Kind = "planned") -> Mapping[str, Any] | None:
 def _asked(words: str | None, kind: Kind) -> bool:
     """The button, where there is one, and whether it was pressed."""
     return words is not None and st.button(words, type="primary", icon=":material/route:", key=f"ask_{kind}")
-
-
-def working(question: str | None, kind: Kind = "planned") -> bool:
-    """Whether the question is being answered."""
-    return question is not None and under_way(question, kind) is not None
 
 
 def ask_for(question: str, kind: Kind = "planned") -> None:

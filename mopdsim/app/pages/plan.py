@@ -230,7 +230,7 @@ def page() -> None:
         known = question is None or planned.told(question) is not None
         asked = st.button(
             "Recommend a plan", type="primary", icon=":material/route:", width="stretch", key="recommend",
-            disabled=known or planned.working(question),
+            disabled=question is None or known or planned.under_way(question) is not None,
         )  # fmt: skip
         if asked and question is not None:
             planned.ask_for(question)
@@ -239,7 +239,7 @@ def page() -> None:
     with right:
         if question is not None:
             planned.answer(question, plan_answer.show, ask=None)
-            if not known and not planned.working(question):
+            if not known and planned.under_way(question) is None:
                 st.caption(
                     "The planner tries thousands of plans in the same simulated worlds. A rough answer comes within "
                     "seconds, the full one after half a minute or so. The same on the command line: `mopd plan FILE`, "

@@ -177,7 +177,7 @@ def _untuned(choice: Choice) -> None:
 def _ranked(choice: Choice) -> None:
     """This question's finalists beside the published systems; the planner makes the table where it is not known."""
     text = questions.of_choice(choice)
-    if planned.told(text, "ranked") is None and not planned.working(text, "ranked"):
+    if planned.told(text, "ranked") is None and planned.under_way(text, "ranked") is None:
         st.caption(
             "The planner gives every kind of plan its best grouping and steps under the question's limits, then sets "
             "the published systems beside them at equal dollars. It takes half a minute or so."
