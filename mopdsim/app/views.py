@@ -177,6 +177,14 @@ def table(
             download("PNG", partial(png_bytes, spec, frame), f"{key}.png", "image/png")
 
 
+def typed(key: str, table: pd.DataFrame) -> list[tuple[str, str, float | None]]:
+    """(row, column, value) of each cell of an editable table that was typed over. table: as it was laid out."""
+    rows = st.session_state[key]["edited_rows"].items()
+    return [
+        (str(table.index[int(row)]), column, value) for row, cells in rows for column, value in cells.items()
+    ]
+
+
 def workbook(tables: Mapping[str, Callable[[], pd.DataFrame]], name: str) -> None:
     """All tables of a page as one XLSX file; they are made when it is asked for."""
     download(

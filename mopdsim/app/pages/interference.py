@@ -165,8 +165,8 @@ def _editor(scenario: Scenario) -> None:
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
     columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
     st.data_editor(
-        table, key=key, column_config=columns, on_change=_edited,
-        args=(key, tuple(scenario.recipe.domains), width), alt="K by source (rows) and target (columns), editable",
+        table, key=key, column_config=columns, on_change=_edited, args=(key, table, width),
+        alt="K by source (rows) and target (columns), editable",
     )  # fmt: skip
     st.button(
         "Forget own K", icon=":material/undo:", disabled=not choice.pairs, on_click=_forget,
@@ -174,16 +174,14 @@ def _editor(scenario: Scenario) -> None:
     )  # fmt: skip
 
 
-def _edited(key: str, domains: tuple[str, ...], width: float) -> None:
+def _edited(key: str, table: pd.DataFrame, width: float) -> None:
     """All edits since the table was laid out, on top of those before."""
     base = st.session_state.k_base[1]
     pairs: Pairs = {(source, target): (low, high) for source, target, low, high in base.pairs}
-    for row, cells in st.session_state[key]["edited_rows"].items():
-        for target, value in cells.items():
-            source = domains[int(row)]
-            if value is not None and source != target and target in domains:
-                shifted = float(value) - base.conflict
-                pairs[source, target] = (shifted - width, shifted + width)
+    for source, target, value in views.typed(key, table):
+        if value is not None and source != target:
+            shifted = float(value) - base.conflict
+            pairs[source, target] = (shifted - width, shifted + width)
     state.change(pairs=tuple((*pair, *ends) for pair, ends in pairs.items()))
 
 

@@ -126,18 +126,10 @@ def _editor(name: str, table: pd.DataFrame, take: Any, **settings: Any) -> None:
     st.data_editor(table, key=key, on_change=take, args=(key, table), **settings)
 
 
-def typed(key: str, table: pd.DataFrame) -> list[tuple[str, str, float | None]]:
-    """(domain, column, value) of each cell that was typed over."""
-    rows = st.session_state[key]["edited_rows"].items()
-    return [
-        (str(table.index[int(row)]), column, value) for row, cells in rows for column, value in cells.items()
-    ]
-
-
 def _edited_wishes(key: str, table: pd.DataFrame) -> None:
     wished = questions.wishes(state.choice())
     minimum, weights = dict(wished.get("minimum", {})), dict(wished.get("weights", {}))
-    for name, column, value in typed(key, table):
+    for name, column, value in views.typed(key, table):
         chosen = minimum if column == "least" else weights
         if value is None:
             chosen.pop(name, None)
@@ -169,7 +161,7 @@ def _known(scenario: Scenario) -> None:
 
 
 def _edited_facts(key: str, table: pd.DataFrame) -> None:
-    state.change(facts=with_facts(state.choice(), typed(key, table)))
+    state.change(facts=with_facts(state.choice(), views.typed(key, table)))
 
 
 def with_facts(choice: Choice, cells: list[tuple[str, str, float | None]]) -> Any:

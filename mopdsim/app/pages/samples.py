@@ -21,6 +21,10 @@ Numbers = Sequence[float | None]
 FULL = 1.0  # nats, or units of advantage, at which a token's colour is strongest
 OWN = "its own"  # the teacher that a sample learns from, the first where there are several
 STRONGEST = 0.55  # opacity of that colour, under text that stays readable
+LEGEND = (
+    "Green on a solid line: the teacher gives the token more log-probability than the {}; orange on a dashed line: "
+    "less."
+)
 
 
 def show(found: Run) -> None:
@@ -68,8 +72,7 @@ def _taught(sample: Sample) -> None:
         sample,
         gaps,
         says=f"Reward {sample['reward']:g}; it learns from {', '.join(sample['own'])}. {said}",
-        note="Green on a solid line: the teacher gives the token more log-probability than the student; orange on a "
-        "dashed line: less.",
+        note=LEGEND.format("student"),
         table=tokens_table(sample).assign(**{f"{name} less student": pd.Series(gaps, dtype=float)}),
     )
 
@@ -92,15 +95,19 @@ def _drawn(sample: Sample, values: Numbers, *, says: str, note: str, table: pd.D
     """Prompt, coloured tokens, a sentence; folded, the table with its CSV."""
     st.caption("Prompt")
     st.code(sample["prompt"], language=None, wrap_lines=True)
-    st.caption("Answer")
-    st.html(tokens_html(sample["tokens"], values, says=says))
     length, shown = sample["length"], len(sample["tokens"])
     cut = f" The first {shown} of {length} tokens." if shown < length else ""
-    st.caption(
-        f"{views.plain(says)} {note}{cut} Scored at the sampling temperature, before the step's update."
-    )
+    scored = "Scored at the sampling temperature, before the step's update."
+    colored(sample["tokens"], values, says=says, note=f"{note}{cut} {scored}")
     alt = "Table: every model's log-probability of each token"
     views.fold("Table and files", "samples_table", lambda: views.table(table, key="samples", alt=alt))
+
+
+def colored(tokens: Sequence[str], values: Numbers, *, says: str, note: str) -> None:
+    """An answer with each token's number as its colour; under it what they say, and how to read them."""
+    st.caption("Answer")
+    st.html(tokens_html(tokens, values, says=says))
+    st.caption(f"{views.plain(says)} {note}")
 
 
 def difference(teacher: Numbers, student: Numbers) -> list[float | None]:

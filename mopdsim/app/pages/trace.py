@@ -13,7 +13,7 @@ import pandas as pd
 import streamlit as st
 
 from mopdsim.app import background, state, views
-from mopdsim.app.pages.samples import difference, tokens_html
+from mopdsim.app.pages.samples import LEGEND, colored, difference
 from mopdsim.app.runs_on_disk import Run, root, run, runs
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import DONE
@@ -136,11 +136,8 @@ def _traced(answer: Answer, number: int) -> None:
         first = max(teachers, key=lambda name: sum(value or 0.0 for value in pulls[name]))
         name = st.selectbox("Teacher", teachers, index=teachers.index(first), key=key)
         says = f"{name} pulls by {sum(value or 0.0 for value in pulls[name]):+.2f} nats over the answer."
-        st.caption("Answer")
-        st.html(tokens_html([row["text"] for row in answer["tokens"]], pulls[name], says=says))
-        st.caption(
-            f"{views.plain(says)} Green on a solid line: the teacher gives the token more log-probability than the "
-            "start; orange on a dashed line: less."
+        colored(
+            [row["text"] for row in answer["tokens"]], pulls[name], says=says, note=LEGEND.format("start")
         )
     st.markdown(f"##### Verdict: {views.plain(answer['verdict'])}")
     views.table(causes(answer), key=f"trace_shares_{number}", alt="Share of every cause, with 90% intervals")

@@ -342,7 +342,8 @@ def _edit(at: AppTest, key: str) -> None:
 
         st.session_state.k_base = (key, base)
         st.session_state[key] = edits
-        interference._edited(key, tuple(base.scenario().recipe.domains), 0.1)
+        known = interference.conflicts_of(base.scenario(), interference.default_calibration())
+        interference._edited(key, interference.square(known, base.scenario().recipe.domains), 0.1)
 
     other = AppTest.from_function(
         script, default_timeout=TIMEOUT, args=(key, at.session_state["k_base"][1], at.session_state[key])
