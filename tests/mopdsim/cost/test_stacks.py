@@ -37,7 +37,7 @@ def test_a_stack_that_is_none_is_named() -> None:
     ("text", "words"),
     [
         ("{", "not valid JSON"),
-        ("[]", "not a measured stack"),
+        ("[]", "mopd calibrate cost"),
         (json.dumps({"schema": 1, "kinds": {}}), "not a measured stack"),
         (
             json.dumps({"schema_version": 9, "stack": "verl", "log_bias": 0, "log_sd": 1}),
