@@ -121,10 +121,7 @@ def rows_of(path: Path, *, most: int | None = None, of_run: bool = False) -> Ite
         if not isinstance(row, dict) or row.get("kind") not in [*_SHAPES]:
             continue
         where = f"{path}: a row of kind {row['kind']!r}"
-        try:
-            _SHAPES[row["kind"]].model_validate(row)
-        except ValidationError as error:
-            raise UsageError(f"{where}: {in_words(error)}: {_CHANGED}") from None
+        _check(_SHAPES[row["kind"]], row, where)
         if of_run and not isinstance(row.get("stage"), str):
             raise UsageError(f"{where}: stage = {row.get('stage')!r}: must be a name: {_CHANGED}")
         yield row
@@ -132,6 +129,13 @@ def rows_of(path: Path, *, most: int | None = None, of_run: bool = False) -> Ite
 
 _CHANGED = "the file was changed since it was written: bring it back, or run again"
 _Figures = dict[str, dict[str, float | None]]
+
+
+def _check(shape: type[BaseModel], found: Any, where: object) -> None:
+    try:
+        shape.model_validate(found)
+    except ValidationError as error:
+        raise UsageError(f"{where}: {in_words(error)}: {_CHANGED}") from None
 
 
 class _Done(BaseModel):
@@ -160,10 +164,7 @@ class _Summary(BaseModel):
 
 def checked_summary(found: Any, path: Path) -> dict[str, Any]:
     """A finished run's summary, read from `path`. UsageError for one that no trainer writes."""
-    try:
-        _Summary.model_validate(found)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {in_words(error)}: {_CHANGED}") from None
+    _check(_Summary, found, path)
     return dict(found)
 
 
@@ -238,8 +239,5 @@ class _Manifest(BaseModel):
 
 def checked_manifest(found: Any, path: Path) -> dict[str, Any]:
     """The manifest beside a study's observations, read from `path`. UsageError for one that no study writes."""
-    try:
-        _Manifest.model_validate(found)
-    except ValidationError as error:
-        raise UsageError(f"{path}: {in_words(error)}: {_CHANGED}") from None
+    _check(_Manifest, found, path)
     return dict(found)
