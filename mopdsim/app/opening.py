@@ -98,20 +98,18 @@ def columns(answer: Mapping[str, Any]) -> pd.DataFrame:
 def plans(answer: Mapping[str, Any]) -> pd.DataFrame:
     """A row a finalist, the recommended one first: what counts with P10 and P90, cost and days at P50."""
     cells = ("name", "utility.p10", "value", "utility.p90", "usd.p50", "days.p50")
-    rows = (answer["recommended"], *answer["alternatives"])
-    return frames.of_rows(rows, dict(zip(PLANS, cells, strict=True)))
+    return frames.of_rows(words.finalists(answer), dict(zip(PLANS, cells, strict=True)))
 
 
 def sentences(answer: Mapping[str, Any]) -> list[str]:
     """At most three: the nearest flip points, then the largest doubts."""
-    names = {row["label"]: row["name"] for row in (answer["recommended"], *answer["alternatives"])}
     found = [
-        f"{words.capital(row['condition'])}, {names.get(row['to'], row['to'])} would be best."
+        f"{words.capital(row['condition'])}, {words.short_name(answer, row['to'])} would be best."
         for row in answer["flip_points"]
         if row["condition"]
     ]
     found += [
-        f"If {row['what']} is {words.ENDS[row['at']]}, {names.get(row['to'], row['to'])} is better by "
+        f"If {row['what']} is {words.ENDS[row['at']]}, {words.short_name(answer, row['to'])} is better by "
         f"{points(row['gain']).removeprefix('+')}."
         for row in answer["undecided_by"]
     ]
@@ -157,7 +155,7 @@ def export(question: str, answer: Mapping[str, Any]) -> None:
 def plans_in_numbers(answer: Mapping[str, Any]) -> pd.DataFrame:
     """A row a plan with whole numbers, for a workbook."""
     rows = []
-    for row in [answer["recommended"], *answer["alternatives"]]:
+    for row in words.finalists(answer):
         found = {"plan": row["name"], "in full": row["label"], "value": row["value"]}
         for key in ("utility", "worst_score", "usd", "usd_reserved", "gpu_hours", "days"):
             found |= {f"{key} {end}": row[key][end] for end in ("p10", "p50", "p90")}

@@ -106,7 +106,7 @@ def answer_text(document: Mapping[str, Any], *, details: bool = False) -> str:
 
 def _table(document: Mapping[str, Any]) -> list[str]:
     """A line a plan, the recommended one first."""
-    plans = [document["recommended"], *document["alternatives"]][:_PLANS]
+    plans = words.finalists(document)[:_PLANS]
     widths = {"plan": max(len(row["name"]) for row in plans), **_WIDTHS}
     return in_columns(map(words.cells, plans), widths)
 
@@ -124,12 +124,12 @@ def _equal_dollars(document: Mapping[str, Any]) -> str:
 def _short_changes(document: Mapping[str, Any]) -> list[str]:
     """The nearest flip points and the largest doubts."""
     found = [
-        f"  {tip['condition']}: {_name(document, tip['to'])}"
+        f"  {tip['condition']}: {words.short_name(document, tip['to'])}"
         for tip in document["flip_points"]
         if tip["condition"]
     ]
     found += [
-        f"  {flip['what']}, {words.ENDS[flip['at']]}: {_name(document, flip['to'])}, {points(flip['gain'])}"
+        f"  {flip['what']}, {words.ENDS[flip['at']]}: {words.short_name(document, flip['to'])}, {points(flip['gain'])}"
         for flip in document["undecided_by"]
     ]
     if not found:
@@ -151,17 +151,11 @@ def _short_pilots(document: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _name(document: Mapping[str, Any], label: str) -> str:
-    """A plan's short name, where it is one of the finalists."""
-    plans = [document["recommended"], *document["alternatives"]]
-    return next((row["name"] for row in plans if row["label"] == label), label)
-
-
 def _details(document: Mapping[str, Any]) -> list[str]:
     """Partitions, reasons, every doubt and pilot, sensitivities, frontier, the year."""
     best = document["recommended"]
     lines = ["", "plans in full (P10 / P50 / P90)"]
-    for row in [best, *document["alternatives"]]:
+    for row in words.finalists(document):
         lines.append(f"  {row['name']}: {row['label']}")
         lines.append(
             f"    score {three(row['utility'], score)}, {three(row['usd'], usd)}, {three(row['days'], duration)}"

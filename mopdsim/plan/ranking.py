@@ -19,6 +19,7 @@ from mopdsim.forecast.at_budget import AtBudget, at_dollars
 from mopdsim.forecast.compare import SURE
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import loads
+from mopdsim.plan import words
 from mopdsim.plan.finalists import how_often
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.recipes import catalogue
@@ -46,9 +47,7 @@ def ranking(question: Question, document: Mapping[str, Any]) -> dict[str, Any]:
         "basis": document["basis"],
         "contradicted_by": document["contradicted_by"],
         "usd": dollars,
-        "finalists": [
-            {"of": "planner", **_row(row)} for row in (document["recommended"], *document["alternatives"])
-        ],
+        "finalists": [{"of": "planner", **_row(row)} for row in words.finalists(document)],
         "ahead": [row["name"] for row in found if row["probability_better"] >= SURE],
         "systems": sorted(found, key=lambda row: -float(row["value"])),
         "left_out": left_out,

@@ -111,6 +111,16 @@ def capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
+def finalists(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The plans of the planner's document, the recommended one first."""
+    return [document["recommended"], *document["alternatives"]]
+
+
+def short_name(document: Mapping[str, Any], label: str) -> str:
+    """A plan's short name, where it is one of the finalists; its label else."""
+    return next((row["name"] for row in finalists(document) if row["label"] == label), label)
+
+
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A plan of the planner's document as a table's row, by column."""
     better = row.get("probability_better")

@@ -66,7 +66,7 @@ def show(question: str, document: Document) -> None:
 
 def plans(document: Document) -> pd.DataFrame:
     """A row a plan in words, the recommended one first."""
-    rows = [document["recommended"], *document["alternatives"]][:_PLANS]
+    rows = words.finalists(document)[:_PLANS]
     return pd.DataFrame(map(words.cells, rows), columns=list(COLUMNS)).map(views.plain)
 
 
