@@ -5,8 +5,6 @@ Leaves out: how an answer is shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,7 +12,6 @@ from typing import Any
 import streamlit as st
 
 from mopdsim.app.choice import Choice
-from mopdsim.base.errors import MopdError
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import dump
 
@@ -47,13 +44,6 @@ def answer(choice: Choice) -> Answer:
 def _answer(key: str) -> Answer:
     choice = Choice.model_validate_json(key)
     return Answer(choice=choice, forecast=forecast(choice.scenario()))
-
-
-def prepare(choices: Iterable[Choice]) -> None:
-    """Compute what a page will ask for, so that it is then drawn without a pause and the browser lays out once."""
-    for choice in choices:
-        with suppress(MopdError):  # whoever asks for it says so
-            answer(choice)
 
 
 def rival(choice: Choice) -> Choice | None:

@@ -108,19 +108,15 @@ def noticed() -> Iterator[None]:
 
 def restore() -> None:
     """Take the view from the link where it names another one than the session has; a bad link is said once."""
-    state = st.session_state
-    state.setdefault("view", View())
-    state.setdefault("token", None)
-    state.setdefault("notice", None)
     token = st.query_params.get(PARAMETER)
-    if token is None or token == state.token:
+    if token is None or token == st.session_state.get("token"):
         return
-    state.token = token
+    st.session_state.token = token
     with noticed():
         found = from_token(token)
         for choice in (found.choice, *found.pinned):
             choice.scenario()
-        state.view = found
+        st.session_state.view = found
 
 
 def view() -> View:

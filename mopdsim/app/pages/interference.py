@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -21,13 +20,13 @@ from mopdsim.app.choice import split
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import P90, Estimate
-from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import conflicts_of
 from mopdsim.plan.grouping import Grouping, friendliness, suggested
 from mopdsim.plan.words import capital
 from mopdsim.recipes.catalogue import recipe_title
 
-Pairs = dict[tuple[str, str], tuple[float, float]]
+Known = Mapping[str, Estimate]  # K by pair "source>target"
+Groups = Sequence[Sequence[str]]
 
 
 @st.fragment
@@ -38,24 +37,25 @@ def page() -> None:
         found = answer(state.choice())
         state.write_link()
         scenario = found.forecast.scenario
-        if len(scenario.recipe.domains) < 2:
+        domains = scenario.recipe.domains
+        if len(domains) < 2:
             st.info("One domain has nobody to interfere with: choose more domains on the page What if.")
             return
-        st.subheader(f"{views.plain(_finding(scenario))}", anchor=False)
+        known = conflicts_of(scenario, default_calibration())
+        st.subheader(f"{views.plain(_finding(known))}", anchor=False)
         _summary(found)
         groups = _groups(found)
         left, right = st.columns(2, gap="medium")
         with left:
-            _heat_map(scenario)
+            _heat_map(known, domains)
         with right:
-            _graph(scenario, groups)
-        _editor(scenario)
-        _gradients(scenario)
+            _graph(known, domains, groups)
+        _editor(domains)
+        _gradients(known)
 
 
-def _finding(scenario: Scenario) -> str:
+def _finding(known: Known) -> str:
     """The strongest pull among the pairs whose sign is known, in a sentence."""
-    known = conflicts_of(scenario, default_calibration())
     if not any(row.value or row.sd for row in known.values()):
         return "No domain pulls on another: every K is 0."
     sure = {name: row for name, row in known.items() if abs(row.value) > P90 * row.sd}
@@ -118,23 +118,22 @@ def _regroup(domains: tuple[str, ...]) -> None:
     state.change(groups=groups, teachers=None)
 
 
-def _heat_map(scenario: Scenario) -> None:
-    table = pair_table(conflicts_of(scenario, default_calibration()))
+def _heat_map(known: Known, domains: Sequence[str]) -> None:
+    table = pair_table(known)
     ordered = table.sort_values("P50")
     low, high = ordered.iloc[0], ordered.iloc[-1]
     ends = f"lowest {low.source} on {low.target} {low.P50:+.2f}, highest {high.source} on {high.target} {high.P50:+.2f}"
     ends = f"all {low.P50:+.2f}" if low.P50 == high.P50 else ends
     views.figure(
-        "K: row trained, column affected", table, charts.heat_map(scenario.recipe.domains), key="interference",
+        "K: row trained, column affected", table, charts.heat_map(domains), key="interference",
         says=f"K of {len(table)} pairs: {ends}.",
         note="P50 of each pair; P10, P90 and grade in the table.",
     )  # fmt: skip
 
 
-def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
-    domains = scenario.recipe.domains
+def _graph(known: Known, domains: Sequence[str], groups: Groups) -> None:
     listed = [group for group in groups if group] if sum(map(len, groups)) == len(domains) else (domains,)
-    table = drawing(conflicts_of(scenario, default_calibration()), domains, listed)
+    table = drawing(known, domains, listed)
     views.figure(
         "Signed graph, coloured by teacher", table, charts.signed_graph(), key="signed_graph",
         says=f"{len(domains)} domains on a circle by teacher; effects of at least {VISIBLE} in K: "
@@ -143,7 +142,7 @@ def _graph(scenario: Scenario, groups: tuple[tuple[str, ...], ...]) -> None:
     )  # fmt: skip
 
 
-def _editor(scenario: Scenario) -> None:
+def _editor(domains: Sequence[str]) -> None:
     """K to be typed over. The table is fixed while it is edited; the edits go into the choice."""
     st.markdown("**Edit K**")
     width = st.slider(
@@ -161,7 +160,7 @@ def _editor(scenario: Scenario) -> None:
     if st.session_state.get("k_base", ("", None))[0] != key or key not in st.session_state:
         st.session_state.k_base = (key, choice)
     base: Any = st.session_state.k_base[1]
-    table = square(conflicts_of(base.scenario(), default_calibration()), scenario.recipe.domains)
+    table = square(conflicts_of(base.scenario(), default_calibration()), domains)
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
     columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
     st.data_editor(
@@ -177,7 +176,7 @@ def _editor(scenario: Scenario) -> None:
 def _edited(key: str, table: pd.DataFrame, width: float) -> None:
     """All edits since the table was laid out, on top of those before."""
     base = st.session_state.k_base[1]
-    pairs: Pairs = {(source, target): (low, high) for source, target, low, high in base.pairs}
+    pairs = {(source, target): (low, high) for source, target, low, high in base.pairs}
     for source, target, value in views.typed(key, table):
         if value is not None and source != target:
             shifted = float(value) - base.conflict
@@ -190,12 +189,10 @@ def _forget() -> None:
     state.change(pairs=())
 
 
-def _gradients(scenario: Scenario) -> None:
+def _gradients(known: Known) -> None:
     """Cosines of gradients that runs on disk have measured, beside K."""
     st.markdown("**Gradients of real runs**")
-    root: Path = runs_on_disk.root()
-    cosines = runs_on_disk.gradient_cosines(root)
-    table = beside(conflicts_of(scenario, default_calibration()), cosines)
+    table = beside(known, runs_on_disk.gradient_cosines(runs_on_disk.root()))
     if table.empty:
         st.caption(
             "No run on disk has measured gradients of two of these domains; a mixed or distilled run does."
@@ -207,10 +204,9 @@ def _gradients(scenario: Scenario) -> None:
 
 
 VISIBLE = 0.02  # |K| below it is not drawn as a link
-Groups = Sequence[Sequence[str]]
 
 
-def pair_table(known: Mapping[str, Estimate]) -> pd.DataFrame:
+def pair_table(known: Known) -> pd.DataFrame:
     """A row a pair: source, target, P10, P50, P90, grade and source of the number."""
     return pd.DataFrame(
         [
@@ -221,7 +217,7 @@ def pair_table(known: Mapping[str, Estimate]) -> pd.DataFrame:
     )
 
 
-def square(known: Mapping[str, Estimate], domains: Sequence[str]) -> pd.DataFrame:
+def square(known: Known, domains: Sequence[str]) -> pd.DataFrame:
     """P50 of K with sources as rows and targets as columns; a domain on itself is empty."""
     rows = [
         [known[f"{source}>{target}"].value if source != target else math.nan for target in domains]
@@ -240,7 +236,7 @@ def nodes(domains: Sequence[str], groups: Groups) -> dict[str, tuple[str, float,
     }
 
 
-def drawing(known: Mapping[str, Estimate], domains: Sequence[str], groups: Groups) -> pd.DataFrame:
+def drawing(known: Known, domains: Sequence[str], groups: Groups) -> pd.DataFrame:
     """Domains and effects in one table, as a chart with one source of rows takes it.
 
     An effect is half a line, at the target's end: what the source does to it.
@@ -264,7 +260,7 @@ def drawing(known: Mapping[str, Estimate], domains: Sequence[str], groups: Group
     return pd.DataFrame(rows, columns=columns)
 
 
-def beside(known: Mapping[str, Estimate], cosines: Mapping[str, float]) -> pd.DataFrame:
+def beside(known: Known, cosines: Mapping[str, float]) -> pd.DataFrame:
     """K of both directions of a pair beside the cosine of its gradients, for pairs that both know."""
     rows: list[dict[str, Any]] = []
     for pair, cosine in cosines.items():

@@ -12,7 +12,7 @@ from contextlib import suppress
 import streamlit as st
 
 from mopdsim.app import opening, planned, questions, state, views
-from mopdsim.app.answers import prepare, rival
+from mopdsim.app.answers import answer, rival
 from mopdsim.app.pages import controls, results
 from mopdsim.app.state import SIDE_BY_SIDE
 from mopdsim.base.errors import MopdError
@@ -49,11 +49,15 @@ def _scenario() -> Scenario:
 
 
 def _compute() -> None:
-    """Everything first, so that nothing is waited for between two parts of the page."""
+    """Everything first, so that the page is then drawn without a pause and the browser lays out once."""
     view = state.view()
+    for choice in (view.choice, view.choice.base, *view.pinned):
+        with suppress(MopdError):  # whoever asks for it says so
+            answer(choice)
     with suppress(MopdError):
         other = rival(view.choice)
-        prepare([view.choice, view.choice.base, *view.pinned, *([] if other is None else [other])])
+        if other is not None:
+            answer(other)
 
 
 def _explore(scenario: Scenario) -> None:
