@@ -124,6 +124,15 @@ def pair_of(
     return float(low), float(high)
 
 
+_PLAINER = {
+    "Input should": "must",
+    "Tuple should": "must",
+    "a valid tuple": "a list",
+    "a valid dictionary": "a table",
+    " after validation": "",
+}  # pydantic's words, and those of a file
+
+
 def in_words(error: ValidationError) -> str:
     """One sentence for the first problem of options given by name."""
     problem = error.errors(include_url=False)[0]
@@ -134,7 +143,9 @@ def stated(where: str, problem: Mapping[str, Any]) -> str:
     """Where, what value, which rule."""
     if problem["type"] == "missing":
         return f"{where} is missing: add it"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should", "must", 1)
+    message = problem["msg"].removeprefix("Value error, ")
+    for said, plain in _PLAINER.items():
+        message = message.replace(said, plain, 1)
     if problem["type"] == "value_error":
         return f"{where}: {message}" if where else message
     shown = repr(problem["input"])

@@ -1,4 +1,4 @@
-"""Run by tests/test_resume.py in a process of its own: kill runs of a recipe many times and resume them to their end.
+"""Run by tests/trainer/runs/test_resume.py in a process of its own: kill runs of a recipe many times, resume them.
 
 Everything heavy is imported once here; every attempt is a fork that runs or resumes the recipe and is killed with
 SIGKILL, either by this process after a random time or by itself in the middle of a save.

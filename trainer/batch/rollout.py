@@ -110,10 +110,8 @@ def generate(
     when the episode is over; it is not asked after a truncated or the last turn. Its tokens are present but not
     trained. Before `min_new_tokens` no end-of-sequence is drawn, and the ids `forbidden_F` never are; the log-prob
     stays the policy's own. place: where the prompts stand among how many, if they are some of a batch: the same
-    answers then. Raises UsageError on an empty prompt, or a row that could outgrow the model.
+    answers then. Every prompt has a token. Raises UsageError on a row that could outgrow the model.
     """
-    if not all(prompts):
-        raise UsageError("prompts: every prompt needs at least one token; check the chat template")
     first, whole = place or (0, len(prompts))
     here = slice(first * rollouts_per_prompt, (first + len(prompts)) * rollouts_per_prompt)
     starts = [list(prompt) for prompt in prompts for _ in range(rollouts_per_prompt)]

@@ -33,9 +33,15 @@ class Chat:
         self.tokenizer, self.settings, self.end_ids = tokenizer, settings or Settings(), end_ids
 
     def prompts(self, texts: Sequence[str]) -> list[list[int]]:
-        """Each text as a user's turn with the assistant's turn opened."""
+        """Each text as a user's turn with the assistant's turn opened. UsageError where that is no token."""
         rendered = [self._rendered(_user(text), opened=True) for text in texts]
         encoded: list[list[int]] = self.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+        for text, ids in zip(texts, encoded, strict=True):
+            if not ids:
+                raise UsageError(
+                    f"prompt {text[:40]!r}: the chat template makes no token of it, and a model needs at least one: "
+                    "correct the template"
+                )
         return encoded
 
     def turns(self, texts: Sequence[str]) -> list[list[int]]:

@@ -137,16 +137,15 @@ def check_prompts(domains: Iterable[str], settings: Settings) -> None:
 
 
 def check_lengths(specs: Sequence[str], directory: Path, settings: Settings) -> None:
-    """UsageError for the first prompt that is too long, with its answer, for the positions of the model in `directory`;
-    its line is named. All lines of a file are looked at, of generated domains the fixed prompts, whose like the others
-    are; the length of conversations of several turns only sampling shows."""
+    """UsageError for a prompt of which the chat template of the model in `directory` makes no token, and for the first
+    that is too long, with its answer, for the model's positions; its line is named. All lines of a file are looked at,
+    of generated domains the fixed prompts, whose like the others are; the length of conversations of several turns only
+    sampling shows."""
     from transformers import AutoTokenizer
 
     config = read_json(directory / "config.json")
     config = config.get("text_config") or config
     room = config.get("max_position_embeddings") or config.get("n_positions")
-    if not room:
-        return
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
     chat = Chat(tokenizer, settings)
     for spec in specs:
@@ -155,7 +154,7 @@ def check_lengths(specs: Sequence[str], directory: Path, settings: Settings) -> 
         prompts = chat.prompts([item.prompt for item in items])
         for item, prompt in zip(items, prompts, strict=True):
             new = own.max_new_tokens
-            if len(prompt) + new > room:
+            if room and len(prompt) + new > room:
                 where = f", line {item.data[LINE]}" if LINE in item.data else ""
                 raise UsageError(
                     f"domain {spec!r}{where}: the prompt {item.prompt[:40]!r}... is {len(prompt)} tokens "

@@ -220,7 +220,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     "unused stage": (with_stages(IDLE), ["'idle'", "no ancestor of the output", "remove it"]),
     "output is no stage": (document(output="studnet"), ["'studnet'", "did you mean 'student'"]),
     "no stages": (document(stages=[]), ["stages", "at least 1"]),
-    "stages of another type": (document(stages=5), ["stages = 5", "tuple"]),
+    "stages of another type": (document(stages=5), ["stages = 5", "must be a list"]),
     "too many stages": (document(stages=[IDLE] * 2001), ["2001 stages", "split"]),
     "reward of another's domain": (
         changed("first", reward_weights={"reverse": 1.0}),

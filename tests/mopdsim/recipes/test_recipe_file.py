@@ -74,6 +74,7 @@ def test_every_catalogue_recipe_survives_a_file(tmp_path: Path) -> None:
         (b"", UsageError, ["is missing", "add it"]),
         (b"x = " + b"[" * 10_000, UsageError, ["not valid TOML"]),
         (b"amounts_of = 3", UsageError, ["amounts_of must be a table"]),
+        (b"name = 'x'\ndomains = 'sort'\nstages = []", UsageError, ["domains = 'sort': must be a list"]),
     ],
 )
 def test_bad_files_are_named(

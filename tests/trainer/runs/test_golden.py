@@ -1,7 +1,7 @@
 """Numbers of three steps of every loop, frozen with the loop's ALGORITHM_VERSION.
 
 A change of a loop that moves its numbers must raise the version, or stores would mix stages of both. To renew the
-file after that: python tests/test_golden.py
+file after that: PYTHONPATH=.:tests/support python tests/trainer/runs/test_golden.py
 """
 
 from __future__ import annotations
@@ -140,13 +140,13 @@ def test_the_numbers_of_a_loop_move_only_with_its_version(now: dict[str, dict[st
     frozen = json.loads(GOLDEN.read_text())[name]
     version = now[name]["algorithm_version"]
     assert frozen["algorithm_version"] == version, (
-        f"{name}: ALGORITHM_VERSION is {version}, tests/golden.json holds the numbers of version "
-        f"{frozen['algorithm_version']}: renew it with `python tests/test_golden.py`"
+        f"{name}: ALGORITHM_VERSION is {version}, golden.json holds the numbers of version "
+        f"{frozen['algorithm_version']}: renew it as this file's first lines say"
     )
     moved = differences(frozen, now[name])
     assert not moved, (
         f"{name}: the same version gives other numbers, so stores would mix old and new stages: raise "
-        f"ALGORITHM_VERSION of the loop and renew the file with `python tests/test_golden.py`; first of "
+        f"ALGORITHM_VERSION of the loop and renew the file as this one's first lines say; first of "
         f"{len(moved)} differences: {moved[0]}"
     )
 

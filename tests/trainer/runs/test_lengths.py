@@ -56,6 +56,16 @@ def test_a_run_does_not_start_with_it(short: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+def test_nor_with_a_prompt_of_which_the_chat_template_makes_no_token(
+    tmp_path: Path, small: dict[str, str]
+) -> None:
+    place = write_model(tmp_path / "mute", seed=0)
+    (place / "chat_template.jinja").write_text("{% for message in messages %}{% endfor %}")
+    with pytest.raises(UsageError, match=r"prompt '.+': the chat template makes no token of it"):
+        carry_out(shrunk(catalogue.recipe("mixed_rl", list(small.values()))), place, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_more_answers_than_anyone_waits_for_are_refused_before_anything_runs(small: dict[str, str]) -> None:
     recipe = catalogue.recipe("mixed_rl", list(small.values()), amounts="tiny").scaled(1e5)
     with pytest.raises(UsageError, match=r"2,048,000,000 answers in training .* lower the scale"):
