@@ -6,10 +6,8 @@ Leaves out: how an answer is shown.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
-
-import streamlit as st
 
 from mopdsim.app.choice import Choice
 from mopdsim.forecast.forecast import Forecast, forecast
@@ -35,14 +33,9 @@ class Answer:
         return dump(self.forecast.scenario).encode()
 
 
+@lru_cache(maxsize=KEPT)
 def answer(choice: Choice) -> Answer:
     """The forecast of a choice. A MopdError, one sentence, where there is none."""
-    return _answer(choice.key)
-
-
-@st.cache_resource(max_entries=KEPT, show_spinner=False)
-def _answer(key: str) -> Answer:
-    choice = Choice.model_validate_json(key)
     return Answer(choice=choice, forecast=forecast(choice.scenario()))
 
 

@@ -66,10 +66,9 @@ def whole(
     spec: Mapping[str, Any], frame: pd.DataFrame, *, title: str, notes: Sequence[str]
 ) -> dict[str, Any]:
     """The chart with its rows, a width of its own, and what stands above it."""
-    width = spec.get("width", _WIDTH)
     found = {
         **spec,
-        "width": width if isinstance(width, int) else _WIDTH,
+        "width": _WIDTH,
         "data": {"values": frame.to_dict("records")},
         "background": "white",
         "padding": 16,

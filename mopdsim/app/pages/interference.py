@@ -73,7 +73,7 @@ def _finding(known: Known) -> str:
 def _summary(found: Answer) -> None:
     """What the grouping comes to, in one line."""
     document = found.document
-    mean, cost = score(found.forecast.mean_score["p50"]), usd(document["usd"]["p50"])
+    mean, cost = score(document["mean_score"]["p50"]), usd(document["usd"]["p50"])
     text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
     views.caption(capital(text))
 

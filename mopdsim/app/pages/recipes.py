@@ -5,7 +5,6 @@ Leaves out: the graph as text (`mopdsim.recipes.graph`), the comparison (`mopdsi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -157,7 +156,7 @@ def _all() -> None:
 def _untuned(choice: Choice) -> None:
     """What each recipe's own amounts come to, cut to one budget: what it is before anybody tunes it."""
     with views.said(), st.spinner("Forecasting every recipe"):
-        document = _compared(json.dumps(common_keys(choice)))
+        document = _compared(**common_keys(choice))
         table = compared(document)
         views.caption(
             f"{count(document['budget_flops'])} training FLOPs each, teachers and data included, on "
@@ -235,9 +234,7 @@ def common_keys(choice: Choice) -> dict[str, Any]:
     return found | ({"options": {"amounts": amounts}} if amounts else {})
 
 
-@st.cache_data(max_entries=8, show_spinner=False)
-def _compared(keys: str) -> dict[str, Any]:
-    return compare_all(**json.loads(keys))
+_compared = st.cache_data(compare_all, max_entries=8, show_spinner=False)
 
 
 def compared(document: dict[str, Any]) -> pd.DataFrame:

@@ -114,7 +114,7 @@ def _numbers(now: Answer) -> None:
     rows = (
         ("Cost", found["usd"], usd, grades["usd"]),
         ("Calendar", found["days"], duration, grades["days"]),
-        ("Mean score", now.forecast.mean_score, score, mean_grade),
+        ("Mean score", found["mean_score"], score, mean_grade),
         (f"Weakest: {worst}", found["scores"][worst], score, grades[f"scores.{worst}"]),
     )
     with st.grid(4, min_column_width=150):
@@ -140,7 +140,7 @@ def _before(now: Answer) -> list[str]:
         return []
     with suppress(MopdError):
         base = answer(now.choice.base)
-        price, mean = usd(base.document["usd"]["p50"]), score(base.forecast.mean_score["p50"])
+        price, mean = usd(base.document["usd"]["p50"]), score(base.document["mean_score"]["p50"])
         return [views.plain(f"before the change {price} and a mean of {mean}")]
     return []
 
@@ -244,7 +244,7 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
             ("cost", document["usd"], usd),
             ("GPU-hours", document["gpu_hours"], count),
             ("calendar", document["days"], duration),
-            ("mean score", found.forecast.mean_score, score),
+            ("mean score", document["mean_score"], score),
             ("weakest domain", document["scores"][worst], score),
         ):
             cells[title] = f"{unit(row['p50'])} ({interval(row, unit)})"
@@ -280,6 +280,6 @@ def side_by_side_title(shown: Mapping[str, Answer]) -> str:
     """Each scenario's recipe, mean score and cost, for a picture that shows them all."""
     return "; ".join(
         f"{label}: {recipe_title(found.forecast.scenario.recipe.name)} "
-        f"{score(found.forecast.mean_score['p50'])} for {usd(found.document['usd']['p50'])}"
+        f"{score(found.document['mean_score']['p50'])} for {usd(found.document['usd']['p50'])}"
         for label, found in shown.items()
     )

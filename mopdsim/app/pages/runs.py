@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -35,17 +36,16 @@ STALE_S = 120  # a running run whose logs have been still for so long is doubted
 def page() -> None:
     """A list, the chosen run, and the form of a new one."""
     state.notice()
-    found = disk.runs(disk.root())
+    found = {one.name: one for one in disk.runs(disk.root())}
     left, right = st.columns([2, 1], gap="medium")
     with right:
-        _new(any(one.running and one.age_s < STALE_S for one in found))
+        _new(found)
     with left:
         if not found:
             st.info(f"No runs in {disk.root()}/ yet: start a tiny one; it takes a few minutes.")
             return
-        names = [one.name for one in found]
-        name = st.selectbox("Run", names, key="run", bind="query-params")
-        running = disk.run(disk.root(), name).running
+        name = st.selectbox("Run", list(found), key="run", bind="query-params")
+        running = found[name].running
         st.fragment(_show, run_every=REFRESH_S if running else None)(name, running)
 
 
@@ -134,8 +134,10 @@ def with_forecast(table: pd.DataFrame, told: Mapping[str, Mapping[str, float]]) 
     return known.assign(forecast=["inside" if one else "outside" for one in inside])
 
 
-def _new(busy: bool) -> None:
-    """The form of a tiny run."""
+def _new(taken: Mapping[str, Run]) -> None:
+    """The form of a tiny run. taken: the runs that there are, by name."""
+    busy = any(one.running and one.age_s < STALE_S for one in taken.values())
+    free = next(name for number in count(1) if (name := f"tiny-{number}") not in taken)
     with st.form("new_run"):
         st.markdown("**Start a tiny run**")
         recipe = st.selectbox(
@@ -148,7 +150,7 @@ def _new(busy: bool) -> None:
             value=0.5,
             help="Factor on all steps. Below .5 the base learns too little for scores to move.",
         )
-        name = st.text_input("Name", value=_free_name(), max_chars=40)
+        name = st.text_input("Name", value=free, max_chars=40)
         if st.form_submit_button("Start", type="primary", disabled=busy) and not busy:
             with views.said():
                 start(recipe, domains, scale, name)
@@ -156,11 +158,6 @@ def _new(busy: bool) -> None:
                 st.rerun()
     if busy:
         st.caption("A run is going on; this machine carries one at a time.")
-
-
-def _free_name() -> str:
-    taken = {one.name for one in disk.runs(disk.root())}
-    return next(f"tiny-{number}" for number in range(1, 10_000) if f"tiny-{number}" not in taken)
 
 
 def start(recipe: str, domains: list[str], scale: float, name: str) -> None:

@@ -14,7 +14,7 @@ import streamlit as st
 
 from mopdsim.app import background, state, views
 from mopdsim.app.pages.samples import LEGEND, colored, difference
-from mopdsim.app.runs_on_disk import Run, root, run, runs
+from mopdsim.app.runs_on_disk import Run, root, runs
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import DONE
 
@@ -25,12 +25,11 @@ WORK = "trace_work"
 def page() -> None:
     """The run, what to trace, what was found."""
     state.notice()
-    found = [one for one in runs(root()) if one.status == DONE]
+    found = {one.name: one for one in runs(root()) if one.status == DONE}
     if not found:
         st.info(f"No finished runs in {root()}/ yet: start one on the page Runs, or with `mopd train run`.")
         return
-    names = [one.name for one in found]
-    chosen = run(root(), st.selectbox("Run", names, key="trace_run", bind="query-params"))
+    chosen = found[st.selectbox("Run", list(found), key="trace_run", bind="query-params")]
     left, right = st.columns([2, 1], gap="medium")
     with left:
         _answer(chosen)
@@ -84,7 +83,8 @@ def _found(chosen: Run) -> None:
     """The last answer and the last report, where they are of this run."""
     name, words, document = _last("traced")
     if name == chosen.name:
-        answers(document)
+        for number, answer in enumerate(document["answers"]):
+            _traced(answer, number)
         confirmed = "--confirm" in words
         st.caption(
             "Effects are nats of log-probability that the answer would lose without each teacher."
@@ -118,12 +118,6 @@ def _last(kind: Kind) -> tuple[str, list[str], dict[str, Any]]:
 
 
 Answer = dict[str, Any]
-
-
-def answers(document: dict[str, Any]) -> None:
-    """Every traced answer."""
-    for number, answer in enumerate(document["answers"]):
-        _traced(answer, number)
 
 
 def _traced(answer: Answer, number: int) -> None:
