@@ -172,8 +172,9 @@ class Choice(Value):
         return self.named and name in CATALOGUE and "groups" in inspect.signature(CATALOGUE[name]).parameters
 
     def changed(self, **fields: Any) -> Choice:
-        """The choice with fields replaced and checked again."""
-        if "domains" in fields or "recipe" in fields:
+        """The choice with fields replaced and checked again. Domains are dealt to teachers by number or by groups,
+        whichever came last; in another recipe, or over other domains, anew."""
+        if fields.keys() & {"domains", "recipe", "teachers", "groups"}:
             fields = {"groups": None, "teachers": None, **fields}
         return Choice.model_validate({**self.model_dump(), **fields})
 

@@ -34,7 +34,6 @@ CAUSE_TITLES: Mapping[Cause, str] = {
 }
 _NAMED = 3  # domains in a stage's title
 FEW = 6  # pairs of K that are listed one by one
-SCORES = ("scenario", "domain", "start", "P10", "P50", "P90", "grade")
 MEAN = "mean of domains"
 
 
@@ -64,7 +63,7 @@ def scores(documents: Documents) -> pd.DataFrame:
         for label, found in documents.items()
         for domain, row in found["scores"].items()
     ]
-    return pd.DataFrame(rows, columns=list(SCORES))
+    return pd.DataFrame(rows, columns=["scenario", "domain", "start", "P10", "P50", "P90", "grade"])
 
 
 def waterfall(document: Mapping[str, Any], domain: str) -> pd.DataFrame:

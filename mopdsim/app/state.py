@@ -21,6 +21,7 @@ from pydantic import Field, ValidationError
 from mopdsim.app.choice import Choice
 from mopdsim.base.documents import in_words
 from mopdsim.base.errors import MopdError, UsageError
+from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.stage import Value
 
 SIDE_BY_SIDE = 4
@@ -128,6 +129,14 @@ def view() -> View:
 def choice() -> Choice:
     """The choice at hand."""
     return view().choice
+
+
+def scenario() -> Scenario:
+    """Of the choice at hand; of its base where it makes none."""
+    try:
+        return choice().scenario()
+    except MopdError:
+        return choice().base.scenario()
 
 
 def write_link() -> None:

@@ -166,7 +166,6 @@ def sliders(scenario: Scenario) -> None:
         _slider(
             "Teachers", "teachers", choice.teachers or len(groups) or domains_count, range(1, domains_count + 1),
             help="How many teachers share the domains, in their order. Other groupings: page Interference.",
-            reset={"groups": None},
         )  # fmt: skip
         st.toggle(
             "Same total steps, whoever teaches", key=state.hold("w_equal_total", choice.equal_total),
@@ -219,8 +218,7 @@ def recipe(scenario: Scenario) -> None:
 
 
 def _slider(
-    label: str, field: str, value: Any, options: Sequence[Any], *, shown: Any = str, help: str | None = None,
-    reset: dict[str, Any] | None = None,
+    label: str, field: str, value: Any, options: Sequence[Any], *, shown: Any = str, help: str | None = None
 ) -> None:  # fmt: skip
     """A slider over options, the value's own place among them made where it has none."""
     if value not in options:
@@ -230,7 +228,7 @@ def _slider(
     key = f"w_{field}"
     st.select_slider(
         label, options=list(options), format_func=shown, key=state.hold(key, value), help=help,
-        on_change=_take, args=(field, key, reset or {}),
+        on_change=_take, args=(field, key),
     )  # fmt: skip
 
 
@@ -239,7 +237,7 @@ def _select(label: str, field: str, value: str, options: list[str], *, shown: An
     if value not in options:
         options = [value, *options]
     st.selectbox(
-        label, options, key=state.hold(key, value), format_func=shown, on_change=_take, args=(field, key, {})
+        label, options, key=state.hold(key, value), format_func=shown, on_change=_take, args=(field, key)
     )  # fmt: skip
 
 
@@ -252,14 +250,10 @@ def _number(label: str, field: str, value: Any, *, most: float, least: int = 0, 
     )  # fmt: skip
 
 
-def _take(field: str, key: str, reset: dict[str, Any] | None = None) -> None:
+def _take(field: str, key: str) -> None:
     """A widget's new value becomes the choice's."""
     value = st.session_state[key]
-    if value is None:
-        return
-    if field == "domains":
-        if not value:
-            st.session_state.notice = "domains is empty: keep at least one"
-            return
-        value = tuple(value)
-    state.change(**{field: value}, **(reset or {}))
+    if field == "domains" and not value:
+        st.session_state.notice = "domains is empty: keep at least one"
+    elif value is not None:
+        state.change(**{field: value})

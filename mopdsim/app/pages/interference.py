@@ -101,7 +101,7 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
             "Or let K group them into", sorted(options), value=len(groups) if len(groups) in options else None,
             key="grouped_by_k", format_func=lambda number: f"{number} teachers" if number > 1 else "1 teacher",
         )  # fmt: skip
-        st.button("Group by K", on_click=state.change, kwargs={"groups": options[count], "teachers": None})
+        st.button("Group by K", on_click=state.change, kwargs={"groups": options[count]})
     return groups
 
 
@@ -115,7 +115,7 @@ def _regroup(domains: tuple[str, ...]) -> None:
     for name in domains:
         by_teacher.setdefault(st.session_state[f"group_{name}"], []).append(name)
     groups = tuple(tuple(by_teacher[number]) for number in sorted(by_teacher))
-    state.change(groups=groups, teachers=None)
+    state.change(groups=groups)
 
 
 def _heat_map(known: Known, domains: Sequence[str]) -> None:

@@ -17,7 +17,6 @@ import streamlit as st
 from mopdsim.app import planned, questions, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import controls, own, plan_answer
-from mopdsim.base.errors import MopdError
 from mopdsim.facts.domains import FACTS, WHOLE, Estimate
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import OBJECTIVES
@@ -227,7 +226,7 @@ def page() -> None:
         if asked and question is not None:
             planned.ask_for(question)
         with views.said():
-            fields(_scenario(), question)
+            fields(state.scenario(), question)
     with right:
         if question is not None:
             planned.answer(question, plan_answer.show, ask=None)
@@ -246,11 +245,3 @@ def _question() -> str | None:
         state.write_link()
         return found
     return None
-
-
-def _scenario() -> Scenario:
-    """The choice's scenario; its base's where it makes none."""
-    try:
-        return state.choice().scenario()
-    except MopdError:
-        return state.choice().base.scenario()

@@ -31,21 +31,15 @@ def page() -> None:
         "model, GPUs and domains, and how sure that is."
     )
     state.notice()
-    scenario = _scenario()
+    with views.said():
+        state.choice().scenario()
+        state.write_link()
+    scenario = state.scenario()
     controls.chips(scenario)
     with views.said():
         planned.answer(questions.of_choice(state.choice()), opening.show)
     title = "Explore one recipe: dials, waterfall, calendar"
     views.fold(title, "explore", lambda: _explore(scenario), icon=":material/tune:")
-
-
-def _scenario() -> Scenario:
-    """The choice's scenario, now in the address; its base's where it makes none, which is said."""
-    with views.said():
-        found = state.choice().scenario()
-        state.write_link()
-        return found
-    return state.choice().base.scenario()
 
 
 def _compute() -> None:

@@ -107,6 +107,15 @@ def test_studies_say_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Monkey
     assert calibration.studies().to_dict("records") == [row]
 
 
+def test_domains_are_dealt_by_number_or_by_groups_whichever_came_last() -> None:
+    groups = (("math", "swe"), ("instruction_following",))
+    grouped = Choice(preset="three_specialists", teachers=3).changed(groups=groups)
+    assert (grouped.teachers, grouped.groups) == (None, groups)
+    counted = grouped.changed(teachers=2)
+    assert (counted.teachers, counted.groups) == (2, None)
+    assert grouped.changed(gpus=8).groups == groups and grouped.changed(recipe="merge").groups is None
+
+
 def test_a_choice_says_what_it_changes() -> None:
     assert Choice().changes == ""
     changed = Choice(teachers=3, conflict=-0.2, budget_usd=1e6, domains=("math", "chat", "code"))
