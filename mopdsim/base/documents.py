@@ -129,6 +129,7 @@ _PLAINER = {
     "Tuple should": "must",
     "a valid tuple": "a list",
     "a valid dictionary": "a table",
+    "an instance of Sequence": "a list",
     " after validation": "",
 }  # pydantic's words, and those of a file
 

@@ -174,6 +174,7 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     resolved = read_json(out / files.RESOLVED, "model", "smaller", "settings", "store", "workers", "scale")
     if (
         (out / files.STATUS).is_file()
+        and (out / files.SUMMARY).is_file()
         and files.status_of(out) == files.DONE
         and verified(out / files.WEIGHTS)
     ):

@@ -230,6 +230,8 @@ def test_a_run_leaves_plain_files(
     assert wanted <= set(about) and about["wall_seconds"] == summary["seconds"]
     again = resume(out, progress=Progress(quiet=True))
     assert again == summary  # read back, not run again
+    (out / "summary.json").unlink()
+    assert timeless(resume(out, progress=Progress(quiet=True))) == timeless(summary)  # written anew
 
 
 @pytest.mark.slow
