@@ -217,26 +217,19 @@ def forecast(
 
     Example: mopd forecast mopd --domains math,code --model Qwen3-30B-A3B --gpu H100 --gpus 64 --amounts small
     """
+    from mopdsim.belief.calibration import load
     from mopdsim.forecast.forecast import forecast as run
+    from mopdsim.forecast.scenario import dump
+    from mopdsim.forecast.why import assumptions
+    from mopdsim.forecast.why import why as reasons
 
     scenario = published_scenario(recipe, keys) or scenario_of(recipe, keys)
     if write is not None:
-        from mopdsim.forecast.scenario import dump
-
         write.write_text(dump(scenario), encoding="utf-8")
-    if calibration is None:
-        known = None
-    else:
-        from mopdsim.belief.calibration import load
-
-        known = load(calibration)
-    from mopdsim.forecast.why import assumptions
-
+    known = None if calibration is None else load(calibration)
     found = run(scenario, known)
     document = found.to_document()
     if why:
-        from mopdsim.forecast.why import why as reasons
-
         document["why"] = reasons(found, known)
     emit(document) if json_ else print(forecast_text(document, assumptions(found.scenario), details=details))
     if why and not json_:

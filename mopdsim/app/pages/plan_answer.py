@@ -124,24 +124,17 @@ def _changes(document: Document) -> None:
 
 def _pilots(document: Document) -> None:
     """What to measure first, the most worth a dollar on top."""
-    table = opening.pilots(document)
-    worth = table[table["worth, points"] > 0]
+    rows = [
+        {"pilot": row["title"], "worth": points(row["gain"]), "price": usd(row["usd"])}
+        for row in document["value_of_information"]["pilots"]
+        if row["gain"] > 0
+    ]
     st.markdown("**Measure first**")
-    if worth.empty:
+    if not rows:
         st.markdown(opening.measured_first(document))
         return
-    ordered = worth.assign(per_dollar=worth["worth, points"] / worth.USD).sort_values(
-        "per_dollar", ascending=False
-    )
-    shown = pd.DataFrame(
-        {
-            "pilot": ordered.pilot,
-            "worth": [f"{value:+.1f} points" for value in ordered["worth, points"]],
-            "price": [usd(value) for value in ordered.USD],
-        }
-    )
     st.table(
-        shown.head(_PILOTS).map(views.plain), border="horizontal", hide_index=True,
+        pd.DataFrame(rows[:_PILOTS]).map(views.plain), border="horizontal", hide_index=True,
         alt="Pilots by worth per dollar",
     )  # fmt: skip
     everything = points(document["value_of_information"]["perfect"])
