@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_world import SETTINGS, Made, carry_out, logprobs_of, plain_model, shrunk
+from small_world import SETTINGS, Made, carry_out, distance, logprobs_of, plain_model, shrunk
 from stopping import Stop, stop_after
 from typer.testing import CliRunner
 
@@ -79,11 +79,14 @@ def test_a_ledger_changes_the_student_by_rounding_alone(
     finished: Made, small: dict[str, str], model: Path, tmp_path: Path, name: str
 ) -> None:
     carry_out(kept(name, small, ledger=False), model, tmp_path / name, store=finished[name].parent / "store")
-    one, other = (
-        load_file(open_run(run).places["student"] / "model.safetensors")
-        for run in (finished[name], tmp_path / name)
+    subject, plain = open_run(finished[name]), open_run(tmp_path / name)
+    start, one, other = (
+        load_file(place / "model.safetensors")
+        for place in (subject.places[subject.start], subject.places["student"], plain.places["student"])
     )
-    assert max(float((one[key] - other[key]).abs().max()) for key in one) < 1e-5
+    # As a whole, not weight by weight: AdamW moves even a weight of almost no gradient by almost a full step, so that
+    # rounding alone can send a single one elsewhere, and on another processor farther.
+    assert distance(one, other) < 1e-3 * distance(start, other)
 
 
 def test_an_effect_is_the_gradient_of_the_odds_times_the_move(finished: Made) -> None:
