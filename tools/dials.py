@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.recipes.recipe import BASE, Rl
+from mopdsim.recipes.stage import BASE, Rl
 from studies.framework.observe import read
 from studies.honest.trials import Forecaster
 

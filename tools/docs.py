@@ -20,7 +20,8 @@ from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import graph, published, recipe_file
 from mopdsim.recipes.catalogue import SYSTEMS
 from mopdsim.recipes.published import Figure
-from mopdsim.recipes.recipe import Recipe, parents
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import parents
 from mopdsim.validate.totals import validate
 
 ROOT = Path(__file__).parents[1]

@@ -21,7 +21,7 @@ from mopdsim.facts.domains import Estimate
 from mopdsim.forecast.scenario import of_recipe
 from mopdsim.plan.words import parameter as in_words
 from mopdsim.recipes.catalogue import CATALOGUE
-from mopdsim.recipes.recipe import SMALLER
+from mopdsim.recipes.stage import SMALLER
 
 DOCS = Path(__file__).parents[1] / "docs"
 START, END = "<!-- table: python -m tools.tables -->\n", "<!-- end of table -->"

@@ -27,8 +27,8 @@ from mopdsim.facts.model import title
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS
-from mopdsim.recipes.recipe import Recipe, Rl
-from mopdsim.recipes.stage import Value
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Rl, Value
 
 
 class Preset(NamedTuple):

@@ -18,7 +18,8 @@ import pandas as pd
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.quality.step import CAUSES, Cause
 from mopdsim.recipes.graph import KINDS
-from mopdsim.recipes.recipe import Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Rl
 
 Documents = Mapping[str, Mapping[str, Any]]  # forecast documents by the scenario's label
 CAUSE_TITLES: Mapping[Cause, str] = {

@@ -101,7 +101,7 @@ def request_of(
     """The request that flags describe. UsageError where no weights are named."""
     from mopdsim.exchange.engines.parts import Request
     from mopdsim.exchange.tasks import read_tasks, tasks_of
-    from mopdsim.recipes.recipe import BASE, SMALLER
+    from mopdsim.recipes.stage import BASE, SMALLER
 
     named = {BASE: ("--weights", weights), SMALLER: ("--smaller-weights", smaller_weights)}
     found = {}

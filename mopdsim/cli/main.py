@@ -143,7 +143,7 @@ def recipes(json_: Json = False) -> None:
 def check(file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")], json_: Json = False) -> None:
     """Validate a recipe file and print what it describes. Example: mopd check my_recipe.toml"""
     from mopdsim.recipes import recipe_file
-    from mopdsim.recipes.recipe import parents
+    from mopdsim.recipes.stage import parents
 
     recipe = recipe_file.load(file)
     if json_:

@@ -22,8 +22,8 @@ from mopdsim.base.documents import write_document
 from mopdsim.exchange.steps import Steps
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
-from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft
 from mopdsim.recipes.recipe_file import to_document
+from mopdsim.recipes.stage import BASE, Distill, Rl, Sft
 
 POINTS = (
     "study", "run", "recipe", "stage", "key", "seed", "split", "step", "domain", "trained", "pass_rate", "se", "n",

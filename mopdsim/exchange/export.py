@@ -26,7 +26,8 @@ from mopdsim.base.errors import MopdError, NotFoundError, UsageError, did_you_me
 from mopdsim.exchange.engines import mergekit, nemo_rl, trl, verl
 from mopdsim.exchange.engines.parts import Job, Request, carried, template
 from mopdsim.forecast import scenario as scenarios
-from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, needs
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import AnyStage, Merge, needs
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"

@@ -34,7 +34,7 @@ from mopdsim.facts.domains import P90
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import bill_of
-from mopdsim.recipes.recipe import Distill, Rl, Sft
+from mopdsim.recipes.stage import Distill, Rl, Sft
 from mopdsim.validate.intervals import lognormal
 from mopdsim.validate.rl_rows import COLUMNS as NEEDED
 from mopdsim.validate.rl_rows import OPTIONAL_COLUMNS, stack_of

@@ -19,7 +19,7 @@ from mopdsim.base.arrays import logit
 from mopdsim.belief.calibration import Calibration
 from mopdsim.facts.domains import RIVALS, ambiguity, rivalry
 from mopdsim.fit.forest import Tree
-from mopdsim.recipes.recipe import BASE, Rl
+from mopdsim.recipes.stage import BASE, Rl
 
 FALL = "ambiguity_conflict"
 _GRID = np.linspace(-3.0, 3.0, 41)  # prior standard deviations

@@ -24,9 +24,9 @@ from mopdsim.facts.domains import Domain, Scope, domain, scope_of
 from mopdsim.facts.model import model
 from mopdsim.forecast.stage_draws import STUDIED
 from mopdsim.quality.step import Effort
-from mopdsim.recipes.recipe import BASE, SMALLER, AnyStage, Merge, Recipe
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import from_document
-from mopdsim.recipes.stage import renamed
+from mopdsim.recipes.stage import BASE, SMALLER, AnyStage, Merge, renamed
 
 RESULTS = (
     Path(__file__).resolve().parents[2] / "studies" / "results"

@@ -29,7 +29,7 @@ from mopdsim.belief.calibration import (
 from mopdsim.facts.domains import Domain, Estimate, rivalry, rivals_of
 from mopdsim.fit.forest import Tree
 from mopdsim.quality.world import World, from_start, sized
-from mopdsim.recipes.recipe import Merge
+from mopdsim.recipes.stage import Merge
 
 Group = Literal["error", "bold_error"]
 SPREADS: Mapping[Group, tuple[float, float]] = {  # prior of the form's error: middle, sd of its ln

@@ -18,7 +18,7 @@ from mopdsim.fit.latents import Latents
 from mopdsim.quality.step import Effort, State
 from mopdsim.quality.walk import Products, perform, products
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import BASE, AnyStage, parents
+from mopdsim.recipes.stage import BASE, AnyStage, parents
 
 CEILING = 0.97  # a score above only says that it is above
 _EDGE = 1e-4  # predictions are told apart down to here

@@ -36,7 +36,7 @@ from mopdsim.fit.latents import Group, Latent, Latents, latents_of
 from mopdsim.fit.posterior import Posterior, fit
 from mopdsim.quality.distillation import collapse_hazard, distance
 from mopdsim.quality.walk import walk
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 
 STARTS = 2
 LEAST_LEARNED = 0.1  # of the prior's variance; below, a parameter counts as not identified

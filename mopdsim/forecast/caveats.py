@@ -19,8 +19,16 @@ from mopdsim.forecast.stage_draws import STUDIED, WORTH_DOUBLING, gain_of_doubli
 from mopdsim.quality.distillation import SIZES_B
 from mopdsim.quality.step import Effort
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import ROOTS, SMALLER, Distill, RejectionSampling, RewardModel, Rl
-from mopdsim.recipes.stage import BOLD, default_amounts
+from mopdsim.recipes.stage import (
+    BOLD,
+    ROOTS,
+    SMALLER,
+    Distill,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    default_amounts,
+)
 
 _KNOWN_TOGETHER = 3  # domains trained together in the studies that identify how conflict adds up
 _STABLE_EXTRAPOLATION = 1.35

@@ -23,7 +23,7 @@ from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import of_recipe
 from mopdsim.recipes.catalogue import SYSTEMS
-from mopdsim.recipes.recipe import BASE, Distill
+from mopdsim.recipes.stage import BASE, Distill
 
 SURE = 0.8
 TIE = "tie"

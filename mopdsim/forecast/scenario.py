@@ -42,10 +42,10 @@ from mopdsim.facts.model import model
 from mopdsim.forecast.schedule import Reliability
 from mopdsim.quality.learning import Specialist
 from mopdsim.recipes import catalogue, published
-from mopdsim.recipes.recipe import BASE, SMALLER, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import from_document as recipe_from_document
 from mopdsim.recipes.recipe_file import to_document
-from mopdsim.recipes.stage import AmountsName, default_amounts
+from mopdsim.recipes.stage import BASE, SMALLER, AmountsName, Merge, Rl, default_amounts
 
 SCHEMA_VERSION = 1
 MAX_DRAWS = 100_000

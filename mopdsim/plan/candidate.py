@@ -19,8 +19,8 @@ from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import Family, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import REWARD_GROUP, Groups, assemble, specialist
-from mopdsim.recipes.recipe import Balance, Distill, Merge, Recipe, Rl
-from mopdsim.recipes.stage import Normalizer, renamed
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Balance, Distill, Merge, Normalizer, Rl, renamed
 
 Row = TypeVar("Row")
 Group = tuple[str, ...]

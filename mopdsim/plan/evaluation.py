@@ -31,8 +31,7 @@ from mopdsim.quality.distillation import Lesson, companions, follow, merge
 from mopdsim.quality.learning import paced
 from mopdsim.quality.step import Effort, State, Step
 from mopdsim.recipes.catalogue import cascade_shares
-from mopdsim.recipes.recipe import Distill, Merge
-from mopdsim.recipes.stage import Normalizer
+from mopdsim.recipes.stage import Distill, Merge, Normalizer
 
 
 def kind(plan: Plan) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ from mopdsim.plan.candidate import DISTILLED, TAUGHT, Plan, first_of_each
 from mopdsim.plan.evaluation import Evaluator, Outcome
 from mopdsim.plan.grouping import ENUMERATED, Grouping, friendliness, neighbours, partitions, suggested
 from mopdsim.plan.question import Family, Question
-from mopdsim.recipes.recipe import Balance
+from mopdsim.recipes.stage import Balance
 
 FACTORS = (0.5, 0.7, 0.85, 1.18, 1.4, 2.0)
 BALANCES: tuple[Balance, ...] = ("none", "token_share", "remaining_gap")

@@ -36,7 +36,7 @@ from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
 from mopdsim.plan.stock import STUDENT, Kind, Run, Stock, equal_shares, rl_kind
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import Distill, Teacher
+from mopdsim.recipes.stage import Distill, Teacher
 
 IDENTIFIED = 3.0  # midpoints until an asymptote is identified (science: standard error .017 at three)
 _FOLDS = 2.0  # of the distillation's gap: to 1/e^2

@@ -24,7 +24,7 @@ from mopdsim.plan.finalists import how_often
 from mopdsim.plan.question import JUDGING_DRAWS, Question
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import SYSTEMS
-from mopdsim.recipes.recipe import SMALLER
+from mopdsim.recipes.stage import SMALLER
 
 
 def ranking(question: Question, document: Mapping[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from mopdsim.plan.explore import LEAST_STEPS, Found, fitting
 from mopdsim.plan.finalists import FLOOR, Finalist
 from mopdsim.plan.question import Question
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import ROOTS, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import ROOTS, Rl
 
 SAME = "the same"
 _HALVINGS = 6

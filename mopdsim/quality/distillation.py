@@ -24,7 +24,7 @@ from mopdsim.quality.step import (
     scaled_gain,
     thinned,
 )
-from mopdsim.recipes.recipe import BASE, Distill, Merge
+from mopdsim.recipes.stage import BASE, Distill, Merge
 
 COLLAPSE_WIDTH = 0.25  # of the hazard, in ln KL: so that .04 nats a token is safe and .19 is not
 SIZES_B = (0.5, 30.0)  # student and teacher sizes, billions, between which `across_sizes` was fitted

@@ -39,8 +39,17 @@ from mopdsim.quality.step import (
     with_rows,
 )
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import Preference, RejectionSampling, RewardModel, Rl, Sft
-from mopdsim.recipes.stage import Amounts, AmountsName, SpendingKind, default_amounts
+from mopdsim.recipes.stage import (
+    Amounts,
+    AmountsName,
+    Preference,
+    RejectionSampling,
+    RewardModel,
+    Rl,
+    Sft,
+    SpendingKind,
+    default_amounts,
+)
 
 # a judge is as good as its comparisons are many, whatever the rate
 LEARNING: frozenset[SpendingKind] = frozenset({"rl", "sft", "distill", "preference"})

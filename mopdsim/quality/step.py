@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from mopdsim.base.arrays import Array, column, logistic, logit
 from mopdsim.facts.domains import within_bound
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import BASE, ROOTS, AnyStage, Merge
+from mopdsim.recipes.stage import BASE, ROOTS, AnyStage, Merge
 
 REPLAY_HALF = 0.05  # share of old prompts that halves forgetting: a short refresh restores most (2606.02398)
 COLLAPSE_KEPT = 0.6  # of a recovery, under a foreign teacher (2606.30406)

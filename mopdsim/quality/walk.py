@@ -36,10 +36,11 @@ from mopdsim.quality.learning import (
 )
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
-from mopdsim.recipes.recipe import AnyStage, Recipe
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import (
     Amounts,
     AmountsName,
+    AnyStage,
     Distill,
     Merge,
     Preference,

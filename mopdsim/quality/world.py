@@ -16,7 +16,7 @@ from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import CONSTANTS, Calibration, in_logits, sample, standard_normal, uniform
 from mopdsim.facts import domains as table
 from mopdsim.facts.domains import Domain, Estimate, Rivals, Scope, check_starts, rivals_of, within_bound
-from mopdsim.recipes.recipe import BASE, SMALLER
+from mopdsim.recipes.stage import BASE, SMALLER
 
 
 @dataclass(frozen=True, kw_only=True)

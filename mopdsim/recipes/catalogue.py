@@ -25,24 +25,26 @@ from pydantic import ValidationError, validate_call
 from mopdsim.base.documents import in_words
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.recipes import published
-from mopdsim.recipes.recipe import (
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import (
     BASE,
     SMALLER,
+    Amounts,
+    AmountsName,
     AnyStage,
     Balance,
     Distill,
     DistillLoss,
     Merge,
     Preference,
-    Recipe,
     RejectionSampling,
     RewardModel,
     Rl,
     Sft,
     SpendingStage,
     Teacher,
+    default_amounts,
 )
-from mopdsim.recipes.stage import Amounts, AmountsName, default_amounts
 
 DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, where a command is given none
 REAL_MODEL = "HuggingFaceTB/SmolLM2-135M"  # the small open model that the trainer fetches by name

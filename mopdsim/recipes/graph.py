@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from mopdsim.recipes.recipe import Recipe, parents, read
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import parents, read
 
 KINDS: Mapping[str, str] = {
     "sft": "SFT",

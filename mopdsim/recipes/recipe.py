@@ -25,13 +25,10 @@ from mopdsim.recipes.stage import (
     MOST_STEPS,
     ROOTS,
     SELF,
-    SMALLER,
     Amounts,
     AmountsName,
     AnyStage,
-    Balance,
     Distill,
-    DistillLoss,
     Merge,
     Name,
     Preference,
@@ -39,22 +36,13 @@ from mopdsim.recipes.stage import (
     RewardModel,
     Rl,
     Sft,
-    SpendingStage,
     Stage,
-    Teacher,
-    TrainedStage,
     Value,
     default_amounts,
     needs,
     parents,
     read,
 )
-
-__all__ = [
-    "BASE", "ROOTS", "SMALLER", "AnyStage", "Balance", "Distill", "DistillLoss", "Merge", "Name", "Preference",
-    "Recipe", "RejectionSampling", "RewardModel", "Rl", "Sft", "SpendingStage", "Stage", "Teacher", "TrainedStage",
-    "needs", "parents", "read",
-]  # fmt: skip
 
 
 def topological(stages: tuple[AnyStage, ...]) -> tuple[AnyStage, ...]:

@@ -27,8 +27,8 @@ from pydantic import ValidationError
 from mopdsim.base.documents import keys as check_keys
 from mopdsim.base.documents import parse_toml, read_toml, stated
 from mopdsim.base.errors import UsageError, did_you_mean
-from mopdsim.recipes.recipe import AnyStage, Recipe, Teacher
-from mopdsim.recipes.stage import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, AnyStage, Teacher, default_amounts
 
 SCHEMA_VERSION = 1
 MAX_STAGES = 2_000

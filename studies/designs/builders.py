@@ -9,8 +9,8 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import assemble
-from mopdsim.recipes.recipe import AnyStage, Distill, Recipe, Rl
-from mopdsim.recipes.stage import Amounts, AmountsName
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts, AmountsName, AnyStage, Distill, Rl
 from studies.framework.analysis import Quantity, mean_quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Factor

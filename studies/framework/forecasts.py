@@ -18,7 +18,7 @@ from typing import Any
 
 from mopdsim.base.documents import json_document, sha256_of, table
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import BASE, AnyStage, Rl
+from mopdsim.recipes.stage import BASE, AnyStage, Rl
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from trainer.files.atomic import write_json

@@ -26,8 +26,9 @@ from mopdsim.base.answers import samples_count
 from mopdsim.base.documents import json_document
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import METRICS, PHASES, checked_manifest, rows_of
-from mopdsim.recipes.recipe import BASE, ROOTS, Recipe
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import from_document, to_document
+from mopdsim.recipes.stage import BASE, ROOTS
 from studies.framework.run import Factor, Run
 from trainer.files.atomic import explained, write_bytes, write_json, write_text
 from trainer.runs.plan import Node, Plan

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Distill, Merge, Rl
 
 RECOVERY = {"mixed_rl": 0.47, "merge": 0.65, "mopd": 0.70}  # of the specialists' headroom, published means
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from mopdsim.base.arrays import Array
 from mopdsim.belief.calibration import Calibration, default_calibration
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 from studies.designs.skill.contest import SWITCH, failed, mopd_from
 from studies.framework.analysis import Analysis, Quantity, Table, bootstrap
 from studies.framework.forecasts import Foreteller, told

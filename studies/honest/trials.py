@@ -25,8 +25,8 @@ from mopdsim.facts.model import models
 from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.recipe import BASE, Recipe, Rl
-from mopdsim.recipes.stage import Amounts, AmountsName
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, AmountsName, Rl
 from studies.framework.forecasts import is_specialist
 from studies.framework.ledger import CPU
 from studies.framework.observe import Figure, Observations

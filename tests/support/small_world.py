@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe, RejectionSampling, Sft
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import ROOTS, Amounts, AnyStage, Distill, Merge, RejectionSampling, Sft
 from trainer.batch.batch import Batch
 from trainer.batch.written import SAMPLES
 from trainer.files.settings import Settings

@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 from small_world import job_of, run_watched, steps_in
 
-from mopdsim.recipes.recipe import BASE, Distill, Teacher
+from mopdsim.recipes.stage import BASE, Distill, Teacher
 from trainer.files.settings import Settings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts, Distill
 from trainer.bench.step import LEARNING_RATE, REPEATS, size_of
 from trainer.files.settings import HARDLY_SCORED, Settings
 from trainer.model.loading import save_policy

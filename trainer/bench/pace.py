@@ -19,8 +19,7 @@ from typing import Any, Literal
 import torch
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Rl, Sft
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts, Distill, Rl, Sft
 from trainer.bench.ledger import DOMAINS, SETTINGS
 from trainer.bench.step import LEARNING_RATE
 from trainer.files.atomic import read_json

@@ -15,8 +15,18 @@ from functools import cached_property
 from typing import Any
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import BASE, SMALLER, Recipe, RejectionSampling, RewardModel, Sft, parents
-from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import (
+    BASE,
+    NORMALISING_ANSWERS,
+    SMALLER,
+    Amounts,
+    RejectionSampling,
+    RewardModel,
+    Sft,
+    default_amounts,
+    parents,
+)
 from trainer.files.atomic import atomic_directory, verified
 from trainer.files.settings import Settings
 from trainer.model.sources import model_directory

@@ -19,7 +19,8 @@ from typing import Any
 from mopdsim.base import run_directory as files
 from mopdsim.base.errors import Interrupted, UsageError
 from mopdsim.recipes import recipe_file
-from mopdsim.recipes.recipe import BASE, ROOTS, SMALLER, Distill, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, ROOTS, SMALLER, Distill
 from trainer.files.atomic import explained, read_json, read_summary, verified, write_json, write_text
 from trainer.files.settings import Settings, settings_of
 from trainer.model import processes

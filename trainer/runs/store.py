@@ -20,8 +20,8 @@ from typing import IO, Any
 from mopdsim.base import run_directory as files
 from mopdsim.base.documents import sha256_of
 from mopdsim.base.errors import MopdError
-from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, RejectionSampling, parents
-from mopdsim.recipes.stage import Amounts, renamed
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts, AnyStage, Merge, RejectionSampling, parents, renamed
 from trainer.files.atomic import explained, sweep, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.tasks import task

@@ -12,7 +12,7 @@ import torch
 
 from mopdsim.base.errors import DivergenceError, Interrupted
 from mopdsim.base.run_directory import FAILED, INTERRUPTED
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 from trainer.batch.meter import Meter
 from trainer.model import processes
 from trainer.runs.store import Store

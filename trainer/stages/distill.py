@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
 from trainer.batch.update import Sums, means
 from trainer.losses import balance

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mopdsim.recipes.recipe import BASE, AnyStage
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts, AnyStage
 from trainer.files.settings import Settings
 from trainer.tasks import Split, Task, task
 

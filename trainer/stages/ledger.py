@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mopdsim.base.run_directory import LEDGER
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 from trainer.batch.batch import Batch
 from trainer.batch.update import Part
 from trainer.files.atomic import explained

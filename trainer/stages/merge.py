@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mopdsim.base.run_directory import WEIGHTS
-from mopdsim.recipes.recipe import Merge
+from mopdsim.recipes.stage import Merge
 from trainer.batch.meter import Meter
 from trainer.files.atomic import atomic_directory
 from trainer.model import merging, processes

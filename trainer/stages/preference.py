@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from mopdsim.recipes.recipe import Preference
+from mopdsim.recipes.stage import Preference
 from trainer.batch.batch import Batch, Prompts, part_of
 from trainer.batch.rollout import Rollouts, turns
 from trainer.batch.score import Bank, kl_sum, logprobs, score

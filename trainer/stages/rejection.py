@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base.run_directory import CHECKPOINTS, DATA, METRICS
-from mopdsim.recipes.recipe import RejectionSampling
+from mopdsim.recipes.stage import RejectionSampling
 from trainer.batch import written
 from trainer.batch.batch import Batch
 from trainer.batch.meter import Meter

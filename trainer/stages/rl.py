@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mopdsim.recipes.recipe import Rl
+from mopdsim.recipes.stage import Rl
 from trainer.batch.batch import Batch, minibatches, spread
 from trainer.batch.heads import add_head, drop_head, scalars, values
 from trainer.batch.meter import TRAINING_PASSES

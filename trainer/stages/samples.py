@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.run_directory import SAMPLES
-from mopdsim.recipes.recipe import Distill, Rl
+from mopdsim.recipes.stage import Distill, Rl
 from trainer.batch.batch import Batch, rows_for
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import logprobs, score

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from mopdsim.base.errors import MopdError
-from mopdsim.recipes.recipe import Sft
+from mopdsim.recipes.stage import Sft
 from trainer.batch.batch import Batch, draw
 from trainer.batch.written import Kept, demonstrations, replayed
 from trainer.losses.losses import Loss, cross_entropy, token_weights

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
 from trainer.batch.update import LossOf, Named, Sums

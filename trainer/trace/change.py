@@ -18,7 +18,8 @@ from typing import Any
 
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes import recipe_file
-from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Teacher
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import AnyStage, Distill, Merge, Teacher
 from trainer.trace.report import Harm, Report
 from trainer.trace.subject import Subject
 

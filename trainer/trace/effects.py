@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 from trainer.batch.batch import Batch
 from trainer.runs.execute import execute
 from trainer.runs.plan import Node, Plan

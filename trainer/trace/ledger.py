@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import LEDGER
-from mopdsim.recipes.recipe import Merge
+from mopdsim.recipes.stage import Merge
 from trainer.batch.batch import Batch
 from trainer.batch.rollout import Rollouts
 from trainer.batch.update import accumulate_gradients

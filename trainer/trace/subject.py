@@ -26,7 +26,8 @@ from mopdsim.base.run_directory import (
     status_of,
 )
 from mopdsim.recipes import recipe_file
-from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Merge, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import ROOTS, AnyStage, Distill, Merge
 from trainer.files.atomic import read_json, read_summary
 from trainer.files.settings import Settings, settings_of
 from trainer.model.sources import model_directory

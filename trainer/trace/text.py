@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mopdsim.base.numbers import interval, points
 from mopdsim.base.numbers import score as number
-from mopdsim.recipes.recipe import Distill
+from mopdsim.recipes.stage import Distill
 from trainer.trace.change import Change
 from trainer.trace.evidence import Answer
 from trainer.trace.report import Report

@@ -19,7 +19,7 @@ from mopdsim.cost.constants import NORMAL_80
 from mopdsim.facts.domains import domain as of_table
 from mopdsim.facts.domains import domains
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.recipe import Rl
+from mopdsim.recipes.stage import Rl
 
 LONGEST = 3  # times the mean answer is the longest, where only the mean is given
 

@@ -19,7 +19,8 @@ from mopdsim.forecast.compare import RIVALS, compare_all
 from mopdsim.plan import words
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS, entries, recipe_title
-from mopdsim.recipes.recipe import BASE, Recipe, read
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, read
 
 POOL_TITLES: dict[Pools, str] = {
     "as_is": "As asked",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request, dump
-from mopdsim.recipes.recipe import AnyStage, Merge
+from mopdsim.recipes.stage import AnyStage, Merge
 
 ENGINE = "mergekit"
 VERSION = "0.1.5"

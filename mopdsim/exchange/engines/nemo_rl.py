@@ -15,8 +15,7 @@ from typing import Any
 from mopdsim.base.documents import DATA
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request, dump
-from mopdsim.recipes.recipe import AnyStage, Distill, Rl
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import Amounts, AnyStage, Distill, Rl
 
 ENGINE = "nemo-rl"
 VERSION = "7ea279abfbeb698b092856d0dab61e7cf39bc909"

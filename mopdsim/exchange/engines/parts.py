@@ -25,8 +25,8 @@ from mopdsim.facts.hardware import Gpu, gpu
 from mopdsim.facts.layers import Model
 from mopdsim.facts.model import model
 from mopdsim.forecast.scenario import Scenario
-from mopdsim.recipes.recipe import ROOTS, AnyStage, Distill, Recipe, Rl, Sft, TrainedStage
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import ROOTS, Amounts, AnyStage, Distill, Rl, Sft, TrainedStage
 
 BETAS = (0.9, 0.95)  # of this trainer's AdamW
 CURVE_POINTS = 5  # evaluations of a stage, as the forecast counts them

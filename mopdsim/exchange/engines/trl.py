@@ -11,8 +11,7 @@ from typing import Any
 
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request, template
-from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import Amounts, AnyStage, Distill, Rl, Sft
 
 ENGINE = "trl"
 VERSION = "1.16.0"

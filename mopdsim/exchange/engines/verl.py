@@ -12,8 +12,7 @@ from typing import Any
 
 from mopdsim.exchange.engines import parts
 from mopdsim.exchange.engines.parts import Job, Request, dump
-from mopdsim.recipes.recipe import AnyStage, Distill, Rl, Sft
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import Amounts, AnyStage, Distill, Rl, Sft
 
 ENGINE = "verl"
 VERSION = "0.9.1"

@@ -16,7 +16,8 @@ from functools import partial
 import pandas as pd
 
 from mopdsim.facts.model import model
-from mopdsim.recipes.recipe import BASE, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE
 from studies.designs.builders import kept, mean_where, means, paired, where
 from studies.designs.skill.contest import FAILED, SWITCH, compared, judging, mopd_from, rows_of
 from studies.designs.skill.gate import admit, table_of_domains, teachers_of

@@ -16,8 +16,8 @@ from typing import Any
 
 import pandas as pd
 
-from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, RejectionSampling, Rl, Sft, Teacher
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, AnyStage, Distill, RejectionSampling, Rl, Sft, Teacher
 from studies.designs.builders import composed, kept, mean_where, means, paired
 from studies.designs.skill.contest import FAILED, compared, judging, rows_of, table_of_probe
 from studies.designs.skill.gate import admit, table_of_domains

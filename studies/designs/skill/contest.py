@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mopdsim.recipes.recipe import BASE, Distill
+from mopdsim.recipes.stage import BASE, Distill
 from studies.designs.builders import means, paired, table
 from studies.designs.skill.suite import PROBE
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity

@@ -22,8 +22,8 @@ import pandas as pd
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Recipe
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts
 from studies.designs.builders import alone, kept
 from studies.designs.skill.suite import (
     FIGURES,

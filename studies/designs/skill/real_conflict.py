@@ -18,8 +18,8 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Recipe
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, default_amounts
 from studies.designs.builders import kept, over, table
 from studies.framework.analysis import Analysis, Chart, Table, mean_quantity
 from studies.framework.observe import Observations

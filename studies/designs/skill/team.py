@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mopdsim.recipes.catalogue import Groups, as_teachers, specialist, specialists_of
-from mopdsim.recipes.recipe import BASE, Balance, Distill, Recipe, Rl
-from mopdsim.recipes.stage import Amounts, AmountsName
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, AmountsName, Balance, Distill, Rl
 from studies.designs.builders import UNBOUNDED, composed, means
 from studies.designs.skill.contest import FAILED, compared, rows_of, table_of_probe
 from studies.designs.skill.gate import table_of_domains, teachers_of

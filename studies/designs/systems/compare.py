@@ -17,7 +17,8 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
 from mopdsim.forecast.compare import BUDGET_OF
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Distill
 from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
 from studies.framework.run import Run
 from trainer.runs.plan import BUILT_IN

@@ -17,8 +17,8 @@ from typing import Any
 from mopdsim.belief.calibration import tested
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Recipe, Rl
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, Rl
 from studies.designs.builders import MERGE_SCALE, spending
 from studies.designs.systems.real_recipes import UNBOUNDED, real_recipes
 from studies.designs.systems.side_by_side import Engine, Finished, about, told

@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mopdsim.recipes.recipe import BASE, Recipe, RewardModel, Rl
-from mopdsim.recipes.stage import Amounts, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, RewardModel, Rl, default_amounts
 from studies.designs.builders import composed
 from studies.designs.systems.side_by_side import Engine
 from studies.framework.run import Run

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import assemble, specialists_of
-from mopdsim.recipes.recipe import AnyStage, Merge, Recipe, Rl
-from mopdsim.recipes.stage import Amounts, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts, AnyStage, Merge, Rl, default_amounts
 from studies.designs.builders import MERGE_SCALE, spending
 
 TEACHER_FLOPS = 3.5e12

@@ -17,7 +17,8 @@ import pandas as pd
 
 from mopdsim.cost.constants import NORMAL_80
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, AnyStage, Distill, Rl
 from studies.designs.builders import table
 from studies.designs.skill.real import MODEL
 from studies.designs.skill.real import SETTINGS as ON_OPEN_MODEL

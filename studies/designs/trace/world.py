@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mopdsim.recipes.catalogue import assemble
-from mopdsim.recipes.recipe import AnyStage, Distill, Merge, Recipe, Sft, Teacher
-from mopdsim.recipes.stage import Amounts, AmountsName
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Amounts, AmountsName, AnyStage, Distill, Merge, Sft, Teacher
 from studies.framework.run import Run
 from trainer.files.settings import HARDLY_SCORED, Settings
 

@@ -36,8 +36,7 @@ from mopdsim.cost.training import (
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
-from mopdsim.recipes.recipe import Rl
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.stage import Rl, default_amounts
 
 H100 = gpu("H100")
 NAMES = ("Qwen3-1.7B", "Qwen3-8B", "Qwen3-32B", "Qwen3-30B-A3B", "Llama-3.1-70B", "Llama-3.1-405B")

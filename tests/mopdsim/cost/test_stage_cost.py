@@ -15,7 +15,9 @@ from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model
-from mopdsim.recipes.recipe import (
+from mopdsim.recipes.stage import (
+    NORMALISING_ANSWERS,
+    Amounts,
     AnyStage,
     Distill,
     Merge,
@@ -26,7 +28,6 @@ from mopdsim.recipes.recipe import (
     Sft,
     Teacher,
 )
-from mopdsim.recipes.stage import NORMALISING_ANSWERS, Amounts
 
 AMOUNTS = Amounts(steps=100, prompts_per_step=64, rollouts_per_prompt=8, learning_rate=1e-6)
 DENSE = Machine(model=model("Qwen3-8B"), gpu=gpu("H100"))

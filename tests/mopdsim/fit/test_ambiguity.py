@@ -12,8 +12,7 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.fit.ambiguity import FALL, along_the_dial, replicates
 from mopdsim.fit.forest import Point, Run, Score, Tree, load, spent, trees_of
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts
 
 ITEMS = 100_000
 START, GAIN = 0.3, 1.2

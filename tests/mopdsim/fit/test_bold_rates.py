@@ -15,7 +15,7 @@ from mopdsim.fit.posterior import fit
 from mopdsim.fit.predict import observed
 from mopdsim.quality.learning import BREAKING_COMPUTE, RATE_EXPONENT
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 
 RATE, POWER, BY_SIZE = 4e-3, 3.0, 0.25
 LARGER = 8.0

@@ -25,8 +25,9 @@ from mopdsim.fit.quality import collapse_middle, fit_text, fitted
 from mopdsim.fit.recovery import DESIGN, recover, simulated
 from mopdsim.quality.step import Effort
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Recipe
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import to_document
+from mopdsim.recipes.stage import BASE, Distill
 
 START = domain("sort").start.value  # another would move the midpoint
 ASYMPTOTE, MIDPOINT, STEEPNESS = 0.9, 1.2e5, 2.2

@@ -11,7 +11,7 @@ import pytest
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
 from mopdsim.forecast.stage_draws import WORTH_DOUBLING, gain_of_doubling, with_gpus
-from mopdsim.recipes.recipe import Merge
+from mopdsim.recipes.stage import Merge
 
 
 def _scenario(name: str = "mopd", **settings: Any) -> Scenario:

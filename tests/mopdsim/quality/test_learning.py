@@ -21,18 +21,18 @@ from mopdsim.quality.step import CAUSES, Effort, State
 from mopdsim.quality.walk import Products, products, walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import SYSTEMS, recipe
-from mopdsim.recipes.recipe import (
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import (
     BASE,
     SMALLER,
+    Amounts,
     AnyStage,
     Preference,
-    Recipe,
     RejectionSampling,
     RewardModel,
     Rl,
     Sft,
 )
-from mopdsim.recipes.stage import Amounts
 
 NAMES = ["sort", "reverse", "shift"]
 ALL = dict.fromkeys(NAMES, 1.0)

@@ -18,8 +18,8 @@ from mopdsim.quality.step import Effort
 from mopdsim.quality.walk import products, walk
 from mopdsim.quality.world import World, draw_world, sized
 from mopdsim.recipes.catalogue import recipe
-from mopdsim.recipes.recipe import BASE, SMALLER, Merge, Recipe
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, SMALLER, Merge, default_amounts
 
 NAMES = ["sort", "reverse", "shift"]
 ONE = Effort(compute_N=np.array([1.0]), tokens_N=np.array([2.0]))

@@ -19,7 +19,8 @@ from mopdsim.quality.step import CAUSES, Effort, State
 from mopdsim.quality.walk import walk
 from mopdsim.quality.world import World, draw_world
 from mopdsim.recipes.catalogue import recipe
-from mopdsim.recipes.recipe import Distill, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Distill, Rl
 
 NAMES = ["sort", "reverse", "shift"]
 DRAWS = 64

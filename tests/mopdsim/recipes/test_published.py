@@ -13,8 +13,7 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import published
 from mopdsim.recipes.catalogue import SYSTEMS
-from mopdsim.recipes.recipe import Merge
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import Amounts, Merge
 from mopdsim.validate.totals import ppo_flops, validate
 from tools.docs import recipe_of, stage_table, static_parts
 

@@ -14,8 +14,20 @@ from pydantic import ValidationError
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.graph import links
-from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Merge, Recipe, Rl, Sft, Teacher, needs, parents
-from mopdsim.recipes.stage import Amounts, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import (
+    BASE,
+    SMALLER,
+    Amounts,
+    Distill,
+    Merge,
+    Rl,
+    Sft,
+    Teacher,
+    default_amounts,
+    needs,
+    parents,
+)
 
 DOMAINS = ("sort", "reverse", "shift", "reasoning_gym:leg_counting", "jsonl:/data/a b.jsonl?verifier=regex")
 LOSSES = ("reverse_kl", "forward_kl", "jensen_shannon", "top_k_reverse_kl", "sampled_token")

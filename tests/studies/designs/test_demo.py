@@ -11,7 +11,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from mopdsim.recipes.catalogue import REAL_MODEL
-from mopdsim.recipes.recipe import Merge, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Merge
 from studies.cli import demo as command
 from studies.designs.systems.demo import DOMAINS as TINY
 from studies.designs.systems.demo import FIGURES, demo_recipes, row_of

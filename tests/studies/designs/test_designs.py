@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.recipes.recipe import BASE, ROOTS
+from mopdsim.recipes.stage import BASE, ROOTS
 from studies.framework import report
 from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations

@@ -11,7 +11,7 @@ import pytest
 from simulated import noise, runs_of, simulated
 
 from mopdsim.belief.calibration import default_calibration
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 from studies.designs.skill import breaking_real, real
 from studies.framework import forecasts, observe
 from studies.framework.observe import Observations

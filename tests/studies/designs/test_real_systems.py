@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mopdsim.recipes.recipe import Merge
+from mopdsim.recipes.stage import Merge
 from studies.designs.systems.real_systems import ADAPTER_RANK, ADAPTER_RATE, DOMAINS, SPENT, system, taught
 
 

@@ -9,7 +9,7 @@ import pytest
 from simulated import noise, runs_of, simulated
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 from studies.designs.skill import (
     breaking,
     caps,

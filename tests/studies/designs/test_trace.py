@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from simulated import simulated, traced
 
-from mopdsim.recipes.recipe import Distill, Merge, Sft
+from mopdsim.recipes.stage import Distill, Merge, Sft
 from studies.designs.trace.answers import asked_by
 from studies.designs.trace.real import REAL
 from studies.designs.trace.real import STUDY as REAL_STUDY

@@ -13,7 +13,7 @@ from small_world import SETTINGS, shrunk
 
 from mopdsim.base.errors import Interrupted, NotFoundError, UsageError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE
+from mopdsim.recipes.stage import BASE
 from studies.framework import conduct, forecasts, observe, prediction
 from studies.framework.analysis import Analysis
 from studies.framework.conduct import Work

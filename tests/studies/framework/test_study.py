@@ -27,8 +27,7 @@ from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import model as model_of
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import Rl
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.stage import Rl, default_amounts
 from studies.framework import conduct, observe, prediction
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, mean_quantity
 from studies.framework.conduct import QUICK_SCALE, Work

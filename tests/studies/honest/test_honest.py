@@ -25,8 +25,9 @@ from mopdsim.forecast import scenario
 from mopdsim.forecast.forecast import forecast
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import assemble
-from mopdsim.recipes.recipe import BASE, Recipe, Rl
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.recipe_file import to_document
+from mopdsim.recipes.stage import BASE, Rl
 from studies.framework.observe import POINTS, Observations, write
 from studies.honest import honest, report
 from studies.honest import refit as refitting

@@ -12,7 +12,7 @@ from simulated import simulated
 
 from mopdsim.belief.calibration import GREEDY_ERROR, Calibration, default_calibration
 from mopdsim.facts.domains import Estimate
-from mopdsim.recipes.recipe import BASE, Rl
+from mopdsim.recipes.stage import BASE, Rl
 from studies.framework.observe import Figure, Observations
 from studies.framework.registry import study
 from studies.framework.run import Run

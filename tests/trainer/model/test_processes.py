@@ -22,7 +22,7 @@ from torch import nn
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Preference, Rl, Sft, Teacher
+from mopdsim.recipes.stage import BASE, AnyStage, Distill, Preference, Rl, Sft, Teacher
 from trainer.model import processes
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,8 +12,8 @@ from small_world import SETTINGS, UNSCORED, carry_out, shrunk
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Merge, Recipe, Rl
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, Amounts, Distill, Merge, Rl
 from trainer.model.adapters import is_adapter, read_adapter
 from trainer.model.loading import load_policy
 from trainer.runs.plan import plan

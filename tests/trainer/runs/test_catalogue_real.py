@@ -18,7 +18,8 @@ import pytest
 from small_world import check_stages
 
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE
 from trainer.files.settings import FOR_REAL, Settings
 from trainer.model.sources import cached_model
 from trainer.runs.compute import resolve_dtype

@@ -12,7 +12,7 @@ from mopdsim.cost.stage_seconds import Machine
 from mopdsim.facts.domains import domain
 from mopdsim.facts.hardware import gpu
 from mopdsim.facts.model import from_config, model
-from mopdsim.recipes.recipe import BASE, AnyStage, Distill, Preference, RejectionSampling, Rl, Sft, Teacher
+from mopdsim.recipes.stage import BASE, AnyStage, Distill, Preference, RejectionSampling, Rl, Sft, Teacher
 from trainer.batch.batch import draw, sample
 from trainer.model.loading import load_policy
 from trainer.model.tiny import init_model

@@ -13,7 +13,7 @@ from small_world import SETTINGS, Recorder, job_of, shrunk, timeless
 
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Rl, Teacher
+from mopdsim.recipes.stage import BASE, Distill, Rl, Teacher
 from trainer.runs.execute import carry_out, execute
 from trainer.runs.plan import Plan, plan
 from trainer.runs.pools import LocalPool

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from small_world import SETTINGS, job_of, plain_model, run_watched, steps_in, write_domains, write_model
 
-from mopdsim.recipes.recipe import (
+from mopdsim.recipes.stage import (
     BASE,
     AnyStage,
     Distill,

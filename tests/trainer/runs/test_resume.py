@@ -21,8 +21,8 @@ from stopping import Stop, stop_after
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.recipe import Preference, Recipe, RejectionSampling, Sft
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Preference, RejectionSampling, Sft, default_amounts
 from trainer.files import checkpoint
 from trainer.runs import run as runs
 from trainer.runs.execute import execute

@@ -16,7 +16,8 @@ from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 
 from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import Distill, Merge, Recipe, Rl, Sft
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Distill, Merge, Rl, Sft
 from trainer.runs.progress import Progress
 from trainer.runs.run import resume
 

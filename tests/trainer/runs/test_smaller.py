@@ -13,8 +13,8 @@ from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless, write_mo
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.cli.main import main
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, SMALLER, Distill, Recipe, Rl, Teacher
-from mopdsim.recipes.stage import default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, SMALLER, Distill, Rl, Teacher, default_amounts
 from trainer.files.settings import Settings
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.runs.plan import BUILT_IN, SMALL_TINY, plan

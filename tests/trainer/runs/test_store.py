@@ -16,8 +16,8 @@ from small_world import SETTINGS, Recorder, carry_out, shrunk, write_model
 
 from mopdsim.base.errors import MopdError, NotFoundError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, AnyStage, Recipe, RewardModel, Sft
-from mopdsim.recipes.stage import NORMALISING_ANSWERS, default_amounts
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, NORMALISING_ANSWERS, AnyStage, RewardModel, Sft, default_amounts
 from trainer.files.settings import Settings
 from trainer.runs import store as store_module
 from trainer.runs.plan import Plan, answers, default_start, plan

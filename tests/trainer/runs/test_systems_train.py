@@ -14,7 +14,8 @@ from small_world import SETTINGS, check_stages, shrunk, write_model
 from mopdsim.base.run_directory import PHASES
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.catalogue import SYSTEMS
-from mopdsim.recipes.recipe import ROOTS, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import ROOTS
 from trainer.model.loading import tensors_sha256
 from trainer.runs.plan import plan
 from trainer.runs.progress import Progress

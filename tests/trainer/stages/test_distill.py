@@ -31,7 +31,7 @@ from small_world import (
 from torch import Tensor
 
 from mopdsim.base.errors import UsageError
-from mopdsim.recipes.recipe import BASE, Distill, Sft, Teacher
+from mopdsim.recipes.stage import BASE, Distill, Sft, Teacher
 from trainer.batch.meter import Meter
 from trainer.model.chat import Chat
 from trainer.stages import distill

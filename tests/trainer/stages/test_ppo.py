@@ -28,8 +28,7 @@ from small_world import (
 from stopping import Stop, stop_after
 from torch import Tensor
 
-from mopdsim.recipes.recipe import BASE, RewardModel, Rl
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts, RewardModel, Rl
 from trainer.batch.heads import load_reward_model, scores
 from trainer.files.settings import Settings
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened

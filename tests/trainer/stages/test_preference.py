@@ -27,7 +27,7 @@ from small_world import (
 from torch import Tensor
 
 from mopdsim.base.errors import MopdError
-from mopdsim.recipes.recipe import BASE, Preference
+from mopdsim.recipes.stage import BASE, Preference
 from trainer.batch.batch import Batch
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Bank

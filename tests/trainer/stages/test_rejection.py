@@ -27,7 +27,8 @@ from small_world import (
 )
 
 from mopdsim.base.errors import MopdError
-from mopdsim.recipes.recipe import BASE, Recipe, RejectionSampling, Sft
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import BASE, RejectionSampling, Sft
 from trainer.batch import heads, written
 from trainer.batch.batch import Batch, draw, minibatches, sample
 from trainer.batch.rollout import turns

@@ -26,7 +26,7 @@ from stopping import Stop, stop_after
 from torch import Tensor
 
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.recipes.recipe import BASE, RewardModel, Rl, Sft
+from mopdsim.recipes.stage import BASE, RewardModel, Rl, Sft
 from trainer.batch.batch import Batch, draw, sample
 from trainer.batch.heads import drop_head, head_of, load_reward_model, scores, values
 from trainer.batch.meter import Meter

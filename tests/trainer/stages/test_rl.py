@@ -26,8 +26,7 @@ from small_world import (
 from torch import Tensor
 
 from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
-from mopdsim.recipes.recipe import BASE, Rl
-from mopdsim.recipes.stage import Amounts
+from mopdsim.recipes.stage import BASE, Amounts, Rl
 from trainer.batch import update
 from trainer.files.settings import Settings
 from trainer.stages.loop import Job, Trainee

@@ -26,7 +26,7 @@ from small_world import (
 
 from mopdsim.base.run_directory import SAMPLES
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import BASE, Distill, Rl, Teacher
+from mopdsim.recipes.stage import BASE, Distill, Rl, Teacher
 from trainer.batch.batch import Batch
 from trainer.batch.score import Bank
 from trainer.batch.written import demonstrated

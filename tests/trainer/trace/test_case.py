@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mopdsim.recipes import recipe_file
-from mopdsim.recipes.recipe import Distill, Sft
+from mopdsim.recipes.stage import Distill, Sft
 from trainer.tasks import task
 
 

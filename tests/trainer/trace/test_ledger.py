@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import Distill, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Distill
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.runs.progress import Progress
 from trainer.runs.run import resume

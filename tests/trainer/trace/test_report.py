@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes import catalogue, recipe_file
-from mopdsim.recipes.recipe import Distill, Merge
+from mopdsim.recipes.stage import Distill, Merge
 from trainer.trace.change import changes
 from trainer.trace.cli import app
 from trainer.trace.report import Harm, Report, features, habits_of

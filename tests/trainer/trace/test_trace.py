@@ -20,7 +20,8 @@ from typer.testing import CliRunner
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.cli.main import SUMMARIES
 from mopdsim.recipes import catalogue
-from mopdsim.recipes.recipe import Merge, Recipe
+from mopdsim.recipes.recipe import Recipe
+from mopdsim.recipes.stage import Merge
 from trainer.model.loading import load_policy, tensors_sha256
 from trainer.trace.cli import app
 from trainer.trace.subject import open_run, taught
