@@ -176,12 +176,25 @@ def table(
             download("PNG", partial(png_bytes, spec, frame), f"{key}.png", "image/png")
 
 
-def typed(key: str, table: pd.DataFrame) -> list[tuple[str, str, float | None]]:
-    """(row, column, value) of each cell of an editable table that was typed over. table: as it was laid out."""
+Cells = Sequence[tuple[str, str, float | None]]  # row, column and value of what was typed over; None: emptied
+
+
+def editor(name: str, table: pd.DataFrame, take: Callable[[Cells], None], **settings: Any) -> None:
+    """A table of numbers that can be typed over. take: puts what was typed into the choice, of which the table is then
+    laid out anew under a key of its own, so that nothing typed outlives what it was typed over."""
+    key = f"{name}_{abs(hash(table.to_json()))}"
+    st.data_editor(table, key=key, on_change=_typed, args=(key, table, take), placeholder="", **settings)
+
+
+def _typed(key: str, table: pd.DataFrame, take: Callable[[Cells], None]) -> None:
     rows = st.session_state[key]["edited_rows"].items()
-    return [
-        (str(table.index[int(row)]), column, value) for row, cells in rows for column, value in cells.items()
-    ]
+    take(
+        [
+            (str(table.index[int(row)]), column, value)
+            for row, cells in rows
+            for column, value in cells.items()
+        ]
+    )
 
 
 def workbook(tables: Mapping[str, Callable[[], pd.DataFrame]], name: str) -> None:

@@ -6,9 +6,9 @@ Edits and groups go into the choice, so What if, Plan and the link know them. Le
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +17,7 @@ import streamlit as st
 from mopdsim.app import charts, runs_on_disk, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import split
+from mopdsim.app.views import Cells
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts.domains import P90, Estimate
@@ -25,6 +26,7 @@ from mopdsim.plan.grouping import Grouping, friendliness, suggested
 from mopdsim.plan.words import capital
 from mopdsim.recipes.catalogue import recipe_title
 
+K_IS = "K is the effect of training one domain on another: above 0 it helps, below 0 it hurts."
 Known = Mapping[str, Estimate]  # K by pair "source>target"
 Groups = Sequence[Sequence[str]]
 
@@ -50,7 +52,7 @@ def page() -> None:
             _heat_map(known, domains)
         with right:
             _graph(known, domains, groups)
-        _editor(domains)
+        _editor(known, domains)
         _gradients(known)
 
 
@@ -71,11 +73,11 @@ def _finding(known: Known) -> str:
 
 
 def _summary(found: Answer) -> None:
-    """What the grouping comes to, in one line."""
+    """What K is, and what the grouping comes to."""
     document = found.document
     mean, cost = score(document["mean_score"]["p50"]), usd(document["usd"]["p50"])
     text = f"{recipe_title(document['recipe'])}: mean score {mean}, cost {cost}, both at P50."
-    views.caption(capital(text))
+    views.caption(f"{K_IS} {capital(text)}")
 
 
 def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
@@ -142,51 +144,35 @@ def _graph(known: Known, domains: Sequence[str], groups: Groups) -> None:
     )  # fmt: skip
 
 
-def _editor(domains: Sequence[str]) -> None:
-    """K to be typed over. The table is fixed while it is edited; the edits go into the choice."""
+def _editor(known: Known, domains: Sequence[str]) -> None:
+    """K to be typed over; the edits go into the choice."""
     st.markdown("**Edit K**")
     width = st.slider(
-        "How sure an edited K is: half of P10 to P90",
-        0.0,
-        0.5,
-        0.1,
-        0.05,
-        key="k_width",
-        persist_state="session",
-    )
-    choice = state.choice()
-    stem = choice.model_copy(update={"pairs": (), "groups": None, "teachers": None})
-    key = "k_" + hashlib.sha256(stem.key.encode()).hexdigest()[:12]
-    if st.session_state.get("k_base", ("", None))[0] != key or key not in st.session_state:
-        st.session_state.k_base = (key, choice)
-    base: Any = st.session_state.k_base[1]
-    table = square(conflicts_of(base.scenario(), default_calibration()), domains)
+        "A number typed below is taken as K, plus or minus", 0.0, 0.5, 0.1, 0.05, key="k_width",
+        persist_state="session", help="P10 and P90 of K lie so far below and above it.",
+    )  # fmt: skip
+    table = square(known, domains)
     number = st.column_config.NumberColumn(min_value=-5.0, max_value=5.0, step=0.01, format="%.2f")
     columns = {"source": st.column_config.TextColumn(width=150), **dict.fromkeys(table.columns, number)}
-    st.data_editor(
-        table, key=key, column_config=columns, on_change=_edited, args=(key, table, width),
+    views.editor(
+        "k", table, partial(_edited, width=width), column_config=columns,
         alt="K by source (rows) and target (columns), editable",
     )  # fmt: skip
     st.button(
-        "Forget own K", icon=":material/undo:", disabled=not choice.pairs, on_click=_forget,
-        help="Back to what the calibration or the scenario's file knows.",
+        "Forget own K", icon=":material/undo:", disabled=not state.choice().pairs, on_click=state.change,
+        kwargs={"pairs": ()}, help="Back to what the calibration or the scenario's file knows.",
     )  # fmt: skip
 
 
-def _edited(key: str, table: pd.DataFrame, width: float) -> None:
-    """All edits since the table was laid out, on top of those before."""
-    base = st.session_state.k_base[1]
-    pairs = {(source, target): (low, high) for source, target, low, high in base.pairs}
-    for source, target, value in views.typed(key, table):
+def _edited(cells: Cells, *, width: float) -> None:
+    """The numbers typed become the choice's own pairs, before its shift of every pair."""
+    choice = state.choice()
+    pairs = {(source, target): (low, high) for source, target, low, high in choice.pairs}
+    for source, target, value in cells:
         if value is not None and source != target:
-            shifted = float(value) - base.conflict
+            shifted = value - choice.conflict
             pairs[source, target] = (shifted - width, shifted + width)
     state.change(pairs=tuple((*pair, *ends) for pair, ends in pairs.items()))
-
-
-def _forget() -> None:
-    st.session_state.pop("k_base", None)
-    state.change(pairs=())
 
 
 def _gradients(known: Known) -> None:

@@ -17,6 +17,7 @@ import streamlit as st
 from mopdsim.app import planned, questions, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import controls, own, plan_answer
+from mopdsim.app.views import Cells
 from mopdsim.facts.domains import FACTS, WHOLE, Estimate
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import OBJECTIVES
@@ -99,8 +100,8 @@ def _wishes(scenario: Scenario) -> None:
         index=pd.Index(names, name="domain"),
         dtype=float,
     )
-    _editor(
-        "wishes", table, _edited_wishes, alt="Lowest acceptable score and weight of each domain, editable",
+    views.editor(
+        "plan_wishes", table, _edited_wishes, alt="Lowest acceptable score and weight of each domain, editable",
         column_config={
             "least": st.column_config.NumberColumn("lowest score", min_value=0.0, max_value=1.0),
             "weight": st.column_config.NumberColumn("weight", min_value=0.0, disabled=objective != "weighted"),
@@ -119,16 +120,10 @@ def _confidence() -> None:
     _wish(confidence=None if value == CONFIDENCE else value)
 
 
-def _editor(name: str, table: pd.DataFrame, take: Any, **settings: Any) -> None:
-    """A table with a row a domain; what is typed goes into the choice, and the table is laid out anew."""
-    key = f"plan_{name}_{abs(hash(table.to_json()))}"
-    st.data_editor(table, key=key, on_change=take, args=(key, table), **settings)
-
-
-def _edited_wishes(key: str, table: pd.DataFrame) -> None:
+def _edited_wishes(cells: Cells) -> None:
     wished = questions.wishes(state.choice())
     minimum, weights = dict(wished.get("minimum", {})), dict(wished.get("weights", {}))
-    for name, column, value in views.typed(key, table):
+    for name, column, value in cells:
         chosen = minimum if column == "least" else weights
         if value is None:
             chosen.pop(name, None)
@@ -152,18 +147,18 @@ def known(scenario: Scenario) -> pd.DataFrame:
 @views.said()
 def _known(scenario: Scenario) -> None:
     st.caption("Central values; a number you type over is taken as known, the others stay priors.")
-    _editor(
-        "facts", known(scenario), _edited_facts, alt="What is known of each domain, ten fields, editable",
+    views.editor(
+        "plan_facts_table", known(scenario), _edited_facts, alt="What is known of each domain, ten fields, editable",
         column_config=_TITLES,
     )  # fmt: skip
     st.button("Forget what was typed", disabled=not state.choice().facts, on_click=_forget)
 
 
-def _edited_facts(key: str, table: pd.DataFrame) -> None:
-    state.change(facts=with_facts(state.choice(), views.typed(key, table)))
+def _edited_facts(cells: Cells) -> None:
+    state.change(facts=with_facts(state.choice(), cells))
 
 
-def with_facts(choice: Choice, cells: list[tuple[str, str, float | None]]) -> Any:
+def with_facts(choice: Choice, cells: Cells) -> Any:
     """The choice's facts with cells typed over; an emptied cell is a prior again."""
     found = {(name, key): value for name, key, value in choice.facts}
     for name, key, value in cells:

@@ -322,36 +322,23 @@ def test_interference_draws_k_and_regroups() -> None:
 
 
 def test_an_edited_k_goes_into_the_choice_and_can_be_forgotten() -> None:
-    at = drawn(interference)
-    key = at.session_state["k_base"][0]
-    at.session_state[key] = {"edited_rows": {0: {"chat": -0.5}}, "added_rows": [], "deleted_rows": []}
-    at.run()
-    _edit(at, key)
-    assert at.session_state["view"].choice.pairs == (("math", "chat", -0.6, -0.4),)
+    at = AppTest.from_function(_type_over_k, default_timeout=TIMEOUT).run()
+    ((source, target, *ends),) = at.session_state["view"].choice.pairs
+    assert (source, target, ends) == ("math", "chat", pytest.approx([-0.4, -0.2]))
+    at = drawn(interference, view=at.session_state["view"])
     next(button for button in at.button if button.label == "Forget own K").click().run()
     assert at.session_state["view"].choice.pairs == ()
 
 
-def _edit(at: AppTest, key: str) -> None:
-    """The callback of the table, which AppTest cannot fire, by the function the page gives it."""
+def _type_over_k() -> None:
+    """What the table's callback does, which AppTest cannot fire: K is -0.5 where every pair is shifted by -0.2; an
+    emptied cell and a domain's own change nothing."""
+    from mopdsim.app import state
+    from mopdsim.app.choice import Choice
+    from mopdsim.app.pages import interference
 
-    def script(key, base, edits):  # type: ignore[no-untyped-def]
-        import streamlit as st
-
-        from mopdsim.app.pages import interference
-
-        st.session_state.k_base = (key, base)
-        st.session_state[key] = edits
-        known = interference.conflicts_of(base.scenario(), interference.default_calibration())
-        interference._edited(key, interference.square(known, base.scenario().recipe.domains), 0.1)
-
-    other = AppTest.from_function(
-        script, default_timeout=TIMEOUT, args=(key, at.session_state["k_base"][1], at.session_state[key])
-    )
-    other.run()
-    assert not other.exception
-    at.session_state["view"] = other.session_state["view"]
-    at.run()
+    state.put(Choice(conflict=-0.2))
+    interference._edited([("math", "chat", -0.5), ("code", "math", None), ("chat", "chat", 1.0)], width=0.1)
 
 
 @pytest.mark.parametrize(("k", "finding"), [(0.0, "every K is 0"), (0.25, "training on code helps math")])

@@ -225,6 +225,10 @@ def test_a_number_typed_into_the_table_of_k_regroups_the_domains(page: Any) -> N
     page.reload()
     page.get_by_text("training on safety helps math (K +0.90").first.wait_for()
     assert teacher(page, "math") == teacher(page, "safety")
+    told = "document.querySelector('#glide-cell-1-7')?.textContent"  # to a screen reader: row safety, column math
+    page.wait_for_function(f"() => Number({told}) === 0.9")
+    page.get_by_role("button", name="Forget own K").click()
+    page.wait_for_function(f"() => Number({told}) === 0")
 
 
 def teacher(page: Any, domain: str) -> str:
