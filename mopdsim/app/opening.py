@@ -103,16 +103,14 @@ def plans(answer: Mapping[str, Any]) -> pd.DataFrame:
 
 def sentences(answer: Mapping[str, Any]) -> list[str]:
     """At most three: the nearest flip points, then the largest doubts."""
-    found = [
-        f"{words.capital(row['condition'])}, {words.short_name(answer, row['to'])} would be best."
-        for row in answer["flip_points"]
-        if row["condition"]
-    ]
-    found += [
-        f"If {row['what']} is {words.ENDS[row['at']]}, {words.short_name(answer, row['to'])} is better by "
-        f"{points(row['gain']).removeprefix('+')}."
-        for row in answer["undecided_by"]
-    ]
+    found = []
+    for change in words.changes(answer):
+        ahead = (
+            "would be best"
+            if change.gain is None
+            else f"is better by {points(change.gain).removeprefix('+')}"
+        )
+        found.append(f"{words.capital(change.condition)}, {change.plan} {ahead}.")
     if not answer["flip_points"]:
         return [NOT_YET]
     return found[:_CHANGES] or [

@@ -124,13 +124,8 @@ def _equal_dollars(document: Mapping[str, Any]) -> str:
 def _short_changes(document: Mapping[str, Any]) -> list[str]:
     """The nearest flip points and the largest doubts."""
     found = [
-        f"  {tip['condition']}: {words.short_name(document, tip['to'])}"
-        for tip in document["flip_points"]
-        if tip["condition"]
-    ]
-    found += [
-        f"  {flip['what']}, {words.ENDS[flip['at']]}: {words.short_name(document, flip['to'])}, {points(flip['gain'])}"
-        for flip in document["undecided_by"]
+        f"  {change.condition}: {change.plan}" + ("" if change.gain is None else f", {points(change.gain)}")
+        for change in words.changes(document)
     ]
     if not found:
         tried = "nothing that was tried" if document["flip_points"] else "not looked for with --rough"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mopdsim.base.numbers import duration, interval, score, share, usd
@@ -119,6 +120,33 @@ def finalists(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def short_name(document: Mapping[str, Any], label: str) -> str:
     """A plan's short name, where it is one of the finalists; its label else."""
     return next((row["name"] for row in finalists(document) if row["label"] == label), label)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What would turn the recommendation: the if-part of a sentence, the plan that is then best, and by how much of
+    what counts (None at a flip point, where the two are equal)."""
+
+    condition: str
+    plan: str
+    gain: float | None = None
+
+
+def changes(document: Mapping[str, Any]) -> list[Change]:
+    """The flip points that were found, then the doubts, the largest first."""
+    tips = [
+        Change(condition=row["condition"], plan=short_name(document, row["to"]))
+        for row in document["flip_points"]
+        if row["condition"]
+    ]
+    return tips + [
+        Change(
+            condition=f"if {row['what']} is {ENDS[row['at']]}",
+            plan=short_name(document, row["to"]),
+            gain=row["gain"],
+        )
+        for row in document["undecided_by"]
+    ]
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:

@@ -45,7 +45,7 @@ from mopdsim.plan.portfolio import releases
 from mopdsim.plan.question import JUDGING_DRAWS, Question, from_document
 from mopdsim.plan.reasons import losses, reasons, regret
 from mopdsim.plan.tipping import GAP, GROUPS, POOL, PRICE, SHIFT, Tip, first_change, indices, tips
-from mopdsim.plan.words import CONSTANTS, group, parameter
+from mopdsim.plan.words import CONSTANTS, ENDS, Change, changes, group, parameter
 from mopdsim.recipes import recipe_file
 
 KEYS = {
@@ -297,6 +297,11 @@ def test_the_text_names_the_largest_doubts_and_counts_the_others(answer: Answer)
         "gain": 0.01,
     }
     document = {**answer.to_document(), "undecided_by": [one] * 9}
+    tips = [tip["condition"] for tip in document["flip_points"] if tip["condition"]]
+    doubt = Change(condition=f"if {one['what']} is {ENDS['p10']}", plan="x", gain=0.01)
+    assert [change.condition for change in changes(document)[: len(tips)]] == tips
+    assert changes(document)[len(tips) :] == [doubt] * 9
+    assert answer_text({**document, "flip_points": []}).count(f"  {doubt.condition}: x, +1.0 points") == 4
     assert answer_text(document, details=True).count("a model forgets") >= 6
     assert "and 3 more unknowns" in answer_text(document, details=True)
     assert len(answer_text(document).splitlines()) <= 25
