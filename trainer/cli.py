@@ -337,7 +337,7 @@ def bench(
 
 @app.command()
 def pace(
-    out: Annotated[Path, typer.Option(help="Write what was measured here.", callback=new_file)],
+    out: Annotated[Path, new_file("Write what was measured here.")],
     device: Annotated[
         Literal["cpu", "cuda"], typer.Option(help="cpu: one thread of it. cuda: one GPU.")
     ] = "cpu",

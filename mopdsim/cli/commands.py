@@ -16,7 +16,16 @@ from mopdsim.base.documents import write_document
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, score, share, three, usd
 from mopdsim.cli.compare_command import compare
-from mopdsim.cli.flags import Json, Keys, emit, new_file, published_scenario, scenario_flags, scenario_of
+from mopdsim.cli.flags import (
+    Details,
+    Json,
+    Keys,
+    emit,
+    new_file,
+    published_scenario,
+    scenario_flags,
+    scenario_of,
+)
 
 LINES = 25  # of an answer without --details
 _IDLE = 0.02  # of the pool, from which on its price is another than that of the busy GPUs
@@ -202,18 +211,15 @@ def forecast(
         Path | None,
         typer.Option(help="Fitted parameters (`mopd calibrate quality`) [default: the shipped ones]."),
     ] = None,
-    write: Annotated[
-        Path | None, typer.Option(help="Save the fully resolved scenario here.", callback=new_file)
-    ] = None,
+    write: Annotated[Path | None, new_file("Save the fully resolved scenario here.")] = None,
     why: Annotated[bool, typer.Option("--why", help="Say what each number rests on.")] = False,
-    details: Annotated[
-        bool, typer.Option("--details", help="Every stage, domain and warning of a long recipe.")
-    ] = False,
+    details: Details = False,
     json_: Json = False,
 ) -> None:
     """Forecast cost, calendar and quality: a recipe's name, a recipe file or a scenario file.
 
-    A published system without --model, --domains and --amounts is forecast at its published scale.
+    A published system without --model, --domains and --amounts is forecast at its published scale. --details adds
+    every stage, domain and warning of a long recipe.
 
     Example: mopd forecast mopd --domains math,code --model Qwen3-30B-A3B --gpu H100 --gpus 64 --amounts small
     """
@@ -263,9 +269,7 @@ def calibrate(
         ),
     ],
     data: Annotated[Path, typer.Option(help="The measurements (CSV).")],
-    out: Annotated[
-        Path | None, typer.Option(help="Write the fit here [default: nothing is written].", callback=new_file)
-    ] = None,
+    out: Annotated[Path | None, new_file("Write the fit here [default: nothing is written].")] = None,
     stack: Annotated[
         str,
         typer.Option(help="With cost: the class of software: megatron, verl, fsdp, hugging_face or unknown."),

@@ -152,9 +152,7 @@ def import_(
     ] = "auto",
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="A CSV for `mopd calibrate cost`; steps and scores go beside it.", callback=new_file
-        ),
+        new_file("A CSV for `mopd calibrate cost`; steps and scores go beside it."),
     ] = None,
     json_: Json = False,
 ) -> None:

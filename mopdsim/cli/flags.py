@@ -53,6 +53,9 @@ StackName = Annotated[
     typer.Option("--stack", help="Software: megatron, verl, fsdp, hugging_face or unknown [default]."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Of the draws; common to all recipes.")]
+Details = Annotated[
+    bool, typer.Option("--details", help="All of a long answer, in place of its first lines.")
+]
 RunSeed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Of weights, prompts and samples.")]
 
 Workers = Annotated[int | None, typer.Option(min=1, help="Stages side by side [default: one a core].")]
@@ -79,8 +82,12 @@ def listed(text: str | None, field: str) -> list[str]:
     return names
 
 
-def new_file(param: typer.CallbackParam, value: Path | None) -> Path | None:
-    """Callback of an option that names a file to write: refuses what cannot be one before any work is done."""
+def new_file(text: str) -> Any:
+    """An option that names a file to write; what cannot be one is refused before any work is done. text: its help."""
+    return typer.Option(help=text, callback=_writable)
+
+
+def _writable(param: typer.CallbackParam, value: Path | None) -> Path | None:
     if value is not None and value.is_dir():
         raise UsageError(f"--{param.name} {value}: must be a file, this is a directory: add a name")
     if value is not None and not value.parent.is_dir():

@@ -13,7 +13,7 @@ import typer
 
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, duration, points, score, share, three, usd
-from mopdsim.cli.flags import Json, Keys, emit, in_columns, new_file, scenario_flags
+from mopdsim.cli.flags import Details, Json, Keys, emit, in_columns, new_file, scenario_flags
 from mopdsim.plan import words
 
 
@@ -27,26 +27,21 @@ def plan(
     ] = None,
     *,
     keys: Keys,
-    details: Annotated[
-        bool, typer.Option("--details", help="Partitions, reasons, every doubt, sensitivities, frontier.")
-    ] = False,
+    details: Details = False,
     rough: Annotated[
         bool, typer.Option("--rough", help="A first answer: one round, few draws, not what would change it.")
     ] = False,
     write: Annotated[
         Path | None,
-        typer.Option(
-            help="Save the recommended plan here, as a scenario for `mopd forecast`.", callback=new_file
-        ),
+        new_file("Save the recommended plan here, as a scenario for `mopd forecast`."),
     ] = None,
-    recipe: Annotated[
-        Path | None, typer.Option(help="Save its recipe alone here, for `mopd train run`.", callback=new_file)
-    ] = None,
+    recipe: Annotated[Path | None, new_file("Save its recipe alone here, for `mopd train run`.")] = None,
     json_: Json = False,
 ) -> None:
     """Recommend a recipe under limits: which teachers for which domains, how much compute, and how sure that is.
 
-    Flags override what the file says. --draws are those of the search [default: 200].
+    Flags override what the file says. --draws are those of the search [default: 200]. --details adds partitions,
+    reasons, every doubt, sensitivities and the frontier.
 
     Example: mopd plan studies/questions/eight_domains.toml --gpus 256 --write plan.toml
     """
