@@ -15,13 +15,12 @@ from functools import partial
 import pandas as pd
 
 from mopdsim.recipes.stage import Amounts
-from studies.designs.builders import kept, mean_where, paired
-from studies.designs.skill.contest import judging, share_failed
+from studies.designs.builders import mean_where, paired
+from studies.designs.skill.contest import judging
 from studies.designs.skill.gate import admit
 from studies.designs.skill.suite import EIGHT, FLOPS, JOINT, RL, SHARES, STUDENT, WORLDS, recipe, run
-from studies.designs.skill.team import CAME_LATE, STUDENT_ALONE, TOTAL, Team
-from studies.framework.analysis import Analysis, Quantity
-from studies.framework.observe import Observations
+from studies.designs.skill.team import TOTAL, Team
+from studies.framework.analysis import Quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -31,9 +30,19 @@ def _rl(domains: int, flops: float) -> Amounts:
     return RL.model_copy(update={"max_flops": flops})
 
 
+def _more(rows: pd.DataFrame) -> dict[str, Quantity | None]:
+    off, mixed = {"recipe": "off_policy"}, {"recipe": "mixed_rl"}
+    return {
+        "off_policy_minus_mixed": paired(rows, "greedy", off, mixed, arm=TOTAL),
+        "probe_of_mixed": mean_where(rows, "probe_greedy", **mixed),
+    }
+
+
 WORLD = JOINT[EIGHT]
 PAIRS = tuple(WORLDS.values())
 TEAM = Team(
+    world=EIGHT,
+    number="eight",
     domains=WORLD,
     groups={
         1: (WORLD,),
@@ -45,6 +54,11 @@ TEAM = Team(
     learnt=SHARES["mopd"] * FLOPS,
     rl=_rl,
     distill=STUDENT,
+    more=_more,
+    limits=(
+        "One world of eight domains, one partition for each number of teachers, three seeds, one size.",
+        "The student's share of the FLOPs was swept for two teachers of one domain each, not for other numbers.",
+    ),
 )
 SEEDS = (90, 91, 92)
 
@@ -54,41 +68,12 @@ def design() -> list[Run]:
     rivals = {name: recipe(name, WORLD) for name in ("mixed_rl", "off_policy")}
     return [
         run(
-            f"{arm}/{name}", made, seed, EIGHT,
-            held_out=True, arm=arm, recipe=name, rate=RL.learning_rate, contest=f"teachers/{arm}",
+            name, made, seed, EIGHT,
+            held_out=True, **factors, rate=RL.learning_rate, contest=f"teachers/{factors['arm']}",
         )
         for seed in SEEDS
-        for arm, recipes in TEAM.arms(rivals).items()
-        for name, made in recipes.items()
+        for name, made, factors in TEAM.conditions(rivals)
     ]  # fmt: skip
-
-
-def analyse(found: Observations) -> Analysis:
-    """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
-    return TEAM.analyse(
-        found,
-        EIGHT,
-        _quantities,
-        limits=(
-            "One world of eight domains, one partition for each number of teachers, three seeds, one size.",
-            "The student's share of the FLOPs was swept for two teachers of one domain each, not for other numbers.",
-        ),
-    )
-
-
-def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    one, eight, mixed, off = ({"recipe": name} for name in ("mopd_1", "mopd", "mixed_rl", "off_policy"))
-    alone, late = {"arm": STUDENT_ALONE}, {"arm": CAME_LATE}
-    return kept(
-        one_minus_eight_total=paired(rows, "greedy", one, eight, arm=TOTAL),
-        one_minus_eight_student=paired(rows, "greedy", one | alone, eight | {"arm": TOTAL}),
-        mixed_minus_one=paired(rows, "greedy", mixed, one, arm=TOTAL),
-        off_policy_minus_mixed=paired(rows, "greedy", off, mixed, arm=TOTAL),
-        mixed_minus_mopd_late=paired(rows, "greedy", mixed | late, eight | late),
-        one_minus_eight_late=paired(rows, "greedy", one | late, eight | late),
-        probe_of_mixed=mean_where(rows, "probe_greedy", recipe="mixed_rl"),
-        failed_mopd=share_failed(rows, "mopd"),
-    )
 
 
 STUDY = judging(
@@ -112,6 +97,6 @@ STUDY = judging(
         """,
     ),
     design=design,
-    analyse=analyse,
+    analyse=TEAM.analyse,
     admit=partial(admit, tuple(WORLDS)),
 )

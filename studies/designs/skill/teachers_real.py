@@ -11,13 +11,12 @@ from __future__ import annotations
 import pandas as pd
 
 from mopdsim.recipes.stage import Amounts, default_amounts
-from studies.designs.builders import UNBOUNDED, kept, paired
-from studies.designs.skill.contest import judging, share_failed
+from studies.designs.builders import UNBOUNDED, paired
+from studies.designs.skill.contest import judging
 from studies.designs.skill.real import FEW_PROMPTS, RATE, SMALL, WORLDS, recipes, run
-from studies.designs.skill.team import CAME_LATE, STUDENT_ALONE, TOTAL, Team
+from studies.designs.skill.team import TOTAL, Team
 from studies.designs.systems.real_recipes import DISTILL_FLOPS, TEACHER_FLOPS
-from studies.framework.analysis import Analysis, Quantity
-from studies.framework.observe import Observations
+from studies.framework.analysis import Quantity
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
@@ -33,7 +32,14 @@ def _rl(domains: int, flops: float) -> Amounts:
     return own.model_copy(update={"steps": UNBOUNDED, "prompts_per_step": prompts, "max_flops": flops})
 
 
+def _more(rows: pd.DataFrame) -> dict[str, Quantity | None]:
+    two, four = {"recipe": "mopd_2"}, {"recipe": "mopd"}
+    return {"two_minus_four_total": paired(rows, "greedy", two, four, arm=TOTAL)}
+
+
 TEAM = Team(
+    world=WORLD,
+    number="four",
     domains=DOMAINS,
     groups={1: (DOMAINS,), 2: (DOMAINS[:2], DOMAINS[2:]), 4: tuple((domain,) for domain in DOMAINS)},
     taught=TAUGHT,
@@ -42,6 +48,12 @@ TEAM = Team(
     distill=default_amounts("real", "distill"),
     scale="real",
     balance="token_share",
+    more=_more,
+    limits=(
+        "One model of 135 M parameters, one world of four domains, one partition for each number of teachers, "
+        f"{SMALL:g} times the demo's FLOPs: a specialist has three to seven RL steps, a student five.",
+        FEW_PROMPTS,
+    ),
 )
 SEEDS = (106, 107, 108)  # after those of `breaking_real`
 
@@ -50,39 +62,10 @@ def design() -> list[Run]:
     """Every recipe of every arm, seed after seed."""
     rivals = {"mixed_rl": recipes(DOMAINS, SMALL)["mixed_rl"]}
     return [
-        run(f"{arm}/{name}", made, seed, cut, f"teachers_real/{arm}", arm=arm, recipe=name, rate=RATE)
+        run(name, made, seed, cut, f"teachers_real/{factors['arm']}", **factors, rate=RATE)
         for cut, seed in enumerate(SEEDS)
-        for arm, chosen in TEAM.arms(rivals).items()
-        for name, made in chosen.items()
+        for name, made, factors in TEAM.conditions(rivals)
     ]
-
-
-def analyse(found: Observations) -> Analysis:
-    """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
-    return TEAM.analyse(
-        found,
-        WORLD,
-        _quantities,
-        limits=(
-            "One model of 135 M parameters, one world of four domains, one partition for each number of teachers, "
-            f"{SMALL:g} times the demo's FLOPs: a specialist has three to seven RL steps, a student five.",
-            FEW_PROMPTS,
-        ),
-    )
-
-
-def _quantities(rows: pd.DataFrame) -> dict[str, Quantity]:
-    one, two, four, mixed = ({"recipe": name} for name in ("mopd_1", "mopd_2", "mopd", "mixed_rl"))
-    alone, late = {"arm": STUDENT_ALONE}, {"arm": CAME_LATE}
-    return kept(
-        one_minus_four_total=paired(rows, "greedy", one, four, arm=TOTAL),
-        two_minus_four_total=paired(rows, "greedy", two, four, arm=TOTAL),
-        one_minus_four_student=paired(rows, "greedy", one | alone, four | {"arm": TOTAL}),
-        mixed_minus_one=paired(rows, "greedy", mixed, one, arm=TOTAL),
-        mixed_minus_mopd_late=paired(rows, "greedy", mixed | late, four | late),
-        one_minus_four_late=paired(rows, "greedy", one | late, four | late),
-        failed_mopd=share_failed(rows, "mopd"),
-    )
 
 
 STUDY = judging(
@@ -107,6 +90,6 @@ STUDY = judging(
         """,
     ),
     design=design,
-    analyse=analyse,
+    analyse=TEAM.analyse,
     suite="real",
 )

@@ -18,14 +18,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
 from mopdsim.recipes.catalogue import Groups, as_teachers, specialist, specialists_of
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import BASE, Amounts, AmountsName, Balance, Distill, Rl
-from studies.designs.builders import UNBOUNDED, composed, means
-from studies.designs.skill.contest import FAILED, compared, rows_of, table_of_probe
+from studies.designs.builders import UNBOUNDED, composed, kept, means, paired
+from studies.designs.skill.contest import FAILED, compared, rows_of, share_failed, table_of_probe
 from studies.designs.skill.gate import table_of_domains, teachers_of
 from studies.framework.analysis import Analysis, Chart, Quantity, Table
 from studies.framework.observe import Observations
@@ -39,15 +40,20 @@ class Team:
     """A world's domains, of which the last may come late, their groups by number of teachers, and what is spent.
 
     taught, learnt: training FLOPs of a domain with its teacher and with the student. rl: amounts of RL on so many
-    domains at so many FLOPs. distill: of the student, until its FLOPs are spent. balance: of its gradient.
+    domains at so many FLOPs. distill: of the student, until its FLOPs are spent. balance: of its gradient. world: its
+    name. number: of its domains, in words. more: what is asked of this world alone. limits: of what is found.
     """
 
+    world: str
+    number: str
     domains: tuple[str, ...]
     groups: Mapping[int, Groups]
     taught: float
     learnt: float
     rl: Callable[[int, float], Amounts]
     distill: Amounts
+    more: Callable[[pd.DataFrame], dict[str, Quantity | None]]
+    limits: tuple[str, ...]
     scale: AmountsName = "tiny"
     balance: Balance = "none"
 
@@ -85,6 +91,14 @@ class Team:
                 self.label(1): self._late_of_one(),
             },
         }
+
+    def conditions(self, rivals: Mapping[str, Recipe]) -> list[tuple[str, Recipe, dict[str, Any]]]:
+        """The arms' recipes one by one, each with its name and factors."""
+        return [
+            (f"{arm}/{name}", made, {"arm": arm, "recipe": name})
+            for arm, recipes in self.arms(rivals).items()
+            for name, made in recipes.items()
+        ]
 
     def _taught_by(self, teachers: int, flops: Sequence[float]) -> Recipe:
         """MOPD with so many teachers, each at its FLOPs."""
@@ -152,22 +166,32 @@ class Team:
             other_domains=[sum(own[domain] for domain in self.early) / len(self.early) for own in scores],
         )
 
-    def analyse(
-        self,
-        found: Observations,
-        world: str,
-        quantities: Callable[[pd.DataFrame], dict[str, Quantity]],
-        limits: tuple[str, ...],
-    ) -> Analysis:
+    def quantities(self, rows: pd.DataFrame) -> dict[str, Quantity]:
+        """What is asked of every team, and of this one; leads are greedy."""
+        one, whole, mixed = ({"recipe": name} for name in (self.label(1), "mopd", "mixed_rl"))
+        alone, late = {"arm": STUDENT_ALONE}, {"arm": CAME_LATE}
+        asked = {
+            f"one_minus_{self.number}_total": paired(rows, "greedy", one, whole, arm=TOTAL),
+            f"one_minus_{self.number}_student": paired(rows, "greedy", one | alone, whole | {"arm": TOTAL}),
+            "mixed_minus_one": paired(rows, "greedy", mixed, one, arm=TOTAL),
+            "mixed_minus_mopd_late": paired(rows, "greedy", mixed | late, whole | late),
+            f"one_minus_{self.number}_late": paired(rows, "greedy", one | late, whole | late),
+            "failed_mopd": share_failed(rows, "mopd"),
+        }
+        return kept(**asked, **self.more(rows))
+
+    def analyse(self, found: Observations) -> Analysis:
         """Scores by arm and recipe, the student by number of teachers, and the late domain apart from the others."""
         rows = self.rows(found)
         by_number = {self.label(k): k for k in self.groups}
         counted = rows.assign(teachers=rows.recipe.str.removeprefix(FAILED).map(by_number))
         counted = counted[counted.teachers.notna() & (counted.arm != CAME_LATE)].astype({"teachers": int})
         late = means(rows[rows.arm == CAME_LATE], "recipe", "late_domain other_domains")
-        owners = teachers_of(found.runs(arm=TOTAL, recipe=self.label(len(self.domains))), world, self.domains)
+        owners = teachers_of(
+            found.runs(arm=TOTAL, recipe=self.label(len(self.domains))), self.world, self.domains
+        )
         own = Analysis(
-            quantities=quantities(rows),
+            quantities=self.quantities(rows),
             tables=(
                 Table(title="Where a domain came late, greedy: it and the others", frame=late),
                 *([table_of_probe(rows, "arm recipe")] if "probe_greedy" in rows else []),
@@ -179,6 +203,6 @@ class Team:
                     frame=means(counted, "arm teachers", "greedy"), x="teachers", y="greedy", colour="arm",
                 ),
             ),
-            limits=limits,
+            limits=self.limits,
         )  # fmt: skip
         return compared(rows, "arm", own)

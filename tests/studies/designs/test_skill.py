@@ -297,7 +297,9 @@ def test_teachers_are_counted_in_the_report() -> None:
             return 0.5
         return ends[str(run.factors["recipe"])] + noise(run, stage)
 
-    made = teachers.analyse(simulated(runs_of("teachers"), lambda run, stage, domain: 0.25, greedy=greedy))
+    made = teachers.STUDY.analyse(
+        simulated(runs_of("teachers"), lambda run, stage, domain: 0.25, greedy=greedy)
+    )
     assert made.quantities["one_minus_eight_total"].value == pytest.approx(0.06, abs=0.01)
     assert made.quantities["mixed_minus_one"].value == pytest.approx(0.05, abs=0.01)
     assert made.quantities["probe_of_mixed"].value == 0
