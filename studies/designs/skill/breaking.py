@@ -31,7 +31,7 @@ WORLD = SWEPT
 SIZES: Mapping[str, int] = {"tiny": 120, "tiny-1.5M": 90, "tiny-large": 90}  # steps of the start, by model
 FRESH = "tiny-1.5M"
 RATES = (7e-4, 1.4e-3, 2.8e-3, 5.6e-3)  # the upper two are those of `stability`
-LOWEST, HIGHEST = RATES[0], RATES[-1]
+HIGHEST = RATES[-1]
 SEEDS = (93, 94, 95)
 RECIPES = ("mixed_rl", "mopd")
 CHOICES: Mapping[str, Callable[[float], str]] = {
@@ -83,8 +83,9 @@ def analyse(found: Observations) -> Analysis:
         found,
         by=("size", "rate"),
         worlds={size: (size, WORLDS[WORLD]) for size in SIZES},
+        rates=RATES,
         choices=CHOICES,
-        quantities=_quantities,
+        more=_more,
         limits=(
             "One world, three seeds, a factor of nine in parameters.",
             "The student's rate is bold and its teachers' is not: a recipe all of whose rates are bold is another one.",
@@ -97,13 +98,15 @@ def judged_by_rate(
     *,
     by: Sequence[str],
     worlds: Mapping[str, tuple[str, Sequence[str]]],
+    rates: Sequence[float],
     choices: Mapping[str, Callable[[float], str]],
-    quantities: Callable[[pd.DataFrame, pd.DataFrame], dict[str, Quantity]],
+    more: Callable[[pd.DataFrame, pd.DataFrame], dict[str, Quantity | None]],
     limits: tuple[str, ...],
 ) -> Analysis:
     """Scores and broken domains by size, where there are several, and rate, and how often each rule takes the better
-    recipe. worlds: a size and its domains, by their name in the table of domains. A student that fails counts here with
-    its score: its failing is what is asked."""
+    recipe. worlds: a size and its domains, by their name in the table of domains. rates: from lowest to highest.
+    more: quantities beside those of the lowest and the highest, of the rows and what each rule takes. A student that
+    fails counts here with its score: its failing is what is asked."""
     rows = broken_rows(found)
     shown = means(rows, f"{' '.join(by)} label", "start_greedy temperature_1 greedy pass_8 broken recovery")
     picked = picks(rows, choices)
@@ -115,7 +118,7 @@ def judged_by_rate(
     ]
     panel = "size" if "size" in by else None
     own = Analysis(
-        quantities=quantities(rows, picked),
+        quantities=kept(**_of_ends(rows, rates[0], rates[-1]), **more(rows, picked)),
         findings=told_of_rules(picked),
         tables=(
             Table(
@@ -157,25 +160,34 @@ def picks(rows: pd.DataFrame, choices: Mapping[str, Callable[[float], str]]) -> 
     return pd.DataFrame(found, columns=["condition", *choices])
 
 
-def _quantities(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity]:
-    def lead(own: pd.DataFrame, rate: float) -> Quantity | None:
-        own = where(own, rate=rate)
-        return paired(own, "greedy", {"label": "mixed_rl"}, {"label": "mopd"}, by=("size", "seed"))
+def _of_ends(rows: pd.DataFrame, lowest: float, highest: float) -> dict[str, Quantity | None]:
+    """At the lowest and the highest rate: mixed RL's lead, what each recipe loses between them, what breaks."""
 
     def fall(name: str) -> Quantity | None:
         own = where(rows, label=name)
-        return paired(own, "greedy", {"rate": LOWEST}, {"rate": HIGHEST}, by=("size", "seed"))
+        return paired(own, "greedy", {"rate": lowest}, {"rate": highest}, by=("size", "seed"))
 
-    return kept(
-        mixed_minus_mopd_lowest=lead(rows, LOWEST),
-        mixed_minus_mopd_highest=lead(rows, HIGHEST),
-        mixed_minus_mopd_fresh_highest=lead(where(rows, size=FRESH), HIGHEST),
-        fall_of_mixed=fall("mixed_rl"),
-        fall_of_mopd=fall("mopd"),
-        broken_mixed_highest=mean_where(rows, "broken", label="mixed_rl", rate=HIGHEST),
-        broken_mixed_lowest=mean_where(rows, "broken", label="mixed_rl", rate=LOWEST),
-        rule_is_right=mean_quantity(picked[next(iter(CHOICES))].astype(float)),
-    )
+    return {
+        "mixed_minus_mopd_lowest": lead_at(rows, lowest),
+        "mixed_minus_mopd_highest": lead_at(rows, highest),
+        "fall_of_mixed": fall("mixed_rl"),
+        "fall_of_mopd": fall("mopd"),
+        "broken_mixed_highest": mean_where(rows, "broken", label="mixed_rl", rate=highest),
+        "broken_mixed_lowest": mean_where(rows, "broken", label="mixed_rl", rate=lowest),
+    }
+
+
+def lead_at(rows: pd.DataFrame, rate: float) -> Quantity | None:
+    """Mixed RL less MOPD at this rate, greedy."""
+    own = where(rows, rate=rate)
+    return paired(own, "greedy", {"label": "mixed_rl"}, {"label": "mopd"}, by=("size", "seed"))
+
+
+def _more(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity | None]:
+    return {
+        "mixed_minus_mopd_fresh_highest": lead_at(where(rows, size=FRESH), HIGHEST),
+        "rule_is_right": mean_quantity(picked[next(iter(CHOICES))].astype(float)),
+    }
 
 
 STUDY = judging(

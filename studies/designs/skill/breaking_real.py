@@ -11,22 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-import pandas as pd
-
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import default_amounts
-from studies.designs.builders import kept, mean_where, paired, where
-from studies.designs.skill.breaking import RECIPES, judged_by_rate
+from studies.designs.skill.breaking import RECIPES, judged_by_rate, lead_at
 from studies.designs.skill.contest import SWITCH, judging, mopd_from
 from studies.designs.skill.real import FEW_PROMPTS, MODEL, RATE, SMALL, WORLDS, recipes, run
-from studies.framework.analysis import Analysis, Quantity
+from studies.framework.analysis import Analysis
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import predicted
 
 WORLD = "mixture"
 RATES = (RATE, 4 * RATE, 16 * RATE)
-LOWEST, MIDDLE, HIGHEST = RATES
+MIDDLE = RATES[1]
 # as many times the usual rate as on tiny models
 BOLD = SWITCH / default_amounts("tiny", "rl").learning_rate * RATE
 SEEDS = (103, 104, 105)  # after those of `real`
@@ -64,30 +61,13 @@ def analyse(found: Observations) -> Analysis:
         found,
         by=("rate",),
         worlds={WORLD: (MODEL, WORLDS[WORLD])},
+        rates=RATES,
         choices=CHOICES,
-        quantities=_quantities,
+        more=lambda rows, _: {"mixed_minus_mopd_middle": lead_at(rows, MIDDLE)},
         limits=(
             f"One model of 135 M parameters, one world, {SMALL:g} times the demo's FLOPs: some ten steps of mixed RL.",
             FEW_PROMPTS,
         ),
-    )
-
-
-def _quantities(rows: pd.DataFrame, picked: pd.DataFrame) -> dict[str, Quantity]:
-    def lead(rate: float) -> Quantity | None:
-        return paired(where(rows, rate=rate), "greedy", {"label": "mixed_rl"}, {"label": "mopd"})
-
-    def fall(name: str) -> Quantity | None:
-        return paired(where(rows, label=name), "greedy", {"rate": LOWEST}, {"rate": HIGHEST})
-
-    return kept(
-        mixed_minus_mopd_lowest=lead(LOWEST),
-        mixed_minus_mopd_middle=lead(MIDDLE),
-        mixed_minus_mopd_highest=lead(HIGHEST),
-        fall_of_mixed=fall("mixed_rl"),
-        fall_of_mopd=fall("mopd"),
-        broken_mixed_highest=mean_where(rows, "broken", label="mixed_rl", rate=HIGHEST),
-        broken_mixed_lowest=mean_where(rows, "broken", label="mixed_rl", rate=LOWEST),
     )
 
 

@@ -142,7 +142,7 @@ def test_the_one_line_rule_is_judged_as_written_and_as_a_multiple_of_the_usual_r
         if stage == BASE:
             return 0.3
         mixed = run.factors["recipe"] == "mixed_rl"
-        broken = mixed and run.factors["rate"] != breaking_real.LOWEST
+        broken = mixed and run.factors["rate"] != breaking_real.RATE
         return (0.1 if broken else 0.8 if mixed else 0.6) + noise(run, stage)
 
     made = breaking_real.analyse(
