@@ -11,12 +11,12 @@ import base64
 import binascii
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any, Literal, get_args
 
 import streamlit as st
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from mopdsim.app.choice import Choice
 from mopdsim.base.documents import in_words
@@ -24,41 +24,17 @@ from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.recipes.stage import Value
 
-SIDE_BY_SIDE = 4
-LETTERS = "ABC"
+Letter = Literal["A", "B", "C"]
+LETTERS: tuple[Letter, ...] = get_args(Letter)
 MAX_TOKEN = 32_768
 MAX_TEXT = 1_000_000
 
 
 class View(Value):
-    """What the What-if page shows: the choice at hand and those pinned beside it, each with a letter that it keeps."""
+    """What the What-if page shows: the choice at hand, and those pinned beside it by a letter that each keeps."""
 
     choice: Choice = Choice()
-    pinned: Annotated[tuple[Choice, ...], Field(max_length=SIDE_BY_SIDE - 1)] = ()
-    letters: Annotated[str, Field(pattern=f"^[{LETTERS}]*$", max_length=SIDE_BY_SIDE - 1)] = ""
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The letters of those pinned; in their order where a link has none."""
-        known = self.letters if len(set(self.letters)) == len(self.pinned) else LETTERS
-        return tuple(known[: len(self.pinned)])
-
-    def pin(self) -> View:
-        """The same with the choice at hand pinned too, under the first free letter."""
-        free = next(letter for letter in LETTERS if letter not in self.names)
-        return self.model_copy(
-            update={"pinned": (*self.pinned, self.choice), "letters": "".join((*self.names, free))}
-        )
-
-    def unpin(self, place: int) -> View:
-        """The same without one of those pinned; the others keep their letters."""
-        kept = [number for number in range(len(self.pinned)) if number != place]
-        return self.model_copy(
-            update={
-                "pinned": tuple(self.pinned[number] for number in kept),
-                "letters": "".join(self.names[number] for number in kept),
-            }
-        )
+    pinned: Mapping[Letter, Choice] = {}
 
 
 def to_token(view: View) -> str:
@@ -115,7 +91,7 @@ def restore() -> None:
     st.session_state.token = token
     with noticed():
         found = from_token(token)
-        for choice in (found.choice, *found.pinned):
+        for choice in (found.choice, *found.pinned.values()):
             choice.scenario()
         st.session_state.view = found
 
@@ -155,7 +131,7 @@ def write_link() -> None:
 
 def put(found: Choice) -> None:
     """Make this the choice at hand."""
-    st.session_state.view = view().model_copy(update={"choice": found})
+    st.session_state.view = View(choice=found, pinned=view().pinned)
 
 
 @noticed()
@@ -165,14 +141,16 @@ def change(**fields: Any) -> None:
 
 
 def pin() -> None:
-    """Keep the choice at hand beside the next ones."""
-    if len(view().pinned) < SIDE_BY_SIDE - 1:
-        st.session_state.view = view().pin()
+    """Keep the choice at hand beside the next ones, under the first letter that is free."""
+    pinned = view().pinned
+    free = [letter for letter in LETTERS if letter not in pinned][:1]
+    st.session_state.view = View(choice=choice(), pinned={**pinned, **dict.fromkeys(free, choice())})
 
 
-def unpin(place: int) -> None:
+def unpin(letter: Letter) -> None:
     """Let a pinned choice go."""
-    st.session_state.view = view().unpin(place)
+    kept = {name: found for name, found in view().pinned.items() if name != letter}
+    st.session_state.view = View(choice=choice(), pinned=kept)
 
 
 def notice() -> None:

@@ -236,8 +236,8 @@ def tokens() -> Iterator[tuple[str, str]]:
         "pairs of strangers": {"choice": {"pairs": [["a", "b", 0, 1]]}},
         "own is no toml": {"choice": {"own": "]["}},
         "own with many draws": {"choice": {"own": GOOD + "draws = 90000\n"}},
-        "five pinned": {"pinned": [{}] * 5},
-        "pinned is bad": {"pinned": [{"preset": "x"}]},
+        "a fourth pinned": {"pinned": {"D": {}}},
+        "pinned is bad": {"pinned": {"A": {"preset": "x"}}},
     }.items():
         yield name, packed(json.dumps(document).encode())
     yield "nan", packed(b'{"choice": {"conflict": NaN}}')

@@ -98,9 +98,8 @@ def plain_finding(document: Mapping[str, Any]) -> str:
 
 def _beside(now: Answer) -> dict[str, Answer]:
     """The scenario at hand and the pinned ones that can be forecast, by label."""
-    view = state.view()
     shown = {}
-    for label, choice in zip(("now", *view.names), (now.choice, *view.pinned), strict=True):
+    for label, choice in {"now": now.choice, **state.view().pinned}.items():
         with views.said():
             shown[label] = answer(choice)
     return shown
@@ -206,8 +205,8 @@ def _comparison(now: Answer, shown: dict[str, Answer]) -> None:
             side_by_side(shown), border="horizontal", alt="Each scenario's change, cost, calendar and scores"
         )
         with st.container(horizontal=True):
-            for place, label in enumerate(pinned):
-                st.button(f"Unpin {label}", key=f"unpin_{place}", on_click=state.unpin, args=(place,))
+            for label in pinned:
+                st.button(f"Unpin {label}", key=f"unpin_{label}", on_click=state.unpin, args=(label,))
 
 
 def _differences(baseline: Answer, now: Answer) -> None:

@@ -14,7 +14,7 @@ import streamlit as st
 from mopdsim.app import opening, planned, questions, state, views
 from mopdsim.app.answers import answer, rival
 from mopdsim.app.pages import controls, results
-from mopdsim.app.state import SIDE_BY_SIDE
+from mopdsim.app.state import LETTERS
 from mopdsim.base.errors import MopdError
 from mopdsim.forecast.scenario import Scenario
 
@@ -45,7 +45,7 @@ def page() -> None:
 def _compute() -> None:
     """Everything first, so that the page is then drawn without a pause and the browser lays out once."""
     view = state.view()
-    for choice in (view.choice, view.choice.base, *view.pinned):
+    for choice in (view.choice, view.choice.base, *view.pinned.values()):
         with suppress(MopdError):  # whoever asks for it says so
             answer(choice)
     with suppress(MopdError):
@@ -65,7 +65,7 @@ def _explore(scenario: Scenario) -> None:
                 st.button("Reset", icon=":material/undo:", on_click=_reset)
                 st.button(
                     "Pin beside", icon=":material/push_pin:", on_click=state.pin,
-                    disabled=len(state.view().pinned) >= SIDE_BY_SIDE - 1,
+                    disabled=len(state.view().pinned) == len(LETTERS),
                     help="Keep this scenario and compare the next ones with it, up to four side by side.",
                 )  # fmt: skip
         controls.recipe(scenario)

@@ -19,7 +19,7 @@ from mopdsim.app import planned, questions
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import PRESETS, Choice, rl_behind, split
 from mopdsim.app.pages import results
-from mopdsim.app.state import SIDE_BY_SIDE, View, from_token, to_token
+from mopdsim.app.state import View, from_token, to_token
 from mopdsim.base.numbers import score, usd
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
@@ -140,7 +140,7 @@ def test_a_slider_changes_the_numbers_and_says_what_changed() -> None:
 
 
 def test_a_link_restores_the_view_and_a_slider_writes_it() -> None:
-    view = View(choice=Choice(preset="three_specialists", teachers=2, conflict=-0.25), pinned=(Choice(),))
+    view = View(choice=Choice(preset="three_specialists", teachers=2, conflict=-0.25), pinned={"B": Choice()})
     at = AppTest.from_function(what_if, default_timeout=TIMEOUT)
     at.query_params["view"] = to_token(view)
     at.session_state["explore"] = True
@@ -170,25 +170,25 @@ def test_four_scenarios_stand_side_by_side_and_no_more() -> None:
         moved(at, "w_teachers", teachers)
         next(button for button in at.button if button.label == "Pin beside").click().run()
     assert not at.exception
-    assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 1
+    assert list(at.session_state["view"].pinned) == ["A", "B", "C"]
     assert next(button for button in at.button if button.label == "Pin beside").disabled
     beside = next(table.value for table in at.table if "A" in table.value.columns)
     assert list(beside.columns) == ["now", "A", "B", "C"]
     assert list(beside.loc["changed"]) == [f"teachers {count}" for count in (4, 1, 2, 4)]
-    at.button(key="unpin_0").click().run()
-    assert len(at.session_state["view"].pinned) == SIDE_BY_SIDE - 2
+    at.button(key="unpin_A").click().run()
     beside = next(table.value for table in at.table if "now" in table.value.columns)
     assert list(beside.columns) == ["now", "B", "C"]  # who stays keeps its name
-    assert at.session_state["view"].pin().names == ("B", "C", "A")
+    next(button for button in at.button if button.label == "Pin beside").click().run()
+    assert list(at.session_state["view"].pinned) == ["B", "C", "A"]
 
 
 def test_what_is_pinned_is_in_the_slide_with_its_inputs() -> None:
     choice = Choice(preset="three_specialists", recipe="deepseek_r1")
-    view = View(choice=choice, pinned=(choice.changed(recipe="mimo_v2_flash"),))
+    view = View(choice=choice, pinned={"A": choice.changed(recipe="mimo_v2_flash")})
     at = drawn(what_if, view=view, explore=True, export_what_if=True)
     labels = [button.proto.label for button in at.get("download_button")]
     assert {"Slide, PNG", "XLSX, all tables", "scenario.toml"} <= set(labels)
-    shown = {"now": answer(choice), "A": answer(view.pinned[0])}
+    shown = {"now": answer(choice), "A": answer(view.pinned["A"])}
     title = results.side_by_side_title(shown)
     for name, found in (("DeepSeek-R1", shown["now"]), ("MiMo-V2-Flash", shown["A"])):
         assert (

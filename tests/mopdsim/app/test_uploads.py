@@ -38,7 +38,7 @@ def asked(data: bytes) -> None:
 
 def linked(data: bytes) -> None:
     view = from_token(data.decode())
-    for choice in (view.choice, *view.pinned):
+    for choice in (view.choice, *view.pinned.values()):
         choice.scenario()
 
 
