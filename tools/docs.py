@@ -11,9 +11,10 @@ import inspect
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from mopdsim.base.numbers import count, score
+from mopdsim.base.numbers import count, score, with_interval
 from mopdsim.forecast import scenario
 from mopdsim.forecast.compare import DOMAINS, compare_all
 from mopdsim.forecast.forecast import forecast
@@ -158,10 +159,11 @@ def _totals_table(totals: Sequence[Mapping[str, Any]]) -> str:
 
 def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] | None) -> list[str]:
     row = tiny[name]
+    mean, worst = (with_interval(row[key], score) for key in ("mean", "worst"))
     parts = [
         "## On the tiny model",
         f"Forecast at one budget of training FLOPs for all recipes (`mopd compare --all`), over "
-        f"{', '.join(DOMAINS)}: mean score {_three(row['mean'])}, worst domain {_three(row['worst'])}, "
+        f"{', '.join(DOMAINS)}: mean score {mean}, worst domain {worst}, "
         f"{row['stages']} stages, {row['teachers']} teachers.",
     ]
     run = (measured or {}).get("recipes", {}).get(name)
@@ -173,7 +175,7 @@ def _tiny_parts(name: str, tiny: Mapping[str, Any], measured: Mapping[str, Any] 
             domain,
             score(run["start"][domain]),
             score(reached),
-            _three(told[domain]) if domain in told else "",
+            with_interval(told[domain], score) if domain in told else "",
         ]
         for domain, reached in run["scores"].items()
     ]
@@ -201,10 +203,10 @@ def _index(
                 own.date,
                 str(len(found["stages"])),
                 f"{sum(found['pools'].values())} x {found['gpu']}",
-                _three(found["gpu_hours"], count),
+                with_interval(found["gpu_hours"], count),
                 f"{sum(seen)} of {len(seen)}",
-                _three(runs[name]["forecast"]["mean"]) if name in runs else "",
-                score(_mean(runs[name]["scores"].values())) if name in runs else "",
+                with_interval(runs[name]["forecast"]["mean"], score) if name in runs else "",
+                score(fmean(runs[name]["scores"].values())) if name in runs else "",
             ]
         )
     names = (
@@ -236,15 +238,6 @@ def _value(row: Figure) -> str:
         return "; ".join(", ".join(map(str, one)) if isinstance(one, list) else str(one) for one in row.value)
     numeric = isinstance(row.value, int | float) and not isinstance(row.value, bool)
     return count(row.value) if numeric else str(row.value)
-
-
-def _three(row: Mapping[str, float], shown: Any = score) -> str:
-    return f"{shown(row['p50'])} ({shown(row['p10'])} to {shown(row['p90'])})"
-
-
-def _mean(values: Iterable[float]) -> float:
-    listed = list(values)
-    return sum(listed) / len(listed)
 
 
 def _listed(lines: Iterable[str]) -> str:

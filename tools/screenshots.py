@@ -62,10 +62,11 @@ def app(runs: Path | None = None) -> Iterator[tuple[str, int]]:
 
 def tiny_run(runs: Path) -> None:
     """A run of minutes for the page Runs to show."""
-    code = "from mopdsim.cli.main import main; main()"
     words = ["train", "run", "mopd", "--domains", "sort,reverse", "--scale", "0.5", "--out"]
     subprocess.run(
-        [sys.executable, "-c", code, *words, str(runs / "tiny-1")], check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "mopdsim.cli", *words, str(runs / "tiny-1")],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
 
 

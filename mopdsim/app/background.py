@@ -21,7 +21,7 @@ from typing import Any
 
 from mopdsim.base.errors import UsageError
 
-PROGRAM = "from mopdsim.cli.main import main; main()"
+PROGRAM = (sys.executable, "-m", "mopdsim.cli")
 MAX_SECONDS = 600.0
 MOST = 4  # processes at once, of all visitors: a rough and a full answer each
 _STEP = re.compile(r"([1-9]\d?)/([1-9]\d?) (.+)")
@@ -95,7 +95,7 @@ def start(arguments: Sequence[str], files: Mapping[str, str]) -> Work:
         placed = [str(directory / word) if word in files else word for word in arguments]
         with (directory / "out").open("wb") as out, (directory / "err").open("wb") as err:
             process = subprocess.Popen(
-                [sys.executable, "-c", PROGRAM, *placed, "--json"],
+                [*PROGRAM, *placed, "--json"],
                 stdout=out,
                 stderr=err,
                 stdin=subprocess.DEVNULL,

@@ -69,6 +69,11 @@ def interval(row: Mapping[str, float], unit: Callable[[float], str]) -> str:
     return " to ".join(_once([unit(row["p10"]), unit(row["p90"])]))
 
 
+def with_interval(row: Mapping[str, float], unit: Callable[[float], str]) -> str:
+    """P50, and P10 to P90 behind it: .691 (.514 to .711)."""
+    return f"{unit(row['p50'])} ({interval(row, unit)})"
+
+
 def three(row: Mapping[str, float], unit: Callable[[float], str] = count) -> str:
     """P10, P50 and P90 in a unit's words, likewise: 3,595 / 6,335 / 10.7K."""
     return " / ".join(_once([unit(row[name]) for name in ("p10", "p50", "p90")]))

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mopdsim.base.errors import NotFoundError, UsageError
-from mopdsim.base.numbers import count, duration, interval, score, share, usd
+from mopdsim.base.numbers import count, duration, score, share, usd, with_interval
 from mopdsim.cli.flags import Json, Keys, emit, in_columns, scenario_flags, scenario_of, with_domains
 from mopdsim.plan import words
 
@@ -168,9 +168,10 @@ def all_text(document: Mapping[str, Any]) -> str:
     for row in document["rows"]:
         cap = "-" if row["cap"] is None else score(row["cap"]["p50"])
         mark = "*" if row["off_budget"] else ""
+        mean, worst = (with_interval(row[key], score) for key in ("mean", "worst"))
         lines.append(
             f"{row['recipe'] + mark:<18}{count(row['gpu_hours']['p50']):>11}{usd(row['usd']['p50']):>9}"
-            f"{duration(row['days']['p50']):>11}  {_three(row['mean']):<20}{_three(row['worst']):<20}{cap:>6}"
+            f"{duration(row['days']['p50']):>11}  {mean:<20}{worst:<20}{cap:>6}"
             f"{share(row['risk']['below_start']):>13}{share(row['risk']['collapse']):>10}{row['stages']:>8}"
             f"{row['teachers']:>10}"
         )
@@ -181,7 +182,3 @@ def all_text(document: Mapping[str, Any]) -> str:
         if row["off_budget"]
     ]
     return "\n".join(lines)
-
-
-def _three(row: Mapping[str, float]) -> str:
-    return f"{score(row['p50'])} ({interval(row, score)})"

@@ -14,7 +14,7 @@ import streamlit as st
 from mopdsim.app import charts, frames, opening, planned, questions, state, views
 from mopdsim.app.answers import Answer, answer
 from mopdsim.app.choice import POOLS, Choice, Pools
-from mopdsim.base.numbers import count, duration, interval, score, usd
+from mopdsim.base.numbers import count, duration, score, usd, with_interval
 from mopdsim.forecast.compare import RIVALS, compare_all
 from mopdsim.plan import words
 from mopdsim.recipes import graph
@@ -85,9 +85,8 @@ def _chosen(name: str, scale: str, pools: Pools) -> Choice:
 def _show(found: Answer) -> None:
     document, recipe = found.document, found.forecast.scenario.recipe
     gpus = f"{sum(document['pools'].values())} {document['gpu']}"
-    cost = f"cost {usd(document['usd']['p50'])} ({interval(document['usd'], usd)})"
-    calendar = f"{duration(document['days']['p50'])} ({interval(document['days'], duration)})"
-    views.caption(f"{document['model']}, {gpus}: {cost}, {calendar}.")
+    cost, calendar = with_interval(document["usd"], usd), with_interval(document["days"], duration)
+    views.caption(f"{document['model']}, {gpus}: cost {cost}, {calendar}.")
     _graph(recipe)
     st.markdown("**Stages**")
     views.table(

@@ -17,7 +17,7 @@ import streamlit as st
 from mopdsim.app import charts, frames, state, views
 from mopdsim.app.answers import Answer, answer, rival
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.base.numbers import count, duration, interval, score, signed, usd
+from mopdsim.base.numbers import count, duration, interval, score, signed, usd, with_interval
 from mopdsim.forecast.at_budget import bought
 from mopdsim.forecast.compare import MEASURES, TIE, Difference, difference
 from mopdsim.forecast.forecast import Forecast, quantiles, weakest
@@ -98,8 +98,8 @@ def plain_finding(document: Mapping[str, Any]) -> str:
 
 def _beside(now: Answer) -> dict[str, Answer]:
     """The scenario at hand and the pinned ones that can be forecast, by label."""
-    shown = {}
-    for label, choice in {"now": now.choice, **state.view().pinned}.items():
+    shown, beside = {}, state.view().pinned
+    for label, choice in (("now", now.choice), *beside.items()):
         with views.said():
             shown[label] = answer(choice)
     return shown
@@ -246,7 +246,7 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
             ("mean score", document["mean_score"], score),
             ("weakest domain", document["scores"][worst], score),
         ):
-            cells[title] = f"{unit(row['p50'])} ({interval(row, unit)})"
+            cells[title] = with_interval(row, unit)
         cells["weakest domain"] = f"{worst} {cells['weakest domain']}"
         columns[label] = {title: views.plain(cell) for title, cell in cells.items()}
     return pd.DataFrame(columns)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -173,7 +172,7 @@ def start(recipe: str, domains: list[str], scale: float, name: str) -> None:
     words = ["train", "run", recipe, "--domains", ",".join(domains), "--scale", str(scale), "--out", str(out)]
     with _log(out).open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            [*PROGRAM, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             start_new_session=True,
         )  # fmt: skip
     for _ in range(300):

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import score, with_interval
 from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
 from mopdsim.forecast.compare import BUDGET_OF
@@ -136,10 +137,11 @@ def compare_text(result: Mapping[str, Any]) -> str:
     ]
     for name, row in sorted(result["recipes"].items(), key=lambda item: -item[1]["mean"]):
         told = row["forecast"]
+        mean, worst = (with_interval(told[key], score) for key in ("mean", "worst"))
         cap = "-" if row["cap"] is None else f"{row['cap']:.2f}"
         lines.append(
-            f"{name:<18}{row['mean']:>7.3f}  {_three(told['mean']):<22}"
-            f"{row['worst']:>7.3f}  {_three(told['worst']):<22}{cap:>6}  {', '.join(row['lost']) or '-':<18}"
+            f"{name:<18}{row['mean']:>7.3f}  {mean:<22}"
+            f"{row['worst']:>7.3f}  {worst:<22}{cap:>6}  {', '.join(row['lost']) or '-':<18}"
             f"{row['flops'] / 1e12:>7.3f}{row['seconds']:>9.0f}"
         )
     found = result["disagreement"]
@@ -151,7 +153,3 @@ def compare_text(result: Mapping[str, Any]) -> str:
         f"{worst['measured']:.2f} against {worst['forecast']['p50']:.2f}"
     )
     return "\n".join(lines)
-
-
-def _three(row: Mapping[str, float]) -> str:
-    return f"{row['p50']:.2f} ({row['p10']:.2f} to {row['p90']:.2f})"

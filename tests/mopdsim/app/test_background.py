@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 
 import pytest
@@ -33,7 +34,9 @@ def test_a_failing_command_is_one_sentence_without_paths() -> None:
 
 @pytest.mark.slow
 def test_few_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(background, "PROGRAM", "import time; time.sleep(2); print({})")
+    monkeypatch.setattr(
+        background, "PROGRAM", (sys.executable, "-c", "import time; time.sleep(2); print({})")
+    )
     works = [start(["recipes"], {}) for _ in range(background.MOST)]
     with pytest.raises(UsageError, match="wait for one to end"):
         start(["recipes"], {})
@@ -44,7 +47,7 @@ def test_few_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_command_is_ended_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "MAX_SECONDS", 0.2)
-    monkeypatch.setattr(background, "PROGRAM", "import time; time.sleep(60)")
+    monkeypatch.setattr(background, "PROGRAM", (sys.executable, "-c", "import time; time.sleep(60)"))
     begun = time.monotonic()
     work = ended(start([], {}))
     assert time.monotonic() - begun < 30
@@ -54,7 +57,7 @@ def test_a_command_is_ended_at_its_time_limit(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_result_that_nobody_fetched_in_time_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(background, "MAX_SECONDS", 0.5)
-    monkeypatch.setattr(background, "PROGRAM", "print({})")
+    monkeypatch.setattr(background, "PROGRAM", (sys.executable, "-c", "print({})"))
     work = ended(start([], {}))
     work.guard.join(timeout=30)
     with pytest.raises(UsageError, match="ask again"):
