@@ -202,42 +202,54 @@ def curves_in(rows: Iterable[Mapping[str, Any]]) -> list[tuple[str, int, str, fl
 
 
 class _Ran(BaseModel):
-    """What readers count on where a manifest says it: one made by hand for `mopd calibrate quality` says less."""
-
     model_config = ConfigDict(strict=True)
-    document: dict[str, Any] = {}
-    domains: list[str] = []
-    factors: dict[str, Any] = {}
-    failure: str | None = None
-    held_out: bool = False
-    keys: dict[str, str] = {}
-    model: str = ""
-    output: str = ""
-    recipe: str = ""
-    seed: int = 0
+    failure: str | None
+    held_out: bool
+    keys: dict[str, str]
+    model: str
+    document: dict[str, Any]
 
 
 class _Trained(BaseModel):
     model_config = ConfigDict(strict=True)
-    kind: str = ""
-    flops: float = 0.0
-    steps: int = 0
+    kind: str
+    flops: float
+    trained_tokens: dict[str, float]
 
 
 class _Manifest(BaseModel):
     model_config = ConfigDict(strict=True)
-    study: str = ""
-    date: str = ""
-    device: str = ""
-    workers: int = 1
-    scale: float = 1.0
-    versions: dict[str, str] = {}
-    prediction_sha256: str = ""
-    runs: dict[str, _Ran]
-    stages: dict[str, _Trained]
+    study: str
+    date: str
+    runs: Mapping[str, _Ran]
+    stages: Mapping[str, _Trained]
 
 
-def checked_manifest(found: Any, path: Path) -> dict[str, Any]:
-    """The manifest beside a study's observations, read from `path`. UsageError for one that no study writes."""
-    _check(_Manifest, found, path)
+class _StudyRan(_Ran):
+    domains: list[str]
+    factors: dict[str, Any]
+    output: str
+    recipe: str
+    seed: int
+
+
+class _StudyTrained(_Trained):
+    steps: int
+    wall_seconds: float
+
+
+class _Study(_Manifest):
+    device: str
+    workers: int
+    scale: float
+    versions: dict[str, str]
+    prediction_sha256: str
+    runs: Mapping[str, _StudyRan]
+    stages: Mapping[str, _StudyTrained]
+
+
+def checked_manifest(found: Any, path: Path, *, of_study: bool) -> dict[str, Any]:
+    """The manifest beside observations, read from `path`. of_study: one that a study wrote, which says more than
+    `mopd import` knows. UsageError for one that does not hold what its readers count on."""
+    _check(_Study if of_study else _Manifest, found, path)
     return dict(found)

@@ -192,7 +192,7 @@ def _read(data: Path) -> tuple[list[dict[str, str]], dict[str, Any]]:
     for column in _NEEDED:
         if not rows or column not in rows[0]:
             raise UsageError(f"{data}: no rows with a column {column!r}: give a study's observations.csv")
-    return rows, checked_manifest(manifest, data.with_name("manifest.json"))
+    return rows, checked_manifest(manifest, data.with_name("manifest.json"), of_study=False)
 
 
 def spent(compute: float, tokens: float) -> Effort:
@@ -209,10 +209,6 @@ def _runs(
         left_out = row["held_out"] if chosen is None else whole not in chosen
         if row["failure"] is not None or left_out:
             continue
-        if "document" not in row:
-            raise UsageError(
-                f"{source}: run {name!r} does not hold its recipe ('document'): collect the observations again"
-            )
         recipe = from_document(row["document"], source=f"{source}: {name}")
         if SMALLER not in recipe.roots:
             yield Run(name=whole, recipe=recipe, keys=row["keys"]), row["model"]

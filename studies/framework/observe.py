@@ -243,7 +243,7 @@ def read(folder: Path) -> Observations:
         ) from None
     path = folder / "manifest.json"
     found = json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")
-    manifest = checked_manifest(found, path)
+    manifest = checked_manifest(found, path, of_study=True)
     points = points.reindex(columns=list(POINTS))  # older files have fewer columns
     _apart(points, folder)
     return Observations(points=points, manifest=manifest, measured=measured)

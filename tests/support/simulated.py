@@ -57,10 +57,11 @@ def simulated(
                     error = math.sqrt(max(likeliest * (1 - likeliest), 0.0) / 200)
                     row |= {"greedy": likeliest, "greedy_se": error, "greedy_n": 200, "pass_8": 1.0}
                 points.append(row | {"n": 500, "flops": 1e9, "kl_parent": 0.05 + noise(run, stage, domain)})
-            stages[key] = {"flops": 1e9, "wall_seconds": 1.0}
+            stages[key] = {"kind": "rl", "flops": 1e9, "steps": 9, "wall_seconds": 1.0, "trained_tokens": {}}
         described[name] = {
             **{"factors": run.factors, "seed": run.settings.seed, "domains": list(run.recipe.domains)},
             **{
+                "recipe": run.recipe.name,
                 "output": run.recipe.output,
                 "keys": keys,
                 "failure": None,
@@ -69,7 +70,10 @@ def simulated(
                 "document": to_document(run.recipe),
             },
         }
-    about = {"date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1}
+    about = {
+        "study": "simulated", "date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1,
+        "prediction_sha256": "",
+    }  # fmt: skip
     return Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
         manifest={**about, "runs": described, "stages": stages},

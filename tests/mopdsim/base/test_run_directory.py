@@ -15,6 +15,8 @@ from mopdsim.base.run_directory import checked_manifest, checked_summary, named,
 
 ROWS = b'{"kind": "step", "step": 0}\n{"no": "kind"}\n[1]\n{"kind": "step", "step": 1}\n{"kind": "st'
 
+GONE = object()
+
 
 def test_a_line_half_written_and_what_is_no_row_are_left_out(tmp_path: Path) -> None:
     path = tmp_path / "log"
@@ -118,17 +120,29 @@ def test_a_summary_changed_by_hand_is_said(change: dict[str, Any], named_in_erro
 
 
 @pytest.mark.parametrize(
-    ("change", "named_in_error"),
+    ("place", "value"),
     [
-        ({"runs": 3}, "runs = 3"),
-        ({"runs": {"a": {"seed": "7"}}}, "runs.a.seed = '7'"),
-        ({"stages": {"k": {"kind": "rl", "flops": "1", "steps": 2}}}, "stages.k.flops = '1'"),
-        ({"prediction_sha256": None}, "prediction_sha256 = None"),
+        (("runs",), 3),
+        (("runs", "RUN", "seed"), "7"),
+        (("stages", "STAGE", "flops"), "1"),
+        (("prediction_sha256",), None),
+        *(((name,), GONE) for name in ("date", "scale", "prediction_sha256", "study")),
+        *((("runs", "RUN", name), GONE) for name in ("output", "document")),
+        (("stages", "STAGE", "wall_seconds"), GONE),
     ],
 )
-def test_a_studys_manifest_changed_by_hand_is_said(change: dict[str, Any], named_in_error: str) -> None:
+def test_a_studys_manifest_changed_by_hand_is_said(place: tuple[str, ...], value: Any) -> None:
     path = Path(__file__).parents[3] / "studies" / "results" / "order" / "manifest.json"
     whole = json.loads(path.read_text())
-    assert checked_manifest(whole, path) == whole
-    with pytest.raises(UsageError, match=rf"manifest.json: {re.escape(named_in_error)}"):
-        checked_manifest({**whole, **change}, path)
+    assert checked_manifest(whole, path, of_study=True) == whole
+    given = {"RUN": next(iter(whole["runs"])), "STAGE": next(iter(whole["stages"]))}
+    *above, last = [given.get(name, name) for name in place]
+    table = whole
+    for name in above:
+        table = table[name]
+    del table[last]
+    if value is not GONE:
+        table[last] = value
+    said = ".".join([*above, last]) + (" is missing: add it" if value is GONE else f" = {value!r}")
+    with pytest.raises(UsageError, match=rf"manifest.json: {re.escape(said)}"):
+        checked_manifest(whole, path, of_study=True)

@@ -211,7 +211,7 @@ def test_points_carry_what_was_spent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("run", "error", "message"),
     [
-        ({"document": "gone"}, UsageError, "run 'a' does not hold its recipe"),
+        ({"document": "gone"}, UsageError, "runs.a.document is missing"),
         ({"failure": "killed"}, UsageError, "no finished run that is not held out"),
         ({"model": "nobodys"}, UsageError, "model 'nobodys' is not in the table"),
     ],

@@ -61,6 +61,8 @@ def planted(folder: Path, runs: Mapping[str, tuple[Recipe, int, bool]], change: 
             stages[key] = {
                 "kind": kind,
                 "flops": flops,
+                "steps": 9,
+                "wall_seconds": 1.0,
                 "trained_tokens": dict.fromkeys(recipe.domains, tokens),
             }
             for domain, score in scores.items():
@@ -78,11 +80,14 @@ def planted(folder: Path, runs: Mapping[str, tuple[Recipe, int, bool]], change: 
         described[name] = {
             "document": to_document(recipe), "model": "tiny", "seed": seed, "domains": list(recipe.domains),
             "factors": {"recipe": recipe.name, "contest": "planted"}, "held_out": held_out, "output": recipe.output,
-            "keys": keys, "failure": None,
+            "keys": keys, "failure": None, "recipe": recipe.name,
         }  # fmt: skip
     found = Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
-        manifest={"study": folder.name, "date": "2026-01-01", "runs": described, "stages": stages},
+        manifest={
+            "study": folder.name, "date": "2026-01-01", "device": "none", "versions": {}, "scale": 1, "workers": 1,
+            "prediction_sha256": "", "runs": described, "stages": stages,
+        },  # fmt: skip
     )
     write(found, folder)
     return folder
