@@ -45,7 +45,7 @@ def init_model(
 
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UsageError(f"out = {out}: exists already; choose a directory that does not, or is empty")
-    with atomic_directory(out.resolve()) as partial:
+    with atomic_directory(out.absolute()) as partial:
         parameters = make(partial, kind=kind, seed=seed, hidden=hidden, layers=layers)
     if json_:
         return emit({"directory": str(out), "parameters": parameters, "weights_sha256": tensors_sha256(out)})

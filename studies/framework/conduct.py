@@ -66,7 +66,7 @@ class Work:
 
     @cached_property
     def store(self) -> Store:
-        return Store(root=(self.out / "store").resolve())
+        return Store(root=(self.out / "store").absolute())
 
     @cached_property
     def runs(self) -> dict[str, Run]:

@@ -40,7 +40,7 @@ class Run(Value):
 
     def scaled(self, factor: float) -> Run:
         """The same run with `factor` times the steps, and as many points of evaluation, on fewer prompts below 1."""
-        settings, fewer = self.settings, min(1.0, factor)
+        settings, recipe, fewer = self.settings, self.recipe.scaled(factor), min(1.0, factor)
         counts = {
             "test_items": max(10, round(settings.test_items * fewer)),
             "validation_items": max(10, round(settings.validation_items * fewer)),
@@ -48,7 +48,7 @@ class Run(Value):
             "diagnose_every": max(1, round(settings.diagnose_every * factor)),
         }
         changed = {
-            "recipe": self.recipe.scaled(factor),
+            "recipe": recipe,
             "start": None if self.start is None else self.start.scaled(factor),
             "settings": settings.model_copy(update=counts),
         }

@@ -58,7 +58,7 @@ def run_recipe(
     """
     check(recipe, model=model, smaller=smaller, settings=settings)
     model, smaller = _absolute(model), smaller and _absolute(smaller)
-    store = Store(root=store_root.resolve() if store_root else out / files.STORE)
+    store = Store(root=store_root.absolute() if store_root else out / files.STORE)
     asked = {"model": model, "smaller": smaller, "scale": scale, "settings": settings.model_dump(mode="json")}
     with processes.joined(settings.processes, settings.device):
         leads = processes.leads()

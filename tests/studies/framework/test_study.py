@@ -19,7 +19,7 @@ import pytest
 from simulated import SMOLLM2, simulated
 from small_world import SETTINGS, shrunk
 
-from mopdsim.base.errors import NotFoundError, UsageError
+from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.base.run_directory import PHASES
 from mopdsim.cost.own_trainer import phase_s
 from mopdsim.cost.stage_cost import bill
@@ -217,6 +217,23 @@ def test_what_is_missing_is_what_no_committed_run_has(make: Make) -> None:
     assert twins.ended() == set()  # measured without its twin
     twins = replace(work, study=replace(work.study, twin=lambda name: "mopd" if name == "mixed" else name))
     assert twins.ended() == {"mopd"} and set(twins.missing().node) == set(twins.planned.node)
+
+
+@pytest.mark.parametrize("store", ["a link to itself", "a file"])
+def test_a_store_that_cannot_be_written_is_one_sentence(make: Make, store: str) -> None:
+    work = make(
+        design=lambda: [Run(name="one", recipe=catalogue.merge(["sort"]), settings=SETTINGS, model="tiny")]
+    )
+    work.out.mkdir()
+    place = work.out / "store"
+    place.symlink_to(place.name) if store == "a link to itself" else place.touch()
+    with pytest.raises(MopdError, match=r"/out/store/tiny-\d+: cannot be written: .*choose --out$"):
+        conduct.status(work)
+
+
+def test_a_scale_beyond_all_steps_is_refused(make: Make) -> None:
+    with pytest.raises(UsageError, match=r"come of this scale: lower it"):
+        conduct.status(replace(make(), scale=1e308))
 
 
 def test_too_few_prompts_are_refused_before_anything_runs(make: Make) -> None:
