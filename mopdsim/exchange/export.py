@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -67,22 +66,23 @@ def write(out: Path, request: Request, jobs: Sequence[Job]) -> dict[str, Any]:
     if not out.parent.is_dir():
         raise NotFoundError(f"--out {out}: {out.parent} does not exist: create it first")
     found = manifest(request, jobs)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial.", dir=out.parent))
     try:
-        for name, text in _files(request, jobs, found).items():
-            path = partial / name
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            if name.endswith(".sh"):
-                path.chmod(0o755)
-        partial.chmod(0o755)
-        os.rename(partial, out)
+        with tempfile.TemporaryDirectory(
+            prefix=f".{out.name}.partial.", dir=out.parent, ignore_cleanup_errors=True
+        ) as made:
+            partial = Path(made)
+            for name, text in _files(request, jobs, found).items():
+                path = partial / name
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
+                if name.endswith(".sh"):
+                    path.chmod(0o755)
+            partial.chmod(0o755)
+            os.rename(partial, out)
     except OSError as error:
         raise MopdError(
             f"--out {out}: cannot be written: {error.strerror or error}; free space or choose another"
         ) from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return found
 
 

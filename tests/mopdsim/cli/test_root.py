@@ -336,6 +336,11 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
         2,
         "choose another directory",
     ),
+    "an export to where nothing can be written": (
+        ["export", "mixed_rl", "--weights", "/m", "--to", "trl", "--out", "/proc/exported"],
+        1,
+        "--out /proc/exported: cannot be written: No such file or directory; free space or choose another",
+    ),
     "a task that is none": (["compare", "mopd", "merge", "--domains", "ask:sum,ask:smal"], 3, "'ask:smal'"),
     "eval without domains": (["train", "eval", "MODEL"], 2, "--domains"),
     "eval of nothing": (["train", "eval", "EMPTY", "--domains", "sort"], 3, "config.json is missing"),
