@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
 DATA = Path(__file__).parents[1] / "data"
+WANTED = "give a recipe's name (`mopd recipes`) or a TOML file"
 
 
 def json_document(path: Path, *keys: str, missing: str, remedy: str) -> dict[str, Any]:
@@ -50,9 +51,7 @@ def sha256_of(document: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def read_toml(
-    path: Path, *, remedy: str = "give a recipe's name (`mopd recipes`) or a TOML file"
-) -> dict[str, Any]:
+def read_toml(path: Path, *, remedy: str = WANTED) -> dict[str, Any]:
     """The TOML document in a file. NotFoundError, with the remedy, where there is none."""
     try:
         return parse_toml(path.read_text(encoding="utf-8"), source=str(path))

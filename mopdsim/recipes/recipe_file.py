@@ -24,8 +24,8 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from mopdsim.base.documents import WANTED, parse_toml, read_toml, stated
 from mopdsim.base.documents import keys as check_keys
-from mopdsim.base.documents import parse_toml, read_toml, stated
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import AMOUNTS_NAMES, SPENDING_KINDS, Amounts, AnyStage, Teacher, default_amounts
@@ -100,9 +100,9 @@ def loads(text: str, *, source: str = "recipe") -> Recipe:
     return from_document(parse_toml(text, source=source), source=source)
 
 
-def load(path: Path) -> Recipe:
-    """A recipe from a file. NotFoundError where there is none, UsageError where it is not sound."""
-    return from_document(read_toml(path), source=str(path))
+def load(path: Path, *, remedy: str = WANTED) -> Recipe:
+    """A recipe from a file. NotFoundError with the remedy where there is none, UsageError where it is not sound."""
+    return from_document(read_toml(path, remedy=remedy), source=str(path))
 
 
 def _first_problem(error: ValidationError, document: Mapping[str, Any]) -> str:

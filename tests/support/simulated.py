@@ -71,8 +71,8 @@ def simulated(
             },
         }
     about = {
-        "study": "simulated", "date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1, "workers": 1,
-        "prediction_sha256": "",
+        "study": "simulated", "date": "2026-01-01", "device": "none", "versions": {"mopd": "0"}, "scale": 1,
+        "workers": 1, "prediction_sha256": "",
     }  # fmt: skip
     return Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),

@@ -23,9 +23,12 @@ from safetensors import SafetensorError
 
 from mopdsim.base.documents import json_document
 from mopdsim.base.errors import MopdError
-from mopdsim.base.run_directory import RESOLVED, SUMMARY, checked_summary
+from mopdsim.base.run_directory import CONFIG, RESOLVED, SUMMARY, checked_summary
+from mopdsim.recipes import recipe_file
+from mopdsim.recipes.recipe import Recipe
 
 MANIFEST = "sha256.json"
+PUT_BACK = "put the file back, or run again with another --out"
 
 
 @contextmanager
@@ -135,8 +138,12 @@ def read_json(path: Path, *keys: str) -> dict[str, Any]:
     missing = f"{run}: no run directory ({path.name} is missing); give the --out of a run"
     if (run / RESOLVED).is_file():
         missing = f"{run}: the run is not finished ({path.name} is missing): finish it with `mopd train resume {run}`"
-    remedy = "put the file back, or run again with another --out"
-    return json_document(path, *keys, missing=missing, remedy=remedy)
+    return json_document(path, *keys, missing=missing, remedy=PUT_BACK)
+
+
+def read_recipe(run: Path) -> Recipe:
+    """The recipe that a run was begun with. NotFoundError where it is gone, UsageError where it is not sound."""
+    return recipe_file.load(run / CONFIG, remedy=PUT_BACK)
 
 
 def read_summary(run: Path) -> dict[str, Any]:

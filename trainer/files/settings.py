@@ -16,6 +16,7 @@ from mopdsim.base.documents import in_words
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import RESOLVED
 from mopdsim.recipes.stage import Value
+from trainer.files.atomic import PUT_BACK
 
 Count = Annotated[int, Field(ge=1)]
 Items = Annotated[int, Field(ge=1, le=100_000)]  # distinct prompts, all drawn before a run begins
@@ -105,5 +106,4 @@ def settings_of(resolved: Mapping[str, Any], run: Path) -> Settings:
     try:
         return Settings.model_validate(resolved["settings"])
     except ValidationError as error:
-        remedy = "put the file back, or run again with another --out"
-        raise UsageError(f"{run / RESOLVED}: settings: {in_words(error)}: {remedy}") from None
+        raise UsageError(f"{run / RESOLVED}: settings: {in_words(error)}: {PUT_BACK}") from None

@@ -17,11 +17,20 @@ from pathlib import Path
 from typing import Any
 
 from mopdsim.base import run_directory as files
+from mopdsim.base.documents import sha256_of
 from mopdsim.base.errors import Interrupted, UsageError
 from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import BASE, ROOTS, SMALLER, Distill
-from trainer.files.atomic import explained, read_json, read_summary, verified, write_json, write_text
+from trainer.files.atomic import (
+    explained,
+    read_json,
+    read_recipe,
+    read_summary,
+    verified,
+    write_json,
+    write_text,
+)
 from trainer.files.settings import Settings, settings_of
 from trainer.model import processes
 from trainer.model.chat import Chat
@@ -181,7 +190,7 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
     ):
         return read_summary(out)
     return run_recipe(
-        recipe_file.load(out / files.CONFIG),
+        read_recipe(out),
         model=resolved["model"],
         smaller=resolved["smaller"],
         settings=settings_of(resolved, out),
@@ -194,7 +203,10 @@ def resume(out: Path, *, progress: Progress) -> dict[str, Any]:
 
 
 def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, workers: int) -> None:
-    """Make the run directory, or refuse one that holds another run than is `asked`."""
+    """Make the run directory, or refuse one that holds another run than is `asked`, or whose files were changed.
+
+    What a run was begun with is hashed in its manifest, all but `store` and `workers`, which alone may be edited.
+    """
     resolved = {
         "schema_version": SCHEMA_VERSION,
         **asked,
@@ -202,25 +214,31 @@ def _open(out: Path, recipe: Recipe, asked: Mapping[str, Any], store: Store, wor
         "workers": workers,
     }
     config, text = out / files.CONFIG, recipe_file.dump(recipe)
+    hashes = {"recipe_sha256": hashlib.sha256(text.encode()).hexdigest(), "resolved_sha256": sha256_of(asked)}
     with explained(out):
         out.mkdir(parents=True, exist_ok=True)
-        before = read_json(out / files.RESOLVED, "settings") if config.exists() else resolved
-        before["settings"] = settings_of(before, out).model_dump(mode="json")  # with what came later
-        other = config.exists() and config.read_text(encoding="utf-8") != text
-    if (out / files.MANIFEST).is_file() and config.exists():
-        written = read_json(out / files.MANIFEST).get("recipe_sha256")
-        if written not in (None, hashlib.sha256(config.read_bytes()).hexdigest()):
-            raise UsageError(
-                f"{config}: was changed since the run began: bring it back, or run it with another --out"
-            )
-    if other or any(before.get(key) != value for key, value in asked.items()):
-        raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
+    if config.exists():
+        before = read_json(out / files.RESOLVED, "settings")
+        given = {key: before.get(key) for key in asked}
+        found = {
+            config: ("recipe_sha256", hashlib.sha256(config.read_bytes()).hexdigest()),
+            out / files.RESOLVED: ("resolved_sha256", sha256_of(given)),
+        }
+        begun = read_json(out / files.MANIFEST) if (out / files.MANIFEST).is_file() else {}
+        for path, (name, now) in found.items():
+            if begun.get(name) not in (None, now):
+                raise UsageError(
+                    f"{path}: was changed since the run began: bring it back, or run it with another --out"
+                )
+        given["settings"] = settings_of(before, out).model_dump(mode="json")  # with what came later
+        if found[config][1] != hashes["recipe_sha256"] or given != asked:
+            raise UsageError(f"{out}: holds a run of another recipe, model or settings; choose another --out")
     write_json(out / files.RESOLVED, resolved)
     write_text(config, text)
     about = {
         "schema_version": SCHEMA_VERSION,
         "seed": asked["settings"]["seed"],
-        "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        **hashes,
     }
     write_json(out / files.MANIFEST, about | manifest(asked["settings"]["device"]))
     write_text(out / files.STATUS, files.RUNNING + "\n")

@@ -15,7 +15,6 @@ from typing import Any
 
 from mopdsim.base.errors import NotFoundError, UsageError
 from mopdsim.base.run_directory import (
-    CONFIG,
     DONE,
     MADE_FROM,
     METRICS,
@@ -25,10 +24,9 @@ from mopdsim.base.run_directory import (
     rows_of,
     status_of,
 )
-from mopdsim.recipes import recipe_file
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import ROOTS, AnyStage, Distill, Merge
-from trainer.files.atomic import read_json, read_summary
+from trainer.files.atomic import read_json, read_recipe, read_summary
 from trainer.files.settings import Settings, settings_of
 from trainer.model.sources import model_directory
 from trainer.runs.plan import Plan, models, plan
@@ -163,7 +161,7 @@ def open_run(run: Path) -> Subject:
         raise UsageError(
             f"{run}: the run is not finished (STATUS {status}): finish it with `mopd train resume {run}`"
         )
-    recipe = recipe_file.load(run / CONFIG)
+    recipe = read_recipe(run)
     stages = taught(recipe)
     if not stages:
         raise UsageError(
@@ -176,7 +174,7 @@ def open_run(run: Path) -> Subject:
         settings=settings_of(resolved, run),
         resolved=resolved,
         summary=read_summary(run),
-        store=Store(root=Path(resolved["store"]) if resolved["store"] else run.resolve() / STORE),
+        store=Store(root=Path(resolved["store"]) if resolved["store"] else run.absolute() / STORE),
         stages=stages,
     )
 

@@ -85,9 +85,16 @@ def planted(folder: Path, runs: Mapping[str, tuple[Recipe, int, bool]], change: 
     found = Observations(
         points=pd.DataFrame(points, columns=list(POINTS)),
         manifest={
-            "study": folder.name, "date": "2026-01-01", "device": "none", "versions": {}, "scale": 1, "workers": 1,
-            "prediction_sha256": "", "runs": described, "stages": stages,
-        },  # fmt: skip
+            "study": folder.name,
+            "date": "2026-01-01",
+            "device": "none",
+            "versions": {},
+            "scale": 1,
+            "workers": 1,
+            "prediction_sha256": "",
+            "runs": described,
+            "stages": stages,
+        },
     )
     write(found, folder)
     return folder

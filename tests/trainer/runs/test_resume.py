@@ -19,7 +19,7 @@ from damage import hurt, quota
 from small_world import SETTINGS, carry_out, rows_of, shrunk, timeless
 from stopping import Stop, stop_after
 
-from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, UsageError
+from mopdsim.base.errors import DivergenceError, Interrupted, MopdError, NotFoundError, UsageError
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import Preference, RejectionSampling, Sft, default_amounts
@@ -367,11 +367,27 @@ def test_a_run_whose_files_were_changed_is_not_gone_on_with(
     (out / "config.toml").write_text(recipe_file.dump(recipe.scaled(3)))
     with pytest.raises(UsageError, match=r"config.toml: was changed since the run began: bring it back"):
         runs.resume(out, progress=Progress(quiet=True))
+    (out / "config.toml").unlink()
+    with pytest.raises(NotFoundError, match=r"config.toml: no such file; put the file back"):
+        runs.resume(out, progress=Progress(quiet=True))
     (out / "config.toml").write_text(text)
     resolved = json.loads((out / "resolved.json").read_text())
+    changes = {"settings": {**resolved["settings"], "seed": 5}, "scale": 2.0, "model": "tiny"}
+    for name, value in changes.items():
+        (out / "resolved.json").write_text(json.dumps(resolved | {name: value}))
+        with pytest.raises(
+            UsageError, match=r"resolved.json: was changed since the run began: bring it back"
+        ):
+            runs.resume(out, progress=Progress(quiet=True))
     (out / "resolved.json").write_text(json.dumps(resolved | {"settings": 3}))
-    with pytest.raises(UsageError, match=r"resolved.json: settings"):
+    with pytest.raises(UsageError, match=r"resolved.json: .*: (put the file|bring it) back"):
         carry_out(recipe, model, out, store=tmp_path / "store")
+    shutil.move(tmp_path / "store", tmp_path / "moved")
+    (out / "resolved.json").write_text(
+        json.dumps(resolved | {"workers": 2, "store": str(tmp_path / "moved")})
+    )
+    runs.resume(out, progress=Progress(quiet=True))  # what changes no number may be edited
+    assert not (tmp_path / "store").exists()
 
 
 def test_a_run_begun_before_a_setting_existed_goes_on(
@@ -382,6 +398,9 @@ def test_a_run_begun_before_a_setting_existed_goes_on(
     resolved = json.loads((tmp_path / "run" / "resolved.json").read_text())
     del resolved["settings"]["template_arguments"], resolved["settings"]["processes"]
     (tmp_path / "run" / "resolved.json").write_text(json.dumps(resolved))
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    del manifest["resolved_sha256"]  # which came later too
+    (tmp_path / "run" / "manifest.json").write_text(json.dumps(manifest))
 
     again = carry_out(recipe, model, tmp_path / "run")
 
