@@ -16,10 +16,8 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from mopdsim.app import charts, state, views
+from mopdsim.app import background, charts, state, views
 from mopdsim.app.answers import answer
-from mopdsim.app.background import Work
-from mopdsim.app.background import start as begin
 from mopdsim.app.uploads import csv_text
 from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import count, share
@@ -65,22 +63,9 @@ def _measured() -> None:
         about = VALIDATIONS[kind]
         views.caption(about.scope)
         _headline(report, ratio=about.ratio)
-        table = predictions(report)
-        for unit in table.unit.unique():
-            rows = table[table.unit == unit]
-            outside = int((rows["80% interval"] == "outside").sum())
-            views.figure(
-                f"Predicted against measured, {unit or about.unit}", rows, charts.predicted(about.ratio),
-                key=f"predicted_{kind}_{unit}",
-                says=f"{len(rows)} predictions against measurements; {outside} lie outside their 80% interval.",
-                note="Line: P10 to P90 of the prediction; on the diagonal it is exact. Rows of a model are "
-                "predicted by constants that never saw it where it can be left out.",
-            )  # fmt: skip
-        column = "log2 of the ratio" if about.ratio else "residual"
-        views.figure(
-            "Residuals", table, charts.residuals(column), key=f"residuals_{kind}",
-            says=f"Residuals of {len(table)} predictions: median {table[column].median():+.2f}.",
-            note="log2 of the ratio: 1 is twice the measurement." if about.ratio else "Predicted minus measured.",
+        _compared(
+            predictions(report), key=kind, ratio=about.ratio, unit=about.unit,
+            note="Rows of a model are predicted by constants that never saw it where it can be left out.",
         )  # fmt: skip
         errors = left_out(report)
         if not errors.empty:
@@ -90,6 +75,25 @@ def _measured() -> None:
                 errors, key=f"left_out_{kind}", alt="Median and P90 error by what was left out",
                 shown_as={"median error": error, "P90 error": error},
             )  # fmt: skip
+
+
+def _compared(table: pd.DataFrame, *, key: str, ratio: bool, unit: str, note: str = "") -> None:
+    """Predictions against measurements, a chart for each unit, and how many miss by how much. unit: of rows that name
+    none."""
+    for own in table.unit.unique():
+        rows = table[table.unit == own]
+        outside = int((rows["80% interval"] == "outside").sum())
+        views.figure(
+            f"Predicted against measured, {own or unit}", rows, charts.predicted(ratio), key=f"predicted_{key}_{own}",
+            says=f"{len(rows):,} predictions against measurements; {outside} lie outside their 80% interval.",
+            note=f"Line: P10 to P90 of the prediction; on the diagonal it is exact. {note}",
+        )  # fmt: skip
+    column = "log2 of the ratio" if ratio else "residual"
+    views.figure(
+        "Residuals", table, charts.residuals(column), key=f"residuals_{key}",
+        says=f"Residuals of {len(table):,} predictions: median {table[column].median():+.2f}.",
+        note="log2 of the ratio: 1 is twice the measurement." if ratio else "Points, predicted minus measured.",
+    )  # fmt: skip
 
 
 def _headline(report: dict[str, Any], *, ratio: bool) -> None:
@@ -162,7 +166,8 @@ def _own() -> None:
 @state.noticed()
 def _begin(kind: str, data: bytes) -> None:
     st.session_state.refitted = None
-    st.session_state.refit = ("refitted", (kind,), start_refit(kind, data))
+    work = background.start(["calibrate", kind, "--data", FILE], {FILE: csv_text(data)})
+    st.session_state.refit = ("refitted", (kind,), work)
 
 
 def _refitted(kind: str, document: dict[str, Any]) -> None:
@@ -171,11 +176,7 @@ def _refitted(kind: str, document: dict[str, Any]) -> None:
     _headline(report, ratio=True)
     table: pd.DataFrame = refitted(kind, document["entry"])
     views.table(table, key="refitted", alt="Refitted constants beside their textbook values, P10, P50, P90")
-    shown = predictions(report)
-    views.figure(
-        "Predicted against measured", shown, charts.predicted(True), key="refit_predicted",
-        says=f"{len(shown)} predictions of the refit against your measurements.",
-    )  # fmt: skip
+    _compared(predictions(report), key="refit", ratio=True, unit="your measurements")
     views.download("Constants, JSON", json.dumps(document, indent=1), "refit.json", "application/json")
 
 
@@ -232,7 +233,9 @@ def predictions(document: Mapping[str, Any]) -> pd.DataFrame:
         low, middle, high = (row.get(new, row.get(old)) for new, old in _ENDS)
         measured = row["measured"]
         what = " ".join(
-            str(row[key]) for key in ("row", "study", "model", "method", "stage", "domain") if key in row
+            str(row[key])
+            for key in ("row", "study", "run", "model", "method", "stage", "domain")
+            if key in row
         )
         inside = "inside" if low <= measured <= high else "outside"
         ratio = math.log2(middle / measured) if middle > 0 and measured > 0 else math.nan
@@ -293,20 +296,12 @@ NAMES = {"rl_steps": "RL step times", "train_throughput": "Training throughput",
 
 def check_refit(kind: str, data: bytes) -> int:
     """The number of rows that the kind can be fitted to. UsageError, one sentence, for any other file."""
-    if kind not in LOADERS:
-        raise UsageError(f"kind = {kind!r}: must be one of {', '.join(LOADERS)}")
     rows = len(LOADERS[kind].load(csv_text(data)).rows)
     if not rows:
         raise UsageError(
             "file: none of its rows has every number that the fit needs: compare it with the example"
         )
     return rows
-
-
-def start_refit(kind: str, data: bytes) -> Work:
-    """Begin a refit to a table that passes `check`."""
-    check_refit(kind, data)
-    return begin(["calibrate", kind, "--data", FILE], {FILE: csv_text(data)})
 
 
 HELD_OUT = Path("held_out") / "held_out.json"  # under the directory of the studies' results
@@ -336,29 +331,18 @@ def held_out_finding(found: Mapping[str, Any]) -> str:
     low, high = (f"{end:.0%}" for end in found["skill_interval"])
     verb = "beats" if found["skill"] > 0 else "does not beat"
     return (
-        f"On {found['n']} scores of {found['runs']} runs that the fit never saw, the forecast misses by "
+        f"On {found['n']:,} scores of {found['runs']:,} runs that the fit never saw, the forecast misses by "
         f"{found['mae_points']:.1f} points and {verb} the best simple rule, which misses by "
-        f"{found['best_baseline_mae_points']:.1f} (skill {found['skill']:.0%}, {low} to {high})."
+        f"{found['best_baseline_mae_points']:.1f} (saved of that: {found['skill']:.0%}, {low} to {high})."
     )
 
 
 def held_out_trials(document: Mapping[str, Any]) -> pd.DataFrame:
     """A row a score of a domain that its recipe trained: what, measured, P10, P50, P90, whether inside, residual."""
-    rows = [
-        {
-            "what": f"{row['domain']}, {row['study']} {row['run']}",
-            "recipe": recipe_title(row["strategy"]),
-            "measured": row["measured"],
-            "P10": row["low"],
-            "P50": row["predicted"],
-            "P90": row["high"],
-            "80% interval": "inside" if row["low"] <= row["measured"] <= row["high"] else "outside",
-            "residual": POINTS * (row["predicted"] - row["measured"]),
-        }
-        for row in document["trials"]
-        if row["in_set"]
-    ]
-    return pd.DataFrame(rows)
+    rows = [row for row in document["trials"] if row["in_set"]]
+    found = predictions({"predictions": rows})
+    recipes = [recipe_title(row["strategy"]) for row in rows]
+    return found.assign(recipe=recipes, residual=POINTS * found.residual)
 
 
 def by_group(document: Mapping[str, Any], key: str, of: str) -> pd.DataFrame:
@@ -386,18 +370,7 @@ def show_held_out(document: Mapping[str, Any]) -> None:
     st.caption(SCOPE)
     st.subheader(views.plain(held_out_finding(found)), anchor=False)
     _held_out_numbers(found)
-    table = held_out_trials(document)
-    outside = int((table["80% interval"] == "outside").sum())
-    views.figure(
-        "Predicted against measured, pass rate", table, charts.predicted(False), key="predicted_held_out",
-        says=f"{len(table)} held-out scores; {outside} lie outside their 80% interval.",
-        note="Line: P10 to P90 of the forecast; on the diagonal it is exact.",
-    )  # fmt: skip
-    views.figure(
-        "Residuals", table, charts.residuals("residual"), key="residuals_held_out",
-        says=f"Residuals of {len(table)} forecasts: median {table.residual.median():+.1f} points.",
-        note="Forecast minus measured.",
-    )  # fmt: skip
+    _compared(held_out_trials(document), key="held_out", ratio=False, unit="pass rate")
     for of, key in (("recipe", "by_strategy"), ("study", "by_study")):
         rows = by_group(document, key, of)
         if not rows.empty:
@@ -409,7 +382,7 @@ def show_held_out(document: Mapping[str, Any]) -> None:
 
 
 def _held_out_numbers(found: Mapping[str, Any]) -> None:
-    """Error, coverage and regret; under them what each is measured by."""
+    """Error, coverage and what a choice loses; under them what each is measured by."""
     low, high = found["coverage_80_interval"]
     cells = [
         ("Mean error", f"{found['mae_points']:.1f} points"),
@@ -418,9 +391,9 @@ def _held_out_numbers(found: Mapping[str, Any]) -> None:
     ]
     notes = [f"Best simple rule: {found['best_baseline']}", f"the true coverage is {low:.0%} to {high:.0%}"]
     if found["regret_points"] is not None:
-        cells.append(("Regret of its choices", f"{found['regret_points']:.1f} points"))
+        cells.append(("Lost by choosing with it", f"{found['regret_points']:.1f} points"))
         constant, rule = found["best_constant_rule_regret_points"], found["best_constant_rule"]
         if constant is not None:
-            notes.append(f"always {recipe_title(rule)} has a regret of {constant:.1f}")
+            notes.append(f"always {recipe_title(rule)} loses {constant:.1f}")
     _metrics(cells)
     views.caption("; ".join(notes) + ".")
