@@ -114,25 +114,17 @@ def _answer_in(path: Path) -> dict[str, Any]:
 
 
 _WIDTHS = {
-    "score": 7, "80% range": 14, "worst domain": 14, "cost": 9, "calendar": 11, "better than the first": 0,
+    "of": 11, "score": 7, "80% range": 14, "worst domain": 14, "cost": 9, "calendar": 11, "better than the first": 0,
 }  # fmt: skip
 
 
 def ranking_text(document: Mapping[str, Any]) -> str:
     """The table for people: the planner's plans, then the systems at what the first plan costs."""
-    widest = max(len(row["name"]) + 1 for row in [*document["finalists"], *document["systems"]])
     lines = [document["assumptions"], document["headline"], f"basis: {document['basis']}"]
     lines += [loss["sentence"] for loss in document["contradicted_by"][:1]]
-    lines += in_columns(map(words.cells, document["finalists"]), {"plan": widest, **_WIDTHS})
-    if document["systems"]:
-        lines.append(f"published systems, each scaled to {usd(document['usd'])}")
-        marked = [{**row, "name": row["name"] + "*" * bool(row["off_budget"])} for row in document["systems"]]
-        lines += in_columns(map(words.cells, marked), {"plan": widest, **_WIDTHS})[1:]
-    if document["ahead"]:
-        names = ", ".join(document["ahead"])
-        lines.append(f"ahead of the first plan in most worlds, outside the planner's families: {names}")
-    lines += [f"left out: {name}: {why}" for name, why in document["left_out"].items()]
-    return "\n".join(lines)
+    rows = words.ranked_cells(document)
+    lines += in_columns(rows, {"plan": max(len(row["plan"]) for row in rows), **_WIDTHS})
+    return "\n".join([*lines, *words.ranking_notes(document)])
 
 
 def comparison_text(document: Mapping[str, Any], assumed: str) -> str:

@@ -163,6 +163,41 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def ranked_cells(document: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table of `mopd compare --all FILE`: the planner's plans in its order, then the systems, the best
+    first, a star on those that cannot be cut down to the first plan's cost."""
+    plans = [{**cells(row), "of": "the planner"} for row in document["finalists"]]
+    systems = [
+        {**cells(row), "plan": _system(row["name"]), "of": "a system" + "*" * bool(row["off_budget"])}
+        for row in document["systems"]
+    ]
+    return [*plans, *systems]
+
+
+def ranking_notes(document: Mapping[str, Any]) -> list[str]:
+    """What stands under that table: what systems were scaled to, which of them lead, and which are left out."""
+    found = []
+    if document["systems"]:
+        star = (
+            " (* cannot be cut down so far)" if any(row["off_budget"] for row in document["systems"]) else ""
+        )
+        found.append(
+            f"The verdict is by best within the limits. Systems are scaled to {usd(document['usd'])}, what the first "
+            f"plan costs{star}; their batches fill few GPUs, so that their calendar may pass a deadline."
+        )
+    if document["ahead"]:
+        names = ", ".join(map(_system, document["ahead"]))
+        found.append(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
+    return [*found, *(f"Left out: {_system(name)}: {why}." for name, why in document["left_out"].items())]
+
+
+def _system(name: str) -> str:
+    """A published system by its title; the catalogue is loaded when one is named, for commands that name none."""
+    from mopdsim.recipes.catalogue import recipe_title
+
+    return recipe_title(name)
+
+
 def parameter(name: str) -> str:
     """An uncertain number of a world: "merge_exponent", "start:math" or "conflict:math>code"."""
     fact, colon, domains = name.partition(":")

@@ -198,31 +198,20 @@ def _ranked_table(question: str, document: Mapping[str, Any]) -> None:
             texts={"question.toml": question},
         )
         opening.badge(document)
-    views.caption(
-        f"The verdict is by best within the budget; systems are scaled to {usd(document['usd'])}, what the first "
-        "plan costs."
-    )
-    shown = pd.DataFrame(map(words.cells, candidates(document))).assign(plan=table.plan)
-    shown.insert(1, "of", table.of)
+    shown = pd.DataFrame(words.ranked_cells(document))
     st.table(
-        shown.map(views.plain), border="horizontal", hide_index=True,
-        alt="Plans of the planner, then published systems at equal dollars",
+        shown[["plan", "of", *shown.columns.drop(["plan", "of"])]].map(views.plain), border="horizontal",
+        hide_index=True, alt="Plans of the planner, then published systems at equal dollars",
     )  # fmt: skip
-    if document["ahead"]:
-        names = ", ".join(recipe_title(name) for name in document["ahead"])
-        views.caption(f"Ahead of the first plan in most worlds, outside the planner's families: {names}.")
-
-
-def candidates(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The planner's plans in its order, then the systems, the best first."""
-    return [*document["finalists"], *document["systems"]]
+    for note in words.ranking_notes(document):
+        views.caption(note)
 
 
 def ranked(document: Mapping[str, Any]) -> pd.DataFrame:
     """A row a candidate, in numbers."""
-    found = frames.of_rows(candidates(document), RANKED)
-    kinds = {"planner": "the planner", "catalogue": "a system"}
-    return found.assign(plan=found.plan.map(recipe_title), of=found.of.map(kinds))
+    found = frames.of_rows([*document["finalists"], *document["systems"]], RANKED)
+    told = words.ranked_cells(document)
+    return found.assign(**{name: [row[name] for row in told] for name in ("plan", "of")})
 
 
 def common_keys(choice: Choice) -> dict[str, Any]:
