@@ -62,18 +62,6 @@ class Recovery:
         """Whether two studies of the fit have the strategy: one alone cannot tell it from itself."""
         return len(self.seen.get(strategy, ())) > 1
 
-    def of(self, strategy: str) -> tuple[float, float]:
-        """Mean and sd of a strategy's recovery in a study that was not seen, its tails apart."""
-        weight_K = self._weights()
-        variance = float(weight_K @ self.covariance_KK @ weight_K) + SCALES["within"] ** 2
-        variance += SCALES["study"] ** 2 * DEGREES / (DEGREES - 2)
-        variance += 0.0 if self.identified(strategy) else UNSEEN**2
-        return float(weight_K @ self.mean_K), variance**0.5
-
-    def _weights(self, method: str = "") -> Array:
-        names = {"mean", TEACHERS.get(method, ("",))[0]}
-        return np.array([float(name in names) for name in self.names])
-
     def drawn(self, row: Score, *, seed: int, draws: int) -> Array:
         """The row's score as a probability, (N,). Unknowns, study and noise have streams of their own, so that two
         strategies of one study share what they have in common."""
@@ -89,7 +77,8 @@ class Recovery:
         strategy = METHODS[row.method]
         noise_KN = np.stack([standard_normal(f"recovery/{name}", seed, draws) for name in self.names])
         deviation_KN = np.linalg.cholesky(self.covariance_KK + 1e-12 * np.eye(len(self.names))) @ noise_KN
-        weight_K = self._weights(row.method)
+        own_names = {"mean", TEACHERS.get(row.method, ("",))[0]}
+        weight_K = np.array([float(name in own_names) for name in self.names])
         recovery_N = weight_K @ (self.mean_K[:, None] + deviation_KN) + tailed(row.study, SCALES["study"])
         if not self.identified(strategy):
             recovery_N = recovery_N + UNSEEN * standard_normal(f"recovery/{strategy}", seed, draws)

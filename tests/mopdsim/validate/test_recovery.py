@@ -36,14 +36,19 @@ def table(**recovery: float) -> list[Score]:
 
 
 def test_a_known_recovery_is_found_again_from_all_strategies_together() -> None:
-    found = fit(table(mixed_rl=0.8, mopd=0.95, merge_average=0.65))
-    assert found.of("mopd")[0] == found.of("mixed_rl")[0] == pytest.approx(0.8, abs=0.06)
+    rows = table(mixed_rl=0.8, mopd=0.95, merge_average=0.65)
+    assert parameters(rows)["recovery"]["value"] == pytest.approx(0.8, abs=0.06)
+    found = fit(rows)
+    for method in ("mopd", "mixed_rl"):
+        (row,) = rows_of("new", method, 0.8, count=1)
+        assert np.median(found.drawn(row, seed=0, draws=4000)) == pytest.approx(row.score, abs=0.01)
 
 
 def test_one_odd_study_pulls_the_others_little() -> None:
     plain = table(mopd=0.95)
     odd = [*plain, *rows_of("odd", "mopd", 0.2)]
-    assert fit(odd).of("mopd")[0] > fit(plain).of("mopd")[0] - 0.1
+    pulled, usual = (parameters(rows)["recovery"]["value"] for rows in (odd, plain))
+    assert pulled > usual - 0.1
 
 
 def test_a_strategy_of_one_study_is_not_identified_and_wide() -> None:
@@ -52,7 +57,12 @@ def test_a_strategy_of_one_study_is_not_identified_and_wide() -> None:
     assert (
         found.identified("mopd") and not found.identified("cascade_rl") and not found.identified("telepathy")
     )
-    assert found.of("telepathy")[1] > found.of("mopd")[1]
+    usual, odd = (
+        found.drawn(row, seed=0, draws=4000)
+        for method in ("mopd", "cascade_rl")
+        for row in rows_of("new", method, 0.9, count=1)
+    )
+    assert odd.std() > 1.2 * usual.std()
     assert set(parameters(rows)) == {"recovery", "recovery_common", "recovery_unseen"}
 
 
