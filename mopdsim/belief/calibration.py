@@ -40,11 +40,9 @@ from mopdsim.facts.domains import (
     Estimate,
     Scope,
     between,
-    by_domains,
     nearest,
     rivalry,
     unambiguous,
-    undialled,
 )
 
 Distribution = Literal["normal", "lognormal", "logit", "student"]
@@ -102,14 +100,6 @@ class Correlation:
         matrix_KK += max(0.0, 1e-9 - least) * np.eye(len(matrix_KK))
         factor_KK = np.linalg.cholesky(matrix_KK / matrix_KK[0, 0])
         return {name: factor_KK[place, : place + 1] for place, name in enumerate(self.names)}
-
-    def of(self, one: str, other: str) -> float:
-        """The correlation of two streams: 0 where one of them is unknown."""
-        if one == other:
-            return 1.0
-        if one not in self._mixture or other not in self._mixture:
-            return 0.0
-        return self.matrix[self.names.index(one)][self.names.index(other)]
 
     def noise(self, name: str, seed: int, draws: int) -> Array:
         """Standard normal draws of a parameter, (N,), correlated with the others'; of its own stream if unknown."""
@@ -236,18 +226,16 @@ class Calibration:
 
     name: str
     parameters: Mapping[str, Parameter]
-    provenance: tuple[str, ...] = ()
     facts: Mapping[Scope, Mapping[str, Mapping[str, Estimate]]] = field(default_factory=dict)
     correlations: Mapping[Scope, Correlation] = field(default_factory=dict)
 
     def parameter(self, name: str) -> Parameter:
-        """The parameter called `name`, or the one that its part before the colon names."""
-        found = self.parameters.get(name) or self.parameters.get(name.partition(":")[0])
-        if found is None:
+        """The parameter called `name`. NotFoundError where there is none."""
+        if name not in self.parameters:
             raise NotFoundError(
                 f"calibration {self.name!r} has no parameter {name!r}{did_you_mean(name, self.parameters)}"
             )
-        return found
+        return self.parameters[name]
 
     def unfitted(self) -> Calibration:
         """The priors alone, without what studies found."""
@@ -307,7 +295,7 @@ class Calibration:
         of rivals at ambiguity d is that of their marked prompts less k d, k the same for all (`ALONG_THE_DIAL`): it
         falls with the dial in every draw."""
         pair = ">".join(unambiguous(row.name) for row in (source, target))
-        marked_N = self.draw(f"{kind}:{pair}", scope, seed=seed, draws=draws)
+        marked_N = self.draw(kind, scope, seed=seed, draws=draws, key=f"{kind}:{pair}")
         dial = rivalry(source.name, target.name)
         if dial == 0:
             return marked_N
@@ -328,18 +316,13 @@ class Calibration:
         )
 
     def _near(self, domain: Domain, key: str, scope: Scope) -> dict[str, float]:
+        known = self.facts.get(scope, {})
         for name in (domain.name, domain.row):
-            if name in self.facts.get(scope, {}) and key not in self.facts[scope][name]:
+            if name in known and key not in known[name]:
                 return {}  # studied itself, and nothing was learned of this: no neighbour knows better
-            known = self._studied_domains.get(scope, {}).get(undialled(name), ())
-            if near := nearest(name, [spec for spec in known if key in self.facts[scope][spec]]):
+            if near := nearest(name, [spec for spec, found in known.items() if key in found]):
                 return near
         return {}
-
-    @cached_property
-    def _studied_domains(self) -> dict[Scope, dict[str, list[str]]]:
-        """Domains of which studies found something, by scope and without dials."""
-        return {scope: by_domains(rows) for scope, rows in self.facts.items()}
 
 
 @cache
@@ -376,7 +359,6 @@ def from_document(document: Any, *, source: str) -> Calibration:
     return Calibration(
         name=str(document.get("name", source)),
         parameters=parameters,
-        provenance=tuple(map(str, document.get("provenance", ()))),
         facts=_facts(document.get("domains", {}), source),
         correlations=_correlations(document.get("correlations", {}), source),
     )

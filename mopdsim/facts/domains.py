@@ -251,30 +251,15 @@ TOLERANCE = 0.05  # of two measured starts' mean above the bound: a finite test'
 
 
 def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
-    """The studied specs of the same domains as `wanted` (one spec, or a pair "a>b") that are nearest, with weights that
-    add up to 1; the spec itself alone where it was studied, none where no setting of its domains was. Starts taught by
-    a demonstrator with a habit are other skills to learn, so that they are near to one another only."""
-    alike = [spec for spec in studied if (HABIT in spec) == (HABIT in wanted)]
-    apart = sorted((distance, spec) for spec in alike if (distance := _distance(wanted, spec)) is not None)[
-        :NEAREST
-    ]
+    """The studied specs of the same domain as `wanted` that are nearest, with weights that add up to 1; the spec itself
+    alone where it was studied, none where no setting of its domain was. Starts taught by a demonstrator with a habit
+    are other skills to learn, so that they are near to one another only."""
+    alike = [spec for spec in studied if _row(spec) == _row(wanted) and (HABIT in spec) == (HABIT in wanted)]
+    apart = sorted((_apart(dials(wanted), dials(spec)), spec) for spec in alike)[:NEAREST]
     if apart and apart[0][0] < _SAME:
         return {apart[0][1]: 1.0}
     whole = sum(1 / distance for distance, _ in apart)
     return {spec: 1 / distance / whole for distance, spec in apart}
-
-
-def by_domains(specs: Iterable[str]) -> dict[str, list[str]]:
-    """The specs by their domains without dials: only those of one group can be near each other."""
-    found: dict[str, list[str]] = {}
-    for spec in specs:
-        found.setdefault(undialled(spec), []).append(spec)
-    return found
-
-
-def undialled(spec: str) -> str:
-    """A spec, or a pair "a>b", without its dials."""
-    return ">".join(_row(part) for part in spec.split(">"))
 
 
 def between(weights: Mapping[str, float], drawn: Mapping[str, Array], *, positive: bool = False) -> Array:
@@ -360,15 +345,8 @@ def unambiguous(spec: str) -> str:
     return "?".join([_row(spec), *(["&".join(options)] if options else [])])
 
 
-def _distance(one: str, other: str) -> float | None:
-    """Sum of the dials' differences; None between other domains."""
-    parts = list(zip(one.split(">"), other.split(">"), strict=False))
-    if one.count(">") != other.count(">") or any(_row(a) != _row(b) for a, b in parts):
-        return None
-    return sum(_apart(dials(a), dials(b)) for a, b in parts)
-
-
 def _apart(one: dict[str, str], other: dict[str, str]) -> float:
+    """Sum of the dials' differences."""
     return sum(_step(one.get(key, "0"), other.get(key, "0")) for key in one.keys() | other.keys())
 
 

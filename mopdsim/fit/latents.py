@@ -53,14 +53,14 @@ START_SD = 3.0  # logits: a base's score is measured, so that its prior does not
 
 @dataclass(frozen=True, kw_only=True)
 class Latent:
-    """One unknown. mean, sd: its prior on its own scale. domains: it enters the trees that have all of them. tree: if
-    given, it enters only the tree at this index."""
+    """One unknown. mean, sd: its prior on its own scale. domain: if given, it enters only the trees that have it. tree:
+    if given, it enters only the tree at this index."""
 
     name: str
     mean: float
     sd: float
     distribution: Distribution = "normal"
-    domains: tuple[str, ...] = ()
+    domain: str = ""
     tree: int | None = None
 
     def value(self, x: Array) -> Array:
@@ -91,12 +91,12 @@ class Latents:
 
     def of_tree(self, place: int) -> NDArray[np.intp]:
         """Places of the unknowns that a tree's scores can depend on."""
-        known = set(self.trees[place].domains)
+        known = {"", *self.trees[place].domains}
         return np.array(
             [
                 index
                 for index, latent in enumerate(self.entries)
-                if (latent.tree is None or latent.tree == place) and known >= set(latent.domains)
+                if (latent.tree is None or latent.tree == place) and latent.domain in known
             ],
             dtype=np.intp,
         )
@@ -178,17 +178,16 @@ def _constant(name: str, calibration: Calibration) -> Latent:
     return _latent(name, parameter.prior, parameter.distribution)
 
 
-def _latent(name: str, prior: Estimate, distribution: Distribution, domains: tuple[str, ...] = ()) -> Latent:
+def _latent(name: str, prior: Estimate, distribution: Distribution, domain: str = "") -> Latent:
     mean = scaled(distribution, prior.value)
-    return Latent(name=name, mean=mean, sd=prior.sd, distribution=distribution, domains=domains)
+    return Latent(name=name, mean=mean, sd=prior.sd, distribution=distribution, domain=domain)
 
 
 def _of_domain(row: Domain) -> Iterator[Latent]:
-    own = (row.name,)
     for key in SCORES:
-        yield _latent(f"{key}:{row.name}", in_logits(getattr(row, key)), "logit", own)
+        yield _latent(f"{key}:{row.name}", in_logits(getattr(row, key)), "logit", row.name)
     for key in SPEEDS:
-        yield _latent(f"{key}:{row.name}", getattr(row, key), "lognormal", own)
+        yield _latent(f"{key}:{row.name}", getattr(row, key), "lognormal", row.name)
 
 
 def _of_tree(place: int, tree: Tree) -> Iterator[Latent]:
@@ -199,7 +198,7 @@ def _of_tree(place: int, tree: Tree) -> Iterator[Latent]:
             mean=mean,
             sd=START_SD,
             distribution="logit",
-            domains=(name,),
+            domain=name,
             tree=place,
         )
 

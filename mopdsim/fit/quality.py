@@ -29,7 +29,6 @@ from mopdsim.belief.calibration import (
     from_document,
     read,
 )
-from mopdsim.facts.domains import Estimate
 from mopdsim.fit.ambiguity import along_the_dial
 from mopdsim.fit.forest import Tree, load, scope_of_trees
 from mopdsim.fit.latents import Group, Latent, Latents, latents_of
@@ -99,21 +98,16 @@ def document(
         return {"value": _round(value), "sd": _round(sd), "grade": "fitted", "source": source}
 
     for row in learned:
-        found = fitted(row.value, row.sd)
-        if row.fact:
-            domains.setdefault(row.domain, {})[row.fact] = found
-            continue
-        general = row.name.partition(":")[0]
-        own = parameters.get(row.name) or {k: v for k, v in parameters[general].items() if k != "studies"}
-        studies = {key: value for key, value in own.get("studies", {}).items() if key != scope}
-        parameters[row.name] = {**own, "studies": {**studies, scope: found}}
-    alone = {row: posterior.spreads[group] for group, row in ERRORS.items()}
-    if (middle := collapse_middle(posterior, source=source)) is not None:
-        alone["collapse_middle"] = (middle.value, middle.sd)
-    alone |= dial or {}
+        if row.domain:
+            domains.setdefault(row.domain, {})[row.fact] = fitted(row.value, row.sd)
+    constants = {row.name: (row.value, row.sd) for row in learned if not row.domain}
+    constants |= {row: posterior.spreads[group] for group, row in ERRORS.items()}
+    if (middle := collapse_middle(posterior)) is not None:
+        constants["collapse_middle"] = middle
+    constants |= dial or {}
     for domain, (value, sd) in starts(posterior).items():
         domains.setdefault(domain, {})["start"] = fitted(value, sd)
-    for key, ends in alone.items():
+    for key, ends in constants.items():
         studies = {**parameters[key].get("studies", {}), scope: fitted(*ends)}
         parameters[key] = {**parameters[key], "studies": studies}
     return {
@@ -135,7 +129,7 @@ def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
     for latent, x in zip(latents.entries, posterior.x_L, strict=True):
         if latent.tree is not None and latents.trees[latent.tree].relative_size == 1:
             base = latents.trees[latent.tree].base
-            by_domain.setdefault(latent.domains[0], {})[base] = float(x)
+            by_domain.setdefault(latent.domain, {})[base] = float(x)
     weight, spread = BASES
     found = {}
     for domain, own in by_domain.items():
@@ -146,9 +140,9 @@ def starts(posterior: Posterior) -> dict[str, tuple[float, float]]:
     return found
 
 
-def collapse_middle(posterior: Posterior, *, source: str) -> Estimate | None:
-    """Of the hazard, nats a token, by the likelihood of what happened at the distances that the fitted walk gives; None
-    without on-policy distillations. A student that ends below its start has collapsed."""
+def collapse_middle(posterior: Posterior) -> tuple[float, float] | None:
+    """Of the hazard, nats a token, and the sd of its ln, by the likelihood of what happened at the distances that the
+    fitted walk gives; None without on-policy distillations. A student that ends below its start has collapsed."""
     calibration = posterior.latents.calibration
     prior = calibration.parameters["collapse_middle"].prior
     seen = [pair for place in range(len(posterior.latents.trees)) for pair in _outcomes(posterior, place)]
@@ -162,8 +156,7 @@ def collapse_middle(posterior: Posterior, *, source: str) -> Estimate | None:
     weight_G = np.exp(log_G - log_G.max())
     weight_G /= weight_G.sum()
     mean = float(weight_G @ log_middle_G)
-    sd = float(np.sqrt(weight_G @ (log_middle_G - mean) ** 2))
-    return Estimate(value=float(np.exp(mean)), sd=sd, grade="fitted", source=source)
+    return float(np.exp(mean)), float(np.sqrt(weight_G @ (log_middle_G - mean) ** 2))
 
 
 def _outcomes(posterior: Posterior, place: int) -> Iterator[tuple[float, bool]]:
@@ -190,12 +183,12 @@ def _mean(tree: Tree, name: str, stage: Distill) -> float | None:
 
 
 class _Row:
-    """A parameter under the name of its draws, and its place among the unknowns."""
+    """A constant, or a fact of a domain, under the name of its draws, and its place among the unknowns."""
 
     def __init__(self, posterior: Posterior, latent: Latent) -> None:
-        self.name, self.place = latent.name, posterior.latents.index[latent.name]
-        kind, _, self.domain = latent.name.partition(":")
-        self.fact = kind if latent.distribution != "normal" and self.domain else ""
+        self.name, self.domain = latent.name, latent.domain
+        self.fact = latent.name.partition(":")[0]
+        self.place = posterior.latents.index[latent.name]
         self.value = float(latent.value(posterior.x_L[self.place]))
         self.sd = float(posterior.sd_L[self.place])
         if self.fact in ("asymptote", "demonstrated"):  # the table has scores' deviations in probability

@@ -72,7 +72,7 @@ def drawn(latents: Latents, rng: np.random.Generator) -> tuple[Array, float]:
     sd_L = latents.sd_L.copy()
     for place, latent in enumerate(latents.entries):
         if latent.tree is not None:
-            sd_L[place] = in_logits(latents.trees[latent.tree].domains[latent.domains[0]].start).sd
+            sd_L[place] = in_logits(latents.trees[latent.tree].domains[latent.domain].start).sd
     return latents.mean_L + sd_L * noise_L, float(error)
 
 

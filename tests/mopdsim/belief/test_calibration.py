@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from copy import deepcopy
 from importlib.resources import files
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -85,8 +86,10 @@ def test_a_new_domain_shifts_no_other() -> None:
 
 
 def test_all_pairs_have_one_prior() -> None:
-    calibration = default_calibration()
-    assert calibration.parameter("conflict:swe>chat") is calibration.parameters["conflict"]
+    calibration, rows = default_calibration(), [domain(name) for name in ("swe", "chat", "math")]
+    for one, other in permutations(rows, 2):
+        known = calibration.pair("conflict", one, other, "frontier")
+        assert known == calibration.parameters["conflict"].at("frontier")
 
 
 def test_the_asymptote_moves_with_the_start_and_stays_above_it() -> None:

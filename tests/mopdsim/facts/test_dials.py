@@ -27,12 +27,6 @@ def test_weights_go_with_the_inverse_of_the_distance(wanted: str, weights: dict[
     assert nearest(wanted, STUDIED) == pytest.approx(weights)
 
 
-def test_a_pair_is_near_where_both_its_domains_are() -> None:
-    studied = ("sort>sort_down", "sort?ambiguity=1>sort_down?ambiguity=1", "sort>reverse")
-    found = nearest("sort?ambiguity=0.9>sort_down?ambiguity=0.9", studied)
-    assert found == pytest.approx({studied[1]: 0.9, studied[0]: 0.1})
-
-
 def test_means_are_of_logarithms_where_a_quantity_is_positive() -> None:
     drawn = {"a": np.array([1.0]), "b": np.array([100.0])}
     assert between({"a": 0.5, "b": 0.5}, drawn, positive=True) == pytest.approx(10.0)
