@@ -127,8 +127,13 @@ def ranking_text(document: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *words.ranking_notes(document)])
 
 
+_DIFFERENCE = {"difference": 28, "P50": 10, "P10 to P90": 26, "better": 0}
+
+
 def comparison_text(document: Mapping[str, Any], assumed: str) -> str:
     """What was asked, a line a recipe, and each against the first in every measure."""
+    from mopdsim.forecast.compare import cells
+
     lines = [
         assumed,
         f"{'recipe':<18}{'GPU-hours':<12}{'cost':<10}{'calendar':<12}{'mean score':<12}worst domain",
@@ -140,12 +145,9 @@ def comparison_text(document: Mapping[str, Any], assumed: str) -> str:
             f"{score(found['worst_score']['p50'])}"
         )
     for name, row in document["against_baseline"].items():
-        lines.append(f"{name} against {document['baseline']}")
         measures = {**{key: value for key, value in row.items() if key != "scores"}, **row["scores"]}
-        for key, found in measures.items():
-            lines.append(
-                f"  {key:<20} better with probability {share(found['probability_better'])}: {found['verdict']}"
-            )
+        lines.append(f"{name} minus {document['baseline']}, in the same worlds")
+        lines += in_columns(map(cells, measures, measures.values()), _DIFFERENCE)
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.base.numbers import count, duration, share, signed, usd
 from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import of_recipe
@@ -32,20 +33,30 @@ TIE = "tie"
 @dataclass(frozen=True, kw_only=True)
 class Measure:
     """A number to compare: `sign` is 1 where more is better; differences below `floor` (`relative` to the
-    baseline's median where said) are nothing."""
+    baseline's median where said) are nothing. title and unit: in words, of a score in hundredths."""
 
     of: Callable[[Forecast], Array]
     sign: int
     floor: float
     relative: bool = False
+    title: str = ""
+    unit: Callable[[float], str] = lambda score: f"{100 * score:.1f}"
 
 
 MEASURES: Mapping[str, Measure] = {
-    "mean_score": Measure(of=lambda found: found.scores_DN.mean(axis=0), sign=1, floor=0.005),
-    "worst_score": Measure(of=lambda found: found.scores_DN.min(axis=0), sign=1, floor=0.005),
-    "gpu_hours": Measure(of=lambda found: found.gpu_hours_N, sign=-1, floor=0.02, relative=True),
-    "usd": Measure(of=lambda found: found.usd_N, sign=-1, floor=0.02, relative=True),
-    "days": Measure(of=lambda found: found.days_N, sign=-1, floor=0.02, relative=True),
+    "mean_score": Measure(
+        of=lambda found: found.scores_DN.mean(axis=0), sign=1, floor=0.005, title="mean score, points"
+    ),
+    "worst_score": Measure(
+        of=lambda found: found.scores_DN.min(axis=0), sign=1, floor=0.005, title="worst domain, points"
+    ),
+    "gpu_hours": Measure(
+        of=lambda found: found.gpu_hours_N, sign=-1, floor=0.02, relative=True, title="GPU-hours", unit=count
+    ),
+    "usd": Measure(of=lambda found: found.usd_N, sign=-1, floor=0.02, relative=True, title="cost", unit=usd),
+    "days": Measure(
+        of=lambda found: found.days_N, sign=-1, floor=0.02, relative=True, title="calendar", unit=duration
+    ),
 }
 
 
@@ -65,6 +76,21 @@ class Difference:
             "probability_better": self.probability_better,
             "verdict": self.verdict,
         }
+
+
+def cells(key: str, found: Mapping[str, Any]) -> dict[str, str]:
+    """A difference's document as a table's row: what differs, by how much, and who is better, how surely. key: of
+    `MEASURES`, or a domain, whose score it is."""
+    measure = MEASURES.get(key) or _score(key)
+    ends = {end: signed(value, measure.unit) for end, value in found["difference"].items()}
+    sure = max(found["probability_better"], 1 - found["probability_better"])
+    verdict = found["verdict"]
+    return {
+        "difference": measure.title,
+        "P50": ends["p50"],
+        "P10 to P90": f"{ends['p10']} to {ends['p90']}",
+        "better": verdict if verdict == TIE else f"{verdict}, {share(sure)} sure",
+    }
 
 
 def labels(forecasts: Sequence[Forecast]) -> list[str]:
@@ -127,7 +153,12 @@ def compare(forecasts: Sequence[Forecast]) -> dict[str, Any]:
 
 
 def _score(domain: str) -> Measure:
-    return Measure(of=lambda found: found.scores_DN[found.world.index[domain]], sign=1, floor=0.005)
+    return Measure(
+        of=lambda found: found.scores_DN[found.world.index[domain]],
+        sign=1,
+        floor=0.005,
+        title=f"{domain}, points",
+    )
 
 
 DOMAINS = ("sort", "reverse", "shift", "swap", "brackets", "rle_decode")

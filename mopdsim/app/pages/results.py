@@ -5,7 +5,7 @@ Leaves out: the numbers (`mopdsim.forecast.forecast`, `mopdsim.forecast.compare`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -17,21 +17,13 @@ import streamlit as st
 from mopdsim.app import charts, frames, state, views
 from mopdsim.app.answers import Answer, answer, rival
 from mopdsim.base.errors import MopdError, UsageError
-from mopdsim.base.numbers import count, duration, interval, score, signed, usd, with_interval
+from mopdsim.base.numbers import count, duration, interval, score, usd, with_interval
 from mopdsim.forecast.at_budget import bought
-from mopdsim.forecast.compare import MEASURES, TIE, Difference, difference
-from mopdsim.forecast.forecast import Forecast, quantiles, weakest
+from mopdsim.forecast.compare import MEASURES, TIE, Difference, cells, difference
+from mopdsim.forecast.forecast import Forecast, weakest
 from mopdsim.forecast.why import assumptions, basis
 from mopdsim.plan.words import capital
 from mopdsim.recipes.catalogue import recipe_title
-
-DIFFERENCES: Mapping[str, tuple[str, Callable[[float], str]]] = {
-    "mean_score": ("mean score, points", lambda value: f"{100 * value:.1f}"),
-    "worst_score": ("worst domain, points", lambda value: f"{100 * value:.1f}"),
-    "gpu_hours": ("GPU-hours", count),
-    "usd": ("cost", usd),
-    "days": ("calendar", duration),
-}
 
 _LIKELY = 0.5  # a budget kept less often than that is said to be too small
 
@@ -218,17 +210,8 @@ def _differences(baseline: Answer, now: Answer) -> None:
     except UsageError:
         st.caption("The two are over different domains or draws: their differences mean nothing.")
         return
-    rows = []
-    for name, row in found.items():
-        title, unit = DIFFERENCES[name]
-        ends = {end: signed(value, unit) for end, value in quantiles(row.difference_N).items()}
-        better = (
-            row.verdict
-            if row.verdict == TIE
-            else f"{row.verdict}, {max(row.probability_better, 1 - row.probability_better):.0%} sure"
-        )
-        rows.append((title, views.plain(ends["p50"]), views.plain(f"{ends['p10']} to {ends['p90']}"), better))
-    st.table(pd.DataFrame(rows, columns=["now minus baseline", "P50", "P10 to P90", "better"]),
+    table = pd.DataFrame([cells(name, row.to_document()) for name, row in found.items()]).map(views.plain)
+    st.table(table.rename(columns={"difference": "now minus baseline"}),
              hide_index=True, border="horizontal", alt="Differences now minus baseline in the same draws")  # fmt: skip
 
 
@@ -238,7 +221,7 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
     for label, found in shown.items():
         document, scenario = found.document, found.forecast.scenario
         worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
-        cells = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
+        column = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
         for title, row, unit in (
             ("cost", document["usd"], usd),
             ("GPU-hours", document["gpu_hours"], count),
@@ -246,9 +229,9 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
             ("mean score", document["mean_score"], score),
             ("weakest domain", document["scores"][worst], score),
         ):
-            cells[title] = with_interval(row, unit)
-        cells["weakest domain"] = f"{worst} {cells['weakest domain']}"
-        columns[label] = {title: views.plain(cell) for title, cell in cells.items()}
+            column[title] = with_interval(row, unit)
+        column["weakest domain"] = f"{worst} {column['weakest domain']}"
+        columns[label] = {title: views.plain(cell) for title, cell in column.items()}
     return pd.DataFrame(columns)
 
 

@@ -21,7 +21,7 @@ from mopdsim.belief.calibration import default_calibration
 from mopdsim.facts import domains as domains_module
 from mopdsim.facts.domains import Estimate
 from mopdsim.facts.model import model
-from mopdsim.forecast.compare import MEASURES, compare, difference
+from mopdsim.forecast.compare import MEASURES, cells, compare, difference
 from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.scenario import Scenario, dump, from_document, load, loads, of_recipe
 from mopdsim.forecast.schedule import Reliability
@@ -500,3 +500,22 @@ def test_larger_models_of_tiny_domains_warn_of_bold_rates_and_of_sizes_never_tri
     assert "62 times the parameters" in told("Qwen3-0.6B", recipe) and "times the" not in told(
         "tiny-10M", recipe
     )
+
+
+@pytest.mark.parametrize(
+    ("key", "ends", "probability", "row"),
+    [
+        ("usd", (-2000.0, -1000.0, 500.0), 0.9, ["cost", "-$1,000", "-$2,000 to +$500", "mopd, 90% sure"]),
+        ("mean_score", (-0.01, 0.02, 0.05), 0.2, ["mean score, points", "+2.0", "-1.0 to +5.0", "mopd, 80% sure"]),
+        ("math", (0.0, 0.0, 0.0), 0.5, ["math, points", "+0.0", "+0.0 to +0.0", "tie"]),
+    ],
+)  # fmt: skip
+def test_a_difference_is_told_by_sign_unit_and_how_sure(
+    key: str, ends: tuple[float, ...], probability: float, row: list[str]
+) -> None:
+    found = {
+        "difference": dict(zip(("p10", "p50", "p90"), ends, strict=True)),
+        "probability_better": probability,
+        "verdict": "tie" if probability == 0.5 else "mopd",
+    }
+    assert list(cells(key, found).values()) == row
