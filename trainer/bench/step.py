@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.base.errors import NotFoundError, did_you_mean
+from trainer.batch.objective import surrogate
 from trainer.batch.rollout import Rollouts, generate
 from trainer.batch.score import Scored, logprobs, score
 from trainer.batch.update import CPU_PIECE, LossOf, accumulate_gradients
@@ -196,22 +197,9 @@ class GrpoStep(Step):
     def loss_of(self, rollouts: Rollouts) -> LossOf:
         rewards = torch.tensor([distinct(tokens) for tokens in rollouts.response_BT.tolist()])
         advantage_B, _ = losses.group_advantages(rewards, rollouts.group)
-        weight_M = losses.token_weights(rollouts.trained_BT).flatten()
-        token_M, behaviour_M = rollouts.response_BT.flatten(), rollouts.logprob_BT.flatten()
-        width = rollouts.response_BT.shape[1]
-
-        def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-            logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
-            return losses.policy_gradient(
-                logprob_N,
-                behaviour_M[index_N],
-                advantage_B[index_N // width],
-                weight_M[index_N],
-                clip_low=0.2,
-                clip_high=0.28,
-            )
-
-        return loss_of
+        advantage_BT = advantage_B[:, None].expand(rollouts.response_BT.shape)
+        weight_BT = losses.token_weights(rollouts.trained_BT)
+        return surrogate(rollouts, advantage_BT, weight_BT)
 
 
 @torch.no_grad()

@@ -263,21 +263,20 @@ def sampled_token(
     weights_N: Tensor,
     *,
     max_ratio: float,
-    reward_advantage_N: Tensor | None = None,
-    alpha: float = 0.0,
+    paid_N: Tensor | None = None,
 ) -> Loss:
     """Distillation as a policy gradient on sampled tokens: -sum w sg[min(p_S/mu, max_ratio) A] log p_S with
 
-        A = log p_T - log p_S + alpha A_reward  (MiMo-V2-Flash),
+        A = log p_T - log p_S + paid  (MiMo-V2-Flash, where paid is alpha times the reward's advantage),
 
-    of the tokens' log-probs (N,) under student S, teacher T and the sampling policy mu. At alpha 0 its expected
-    gradient over tokens sampled from the student is that of the full reverse KL. Metrics: kl_sum (estimate, the sum of
-    log p_S/p_T), log_ratio_square_sum, ratio_sum (of p_S/mu), truncated_count.
+    of the tokens' log-probs (N,) under student S, teacher T and the sampling policy mu. Where nothing is paid its
+    expected gradient over tokens sampled from the student is that of the full reverse KL. Metrics: kl_sum (estimate,
+    the sum of log p_S/p_T), log_ratio_square_sum, ratio_sum (of p_S/mu), truncated_count.
     """
     with torch.no_grad():
         ratio_N = (student_N - behaviour_N).exp()
         signal_N = teacher_N - student_N
-        advantage_N = signal_N if reward_advantage_N is None else signal_N + alpha * reward_advantage_N
+        advantage_N = signal_N if paid_N is None else signal_N + paid_N
         step_N = ratio_N.clamp(max=max_ratio) * advantage_N
         metrics = {
             "kl_sum": -signal_N.sum(),

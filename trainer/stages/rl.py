@@ -24,19 +24,13 @@ from mopdsim.recipes.stage import Rl
 from trainer.batch.batch import Batch, minibatches, spread
 from trainer.batch.heads import add_head, drop_head, scalars, values
 from trainer.batch.meter import TRAINING_PASSES
+from trainer.batch.objective import Objective, Penalty, likelihood, surrogate
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Scored, logprobs
+from trainer.batch.score import logprobs
 from trainer.batch.update import LossOf, accumulate_share, means
 from trainer.batch.written import demonstrated
 from trainer.losses.feedback import adapted, advantages_over_time, clipped_value, explained_variance, whitened
-from trainer.losses.losses import (
-    Loss,
-    cross_entropy,
-    group_advantages,
-    policy_gradient,
-    token_logprob,
-    token_weights,
-)
+from trainer.losses.losses import Loss, group_advantages, token_weights
 from trainer.model import processes
 from trainer.stages import samples
 from trainer.stages.loop import PLAIN, Hooks, Job, Metrics, Report, Trainee, train
@@ -106,11 +100,14 @@ def group_signal(trainee: Trainee, stage: Rl, batch: Batch) -> Signal:
     advantage_BT = advantage_B[:, None].expand(batch.rollouts.response_BT.shape)
 
     def loss_of(part: Batch, row_M: Tensor) -> LossOf:
-        reference = trainee.score(stage.init, part.rollouts) if stage.kl_coefficient else None
-        temperature = trainee.job.settings.temperature
-        return surrogate(
-            stage, part.rollouts, advantage_BT[row_M], reference=reference, temperature=temperature
-        )
+        penalty = None
+        if stage.kl_coefficient:
+            penalty = Penalty(
+                reference=trainee.score(stage.init, part.rollouts),
+                temperature=trainee.job.settings.temperature,
+                coefficient=stage.kl_coefficient,
+            )
+        return _policy_loss(stage, part.rollouts, advantage_BT[row_M], penalty)
 
     by_domain = {
         name: {"zero_signal": float(zero_signal_U[prompts].float().mean())}
@@ -184,12 +181,21 @@ def _mean(x_BT: Tensor, rollouts: Rollouts) -> float:
     return float(x_BT[rollouts.trained_BT].mean())
 
 
+def _policy_loss(
+    stage: Rl, rollouts: Rollouts, advantage_BT: Tensor, penalty: Penalty | None = None
+) -> Objective:
+    """By the stage's own clip and normaliser."""
+    weight_BT = token_weights(rollouts.trained_BT, stage.normalizer)
+    clip = {"clip_low": stage.clip_low, "clip_high": stage.clip_high}
+    return surrogate(rollouts, advantage_BT, weight_BT, **clip, penalty=penalty)
+
+
 def _with_value(
     trainee: Trainee, stage: Rl, rollouts: Rollouts, advantage_BT: Tensor, value_BT: Tensor, return_BT: Tensor
 ) -> LossOf:
     """The policy's loss and the value's, of the states that both read."""
     policy, temperature = trainee.policy, trainee.job.settings.temperature
-    policy_loss = surrogate(stage, rollouts, advantage_BT)
+    policy_loss = _policy_loss(stage, rollouts, advantage_BT)
     old_M, return_M = value_BT.flatten(), return_BT.flatten()
     weight_M = token_weights(rollouts.trained_BT, stage.normalizer).flatten()
 
@@ -211,39 +217,6 @@ def reward_weight(batch: Batch, stage: Rl) -> Tensor:
     """weight_B: the factor of each row's domain on its advantages."""
     weights = [stage.reward_weights.get(name, 1.0) for name in batch.spans]
     return spread(batch.spans, weights).to(batch.reward_B)
-
-
-def surrogate(
-    stage: Rl,
-    rollouts: Rollouts,
-    advantage_BT: Tensor,
-    *,
-    reference: Scored | None = None,
-    temperature: float = 1.0,
-) -> Callable[[Tensor, Tensor], Loss]:
-    """The clipped policy gradient. reference: a model whose KL is a term of the loss, at the sampling temperature."""
-    token_M, behaviour_M = rollouts.response_BT.flatten(), rollouts.logprob_BT.flatten()
-    weight_M = token_weights(rollouts.trained_BT, stage.normalizer).flatten()
-    advantage_M = advantage_BT.flatten()
-
-    def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
-        logprob_N, entropy_N = token_logprob(logits_NV, token_M[index_N])
-        towards_N = None
-        if reference is not None:
-            towards_N, _ = token_logprob(reference.at(index_N, temperature), token_M[index_N])
-        loss, metrics = policy_gradient(
-            logprob_N,
-            behaviour_M[index_N],
-            advantage_M[index_N],
-            weight_M[index_N],
-            clip_low=stage.clip_low,
-            clip_high=stage.clip_high,
-            reference_N=towards_N,
-            kl_coefficient=0.0 if reference is None else stage.kl_coefficient,
-        )
-        return loss, {**metrics, "entropy_sum": entropy_N.sum()}
-
-    return loss_of
 
 
 def _update(
@@ -276,14 +249,12 @@ def _mix(trainee: Trainee, stage: Rl, batch: Batch, row_M: Tensor) -> tuple[floa
     seed = trainee.job.seed("demonstrations", trainee.step, int(row_M[0]))
     shown = demonstrated(trainee.policy, trainee.tasks, batch.items, domains=domains, seed=seed)
     rollouts = shown.rollouts
-    target_M = rollouts.response_BT.flatten()
-    weight_M = stage.demonstration_mix * token_weights(rollouts.trained_BT).flatten()
-
-    def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
-        return cross_entropy(logits_NV, target_M[index_N], weight_M[index_N])
-
+    weight_BT = stage.demonstration_mix * token_weights(rollouts.trained_BT)
     loss, sums, _ = accumulate_share(
-        trainee.policy, rollouts, loss_of, micro_batch_rows=trainee.job.settings.micro_batch_rows
+        trainee.policy,
+        rollouts,
+        likelihood(rollouts, weight_BT),
+        micro_batch_rows=trainee.job.settings.micro_batch_rows,
     )
     trainee.meter.count("training", trainee.policy, rollouts, passes=TRAINING_PASSES)
     trainee.count_tokens("trained", shown)

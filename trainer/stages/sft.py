@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor
-
 from mopdsim.base.errors import MopdError
 from mopdsim.recipes.stage import Sft
 from trainer.batch.batch import Batch, draw
+from trainer.batch.objective import likelihood
 from trainer.batch.written import Kept, demonstrations, replayed
-from trainer.losses.losses import Loss, cross_entropy, token_weights
+from trainer.losses.losses import token_weights
 from trainer.stages.job import Job
 from trainer.stages.loop import Metrics, Report, Trainee, train
 
@@ -52,12 +51,7 @@ def _step(trainee: Trainee, shares: Mapping[str, float], kept: Kept) -> Metrics:
     counts, start = trainee.allocate(shares)
     batch = _examples(trainee, counts, start, kept)
     rollouts = batch.rollouts
-    target_N, weight_N = rollouts.response_BT.flatten(), token_weights(rollouts.trained_BT).flatten()
-
-    def loss_of(logits_NV: Tensor, index_N: Tensor) -> Loss:
-        return cross_entropy(logits_NV, target_N[index_N], weight_N[index_N])
-
-    applied, sums = trainee.update(batch, loss_of)
+    applied, sums = trainee.update(batch, likelihood(rollouts, token_weights(rollouts.trained_BT)))
     whole = int(rollouts.trained_BT.sum())
     described = {}
     for name, span in batch.spans.items():

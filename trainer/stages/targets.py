@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mopdsim.recipes.stage import Distill
+from trainer.batch.objective import likelihood, surrogate
 from trainer.batch.rollout import Rollouts
 from trainer.batch.score import Scored
 from trainer.batch.update import LossOf, Named, Sums
@@ -118,17 +119,17 @@ class Target:
 def loss_function(target: Target) -> LossOf:
     """The loss of the student's logits, and what it measures by domain and by teacher."""
     stage, rollouts = target.stage, target.rollouts
+    if stage.loss == "sample_nll":
+        return likelihood(rollouts, target.weight_BT)
     group, width = rollouts.group, rollouts.response_BT.shape[1]
     token_M, weight_M, behaviour_M = (
         x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
     )
     pairs = [(name, route) for name in target.scores for route in target.routes if name in route.teachers]
-    paid = reward_function(target)
+    beside = target.advantage_B is not None and stage.loss != "sampled_token"
+    paid = reward_function(target) if beside else None
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
-        if stage.loss == "sample_nll":
-            loss, metrics = losses.cross_entropy(logits_NV, token_M[index_N], weight_M[index_N])
-            return loss, Sums(whole=dict(metrics))
         total = logits_NV.sum() * 0
         sums = Sums()
         for name, route in pairs:
@@ -155,7 +156,7 @@ def loss_function(target: Target) -> LossOf:
             of_domain: Named = {quantity: value * share for quantity, value in metrics.items()}
             of_teacher: Named = {"kl_sum": metrics["kl_sum"], "tokens": float(len(at_N))}
             sums.add(Sums(domains={route.domain: of_domain}, teachers={name: of_teacher}))
-        if target.advantage_B is not None and stage.loss != "sampled_token":
+        if paid is not None:
             total = total + paid(logits_NV, index_N)[0]
         return total, sums
 
@@ -164,19 +165,12 @@ def loss_function(target: Target) -> LossOf:
 
 def reward_function(target: Target) -> LossOf:
     """The policy gradient of the verifiable reward, beside a full-vocabulary divergence."""
-    rollouts = target.rollouts
-    token_M, weight_M, behaviour_M = (
-        x.flatten() for x in (rollouts.response_BT, target.weight_BT, rollouts.logprob_BT)
-    )
+    assert target.advantage_B is not None
+    advantage_BT = target.advantage_B[:, None].expand(target.rollouts.response_BT.shape)
+    paid = surrogate(target.rollouts, advantage_BT, target.weight_BT)
 
     def loss_of(logits_NV: Tensor, index_N: Tensor) -> tuple[Tensor, Sums]:
-        assert target.advantage_B is not None
-        logprob_N, _ = losses.token_logprob(logits_NV, token_M[index_N])
-        advantage_N = target.advantage_B[index_N // rollouts.response_BT.shape[1]]
-        loss, _ = losses.policy_gradient(
-            logprob_N, behaviour_M[index_N], advantage_N, weight_M[index_N], clip_low=0.2, clip_high=0.28
-        )
-        return target.stage.reward_mix * loss, Sums()
+        return target.stage.reward_mix * paid(logits_NV, index_N)[0], Sums()
 
     return loss_of
 
@@ -216,8 +210,7 @@ def divergence(
                 behaviour_N,
                 weight_N,
                 max_ratio=stage.max_importance_ratio,
-                reward_advantage_N=advantage_N,
-                alpha=stage.reward_mix,
+                paid_N=None if advantage_N is None else stage.reward_mix * advantage_N,
             )
         case "sample_nll":
             raise AssertionError("the likelihood of samples needs no teacher scores")

@@ -216,8 +216,7 @@ def test_sampled_token_truncates_ratios_and_mixes_in_a_reward() -> None:
         behaviour,
         torch.tensor([0.5, 0.5]),
         max_ratio=2.0,
-        reward_advantage_N=torch.tensor([1.0, -1.0]),
-        alpha=0.3,
+        paid_N=0.3 * torch.tensor([1.0, -1.0]),
     )
     ratio = [min(math.exp(2.0), 2.0), math.exp(-0.5)]
     advantage = [0.5 + 0.3, -1.0 - 0.3]
@@ -246,8 +245,7 @@ def test_a_different_teacher_gives_a_different_gradient_beside_a_reward() -> Non
                 logprob.detach(),
                 WEIGHTS,
                 max_ratio=2.0,
-                reward_advantage_N=reward,
-                alpha=10.0,
+                paid_N=10.0 * reward,
             )[0],
             logprob,
         )

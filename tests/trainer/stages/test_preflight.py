@@ -241,9 +241,7 @@ def test_joint_distillation_and_reward_passes(student: Policy, teachers: dict[st
         own, _ = losses.token_logprob(student_logits_NV, token_N)
         theirs, _ = losses.token_logprob(teacher_logits_NV, token_N)
         reward = torch.ones_like(own)
-        return losses.sampled_token(
-            own, theirs, own.detach(), weights_N, max_ratio=2.0, reward_advantage_N=reward, alpha=5.0
-        )
+        return losses.sampled_token(own, theirs, own.detach(), weights_N, max_ratio=2.0, paid_N=5.0 * reward)
 
     checked(student, teachers, PROMPTS, loss=joint)
 
