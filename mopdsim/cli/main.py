@@ -25,7 +25,7 @@ from mopdsim import __version__
 from mopdsim.base.errors import MopdError, NotFoundError, UsageError
 from mopdsim.cli.commands import VERBS
 from mopdsim.cli.exchange_command import check_step, export, import_
-from mopdsim.cli.flags import Json, emit, group
+from mopdsim.cli.flags import Json, emit, group, in_columns
 from mopdsim.cli.plan_command import plan
 
 ADDRESS = "127.0.0.1"
@@ -143,7 +143,7 @@ def recipes(json_: Json = False) -> None:
 def check(file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")], json_: Json = False) -> None:
     """Validate a recipe file and print what it describes. Example: mopd check my_recipe.toml"""
     from mopdsim.recipes import recipe_file
-    from mopdsim.recipes.stage import parents
+    from mopdsim.recipes.graph import stage_rows
 
     recipe = recipe_file.load(file)
     if json_:
@@ -151,14 +151,12 @@ def check(file: Annotated[Path, typer.Argument(help="A recipe file (TOML).")], j
     print(
         f"{recipe.name}: {len(recipe.stages)} stages over {', '.join(recipe.domains)} ({recipe.amounts_name} amounts)"
     )
-    for stage in recipe.stages:
-        amounts = recipe.amounts.get(stage.name)
-        size = (
-            f"{amounts.steps} steps x {amounts.prompts_per_step} x {amounts.rollouts_per_prompt}"
-            if amounts
-            else ""
-        )
-        print(f"  {stage.name:<20} {stage.kind:<8} from {', '.join(parents(stage)):<40} {size}")
+    rows = [
+        {name: "-" if value in (None, "") else f"{value}" for name, value in row.items()}
+        for row in stage_rows(recipe)
+    ]
+    widths = {name: max(len(name), *(len(row[name]) for row in rows)) for name in rows[0]}
+    print("\n".join(in_columns(rows, widths)))
 
 
 for _verb in (*VERBS, plan, export):

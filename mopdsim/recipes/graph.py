@@ -1,15 +1,18 @@
 """A recipe's graph as text: a Mermaid flowchart, which GitHub and Streamlit draw, and the same in words.
 
 The chart names each stage and its kind. A plain arrow leads from the weights that a stage starts from; a dotted arrow
-says what else it reads. Leaves out: amounts (`mopd check`), colours (they are the viewer's, light or dark).
+says what else it reads. `stage_rows` is the table beside it, with what each stage spends. Leaves out: colours (they are
+the viewer's, light or dark).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+from mopdsim.base.numbers import count
 from mopdsim.recipes.recipe import Recipe
-from mopdsim.recipes.stage import parents, read
+from mopdsim.recipes.stage import BASE, parents, read
 
 KINDS: Mapping[str, str] = {
     "sft": "SFT",
@@ -69,6 +72,26 @@ def described(recipe: Recipe) -> str:
         reads = ", ".join(f"{words} {', '.join(names)}" for words, names in told if names)
         sentences.append(f"{stage.name} ({KINDS[stage.kind]}) {reads}")
     return ". ".join(sentences) + f". The result is {recipe.output}."
+
+
+def stage_rows(recipe: Recipe) -> list[dict[str, Any]]:
+    """A row a stage: kind, what it starts from and reads, domains, steps and batch; None of what it does not spend."""
+    rows = []
+    for stage in recipe.stages:
+        amounts = recipe.amounts.get(stage.name)
+        reads = {role: names for role, names in read(stage).items() if role != "init" and names}
+        rows.append({
+            "stage": stage.name,
+            "kind": KINDS[stage.kind],
+            "starts from": stage.init or BASE,
+            "reads": "; ".join(f"{role} {', '.join(names)}" for role, names in reads.items()),
+            "domains": ", ".join(getattr(stage, "domains", ()) or recipe.domains),
+            "steps": amounts.steps if amounts else None,
+            "prompts a step": amounts.prompts_per_step if amounts else None,
+            "rollouts a prompt": amounts.rollouts_per_prompt if amounts else None,
+            "learning rate": count(amounts.learning_rate) if amounts else None,
+        })  # fmt: skip
+    return rows
 
 
 def links(recipe: Recipe) -> dict[tuple[str, str], str]:

@@ -20,7 +20,6 @@ from mopdsim.plan import words
 from mopdsim.recipes import graph
 from mopdsim.recipes.catalogue import CATALOGUE, SYSTEMS, entries, recipe_title
 from mopdsim.recipes.recipe import Recipe
-from mopdsim.recipes.stage import BASE, read
 
 POOL_TITLES: dict[Pools, str] = {
     "as_is": "As asked",
@@ -89,8 +88,9 @@ def _show(found: Answer) -> None:
     views.caption(f"{document['model']}, {gpus}: cost {cost}, {calendar}.")
     _graph(recipe)
     st.markdown("**Stages**")
+    plan = pd.DataFrame(graph.stage_rows(recipe))
     views.table(
-        stage_plan(recipe),
+        plan,
         key="stage_plan",
         alt=f"Stages of {recipe.name} with what each starts from and spends",
     )
@@ -106,7 +106,7 @@ def _show(found: Answer) -> None:
     with st.container(horizontal=True):
         views.download("Scenario, TOML", found.toml, "recipe_scenario.toml", "application/toml")
         views.workbook(
-            {"stages": lambda: stage_plan(recipe), "cost and calendar": lambda: table},
+            {"stages": lambda: plan, "cost and calendar": lambda: table},
             f"recipe_{recipe.name}",
         )
 
@@ -116,26 +116,6 @@ def _graph(recipe: Recipe) -> None:
     st.mermaid_chart(graph.mermaid(recipe))
     with st.expander("The graph in words"):
         st.markdown(views.plain(graph.described(recipe)))
-
-
-def stage_plan(recipe: Recipe) -> pd.DataFrame:
-    """A row a stage: kind, what it reads, domains, steps and batch."""
-    rows = []
-    for stage in recipe.stages:
-        amounts = recipe.amounts.get(stage.name)
-        reads = {role: names for role, names in read(stage).items() if role != "init"}
-        rows.append({
-            "stage": stage.name,
-            "kind": graph.KINDS[stage.kind],
-            "starts from": stage.init or BASE,
-            "reads": "; ".join(f"{role} {', '.join(names)}" for role, names in reads.items() if names),
-            "domains": ", ".join(getattr(stage, "domains", ()) or recipe.domains),
-            "steps": amounts.steps if amounts else None,
-            "prompts a step": amounts.prompts_per_step if amounts else None,
-            "rollouts a prompt": amounts.rollouts_per_prompt if amounts else None,
-            "learning rate": count(amounts.learning_rate) if amounts else None,
-        })  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 @st.fragment
