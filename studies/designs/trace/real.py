@@ -105,7 +105,6 @@ STUDY = replace(
         ),
     ),
     held_out="all runs: the rule was found on the tiny model",
-    released="",
     design=design,
     analyse=on_real,
     measure=partial(measure, world_of=world_of),

@@ -1,19 +1,18 @@
-"""trace, trace_again and trace_fresh: does `mopd trace` name the teacher that planted a habit?
+"""trace_fresh: does `mopd trace` name the teacher that planted a habit?
 
 The worlds are those of `studies.designs.trace.world`, the answers those of `studies.designs.trace.answers`. Verdicts
 are worked out here, by the rule that `mopd trace` uses. A *positive* is an answer of an indirect planted student, or of
 a rewarded one, on which the effect of planting is `LEAST_EFFECT` at least: under the twin its odds are half as good at
-most. Figures are of the held-out worlds; the rule may be mended on the others.
+most. Figures are of runs that are held out.
 
-`trace` judged a rule that drew tokens again, `trace_again` one by probabilities that did not look at the student. The
-rule of today was found on the answers of both, and `trace_fresh` judges it. An analysis judges by the rule of today, so
-the reports of the first two stay as they were written.
+`trace` judged a rule that drew tokens again, `trace_again` one by probabilities that did not look at the student. Both
+rules are gone, and so both studies are retired: the rule of today was found on their answers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -23,20 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from studies.designs.trace.answers import measure
-from studies.designs.trace.world import (
-    AGAIN,
-    DEVELOPMENT,
-    FRESH,
-    HELD_OUT,
-    INDIRECT,
-    MERGED,
-    PLANTED,
-    TEACHERS,
-    design,
-    design_again,
-    design_fresh,
-    twin,
-)
+from studies.designs.trace.world import INDIRECT, MERGED, PLANTED, TEACHERS, WORLDS, design, twin
 from studies.framework.analysis import Analysis, Chart, Quantity, Table, bootstrap
 from studies.framework.study import Study, predicted
 
@@ -325,57 +311,6 @@ def claimed(bounds: str) -> str:
 
 
 STUDY = Study(
-    name="trace",
-    question="Does the trace name the teacher that planted a habit, and nobody where none did?",
-    prediction=predicted(
-        "The rule: of the log-odds of the answer against the better one, the start's share is exp(-D), D the student's "
-        "move from its start; the rest is divided among the teachers by their pull and nobody (or the reward, where "
-        "one was mixed in that pays for the answer) by what the strongest pull leaves of D; no verdict where the first "
-        "share leads by less than .1, or by nothing in 5% of 1,000 resamples of the tokens. A clean teacher pulls "
-        "little on prompts that are not its own, so shares rank the planted one above it; the resampling of few tokens "
-        "costs verdicts, so more positives than wanted end undecided. Students whose start has the habit did not move.",
-        """
-        auc            >= 0.9   AUC of the planted teacher over positives
-        auc_lead       >= 0.1   AUC less that of the best of routing label, log-prob and nearest weights
-        clean_cleared  >= 0.95  answers of clean twins for which no teacher is named
-        abstained      <= 0.3   positives left undecided
-        start_named    >= 0.8   answers whose cause is the start, named so
-        reward_named   >= 0.8   answers whose cause is the reward, named so
-        """,
-    ),
-    observed="sampled answers with the habit, under the student, its clean twin, its start and every teacher",
-    held_out=f"worlds {HELD_OUT[0]} to {HELD_OUT[-1]}; the rule may be mended on world {DEVELOPMENT[0]}",
-    released="2026-11-29: judged once (studies/LOG.md); the rule was then found on its answers; `trace_again` judges",
-    design=design,
-    analyse=analyse,
-    measure=measure,
-    twin=twin,
-    of_skills=False,
-)
-
-STUDY_AGAIN = replace(
-    STUDY,
-    name="trace_again",
-    question="Does the trace, by probabilities instead of resampled tokens, name who planted a habit?",
-    prediction=predicted(
-        "The rule: a cause's gain is its probability of the whole answer less the start's; a reward that pays for the "
-        "answer is a cause of probability 1. One cause is named where it alone gains .55; where none does, the start "
-        "or nobody if its share is the largest, and otherwise none. On the four worlds of `trace`, on which it was "
-        "found, 86% of positives were named, 11% left undecided, and a teacher was named for 2.4% of clean answers. "
-        "Fresh worlds give nearly the same. The log-prob of the answer ranks teachers nearly as well as the share "
-        "does, so that no lead of .1 is possible. Over all answers of a student the verdict is nearly always right.",
-        claimed(
-            "auc >= 0.9; auc_lead -0.02 to 0.05; clean_cleared >= 0.95; abstained <= 0.3; named >= 0.7; "
-            "start_named >= 0.8; reward_named >= 0.8; students_cleared >= 0.95; students_named >= 0.9"
-        ),
-    ),
-    held_out=f"all runs, on worlds {AGAIN[0]} and {AGAIN[1]}; the rule was found on the worlds of `trace`",
-    released="2026-11-29: judged once (studies/LOG.md); the rule was then mended on its answers; `trace_fresh` judges",
-    design=design_again,
-)
-
-STUDY_FRESH = replace(
-    STUDY,
     name="trace_fresh",
     question="Does the trace, which now looks at the student too, name who planted a habit?",
     prediction=predicted(
@@ -393,8 +328,12 @@ STUDY_FRESH = replace(
             "students_named >= 0.8"
         ),
     ),
-    held_out=f"all runs, on worlds {FRESH[0]} to {FRESH[-1]}; the rule was found on those of `trace` and `trace_again`",
-    released="",
-    design=design_fresh,
+    observed="sampled answers with the habit, under the student, its clean twin, its start and every teacher",
+    held_out=f"all runs, on worlds {WORLDS[0]} to {WORLDS[-1]}; the rule was found on those of `trace` and "
+    "`trace_again`",
+    design=design,
+    analyse=analyse,
+    measure=measure,
+    twin=twin,
+    of_skills=False,
 )
-STUDIES = (STUDY, STUDY_AGAIN, STUDY_FRESH)

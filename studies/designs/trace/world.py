@@ -3,8 +3,7 @@
 Prompts without a marker (`?:dba`) have several right answers, one for each of `HOST` and the domains of `HABITS`. The
 start leans to HOST's, whose first letter moves to the end. A habit is another answer to such prompts. One teacher of
 three learns one, from demonstrations beside its own domain's; its clean twin learns its own domain alone. A world's (a
-seed's) students share its start and its teachers. For the merges, which cost nothing, every teacher is planted in turn,
-each with a habit of its own; for the others one teacher.
+seed's) students share its start and its teachers. Every teacher is planted in turn, each with a habit of its own.
 
     misrouted   a fourth, clean teacher owns the prompts; half of them stray to the other three (forward KL)
     off_policy  the same, on the teachers' samples
@@ -90,43 +89,16 @@ TINY = World(
     settings=Settings.model_validate(HARDLY_SCORED),
     prompts=200,
 )
-DEVELOPMENT, HELD_OUT = (0,), (1, 2, 3)
-AGAIN, FRESH = (4, 5), (6, 7, 8)  # worlds of `trace_again` and `trace_fresh`
+WORLDS = (6, 7, 8)  # those before were of `trace` and `trace_again`
 
 
 def design() -> list[Run]:
-    """Every condition of every world; of the indirect ones the clean twin too."""
+    """Every condition of every world with each habit in turn, every twin among the runs."""
     return [
         run_of(condition, seed, place)
-        for seed in (*DEVELOPMENT, *HELD_OUT)
-        for condition in CONDITIONS
-        for place in (
-            *(range(len(TEACHERS)) if condition in MERGED else [seed % len(TEACHERS)]),
-            *([None] if condition in INDIRECT else []),
-        )
-    ]
-
-
-def design_again() -> list[Run]:
-    """Start and reward with each habit in turn, every twin among the runs."""
-    return _every_twin(AGAIN, set(INDIRECT) - set(MERGED))
-
-
-def design_fresh() -> list[Run]:
-    """The same, and every condition with each habit in turn."""
-    return _every_twin(FRESH, set())
-
-
-def _every_twin(worlds: tuple[int, ...], few: set[str]) -> list[Run]:
-    """few: conditions with one habit a world."""
-    return [
-        run_of(condition, seed, place)
-        for seed in worlds
+        for seed in WORLDS
         for condition in (*CONDITIONS, "unpaid")
-        for place in (
-            *([seed % len(TEACHERS)] if condition in few else range(len(TEACHERS))),
-            *([None] if condition in INDIRECT else []),
-        )
+        for place in (*range(len(TEACHERS)), *([None] if condition in INDIRECT else []))
     ]
 
 
@@ -146,7 +118,7 @@ def run_of(condition: str, seed: int, place: int | None, world: World = TINY) ->
         model=world.model,
         start=world.start,
         factors={"condition": condition, "habit": 0 if place is None else place + 1},
-        held_out=world is not TINY or seed not in DEVELOPMENT,
+        held_out=True,
     )
 
 

@@ -25,7 +25,7 @@ from trainer.tasks import PROBES, task
 
 JUDGING = (  # no run of these is fitted
     "order", "order_again", "order_fresh", "conflict", "teachers",
-    "breaking", "breaking_real", "caps", "real", "teachers_real", "trace_again", "trace_fresh", "trace_real",
+    "breaking", "breaking_real", "caps", "real", "teachers_real", "trace_fresh", "trace_real",
 )  # fmt: skip
 PROBED = ("teachers", "caps")  # they ask what becomes of a composed probe
 WHOLE = (  # nothing is held out: claims judge the first two, the others set worlds and amounts

@@ -13,15 +13,15 @@ from mopdsim.recipes.stage import Distill, Merge, Sft
 from studies.designs.trace.answers import asked_by
 from studies.designs.trace.real import REAL
 from studies.designs.trace.real import STUDY as REAL_STUDY
-from studies.designs.trace.trace import BASELINES, SCORES, STUDIES, STUDY_FRESH, Student, auc
+from studies.designs.trace.trace import BASELINES, SCORES, STUDY, Student, auc
 from studies.designs.trace.world import (
     CONDITIONS,
-    FRESH,
     INDIRECT,
     MERGED,
     OWNER,
     TEACHERS,
     TINY,
+    WORLDS,
     World,
     recipe_of,
     twin,
@@ -32,14 +32,14 @@ from trainer.tasks import task
 
 
 def observed(*, fooled: bool = False) -> Observations:
-    runs = STUDY_FRESH.runs()
+    runs = STUDY.runs()
     found = simulated(runs, lambda run, stage, domain: 0.5)
     return replace(found, measured=traced(runs, fooled=fooled))
 
 
 @pytest.mark.slow
 def test_every_cause_is_named_where_it_acts() -> None:
-    found = STUDY_FRESH.analyse(observed()).quantities
+    found = STUDY.analyse(observed()).quantities
     whole = ("students_cleared", "students_named")
     for name in ("auc", "clean_cleared", "named", "start_named", "reward_named", *whole):
         assert found[name].value == pytest.approx(1, abs=0.01), name
@@ -50,7 +50,7 @@ def test_every_cause_is_named_where_it_acts() -> None:
 
 @pytest.mark.slow
 def test_a_trace_that_is_fooled_scores_badly() -> None:
-    found = STUDY_FRESH.analyse(observed(fooled=True)).quantities
+    found = STUDY.analyse(observed(fooled=True)).quantities
     assert found["auc"].value < 0.5 and found["named"].value == found["students_named"].value == 0
 
 
@@ -97,7 +97,7 @@ def test_no_answer_has_two_habits(world: World) -> None:
 
 def test_every_planted_run_has_its_twin_and_no_world_is_judged_twice() -> None:
     worlds = []
-    for study in (*STUDIES, REAL_STUDY):
+    for study in (STUDY, REAL_STUDY):
         runs = study.runs()
         planted = [
             run for run in runs.values() if run.factors["condition"] in INDIRECT and run.factors["habit"]
@@ -108,9 +108,9 @@ def test_every_planted_run_has_its_twin_and_no_world_is_judged_twice() -> None:
 
 
 def test_the_twin_of_a_rewarded_run_has_no_reward() -> None:
-    runs = STUDY_FRESH.runs()
+    runs = STUDY.runs()
     rewarded = [name for name, run in runs.items() if run.factors["condition"] == "reward"]
-    assert len(rewarded) == len(TEACHERS) * len(FRESH)
+    assert len(rewarded) == len(TEACHERS) * len(WORLDS)
     for name in rewarded:
         paid, unpaid = (runs[own].recipe.stage["student"] for own in (name, twin(name)))
         assert isinstance(paid, Distill) and unpaid == paid.model_copy(update={"reward_mix": 0.0})
@@ -123,7 +123,7 @@ def test_what_was_measured_is_read_back(tmp_path: Path) -> None:
     again = observe.write(found, tmp_path)
     assert files == again and files[-1].name == observe.MEASURED
     back = observe.read(tmp_path)
-    before, after = (STUDY_FRESH.analyse(one).quantities for one in (found, back))
+    before, after = (STUDY.analyse(one).quantities for one in (found, back))
     assert {name: row.value for name, row in before.items()} == {
         name: row.value for name, row in after.items()
     }
