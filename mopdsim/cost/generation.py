@@ -49,6 +49,16 @@ USABLE_MEMORY = 0.9
 _MOST_REPLICA_GPUS = 64
 
 
+def does_not_fit(
+    model: Model, gpu: Gpu, gpus: int, work: str, *, lacking: float, remedy: str
+) -> InfeasibleError:
+    """The error where a kind of work has too little memory. lacking: bytes a GPU; less than 1 GB is told as that."""
+    return InfeasibleError(
+        f"{model.name} does not fit on {gpus} x {gpu.name} for {work}: it lacks {max(lacking / 1e9, 1):,.0f} GB per "
+        f"GPU; use {remedy}."
+    )
+
+
 @cache
 def _nodes() -> tuple[Array, Array]:
     u, weight = np.polynomial.legendre.leggauss(NODES)
@@ -220,12 +230,9 @@ def smallest_replica(
         if need <= USABLE_MEMORY * gpu.memory_bytes:
             return replica
         if gpus * 2 > most_gpus:
-            lack = need / (USABLE_MEMORY * gpu.memory_bytes)
-            raise InfeasibleError(
-                f"{model.name} does not fit on {gpus} x {gpu.name} for generation: it needs "
-                f"{lack:.1f} times their "
-                "memory; use more GPUs, a larger one or a narrower precision."
-            )
+            lacking = need - USABLE_MEMORY * gpu.memory_bytes
+            remedy = "more or larger GPUs or a narrower precision"
+            raise does_not_fit(model, gpu, gpus, "generation", lacking=lacking, remedy=remedy)
         gpus *= 2
 
 
@@ -374,10 +381,8 @@ def cache_slots(
     free = np.where(free < per_sequence, most_free, free)
     lacking = np.max(per_sequence) - np.max(free)
     if lacking > 0:
-        raise InfeasibleError(
-            f"{model.name} does not fit on {np.max(replica.gpus)} x {gpu.name} for generation: it lacks "
-            f"{lacking / 1e9:,.0f} GB; use more GPUs per replica or a narrower precision."
-        )
+        gpus, remedy = int(np.max(replica.gpus)), "more GPUs per replica or a narrower precision"
+        raise does_not_fit(model, gpu, gpus, "generation", lacking=lacking / gpus, remedy=remedy)
     return np.maximum(free // per_sequence, 0)
 
 

@@ -42,9 +42,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.errors import InfeasibleError, UsageError
+from mopdsim.base.errors import UsageError
 from mopdsim.cost.constants import MECHANISMS, UNKNOWN, Stack, TrainConstants
-from mopdsim.cost.generation import USABLE_MEMORY, Lengths
+from mopdsim.cost.generation import USABLE_MEMORY, Lengths, does_not_fit
 from mopdsim.facts.hardware import PRECISIONS, WEIGHT_BYTES, Gpu, group_link
 from mopdsim.facts.layers import Experts, Model
 
@@ -271,11 +271,9 @@ def fitting_training_layouts(
     host = 12.0 * model.total_parameters / grid.gpus * (LORA_SHARE if lora else 1.0)
     places = np.flatnonzero((need <= room) & (~grid.offload | (host <= HOST_BYTES_PER_GPU)))
     if not places.size:
-        raise InfeasibleError(
-            f"{model.name} does not fit on {gpus} x {gpu.name} for training at length {length:,.0f}: the "
-            f"best layout lacks {max(float(need.min()) - room, 1e9) / 1e9:,.0f} GB per GPU; use more GPUs, "
-            f"{'' if lora else 'lora = true '}or a smaller model."
-        )
+        work, lacking = f"training at length {length:,.0f}", float(need.min()) - room
+        remedy = "more GPUs or a smaller model" if lora else "more GPUs, lora = true or a smaller model"
+        raise does_not_fit(model, gpu, gpus, work, lacking=lacking, remedy=remedy)
     return grid.some(places)
 
 
@@ -468,9 +466,9 @@ def fastest_scoring(
     room = USABLE_MEMORY * gpu.memory_bytes
     places = np.flatnonzero(need <= room)
     if not places.size:
-        raise InfeasibleError(
-            f"{model.name} does not fit on {gpus} x {gpu.name} for scoring at length {longest:,.0f}: it lacks "
-            f"{(float(need.min()) - room) / 1e9:,.0f} GB per GPU; use more GPUs or a narrower precision."
+        lacking, remedy = float(need.min()) - room, "more GPUs or a narrower precision"
+        raise does_not_fit(
+            model, gpu, gpus, f"scoring at length {longest:,.0f}", lacking=lacking, remedy=remedy
         )
     work = train_work(model, gpu, grid, sequences=sequences, mean_length=mean_length)
     seconds_L = np.asarray(forward_s(work, TrainConstants.shipped()))

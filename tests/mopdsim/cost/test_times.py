@@ -306,7 +306,7 @@ def test_nonsense_is_refused(make: object, message: str) -> None:
 
 
 def test_a_model_that_cannot_be_served_says_by_how_much() -> None:
-    with pytest.raises(InfeasibleError, match=r"lacks [\d,]+ GB"):
+    with pytest.raises(InfeasibleError, match=r"lacks [\d,]+ GB per GPU"):
         cache_slots(model("deepseek-ai/DeepSeek-V3"), H100, Replica(gpus=8), context=1000)
 
 
