@@ -32,19 +32,7 @@ from mopdsim.cost.stage_seconds import (
 )
 from mopdsim.cost.training import stored_bytes
 from mopdsim.facts.domains import P90, Domain
-from mopdsim.recipes.stage import (
-    NORMALISING_ANSWERS,
-    Amounts,
-    AnyStage,
-    Distill,
-    Merge,
-    Preference,
-    RejectionSampling,
-    RewardModel,
-    Rl,
-    Sft,
-    SpendingStage,
-)
+from mopdsim.recipes import stage as kinds
 
 EVALUATIONS = 5  # per stage; prior
 MERGE_SECONDS = 600.0  # prior: read the inputs, write the result
@@ -129,8 +117,8 @@ def seconds_after(
 
 
 def bill(
-    stage: AnyStage,
-    amounts: Amounts | None,
+    stage: kinds.AnyStage,
+    amounts: kinds.Amounts | None,
     domains: Mapping[str, Domain],
     machine: Machine,
     *,
@@ -141,7 +129,7 @@ def bill(
 
     response_tokens: the stage's own mean length, where it is not its domains'.
     """
-    if isinstance(stage, Merge) or amounts is None:
+    if isinstance(stage, kinds.Merge) or amounts is None:
         return _merge(stage, machine)
     overlapped = machine.overlap != "synchronous"
     batch = batch_of(stage, amounts, domains, overlapped=overlapped, response_tokens=response_tokens)
@@ -154,7 +142,7 @@ def bill(
     fitted = (
         None
         if machine.gpu.is_cpu
-        else shipped()["train_throughput" if isinstance(stage, Sft) else "rl_steps"]
+        else shipped()["train_throughput" if isinstance(stage, kinds.Sft) else "rl_steps"]
     )
     return Bill(
         name=stage.name,
@@ -180,7 +168,7 @@ def bill(
 
 
 def bill_together(
-    stages: Sequence[tuple[SpendingStage, Amounts, float | None]],
+    stages: Sequence[tuple[kinds.SpendingStage, kinds.Amounts, float | None]],
     domains: Mapping[str, Domain],
     machine: Machine,
     *,
@@ -197,23 +185,23 @@ def bill_together(
 
 
 def _evaluation(
-    stage: AnyStage, domains: Mapping[str, Domain], machine: Machine, gpus: int
+    stage: kinds.AnyStage, domains: Mapping[str, Domain], machine: Machine, gpus: int
 ) -> tuple[float, float]:
     """FLOPs and seconds of a stage's tests: a dataset has none, and a reward model is tested once, at its end, after
     fresh answers of its own domains were sampled and read to normalise its scores. On a GPU reading them takes no time
     beside sampling them."""
-    if isinstance(stage, RejectionSampling):
+    if isinstance(stage, kinds.RejectionSampling):
         return 0.0, 0.0
-    tests = 1 if isinstance(stage, RewardModel | Sft) else EVALUATIONS
+    tests = 1 if isinstance(stage, kinds.RewardModel | kinds.Sft) else EVALUATIONS
     tests = tests if machine.evaluations is None else machine.evaluations
     flops = seconds = 0.0
     if tests:
         test = test_set(domains)
         flops = tests * _test_flops(test, machine)
         seconds = tests * evaluation_seconds(test, machine, gpus)
-    if isinstance(stage, RewardModel):
+    if isinstance(stage, kinds.RewardModel):
         own = test_set({name: domains[name] for name in stage.domains})
-        fresh = replace(own, sequences=float(NORMALISING_ANSWERS))
+        fresh = replace(own, sequences=float(kinds.NORMALISING_ANSWERS))
         flops += 2 * _test_flops(fresh, machine)
         seconds += (2 if machine.gpu.is_cpu else 1) * evaluation_seconds(fresh, machine, gpus)
     return flops, seconds
@@ -223,7 +211,7 @@ def _test_flops(test: TestSet, machine: Machine) -> float:
     return forward(machine.model, test.prompt_tokens + test.response_tokens) * test.sequences
 
 
-def _merge(stage: AnyStage, machine: Machine) -> Bill:
+def _merge(stage: kinds.AnyStage, machine: Machine) -> Bill:
     seconds = MERGE_SECONDS * (0.001 if machine.gpu.is_cpu else 1.0)
     return Bill(
         name=stage.name,
@@ -252,7 +240,7 @@ def _log_sd(fitted: Fitted | None, machine: Machine) -> float:
     return math.hypot(width / P90, machine.stack.log_sd)
 
 
-def steps_within(amounts: Amounts, flops_per_step: float) -> int:
+def steps_within(amounts: kinds.Amounts, flops_per_step: float) -> int:
     """Steps until the stage ends: its own number, or the step that reaches its ceiling of FLOPs."""
     if amounts.max_flops is None:
         return amounts.steps
@@ -260,8 +248,8 @@ def steps_within(amounts: Amounts, flops_per_step: float) -> int:
 
 
 def batch_of(
-    stage: SpendingStage,
-    amounts: Amounts,
+    stage: kinds.SpendingStage,
+    amounts: kinds.Amounts,
     domains: Mapping[str, Domain],
     *,
     overlapped: bool,
@@ -289,35 +277,35 @@ def batch_of(
         max_response_tokens=longest if response_tokens is None else max(longest, 2 * length),
         log_spread=math.sqrt(between + within),
         environment_seconds=max(waiting) if _waits(stage) else 0.0,
-        generates=not isinstance(stage, Sft),
-        by_teacher=isinstance(stage, Distill) and not stage.on_policy,
+        generates=not isinstance(stage, kinds.Sft),
+        by_teacher=isinstance(stage, kinds.Distill) and not stage.on_policy,
         ahead=_ahead(stage),
         group=amounts.rollouts_per_prompt,
-        trained_group=2 if isinstance(stage, Preference) else amounts.rollouts_per_prompt,
+        trained_group=2 if isinstance(stage, kinds.Preference) else amounts.rollouts_per_prompt,
         prompt_shares=shares,
-        valued=isinstance(stage, Rl) and stage.algorithm == "ppo",
+        valued=isinstance(stage, kinds.Rl) and stage.algorithm == "ppo",
         **_passes(stage, amounts, shares, overlapped=overlapped),
     )
 
 
-def _waits(stage: SpendingStage) -> bool:
+def _waits(stage: kinds.SpendingStage) -> bool:
     """Whether samples wait for an environment."""
-    if isinstance(stage, Distill):
+    if isinstance(stage, kinds.Distill):
         return stage.on_policy or stage.correct_only
-    return not isinstance(stage, Sft)
+    return not isinstance(stage, kinds.Sft)
 
 
 def _passes(
-    stage: SpendingStage, amounts: Amounts, shares: Sequence[float], *, overlapped: bool
+    stage: kinds.SpendingStage, amounts: kinds.Amounts, shares: Sequence[float], *, overlapped: bool
 ) -> dict[str, Any]:
     """Who scores and what is trained. A judge's models stay in memory beside the policy, and with them the reference;
     a reference alone and teachers are loaded when their turn comes. DPO scores its pairs by policy and reference."""
     prompts, rollouts = float(amounts.prompts_per_step), amounts.rollouts_per_prompt
     sequences = prompts * rollouts
     match stage:
-        case Rl():
+        case kinds.Rl():
             return _reinforced(stage, prompts, sequences, shares, overlapped=overlapped)
-        case Distill():
+        case kinds.Distill():
             serving = [len(stage.teachers_of(name)) for name in stage.domains]
             scored = sum(share * count for share, count in zip(shares, serving, strict=True))
             return {
@@ -325,14 +313,14 @@ def _passes(
                 "scoring_passes": 0.0 if stage.loss == "sample_nll" else scored,
                 "teachers": len(stage.teacher_names),
             }
-        case Sft():
+        case kinds.Sft():
             return {"trained_sequences": sequences}
-        case RewardModel():
+        case kinds.RewardModel():
             return {"trained_sequences": SIGNAL_SHARE * sequences}
-        case RejectionSampling():
+        case kinds.RejectionSampling():
             judged = _judged(stage, shares)
             return {"trained_sequences": 0.0, "scoring_passes": judged, "resident_models": _judges(stage)}
-        case Preference():
+        case kinds.Preference():
             pairs = 2 * prompts * _told_apart(stage, shares)
             return {
                 "trained_sequences": pairs,
@@ -344,7 +332,7 @@ def _passes(
 
 
 def _reinforced(
-    stage: Rl, prompts: float, sequences: float, shares: Sequence[float], *, overlapped: bool
+    stage: kinds.Rl, prompts: float, sequences: float, shares: Sequence[float], *, overlapped: bool
 ) -> dict[str, Any]:
     """RL: a reference, judges, and one pass for old log-probabilities, where samples grow stale, and PPO's values."""
     ppo = stage.algorithm == "ppo"
@@ -359,30 +347,30 @@ def _reinforced(
     }
 
 
-def _ahead(stage: SpendingStage) -> bool:
+def _ahead(stage: kinds.SpendingStage) -> bool:
     """Whether a model that the stage does not change draws the samples."""
     match stage:
-        case Distill() | Preference():
+        case kinds.Distill() | kinds.Preference():
             return not stage.on_policy
-        case RewardModel() | RejectionSampling():
+        case kinds.RewardModel() | kinds.RejectionSampling():
             return True
-        case Rl() | Sft():
+        case kinds.Rl() | kinds.Sft():
             return False
         case _:
             assert_never(stage)
 
 
-def _judges(stage: Rl | RejectionSampling | Preference) -> int:
+def _judges(stage: kinds.Rl | kinds.RejectionSampling | kinds.Preference) -> int:
     return len(set(stage.reward_models.values()))
 
 
-def _told_apart(stage: Rl | Preference, shares: Sequence[float]) -> float:
+def _told_apart(stage: kinds.Rl | kinds.Preference, shares: Sequence[float]) -> float:
     """Share of the prompts whose samples differ in their reward: all where a reward model judges."""
     judged = _judged(stage, shares)
     return judged + (1 - judged) * SIGNAL_SHARE
 
 
-def _judged(stage: Rl | RejectionSampling | Preference, shares: Sequence[float]) -> float:
+def _judged(stage: kinds.Rl | kinds.RejectionSampling | kinds.Preference, shares: Sequence[float]) -> float:
     """Share of the samples that a reward model scores."""
     return sum(
         share for name, share in zip(stage.domains, shares, strict=True) if name in stage.reward_models

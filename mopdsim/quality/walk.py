@@ -36,19 +36,8 @@ from mopdsim.quality.learning import (
 )
 from mopdsim.quality.step import CAUSES, Cause, Effort, State, Step
 from mopdsim.quality.world import World
+from mopdsim.recipes import stage as kinds
 from mopdsim.recipes.recipe import Recipe
-from mopdsim.recipes.stage import (
-    Amounts,
-    AmountsName,
-    AnyStage,
-    Distill,
-    Merge,
-    Preference,
-    RejectionSampling,
-    RewardModel,
-    Rl,
-    Sft,
-)
 
 _NOTHING = Effort(compute_N=np.zeros(1), tokens_N=np.zeros(1))
 
@@ -112,29 +101,34 @@ def products(
 
 
 def perform(
-    stage: AnyStage, own: Amounts | None, usual: AmountsName, world: World, effort: Effort, made: Products
+    stage: kinds.AnyStage,
+    own: kinds.Amounts | None,
+    usual: kinds.AmountsName,
+    world: World,
+    effort: Effort,
+    made: Products,
 ) -> State | Judge | Dataset:
     """What one stage leaves, given what those before it made. own: its amounts, None of a merge; usual: the set that
     they started from."""
     step = Step(stage, made.states, world)
-    if isinstance(stage, Merge):
+    if isinstance(stage, kinds.Merge):
         return step.finish(merge(stage, step, made.states))
     assert own is not None  # a recipe has amounts of every other kind
     effort = paced(effort, own, usual, stage.kind, step.world.constants)
     match stage:
-        case Rl():
+        case kinds.Rl():
             kl_N = learn_by_reward(stage, step, effort, made.judges, usual)
             break_down(step, broken(effort, own, usual, step.world.constants))
             return step.finish(kl_N)
-        case Sft():
+        case kinds.Sft():
             return step.finish(imitate(stage, step, effort, made.datasets))
-        case Distill():
+        case kinds.Distill():
             return step.finish(distill(stage, step, effort, made.states))
-        case Preference():
+        case kinds.Preference():
             return step.finish(prefer(stage, step, effort, made.judges))
-        case RewardModel():
+        case kinds.RewardModel():
             return train_judge(stage, step, effort, own.rollouts_per_prompt)
-        case RejectionSampling():
+        case kinds.RejectionSampling():
             return choose(stage, step, own.rollouts_per_prompt, made.judges)
         case _:
             assert_never(stage)
