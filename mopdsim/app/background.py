@@ -1,7 +1,8 @@
 """A `mopd` command in a process of its own, for what takes more than a moment: bounded in time, its JSON read back.
 
-The page polls. A process whose visitor has left is ended at its time limit and its files are removed; few run at once.
-Leaves out: what the command does.
+A command goes by a key, under which all visitors find it: two pages, two tabs, or a page that was left and is back
+meet the same work and the same result. The page polls. A process whose visitors have left is ended at its time limit
+and its files are removed; few run at once, and the last few results are kept. Leaves out: what the command does.
 """
 
 from __future__ import annotations
@@ -14,19 +15,28 @@ import sys
 import tempfile
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import streamlit as st
+
 from mopdsim.base.errors import UsageError
+from mopdsim.plan.words import capital
 
 PROGRAM = (sys.executable, "-m", "mopdsim.cli")
 MAX_SECONDS = 600.0
 MOST = 4  # processes at once, of all visitors: a rough and a full answer each
+KEPT = 32  # results, some 150 KB each
+POLL_S = 0.5
+Key = tuple[str, ...]
 _STEP = re.compile(r"([1-9]\d?)/([1-9]\d?) (.+)")
 _live: list[subprocess.Popen[bytes]] = []
-_turn = threading.Lock()
+_found: OrderedDict[Key, dict[str, Any]] = OrderedDict()
+_working: dict[Key, Work] = {}
+_turn = threading.RLock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +115,51 @@ def start(arguments: Sequence[str], files: Mapping[str, str]) -> Work:
     guard.daemon = True
     guard.start()
     return Work(directory=directory, process=process, begun=time.monotonic(), guard=guard)
+
+
+def begin(key: Key, arguments: Sequence[str], files: Mapping[str, str], *, anew: bool = False) -> None:
+    """Start a command under a key, unless it is under way, or, but for one asked for anew, done. UsageError where the
+    machine has enough to do."""
+    with _turn:
+        if anew:
+            _found.pop(key, None)
+        if key not in _found and key not in _working:
+            _working[key] = start(arguments, files)
+
+
+def under_way(key: Key) -> Work | None:
+    """The work under a key, until its result is known."""
+    return _working.get(key)
+
+
+def known(key: Key) -> dict[str, Any] | None:
+    """The result under a key, where there is one. UsageError, one sentence, where the command failed just now."""
+    with _turn:
+        work = _working.get(key)
+        if work is not None and not work.running:
+            del _working[key]
+            keep(key, work.result())
+        if key in _found:
+            _found.move_to_end(key)
+        return _found.get(key)
+
+
+def keep(key: Key, result: dict[str, Any]) -> None:
+    """Remember a result, the last few of them."""
+    _found[key] = result
+    while len(_found) > KEPT:
+        _found.popitem(last=False)
+
+
+@st.fragment(run_every=POLL_S)
+def wait(key: Key, *others: Key, says: str = "{what}: {seconds:.0f} s") -> None:
+    """Say how far the work under a key is. The page is drawn again when it or one of the others is done."""
+    work = under_way(key)
+    if work is None or any(one is not None and not one.running for one in map(under_way, (key, *others))):
+        st.rerun()
+        return
+    done, stages, what = work.progress
+    st.progress(done / stages, text=says.format(what=capital(what), seconds=work.seconds))
 
 
 def _end(process: subprocess.Popen[bytes], directory: Path) -> None:

@@ -1,18 +1,15 @@
-"""The planner's answers by question, for all visitors: those shipped, those worked out, those under way; and how a page
-draws one: there at once, on its way, or asked for.
+"""The planner's answers by question: those shipped, those worked out, those under way; and how a page draws one: there
+at once, on its way, or asked for.
 
-A question is its TOML text, so that two pages, two tabs, or a page that was loaded again, meet the same answer: nothing
-is worked out twice and nothing is lost by leaving. Each answer is a command of its own in the background: `mopd plan`,
-the same with --rough for the time until that is there, or `mopd compare --all`, which sets the published systems beside
-the finalists. While an answer is on its way, a rough one stands in its place, and the question's last one before that
-is greyed. Leaves out: what an answer looks like.
+A question is its TOML text, so that equal questions have one answer. Each answer is a command of its own in the
+background (`mopdsim.app.background`): `mopd plan`, the same with --rough for the time until that is there, or
+`mopd compare --all`, which sets the published systems beside the finalists. While an answer is on its way, a rough one
+stands in its place, and the question's last one before that is greyed. Leaves out: what an answer looks like.
 """
 
 from __future__ import annotations
 
 import json
-import threading
-from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
@@ -24,20 +21,15 @@ from mopdsim.app import background, state
 from mopdsim.app.background import Work
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import MopdError
-from mopdsim.plan.words import capital
 
 FILE, ANSWER = "question.toml", "answer.json"
 FIRST = DATA / "first_answer.json"
-KEPT = 32  # answers, some 150 KB each
 Kind = Literal["rough", "planned", "ranked"]
 COMMANDS: dict[Kind, list[str]] = {
     "rough": ["plan", FILE, "--rough"],
     "planned": ["plan", FILE],
     "ranked": ["compare", "--all", FILE],
 }
-_found: OrderedDict[tuple[Kind, str], dict[str, Any]] = OrderedDict()
-_working: dict[tuple[Kind, str], Work] = {}
-_turn = threading.Lock()
 
 
 @cache
@@ -49,29 +41,18 @@ def shipped() -> dict[str, Any]:
 
 def known(question: str, kind: Kind = "planned") -> dict[str, Any] | None:
     """The answer to a question, if it was worked out. UsageError, one sentence, where that failed just now."""
-    with _turn:
-        work = _working.get((kind, question))
-        if work is not None and not work.running:
-            del _working[kind, question]
-            keep(question, work.result(), kind)
-        if (kind, question) in _found:
-            _found.move_to_end((kind, question))
-            return _found[kind, question]
-    first = shipped()
-    answer: dict[str, Any] | None = first.get(kind) if question == first["question"] else None
-    return answer
+    found, first = background.known((kind, question)), shipped()
+    return first.get(kind) if found is None and question == first["question"] else found
 
 
 def keep(question: str, answer: dict[str, Any], kind: Kind = "planned") -> None:
     """Remember an answer, the last few of them."""
-    _found[kind, question] = answer
-    while len(_found) > KEPT:
-        _found.popitem(last=False)
+    background.keep((kind, question), answer)
 
 
 def under_way(question: str, kind: Kind = "planned") -> Work | None:
     """The work on a question, while it is being answered."""
-    return _working.get((kind, question))
+    return background.under_way((kind, question))
 
 
 def begin(question: str, kind: Kind = "planned") -> None:
@@ -81,12 +62,9 @@ def begin(question: str, kind: Kind = "planned") -> None:
     command, given = COMMANDS[kind], {FILE: question}
     if answer is not None:
         command, given = [*command, "--planned", ANSWER], {**given, ANSWER: json.dumps(answer)}
-    with _turn:
-        if (kind, question) not in _found and (kind, question) not in _working:
-            _working[kind, question] = background.start(command, given)
+    background.begin((kind, question), command, given)
 
 
-POLL_S = 0.5
 # in the address: the question's answer was shown, and is worked out again where it is lost
 PARAMETER = "answered"
 Show = Callable[[str, Mapping[str, Any]], None]
@@ -120,7 +98,7 @@ def _meanwhile(question: str, kind: Kind, ask: str | None) -> tuple[str, Mapping
     # taken before: the page waits for what lies there
     rough = told(question, "rough") if kind == "planned" else None
     if under_way(question, kind) is not None:
-        wait_for(question, kind)
+        background.wait((kind, question), *([("rough", question)] if kind == "planned" else []))
     if rough is not None:
         st.caption(":orange-badge[rough] From few simulated worlds; the full answer takes its place.")
         return question, rough
@@ -171,15 +149,3 @@ def _lost(kind: Kind) -> bool:
     return (
         kind == "planned" and PARAMETER in st.query_params and st.session_state.get("shown_planned") is None
     )
-
-
-@st.fragment(run_every=POLL_S)
-def wait_for(question: str, kind: Kind = "planned") -> None:
-    """Say how far it is; the page is drawn again when it is done, and when the rough one is."""
-    work = under_way(question, kind)
-    rough = under_way(question, "rough")
-    if work is None or not work.running or (rough is not None and not rough.running and kind == "planned"):
-        st.rerun()
-        return
-    done, stages, what = work.progress
-    st.progress(done / stages, text=f"{capital(what)}: {work.seconds:.0f} s")

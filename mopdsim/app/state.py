@@ -160,23 +160,6 @@ def notice() -> None:
         st.error(text)
 
 
-@st.fragment(run_every=1)
-def wait(slot: str, says: str) -> None:
-    """Say how long work in the background has been going on. The session's `slot` holds the key for its result, what
-    the result is about, and the work; when that is done, the result stands under its key, behind what it is about.
-    """
-    if st.session_state.get(slot) is None:
-        return
-    into, about, work = st.session_state[slot]
-    if work.running:
-        st.info(says.format(work.seconds))
-        return
-    st.session_state[slot] = None
-    with noticed():
-        st.session_state[into] = (*about, work.result())
-    st.rerun()
-
-
 def hold(key: str, value: Any) -> str:
     """Set a widget's value before it is drawn, unless it has it already; returns the key."""
     if key not in st.session_state or st.session_state[key] != value:

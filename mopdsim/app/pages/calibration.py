@@ -5,6 +5,7 @@ Leaves out: the validation and the fits; they are those of `mopd validate`, `mop
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -149,25 +150,26 @@ def _own() -> None:
     columns = ", ".join(f"`{name}`" for name in LOADERS[kind].COLUMNS)
     st.caption(f"A CSV with at least these columns: {columns}. It stays on this machine.")
     file = st.file_uploader("Observations (CSV)", type=["csv"], key="refit_upload", max_upload_size=2)
-    if file is not None:
-        with views.said():
-            rows = check_refit(kind, file.getvalue())
-            st.caption(f"{rows} rows can be fitted.")
-            busy = st.session_state.get("refit") is not None
-            st.button("Refit", type="primary", disabled=busy, on_click=_begin, args=(kind, file.getvalue()))
-    if st.session_state.get("refit") is not None:
-        state.wait(
-            "refit", "Fitting, with every model and GPU left out in turn: {:.0f} s. It can take a minute."
-        )
-    elif st.session_state.get("refitted"):
-        _refitted(*st.session_state.refitted)
+    key: background.Key = st.session_state.get("refit", ())
+    with views.said():
+        found = background.known(key)
+        busy = background.under_way(key) is not None
+        if file is not None:
+            text = csv_text(file.getvalue())
+            st.caption(f"{check_refit(kind, text)} rows can be fitted.")
+            st.button("Refit", type="primary", disabled=busy, on_click=_begin, args=(kind, text))
+        if busy:
+            background.wait(key, says="Fitting, with every model and GPU left out in turn: {seconds:.0f} s")
+        elif found is not None:
+            _refitted(key[1], found)
 
 
 @state.noticed()
-def _begin(kind: str, data: bytes) -> None:
-    st.session_state.refitted = None
-    work = background.start(["calibrate", kind, "--data", FILE], {FILE: csv_text(data)})
-    st.session_state.refit = ("refitted", (kind,), work)
+def _begin(kind: str, text: str) -> None:
+    command = ("calibrate", kind, "--data", FILE)
+    key = (*command, hashlib.sha256(text.encode()).hexdigest())
+    background.begin(key, command, {FILE: text}, anew=True)
+    st.session_state.refit = key
 
 
 def _refitted(kind: str, document: dict[str, Any]) -> None:
@@ -294,9 +296,9 @@ FILE = "data.csv"
 NAMES = {"rl_steps": "RL step times", "train_throughput": "Training throughput", "decode": "Decoding speed"}
 
 
-def check_refit(kind: str, data: bytes) -> int:
+def check_refit(kind: str, text: str) -> int:
     """The number of rows that the kind can be fitted to. UsageError, one sentence, for any other file."""
-    rows = len(LOADERS[kind].load(csv_text(data)).rows)
+    rows = len(LOADERS[kind].load(text).rows)
     if not rows:
         raise UsageError(
             "file: none of its rows has every number that the fit needs: compare it with the example"

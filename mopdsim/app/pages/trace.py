@@ -7,7 +7,8 @@ All of it is `mopd trace` in a process of its own. Leaves out: every number, whi
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
 
 import pandas as pd
 import streamlit as st
@@ -18,8 +19,10 @@ from mopdsim.app.runs_on_disk import Run, root, runs
 from mopdsim.base.errors import UsageError
 from mopdsim.base.run_directory import DONE
 
-Kind = Literal["traced", "reported"]
-WORK = "trace_work"
+Kind = Literal[
+    "traced", "reported"
+]  # by it the session holds its last command of that kind, words and key in one
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 def page() -> None:
@@ -30,14 +33,32 @@ def page() -> None:
         st.info(f"No finished runs in {root()}/ yet: start one on the page Runs, or with `mopd train run`.")
         return
     chosen = found[st.selectbox("Run", list(found), key="trace_run", bind="query-params")]
+    results = {kind: _result(kind, chosen) for kind in KINDS}
     left, right = st.columns([2, 1], gap="medium")
     with left:
         _answer(chosen)
     with right:
         _report(chosen)
-    if _busy():
-        state.wait(WORK, "Loading the models and reading: {:.0f} s.")
-    _found(chosen)
+    for key in _under_way():
+        background.wait(key, says="Loading the models and reading: {seconds:.0f} s")
+    if results["traced"] is not None:
+        _traced(chosen, results["traced"])
+    if results["reported"] is not None:
+        _reported(chosen, results["reported"])
+
+
+def _asked(kind: Kind) -> background.Key:
+    """The words of the session's last command of a kind, which are its key."""
+    found: background.Key = st.session_state.get(kind, ())
+    return found
+
+
+def _result(kind: Kind, chosen: Run) -> dict[str, Any] | None:
+    """What the last command of a kind found, where it was about this run."""
+    with views.said():
+        found = background.known(_asked(kind))
+        return found if _asked(kind)[1:2] == (str(chosen.directory),) else None
+    return None
 
 
 def _answer(chosen: Run) -> None:
@@ -48,7 +69,7 @@ def _answer(chosen: Run) -> None:
         better = st.text_input(
             "Better answer", max_chars=2000, help="Effects are then on the odds of the two."
         )
-        if st.form_submit_button("Trace", type="primary", disabled=_busy()):
+        if st.form_submit_button("Trace", type="primary", disabled=bool(_under_way())):
             with views.said():
                 if not prompt:
                     raise UsageError("prompt: it is empty: type what the student is asked")
@@ -62,65 +83,60 @@ def _report(chosen: Run) -> None:
     """What needs no prompt."""
     with st.container(border=True):
         st.caption("Over all test prompts: who taught what, habits, harm, and recipe changes.")
-        if st.button("Report on the run", disabled=_busy()):
+        if st.button("Report on the run", disabled=bool(_under_way())):
             with views.said():
                 _begin("reported", chosen, ["--report"])
 
 
-def _busy() -> bool:
-    return st.session_state.get(WORK) is not None
+def _under_way() -> list[background.Key]:
+    return [_asked(kind) for kind in KINDS if background.under_way(_asked(kind)) is not None]
 
 
-def _begin(kind: Kind, chosen: Run, words: list[str]) -> None:
+def _begin(kind: Kind, chosen: Run, words: Sequence[str]) -> None:
     """Hand the question to `mopd trace` and draw the page anew."""
-    work = background.start(["trace", str(chosen.directory), *words], {})
-    st.session_state[WORK] = (kind, (chosen.name, words), work)
-    st.session_state[kind] = None
+    key = ("trace", str(chosen.directory), *words)
+    background.begin(key, key, {}, anew=True)
+    st.session_state[kind] = key
     st.rerun()
 
 
-def _found(chosen: Run) -> None:
-    """The last answer and the last report, where they are of this run."""
-    name, words, document = _last("traced")
-    if name == chosen.name:
-        for number, answer in enumerate(document["answers"]):
-            _traced(answer, number)
-        confirmed = "--confirm" in words
-        st.caption(
-            "Effects are nats of log-probability that the answer would lose without each teacher."
-            if confirmed
-            else "This is evidence. Proof is to distil the student again without each teacher, which takes as long as "
-            "its distillation did for each of them; what was made is kept, and asking again goes on."
+def _traced(chosen: Run, document: dict[str, Any]) -> None:
+    """The answers that were traced, and the offer to confirm."""
+    _, _, *words = _asked("traced")
+    for number, answer in enumerate(document["answers"]):
+        _drawn(answer, number)
+    confirmed = "--confirm" in words
+    st.caption(
+        "Effects are nats of log-probability that the answer would lose without each teacher."
+        if confirmed
+        else "This is evidence. Proof is to distil the student again without each teacher, which takes as long as "
+        "its distillation did for each of them; what was made is kept, and asking again goes on."
+    )
+    if not confirmed and st.button("Confirm by distilling again", disabled=bool(_under_way())):
+        with views.said():
+            _begin("traced", chosen, [*words, "--confirm"])
+
+
+def _reported(chosen: Run, document: dict[str, Any]) -> None:
+    """The report on all test prompts, and its files."""
+    st.markdown("**Report**")
+    st.code(document["text"], language=None)
+    text = json.dumps(document, indent=1, sort_keys=True)
+    views.download("Report", document["text"], f"{chosen.name}_trace.txt", "text/plain")
+    views.download("Report, JSON", text, f"{chosen.name}_trace.json", "application/json")
+    for number, change in enumerate(document["changes"], start=1):
+        views.download(
+            f"Recipe change {number}",
+            change["recipe"],
+            f"{chosen.name}_change_{number}.toml",
+            "application/toml",
         )
-        if not confirmed and st.button("Confirm by distilling again", disabled=_busy()):
-            with views.said():
-                _begin("traced", chosen, [*words, "--confirm"])
-    name, _, document = _last("reported")
-    if name == chosen.name:
-        st.markdown("**Report**")
-        st.code(document["text"], language=None)
-        text = json.dumps(document, indent=1, sort_keys=True)
-        views.download("Report", document["text"], f"{chosen.name}_trace.txt", "text/plain")
-        views.download("Report, JSON", text, f"{chosen.name}_trace.json", "application/json")
-        for number, change in enumerate(document["changes"], start=1):
-            views.download(
-                f"Recipe change {number}",
-                change["recipe"],
-                f"{chosen.name}_change_{number}.toml",
-                "application/toml",
-            )
-
-
-def _last(kind: Kind) -> tuple[str, list[str], dict[str, Any]]:
-    """Run, words and document of the last question of a kind; empty where there was none."""
-    found: tuple[str, list[str], dict[str, Any]] | None = st.session_state.get(kind)
-    return found or ("", [], {})
 
 
 Answer = dict[str, Any]
 
 
-def _traced(answer: Answer, number: int) -> None:
+def _drawn(answer: Answer, number: int) -> None:
     teachers = list(answer["tokens"][0]["teachers"]) if answer["tokens"] else []
     st.caption("Prompt")
     st.code(answer["prompt"], language=None, wrap_lines=True)

@@ -74,8 +74,8 @@ class Slow:
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
     found = Slow()
     monkeypatch.setattr(background, "start", found.start)
-    monkeypatch.setattr(planned, "_working", {})
-    monkeypatch.setattr(planned, "_found", OrderedDict())
+    monkeypatch.setattr(background, "_working", {})
+    monkeypatch.setattr(background, "_found", OrderedDict())
     yield found
 
 

@@ -8,7 +8,7 @@ from collections import OrderedDict
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import charts, opening, planned, questions, views
+from mopdsim.app import background, charts, opening, planned, questions, views
 from mopdsim.app.choice import Choice
 from mopdsim.plan.finalists import COLUMNS
 from mopdsim.plan.plan import MOST_WORDS
@@ -18,7 +18,7 @@ from tools.record import answers, changes
 
 
 def test_the_opening_question_is_answered_and_another_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planned, "_found", OrderedDict())
+    monkeypatch.setattr(background, "_found", OrderedDict())
     answer = planned.known(questions.of_choice(Choice()))
     assert answer is not None and len(answer["headline"].split()) <= MOST_WORDS
     assert list(opening.columns(answer).columns) == list(COLUMNS)
@@ -27,7 +27,7 @@ def test_the_opening_question_is_answered_and_another_is_not(monkeypatch: pytest
     assert planned.known(other) is None
     planned.keep(other, answer)
     assert planned.known(other) == answer
-    for number in range(planned.KEPT):
+    for number in range(background.KEPT):
         planned.keep(f"question {number}", answer)
     assert planned.known(other) is None  # the last few are kept
 

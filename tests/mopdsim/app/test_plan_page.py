@@ -57,7 +57,7 @@ class Begun:
 def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begun]:
     found = Begun()
     monkeypatch.setattr(background, "start", found.start)
-    monkeypatch.setattr(planned, "_working", {})
+    monkeypatch.setattr(background, "_working", {})
     yield found
 
 

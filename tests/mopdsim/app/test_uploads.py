@@ -29,7 +29,7 @@ def own(data: bytes) -> None:
 
 
 def refit(data: bytes) -> None:
-    calibration.check_refit("rl_steps", data)
+    calibration.check_refit("rl_steps", uploads.csv_text(data))
 
 
 def asked(data: bytes) -> None:
