@@ -138,23 +138,39 @@ def _check(shape: type[BaseModel], found: Any, where: object) -> None:
         raise UsageError(f"{where}: {in_words(error)}: {_CHANGED}") from None
 
 
-class _Done(BaseModel):
-    model_config = ConfigDict(strict=True)
-    kind: str
+class _Stage(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
     domains: _Figures
     flops: dict[str, float]
+    peak_memory_bytes: int
+    seconds: dict[str, float]
+    steps: int
+    tokens: dict[str, dict[str, float]]
     wall_seconds: float
+
+    @model_validator(mode="after")
+    def _whole(self) -> _Stage:
+        """Every phase is counted, and a domain has the figures that another has."""
+        if not {*PHASES} <= self.flops.keys() & self.seconds.keys():
+            raise ValueError(f"flops and seconds are not those of {', '.join(PHASES)}")
+        if len({frozenset(row) for row in self.domains.values()}) != 1:
+            raise ValueError("its domains have not the same figures")
+        return self
+
+
+class _Done(_Stage):
+    kind: str
 
 
 class _Outcome(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
     start: float
     final: float
     se: float | None
 
 
 class _Summary(BaseModel):
-    model_config = ConfigDict(strict=True)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
     run: str
     seconds: float
     weights_sha256: str
@@ -165,6 +181,12 @@ class _Summary(BaseModel):
 def checked_summary(found: Any, path: Path) -> dict[str, Any]:
     """A finished run's summary, read from `path`. UsageError for one that no trainer writes."""
     _check(_Summary, found, path)
+    return dict(found)
+
+
+def checked_stage(found: Any, path: Path) -> dict[str, Any]:
+    """A finished stage's summary, read from `path`. UsageError for one that no trainer writes."""
+    _check(_Stage, found, path)
     return dict(found)
 
 

@@ -9,7 +9,6 @@ median; where there is none 1 in float32, in which the pace was timed, and BFLOA
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mopdsim.base.errors import NotFoundError
-from mopdsim.base.run_directory import MADE_FROM, SUMMARY, WEIGHTS
+from mopdsim.base.errors import MopdError
+from mopdsim.base.run_directory import SUMMARY, WEIGHTS
 from mopdsim.cost.own_trainer import KINDS, Work, phase_s
 from mopdsim.cost.stage_cost import bill
 from mopdsim.cost.stage_seconds import Machine, forward
@@ -154,10 +153,9 @@ def measured(store: Store) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], list[float]] = {}
     for path in sorted(store.root.glob(f"*/{SUMMARY}")):
         try:
-            summary = json.loads(path.read_text())
-            made_from = json.loads((path.parent / MADE_FROM).read_text())
+            summary, made_from = store.summary(path.parent.name), store.made_from(path.parent.name)
             own = _model_at(path.parent / WEIGHTS / "config.json")
-        except (OSError, ValueError, NotFoundError):  # none yet, broken, or a dataset
+        except MopdError:  # none yet, broken, or a dataset
             continue
         for name, factor in _factors_of(summary, made_from, own):
             found.setdefault((name, made_from["settings"]["dtype"]), []).append(factor)

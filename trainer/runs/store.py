@@ -8,7 +8,6 @@ nothing else. A given model's key is the fingerprint of its weights. Files: `mop
 from __future__ import annotations
 
 import fcntl
-import json
 import shutil
 import time
 from collections.abc import Iterator, Mapping
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from mopdsim.base import run_directory as files
-from mopdsim.base.documents import sha256_of
-from mopdsim.base.errors import MopdError
+from mopdsim.base.documents import json_document, sha256_of
+from mopdsim.base.errors import MopdError, UsageError
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import Amounts, AnyStage, Merge, RejectionSampling, parents, renamed
-from trainer.files.atomic import explained, sweep, verified, write_json, write_text
+from trainer.files.atomic import PUT_BACK, explained, sweep, verified, write_json, write_text
 from trainer.files.settings import Settings
 from trainer.tasks import task
 
@@ -43,8 +42,8 @@ class Store:
         place = self.directory(key)
         try:
             done = files.status_of(place) == files.DONE and bool(self.summary(key))
-            stage = self._made_from(key)["stage"]
-        except (OSError, ValueError, KeyError):
+            stage = self.made_from(key)["stage"]
+        except (OSError, MopdError):
             return False
         return done and (stage is None or verified(place / product(stage["kind"])))
 
@@ -78,13 +77,18 @@ class Store:
     def mark(self, key: str, status: str) -> None:
         write_text(self.directory(key) / files.STATUS, status + "\n")
 
-    def _made_from(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / files.MADE_FROM).read_text())
+    def made_from(self, key: str) -> dict[str, Any]:
+        """What a stage was made from. MopdError where that is not what its key says."""
+        path = self.directory(key) / files.MADE_FROM
+        found = json_document(path, missing=f"{path}: is missing", remedy=PUT_BACK)
+        if key_of(found) != key:
+            raise UsageError(f"{path}: was changed since the stage began: {PUT_BACK}")
         return found
 
     def summary(self, key: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.directory(key) / files.SUMMARY).read_text())
-        return found
+        """What a finished stage came to. MopdError where it is not what a trainer writes."""
+        path = self.directory(key) / files.SUMMARY
+        return files.checked_stage(json_document(path, missing=f"{path}: is missing", remedy=PUT_BACK), path)
 
     def weights(self, key: str) -> Path:
         return self.directory(key) / files.WEIGHTS

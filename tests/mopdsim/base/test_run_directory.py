@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from mopdsim.base.errors import UsageError
-from mopdsim.base.run_directory import checked_manifest, checked_summary, named, rows_of
+from mopdsim.base.run_directory import PHASES, checked_manifest, checked_summary, named, rows_of
 
 ROWS = b'{"kind": "step", "step": 0}\n{"no": "kind"}\n[1]\n{"kind": "step", "step": 1}\n{"kind": "st'
 
@@ -93,7 +93,11 @@ def test_a_stage_with_more_teachers_than_names_is_said() -> None:
 DONE = {
     "kind": "rl",
     "domains": {"a": {"pass_rate": 0.5, "se": None}},
-    "flops": {"training": 1.0},
+    "flops": dict.fromkeys(PHASES, 1.0),
+    "seconds": dict.fromkeys(PHASES, 0.5),
+    "peak_memory_bytes": 1,
+    "steps": 2,
+    "tokens": {"generated": {"a": 3}},
     "wall_seconds": 2.0,
 }
 WHOLE = {
@@ -108,6 +112,15 @@ WHOLE = {
         ({"stages": {}}, "stages = {}"),
         ({"stages": {"student": 3}}, "stages.student = 3"),
         ({"stages": {"student": {**DONE, "domains": {"a": 3}}}}, "stages.student.domains.a = 3"),
+        (
+            {"stages": {"student": {**DONE, "flops": {"training": 1.0}}}},
+            "stages.student: flops and seconds are not",
+        ),
+        (
+            {"stages": {"student": {**DONE, "domains": {"a": {"pass_rate": 1.0}, "b": {}}}}},
+            "stages.student: its domains",
+        ),
+        ({"scores": {"a": {"start": math.nan, "final": 1.0, "se": 0.1}}}, "scores.a.start = nan"),
         ({"stages": {"student": {**DONE, "wall_seconds": "1"}}}, "stages.student.wall_seconds = '1'"),
         ({"scores": {"a": {"start": 0.25, "final": "x", "se": 0.1}}}, "scores.a.final = 'x'"),
         ({"scores": {"a": {"start": 0.25}}}, "scores.a.final is missing"),

@@ -41,7 +41,7 @@ from trainer.runs.execute import ATTEMPTS, Outcome, carry_out
 from trainer.runs.plan import Plan
 from trainer.runs.pools import LocalPool, Pool
 from trainer.runs.progress import Progress
-from trainer.runs.store import Store
+from trainer.runs.store import Store, key_of
 from trainer.tasks import task
 
 Make = Callable[..., Work]
@@ -277,20 +277,21 @@ def test_estimates_follow_the_pace_of_finished_stages(
     work = make()
     key, other = work.planned.keys["mixed"]["mixed"], work.planned.keys["mopd"]["student"]
     before, shape = work.ledger, model_of(str(model))
-    place = work.store.directory("measured")
+    made_from = {
+        "stage": {"kind": "rl"}, "amounts": {"prompts_per_step": 2, "rollouts_per_prompt": 4},
+        "settings": {"dtype": dtype},
+    }  # fmt: skip
+    place = work.store.directory(key_of(made_from))
     (place / "weights").mkdir(parents=True)
     shutil.copy(model / "config.json", place / "weights")
     none = dict.fromkeys(PHASES, 0.0)
     took = 3 * phase_s("rl", shape, flops, passes=steps)
     summary = {
         "steps": steps, "seconds": none | {"training": took}, "flops": none | {"training": flops},
-        "tokens": {"generated": {}},
+        "tokens": {"generated": {}}, "domains": {"sort": {"pass_rate": 0.5}}, "peak_memory_bytes": 1,
+        "wall_seconds": took,
     }  # fmt: skip
     (place / "summary.json").write_text(json.dumps(summary))
-    made_from = {
-        "stage": {"kind": "rl"}, "amounts": {"prompts_per_step": 2, "rollouts_per_prompt": 4},
-        "settings": {"dtype": dtype},
-    }  # fmt: skip
     (place / "made_from.json").write_text(json.dumps(made_from))
     after = ledger(work.runs, work.planned, work.store, finished=work.done())
     node = work.planned.node[key]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -145,6 +147,16 @@ def test_a_changed_student_keeps_its_teachers(ran: tuple[Recipe, Path], model: P
     assert again(longer, model, own).ran == ["student"]
 
 
+GONE = object()
+
+
+def _with(place: Path, name: str, value: Any) -> None:
+    """A stage's summary without a value, or with another."""
+    document = json.loads((place / "summary.json").read_text())
+    del document[name]
+    (place / "summary.json").write_text(json.dumps(document if value is GONE else document | {name: value}))
+
+
 DAMAGES: dict[str, Callable[[Path], None]] = {
     "flipped weights": lambda place: hurt(place / "weights" / "model.safetensors", "flipped"),
     "short weights": lambda place: hurt(place / "weights" / "model.safetensors", "truncated"),
@@ -152,6 +164,15 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "another tokenizer": lambda place: hurt(place / "weights" / "tokenizer.json", "flipped"),
     "not done": lambda place: (place / "STATUS").write_text("running\n") and None,  # type: ignore[func-returns-value]
     "no summary": lambda place: (place / "summary.json").unlink(),
+    **{
+        f"summary {name}": lambda place, text=text: (place / "summary.json").write_text(text) and None
+        for name, text in {"empty": "", "a list": "[1]", "deep": "[" * 100_000, "of nothing": "{}"}.items()
+    },
+    **{
+        f"summary with {name} = {value}": partial(_with, name=name, value=value)
+        for name, value in [("steps", GONE), ("domains", "x"), ("wall_seconds", math.nan), ("flops", {})]
+    },
+    "another made_from": lambda place: (place / "made_from.json").write_text('{"stage": 3}') and None,
     "half a summary": lambda place: hurt(place / "summary.json", "truncated"),
 }
 
