@@ -16,6 +16,7 @@ import numpy as np
 from mopdsim.fit.cost import fit, parts
 from mopdsim.validate.cost import LOADERS, symmetric_error
 from mopdsim.validate.effects import name_of
+from mopdsim.validate.intervals import errors_of
 from mopdsim.validate.tables import published
 
 OFF = 1e-9
@@ -41,7 +42,7 @@ def errors(kind: str, pinned: Mapping[str, float]) -> dict[str, float]:
         out = [row for row in rows if part.holds(row)]
         measured = np.array([row.measured for row in out])
         wrong += symmetric_error(loader.predict(loader.stacked(out), kept), measured).tolist()
-    return {"median_error": float(np.median(wrong)), "p90_error": float(np.quantile(wrong, 0.9))}
+    return errors_of(wrong)
 
 
 def table() -> list[dict[str, Any]]:

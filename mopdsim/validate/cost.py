@@ -19,9 +19,10 @@ import numpy as np
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut, shipped
+from mopdsim.forecast.forecast import quantiles
 from mopdsim.validate import decode_rows, rl_rows, train_rows
 from mopdsim.validate.effects import largest_errors
-from mopdsim.validate.intervals import lognormal, summary
+from mopdsim.validate.intervals import errors_of, lognormal, summary
 from mopdsim.validate.tables import Row, Table, published
 
 LOADERS: dict[str, ModuleType] = {"decode": decode_rows, "train_throughput": train_rows, "rl_steps": rl_rows}
@@ -45,11 +46,7 @@ def symmetric_error(predicted: Array, measured: Array) -> Array:
 def _summary(errors: Array) -> dict[str, Any]:
     if not len(errors):
         return {"rows": 0, "median_error": None, "p90_error": None}
-    return {
-        "rows": len(errors),
-        "median_error": round(float(np.median(errors)), 4),
-        "p90_error": round(float(np.quantile(errors, 0.9)), 4),
-    }
+    return {"rows": len(errors), **{name: round(value, 4) for name, value in errors_of(errors).items()}}
 
 
 def _by(key: str, rows: list[Row], errors: Array) -> dict[str, dict[str, Any]]:
@@ -157,9 +154,7 @@ def _incomplete(table: Table, fitted: Fitted, loader: ModuleType) -> list[dict[s
             sd = np.hypot(width / NORMAL_80, row.extra_log_sd)
             predicted = loader.predict(row.payload, fitted.constants)
             cloud = np.outer(predicted, np.exp(sd * NORMAL_GRID))
-            shown |= dict(
-                zip(("p10", "p50", "p90"), np.quantile(cloud, [0.1, 0.5, 0.9]).tolist(), strict=True)
-            )
+            shown |= quantiles(cloud)
         found.append(shown)
     return found
 

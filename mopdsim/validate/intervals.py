@@ -1,6 +1,7 @@
-"""How good an interval is: whether it holds the measurement, how wide it is, and both in one number.
+"""How good an interval is: whether it holds the measurement, how wide it is, and both in one number; how large errors
+are.
 
-Everything is in logarithms, because costs are judged by ratios. Leaves out: how an interval comes about.
+Intervals are judged in logarithms, because costs are judged by ratios. Leaves out: how an interval comes about.
 """
 
 from __future__ import annotations
@@ -53,6 +54,11 @@ def judged(drawn_N: Array, measured: float, *, bound: str = "") -> dict[str, Any
         "inside_80": held(told, measured, bound),
         "error": max(told["p50"] / measured, measured / told["p50"]) - 1,
     }
+
+
+def errors_of(errors: Sequence[float] | Array) -> dict[str, float]:
+    """The median and the P90 of errors."""
+    return {"median_error": float(np.median(errors)), "p90_error": float(np.quantile(errors, 0.9))}
 
 
 def summary(predictions: Sequence[Mapping[str, Any]], refused: int = 0) -> dict[str, Any]:

@@ -44,7 +44,7 @@ from mopdsim.forecast.forecast import QUANTILES
 from mopdsim.forecast.stage_draws import project_overhead
 from mopdsim.recipes.published import system
 from mopdsim.validate import totals
-from mopdsim.validate.intervals import judged, summary
+from mopdsim.validate.intervals import errors_of, judged, summary
 from mopdsim.validate.tables import published, read_rows
 
 COLUMNS = ("model", "stage", "gpu", "gpu_hours", "details")
@@ -74,7 +74,6 @@ def validate(path: Path | None = None) -> dict[str, Any]:
             predictions.append({**label, **_judge(preset, measured)})
     if not predictions:
         raise UsageError("no row has both a measured total and a preset")
-    errors = [found["error"] for found in predictions]
     return {
         "kind": "project_totals",
         "rows": len(predictions),
@@ -83,8 +82,7 @@ def validate(path: Path | None = None) -> dict[str, Any]:
         "median_ratio": float(np.median([found["p50"] / found["measured"] for found in predictions])),
         "median_width": float(np.median([found["p90"] / found["p10"] for found in predictions])),
         "interval_score": summary(predictions)["interval_score"],
-        "median_error": float(np.median(errors)),
-        "p90_error": float(np.quantile(errors, 0.9)),
+        **errors_of([found["error"] for found in predictions]),
         "widened": _widened(predictions),
         "predictions": predictions,
     }

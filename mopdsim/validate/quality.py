@@ -25,6 +25,8 @@ import numpy as np
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.errors import UsageError
+from mopdsim.forecast.forecast import quantiles
+from mopdsim.validate.intervals import errors_of, held
 from mopdsim.validate.quality_rows import METHODS, ZERO, Score, read
 from mopdsim.validate.recovery import Recovery, fit
 
@@ -104,7 +106,7 @@ def _family(row: Score) -> str:
 
 def _judge(row: Score, drawn_N: Array, recovered: float, model: Recovery) -> dict[str, Any]:
     """A row's prediction, its error and those of the simple rules, in the row's unit. recovered: in other studies."""
-    low, middle, high = (float(value) for value in np.quantile(drawn_N, [0.1, 0.5, 0.9]))
+    told = quantiles(drawn_N)
     rules = {
         "no_change": row.start,
         "own_expert": row.teacher if row.in_set else row.start,
@@ -112,7 +114,7 @@ def _judge(row: Score, drawn_N: Array, recovered: float, model: Recovery) -> dic
         "recovery_elsewhere": row.start + recovered * (row.teacher - row.start) * row.in_set,
     }
     shift = 0.0 if row.unit == "percent" else ZERO
-    shown = {"p10": low, "p50": middle, "p90": high, "measured": row.score}
+    shown = {**told, "measured": row.score}
     return {
         "line": row.line,
         "study": row.study,
@@ -124,8 +126,8 @@ def _judge(row: Score, drawn_N: Array, recovered: float, model: Recovery) -> dic
         "unit": row.unit,
         "identified": not row.in_set or model.identified(METHODS[row.method]),
         **{key: (value - shift) * row.scale for key, value in shown.items()},
-        "inside_80": low <= row.score <= high,
-        "error": abs(middle - row.score) * row.scale,
+        "inside_80": held(told, row.score),
+        "error": abs(told["p50"] - row.score) * row.scale,
         "points": 100.0 / row.scale,
         "baseline_errors": {name: abs(value - row.score) * row.scale for name, value in rules.items()},
     }
@@ -146,8 +148,7 @@ def _errors(predictions: Sequence[Mapping[str, Any]], *, in_points: bool = False
     best = min(RULES, key=rules.__getitem__)
     return {
         "count": len(errors),
-        "median_error": float(np.median(errors)),
-        "p90_error": float(np.quantile(errors, 0.9)),
+        **errors_of(errors),
         "mean_error": _mean(errors),
         "inside_80": _mean([found["inside_80"] for found in predictions]),
         "baseline_mean_errors": rules,

@@ -19,7 +19,7 @@ from mopdsim.forecast.forecast import Forecast, forecast
 from mopdsim.forecast.stage_draws import drawn, length_of
 from mopdsim.recipes import published
 from mopdsim.recipes.published import Figure
-from mopdsim.validate.intervals import judged
+from mopdsim.validate.intervals import errors_of, judged
 
 FACTOR = 2.0  # that the median should stay within
 PETAFLOP_DAY = 1e15 * 86_400
@@ -30,15 +30,13 @@ _OLD_AND_REFERENCE = 2.0
 def validate() -> dict[str, Any]:
     """The report: P10 to P90 of every published total, coverage, and how far the medians are off."""
     predictions = [row for name in published.NAMES for row in _rows(name)]
-    errors = [row["error"] for row in predictions]
     return {
         "kind": "published",
         "rows": len(predictions),
         "coverage_80": float(np.mean([row["inside_80"] for row in predictions])),
         "within_factor_2": float(np.mean([row["within_factor_2"] for row in predictions])),
         "median_width": float(np.median([row["p90"] / row["p10"] for row in predictions])),
-        "median_error": float(np.median(errors)),
-        "p90_error": float(np.quantile(errors, 0.9)),
+        **errors_of([row["error"] for row in predictions]),
         "predictions": predictions,
     }
 
