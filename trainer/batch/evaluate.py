@@ -124,6 +124,11 @@ def sampled(
     return batches
 
 
+def error_of_mean(mean: float, square: float, count: float) -> float:
+    """The standard error of the mean of so many scores; square: the mean of their squares."""
+    return float((max(square - mean**2, 0.0) / count) ** 0.5)
+
+
 def _described(batches: Sequence[Batch]) -> dict[str, float]:
     """The figures of one domain's batches, all with as many answers to a prompt."""
     group = batches[0].group
@@ -133,7 +138,7 @@ def _described(batches: Sequence[Batch]) -> dict[str, float]:
     rate, square = float(score_U.sum()) / prompts, float(score_U.square().sum()) / prompts
     found = {
         "pass_rate": rate,
-        "se": (max(square - rate**2, 0.0) / prompts) ** 0.5,
+        "se": error_of_mean(rate, square, prompts),
         "n": prompts,
         "full": float(passed_UG.sum()) / rows,
         "length": _tokens(batches) / rows,

@@ -18,6 +18,7 @@ from mopdsim.base.run_directory import CHECKPOINTS, DATA, METRICS
 from mopdsim.recipes.stage import RejectionSampling
 from trainer.batch import written
 from trainer.batch.batch import Batch
+from trainer.batch.evaluate import error_of_mean
 from trainer.batch.meter import Meter
 from trainer.batch.rollout import turns
 from trainer.batch.written import Sample
@@ -162,7 +163,7 @@ def _described(sums: dict[str, float]) -> dict[str, Any]:
     row = {
         "score": sums["score"] / samples,
         "best_score": best,
-        "se": (max(sums["best_square"] / prompts - best**2, 0.0) / prompts) ** 0.5,
+        "se": error_of_mean(best, sums["best_square"] / prompts, prompts),
         "n": round(prompts),
         "kept": round(sums["kept"]),
         "kept_share": sums["kept"] / samples,
