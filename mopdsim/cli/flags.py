@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.errors import UsageError
 
 if TYPE_CHECKING:
     from mopdsim.forecast.scenario import Scenario
@@ -185,13 +185,10 @@ def scenario_of(recipe: str, keys: Mapping[str, Any]) -> Scenario:
     """A named recipe's scenario, or a file's (a scenario or a recipe), with the flags on top."""
     from mopdsim.base.documents import read_toml
     from mopdsim.forecast import scenario
-    from mopdsim.recipes.catalogue import CATALOGUE, DEFAULT_DOMAINS
+    from mopdsim.recipes.catalogue import DEFAULT_DOMAINS, known
 
     if not recipe.endswith(".toml"):
-        if recipe not in CATALOGUE:
-            raise NotFoundError(
-                f"no recipe {recipe!r}{did_you_mean(recipe, CATALOGUE)}; a file ends in .toml"
-            )
+        known(recipe)
         asked = {"domains": list(DEFAULT_DOMAINS), **with_domains(keys)}
         found = scenario.of_recipe(recipe, source=recipe, **asked)
         return found if "domains" in keys else replace(found, stated=found.stated - {"domains"})

@@ -601,16 +601,21 @@ def entries() -> list[Entry]:
     ]
 
 
+def known(name: str) -> None:
+    """NotFoundError where there is no recipe of this name."""
+    if name not in CATALOGUE:
+        raise NotFoundError(f"no recipe {name!r}{did_you_mean(name, CATALOGUE)}; a file ends in .toml")
+
+
 def recipe(name: str, domains: Sequence[str], /, **options: Any) -> Recipe:
     """The catalogue's recipe of this name. NotFoundError for a name, UsageError for a bad option or its value."""
-    if name not in CATALOGUE:
-        raise NotFoundError(f"no recipe {name!r}{did_you_mean(name, CATALOGUE)}")
+    known(name)
     if not domains:
         raise UsageError("domains is empty: a recipe needs at least one domain")
-    known = inspect.signature(CATALOGUE[name]).parameters.keys() - {"domains"}
+    own = inspect.signature(CATALOGUE[name]).parameters.keys() - {"domains"}
     for key in options:
-        if key not in known:
-            raise UsageError(f"recipe {name!r} has no option {key!r}{did_you_mean(key, known)}")
+        if key not in own:
+            raise UsageError(f"recipe {name!r} has no option {key!r}{did_you_mean(key, own)}")
     try:
         return _checked(name)(domains, **options)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mopdsim.base.documents import in_words, parse_toml, read_toml
-from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
+from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes import catalogue, recipe_file
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import AmountsName
@@ -44,10 +44,6 @@ def resolve_recipe(
             document["amounts"] = amounts
         paths = given
     else:
-        if name not in catalogue.CATALOGUE:
-            raise NotFoundError(
-                f"no recipe {name!r}{did_you_mean(name, catalogue.CATALOGUE)}; a file ends in .toml"
-            )
         chosen = {key: value for key, value in given if "." not in key}
         if amounts:
             chosen["amounts"] = amounts
