@@ -48,6 +48,7 @@ def caveats(
     return tuple([
         *_of_facts(scenario, domains),
         *_of_machine(scenario),
+        *_of_small_pools(scenario),
         *_of_too_many_gpus(scenario, bills),
         *_of_idle_gpus(idle),
         *_of_recipe(scenario, efforts, world),
@@ -96,6 +97,20 @@ def _of_machine(scenario: Scenario) -> Iterator[str]:
                 yield f"RL step times were never fitted on {kind} {name}: extrapolated, intervals are wider"
     if scenario.usd_per_gpu_hour is None and device.price_grade == "assumed":
         yield f"the price of {device.name} is assumed: give usd_per_gpu_hour"
+
+
+def _of_small_pools(scenario: Scenario) -> Iterator[str]:
+    """Pools that hold fewer GPUs than each stage was to take."""
+    asked = scenario.gpus_per_stage or 0
+    used = {scenario.pool(name) for name in scenario.recipe.stage.keys() - scenario.gpus_of.keys()}
+    small = [
+        f"{size} of pool {pool!r}" for pool, size in scenario.pools.items() if pool in used and size < asked
+    ]
+    if small:
+        yield (
+            f"gpus_per_stage = {asked}: there are {' and '.join(small)}, so stages there take these: lower it, or "
+            "raise the pool"
+        )
 
 
 def _of_too_many_gpus(scenario: Scenario, bills: Mapping[str, Bill]) -> Iterator[str]:

@@ -262,6 +262,16 @@ def test_a_part_of_the_pool_that_is_too_small_is_named_beside_the_pool() -> None
         forecast(asked)
 
 
+def test_more_gpus_a_stage_than_its_pool_has_are_said() -> None:
+    asked = _scenario(
+        gpus=None, pools={"a": 64, "b": 16}, pool_of={"teacher_2": "b"}, gpus_per_stage=32, draws=8
+    )
+    sentence = "gpus_per_stage = 32: there are 16 of pool 'b', so stages there take these: lower it, or raise the pool"
+    assert sentence in forecast(asked).warnings
+    for enough in ({"gpus_per_stage": 16}, {"gpus_of": {"teacher_2": 16}}, {"pool_of": {}}):
+        assert "there are" not in " ".join(forecast(replace(asked, **enough)).warnings)
+
+
 def test_extrapolation_is_said() -> None:
     warnings = " ".join(forecast(_scenario(model="MiMo-V2-Flash", gpus=256)).warnings)
     assert "never fitted on model" in warnings and "another model's or a prior" in warnings
