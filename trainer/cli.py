@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from mopdsim.base.documents import number
 from mopdsim.base.errors import UsageError
 from mopdsim.cli.flags import Device, Json, RunSeed, emit, group, listed, new_file
 from mopdsim.recipes.recipe import Recipe
@@ -228,7 +229,7 @@ def evaluate(
         str | None, typer.Option(help="Comma-separated task specifications [default: the run's].")
     ] = None,
     items: Annotated[int, typer.Option(min=1, help="Fixed test prompts of each domain.")] = 400,
-    temperature: Annotated[float, typer.Option(min=0, help="0 decodes greedily.")] = 1.0,
+    temperature: Annotated[float, typer.Option(help="0 decodes greedily.")] = 1.0,
     samples: Annotated[
         int | None,
         typer.Option(
@@ -245,6 +246,7 @@ def evaluate(
     from trainer.runs.progress import Progress
     from trainer.runs.show import evaluate_directory, score_table
 
+    number(temperature, "temperature", least=0)
     with Progress().watching() as progress:
         scores = evaluate_directory(
             directory,

@@ -345,6 +345,14 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "eval without domains": (["train", "eval", "MODEL"], 2, "--domains"),
     "eval of nothing": (["train", "eval", "EMPTY", "--domains", "sort"], 3, "config.json is missing"),
     "eval of no items": (["train", "eval", "MODEL", "--domains", "sort", "--items", "0"], 2, "greater than"),
+    **{
+        f"eval at temperature {value}": (
+            ["train", "eval", "MODEL", "--domains", "sort", f"--temperature={value}"],
+            2,
+            f"temperature = {float(value)}: must be a finite number from 0",
+        )
+        for value in ("inf", "nan", "-1")
+    },
     "a model nobody offers": (["train", "get-model", "smollm"], 3, "did you mean 'smollm2-135m'"),
     "a model over a file": (["train", "init-model", "--out", "FILE"], 2, "exists already"),
     "a model over a model": (["train", "init-model", "--out", "MODEL"], 2, "exists already"),
