@@ -73,7 +73,6 @@ def split_of(text: str) -> Split:
 class Task(ABC):
     """One domain. Subclasses are frozen values: cheap, picklable, equal when their dials are equal.
 
-    environment_seconds  declared verifier or environment time per rollout turn, on the simulated clock only
     max_new_tokens       per assistant turn, the end-of-sequence token included
     max_turns            assistant turns in an episode; 1 means no environment replies
     corruption           probability that `demonstrate` gives a wrong demonstration
@@ -82,7 +81,6 @@ class Task(ABC):
     """
 
     spec: str
-    environment_seconds: float
     max_new_tokens: int
     max_turns: int = 1
     corruption: float = 0.0
@@ -300,7 +298,6 @@ def shared_dials(options: Options, *, corruption: float, max_new_tokens: int) ->
     """The fields that every Task has, read from the spec with a family's defaults."""
     return {
         "spec": options.spec,
-        "environment_seconds": options.number("environment_seconds", 0.0),
         "max_new_tokens": options.whole("max_new_tokens", max_new_tokens),
         "corruption": options.number("corruption", corruption),
         "reward_scale": options.number("reward_scale", 1.0),

@@ -50,9 +50,9 @@ def smaller(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def domains_of(specs: dict[str, str], count: int) -> list[str]:
-    """As many domains; beyond three they differ in the environment's declared time alone."""
+    """As many domains; beyond three they differ in the scale of the reward alone."""
     known = list(specs.values())
-    return [f"{known[n % 3]}&environment_seconds={n // 3}" for n in range(count)]
+    return [f"{known[n % 3]}&reward_scale={1 + n // 3}" for n in range(count)]
 
 
 @pytest.mark.parametrize(

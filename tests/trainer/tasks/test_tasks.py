@@ -218,19 +218,18 @@ def test_fixed_items_are_distinct_and_stable(name: str) -> None:
 @every_domain
 def test_dials_beside_the_prompts_leave_the_items_alone(name: str) -> None:
     plain = task(name).stream("train", 0, 50, seed=0)
-    dialled = task(f"{name}?corruption=0.1&environment_seconds=2&reward_scale=0.5&reward_noise=0.1")
-    assert dialled.environment_seconds == 2
+    dialled = task(f"{name}?corruption=0.1&reward_scale=0.5&reward_noise=0.1")
     assert [item.prompt for item in dialled.stream("train", 0, 50, seed=0)] == [item.prompt for item in plain]
 
 
 @every_domain
 def test_tasks_are_values(name: str) -> None:
-    spec = f"{name}?corruption=0.25&environment_seconds=1.5&max_new_tokens=12"
+    spec = f"{name}?corruption=0.25&max_new_tokens=12"
     domain = task(spec)
     assert domain.spec == spec
     assert task(domain.spec) == domain == pickle.loads(pickle.dumps(domain))
     assert domain != task(name)
-    assert (domain.corruption, domain.environment_seconds, domain.max_new_tokens) == (0.25, 1.5, 12)
+    assert (domain.corruption, domain.max_new_tokens) == (0.25, 12)
 
 
 def test_items_do_not_depend_on_the_process() -> None:
@@ -402,8 +401,9 @@ def test_reward_noise_is_a_lasting_error_and_scale_a_factor() -> None:
         ("sort?length=a-b", UsageError, ["length=a-b", "such as length=4-6"]),
         ("sort?corruption=1.5", UsageError, ["corruption=1.5", "from 0 to 1"]),
         ("sort?corruption=nan", UsageError, ["corruption=nan"]),
-        ("sort?environment_seconds=inf", UsageError, ["environment_seconds=inf"]),
-        ("sort?environment_seconds=-1", UsageError, ["environment_seconds=-1", "from 0"]),
+        ("sort?reward_scale=inf", UsageError, ["reward_scale=inf"]),
+        ("sort?reward_scale=-1", UsageError, ["reward_scale=-1", "from 0.001"]),
+        ("sort?environment_seconds=2", UsageError, ["environment_seconds is not a dial of sort"]),
         ("sort?max_new_tokens=0", UsageError, ["max_new_tokens=0", "from 1 to"]),
         ("guess?turns=2.5", UsageError, ["turns=2.5", "from 1 to 8"]),
         ("reasoning_gym:chain_smu", NotFoundError, ["did you mean 'chain_sum'"]),
