@@ -153,14 +153,14 @@ def _own() -> None:
     key: background.Key = st.session_state.get("refit", ())
     with views.said():
         found = background.known(key)
-        busy = background.under_way(key) is not None
+        if background.under_way(key) is not None:
+            background.wait(key, says="Fitting, with every model and GPU left out in turn: {seconds:.0f} s")
+            return
         if file is not None:
             text = csv_text(file.getvalue())
             st.caption(f"{check_refit(kind, text)} rows can be fitted.")
-            st.button("Refit", type="primary", disabled=busy, on_click=_begin, args=(kind, text))
-        if busy:
-            background.wait(key, says="Fitting, with every model and GPU left out in turn: {seconds:.0f} s")
-        elif found is not None:
+            st.button("Refit", type="primary", on_click=_begin, args=(kind, text))
+        if found is not None:
             _refitted(key[1], found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import math
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,17 +16,19 @@ import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
-from mopdsim.app import planned, questions
+from mopdsim.app import background, planned, questions
 from mopdsim.app.answers import answer
 from mopdsim.app.choice import PRESETS, Choice, rl_behind, split
 from mopdsim.app.pages import results
 from mopdsim.app.state import View, from_token, to_token
 from mopdsim.base.numbers import score, usd
+from mopdsim.base.run_directory import PHASES
 from mopdsim.forecast import scenario as scenarios
 from mopdsim.forecast.forecast import forecast
 from mopdsim.plan.plan import plan
 from mopdsim.plan.question import loads
 from mopdsim.recipes import catalogue, recipe_file
+from mopdsim.validate import rl_rows
 
 APP = Path(__file__).parents[3] / "app.py"
 TIMEOUT = 900
@@ -403,6 +406,28 @@ def test_calibration_names_parameters_with_grades_and_takes_a_table() -> None:
     assert len(at.error) == 1
 
 
+def test_a_table_is_read_once_before_it_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not again while the fit, which reads it too, is under way."""
+    own, read = rl_rows.load, list[Any]()
+
+    def counted(data: Any) -> Any:
+        read.append(data)
+        return own(data)
+
+    monkeypatch.setattr(rl_rows, "load", counted)
+    monkeypatch.setattr(background, "PROGRAM", (sys.executable, "-c", "import time; time.sleep(20)"))
+    monkeypatch.setattr(background, "_working", {})
+    at = drawn(calibration, calibration_tab="Own observations")
+    table = APP.parent / "mopdsim" / "data" / "published" / "rl_steps.csv"
+    at.file_uploader(key="refit_upload").upload("x.csv", table.read_bytes())
+    at.run()
+    assert len(read) == 1 and not at.exception
+    next(button for button in at.button if button.label == "Refit").click().run()
+    (work,) = background._working.values()
+    assert len(read) == 1 and not at.exception
+    work.process.kill()
+
+
 @pytest.fixture
 def a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A run directory under way, as the trainer writes it."""
@@ -456,7 +481,11 @@ def test_runs_tables_the_scores_of_a_finished_run_beside_their_forecast(a_run: P
     done = {
         "kind": "rl",
         "domains": {"sort": {"pass_rate": 0.75}},
-        "flops": {"training": 1.0},
+        "flops": dict.fromkeys(PHASES, 1.0),
+        "seconds": dict.fromkeys(PHASES, 0.25),
+        "steps": 2,
+        "tokens": {},
+        "peak_memory_bytes": 1,
         "wall_seconds": 1.0,
     }
     summary = {"run": "x", "seconds": 1.0, "weights_sha256": "0", "stages": {"student": done}}
