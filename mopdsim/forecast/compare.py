@@ -24,6 +24,7 @@ from mopdsim.forecast.at_budget import AtBudget, at_budget, training_flops
 from mopdsim.forecast.forecast import Forecast, forecast, quantiles
 from mopdsim.forecast.scenario import of_recipe
 from mopdsim.recipes.catalogue import SYSTEMS
+from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import BASE, Distill
 
 SURE = 0.8
@@ -190,7 +191,7 @@ def compare_all(
 def _row(scaled: AtBudget) -> dict[str, Any]:
     found = forecast(scaled.scenario)
     recipe = scaled.scenario.recipe
-    cap_N = cap(found)
+    cap_N = cap(recipe, lambda stage, domain: found.states[stage].score_DN[found.world.index[domain]])
     return {
         "recipe": recipe.name,
         "flops": scaled.spent,
@@ -208,15 +209,16 @@ def _row(scaled: AtBudget) -> dict[str, Any]:
     }
 
 
-def cap(found: Forecast) -> Array | None:
-    """Mean over domains of the best own teacher of the output's distillation, (N,); None where it has none."""
-    output = found.scenario.recipe.stage[found.scenario.recipe.output]
+def cap(recipe: Recipe, score: Callable[[str, str], Any]) -> Array | None:
+    """Mean over domains of the best own teacher of the output's distillation; None where it has none. score: of a
+    stage on a domain, a number or (N,)."""
+    output = recipe.stage[recipe.output]
     if not isinstance(output, Distill):
         return None
-    best = []
-    for domain in output.domains:
-        own = [found.states[name].score_DN for name in output.teachers_of(domain)]
-        best.append(np.max([score_DN[found.world.index[domain]] for score_DN in own], axis=0))
+    best = [
+        np.max([score(name, domain) for name in output.teachers_of(domain)], axis=0)
+        for domain in output.domains
+    ]
     return np.asarray(np.mean(best, axis=0))
 
 

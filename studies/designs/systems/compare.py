@@ -16,10 +16,10 @@ from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import score, with_interval
 from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
-from mopdsim.forecast.compare import BUDGET_OF
+from mopdsim.forecast.compare import BUDGET_OF, cap
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
-from mopdsim.recipes.stage import BASE, Distill
+from mopdsim.recipes.stage import BASE
 from studies.designs.systems.side_by_side import Engine, Finished, about, forecast_row
 from studies.framework.run import Run
 from trainer.runs.plan import BUILT_IN
@@ -70,13 +70,14 @@ def measured(found: Finished) -> dict[str, Any]:
     start, output = found.scores(BASE), found.domains()
     scores = {domain: output[domain]["pass_rate"] for domain in recipe.domains}
     se = {domain: output[domain]["se"] for domain in recipe.domains}
+    best = cap(recipe, lambda stage, domain: found.scores(stage)[domain])
     return {
         "start": {domain: start[domain] for domain in recipe.domains},
         "scores": scores,
         "se": se,
         "mean": statistics.mean(scores.values()),
         "worst": min(scores.values()),
-        "cap": _cap(found),
+        "cap": None if best is None else float(best),
         "lost": [d for d in recipe.domains if scores[d] < start[d] - BELOW * se[d]],
         "flops": sum(found.flops.values()),
         "seconds": found.seconds,
@@ -91,19 +92,6 @@ def measured(found: Finished) -> dict[str, Any]:
             for stage in recipe.stages
         },
     }
-
-
-def _cap(found: Finished) -> float | None:
-    """Mean over domains of the best own teacher's score, of the output's own distillation; None without one."""
-    recipe = found.run.recipe
-    output = recipe.stage[recipe.output]
-    if not isinstance(output, Distill):
-        return None
-    best = []
-    for domain in output.domains:
-        own = [t.stage for t in output.teachers if domain in t.domains and t.stage in recipe.stage]
-        best += [max(found.scores(name)[domain] for name in own)] if own else []
-    return statistics.mean(best) if best else None
 
 
 def disagreement(rows: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -11,9 +11,10 @@ from mopdsim.base.errors import UsageError
 from mopdsim.base.numbers import usd
 from mopdsim.cli.compare_command import all_text
 from mopdsim.forecast.at_budget import at_budget, at_dollars, bought, training_flops
-from mopdsim.forecast.compare import DOMAINS, RECIPES, compare_all
+from mopdsim.forecast.compare import DOMAINS, RECIPES, cap, compare_all
 from mopdsim.forecast.forecast import forecast
 from mopdsim.forecast.scenario import Scenario, of_recipe
+from mopdsim.recipes.stage import Distill
 
 
 def tiny(name: str) -> Scenario:
@@ -62,6 +63,23 @@ def test_a_ceiling_of_flops_is_scaled_too() -> None:
 def test_a_budget_that_is_none_is_refused(budget: float) -> None:
     with pytest.raises(UsageError, match="budget_flops"):
         at_budget(tiny("mopd"), budget)
+
+
+def test_the_cap_is_the_mean_over_domains_of_the_best_own_teacher() -> None:
+    """Of numbers, as a run has them, and of draws."""
+    recipe = tiny("mopd").recipe
+    student = recipe.stage[recipe.output]
+    assert isinstance(student, Distill)
+    names = dict(zip(student.domains, student.teacher_names, strict=True))
+    best = {domain: place / 10 for place, domain in enumerate(names)}
+
+    def score(stage: str, domain: str) -> float:
+        return best[domain] if stage == names[domain] else 1.0  # of another's teacher
+
+    assert cap(recipe, score) == pytest.approx(sum(best.values()) / len(best))
+    draws = cap(recipe, lambda stage, domain: np.array([score(stage, domain), 0.5]))
+    assert draws == pytest.approx([sum(best.values()) / len(best), 0.5])
+    assert cap(tiny("mixed_rl").recipe, score) is None
 
 
 def test_the_table_of_all() -> None:
