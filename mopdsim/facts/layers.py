@@ -35,6 +35,12 @@ def _capped_sum(length: ArrayLike, slope: float, cap: float | None) -> Array:
     return slope * ramp**2 / 2 + (length - ramp) * cap
 
 
+def _visible(keys: ArrayLike, most: float | None) -> Array:
+    """Of so many earlier keys those that one query sees."""
+    keys = np.asarray(keys, dtype=float)
+    return keys if most is None else np.minimum(keys, most)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Attention:
     """Multi-head attention with grouped keys and values; `window` bounds what a query sees."""
@@ -65,8 +71,7 @@ class Attention:
         return self.score_flops(_capped_sum(length, 1.0, self.window))
 
     def visible(self, context: ArrayLike) -> Array:
-        context = np.asarray(context, dtype=float)
-        return context if self.window is None else np.minimum(context, self.window)
+        return _visible(context, self.window)
 
     def cache_elements(self, context: ArrayLike) -> Array:
         return self.visible(context) * self.kv_heads * (self.head_dim + self.v_head_dim)
@@ -121,8 +126,7 @@ class LatentAttention:
         return self.score_flops(_capped_sum(length, 1.0, self.top_k))
 
     def visible(self, context: ArrayLike) -> Array:
-        context = np.asarray(context, dtype=float)
-        return context if self.top_k is None else np.minimum(context, self.top_k)
+        return _visible(context, self.top_k)
 
     def cache_elements(self, context: ArrayLike) -> Array:
         return np.asarray(context, dtype=float) * (self.kv_rank + self.rope_dim)
@@ -171,12 +175,10 @@ class CompressedAttention:
         return self.score_flops(_capped_sum(length, 1.0, self.window) + far)
 
     def visible(self, context: ArrayLike) -> Array:
-        context = np.asarray(context, dtype=float)
-        near = np.minimum(context, self.window)
+        near = _visible(context, self.window)
         if not self.ratio:
             return near
-        far = context / self.ratio
-        return near + (far if self.top_k is None else np.minimum(far, self.top_k))
+        return near + _visible(np.asarray(context, dtype=float) / self.ratio, self.top_k)
 
     def cache_elements(self, context: ArrayLike) -> Array:
         context = np.asarray(context, dtype=float)
