@@ -52,7 +52,6 @@ SHIPPED = DATA / "calibration.json"
 SCHEMA_VERSION = 2
 CONFLICTING = 2.0  # standard deviations between a prior and what another scope's studies found
 Transfer = Literal["nothing", "moved", "widened"]
-READABLE = (1, 2)  # version 1: neither domains nor correlations
 CONSTANTS = (
     "batch_exponent", "size_exponent", "size_slope", "start_slope", "staleness_cost", "seed_sd",
     "breaking_rate", "breaking_power", "breaking_size",
@@ -89,15 +88,14 @@ class Correlation:
     """How the errors of parameters go together: streams in an order, and the correlation matrix of that order."""
 
     names: tuple[str, ...]
-    matrix: tuple[tuple[float, ...], ...]
+    matrix_KK: Array
 
     @cached_property
     def _mixture(self) -> dict[str, Array]:
         """By name, weights of the streams up to it: a row of the Cholesky factor. Rounding may have left the matrix a
         little below positive definite: the diagonal is then raised."""
-        matrix_KK = np.array(self.matrix)
-        least = float(np.linalg.eigvalsh(matrix_KK)[0])
-        matrix_KK += max(0.0, 1e-9 - least) * np.eye(len(matrix_KK))
+        least = float(np.linalg.eigvalsh(self.matrix_KK)[0])
+        matrix_KK = self.matrix_KK + max(0.0, 1e-9 - least) * np.eye(len(self.names))
         factor_KK = np.linalg.cholesky(matrix_KK / matrix_KK[0, 0])
         return {name: factor_KK[place, : place + 1] for place, name in enumerate(self.names)}
 
@@ -246,12 +244,14 @@ class Calibration:
         """Draws of a parameter, (N,). `key` names the stream where several share one prior (default: the
         name).
         """
-        parameter = self.parameter(name)
-        estimate, stream = parameter.at(scope), key or name
-        if scope not in self.correlations:
-            return sample(estimate, parameter.distribution, stream, seed=seed, draws=draws)
-        noise_N = self.correlations[scope].noise(stream, seed, draws)
-        return transformed(estimate, parameter.distribution, noise_N, stream, seed)
+        parameter, stream = self.parameter(name), key or name
+        noise_N = self._noise(stream, scope, seed, draws)
+        return transformed(parameter.at(scope), parameter.distribution, noise_N, stream, seed)
+
+    def _noise(self, stream: str, scope: Scope, seed: int, draws: int) -> Array:
+        """Standard normal draws of a stream, (N,), correlated with others where studies of the scope say so."""
+        own = self.correlations.get(scope)
+        return standard_normal(stream, seed, draws) if own is None else own.noise(stream, seed, draws)
 
     def draw_recoveries(self, scope: Scope, *, seed: int, draws: int) -> dict[str, Array]:
         """Draws of the share of its specialists' gain that each strategy recovers in a study, (N,), all with the
@@ -278,15 +278,13 @@ class Calibration:
         near = self._near(domain, key, scope)
         if not near:
             return None
-        is_score = key in ("start", "asymptote", "demonstrated")
-        correlation = self.correlations.get(scope)
-        drawn = {}
+        distribution, drawn = FACTS[key], {}
         for name in near:
             stream, found = f"{key}:{name}", self.facts[scope][name][key]
-            noise_N = (correlation.noise if correlation else standard_normal)(stream, seed, draws)
-            estimate = in_logits(found) if is_score else found
-            drawn[name] = transformed(estimate, "logit" if is_score else "lognormal", noise_N, stream, seed)
-        return between(near, drawn, positive=not is_score)
+            noise_N = self._noise(stream, scope, seed, draws)
+            estimate = in_logits(found) if distribution == "logit" else found
+            drawn[name] = transformed(estimate, distribution, noise_N, stream, seed)
+        return between(near, drawn, positive=distribution == "lognormal")
 
     def draw_pair(
         self, kind: str, source: Domain, target: Domain, scope: Scope, *, seed: int, draws: int
@@ -348,10 +346,10 @@ def from_document(document: Any, *, source: str) -> Calibration:
     if not isinstance(document, Mapping) or not isinstance(document.get("parameters"), Mapping):
         raise UsageError(f"{source}: not a calibration: it needs a table 'parameters'")
     version = document.get("schema_version")
-    if version not in READABLE:
+    if version != SCHEMA_VERSION:
         raise UsageError(
-            f"{source}: schema_version {version!r}: this mopd reads versions {READABLE[0]} to {READABLE[-1]}; "
-            "update mopd, or refit the calibration with it"
+            f"{source}: schema_version {version!r}: this mopd reads version {SCHEMA_VERSION}; update mopd, or refit "
+            "the calibration with it"
         )
     parameters = {name: _parameter(row, f"{source}: {name}") for name, row in document["parameters"].items()}
     if missing := sorted({*CONSTANTS, "conflict", "spill"} - set(parameters)):
@@ -396,9 +394,8 @@ def _correlations(table: Any, source: str) -> dict[Scope, Correlation]:
         lower_KK = np.zeros((len(names), len(names)))
         for place, text in enumerate(rows):
             lower_KK[place, : place + 1] = _row(text, place, where)
-        whole_KK = lower_KK + np.tril(lower_KK, -1).T
         if names:
-            found[scope] = Correlation(names=tuple(names), matrix=tuple(map(tuple, whole_KK.tolist())))
+            found[scope] = Correlation(names=tuple(names), matrix_KK=lower_KK + np.tril(lower_KK, -1).T)
     return found
 
 

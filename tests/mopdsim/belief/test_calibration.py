@@ -170,7 +170,7 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
         ("{", "not valid JSON"),
         ("[]", "where a table belongs"),
         ("{}", "needs a table"),
-        (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads versions 1 to 2"),
+        (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads version 2"),
         (json.dumps({**SHIPPED, "parameters": {}}), "is missing: add it"),
     ):
         broken.write_text(text)
