@@ -56,7 +56,6 @@ class Task:
     """A domain for an engine. source: "mopd" (this package's task of the specification `spec`) or a file. verifier: one
     of the module's, or None with the reason in `why_not`. own_reward: PATH:FUNCTION. Paths are absolute."""
 
-    name: str
     spec: str
     source: str
     verifier: str | None
@@ -144,7 +143,6 @@ def _known(name: str, row: Domain) -> Task:
     mean = row.prompt_tokens.value
     spec = f"jsonl:{Path(argument).resolve()}{name[len(bare) :]}" if scheme == "jsonl" else name
     return Task(
-        name=name,
         spec=spec,
         source=source,
         verifier=verifier,

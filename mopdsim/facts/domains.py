@@ -92,7 +92,6 @@ class Domain:
     model: str = ""
     aliases: tuple[str, ...] = ()
     kinds: tuple[str, ...] = ()
-    note: str = ""
 
     def with_facts(self, facts: Mapping[str, Any], *, source: str = "scenario") -> Domain:
         """The same domain with fields replaced by a user's numbers: a number (exact) or [low, high], its P10
@@ -207,13 +206,12 @@ def _from_row(name: str, row: Mapping[str, Any]) -> Domain:
         "row": name,
         "aliases": tuple(row.get("aliases", ())),
         "kinds": tuple(row.get("kinds", ())),
-        "note": row.get("note", ""),
     }
     for key, value in row.items():
         if key in _ESTIMATES:
             number, sd, grade, source = value
             values[key] = Estimate(value=float(number), sd=float(sd), grade=grade, source=source)
-        elif key not in (*values, "dials"):
+        elif key not in (*values, "dials", "note"):
             values[key] = value
     values.setdefault("demonstrated", _demonstrated(values["start"], values["asymptote"]))
     return Domain(**values)

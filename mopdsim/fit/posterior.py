@@ -54,13 +54,9 @@ class Posterior:
         return np.sqrt(np.diag(self.covariance_LL))
 
     @property
-    def prior_sd_L(self) -> Array:
-        return self.latents.sd_L
-
-    @property
     def learned_L(self) -> Array:
         """How much of the prior's variance the observations took away, from 0 to 1."""
-        return np.clip(1 - (self.sd_L / self.prior_sd_L) ** 2, 0.0, 1.0)
+        return np.clip(1 - (self.sd_L / self.latents.sd_L) ** 2, 0.0, 1.0)
 
 
 @dataclass(kw_only=True)

@@ -64,7 +64,6 @@ class Contest:
     and seeds, and what came out, with its standard error over prompts (of several). gaps: P10 and P90 of the forecast
     differences, points, by "a - b", in alphabetical order. rate: the highest rate of RL in its runs."""
 
-    study: str
     condition: str
     seeds: tuple[int, ...]
     held_out: bool

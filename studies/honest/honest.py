@@ -102,11 +102,11 @@ def tested(
         trials=trials(Forecaster(studies=studies, calibration=found.calibration, informed=True)),
         before=trials(before),
         contests=contests(before),
-        left_out={name: _why(name, folders, studies) for name in folders if name not in found.runs},
+        left_out={name: _why(name, studies) for name in folders if name not in found.runs},
     )
 
 
-def _why(name: str, folders: Mapping[str, Path], studies: Mapping[str, Observations]) -> str:
+def _why(name: str, studies: Mapping[str, Observations]) -> str:
     if name not in studies:
         return "no observations, or not of skills"
     if not studies[name].finished:

@@ -273,7 +273,6 @@ def _contest(
             errors[label] = error
     first = found.manifest["runs"][next(iter(runs.values()))[0]]
     return Contest(
-        study=study,
         condition=condition,
         seeds=seeds,
         held_out=bool(first["held_out"]),

@@ -161,7 +161,7 @@ def _contest(
 ) -> Contest:
     names = CANDIDATES[:recipes]
     return Contest(
-        study="s", condition="c", seeds=(0,), held_out=held_out, predicted=dict(zip(names, predicted, strict=True)),
+        condition="c", seeds=(0,), held_out=held_out, predicted=dict(zip(names, predicted, strict=True)),
         measured=dict(zip(names, measured, strict=True)),
     )  # fmt: skip
 

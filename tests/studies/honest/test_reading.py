@@ -25,7 +25,7 @@ def trial(study: str, low: float, median: float, high: float, rate: float = CALM
 
 def contest(predicted: dict[str, float], measured: dict[str, float], rate: float = CALM) -> Contest:
     return Contest(
-        study="s", condition="c", seeds=(0,), held_out=True, predicted=predicted, measured=measured,
+        condition="c", seeds=(0,), held_out=True, predicted=predicted, measured=measured,
         gaps={"mixed_rl - mopd": (-5.0, 5.0)}, errors={"mixed_rl": 0.03, "mopd": 0.04}, rate=rate,
     )  # fmt: skip
 
