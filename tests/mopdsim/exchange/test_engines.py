@@ -6,9 +6,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,8 +24,15 @@ from trainer.model import merging
 from trainer.model.tiny import init_model
 
 
-def jobs(engine: str) -> Iterator[tuple[str, Job]]:
+def jobs(engine: str, *, warm: bool = True) -> Iterator[tuple[str, Job]]:
+    """What an engine is given of every recipe, losses approximated. warm: with a warm-up of the rate."""
     for name, request in tables.requests():
+        if not warm:
+            own = {
+                key: row.model_copy(update={"warmup_steps": 0}) for key, row in request.recipe.amounts.items()
+            }
+            scenario = replace(request.scenario, recipe=request.recipe.with_amounts(own))
+            request = replace(request, scenario=scenario)
         for stage, job in export.attempts(replace(request, approximate=True), engine).items():
             if isinstance(job, Job):
                 yield f"{name}__{stage}", job
@@ -128,15 +136,40 @@ def test_verl_accepts_every_stage_that_is_said(tmp_path: Path, verl: Path) -> No
     assert found == dict.fromkeys([*expected, "plan", "ppo"])
 
 
+KEYS = frozenset(
+    line
+    for line in Path(__file__).with_name("nemo_rl_keys.txt").read_text(encoding="utf-8").splitlines()
+    if line and not line.startswith("#")
+)
+FREE = (
+    "defaults", "on_policy_distillation.teacher_model_by_agent_name", "policy.optimizer.kwargs", "policy.scheduler",
+)  # fmt: skip
+
+
+def unknown(config: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    """Keys of a configuration that NeMo-RL's examples do not have."""
+    for key, value in config.items():
+        where = f"{path}.{key}" if path else key
+        if where in FREE:
+            continue
+        if where not in KEYS:
+            yield where
+        elif isinstance(value, Mapping):
+            yield from unknown(value, where)
+
+
 def test_nemo_rl_is_given_known_keys_alone_and_labelled() -> None:
-    seen = 0
-    for name, job in jobs("nemo-rl"):
-        seen += 1
-        assert job.differs[0] == f"not validated by its own code: keys of NeMo-RL at {nemo_rl.VERSION[:9]}", (
-            name
-        )
-    assert seen > 10
-    assert list(nemo_rl.unknown({"grpo": {"num_prompts": 3}})) == ["grpo.num_prompts"]
+    import yaml
+
+    assert list(unknown({"grpo": {"num_prompts": 3}})) == ["grpo.num_prompts"]
+    seen = []
+    for warm in (True, False):
+        for name, job in jobs("nemo-rl", warm=warm):
+            seen.append((warm, "on_policy_distillation" in job.files["config.yaml"]))
+            assert list(unknown(yaml.safe_load(job.files["config.yaml"]))) == [], name
+            label = f"not validated by its own code: keys of NeMo-RL at {nemo_rl.VERSION[:9]}"
+            assert job.differs[0] == label, name
+    assert len(seen) > 20 and len(set(seen)) == 4
 
 
 def of_ppo(weights: Path) -> Job:
