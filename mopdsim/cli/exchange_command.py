@@ -181,7 +181,7 @@ Seconds = float | None
 FLAGS = {
     "model": "--model", "gpu": "--gpu", "gpus": "--gpus", "mean_tokens": "--mean-tokens",
     "max_tokens": "--max-tokens", "samples_per_step": "--samples", "step_s": "--step-seconds",
-    "generation_s": "--generation-seconds", "logprob_s": "--logprob-seconds", "training_s": "--training-seconds",
+    "generation_s": "--generation-seconds", "old_logprob_s": "--logprob-seconds", "update_s": "--training-seconds",
     "mode": "--mode", "precision": "--precision",
 }  # fmt: skip
 
@@ -223,7 +223,7 @@ def check_step(
     row = {
         "model": model, "gpu": gpu, "gpus": gpus, "mean_tokens": mean_tokens, "max_tokens": max_tokens,
         "samples_per_step": samples, "step_s": step_seconds, "mode": mode, "precision": precision,
-        "generation_s": generation_seconds, "logprob_s": logprob_seconds, "training_s": training_seconds,
+        "generation_s": generation_seconds, "old_logprob_s": logprob_seconds, "update_s": training_seconds,
     }  # fmt: skip
     for key in ("model", "gpu", "gpus", "mean_tokens", "samples_per_step", "step_s"):
         if row[key] is None:
@@ -246,8 +246,7 @@ def _checked_table(data: Path, software: Any, json_: bool) -> None:
         if missing:
             lacking.append({"line": line, "missing": missing})
             continue
-        phases = {"logprob_s": row.get("old_logprob_s", ""), "training_s": row.get("update_s", "")}
-        rows.append({"line": line, **check({**row, **phases}, software, f"line {line}: {{}}".format)})
+        rows.append({"line": line, **check(row, software, f"line {line}: {{}}".format)})
     if not rows and not lacking:
         raise UsageError(f"data file {str(data)!r} has no rows")
     if json_:

@@ -24,7 +24,7 @@ from mopdsim.validate.measured import FAR
 from mopdsim.validate.tables import quantity
 
 CLEAR = 1.5  # a phase so many times its forecast is named
-PHASES = {"generation_s": "generation", "logprob_s": "scoring", "training_s": "training"}
+PHASES = {"generation_s": "generation", "old_logprob_s": "scoring", "update_s": "training"}
 CAUSES: Mapping[tuple[str, bool], str] = {
     ("generation", True): "a few long answers hold the batch (cap them, or go asynchronous); too little cache, so that "
     "requests are preempted or queue; eager mode instead of CUDA graphs; a tensor split across nodes",
@@ -44,9 +44,9 @@ CAUSES: Mapping[tuple[str, bool], str] = {
 
 
 def check(row: Mapping[str, str], software: Stack, called: Callable[[str], str] = str) -> dict[str, Any]:
-    """The verdict on one step. row: columns of `rl_steps.csv`, and generation_s, logprob_s, training_s where measured;
-    the longest answer is three times the mean where it is not told.
-    called: a column's name in an error, such as its flag or its line. UsageError for a value that cannot be."""
+    """The verdict on one step. row: columns of `rl_steps.csv`, and generation_s, old_logprob_s and update_s where
+    measured; the longest answer is three times the mean where it is not told. called: a column's name in an error, such
+    as its flag or its line. UsageError for a value that cannot be."""
     shape, card = model(row["model"]), gpu(row["gpu"])
     cells = dict.fromkeys((*rl_rows.COLUMNS, *rl_rows.OPTIONAL_COLUMNS), "") | dict(row)
     values = {

@@ -39,8 +39,8 @@ def test_the_phase_that_is_off_is_named_with_its_usual_causes() -> None:
     expected = {phase: row["forecast_s"] for phase, row in told.items()}
     found = judged(
         generation_s=expected["generation"],
-        logprob_s=expected["scoring"],
-        training_s=3 * expected["training"],
+        old_logprob_s=expected["scoring"],
+        update_s=3 * expected["training"],
         step_s=sum(expected.values()) + 2 * expected["training"],
     )
     assert found["phases"]["training"]["ratio"] == pytest.approx(3.0, rel=1e-3)
