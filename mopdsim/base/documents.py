@@ -107,7 +107,7 @@ def number(
     """A finite number from `least` to `most`, or `above` the least."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not numeric or not least <= value <= most or (above and value == least):
-        rule = f"above {least:g}" if above else f"from {least:g} to {most:g}"
+        rule = f"above {least:g}" if above else f"from {least:g}" + f" to {most:g}" * math.isfinite(most)
         raise UsageError(f"{where} = {value!r}: must be a finite number {rule}")
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.documents import number
 from mopdsim.base.numbers import score, usd
 from mopdsim.belief.calibration import default_calibration
 from mopdsim.cost.stage_cost import steps_within
@@ -56,8 +56,7 @@ class AtBudget:
 
 def at_budget(scenario: Scenario, flops: float) -> AtBudget:
     """The scenario whose forecast spends `flops` on training. UsageError for a budget that is no amount."""
-    if not (math.isfinite(flops) and flops > 0):
-        raise UsageError(f"budget_flops = {flops}: must be a finite number above 0")
+    number(flops, "budget_flops", least=0, above=True)
     scenario = with_gpus(scenario)
     bills = bills_of(scenario)
 
@@ -71,8 +70,7 @@ def at_budget(scenario: Scenario, flops: float) -> AtBudget:
 
 def at_dollars(scenario: Scenario, dollars: float) -> AtBudget:
     """The scenario whose forecast costs so many dollars at the median. UsageError for a sum that is no amount."""
-    if not (math.isfinite(dollars) and dollars > 0):
-        raise UsageError(f"budget_usd = {dollars}: must be a finite number above 0")
+    number(dollars, "budget_usd", least=0, above=True)
     scenario = with_gpus(scenario)
     bills, world = bills_of(scenario), world_of(scenario, default_calibration())
     lengths_CN = np.stack([length_of(scenario, found, world) for found in bills.values()])

@@ -18,6 +18,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 from mopdsim.base.arrays import Array
+from mopdsim.base.documents import number
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import standard_normal, uniform
 
@@ -59,9 +60,7 @@ class Reliability:
 
     def __post_init__(self) -> None:
         for field in ("failures_per_gpu_hour", "seconds_per_failure", "sweep_runs"):
-            value = getattr(self, field)
-            if not (math.isfinite(value) and value >= 0):
-                raise UsageError(f"{field} = {value}: must be at least 0")
+            number(getattr(self, field), field, least=0)
         if not 0 <= self.rerun_probability < 1:
             raise UsageError(f"rerun_probability = {self.rerun_probability}: must be at least 0 and below 1")
         if not 0 < self.sweep_fraction <= 1:

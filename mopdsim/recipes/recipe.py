@@ -11,13 +11,13 @@ names the stage, the value and the remedy. Leaves out: what holds within a stage
 from __future__ import annotations
 
 import graphlib
-import math
 from collections.abc import Collection, Mapping
 from functools import cached_property
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from mopdsim.base.documents import number
 from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.recipes.stage import (
     BASE,
@@ -369,8 +369,7 @@ class Recipe(Value):
 
     def scaled(self, factor: float) -> Recipe:
         """The same recipe with `factor` times the steps of every stage (at least 2)."""
-        if not (math.isfinite(factor) and factor > 0):
-            raise UsageError(f"scale {factor}: must be a positive number, for example 0.1")
+        number(factor, "scale", least=0, above=True)
         return self.with_amounts({name: amounts.scaled(factor) for name, amounts in self.amounts.items()})
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Recipe:

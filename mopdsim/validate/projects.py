@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.documents import DATA
+from mopdsim.base.documents import DATA, number
 from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import sample, standard_normal, uniform
 from mopdsim.cost.constants import DecodeConstants, RlConstants, Stack, TrainConstants, shipped, stack
@@ -217,8 +217,7 @@ def measured_total(row: Mapping[str, str]) -> float | None:
             hours = float(row["gpu_hours"])
         except ValueError:
             raise UsageError(f"gpu_hours {row['gpu_hours']!r} of {row['model']}: must be a number") from None
-        if not (math.isfinite(hours) and hours > 0):
-            raise UsageError(f"gpu_hours {hours:g} of {row['model']}: must be above 0")
+        number(hours, f"gpu_hours of {row['model']}", least=0, above=True)
         return hours
     found = re.search(r"([\d.]+) petaflop/s-days", row["details"])
     return float(found.group(1)) * totals.PETAFLOP_DAY if found else None

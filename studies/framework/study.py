@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from mopdsim.base.documents import number
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.stage import Value
 from studies.framework.analysis import Analysis
@@ -128,8 +129,7 @@ class Study:
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:
         """The runs by name; quick: of the lowest seed alone. UsageError: two have one name, the scale is none."""
-        if not (math.isfinite(scale) and scale > 0):
-            raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
+        number(scale, "scale", least=0, above=True)
         found: dict[str, Run] = {}
         design = self.design()
         if quick:

@@ -6,13 +6,12 @@ seed's noise (`se` is of the test prompts alone).
 
 from __future__ import annotations
 
-import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mopdsim.base.errors import UsageError
+from mopdsim.base.documents import number
 from mopdsim.base.numbers import score, with_interval
 from mopdsim.forecast import scenario
 from mopdsim.forecast.at_budget import at_budget, training_flops
@@ -35,8 +34,7 @@ def comparable(
     made = {name: catalogue.recipe(name, domains) for name in names}
     if own:
         return {name: recipe.scaled(scale) for name, recipe in made.items()}
-    if not (math.isfinite(scale) and scale > 0):
-        raise UsageError(f"scale {scale}: must be a positive number, for example 0.1")
+    number(scale, "scale", least=0, above=True)
     asked = {"model": model} if model in BUILT_IN else {}
     budget = scale * training_flops(scenario.of_recipe(BUDGET_OF, domains=list(domains), **asked))
     return {

@@ -293,7 +293,7 @@ MISTAKES: dict[str, tuple[list[object], int, str]] = {
     "no pair": (train_run("--set", "rounds"), 2, "KEY=VALUE"),
     "no such setting": (train_run("--setting", "test_itmes=5"), 2, "did you mean 'test_items'"),
     "a bad setting": (train_run("--setting", "test_items=0"), 2, "greater than or equal to 1"),
-    "no steps left": (train_run("--scale", "0"), 2, "positive"),
+    "no steps left": (train_run("--scale", "0"), 2, "scale = 0.0: must be a finite number above 0"),
     "no workers": (train_run("--workers", "0"), 2, "workers"),
     "a negative seed": (train_run("--seed", "-1"), 2, "'--seed': Input should be greater than or equal to 0"),
     "a demo's negative seed": (

@@ -148,7 +148,7 @@ def test_a_project_without_preset_or_total_is_listed(tmp_path: Path) -> None:
     found = projects.validate(path)
     assert found["rows"] == 1 and [row["model"] for row in found["incomplete"]] == ["Other", "Third"]
     path.write_text(head + "Hermes 4 14B,14,14,sft,B200,,-4,,,x,Q\n")
-    with pytest.raises(UsageError, match="must be above 0"):
+    with pytest.raises(UsageError, match="must be a finite number above 0"):
         projects.validate(path)
 
 

@@ -85,7 +85,7 @@ def test_recipes_are_scaled_to_one_budget() -> None:
     whole = comparable(["mixed_rl", "mopd"], ["sort", "reverse"], model="tiny", scale=1.0, own=True)
     assert made["mopd"].amounts["student"].steps == whole["mopd"].amounts["student"].steps / 2
     assert made["mixed_rl"].amounts["mixed"].steps > whole["mixed_rl"].amounts["mixed"].steps
-    with pytest.raises(UsageError, match="scale nan"):
+    with pytest.raises(UsageError, match="scale = nan: must be a finite number above 0"):
         comparable(["mopd"], ["sort"], model="tiny", scale=math.nan, own=False)
 
 

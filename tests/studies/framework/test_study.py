@@ -471,7 +471,7 @@ def test_scale_changes_steps_and_points_alike(make: Make) -> None:
     assert longer.recipe.amounts["mixed"].steps == 20 and longer.settings.evaluate_every == 20
     assert longer.settings.test_items == max(10, run.settings.test_items)
     assert replace(work, scale=0.5).folder == work.out / "scale-0.5" / "micro"
-    with pytest.raises(UsageError, match="scale 0"):
+    with pytest.raises(UsageError, match="scale = 0: must be"):
         work.study.runs(scale=0)
 
 
