@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "trainer/model": {"mopdsim/base", "trainer/files", "trainer/tasks"},
     "trainer/batch": _FACTS | {"trainer/files", "trainer/tasks", "trainer/model", "trainer/losses"},
     "trainer/stages": _LANGUAGE | (_TRAINER - {"trainer/stages"}),
-    "trainer/runs": _LANGUAGE | _TRAINER,
+    "trainer/runs": _FACTS | _TRAINER,
     "trainer/bench": _LANGUAGE | _TRAINER | {"trainer/runs"},
     "trainer/trace": _FORECAST | _TRAINER | {"mopdsim/cli", "trainer/runs"},
     "trainer": _LANGUAGE | _TRAINER | {"mopdsim/cli", "mopdsim/fit", "trainer/runs", "trainer/bench"},

@@ -18,6 +18,7 @@ import numpy as np
 from mopdsim.base.documents import DATA
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 
+WIDE = 512  # hidden width from which a CPU's bfloat16 products outweigh the conversions around them
 PRECISIONS = ("bf16", "fp8", "fp4")
 # of a number, by format: of weights and products, and of a key-value cache
 WEIGHT_BYTES = {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625}

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from mopdsim.cost.constants import shipped
+from mopdsim.cost.own_trainer import BFLOAT16
 from mopdsim.cost.stage_cost import Bill
 from mopdsim.facts.domains import Domain
-from mopdsim.facts.hardware import gpu
+from mopdsim.facts.hardware import WIDE, gpu
 from mopdsim.facts.model import model, title
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.forecast.stage_draws import STUDIED, WORTH_DOUBLING, gain_of_doubling, relative_size
@@ -87,6 +88,11 @@ def _of_machine(scenario: Scenario) -> Iterator[str]:
         yield (
             "times on a CPU are this trainer's on two idle cores: expect a factor of 1.5 on others, more on busy ones"
         )
+        if model(scenario.model).hidden >= WIDE and not scenario.model.startswith(STUDIED):
+            yield (
+                "times are of float32: where the processor multiplies bfloat16 a run computes in it, in about "
+                f"{BFLOAT16:g} of the seconds, unless told `--dtype float32`"
+            )
     else:
         fitted = shipped()["rl_steps"]
         for kind, name, known in (

@@ -18,7 +18,7 @@ from typing import Any
 
 from mopdsim.base.errors import MopdError
 from mopdsim.base.run_directory import SUMMARY, WEIGHTS
-from mopdsim.cost.own_trainer import KINDS, Work, phase_s
+from mopdsim.cost.own_trainer import BFLOAT16, KINDS, Work, phase_s
 from mopdsim.cost.stage_cost import bill
 from mopdsim.cost.stage_seconds import Machine, forward
 from mopdsim.facts.domains import Domain, domain
@@ -36,7 +36,6 @@ STAGE_SECONDS = 1.0  # of loading and saving
 LEAST_STEPS, LEAST_SECONDS = 10, 5.0  # of a stage whose pace is taken: either is enough
 ITEMS_READ, CHARACTERS_A_TOKEN, TEMPLATE_TOKENS = 32, 3.0, 10.0  # of prompts in words; priors
 TESTS = "evaluation"
-BFLOAT16 = 0.6  # of float32's seconds: SmolLM2-135M sampled in .63 of them, scored in .62, stepped in .59
 Slower = Mapping[
     tuple[str, str], float
 ]  # than the pace: by kind of stage, or TESTS, and type that is computed in

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Literal
 
 from mopdsim.base.errors import UsageError
+from mopdsim.facts.hardware import WIDE
 from trainer.files.atomic import read_json
 from trainer.model.sources import model_directory
 from trainer.runs.plan import BUILT_IN
 
 Dtype = Literal["float32", "bfloat16"]
-WIDE = 512  # hidden width from which matrix products outweigh the conversions around them
 CPUINFO = Path("/proc/cpuinfo")
 # Flags of a CPU; with the second alone SmolLM2 trains 1.7 times as fast.
 PRODUCTS = {"amx_bf16", "avx512_bf16"}

@@ -272,6 +272,20 @@ def test_more_gpus_a_stage_than_its_pool_has_are_said() -> None:
         assert "there are" not in " ".join(forecast(replace(asked, **enough)).warnings)
 
 
+def test_a_cpu_is_priced_in_float32_and_says_so_where_a_run_may_compute_in_bfloat16() -> None:
+    """A built-in model never does, however wide."""
+    said = {name: "times are of float32" in " ".join(forecast(_on_cpu(name)).warnings) for name in CPU_MODELS}
+    assert said == CPU_MODELS
+
+
+CPU_MODELS = {"tiny": False, "tiny-10M": False, "smollm2-135m": True}
+
+
+def _on_cpu(name: str) -> Scenario:
+    domains = ["ask:smallest"] if name == "smollm2-135m" else ["sort"]
+    return from_document({"recipe": "mixed_rl", "domains": domains, "model": name, "draws": 8})
+
+
 def test_extrapolation_is_said() -> None:
     warnings = " ".join(forecast(_scenario(model="MiMo-V2-Flash", gpus=256)).warnings)
     assert "never fitted on model" in warnings and "another model's or a prior" in warnings
