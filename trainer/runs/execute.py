@@ -10,6 +10,7 @@ what processes share (`trainer.model.processes`), what is shown (`trainer.runs.p
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import sys
@@ -20,8 +21,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
+
 from mopdsim.base.errors import Interrupted, MopdError
 from trainer.model import processes
+from trainer.runs.memory import memory_bytes
 from trainer.runs.plan import Node, Plan
 from trainer.runs.pools import Kind, Pool, pool_of
 from trainer.runs.progress import Progress
@@ -78,7 +82,8 @@ def run_on(
     with stoppable(resume), progress.watching():
         pool = pool_of(kind, workers, store.root, progress.advance)
         try:
-            return carry_out(plan, store, pool, progress, raising=raising, seconds_of=seconds_of)
+            room = float(psutil.virtual_memory().available) if kind == "local" else math.inf
+            return carry_out(plan, store, pool, progress, raising=raising, seconds_of=seconds_of, room=room)
         finally:
             pool.close()
 
@@ -91,9 +96,11 @@ def carry_out(
     *,
     raising: bool = False,
     seconds_of: Mapping[str, float] | None = None,
+    room: float = math.inf,
 ) -> Outcome:
     """Run what the store does not hold, long chains first. raising: the first failure ends it all; else a stage that
-    fails takes only those with it that wait for it. seconds_of: each stage's, where known better than by its effort."""
+    fails takes only those with it that wait for it. seconds_of: each stage's, where known better than by its effort.
+    room: bytes of memory; a stage that would want more, together with those that run, waits for these."""
     weights = seconds_of or {node.key: node.effort for node in plan.nodes}
     summaries: dict[str, dict[str, Any]] = {}
     failures: dict[str, Exception] = {}
@@ -113,11 +120,16 @@ def carry_out(
     while True:
         _drop_lost(waiting, failures, progress)
         for node in [n for n in waiting if all(key in summaries for key in n.needs)]:
-            if len(running) < pool.workers:
-                waiting.remove(node)
-                attempts[node.key] = running[node.key] = attempts.get(node.key, 0) + 1
-                progress.begin(node)
-                pool.submit(node)
+            wanted = sum(memory_bytes(plan.node[key].job) for key in (*running, node.key))
+            if len(running) == pool.workers:
+                break
+            if running and wanted > room:
+                progress.held_back(node, wanted, room)
+                continue
+            waiting.remove(node)
+            attempts[node.key] = running[node.key] = attempts.get(node.key, 0) + 1
+            progress.begin(node)
+            pool.submit(node)
         if not running:
             return Outcome(summaries=summaries, failures=failures)
         event = pool.next()

@@ -37,6 +37,7 @@ class Progress:
     done: float = 0.0  # of the weights
     ended: int = 0
     running: dict[str, tuple[str, Note]] = field(default_factory=dict)  # label and newest note, by key
+    waits: set[str] = field(default_factory=set)  # keys of those that were held back
     begun: float = field(default_factory=time.monotonic)
     shown: float = field(default_factory=time.monotonic)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -78,6 +79,15 @@ class Progress:
     def again(self, node: Node, attempt: int) -> None:
         """A stage's worker was killed."""
         self.say(f"  {node.label}: its worker was killed; attempt {attempt} goes on from its last checkpoint")
+
+    def held_back(self, node: Node, wanted: float, room: float) -> None:
+        """A stage waits for memory, in bytes; said once."""
+        if node.key not in self.waits:
+            self.waits.add(node.key)
+            self.say(
+                f"  {node.label} waits: with what runs it would want about {wanted / 1e9:.0f} GB of memory, and "
+                f"{room / 1e9:.0f} GB were free"
+            )
 
     @property
     def share(self) -> float:
