@@ -194,6 +194,7 @@ class Machine:
             sequences=batch.trained_sequences or batch.sequences,
             lengths=whole,
             packed_to=room if packs else 0.0,
+            resident_models=batch.resident_models,
         )
 
 
@@ -357,20 +358,12 @@ def _phases(
 def _layouts(batches: tuple[Batch, ...], machine: Machine, gpus: int) -> list[list[TrainLayout]]:
     """Where the machine's model is trained, for each batch: the fastest, and where that reaches beyond the fast link
     the fastest that does not. All of the batches generate, or none."""
-    alike: dict[tuple[float, int], list[int]] = {}
-    for place, batch in enumerate(batches):
-        alike.setdefault((batch.longest_tokens, batch.resident_models), []).append(place)
     train, rl = TrainConstants.shipped(), RlConstants.shipped()
-    constants = rollout_training(train, rl, machine.gpu) if batches[0].generates else None
-    found: dict[int, list[TrainLayout]] = {}
-    for (longest, resident), places in alike.items():
-        updates = [machine.update(batches[place]) for place in places]
-        chosen = fastest_layouts(
-            machine.model, machine.gpu, gpus, updates, longest=longest, precision=machine.precision,
-            resident_models=resident, lora=machine.lora, stack=machine.stack, constants=constants,
-        )  # fmt: skip
-        found |= zip(places, chosen, strict=True)
-    return [found[place] for place in range(len(batches))]
+    return fastest_layouts(
+        machine.model, machine.gpu, gpus, [machine.update(batch) for batch in batches],
+        precision=machine.precision, lora=machine.lora, stack=machine.stack,
+        constants=rollout_training(train, rl, machine.gpu) if batches[0].generates else None,
+    )  # fmt: skip
 
 
 def _words(layout: TrainLayout, gpus: int) -> str:

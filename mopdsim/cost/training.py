@@ -36,6 +36,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -258,7 +259,6 @@ def fitting_training_layouts(
     gpus: int,
     *,
     length: float,
-    resident_models: int = 0,
     lora: bool = False,
     precision: str = "bf16",
     offload: bool = False,
@@ -266,15 +266,25 @@ def fitting_training_layouts(
     """The layouts that fit, with microbatches of one sequence, from cheap to dear; InfeasibleError says by how much the
     best one fails. `offload`: the optimizer may go to the host, as far as its memory reaches."""
     grid = training_layouts(model, gpu, gpus, lora=lora, precision=precision, offload=offload)
-    need = train_memory(model, grid, length=length, resident_models=resident_models).total
-    room = USABLE_MEMORY * gpu.memory_bytes
-    host = 12.0 * model.total_parameters / grid.gpus * (LORA_SHARE if lora else 1.0)
-    places = np.flatnonzero((need <= room) & (~grid.offload | (host <= HOST_BYTES_PER_GPU)))
-    if not places.size:
-        work, lacking = f"training at length {length:,.0f}", float(need.min()) - room
-        remedy = "more GPUs or a smaller model" if lora else "more GPUs, lora = true or a smaller model"
+    (fits_L,) = _fitting(model, gpu, gpus, grid, np.array([length]), np.zeros(1))
+    return grid.some(np.flatnonzero(fits_L))
+
+
+def _fitting(
+    model: Model, gpu: Gpu, gpus: int, grid: TrainLayout, length_B: Array, resident_B: Array
+) -> NDArray[np.bool_]:
+    """Which layouts of a grid hold sequences of each length and so many more models as weights, (B, L); InfeasibleError
+    for the first that none holds."""
+    memory = train_memory(model, grid, length=length_B[:, None], resident_models=resident_B[:, None])
+    need_BL, room = memory.total, USABLE_MEMORY * gpu.memory_bytes
+    host_L = 12.0 * model.total_parameters / grid.gpus * (LORA_SHARE if grid.lora else 1.0)
+    fits_BL = (need_BL <= room) & (~grid.offload | (host_L <= HOST_BYTES_PER_GPU))
+    if not fits_BL.any(axis=1).all():
+        place = int(fits_BL.any(axis=1).argmin())
+        work, lacking = f"training at length {length_B[place]:,.0f}", float(need_BL[place].min()) - room
+        remedy = "more GPUs or a smaller model" if grid.lora else "more GPUs, lora = true or a smaller model"
         raise does_not_fit(model, gpu, gpus, work, lacking=lacking, remedy=remedy)
-    return grid.some(places)
+    return np.asarray(fits_BL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -383,11 +393,13 @@ def roofline_train_s(work: TrainWork, *, mfu: float = 0.4) -> Array:
 @dataclass(frozen=True, kw_only=True)
 class Update:
     """The sequences of one optimizer step and how their microbatches are filled. packed_to: tokens of a packed
-    microbatch; 0 where each holds one sequence, padded to the longest of all ranks if weights are sharded in full."""
+    microbatch; 0 where each holds one sequence, padded to the longest of all ranks if weights are sharded in full.
+    resident_models: more of the model's size that are held as weights."""
 
     sequences: float
     lengths: Lengths
     packed_to: float
+    resident_models: int = 0
 
     def work(self, model: Model, gpu: Gpu, layout: TrainLayout) -> TrainWork:
         """What the step computes and moves in a layout, or in each of many."""
@@ -417,25 +429,25 @@ def fastest_layouts(
     gpus: int,
     updates: Sequence[Update],
     *,
-    longest: float,
     precision: str = "bf16",
-    resident_models: int = 0,
     lora: bool = False,
     stack: Stack = MECHANISMS[UNKNOWN],
     constants: TrainConstants | None = None,
 ) -> list[list[TrainLayout]]:
-    """For each update the fastest layout of at most so many GPUs that trains the model with so many more of its size
-    held as weights: with full sharding alone where the stack knows no other, experts within the fast link if they can
-    be. Where one copy of the weights reaches beyond the fast link, the fastest that does not follows, if there is one.
-    constants: of the training (None: of fine-tuning on the stack)."""
-    grid = fitting_training_layouts(
-        model, gpu, gpus, length=longest, resident_models=resident_models, lora=lora, precision=precision,
-        offload=not stack.tuned,
-    )  # fmt: skip
-    if stack.sharded and np.any(grid.fully_sharded):
-        grid = grid.some(np.flatnonzero(grid.fully_sharded))
-    near_L = grid.expert * grid.tensor <= gpu.scale_up_gpus
-    grid = grid.some(np.flatnonzero(near_L)) if np.any(near_L) else grid
+    """For each update the fastest layout of at most so many GPUs that trains the model: with full sharding alone where
+    the stack knows no other, experts within the fast link if they can be. Where one copy of the weights reaches beyond
+    the fast link, the fastest that does not follows, if there is one. constants: of the training (None: of fine-tuning
+    on the stack)."""
+    grid = training_layouts(model, gpu, gpus, lora=lora, precision=precision, offload=not stack.tuned)
+    longest_B, resident_B = np.array(
+        [(update.lengths.maximum, update.resident_models) for update in updates]
+    ).T
+    fits_BL = _fitting(model, gpu, gpus, grid, longest_B, resident_B)
+    if stack.sharded:
+        fits_BL = _rather(fits_BL, grid.fully_sharded)
+    fits_BL = _rather(fits_BL, grid.expert * grid.tensor <= gpu.scale_up_gpus)
+    places_L = np.flatnonzero(fits_BL.any(axis=0))
+    grid, fits_BL = grid.some(places_L), fits_BL[:, places_L]
     constants = constants or training_constants(stack)
     if all(update.packed_to for update in updates):
         columns = ([u.sequences, u.lengths.mean, u.packed_to] for u in updates)
@@ -446,13 +458,21 @@ def fastest_layouts(
         works = [update.work(model, gpu, grid) for update in updates]
         seconds_BL = np.array([train_step_s(work, constants) for work in works])
     near_L = grid.span <= gpu.scale_up_gpus
-    found = []
-    for seconds_L in seconds_BL:
+    chosen = []
+    for seconds_L in np.where(fits_BL, seconds_BL, np.inf):
         places = [int(np.argmin(seconds_L))]
-        if not near_L[places[0]] and np.any(near_L):
-            places.append(int(np.argmin(np.where(near_L, seconds_L, np.inf))))
-        found.append([grid.at(place) for place in places])
-    return found
+        nearest_L = np.where(near_L, seconds_L, np.inf)
+        if not near_L[places[0]] and np.isfinite(nearest_L).any():
+            places.append(int(np.argmin(nearest_L)))
+        chosen.append(places)
+    made = {place: grid.at(place) for place in {*chain(*chosen)}}  # many updates choose the same
+    return [[made[place] for place in places] for places in chosen]
+
+
+def _rather(fits_BL: NDArray[np.bool_], wanted_L: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Of what fits what is wanted, if any of it fits."""
+    wanted_BL = fits_BL & wanted_L
+    return np.where(wanted_BL.any(axis=1, keepdims=True), wanted_BL, fits_BL)
 
 
 @lru_cache(maxsize=1024)

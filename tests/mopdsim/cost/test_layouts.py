@@ -73,7 +73,7 @@ def test_405b_fits_between_powers_of_two() -> None:
 def seconds(name: str, gpus: int, sequences: float, mean: float) -> float:
     lengths = Lengths(mean=mean, maximum=4 * mean, sigma=0.6)
     update = Update(sequences=sequences, lengths=lengths, packed_to=4 * mean)
-    ((layout, *_),) = fastest_layouts(model(name), H100, gpus, [update], longest=4 * mean)
+    ((layout, *_),) = fastest_layouts(model(name), H100, gpus, [update])
     return float(train_step_s(update.work(model(name), H100, layout), training_constants(UNKNOWN)))
 
 
