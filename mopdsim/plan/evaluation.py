@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -267,58 +268,61 @@ class Evaluator:
         return {plan: self._scored[like] for plan, like in learning.items()}
 
     def scores(self, plans: Sequence[Plan]) -> Iterator[tuple[list[Plan], Array]]:
-        """The plans in batches of a kind, each with the scores of its plans by draw, (D, C, N)."""
+        """The plans in batches, each with the scores of its plans by draw, (D, C, N)."""
         # plans of one grouping side by side: much of their arithmetic is then common
         by_groups = sorted(plans, key=lambda plan: plan.groups)
-        # the teachers of all, together: each batch finds its own
-        self.stock.trained((run,) for plan in by_groups if plan.family in TAUGHT for run in runs_of(plan))
-        for batch in _batches(by_groups, kind):
-            yield batch, self._taught(batch) if batch[0].family in TAUGHT else self._alone(batch)
+        chains = (plan for plan in by_groups if plan.family not in TAUGHT)
+        for batch in _alike(chains, lambda plan: len(plan.groups)):
+            ends = self.stock.trained(map(runs_of, batch))
+            yield batch, np.stack([end.score_DN for end in ends], axis=1)
+        yield from self._taught([plan for plan in by_groups if plan.family in TAUGHT])
 
-    def _alone(self, plans: Sequence[Plan]) -> Array:
-        """Scores of plans without a teacher, (D, C, N)."""
-        return np.stack([row.score_DN for row in self.stock.trained(map(runs_of, plans))], axis=1)
-
-    def _taught(self, plans: Sequence[Plan]) -> Array:
-        """Scores after the last round of plans of one kind, (D, C, N)."""
-        state, many = self.stock.base, len(plans[0].groups)
-        for number in range(plans[0].rounds):
+    def _taught(self, plans: list[Plan]) -> Iterator[tuple[list[Plan], Array]]:
+        """The same of plans with teachers: in every round the teachers of all together, then what becomes of them in
+        batches of a kind."""
+        stock, number = self.stock, 0
+        before: dict[Plan, Array] = {}  # scores after the rounds so far
+        while plans:
             runs = [run for plan in plans for run in runs_of(plan, number)]
             if number:
-                each = replace(self.stock.base, score_DN=np.repeat(state.score_DN, many, axis=1))
-                pieces, places = self.stock.train(runs, each, teaches=True), np.arange(len(runs))
+                start_DCN = np.stack([before[plan] for plan in plans for _ in plan.groups], axis=1)
+                pieces = iter(stock.train(runs, replace(stock.base, score_DN=start_DCN), teaches=True))
             else:
-                own = {run: place for place, run in enumerate(dict.fromkeys(runs))}
-                pieces, places = (
-                    self.stock.trained((run,) for run in own),
-                    np.array([own[run] for run in runs]),
-                )
-            state = self._end(plans, pieces, places.reshape(len(plans), many), state, number)
-        return state.score_DN
+                pieces = iter(stock.trained((run,) for run in runs))
+            teachers = {plan: [*islice(pieces, len(plan.groups))] for plan in plans}
+            for batch in _batches(plans, kind):
+                init = stock.base
+                if number:
+                    init = replace(init, score_DN=np.stack([before[plan] for plan in batch], axis=1))
+                score_DCN = self._end(batch, [teachers[plan] for plan in batch], init, number)
+                if batch[0].rounds == number + 1:
+                    yield batch, score_DCN
+                else:
+                    before |= zip(batch, np.moveaxis(score_DCN, 1, 0), strict=True)
+            number += 1
+            plans = [plan for plan in plans if plan.rounds > number]
 
     def _end(
-        self,
-        plans: Sequence[Plan],
-        taught: Sequence[Trained],
-        places_CK: NDArray[np.intp],
-        init: State,
-        number: int,
-    ) -> State:
-        """What the merge or the student comes to. places: of each plan's teachers among those taught."""
+        self, plans: Sequence[Plan], teachers: Sequence[Sequence[Trained]], init: State, number: int
+    ) -> Array:
+        """Scores after the merge or the student of plans of one kind, each with its teachers, (D, C, N)."""
         last = self._last(plans[0], number)
         stage, world = last.stage, self.stock.world_of(last)
+        own = {id(piece): piece for row in teachers for piece in row}
+        taught, place = [*own.values()], {name: place for place, name in enumerate(own)}
+        places_CK = np.array([[place[id(piece)] for piece in row] for row in teachers])
         score_DUN = np.stack([piece.score_DN for piece in taught], axis=1)
+        step = Step(stage, {stage.init: init}, world)
         if isinstance(stage, Merge):
             inputs = {
                 name: replace(init, score_DN=score_DUN[:, places_C])
                 for name, places_C in zip(stage.inputs, places_CK.T, strict=True)
             }
-            step = Step(stage, {stage.init: init}, world)
-            return step.finish(merge(stage, step, inputs))
-        assert isinstance(stage, Distill)
-        step = Step(stage, {stage.init: init}, world)
-        self._distilled(stage, step, plans, taught, score_DUN, places_CK)
-        return step.finish(np.zeros((len(plans), self.question.base.draws)))
+            merge(stage, step, inputs)
+        else:
+            assert isinstance(stage, Distill)
+            self._distilled(stage, step, plans, taught, score_DUN, places_CK)
+        return step.score_DN
 
     def _distilled(
         self,
@@ -365,10 +369,15 @@ def splits(pool: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(max(1, pool >> halvings) for halvings in range(_SPLITS + 1)))
 
 
-def _batches(plans: Sequence[Plan], kind_of: Callable[[Plan], object]) -> Iterator[list[Plan]]:
+def _batches(plans: Iterable[Plan], kind_of: Callable[[Plan], object]) -> Iterator[list[Plan]]:
     """The plans in batches of a kind."""
+    for found in _alike(plans, kind_of):
+        yield from (found[first : first + _BATCH] for first in range(0, len(found), _BATCH))
+
+
+def _alike(plans: Iterable[Plan], kind_of: Callable[[Plan], object]) -> Iterable[list[Plan]]:
+    """All plans of each kind."""
     alike: dict[object, list[Plan]] = {}
     for plan in plans:
         alike.setdefault(kind_of(plan), []).append(plan)
-    for found in alike.values():
-        yield from (found[first : first + _BATCH] for first in range(0, len(found), _BATCH))
+    return alike.values()
