@@ -231,41 +231,58 @@ def _rows(
 ) -> Turn:
     rows, steps = uniform_BT.shape
     eos_E, look_every = end_ids(policy), 1 if policy.device.type == "cpu" else LOOK_EVERY
+    not_yet_F = torch.cat([forbidden_F, eos_E])
     decoder = policy.decoder(prompt_UP, mask_UP, group=rows // len(prompt_UP), max_new_tokens=steps)
     response_BT = torch.full_like(uniform_BT, policy.pad_id, dtype=torch.long)
-    logprob_BT = torch.zeros_like(uniform_BT)
-    length_B = torch.full((rows,), steps, device=policy.device)
+    probability_BT, threshold_KT = torch.ones_like(uniform_BT), 1 - uniform_BT
     alive_K = torch.arange(rows, device=policy.device)
+    ended_K1 = torch.zeros(rows, 1, dtype=torch.bool, device=policy.device)
+    drawn: list[tuple[Tensor, Tensor]] = []
+
+    def write(end: int) -> None:
+        """Put down what was drawn for the rows that are going."""
+        for whole_BT, columns in zip((response_BT, probability_BT), zip(*drawn, strict=True), strict=True):
+            whole_BT[alive_K, end - len(drawn) : end] = torch.cat(columns, 1)
+        drawn.clear()
+
     for t in range(steps):
         logits_KV = policy.logits(decoder.hidden_BD, temperature=temperature or 1.0)
-        not_now_F = torch.cat([forbidden_F, eos_E]) if t < least else forbidden_F
-        token_K, logprob_K = _draw(logits_KV, uniform_BT[alive_K, t], temperature == 0, not_now_F)
-        response_BT[alive_K, t], logprob_BT[alive_K, t] = token_K, logprob_K
-        ended_K = torch.isin(token_K, eos_E)
-        length_B[alive_K] = torch.where(ended_K, length_B[alive_K].clamp_max(t + 1), length_B[alive_K])
+        threshold_K1 = None if temperature == 0 else threshold_KT.narrow(1, t, 1)
+        drawn.append(_draw(logits_KV, threshold_K1, not_yet_F if t < least else forbidden_F))
         if t + 1 == steps:
             break
-        if (t + 1) % look_every == 0:
-            going_J = (length_B[alive_K] == steps).nonzero().squeeze(1)
-            if not len(going_J):
+        token_K1, _ = drawn[-1]
+        ended_K1 |= torch.isin(token_K1, eos_E)
+        if (t + 1) % look_every == 0 and (ended := int(ended_K1.sum())):
+            if ended == len(ended_K1):
                 break
-            if len(going_J) <= (1 - WORTH_DROPPING) * len(alive_K):
+            if ended >= WORTH_DROPPING * len(ended_K1):
+                write(t + 1)
+                going_J = (~ended_K1).squeeze(1).nonzero().squeeze(1)
                 decoder.keep(going_J)
-                token_K, alive_K = token_K[going_J], alive_K[going_J]
-        decoder.step(token_K)
-    return response_BT, logprob_BT, length_B
+                alive_K, token_K1, ended_K1, threshold_KT = (
+                    x[going_J] for x in (alive_K, token_K1, ended_K1, threshold_KT)
+                )
+        decoder.step(token_K1.squeeze(1))
+    write(t + 1)
+    ends_BT = torch.isin(response_BT, eos_E)
+    length_B = torch.where(ends_BT.any(1), ends_BT.int().argmax(1) + 1, steps)
+    return response_BT, probability_BT.log_(), length_B
 
 
-def _draw(logits_KV: Tensor, uniform_K: Tensor, greedy: bool, forbidden_F: Tensor) -> tuple[Tensor, Tensor]:
-    """A token per row and its log-prob. The threshold lies in (0, total], so no token of probability 0 is drawn."""
+def _draw(logits_KV: Tensor, threshold_K1: Tensor | None, forbidden_F: Tensor) -> tuple[Tensor, Tensor]:
+    """(K, 1): a token per row and its probability.
+
+    The threshold is a share, in (0, 1], of the total, so that no token of probability 0 is drawn; None: the likeliest.
+    """
     probability_KV = torch.softmax(logits_KV, 1)
     allowed_KV = probability_KV.index_fill(1, forbidden_F, 0.0) if len(forbidden_F) else probability_KV
-    if greedy:
+    if threshold_K1 is None:
         token_K1 = allowed_KV.argmax(1, keepdim=True)
     else:
         cumulative_KV = allowed_KV.cumsum(1)
-        token_K1 = torch.searchsorted(cumulative_KV, (1 - uniform_K[:, None]) * cumulative_KV[:, -1:])
-    return token_K1.squeeze(1), probability_KV.gather(1, token_K1).log_().squeeze(1)
+        token_K1 = torch.searchsorted(cumulative_KV, threshold_K1 * cumulative_KV.narrow(1, -1, 1))
+    return token_K1, probability_KV.gather(1, token_K1)
 
 
 @dataclass

@@ -40,7 +40,7 @@ def _pays(products: int) -> bool:
 
 def matmul_nt(a_NI: Tensor, b_OI: Tensor) -> Tensor:
     """a @ b.T for float32 matrices on a CPU; b may be a transposed view, a then costs a copy."""
-    if _pays(a_NI.numel() * len(b_OI)):
+    if _pays(a_NI.numel() * b_OI.shape[0]):
         return torch.ops.mkldnn._linear_pointwise(a_NI, b_OI, None, "none", [], "")
     return a_NI @ b_OI.t()
 
@@ -140,7 +140,7 @@ def product(x_NI: Tensor, packed_OI: Tensor, bias_O: Tensor | None = None) -> Te
     """x @ weight.T + bias without gradient, the weight as `packed` gives it."""
     if packed_OI.is_mkldnn:
         return torch.ops.mkldnn._linear_pointwise(x_NI.bfloat16(), packed_OI, bias_O, "none", [], "")
-    out_NO = linears(x_NI, packed_OI)[0]
+    out_NO = matmul_nt(x_NI, packed_OI) if _on_cpu(x_NI) else F.linear(x_NI, packed_OI)
     return out_NO if bias_O is None else out_NO + bias_O
 
 

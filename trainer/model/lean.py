@@ -217,18 +217,16 @@ class _Layer:
     """One layer's weights and cache; the norm of queries, where there is one, carries 1 / sqrt(E)."""
 
     before_D: Tensor
-    qkv: Map
-    head_norms_HE: Tensor | None  # of queries, then of keys
+    qkv: Map  # of each key head: its G queries, its key, its value
+    head_norms_SE: Tensor | None  # of the queries and the key
     out: Map
     after_D: Tensor
     gate_up: Map
     down: Map
-    keys_BKLE: Tensor
-    values_BKLE: Tensor
+    cache_2PLE: Tensor  # keys and values
 
-    def rows(self, index_K: Tensor) -> _Layer:
-        cache = {"keys_BKLE": self.keys_BKLE[index_K], "values_BKLE": self.values_BKLE[index_K]}
-        return _Layer(**(vars(self) | cache))
+    def rows(self, index_P: Tensor) -> _Layer:
+        return _Layer(**(vars(self) | {"cache_2PLE": self.cache_2PLE[:, index_P]}))
 
 
 class LeanDecoder:
@@ -238,101 +236,100 @@ class LeanDecoder:
     def __init__(
         self, lean: Lean, prompt_UP: Tensor, mask_UP: Tensor, group: int, max_new_tokens: int
     ) -> None:
-        (prompts, width), device, config = prompt_UP.shape, prompt_UP.device, lean.config
+        (prompts, width), device = prompt_UP.shape, prompt_UP.device
         first_U1 = torch.ones(prompts, 1, dtype=torch.bool, device=device)
         kept: list[tuple[Tensor, Tensor]] = []
         last_UD = lean.run(Packed.of(prompt_UP, mask_UP, first_U1.long(), first_U1), kept)
         places = width + max_new_tokens + -(width + max_new_tokens) % STEP
         self.lean, self.used, self.hidden_BD = lean, width, last_UD.repeat_interleave(group, 0)
-        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.key_heads = lean.config.num_key_value_heads
         self.turn_LZ = lean.rotary(places)
-        self.position_B = mask_UP.sum(1).repeat_interleave(group, 0)
+        self.position_P = mask_UP.sum(1).repeat_interleave(group * self.key_heads, 0)
         hidden_UL = F.pad(~mask_UP, (0, places - width), value=True)
-        self.bias_B1L = torch.zeros_like(hidden_UL, dtype=torch.float32).masked_fill_(hidden_UL, MASKED)
-        self.bias_B1L = self.bias_B1L.repeat_interleave(group, 0)[:, None]
+        bias_UL = torch.zeros_like(hidden_UL, dtype=lean.dtype).masked_fill_(hidden_UL, MASKED)
+        self.bias_P1L = bias_UL.repeat_interleave(group * self.key_heads, 0)[:, None]
 
-        def room(x_NKE: Tensor) -> Tensor:
-            """(B, K, L, E) with the prompts' keys or values in front."""
-            x_UPKE = x_NKE.new_zeros(prompts, width, *x_NKE.shape[1:])
-            x_UPKE[mask_UP] = x_NKE
-            room_URKLE = x_NKE.new_zeros(prompts, group, x_NKE.shape[1], places, x_NKE.shape[2])
-            room_URKLE[..., :width, :] = x_UPKE.transpose(1, 2)[:, None]
-            return room_URKLE.flatten(0, 1)
+        def cache(k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
+            """(2, P, L, E) with the prompts' keys and values in front."""
+            kv_N2KE = torch.stack([k_NKE.to(v_NKE.dtype), v_NKE], 1)
+            kv_UP2KE = kv_N2KE.new_zeros(prompts, width, *kv_N2KE.shape[1:])
+            kv_UP2KE[mask_UP] = kv_N2KE
+            room_2URKLE = kv_N2KE.new_zeros(2, prompts, group, self.key_heads, places, lean.width)
+            room_2URKLE[..., :width, :] = kv_UP2KE.permute(2, 0, 3, 1, 4)[:, :, None]
+            return room_2URKLE.flatten(1, 3)
 
         self.layers = [
-            self._layer(layer, room(keys.to(values.dtype)), room(values))
-            for layer, (keys, values) in zip(lean.body.layers, kept, strict=True)
+            self._layer(layer, cache(*pair)) for layer, pair in zip(lean.body.layers, kept, strict=True)
         ]
+        self._look()
 
-    def _layer(self, layer: Any, keys_BKLE: Tensor, values_BKLE: Tensor) -> _Layer:
+    def _layer(self, layer: Any, cache_2PLE: Tensor) -> _Layer:
         """Join weights that read the same input."""
         lean, own, mlp = self.lean, layer.self_attn, layer.mlp
-        qkv, out, gate_up, down = (
-            _joined(lean, parts, maps)
-            for parts, maps in (
-                ((own.q_proj, own.k_proj, own.v_proj), lean.maps(own)),
-                ((own.o_proj,), (lean.map(own.o_proj),)),
-                ((mlp.gate_proj, mlp.up_proj), (lean.map(mlp.gate_proj), lean.map(mlp.up_proj))),
-                ((mlp.down_proj,), (lean.map(mlp.down_proj),)),
-            )
-        )
-        norms_HE = None
+        norms_SE = None
         if lean.normed:
             q_norm_E, k_norm_E = lean.norms(own)
-            norms_HE = torch.stack([q_norm_E] * self.heads + [k_norm_E] * self.key_heads)
+            per_key = lean.config.num_attention_heads // self.key_heads
+            norms_SE = torch.stack([q_norm_E] * per_key + [k_norm_E])
         return _Layer(
             before_D=layer.input_layernorm.weight,
-            qkv=qkv,
-            head_norms_HE=norms_HE,
-            out=out,
+            qkv=_joined(lean, (own.q_proj, own.k_proj, own.v_proj), lean.maps(own), self.key_heads),
+            head_norms_SE=norms_SE,
+            out=_joined(lean, (own.o_proj,), (lean.map(own.o_proj),)),
             after_D=layer.post_attention_layernorm.weight,
-            gate_up=gate_up,
-            down=down,
-            keys_BKLE=keys_BKLE,
-            values_BKLE=values_BKLE,
+            gate_up=_joined(
+                lean, (mlp.gate_proj, mlp.up_proj), (lean.map(mlp.gate_proj), lean.map(mlp.up_proj))
+            ),
+            down=_joined(lean, (mlp.down_proj,), (lean.map(mlp.down_proj),)),
+            cache_2PLE=cache_2PLE,
         )
+
+    def _look(self) -> None:
+        """Views of the cache as far as the next token and a few more see it: making them for every token would take as
+        long as small products do."""
+        width = self.used + 1 + -(self.used + 1) % STEP
+        self.seen_P1L = self.bias_P1L[:, :, :width]
+        caches = [layer.cache_2PLE[:, :, :width].unbind(0) for layer in self.layers]
+        self.seen = [(keys_PLE.transpose(1, 2), values_PLE) for keys_PLE, values_PLE in caches]
 
     def step(self, token_B: Tensor) -> None:
         """Append a token to every row."""
-        turn_B1Z = self.turn_LZ[self.position_B][:, None]
+        if self.used == self.seen_P1L.shape[2]:
+            self._look()
+        turn_P1Z = self.turn_LZ[self.position_P][:, None]
         x_BD = self.lean.embed(token_B)
-        here, self.used = self.used, self.used + 1
-        self.bias_B1L[:, :, here] = 0
-        bias_P1L = self.bias_B1L[:, :, : self.used + -self.used % STEP].repeat_interleave(self.key_heads, 0)
-        for layer in self.layers:
-            x_BD = self._attend(layer, x_BD, turn_B1Z, bias_P1L)
-            y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.after_D, self.lean.eps)
+        self.seen_P1L[:, :, self.used] = 0
+        for layer, (keys_PEL, values_PLE) in zip(self.layers, self.seen, strict=True):
+            x_BD = self._attend(layer, x_BD, turn_P1Z, keys_PEL, values_PLE)
+            y_BD = F.rms_norm(x_BD, layer.after_D.shape, layer.after_D, self.lean.eps)
             gate_BF, up_BF = _mapped(y_BD, layer.gate_up).chunk(2, 1)
             x_BD = _mapped(F.silu(gate_BF).mul_(up_BF), layer.down) + x_BD
-        self.position_B = self.position_B + 1
+        self.position_P, self.used = self.position_P + 1, self.used + 1
         self.hidden_BD = F.rms_norm(x_BD, x_BD.shape[1:], self.lean.body.norm.weight, self.lean.eps)
 
-    def _attend(self, layer: _Layer, x_BD: Tensor, turn_B1Z: Tensor, bias_P1L: Tensor) -> Tensor:
-        rows, size, here = len(x_BD), self.lean.width, self.used - 1
-        y_BD = F.rms_norm(x_BD, x_BD.shape[1:], layer.before_D, self.lean.eps)
-        qkv_BHE = _mapped(y_BD, layer.qkv).view(rows, -1, size)
-        qk_BHE, v_BKE = qkv_BHE.split([self.heads + self.key_heads, self.key_heads], 1)
-        if layer.head_norms_HE is not None:
-            qk_BHE = F.rms_norm(qk_BHE.float(), (size,), None, self.lean.eps).mul_(layer.head_norms_HE)
-        q_BHE, k_BKE = rotate(qk_BHE.contiguous(), turn_B1Z).split([self.heads, self.key_heads], 1)
-        layer.keys_BKLE[:, :, here], layer.values_BKLE[:, :, here] = k_BKE, v_BKE
-        keys_PLE, values_PLE = (
-            c.flatten(0, 1)[:, : bias_P1L.shape[2]] for c in (layer.keys_BKLE, layer.values_BKLE)
-        )
-        scores_PGL = torch.baddbmm(
-            bias_P1L,
-            q_BHE.reshape(rows * self.key_heads, -1, size),
-            keys_PLE.transpose(1, 2),
-            alpha=self.lean.scale,
-        )
-        mixed_BO = torch.bmm(torch.softmax(scores_PGL, -1), values_PLE).view(rows, -1)
+    def _attend(
+        self, layer: _Layer, x_BD: Tensor, turn_P1Z: Tensor, keys_PEL: Tensor, values_PLE: Tensor
+    ) -> Tensor:
+        size, eps, pairs = self.lean.width, self.lean.eps, len(values_PLE)
+        qkv_BO = _mapped(F.rms_norm(x_BD, layer.before_D.shape, layer.before_D, eps), layer.qkv)
+        qkv_PSE = (qkv_BO if qkv_BO.dtype == torch.float32 else qkv_BO.float()).view(pairs, -1, size)
+        qk_PSE = qkv_PSE[:, :-1]
+        if layer.head_norms_SE is not None:
+            torch.mul(F.rms_norm(qk_PSE, (size,), None, eps), layer.head_norms_SE, out=qk_PSE)
+        qk_PSE.view(torch.complex64).mul_(turn_P1Z)
+        layer.cache_2PLE[:, :, self.used] = qkv_PSE[:, -2:].transpose(0, 1)
+        scores_PGL = torch.baddbmm(self.seen_P1L, qkv_PSE[:, :-2], keys_PEL, alpha=self.lean.scale)
+        mixed_BO = torch.bmm(torch.softmax(scores_PGL, -1), values_PLE).view(len(x_BD), -1)
         return _mapped(mixed_BO, layer.out) + x_BD
 
     def keep(self, index_K: Tensor) -> None:
         """Drop all rows but these, in this order."""
-        self.hidden_BD, self.position_B = self.hidden_BD[index_K], self.position_B[index_K]
-        self.bias_B1L = self.bias_B1L[index_K]
-        self.layers = [layer.rows(index_K) for layer in self.layers]
+        self.hidden_BD = self.hidden_BD[index_K]
+        every_K = torch.arange(self.key_heads, device=index_K.device)
+        index_P = (index_K[:, None] * self.key_heads + every_K).flatten()
+        self.position_P, self.bias_P1L = self.position_P[index_P], self.bias_P1L[index_P]
+        self.layers = [layer.rows(index_P) for layer in self.layers]
+        self._look()
 
 
 def _mapped(x_BI: Tensor, joined: Map) -> Tensor:
@@ -340,28 +337,36 @@ def _mapped(x_BI: Tensor, joined: Map) -> Tensor:
     return out_BO if joined.low is None else out_BO + F.linear(F.linear(x_BI, joined.low[0]), joined.low[1])
 
 
-def _joined(lean: Lean, parts: Sequence[Any], maps: Sequence[Map]) -> Map:
-    """Maps of one input as one, ready for `product`; in bfloat16 the weights' part is kept while they are the same."""
+def _joined(lean: Lean, parts: Sequence[Any], maps: Sequence[Map], heads: int = 1) -> Map:
+    """Maps of one input as one, head by head, ready for `product`; in bfloat16 the weights' part is kept while they are
+    the same."""
 
     def weight() -> Tensor:
-        return packed(torch.cat([one.weight_OI for one in maps]) if len(maps) > 1 else maps[0].weight_OI)
+        return packed(_rows([one.weight_OI for one in maps], heads))
 
-    if lean.dtype == torch.float32:
-        return Map(weight(), _biases(maps), _low(maps))
     weights = tuple(part.weight for part in parts)
-    kept: Tensor = lean.copies.get(("joined", *map(id, weights)), weights, weight)
-    return Map(kept, _biases(maps), _low(maps))
-
-
-def _biases(maps: Sequence[Map]) -> Tensor | None:
-    if all(one.bias_O is None for one in maps):
-        return None
-    return torch.cat(
-        [one.weight_OI.new_zeros(len(one.weight_OI)) if one.bias_O is None else one.bias_O for one in maps]
+    kept: Tensor = (
+        weight()
+        if lean.dtype == torch.float32
+        else lean.copies.get(("joined", *map(id, weights)), weights, weight)
     )
+    bias_O: Tensor | None = None
+    if any(one.bias_O is not None for one in maps):
+        none = [one.weight_OI.new_zeros(len(one.weight_OI)) for one in maps]
+        bias_O = _rows(
+            [x if one.bias_O is None else one.bias_O for x, one in zip(none, maps, strict=True)], heads
+        )
+    return Map(kept, bias_O, _low(maps, heads))
 
 
-def _low(maps: Sequence[Map]) -> tuple[Tensor, Tensor] | None:
+def _rows(tensors: Sequence[Tensor], heads: int) -> Tensor:
+    """The rows of all, those of a head together."""
+    if len(tensors) == 1:
+        return tensors[0]
+    return torch.cat([x.unflatten(0, (heads, -1)) for x in tensors], 1).flatten(0, 1)
+
+
+def _low(maps: Sequence[Map], heads: int) -> tuple[Tensor, Tensor] | None:
     """Adapters of joined maps: all A below one another, B in blocks."""
     if all(one.low is None for one in maps):
         return None
@@ -370,4 +375,5 @@ def _low(maps: Sequence[Map]) -> tuple[Tensor, Tensor] | None:
         for one in maps
     ]
     pairs = [one.low or empty for one, empty in zip(maps, none, strict=True)]
-    return torch.cat([a_RI for a_RI, _ in pairs]), torch.block_diag(*(b_OR for _, b_OR in pairs))
+    wide_OR = torch.block_diag(*(b_OR for _, b_OR in pairs)).split([len(b_OR) for _, b_OR in pairs])
+    return torch.cat([a_RI for a_RI, _ in pairs]), _rows(wide_OR, heads)

@@ -18,7 +18,7 @@ import copy
 import inspect
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -80,7 +80,7 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return cast(Tensor, self.head.weight).device
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """The trainable parameters, tied ones once."""
@@ -175,7 +175,8 @@ class Policy:
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The compute type, for work that spans several calls: weights are then converted once."""
-        return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
+        exact = self.dtype == torch.float32
+        return nullcontext() if exact else torch.autocast(self.device.type, dtype=self.dtype)
 
     def _verified(self) -> Lean | GenericBackbone:
         """The lean path if it reproduces the module's logits, else the generic one; tried once a configuration."""
