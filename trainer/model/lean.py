@@ -7,9 +7,9 @@ residual stream, norms and softmax stay in float32.
 
 Token by token a decoder keeps keys and values in a cache allocated beforehand and works in as few operations as
 possible: small batches on a CPU are bound by the number of calls and, with several threads, by Python's lock. So
-projections that read the same input are one matrix, its rows key head by key head, copied when decoding starts (a decoder lives for one generation, so
-the copy cannot go stale; in bfloat16 it is kept until a weight changes). Leaves out: the head, sampling
-(`trainer.batch.rollout`), and other architectures (`trainer.model.policy`).
+projections that read the same input are one matrix, those of attention key head by key head, copied when decoding
+starts (a decoder lives for one generation, so the copy cannot go stale; in bfloat16 it is kept until a weight changes).
+Leaves out: the head, sampling (`trainer.batch.rollout`), and other architectures (`trainer.model.policy`).
 
 Axes: U unique prompts of P places, B rows of T response tokens, N packed tokens, Q those that ask, D hidden width,
 H query heads, K key heads, E head width, Z = E / 2 pairs; of the decoder B = U * group rows, P = B K pairs of a row and
