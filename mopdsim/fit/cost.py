@@ -157,8 +157,6 @@ def _interval_table(
 def calibrate(kind: str, path: Path) -> dict[str, Any]:
     """The kind's entry of a constants file, fitted to the table at `path`, with every left-out fit beside
     it."""
-    if kind not in KINDS:
-        raise UsageError(f"kind is {kind!r}; it must be one of {', '.join(KINDS)}.")
     loader = LOADERS[kind]
     rows: list[Row] = loader.load(path).rows
     if len(rows) < len(KINDS[kind].names()):

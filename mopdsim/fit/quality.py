@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic
-from mopdsim.base.errors import UsageError
 from mopdsim.belief.calibration import (
     BOLD_ERROR,
     MODEL_ERROR,
@@ -56,8 +55,6 @@ def fitted(
 ) -> dict[str, Any]:
     """The calibration `base` (a document; the shipped one where absent) with what these observation files say of the
     chosen runs, as STUDY/RUN (None: of all that were not held out), as a document."""
-    if not data:
-        raise UsageError("no observations to fit: give an observations.csv of a study")
     prior = base or dict(read(SHIPPED))
     calibration = from_document(prior, source="the calibration that a fit starts from")
     trees, dates = load(data, chosen=chosen)

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array
-from mopdsim.base.errors import UsageError, did_you_mean
 from mopdsim.cost.constants import NORMAL_80, ConstantSet, Fitted, HeldOut, shipped
 from mopdsim.forecast.forecast import quantiles
 from mopdsim.validate import decode_rows, rl_rows, train_rows
@@ -226,11 +225,6 @@ def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
 
 def validate(kind: str, data: Path | None = None, *, fitted: Fitted | None = None) -> dict[str, Any]:
     """Report of a table (the shipped one without `data`) against the fitted constants (the shipped ones)."""
-    if kind not in LOADERS:
-        raise UsageError(
-            f"validation kind is {kind!r}; it must be one of "
-            f"{', '.join(LOADERS)}{did_you_mean(kind, LOADERS)}."
-        )
     loader = LOADERS[kind]
     table = loader.load(published(kind) if data is None else data)
     return _report(table, fitted or shipped()[kind], loader)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from mopdsim.base.documents import number
-from mopdsim.base.errors import UsageError
 from mopdsim.recipes.stage import Value
 from studies.framework.analysis import Analysis
 from studies.framework.run import Run
@@ -38,18 +37,12 @@ Verdict = Literal["held", "refuted", "undecided", "not measured"]
 
 
 class Claim(Value):
-    """A figure that the prediction commits to: a quantity of the analysis lies within these bounds."""
+    """A figure that the prediction commits to: a quantity of the analysis lies within these bounds, one or both."""
 
     quantity: str
     text: str
     at_least: float | None = None
     at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Claim:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError(f"claim on {self.quantity!r} has no bound: give at_least, at_most or both")
-        return self
 
     def judge(self, low: float, high: float) -> Verdict:
         """Of an interval: held where all of it is within the bounds, refuted where all of it is outside."""
@@ -128,7 +121,7 @@ class Study:
     admit: Callable[[], None] = lambda: None
 
     def runs(self, *, scale: float = 1.0, device: str = "cpu", quick: bool = False) -> dict[str, Run]:
-        """The runs by name; quick: of the lowest seed alone. UsageError: two have one name, the scale is none."""
+        """The runs by name; quick: of the lowest seed alone. UsageError where the scale is none."""
         number(scale, "scale", least=0, above=True)
         found: dict[str, Run] = {}
         design = self.design()
@@ -136,10 +129,6 @@ class Study:
             first = min(run.settings.seed for run in design)
             design = [run for run in design if run.settings.seed == first]
         for run in design:
-            if run.name in found:
-                raise UsageError(
-                    f"study {self.name!r}: two runs are called {run.name!r}: give each its own name"
-                )
             chosen = run if scale == 1 else run.scaled(scale)
             settings = chosen.settings.model_copy(update={"device": device})
             found[run.name] = chosen.model_copy(update={"settings": settings})

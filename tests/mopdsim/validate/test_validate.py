@@ -199,8 +199,6 @@ def test_bad_files(tmp_path: Path) -> None:
         validate("decode", tmp_path / "none.csv")
     with pytest.raises(NotFoundError, match="ships"):
         validate("decode")
-    with pytest.raises(UsageError, match="rl_steps"):
-        validate("rl_step")
     path = tmp_path / "bad.csv"
     path.write_text("model,backend\na,b\n")
     with pytest.raises(UsageError, match="lacks the columns"):

@@ -77,21 +77,6 @@ def test_regret_counts_what_the_choice_lost_and_a_tie_as_its_mean() -> None:
     assert choose({"mopd": 0.8, "mixed": 0.795, "merge": 0.6}, tie=0.01) == ("mixed", "mopd")
 
 
-@pytest.mark.parametrize(
-    ("chosen", "measured", "words"),
-    [
-        ([["a"]], [], "1 choices for 0"),
-        ([["x"]], [{"a": 1.0}], "among the measured"),
-        ([[]], [{"a": 1.0}], "among"),
-    ],
-)
-def test_impossible_choices_are_refused(
-    chosen: list[list[str]], measured: list[dict[str, float]], words: str
-) -> None:
-    with pytest.raises(UsageError, match=words):
-        regret(chosen, measured)
-
-
 START = {"a": 0.4, "b": 0.5, "c": 0.6}
 SPECIALIST = {"a": {"a": 0.9, "b": 0.4, "c": 0.6}, "b": {"a": 0.5, "b": 0.8, "c": 0.7}}
 
@@ -217,8 +202,3 @@ def test_a_rerun_is_the_yardstick_of_a_forecast() -> None:
     assert found["pairs"] == 3
     assert found["mae_points"] == pytest.approx(100 * (0.1 + 0.4 + 0.3) / 3)
     assert found["forecast_mae_points"] == pytest.approx(100 * 2 * (0.1 + 0.0 + 0.3) / 6)
-
-
-def test_nothing_to_judge_is_said() -> None:
-    with pytest.raises(UsageError, match="no held-out scores"):
-        judge([], [], np.random.default_rng(0))

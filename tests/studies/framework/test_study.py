@@ -489,24 +489,12 @@ def test_quick_is_one_seed_of_few_steps_in_a_place_of_its_own(make: Make) -> Non
     assert work.runs["mopd"].settings == once[0].scaled(QUICK_SCALE).settings != once[0].settings
 
 
-def test_two_runs_of_one_name_are_refused(make: Make) -> None:
-    study = make().study
-    design = study.design
-    with pytest.raises(UsageError, match="two runs are called 'mopd'"):
-        replace(study, design=lambda: [*design(), *design()]).runs()
-
-
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [(0.2, 0.3, "held"), (0.0, 0.05, "refuted"), (0.6, 0.7, "refuted"), (0.05, 0.3, "undecided")],
 )
 def test_verdicts(low: float, high: float, verdict: str) -> None:
     assert Claim(quantity="q", text="t", at_least=0.1, at_most=0.5).judge(low, high) == verdict
-
-
-def test_a_claim_needs_a_bound() -> None:
-    with pytest.raises(ValueError, match="no bound"):
-        Claim(quantity="q", text="t")
 
 
 def test_quantities_print_their_interval() -> None:
