@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from mopdsim.base.documents import known_keys, read_toml, whole
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
-from mopdsim.facts.domains import Domain, dials
+from mopdsim.facts.domains import Domain, dials, undialled
 
 ONE_ANSWER: Final = frozenset(
     [
@@ -124,7 +124,7 @@ def _with(task: Task, told: Mapping[str, Any]) -> Task:
 
 def _known(name: str, row: Domain) -> Task:
     """What the name and the table say."""
-    bare, given = name.partition("?")[0], dials(name)
+    bare, given = undialled(name), dials(name)
     scheme, colon, argument = bare.partition(":")
     verifier: str | None = None
     why_not = f"no verifier of {bare!r} is known"

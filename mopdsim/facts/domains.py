@@ -182,7 +182,7 @@ def domain(spec: str) -> Domain:
     """The domain of a spec, called by the spec. NotFoundError with the nearest name where the table has
     none, or its row no such kind; UsageError for a dial that its task has not, or a value outside its range.
     """
-    name = spec.partition("?")[0]
+    name = undialled(spec)
     scheme, colon, kind = name.partition(":")
     found = aliases().get(scheme + colon)
     if found is None:
@@ -241,7 +241,6 @@ RIVALS = (
     ("ask:capitals", "ask:small_letters"),
     ("ask:short", "ask:explained"),
 )  # as the trainer's tasks have them
-_ASKED = (AMBIGUITY, "length")  # the options that change prompts; the others change teaching and judging
 NEAREST = 2  # settings between which an unseen one lies
 _SAME = 1e-9  # a nearer setting is the studied one
 Rivals = tuple[tuple[int, int, float], ...]  # places of two rival domains, and the dial that both reach
@@ -252,7 +251,11 @@ def nearest(wanted: str, studied: Iterable[str]) -> dict[str, float]:
     """The studied specs of the same domain as `wanted` that are nearest, with weights that add up to 1; the spec itself
     alone where it was studied, none where no setting of its domain was. Starts taught by a demonstrator with a habit
     are other skills to learn, so that they are near to one another only."""
-    alike = [spec for spec in studied if _row(spec) == _row(wanted) and (HABIT in spec) == (HABIT in wanted)]
+    alike = [
+        spec
+        for spec in studied
+        if undialled(spec) == undialled(wanted) and (HABIT in spec) == (HABIT in wanted)
+    ]
     apart = sorted((_apart(dials(wanted), dials(spec)), spec) for spec in alike)[:NEAREST]
     if apart and apart[0][0] < _SAME:
         return {apart[0][1]: 1.0}
@@ -285,7 +288,7 @@ _SPAN = "length"  # the dial that may be a range, low-high
 
 def _check_dials(spec: str) -> None:
     """As the trainer checks them."""
-    name, given = _row(spec), dials(spec)
+    name, given = undialled(spec), dials(spec)
     known = dials_of(name)
     if len(given) < len(spec.partition("?")[2].split("&")) and not spec.endswith("?"):
         raise UsageError(
@@ -331,16 +334,16 @@ def ambiguity(spec: str) -> float:
 def rivalry(one: str, other: str) -> float:
     """The ambiguity between two specs, the lesser one's: 0 where their domains are no rivals or ask other prompts."""
     dial = min(ambiguity(one), ambiguity(other))
-    if dial == 0 or not any({_row(one), _row(other)} == set(pair) for pair in RIVALS):
+    if dial == 0 or not any({undialled(one), undialled(other)} == set(pair) for pair in RIVALS):
         return 0.0
-    asked = [{key: value for key, value in dials(spec).items() if key in _ASKED[1:]} for spec in (one, other)]
-    return dial if asked[0] == asked[1] else 0.0
+    lengths = {dials(spec).get(_SPAN) for spec in (one, other)}  # the other dials change teaching and judging
+    return dial if len(lengths) == 1 else 0.0
 
 
 def unambiguous(spec: str) -> str:
     """The spec with every prompt marked."""
     options = [f"{key}={value}" for key, value in dials(spec).items() if key != AMBIGUITY]
-    return "?".join([_row(spec), *(["&".join(options)] if options else [])])
+    return "?".join([undialled(spec), *(["&".join(options)] if options else [])])
 
 
 def _apart(one: dict[str, str], other: dict[str, str]) -> float:
@@ -355,7 +358,8 @@ def _step(one: str, other: str) -> float:
         return float(one != other)
 
 
-def _row(spec: str) -> str:
+def undialled(spec: str) -> str:
+    """A spec without its dials."""
     return spec.partition("?")[0]
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from mopdsim.base.arrays import logit
 from mopdsim.belief.calibration import Calibration
-from mopdsim.facts.domains import RIVALS, ambiguity, rivalry
+from mopdsim.facts.domains import RIVALS, ambiguity, rivalry, undialled
 from mopdsim.fit.forest import Tree
 from mopdsim.recipes.stage import BASE, Rl
 
@@ -94,7 +94,7 @@ def replicates(tree: Tree) -> Iterator[Replicate]:
 
 def _rivals(one: str, other: str) -> bool:
     """Whether two domains are rivals at any dial, both at the same."""
-    rows = {spec.partition("?")[0] for spec in (one, other)}
+    rows = {undialled(spec) for spec in (one, other)}
     others = any("?" in spec and "ambiguity" not in spec for spec in (one, other))
     return any(rows == set(pair) for pair in RIVALS) and ambiguity(one) == ambiguity(other) and not others
 

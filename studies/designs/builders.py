@@ -15,7 +15,6 @@ from studies.framework.analysis import Quantity, mean_quantity
 from studies.framework.observe import Observations
 from studies.framework.run import Factor
 
-DISTILLED = 0.25  # of a recipe's FLOPs, where it distils
 MERGE_SCALE = 0.5  # of task arithmetic, in the demos
 UNBOUNDED = 100_000  # steps, where FLOPs end a stage
 
@@ -36,9 +35,7 @@ def spending(recipe: Recipe, *, rl: Amounts, distill: Amounts) -> Recipe:
     return recipe.with_amounts(chosen | {s.name: distill for s in recipe.stages if isinstance(s, Distill)})
 
 
-def at_flops(
-    recipe: Recipe, flops: float, *, rl: Amounts, distill: Amounts, share: float = DISTILLED
-) -> Recipe:
+def at_flops(recipe: Recipe, flops: float, *, rl: Amounts, distill: Amounts, share: float) -> Recipe:
     """The recipe at this many training FLOPs in all, teachers counted: a share of them for its distillation stages
     (none where it has none), the rest for its RL stages, each in proportion to the stage's domains."""
     distilling = {s.name: len(s.domains) for s in recipe.stages if isinstance(s, Distill)}
@@ -79,11 +76,6 @@ def table(found: Observations, row: Row) -> pd.DataFrame:
 def means(rows: pd.DataFrame, by: str, columns: str) -> pd.DataFrame:
     """Mean of some columns by others, both named in one string with spaces between."""
     return rows.groupby(by.split(), as_index=False)[columns.split()].mean()
-
-
-def told(rows: pd.DataFrame, sentence: str) -> tuple[str, ...]:
-    """A sentence for each row, its columns put in by name."""
-    return tuple(sentence.format_map(row) for row in rows.to_dict("records"))
 
 
 def kept(**quantities: Quantity | None) -> dict[str, Quantity]:

@@ -21,6 +21,7 @@ from typing import Any
 import pandas as pd
 
 from mopdsim.base.errors import UsageError
+from mopdsim.facts.domains import undialled
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import BASE, Amounts
@@ -36,7 +37,6 @@ from studies.designs.skill.suite import (
     SWEEP_SEED,
     SWEPT,
     WORLDS,
-    plain,
     recipe,
     rivals,
     run,
@@ -63,7 +63,7 @@ def design() -> list[Run]:
     ends."""
     own = RL.model_copy(update={"max_flops": FLOPS})
     specialists = [
-        run(f"{world}/{plain(domain)}", alone(domain, domains, own), seed, world, recipe=domain)
+        run(f"{world}/{undialled(domain)}", alone(domain, domains, own), seed, world, recipe=domain)
         for seed in SEEDS
         for world, domains in WORLDS.items()
         for domain in domains

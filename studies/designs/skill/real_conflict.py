@@ -17,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 
+from mopdsim.facts.domains import undialled
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
 from mopdsim.recipes.stage import BASE, default_amounts
@@ -42,7 +43,7 @@ def design() -> list[Run]:
     """Each domain alone and both together, at both ends of the dial."""
     return [
         Run(
-            name=f"dial{dial}/{'-'.join(domain.partition('?')[0].partition(':')[2] for domain in chosen)}/seed{seed}",
+            name=f"dial{dial}/{'-'.join(undialled(domain).partition(':')[2] for domain in chosen)}/seed{seed}",
             recipe=_recipe(world, chosen),
             settings=SETTINGS.model_copy(update={"seed": seed}),
             model=MODEL,
@@ -100,7 +101,7 @@ def analyse(found: Observations) -> Analysis:
         | {"domain": domain, "start": found.scores(name, BASE)[domain], "score": score}
         for name in found.runs()
         for domain, score in found.scores(name).items()
-        if domain.partition("?")[0] in PAIR
+        if undialled(domain) in PAIR
     ]
     return Analysis(
         quantities=kept(K_dial_0=k[0], K_dial_1=k[1]),

@@ -66,11 +66,6 @@ def settings(seed: int) -> Settings:
     )  # fmt: skip
 
 
-def plain(domain: str) -> str:
-    """A domain without its dials."""
-    return domain.partition("?")[0]
-
-
 def rivals(dial: float) -> tuple[str, ...]:
     """The competing pair with its ambiguity dial turned up."""
     return tuple(f"{name}?ambiguity={dial:g}&{HABIT}" for name in RIVALS)

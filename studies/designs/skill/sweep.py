@@ -16,7 +16,7 @@ import pandas as pd
 
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.recipe import Recipe
-from studies.designs.builders import at_flops, kept, told
+from studies.designs.builders import at_flops, kept
 from studies.designs.skill.contest import FAILED, rows_of
 from studies.designs.skill.suite import (
     FLOPS,
@@ -72,7 +72,7 @@ def _settings() -> Iterator[tuple[str, str, object, Recipe]]:
             domains,
             rl=GUESS["rl"].model_copy(update=rl),
             distill=GUESS["student"].model_copy(update=student),
-            share=share if name != "mixed_rl" else 0.0,
+            share=share,
         )
 
     for rate in RATES:
@@ -92,6 +92,7 @@ def _settings() -> Iterator[tuple[str, str, object, Recipe]]:
             FLOPS * len(domains),
             rl=GUESS["rl"],
             distill=GUESS["student"],
+            share=SHARE,
         )
         yield "mixed_rl", "due", words, due
 
@@ -107,7 +108,10 @@ def analyse(found: Observations) -> Analysis:
     return Analysis(
         quantities=kept(inside=mean_quantity(best.inside.astype(float))),
         findings=(
-            *told(best, "{recipe}, {knob}: best {best} at {greedy:.3f} greedy, {where}."),
+            *(
+                f"{row.recipe}, {row.knob}: best {row.best} at {row.greedy:.3f} greedy, {row.where}."
+                for row in best.itertuples()
+            ),
             f"Mixed RL given its due, greedy: {dues or 'not run'}.",
         ),
         tables=(Table(title="Settings", frame=shown), Table(title="Optima", frame=best)),
