@@ -39,7 +39,7 @@ def show(question: str, answer: Mapping[str, Any]) -> None:
         st.html(html_table(columns(answer), alt="Mixed RL, the best MOPD, the best other plan"))
     with right:
         table = plans(answer)
-        title, note = "Score of each plan", "Bar: P10 to P90. Dot and number: mean."
+        title, note = "Score of each plan", f"Bar: P10 to P90. Dot and number: mean. {words.TEACHERS}"
         views.heading(title, f"{len(table)} plans, the recommended one first. {note}")
         st.html(html_intervals(table, PLANS[1:4], unit=score, alt=f"{title}. {note}"))
         views.below(title, table, charts.plans(), key="plans")

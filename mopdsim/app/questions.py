@@ -14,7 +14,7 @@ import tomli_w
 
 from mopdsim.app.choice import Choice, without_files
 from mopdsim.app.uploads import toml_document
-from mopdsim.base.documents import parse_toml
+from mopdsim.base.documents import parse_toml, table
 from mopdsim.base.errors import UsageError
 from mopdsim.forecast.scenario import Scenario, dump, measured_table
 from mopdsim.forecast.schedule import Reliability
@@ -65,21 +65,31 @@ def of_scenario(scenario: Scenario) -> dict[str, Any]:
     return found
 
 
-def wishes(choice: Choice) -> dict[str, Any]:
-    """What counts, further limits and later releases, of the domains that are asked for."""
+@lru_cache(maxsize=64)
+def wishes(choice: Choice) -> Mapping[str, Any]:
+    """What counts, further limits and later releases, of the domains that are asked for. UsageError where they are not
+    sound, whatever the limits are."""
     found = parse_toml(choice.wishes, source=SOURCE)
     for key in found:
         if key not in WISHES:
             raise UsageError(f"{SOURCE}: {key}: belongs to the scenario, not to what is wished of it")
-    names = choice.scenario().recipe.domains
+    scenario = choice.scenario()
+    names = scenario.recipe.domains
     for key in ("weights", "minimum"):
         if isinstance(found.get(key), Mapping):
             found[key] = {name: value for name, value in found[key].items() if name in names}
     if found.get("objective") == "weighted":
-        found["weights"] = {name: 1.0 for name in names} | found.get("weights", {})
-    releases = [[name for name in release if name in names] for release in found.pop("portfolio", ())]
-    if any(releases):
-        found["portfolio"] = [release for release in releases if release]
+        found["weights"] = dict.fromkeys(names, 1.0) | dict(
+            table(found.get("weights", {}), f"{SOURCE}: weights")
+        )
+    if isinstance(found.get("portfolio"), list):
+        releases = [
+            [name for name in release if name in names] if isinstance(release, list) else release
+            for release in found.pop("portfolio")
+        ]
+        if any(releases):
+            found["portfolio"] = [release for release in releases if release]
+    checked({**of_scenario(scenario), "deadline_days": 1.0, **found})
     return found
 
 

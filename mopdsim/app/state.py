@@ -161,7 +161,11 @@ def notice() -> None:
 
 
 def hold(key: str, value: Any) -> str:
-    """Set a widget's value before it is drawn, unless it has it already; returns the key."""
+    """Set a widget's value before it is drawn, unless it has it already; returns the key.
+
+    The widget is given the same value as its default: a browser that a second redraw reaches before it drew the first
+    is told of no change, and shows the default.
+    """
     if key not in st.session_state or st.session_state[key] != value:
         st.session_state[key] = value
     return key

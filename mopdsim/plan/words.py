@@ -78,6 +78,7 @@ ENDS = {
     "p10": "at the low end of what is thought possible",
     "p90": "at the high end of what is thought possible",
 }
+TEACHERS = "8x1: eight teachers of one domain each; 4+2+2: three teachers of four, two and two."
 OBJECTIVES = {
     "mean": "mean score {0}",
     "worst": "worst domain {0}",

@@ -66,9 +66,10 @@ def example(choice: Choice) -> None:
     titles |= {name: f"{published.system(name).title}, as published" for name in published.NAMES}
     if choice.own is not None:
         titles = {"": "Own file", **titles}
+    begun = "" if choice.own is not None else choice.preset
     st.selectbox(
-        "Begin with", list(titles), format_func=titles.__getitem__,
-        key=state.hold("w_preset", "" if choice.own is not None else choice.preset), on_change=_preset,
+        "Begin with", list(titles), format_func=titles.__getitem__, index=list(titles).index(begun),
+        key=state.hold("w_preset", begun), on_change=_preset,
     )  # fmt: skip
     own.file()
 
@@ -107,7 +108,7 @@ def of_domains_alone(scenario: Scenario) -> None:
     known = [name for name in domains() if not name.endswith(":")]
     st.multiselect(
         "Domains", known + [name for name in given if name not in known], max_selections=MAX_DOMAINS,
-        key=state.hold("q_domains", given), on_change=_take, args=("domains", "q_domains"),
+        default=given, key=state.hold("q_domains", given), on_change=_take, args=("domains", "q_domains"),
     )  # fmt: skip
 
 
@@ -168,8 +169,8 @@ def sliders(scenario: Scenario) -> None:
             help="How many teachers share the domains, in their order. Other groupings: page Interference.",
         )  # fmt: skip
         st.toggle(
-            "Same total steps, whoever teaches", key=state.hold("w_equal_total", choice.equal_total),
-            on_change=_take, args=("equal_total", "w_equal_total"),
+            "Same total steps, whoever teaches", choice.equal_total,
+            key=state.hold("w_equal_total", choice.equal_total), on_change=_take, args=("equal_total", "w_equal_total"),
             help="Fewer teachers train longer, so that the number of teachers does not change their compute. Off: "
             "each teacher trains as long as before.",
         )  # fmt: skip
@@ -212,8 +213,8 @@ def recipe(scenario: Scenario) -> None:
     if choice.named:
         _select("Recipe", "recipe", scenario.recipe.name, list(CATALOGUE), shown=recipe_title)
     st.toggle(
-        "Equal shares of the pool", key=state.hold("w_share", choice.shared),
-        on_change=_take, args=("share", "w_share"),
+        "Equal shares of the pool", choice.shared, key=state.hold("w_share", choice.shared), on_change=_take,
+        args=("share", "w_share"),
     )  # fmt: skip
 
 
@@ -227,7 +228,7 @@ def _slider(
         options = [*ordered, *limits]
     key = f"w_{field}"
     st.select_slider(
-        label, options=list(options), format_func=shown, key=state.hold(key, value), help=help,
+        label, options=list(options), value=value, format_func=shown, key=state.hold(key, value), help=help,
         on_change=_take, args=(field, key),
     )  # fmt: skip
 
@@ -237,7 +238,8 @@ def _select(label: str, field: str, value: str, options: list[str], *, shown: An
     if value not in options:
         options = [value, *options]
     st.selectbox(
-        label, options, key=state.hold(key, value), format_func=shown, on_change=_take, args=(field, key)
+        label, options, options.index(value), key=state.hold(key, value), format_func=shown, on_change=_take,
+        args=(field, key),
     )  # fmt: skip
 
 
@@ -245,8 +247,8 @@ def _number(label: str, field: str, value: Any, *, most: float, least: int = 0, 
     """A number of the choice, whole where its value is."""
     key, kind = f"q_{field}", type(value)
     st.number_input(
-        label, min_value=kind(least), max_value=kind(most), key=state.hold(key, value), on_change=_take,
-        args=(field, key), **settings,
+        label, kind(least), kind(most), value, key=state.hold(key, value), on_change=_take, args=(field, key),
+        **settings,
     )  # fmt: skip
 
 

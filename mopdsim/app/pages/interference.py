@@ -95,8 +95,9 @@ def _groups(found: Answer) -> tuple[tuple[str, ...], ...]:
         with st.grid(min(4, len(domains)), min_column_width=130):
             for name in domains:
                 st.selectbox(
-                    views.plain(name), range(1, len(domains) + 1), key=state.hold(f"group_{name}", own[name]),
-                    format_func=lambda number: f"teacher {number}", on_change=_regroup, args=(tuple(domains),),
+                    views.plain(name), range(1, len(domains) + 1), own[name] - 1,
+                    key=state.hold(f"group_{name}", own[name]), format_func=lambda number: f"teacher {number}",
+                    on_change=_regroup, args=(tuple(domains),),
                 )  # fmt: skip
         options = {len(group): group for group in _suggested(found)}
         count = st.select_slider(

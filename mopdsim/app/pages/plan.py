@@ -8,6 +8,7 @@ how the answer is drawn (`mopdsim.app.pages.plan_answer`).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from mopdsim.app import planned, questions, state, views
 from mopdsim.app.choice import Choice
 from mopdsim.app.pages import controls, own, plan_answer
 from mopdsim.app.views import Cells
+from mopdsim.base.errors import MopdError
 from mopdsim.facts.domains import FACTS, WHOLE, Estimate
 from mopdsim.forecast.scenario import Scenario
 from mopdsim.plan.question import OBJECTIVES
@@ -83,12 +85,13 @@ def _wishes(scenario: Scenario) -> None:
     wished = questions.wishes(choice)
     objective = wished.get("objective", "mean")
     st.selectbox(
-        "What counts", list(OBJECTIVES), format_func=OBJECTIVE_TITLES.__getitem__,
+        "What counts", OBJECTIVES, OBJECTIVES.index(objective), format_func=OBJECTIVE_TITLES.__getitem__,
         key=state.hold("plan_objective", objective), on_change=_objective,
     )  # fmt: skip
+    confidence = float(wished.get("confidence", CONFIDENCE))
     st.slider(
-        "Limits are kept with probability", 0.5, 0.99, step=0.01,
-        key=state.hold("plan_confidence", float(wished.get("confidence", CONFIDENCE))), on_change=_confidence,
+        "Limits are kept with probability", 0.5, 0.99, confidence, 0.01,
+        key=state.hold("plan_confidence", confidence), on_change=_confidence,
     )  # fmt: skip
     st.caption("Lowest acceptable score of each domain, and its weight under *Weighted mean*:")
     names = list(scenario.recipe.domains)
@@ -192,7 +195,7 @@ def _year(scenario: Scenario) -> None:
     kept = [*kept, *([] for _ in range(shown - len(kept)))][:shown]
     for place, release in enumerate(kept):
         st.multiselect(
-            f"Release {place + 2} changes", names, key=state.hold(f"plan_release_{place}", release),
+            f"Release {place + 2} changes", names, release, key=state.hold(f"plan_release_{place}", release),
             on_change=_released, args=(shown,),
         )  # fmt: skip
 
@@ -220,7 +223,7 @@ def page() -> None:
         )  # fmt: skip
         if asked and question is not None:
             planned.ask_for(question)
-        with views.said():
+        with suppress(MopdError):  # the question has said it
             fields(state.scenario(), question)
     with right:
         if question is not None:

@@ -47,6 +47,7 @@ def show(question: str, document: Document) -> None:
         st.table(
             plans(document), border="horizontal", hide_index=True, alt="Plans, the recommended one first"
         )
+    views.caption(words.TEACHERS)
     with st.container(horizontal=True, vertical_alignment="center"):
         opening.take(best["scenario"], "recommended")
         opening.export(question, document)

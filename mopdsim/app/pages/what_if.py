@@ -27,8 +27,8 @@ def page() -> None:
         _compute()
     st.title("Which post-training recipe?", anchor=False)
     st.caption(
-        "What one mixed RL run, distillation from several teachers and their rivals cost, take and score on your "
-        "model, GPUs and domains, and how sure that is."
+        "What one mixed RL run, distillation from several teachers (MOPD) and their rivals cost, take and score on "
+        "your model, GPUs and domains, and how sure that is."
     )
     state.notice()
     with views.said():

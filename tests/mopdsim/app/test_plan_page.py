@@ -154,6 +154,10 @@ def test_an_own_question_is_asked_as_it_stands(begun: Begun) -> None:
         (TINY.changed(deadline_days=0), "no limit: give budget_usd"),
         (TINY.changed(wishes="model = 'tiny'"), "belongs to the scenario"),
         (TINY.changed(wishes="objective = 'best'"), "no such objective"),
+        (TINY.changed(wishes="confidence = 'x'"), "confidence = 'x': must be a finite number"),
+        (TINY.changed(wishes="minimum = 3"), "minimum = 3: must be a table by domain"),
+        (TINY.changed(wishes="objective = 'weighted'\nweights = 3"), "weights"),
+        (TINY.changed(wishes="portfolio = [1]"), "must be a list of releases"),
     ],
 )
 def test_a_form_that_makes_no_question_is_one_sentence(choice: Choice, sentence: str) -> None:
