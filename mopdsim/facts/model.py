@@ -11,6 +11,7 @@ class fills the keys that a config.json leaves out. Leaves out: what layers cost
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -524,7 +525,7 @@ def model(name: str) -> Model:
     known = _index().get(_key(name))
     if known is not None:
         return _listed(known)
-    if name and (name.endswith(".json") or Path(name).is_dir()):
+    if name and (name.endswith(".json") or os.path.isdir(name)):  # which a name may be too long for
         return from_config(name)
     hint = did_you_mean(name, _rows())
     raise NotFoundError(

@@ -438,7 +438,7 @@ def _check(scenario: Scenario, source: str) -> None:
                 known = did_you_mean(name, scenario.recipe.stage)
                 raise UsageError(f"{source}: {key}: no stage {name!r}{known}")
     for name, pool in scenario.pool_of.items():
-        if pool not in scenario.pools:
+        if not isinstance(pool, str) or pool not in scenario.pools:
             raise UsageError(
                 f"{source}: pool_of.{name} = {pool!r}: no such pool{did_you_mean(str(pool), scenario.pools)}"
             )
@@ -628,5 +628,5 @@ def _reliability(given: Mapping[str, Any], source: str) -> Reliability:
     """What stretches stages, from a table."""
     known_keys(given, RELIABILITY, f"{source}: reliability")
     for key, value in given.items():
-        number(value, f"{source}: reliability.{key}", least=0.0)
+        number(value, f"{source}: reliability.{key}", least=0.0, most=1e9)
     return Reliability(**given)

@@ -18,9 +18,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ValidationError, validate_call
+from pydantic import Field, ValidationError, validate_call
 
 from mopdsim.base.documents import in_words
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
@@ -50,6 +50,7 @@ DEFAULT_DOMAINS = ("sort", "reverse", "shift")  # of the built-in tiny model, wh
 REAL_MODEL = "HuggingFaceTB/SmolLM2-135M"  # the small open model that the trainer fetches by name
 REAL_DOMAINS = ("ask:smallest", "ask:larger", "ask:gcd", "ask:swap")  # of that model, likewise
 Groups = Sequence[Sequence[str]]
+Rounds = Annotated[int, Field(ge=1, le=100)]
 REWARD_GROUP = 4  # samples of a prompt where distillation mixes in a reward
 _SHARED_BY = 3  # domains that the named sets' steps suffice for
 HELD = 0.1  # KL coefficient against a reward model: small models exploit one within tens of steps (studies/LOG.md)
@@ -230,7 +231,7 @@ def mopd(
     *,
     amounts: AmountsName = "tiny",
     groups: Groups | None = None,
-    rounds: int = 1,
+    rounds: Rounds = 1,
     warmup: bool = False,
     reward_mix: float = 0.0,
     balance: Balance = "none",
@@ -243,8 +244,6 @@ def mopd(
     groups: the domains of each teacher (one teacher a domain where absent). rounds: the next round's teachers and
     student start from the last student. warmup: before each distillation, a light SFT on the teachers' samples.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds = {rounds}: must be at least 1")
     stages: list[AnyStage] = []
     init = BASE
     for number in range(1, rounds + 1):
@@ -336,15 +335,13 @@ def instructgpt(
 
 
 def llama3(
-    domains: Sequence[str], *, amounts: AmountsName = "tiny", rounds: int = 6, noise: float = LABEL_NOISE
+    domains: Sequence[str], *, amounts: AmountsName = "tiny", rounds: Rounds = 6, noise: float = LABEL_NOISE
 ) -> Recipe:
     """Llama 3 (July 2024): rounds of reward model, rejection sampling, SFT and DPO; no online RL.
 
     Each round's SFT starts from the base again, on the best answers of the round's sampler beside demonstrations. The
     reward model chooses those; DPO reads labelled pairs, as noisy as the reward model's.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds = {rounds}: must be at least 1")
     equal = equal_shares(domains)
     stages: list[AnyStage] = []
     best = BASE
@@ -486,15 +483,13 @@ def deepseek_v4(
 
 
 def nemotron3_ultra(
-    domains: Sequence[str], *, amounts: AmountsName = "tiny", groups: Groups | None = None, rounds: int = 2
+    domains: Sequence[str], *, amounts: AmountsName = "tiny", groups: Groups | None = None, rounds: Rounds = 2
 ) -> Recipe:
     """Nemotron 3 Ultra (June 2026): SFT twice, RLVR over all, then rounds of multi-teacher on-policy distillation.
 
     A light warm-up on the teachers' samples precedes the first round; the next round's teachers grow from the last
     student. groups: the domains of each teacher, one each where absent.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds = {rounds}: must be at least 1")
     equal = equal_shares(domains)
     stages: list[AnyStage] = [
         Sft(name="sft_1", domains=equal),

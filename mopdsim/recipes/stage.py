@@ -121,8 +121,10 @@ ROOTS = (BASE, SMALLER)
 NORMALISING_ANSWERS = 1024  # fresh ones, by which a reward model's scores get mean 0 and standard deviation 1
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
-Weight = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Weight = Annotated[
+    float, Field(ge=1e-9, le=1e9, allow_inf_nan=False)
+]  # sums and products of these are numbers
+NotNegative = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 AdapterRank = Annotated[int, Field(ge=1, le=1024)] | None  # None: all weights are trained
 Shares = Annotated[dict[str, Weight], Field(min_length=1)]
 Flips = Annotated[float, Field(ge=0, lt=0.5)]

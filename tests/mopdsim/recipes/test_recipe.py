@@ -55,7 +55,7 @@ def catalogue_recipes(draw: st.DrawFn) -> Recipe:
         },
         "cascade_rl": {
             "order": st.permutations(domains),
-            "replay": st.floats(0, 0.99, allow_subnormal=False),
+            "replay": st.just(0.0) | st.floats(1e-6, 0.99),
         },
         "mopd": {
             "groups": grouped,
@@ -217,7 +217,18 @@ MISTAKES: dict[str, tuple[dict[str, Any], list[str]]] = {
     ),
     "NaN rate": (document(amounts_of={"first": {"learning_rate": math.nan}}), ["nan", "finite"]),
     "infinite decay": (document(amounts_of={"first": {"weight_decay": math.inf}}), ["inf", "finite"]),
-    "negative share": (changed("first", domains={"sort": -1.0}), ["domains.sort = -1.0", "greater than 0"]),
+    "negative share": (
+        changed("first", domains={"sort": -1.0}),
+        ["domains.sort = -1.0", "equal to 0.000000001"],
+    ),
+    "share of nearly nothing": (
+        changed("first", domains={"sort": 5e-324}),
+        ["domains.sort = 5e-324", "0.000000001"],
+    ),
+    "share of everything": (
+        changed("first", domains={"sort": 1e308}),
+        ["domains.sort = 1e+308", "1000000000"],
+    ),
     "NaN share": (changed("first", domains={"sort": math.nan}), ["nan", "finite"]),
     "NaN mix": (changed("student", reward_mix=math.nan), ["reward_mix = nan", "finite"]),
     "infinite KL": (changed("first", kl_coefficient=math.inf), ["kl_coefficient = inf", "finite"]),
@@ -359,7 +370,8 @@ BAD_OPTIONS: list[tuple[str, dict[str, Any], type[Exception], list[str]]] = [
     ("mpod", {}, NotFoundError, ["'mpod'", "did you mean 'mopd'"]),
     ("mopd", {"ruonds": 2}, UsageError, ["'ruonds'", "did you mean 'rounds'"]),
     ("mopd", {"domains": ["sort"]}, UsageError, ["no option 'domains'"]),
-    ("mopd", {"rounds": 0}, UsageError, ["rounds = 0", "at least 1"]),
+    ("mopd", {"rounds": 0}, UsageError, ["rounds = 0", "greater than or equal to 1"]),
+    ("mopd", {"rounds": 10**18}, UsageError, ["less than or equal to 100"]),
     ("mopd", {"rounds": "two"}, UsageError, ["rounds = 'two'", "integer"]),
     ("mopd", {"groups": 5}, UsageError, ["groups = 5"]),
     ("mopd", {"groups": []}, UsageError, ["groups = []", "exactly once"]),
