@@ -201,7 +201,7 @@ def decode(
 
     def work(part: slice) -> Turn:
         unique = slice(part.start // group, part.stop // group)
-        with policy.autocast():
+        with torch.inference_mode(), policy.autocast():
             return _rows(
                 policy,
                 prompt_UP[unique],
