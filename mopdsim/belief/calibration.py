@@ -80,7 +80,7 @@ FORM_ERRORS = (MODEL_ERROR, BOLD_ERROR)
 UNSCORED = "unscored_factor"
 _EDGE = 1e-4  # as near to 0 and 1 as the fit tells scores apart
 _UNIT = Estimate(value=0.0, sd=1.0, grade="prior", source="")
-_STUDENT_DEGREES = 4
+DEGREES = 4  # of Student's t
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,8 @@ def transformed(estimate: Estimate, distribution: Distribution, noise_N: Array, 
         return estimate.value * np.exp(estimate.sd * noise_N)
     if distribution == "logit":
         return logistic(logit(estimate.value) + estimate.sd * noise_N)
-    chi_N = sum(standard_normal(f"{key}/{index}", seed, draws) ** 2 for index in range(_STUDENT_DEGREES))
-    return estimate.value + estimate.sd * noise_N / np.sqrt(chi_N / _STUDENT_DEGREES)
+    chi_N = sum(standard_normal(f"{key}/{index}", seed, draws) ** 2 for index in range(DEGREES))
+    return estimate.value + estimate.sd * noise_N / np.sqrt(chi_N / DEGREES)
 
 
 @lru_cache(maxsize=8192)

@@ -20,6 +20,7 @@ from mopdsim.base.arrays import Array, logit
 from mopdsim.belief.calibration import (
     ALONG_THE_DIAL,
     CONSTANTS,
+    FACTS,
     Calibration,
     Distribution,
     in_logits,
@@ -46,8 +47,7 @@ LEFT_OUT = (
     "staleness_cost",  # all runs of ours are synchronous
     "ambiguity_conflict",  # from replicates alone (`mopdsim.fit.ambiguity`)
 )  # fmt: skip
-SCORES = ("asymptote", "demonstrated")
-SPEEDS = ("midpoint", "steepness", "distill_tokens")
+LEARNT = {key: how for key, how in FACTS.items() if key != "start"}  # of a domain; a start is a base's
 START_SD = 3.0  # logits: a base's score is measured, so that its prior does not matter
 
 
@@ -129,7 +129,7 @@ class Latents:
                     pairs_DDN[i, j] -= constants[ALONG_THE_DIAL[kind]] * dial
             return pairs_DDN
 
-        facts = {key: rows(key, _facts(tree, key)) for key in (*SCORES, *SPEEDS)}
+        facts = {key: rows(key, _facts(tree, key)) for key in LEARNT}
         start_DN = rows(f"start{place}", _facts(tree, "start"))
         asymptote_DN = np.maximum(facts["asymptote"], start_DN)
         world = World(
@@ -184,10 +184,10 @@ def _latent(name: str, prior: Estimate, distribution: Distribution, domain: str 
 
 
 def _of_domain(row: Domain) -> Iterator[Latent]:
-    for key in SCORES:
-        yield _latent(f"{key}:{row.name}", in_logits(getattr(row, key)), "logit", row.name)
-    for key in SPEEDS:
-        yield _latent(f"{key}:{row.name}", getattr(row, key), "lognormal", row.name)
+    for key, distribution in LEARNT.items():
+        prior: Estimate = getattr(row, key)
+        own = in_logits(prior) if distribution == "logit" else prior
+        yield _latent(f"{key}:{row.name}", own, distribution, row.name)
 
 
 def _of_tree(place: int, tree: Tree) -> Iterator[Latent]:

@@ -21,10 +21,10 @@ from scipy.special import log_ndtr
 
 from mopdsim.base.arrays import Array
 from mopdsim.base.forked import both
+from mopdsim.belief.calibration import DEGREES
 from mopdsim.fit.latents import SPREADS, Group, Latents
 from mopdsim.fit.predict import Observed, linearised, observed, predict
 
-DEGREES = 4  # of Student's t for errors of the model form
 WIDER = 1.2  # than Laplace's, found on simulated experiments (`recovery`), where the data speak
 INFORMATION = (DEGREES + 1) / (DEGREES + 3)  # Fisher's of a place, over what the weights at the optimum claim
 TURNS, INNER = 40, 3

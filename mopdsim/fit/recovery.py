@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic
-from mopdsim.belief.calibration import default_calibration, in_logits
+from mopdsim.belief.calibration import DEGREES, default_calibration, in_logits
 from mopdsim.fit.forest import RESULTS, Tree, load
 from mopdsim.fit.latents import SPREADS, Latents, latents_of
-from mopdsim.fit.posterior import DEGREES, Posterior, fit
+from mopdsim.fit.posterior import Posterior, fit
 from mopdsim.fit.predict import KL_SD, observed, ordered, predict
 from mopdsim.fit.quality import LEAST_LEARNED
 

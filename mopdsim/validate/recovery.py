@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.belief.calibration import sample, standard_normal
+from mopdsim.belief.calibration import DEGREES, sample, standard_normal
 from mopdsim.facts.domains import Estimate
 from mopdsim.validate.quality_rows import METHODS, Score
 
@@ -40,7 +40,6 @@ TEACHERS: Mapping[str, tuple[str, float, float]] = {
     "mopd_teacher_sft": ("sft_teacher", -0.4, 0.2),
 }
 _KINDS = {name: (mean, sd) for name, mean, sd in TEACHERS.values()}
-DEGREES = 4  # of Student's t: those of `mopdsim.belief.calibration`
 LEAST_NOISE = 0.03  # logits
 _TURNS = 60
 _EDGE = 0.005

@@ -23,9 +23,8 @@ from scipy.optimize import minimize_scalar
 from scipy.special import stdtr
 
 from mopdsim.base.arrays import Array, logit
-from mopdsim.belief.calibration import BOLD_ERROR, GREEDY_ERROR, MODEL_ERROR, from_document
+from mopdsim.belief.calibration import BOLD_ERROR, DEGREES, GREEDY_ERROR, MODEL_ERROR, from_document
 from mopdsim.facts.domains import Scope
-from mopdsim.fit.posterior import DEGREES
 from studies.honest.held_out import Trial
 from studies.honest.prospective import FIGURES, told_trials
 from studies.honest.refit import Refit, entering, refit
