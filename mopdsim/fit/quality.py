@@ -188,7 +188,7 @@ class _Row:
         self.place = posterior.latents.index[latent.name]
         self.value = float(latent.value(posterior.x_L[self.place]))
         self.sd = float(posterior.sd_L[self.place])
-        if latent.domain and latent.distribution == "logit":  # the table has scores' deviations in probability
+        if self.domain and latent.distribution == "logit":  # the table has deviations in probability
             self.sd *= max(self.value * (1 - self.value), 0.01)
 
 

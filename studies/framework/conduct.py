@@ -127,18 +127,13 @@ def named(name: str, *, out: Path, scale: float = 1.0, device: str = "cpu", quic
     return Work(study=study_of(name), out=out, scale=scale, device=device, quick=quick)
 
 
-def run(
-    work: Work,
-    *,
-    executor: Executor,
-    workers: int,
-    quiet: bool = False,
-    foreteller: Foreteller | None = None,
-) -> Outcome:
+def run(work: Work, *, executor: Executor, workers: int, foreteller: Foreteller | None = None) -> Outcome:
     """Run what is missing and write the observations. Interrupted where it was stopped: those of the finished stages
-    are written, and the same call goes on. A study that foretells needs a foreteller. UsageError where the model was
+    are written, and the same call goes on. foreteller: of a study that foretells. UsageError where the model was
     changed since its forecasts, or where something was run before them."""
     from trainer.model.loading import check_device
+    from trainer.runs.execute import run_on
+    from trainer.runs.progress import Progress
     from trainer.runs.run import check_prompts
 
     check_device(work.device)
@@ -149,14 +144,27 @@ def run(
     prediction.begin(work.folder, today=today())
 
     def carry_out(plan: Plan) -> Outcome:
-        return _carry_out(work, plan, executor=executor, workers=workers, quiet=quiet)
+        """Run what is missing of some stages of the study."""
+        return run_on(
+            executor,
+            workers,
+            plan.only(work.missing().node),
+            work.store,
+            Progress(),
+            raising=False,
+            resume=f"mopd study run {work.study.name}",
+            seconds_of=work.ledger.seconds_of,
+        )
+
+    def so_far() -> Observations:
+        return _collect(work, finished(work), record, workers)
 
     try:
-        if work.study.foretells and foreteller is not None:
-            _foretell(work, foreteller, carry_out, lambda: _collect(work, finished(work), record, workers))
+        if foreteller is not None:
+            _foretell(work, foreteller, carry_out, so_far)
         outcome = carry_out(work.planned)
     except Interrupted:
-        observe.write(_collect(work, finished(work), record, workers), work.folder)
+        observe.write(so_far(), work.folder)
         raise
     observe.write(_collect(work, outcome, record, workers), work.folder)
     return outcome
@@ -198,23 +206,6 @@ def _foretell(
         carry_out(own)
         observe.write(collect(), folder)
         before |= own.node.keys()
-
-
-def _carry_out(work: Work, plan: Plan, *, executor: Executor, workers: int, quiet: bool) -> Outcome:
-    """Run what is missing of some stages of the study."""
-    from trainer.runs.execute import run_on
-    from trainer.runs.progress import Progress
-
-    return run_on(
-        executor,
-        workers,
-        plan.only(work.missing().node),
-        work.store,
-        Progress(quiet=quiet),
-        raising=False,
-        resume=f"mopd study run {work.study.name}",
-        seconds_of=work.ledger.seconds_of,
-    )
 
 
 def _collect(work: Work, outcome: Outcome, record: Mapping[str, Any], workers: int) -> Observations:

@@ -21,6 +21,7 @@ from studies.framework.forecasts import Foreteller
 from studies.framework.observe import Observations
 from studies.framework.run import Run
 from studies.framework.study import Study, predicted
+from trainer.runs import execute
 
 MODEL = "a" * 64
 Make = Callable[..., Work]
@@ -84,7 +85,7 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
     work = make()
     with pytest.raises(NotFoundError, match="no forecasts are on record"):
         forecasts.read(work.folder)
-    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     record = forecasts.read(work.folder)
     assert set(record["conditions"]) == {"only mopd", "only mixed"}
     told = forecasts.told(record)
@@ -94,7 +95,7 @@ def test_forecasts_know_starts_and_specialists_and_stay_as_they_were(make: Make)
     assert sorted(found.runs()) == ["mixed", "mopd"]
     for figure in ("greedy", "pass_8"):
         assert set(found.seen(figure).scores("mopd")) == set(found.scores("mopd"))
-    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     assert forecasts.read(work.folder) == record
 
     def judge(found: Observations, told: Any) -> Analysis:
@@ -114,7 +115,7 @@ def test_conditions_may_share_stages(make: Make) -> None:
         one.model_copy(update={"name": name, "factors": {"contest": name}}) for name in ("first", "second")
     ]
     shared = replace(work, study=replace(work.study, design=lambda: runs))
-    conduct.run(shared, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    conduct.run(shared, executor="local", workers=1, foreteller=foreteller())
     assert set(forecasts.read(shared.folder)["conditions"]) == {"first", "second"}
     assert sorted(observe.read(shared.folder).runs()) == ["first", "second"]
 
@@ -133,7 +134,7 @@ def test_a_study_does_not_go_on_under_another_model(make: Make, changed: Foretel
     nothing = Observations(points=pd.DataFrame(), manifest={})
     forecasts.add("foretold", "only mopd", ["mopd"], nothing, before, work.folder, today="2026-01-01")
     with pytest.raises(UsageError, match=said) as error:
-        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=changed)
+        conduct.run(work, executor="local", workers=1, foreteller=changed)
     assert "\n" not in str(error.value) and error.value.exit_code == 2
 
 
@@ -146,7 +147,7 @@ def test_edited_forecasts_are_found_out(make: Make) -> None:
     path = work.folder / forecasts.FILE
     path.write_text(path.read_text().replace("0.25", "0.75"))
     with pytest.raises(UsageError, match="not the one that was hashed"):
-        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=told)
+        conduct.run(work, executor="local", workers=1, foreteller=told)
 
 
 def test_a_model_that_came_later_is_read_after_the_study_s_own(make: Make) -> None:
@@ -167,10 +168,10 @@ def test_a_model_that_came_later_is_read_after_the_study_s_own(make: Make) -> No
 @pytest.mark.slow
 def test_what_is_run_already_cannot_be_forecast(make: Make) -> None:
     work = make()
-    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     (work.folder / forecasts.FILE).unlink()
     with pytest.raises(UsageError, match="were run before their forecasts") as error:
-        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+        conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     assert "\n" not in str(error.value)
 
 
@@ -180,16 +181,16 @@ def test_a_stopped_study_leaves_the_observations_of_what_is_finished(
 ) -> None:
     """Stopped when the first condition's forecasts stand and nothing more is run."""
     work = make()
-    carry_out = conduct._carry_out
+    run_on = execute.run_on
 
-    def stopped(own: Work, plan: Any, **options: Any) -> Any:
+    def stopped(executor: Any, workers: int, plan: Any, *more: Any, **options: Any) -> Any:
         if any(node.label.endswith("student") for node in plan.nodes):
             raise Interrupted("it was stopped")
-        return carry_out(own, plan, **options)
+        return run_on(executor, workers, plan, *more, **options)
 
-    monkeypatch.setattr(conduct, "_carry_out", stopped)
+    monkeypatch.setattr(execute, "run_on", stopped)
     with pytest.raises(Interrupted):
-        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+        conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     found = observe.read(work.folder)
     assert list(forecasts.read(work.folder)["conditions"]) == ["only mopd"]
     assert found.runs() == [] and found.has("mopd", "teacher_2") and not found.has("mopd", "student")
@@ -202,7 +203,7 @@ def test_a_world_that_has_not_passed_its_gate_is_not_run(make: Make) -> None:
 
     work = make(admit=refuse)
     with pytest.raises(UsageError, match="fails the gate"):
-        conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+        conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     assert not work.folder.exists()
 
 
@@ -210,7 +211,7 @@ def test_a_world_that_has_not_passed_its_gate_is_not_run(make: Make) -> None:
 def test_greedy_scores_where_sampled_ones_belong_are_refused(make: Make) -> None:
     """Columns exchanged, or one written over the other."""
     work = make()
-    conduct.run(work, executor="local", workers=1, quiet=True, foreteller=foreteller())
+    conduct.run(work, executor="local", workers=1, foreteller=foreteller())
     found = observe.read(work.folder)
     exchanged = {"pass_rate": "greedy", "greedy": "pass_rate", "se": "greedy_se", "greedy_se": "se"}
     for wrong in (exchanged, {"greedy": "pass_rate"}):

@@ -179,11 +179,11 @@ def test_another_machine_goes_on_from_committed_results_and_keeps_them(make: Mak
         whole,
         study=replace(whole.study, design=lambda: [r for r in whole.study.design() if r.name != "mixed"]),
     )
-    conduct.run(begun, executor="here", workers=1, quiet=True)
+    conduct.run(begun, executor="here", workers=1)
     before = observe.read(begun.folder)
     there = Work(study=whole.study, out=tmp_path / "elsewhere", results=whole.results)
     assert conduct.status(there)["finished"] == 2
-    conduct.run(there, executor="here", workers=1, quiet=True)
+    conduct.run(there, executor="here", workers=1)
     keys = {path.parent.name for path in there.store.root.glob("*/summary.json")}
     assert keys == there.planned.needed("mixed")
     after = observe.read(there.folder)
@@ -386,7 +386,7 @@ def test_one_failing_run_is_reported_and_the_rest_finish(make: Make) -> None:
         return list(runs.values())
 
     work = replace(work, study=replace(work.study, design=with_divergence))
-    outcome = conduct.run(work, executor="local", workers=2, quiet=True)
+    outcome = conduct.run(work, executor="local", workers=2)
     failed = conduct.failures(work, outcome)
     assert list(failed) == ["broken"] and "teacher_2" in failed["broken"]
     found = observe.read(work.folder)
@@ -509,7 +509,7 @@ def test_ray_runs_the_same_study_or_says_how_to_get_it(make: Make) -> None:
         with pytest.raises(UsageError, match=r"pip install 'mopd\[ray\]'"):
             conduct.run(work, executor="ray", workers=2)
         return
-    outcome = conduct.run(work, executor="ray", workers=2, quiet=True)
+    outcome = conduct.run(work, executor="ray", workers=2)
     assert not outcome.failures and len(outcome.summaries) == 6
 
 
