@@ -164,11 +164,11 @@ def _covered(entries: list[dict[str, Any]]) -> dict[str, int]:
     return {"judged": len(judged), "inside": sum(e["p10"] <= e["measured"] <= e["p90"] for e in judged)}
 
 
-def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
+def _report(kind: str, table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
     """The report of one table against the fitted constants; `predictions` holds a row per complete measurement."""
     rows = table.rows
     measured = np.array([row.measured for row in rows])
-    predicted, widths, basis = _headline(rows, table.kind, fitted, loader)
+    predicted, widths, basis = _headline(rows, kind, fitted, loader)
     errors = symmetric_error(predicted, measured)
     inside = np.abs(np.log(predicted / measured)) <= widths
     naive = symmetric_error(loader.naive(loader.stacked(rows)), measured) if rows else np.array([])
@@ -181,7 +181,7 @@ def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
         ]
     )
     document = {
-        "kind": table.kind,
+        "kind": kind,
         "rows": len(rows),
         "median_error": head["median_error"],
         "p90_error": head["p90_error"],
@@ -218,7 +218,7 @@ def _report(table: Table, fitted: Fitted, loader: ModuleType) -> dict[str, Any]:
             for row, p, w, e, b in zip(rows, predicted, widths, errors, basis, strict=True)
         ],
     }
-    if table.kind == "rl_steps":
+    if kind == "rl_steps":
         document["directions"] = directions(rows, predicted)
     return document
 
@@ -227,4 +227,4 @@ def validate(kind: str, data: Path | None = None, *, fitted: Fitted | None = Non
     """Report of a table (the shipped one without `data`) against the fitted constants (the shipped ones)."""
     loader = LOADERS[kind]
     table = loader.load(published(kind) if data is None else data)
-    return _report(table, fitted or shipped()[kind], loader)
+    return _report(kind, table, fitted or shipped()[kind], loader)

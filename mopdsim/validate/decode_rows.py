@@ -127,7 +127,7 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row | str:
 def load(data: Path | str) -> Table:
     """The rows of a CSV file, or of its text; a first token above 5 s means that requests queued, and such rows are
     left out."""
-    return sort_rows(Table(kind="decode"), read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "system", _place)
+    return sort_rows(read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "system", _place)
 
 
 def stacked(rows: list[Row]) -> DecodeWork:

@@ -223,7 +223,7 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
 
 def load(data: Path | str) -> Table:
     """The rows of a CSV file, or of its text."""
-    return sort_rows(Table(kind="rl_steps"), read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "gpu", _place)
+    return sort_rows(read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "gpu", _place)
 
 
 def stacked(rows: list[Row]) -> list[RlStep]:

@@ -54,7 +54,6 @@ class Table:
     identity), `left_out` (outside what the model is about).
     """
 
-    kind: str
     rows: list[Row] = field(default_factory=list)
     incomplete: list[tuple[dict[str, Any], Row]] = field(default_factory=list)
     unknown: list[dict[str, Any]] = field(default_factory=list)
@@ -151,14 +150,14 @@ def resolve(model_name: str, gpu_name: str) -> tuple[Model, Gpu]:
 
 
 def sort_rows(
-    table: Table,
     rows: list[tuple[int, dict[str, str]]],
     gpu_column: str,
     place: Callable[[int, dict[str, str], Model, Gpu], Row | str],
 ) -> Table:
-    """Fills the table: `place` gives the row, or says why it is left out; one that it cannot make sense of (UsageError,
-    InfeasibleError) is refused with the reason, one of an unknown model or GPU is listed as such.
+    """The table of these rows: `place` gives the row, or says why it is left out; one that it cannot make sense of
+    (UsageError, InfeasibleError) is refused with the reason, one of an unknown model or GPU is listed as such.
     """
+    table = Table()
     for line, row in rows:
         known = {"line": line, "model": row["model"], "gpu": row[gpu_column]}
         try:

@@ -147,8 +147,7 @@ def _place(line: int, row: dict[str, str], model: Model, gpu: Gpu) -> Row:
 
 def load(data: Path | str) -> Table:
     """The rows of a CSV file, or of its text."""
-    rows = read_rows(data, COLUMNS, OPTIONAL_COLUMNS)
-    return sort_rows(Table(kind="train_throughput"), rows, "system", _place)
+    return sort_rows(read_rows(data, COLUMNS, OPTIONAL_COLUMNS), "system", _place)
 
 
 def stacked(rows: list[Row]) -> TrainWork:
