@@ -31,7 +31,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from mopdsim.base.arrays import Array, logistic, logit
-from mopdsim.base.documents import DATA, json_document, known_keys, number
+from mopdsim.base.documents import DATA, json_document, known_keys, number, table
 from mopdsim.base.errors import NotFoundError, UsageError, did_you_mean
 from mopdsim.facts.domains import (
     GRADES,
@@ -362,35 +362,35 @@ def from_document(document: Any, *, source: str) -> Calibration:
     )
 
 
-def _by_scope(table: Any, where: str) -> Mapping[Scope, Any]:
-    if not isinstance(table, Mapping):
-        raise UsageError(f"{where}: must be a table by scope")
-    for scope in table:
+def _by_scope(given: Any, where: str) -> Mapping[Scope, Any]:
+    for scope in table(given, where):
         if scope not in SCOPES:
             raise UsageError(f"{where}: scope {scope!r}{did_you_mean(str(scope), SCOPES)}")
-    return table
+    return dict(given)
 
 
-def _facts(table: Any, source: str) -> dict[Scope, dict[str, dict[str, Estimate]]]:
+def _facts(given: Any, source: str) -> dict[Scope, dict[str, dict[str, Estimate]]]:
     found: dict[Scope, dict[str, dict[str, Estimate]]] = {}
-    for scope, domains in _by_scope(table, f"{source}: domains").items():
+    for scope, domains in _by_scope(given, f"{source}: domains").items():
         found[scope] = {}
-        for name, facts in domains.items():
-            known_keys(facts, FACTS, f"{source}: domains.{scope}.{name}")
+        for name, facts in table(domains, f"{source}: domains.{scope}").items():
+            where = f"{source}: domains.{scope}.{name}"
+            known_keys(table(facts, where), FACTS, where)
             found[scope][name] = {
-                key: _estimate(row, f"{source}: domains.{scope}.{name}.{key}", FACTS[key])
-                for key, row in facts.items()
+                key: _estimate(row, f"{where}.{key}", FACTS[key]) for key, row in facts.items()
             }
     return found
 
 
-def _correlations(table: Any, source: str) -> dict[Scope, Correlation]:
+def _correlations(given: Any, source: str) -> dict[Scope, Correlation]:
     found = {}
-    for scope, row in _by_scope(table, f"{source}: correlations").items():
+    for scope, row in _by_scope(given, f"{source}: correlations").items():
         where = f"{source}: correlations.{scope}"
-        names, rows = row.get("names"), row.get("rows")
+        names, rows = table(row, where).get("names"), row.get("rows")
         if not isinstance(names, list) or not isinstance(rows, list) or len(names) != len(rows):
             raise UsageError(f"{where}: must have as many rows as names")
+        if not all(isinstance(name, str) for name in names) or len({*names}) < len(names):
+            raise UsageError(f"{where}: names must be texts, each given once")
         lower_KK = np.zeros((len(names), len(names)))
         for place, text in enumerate(rows):
             lower_KK[place, : place + 1] = _row(text, place, where)
@@ -416,32 +416,33 @@ _KEYS = ("value", "sd", "grade", "source", "distribution", "shape", "between_sd"
 
 
 def _parameter(row: Any, where: str) -> Parameter:
-    if not isinstance(row, Mapping):
-        raise UsageError(f"{where}: must be a table with value, sd, grade and source")
-    known_keys(row, _KEYS, where)
+    known_keys(table(row, where), _KEYS, where)
     distribution = row.get("distribution", "normal")
     if distribution not in DISTRIBUTIONS:
         raise UsageError(
             f"{where}: distribution {distribution!r}{did_you_mean(str(distribution), DISTRIBUTIONS)}"
         )
-    studies = row.get("studies", {})
-    for scope in studies:
-        if scope not in SCOPES:
-            raise UsageError(f"{where}: studies of scope {scope!r}{did_you_mean(scope, SCOPES)}")
+    studies = _by_scope(row.get("studies", {}), f"{where}: studies")
+    number(between_sd := row.get("between_sd", 0.0), f"{where}: between_sd", least=0.0)
     return Parameter(
         prior=_estimate(row, where, distribution),
         distribution=distribution,
         shape=bool(row.get("shape", False)),
-        between_sd=float(row.get("between_sd", 0.0)),
+        between_sd=float(between_sd),
         studies={
             scope: _estimate(found, f"{where}.{scope}", distribution) for scope, found in studies.items()
         },
     )
 
 
-def _estimate(row: Mapping[str, Any], where: str, distribution: str) -> Estimate:
+def _estimate(row: Any, where: str, distribution: str) -> Estimate:
     positive = distribution == "lognormal"
-    number(row.get("value"), f"{where}: value", least=0.0 if positive else -math.inf, above=positive)
+    number(
+        table(row, where).get("value"),
+        f"{where}: value",
+        least=0.0 if positive else -math.inf,
+        above=positive,
+    )
     number(row.get("sd"), f"{where}: sd", least=0.0)
     if distribution == "logit" and not 0 < row["value"] < 1:
         raise UsageError(f"{where}: value = {row['value']}: must be inside (0, 1) for a logit parameter")

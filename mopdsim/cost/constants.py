@@ -13,7 +13,6 @@ Leaves out: a project's restarts and evaluation (`mopdsim.forecast.stage_draws.o
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cache
@@ -31,6 +30,7 @@ Value = float | NDArray[np.float64]
 Set = TypeVar("Set", bound="ConstantSet")
 UNKNOWN, OWN = "unknown", "trainer"
 MEASURED_SCHEMA = 1
+MOST_LOG = 20.0  # of a measured factor and its spread: e^20 is 5e8 times
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,10 @@ def measured_of(found: Any, where: str) -> tuple[str, tuple[float, float]]:
         raise UsageError(
             f"{where}: schema_version {version!r}: this mopd reads {MEASURED_SCHEMA}: calibrate again"
         )
-    if not (math.isfinite(log_bias) and math.isfinite(log_sd) and log_sd > 0):
-        raise UsageError(f"{where}: log_bias and log_sd must be finite and log_sd above 0: calibrate again")
+    if not (abs(log_bias) <= MOST_LOG and 0 < log_sd <= MOST_LOG):
+        raise UsageError(
+            f"{where}: log_bias = {log_bias:g} must be within -{MOST_LOG:g} and {MOST_LOG:g}, and log_sd = {log_sd:g} "
+            f"above 0 and at most {MOST_LOG:g}: calibrate again"
+        )
     stack(name)
     return name, (log_bias, log_sd)

@@ -151,8 +151,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("p", {"distribution": "gamma"}, "distribution 'gamma'"),
     ("p", {"distribution": "logit", "value": 1.0}, "inside"),
     ("p", {"distribution": "lognormal", "value": -1.0}, "must be a finite number above 0"),
-    ("p", {"studies": {"huge": {}}}, "studies of scope 'huge'"),
+    ("p", {"studies": {"huge": {}}}, "studies: scope 'huge'"),
     ("p", {"mean": 1.0}, "unknown key 'mean'"),
+    ("p", {"studies": 3}, "studies = 3: must be a table"),
+    ("p", {"studies": {"tiny": 3}}, "tiny = 3: must be a table"),
+    ("p", {"between_sd": "x"}, "between_sd = 'x': must be a finite number"),
 ]
 
 
@@ -172,6 +175,10 @@ def test_bad_files_are_one_sentence(tmp_path: Path) -> None:
         ("{}", "needs a table"),
         (json.dumps({**SHIPPED, "schema_version": 3}), "schema_version 3: this mopd reads version 2"),
         (json.dumps({**SHIPPED, "parameters": {}}), "is missing: add it"),
+        (json.dumps({**SHIPPED, "domains": {"tiny": True}}), "domains.tiny = True: must be a table"),
+        (json.dumps({**SHIPPED, "domains": {"tiny": {"sort": 1}}}), "domains.tiny.sort = 1: must be a table"),
+        (json.dumps({**SHIPPED, "correlations": {"tiny": 1}}), "correlations.tiny = 1: must be a table"),
+        (json.dumps({**SHIPPED, "correlations": {"tiny": {"names": [[]], "rows": ["1"]}}}), "must be texts"),
     ):
         broken.write_text(text)
         with pytest.raises(UsageError, match=message):

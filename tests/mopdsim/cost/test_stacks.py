@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,13 @@ def test_a_stack_that_is_none_is_named() -> None:
             "schema_version 9",
         ),
         (json.dumps({"schema_version": 1, "stack": "verl", "log_bias": 0, "log_sd": 0}), "above 0"),
+        *(
+            (
+                json.dumps({"schema_version": 1, "stack": "verl", "log_bias": 0, "log_sd": 1} | {name: far}),
+                "at most 20",
+            )
+            for name, far in (("log_bias", 1e308), ("log_sd", 1e308), ("log_bias", math.nan))
+        ),
         (json.dumps({"schema_version": 1, "stack": "mine", "log_bias": 0, "log_sd": 1}), "'mine'"),
     ],
 )
