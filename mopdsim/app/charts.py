@@ -206,7 +206,7 @@ def gpus_in_use() -> Spec:
 def sobol() -> Spec:
     """Share of the variance that each input accounts for: bar total, tick first order."""
     base: Spec = {
-        "y": names("input", sort={"field": "total", "order": "descending"}),
+        "y": names("input", sort={"field": "total", "order": "descending"}, axis={"labelLimit": 3 * LABEL}),
         "tooltip": hover("input", first=".3f", total=".3f"),
     }
     bar = {"height": {"band": 0.6}, "color": PLAN, "opacity": 0.7}

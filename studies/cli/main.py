@@ -41,11 +41,6 @@ STATES = {"reported": "report.md", "run": "observations.csv"}  # by the file tha
 app = group("Studies that run recipes for real.")
 
 
-@app.callback()
-def study() -> None:
-    """Studies that run recipes for real."""
-
-
 def work_of(
     name: Name, out: Out = OUT, scale: Scale = 1.0, quick: Quick = False, device: Device = "cpu"
 ) -> Work:

@@ -225,9 +225,9 @@ def _sensitivity(document: Document) -> None:
     table["input"] = table.pop("what")
     top = table.sort_values("total").iloc[-1]
     views.figure(
-        "Sobol indices", table, charts.sobol(), key="sensitivity",
-        says=f"Sobol indices of {len(table)} inputs; most of the variance: {top.input}, {top.total:.2f}.",
-        note="Bar: total. Tick: first order.",
+        "Share of the score's variance (Sobol indices)", table, charts.sobol(), key="sensitivity",
+        says=f"Of {len(table)} inputs most has: {top.input}, {top.total:.2f}.",
+        note="Tick: what an input does alone. Bar: with all it acts through.",
     )  # fmt: skip
 
 

@@ -82,10 +82,16 @@ def finding(now: Forecast, rival: Forecast, mean: Difference) -> str:
 def plain_finding(document: Mapping[str, Any]) -> str:
     """One sentence where there is no rival to compare with."""
     costs, weeks = usd(document["usd"]["p50"]), duration(document["days"]["p50"])
-    worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
+    worst = weakest_domain(document)
     low = score(document["scores"][worst]["p50"])
     recipe = capital(recipe_title(document["recipe"]))
     return f"{recipe} costs {costs}, takes {weeks}, and is weakest in {worst} ({low})."
+
+
+def weakest_domain(document: Mapping[str, Any]) -> str:
+    """The domain of a forecast's document that ends lowest at P50."""
+    scores: Mapping[str, Mapping[str, float]] = document["scores"]
+    return min(scores, key=lambda name: scores[name]["p50"])
 
 
 def _beside(now: Answer) -> dict[str, Answer]:
@@ -100,7 +106,7 @@ def _beside(now: Answer) -> dict[str, Answer]:
 def _numbers(now: Answer) -> None:
     """Four numbers with P10 to P90 and grade; under them limits, and what the unchanged base scored."""
     found, grades = now.document, now.document["grades"]
-    worst = min(found["scores"], key=lambda name: found["scores"][name]["p50"])
+    worst = weakest_domain(found)
     mean_grade = weakest([grades[f"scores.{name}"] for name in found["scores"]])
     rows = (
         ("Cost", found["usd"], usd, grades["usd"]),
@@ -220,7 +226,7 @@ def side_by_side(shown: Mapping[str, Answer]) -> pd.DataFrame:
     columns = {}
     for label, found in shown.items():
         document, scenario = found.document, found.forecast.scenario
-        worst = min(document["scores"], key=lambda name: document["scores"][name]["p50"])
+        worst = weakest_domain(document)
         column = {"recipe": recipe_title(scenario.recipe.name), "changed": found.choice.changes or "nothing"}
         for title, row, unit in (
             ("cost", document["usd"], usd),
