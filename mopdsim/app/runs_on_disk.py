@@ -46,18 +46,18 @@ def root() -> Path:
     return Path(os.environ.get("MOPD_RUNS", "runs"))
 
 
-def runs(where: Path) -> list[Run]:
-    """All runs, the newest first."""
-    found = [_run(path.parent) for path in where.glob(f"*/{STATUS}") if (path.parent / CONFIG).is_file()]
-    return sorted(found, key=lambda run: run.age_s)
+def runs() -> dict[str, Run]:
+    """All runs by name, the newest first."""
+    found = [_run(path.parent) for path in root().glob(f"*/{STATUS}") if (path.parent / CONFIG).is_file()]
+    return {run.name: run for run in sorted(found, key=lambda run: run.age_s)}
 
 
-def run(where: Path, name: str) -> Run:
+def run(name: str) -> Run:
     """The run of this name. NotFoundError for any other name, paths included."""
-    for found in runs(where):
-        if found.name == name:
-            return found
-    raise NotFoundError(f"no run {name!r} in {where}")
+    found = runs().get(name)
+    if found is None:
+        raise NotFoundError(f"no run {name!r} in {root()}")
+    return found
 
 
 def _run(directory: Path) -> Run:
@@ -172,10 +172,10 @@ def scenario_text(found: Run) -> str:
         ) from None
 
 
-def gradient_cosines(where: Path) -> dict[str, float]:
+def gradient_cosines() -> dict[str, float]:
     """Mean cosine of gradients by pair "a|b", over all runs and steps that measured it."""
     sums: dict[str, list[float]] = {}
-    for found in runs(where):
+    for found in runs().values():
         for row in metrics(found):
             for pair, cosine in (row.get("gradient_cosine") or {}).items():
                 sums.setdefault(pair, []).append(cosine)

@@ -179,7 +179,7 @@ def _edited(cells: Cells, *, width: float) -> None:
 def _gradients(known: Known) -> None:
     """Cosines of gradients that runs on disk have measured, beside K."""
     st.markdown("**Gradients of real runs**")
-    table = beside(known, runs_on_disk.gradient_cosines(runs_on_disk.root()))
+    table = beside(known, runs_on_disk.gradient_cosines())
     if table.empty:
         st.caption(
             "No run on disk has measured gradients of two of these domains; a mixed or distilled run does."

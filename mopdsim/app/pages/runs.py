@@ -35,7 +35,7 @@ STALE_S = 120  # a running run whose logs have been still for so long is doubted
 def page() -> None:
     """A list, the chosen run, and the form of a new one."""
     state.notice()
-    found = {one.name: one for one in disk.runs(disk.root())}
+    found = disk.runs()
     left, right = st.columns([2, 1], gap="medium")
     with right:
         _new(found)
@@ -51,7 +51,7 @@ def page() -> None:
 def _show(name: str, was_running: bool) -> None:
     """One run; drawn again every two seconds while it runs, and the whole page when it has ended."""
     with views.said():
-        chosen = disk.run(disk.root(), name)
+        chosen = disk.run(name)
         if was_running and not chosen.running:
             st.rerun()
         rows = disk.metrics(chosen)

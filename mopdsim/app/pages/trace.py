@@ -28,7 +28,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 def page() -> None:
     """The run, what to trace, what was found."""
     state.notice()
-    found = {one.name: one for one in runs(root()) if one.status == DONE}
+    found = {name: one for name, one in runs().items() if one.status == DONE}
     if not found:
         st.info(f"No finished runs in {root()}/ yet: start one on the page Runs, or with `mopd train run`.")
         return
