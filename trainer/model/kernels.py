@@ -116,10 +116,8 @@ class Copies:
         same = before is not None and len(before[0]) == len(weights)
         if same and before is not None and before[1] == versions and all(map(is_, before[0], weights)):
             return before[2]
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # first wanted by sampling, it may be, and then by training
+        # Sampling, in inference mode, may be the first to want what training reads too.
+        with torch.inference_mode(False), torch.no_grad():
             made = make()
         self._held[name] = (weights, versions, made)
         return made
