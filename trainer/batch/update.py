@@ -242,9 +242,11 @@ def hidden_states(
     rows = slice(0, len(rollouts.prompt_BP)) if rows is None else rows
 
     def work(part: slice) -> list[Tensor]:
-        return [
-            _hidden(policy, rollouts, piece) for piece in _pieces(policy, rollouts, part, micro_batch_rows)
-        ]
+        with torch.inference_mode():
+            return [
+                _hidden(policy, rollouts, piece)
+                for piece in _pieces(policy, rollouts, part, micro_batch_rows)
+            ]
 
     if rows.start == rows.stop:  # more processes than prompts
         width = cast(Tensor, policy.head.weight).shape[1]
