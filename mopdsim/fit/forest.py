@@ -87,11 +87,12 @@ def forest_recipe(
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run: its recipe and the keys of its stages, the base's among them."""
+    """One run: its recipe, the keys of its stages, the base's among them, and the name of its model."""
 
     name: str
     recipe: Recipe
     keys: Mapping[str, str]
+    model: str = STUDIED
 
 
 def scope_of_trees(trees: Iterable[Tree]) -> Scope:
@@ -159,9 +160,9 @@ def load(
     for path in data:
         rows, manifest = _read(path)
         source = str(path.with_name("manifest.json"))
-        own = [(run, name) for run, name in _runs(manifest, source, chosen) if not (calm and run.recipe.bold)]
-        active = {key: _active(name, source) for run, name in own for key in run.keys.values()}
-        bases = {run.keys[BASE]: BASE for run, _ in own}
+        own = [run for run in _runs(manifest, source, chosen) if not (calm and run.recipe.bold)]
+        active = {key: _active(run.model, source) for run in own for key in run.keys.values()}
+        bases = {run.keys[BASE]: BASE for run in own}
         sizes |= {base: active[base] / model(STUDIED).active_parameters for base in bases}
         stages = {key: row for key, row in manifest["stages"].items() if key in active}
         efforts |= {
@@ -169,7 +170,7 @@ def load(
             for key, row in stages.items()
         }
         points |= _points(rows, {key: row["kind"] for key, row in stages.items()} | bases, active)
-        runs += [run for run, _ in own]
+        runs += own
         dates.append(str(manifest["date"]))
     if not runs:
         raise UsageError(f"{data[0]}: no finished run that is not held out: there is nothing to fit")
@@ -200,10 +201,8 @@ def spent(compute: float, tokens: float) -> Effort:
     return Effort(compute_N=np.array([compute]), tokens_N=np.array([tokens], dtype=float))
 
 
-def _runs(
-    manifest: Mapping[str, Any], source: str, chosen: Collection[str] | None
-) -> Iterator[tuple[Run, str]]:
-    """The runs that enter, each with the name of its model."""
+def _runs(manifest: Mapping[str, Any], source: str, chosen: Collection[str] | None) -> Iterator[Run]:
+    """The runs that enter."""
     for name, row in manifest["runs"].items():
         whole = f"{manifest['study']}/{name}"
         left_out = row["held_out"] if chosen is None else whole not in chosen
@@ -211,7 +210,7 @@ def _runs(
             continue
         recipe = from_document(row["document"], source=f"{source}: {name}")
         if SMALLER not in recipe.roots:
-            yield Run(name=whole, recipe=recipe, keys=row["keys"]), row["model"]
+            yield Run(name=whole, recipe=recipe, keys=row["keys"], model=row["model"])
 
 
 def _active(name: str, source: str) -> int:
@@ -244,16 +243,11 @@ def _points(
             stage=BASE if is_base else key,
             effort=None if is_end else spent(float(own[0]["flops"]) / active[key], tokens),
             scores=tuple(
-                _score(
-                    row["domain"], float(row["pass_rate"]), round(int(row["n"]) * (more if is_end else 1.0))
-                )
+                Score(domain=row["domain"], passed=float(row["pass_rate"]) * n, n=n)
                 for row in own
+                for n in [round(int(row["n"]) * (more if is_end else 1.0))]
             ),
             kl=sum(trained) / len(trained) if trained and is_end and kinds[key] == "rl" else None,
         )
         found.setdefault(key, []).append(point)
     return {key: tuple(points) for key, points in found.items()}
-
-
-def _score(domain: str, rate: float, n: int) -> Score:
-    return Score(domain=domain, passed=rate * n, n=n)
