@@ -138,11 +138,6 @@ class Choice(Value):
         return self.own is None if self.share is None else self.share
 
     @property
-    def key(self) -> str:
-        """The choice as text, equal for equal choices."""
-        return self.model_dump_json(exclude_defaults=True)
-
-    @property
     def base(self) -> Choice:
         """The same preset or own file, unchanged."""
         return Choice(preset=self.preset, own=self.own)
