@@ -17,7 +17,7 @@ import psutil
 import pytest
 import torch
 from ranks import watched
-from small_world import SETTINGS, job_of, shrunk, timeless, write_model
+from small_world import SETTINGS, distance, job_of, shrunk, timeless, write_model
 from torch import nn
 
 from mopdsim.base.errors import UsageError
@@ -89,13 +89,10 @@ def test_two_processes_do_what_one_does(
     assert len(one["steps"]) == len(two["steps"]) == (10 if kind == "ppo" else 5)
     for first, second in zip(one["steps"], two["steps"], strict=True):
         assert torch.equal(first["response"], second["response"])  # the same samples
-        assert first["loss"] == pytest.approx(second["loss"], abs=1e-6)
+        assert first["loss"] == pytest.approx(second["loss"], rel=1e-5, abs=1e-6)
     before, after = one["steps"][0]["gradient"], two["steps"][0]["gradient"]
-    assert before.keys() == after.keys()
-    for name, gradient in before.items():
-        torch.testing.assert_close(after[name], gradient, rtol=0, atol=1e-6)
-    for name, tensor in one["weights"].items():
-        torch.testing.assert_close(two["weights"][name], tensor, rtol=0, atol=1e-5)
+    assert distance(before, after) < 5e-6  # float32 sums in another order: some 5e-7
+    assert distance(one["weights"], two["weights"]) < 1e-6
     for name in ("flops", "tokens", "steps"):
         assert one["summary"][name] == two["summary"][name]
     logs = [(tmp_path / str(count) / "stage" / "metrics.jsonl").read_text() for count in (1, 2)]

@@ -62,7 +62,7 @@ def test_flops_are_those_that_the_trainer_meters(name: str, tmp_path: Path) -> N
         expected = found.flops[phase]
         if name == "dpo" and phase != "generation":
             expected *= share  # of pairs found to those that the forecast takes for granted
-        assert summary["flops"][phase] == pytest.approx(expected, rel=0.15), phase
+        assert summary["flops"][phase] == pytest.approx(expected, rel=0.2), phase
     if name == "dpo":
         assert 0.5 * SIGNAL_SHARE < share * SIGNAL_SHARE <= 1.05
 
