@@ -93,7 +93,7 @@ def _dealt(groups: Grouping, domains: Group) -> NDArray[np.intp]:
     return np.array([group[name] for name in domains])
 
 
-_BATCH = 32  # plans at a time: their arrays stay in the processor's cache
+_BATCH = 16  # plans at a time: memory for larger arrays comes from the system anew each time
 _FIRST = 8  # plans priced at a time until one keeps the limits
 _SPLITS = 3  # halvings of the pool
 
