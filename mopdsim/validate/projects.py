@@ -217,7 +217,7 @@ def measured_total(row: Mapping[str, str]) -> float | None:
             hours = float(row["gpu_hours"])
         except ValueError:
             raise UsageError(f"gpu_hours {row['gpu_hours']!r} of {row['model']}: must be a number") from None
-        number(hours, f"gpu_hours of {row['model']}", least=0, above=True)
+        number(hours, f"gpu_hours of {row['model']}", least=1e-6, most=1e15)
         return hours
-    found = re.search(r"([\d.]+) petaflop/s-days", row["details"])
+    found = re.search(r"(\d+(?:\.\d+)?) petaflop/s-days", row["details"])
     return float(found.group(1)) * totals.PETAFLOP_DAY if found else None

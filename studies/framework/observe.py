@@ -239,7 +239,7 @@ def read(folder: Path) -> Observations:
         ) from None
     except ValueError as error:
         raise UsageError(
-            f"{folder}: the observations cannot be read ({error}): restore or collect them"
+            f"{folder}: the observations cannot be read ({' '.join(str(error).split())}): restore or collect them"
         ) from None
     path = folder / "manifest.json"
     found = json_document(path, missing=f"{path}: not there: restore it", remedy="restore it")

@@ -147,8 +147,12 @@ def test_a_project_without_preset_or_total_is_listed(tmp_path: Path) -> None:
     )
     found = projects.validate(path)
     assert found["rows"] == 1 and [row["model"] for row in found["incomplete"]] == ["Other", "Third"]
-    path.write_text(head + "Hermes 4 14B,14,14,sft,B200,,-4,,,x,Q\n")
-    with pytest.raises(UsageError, match="must be a finite number above 0"):
+    for hours in ("-4", "1e-308", "1e308"):
+        path.write_text(head + f"Hermes 4 14B,14,14,sft,B200,,{hours},,,x,Q\n")
+        with pytest.raises(UsageError, match=r"must be a finite number from 1e-06 to 1e\+15"):
+            projects.validate(path)
+    path.write_text(head + "Other,1,1,rl,H100,,,... petaflop/s-days,,x,Q\n")
+    with pytest.raises(UsageError, match="no row has both"):
         projects.validate(path)
 
 

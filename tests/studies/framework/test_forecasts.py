@@ -234,6 +234,15 @@ def test_observations_in_which_a_number_is_no_number_are_refused(tmp_path: Path,
         observe.read(tmp_path)
 
 
+def test_observations_with_a_cell_too_many_are_one_sentence(tmp_path: Path) -> None:
+    order = Path(__file__).parents[3] / "studies" / "results" / "order"
+    head, row = (order / "observations.csv").read_text().splitlines()[:2]
+    (tmp_path / "observations.csv").write_text("\n".join([head, row, f"{row},1"]))
+    with pytest.raises(UsageError, match=r"cannot be read \(.*saw 23\): restore") as error:
+        observe.read(tmp_path)
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("reader", [forecasts.read, prediction.read, observe.read])
 @pytest.mark.parametrize("text", ["[]", "null", "3", "{}", '{"conditions": 3}', '{"conditions": {"a": {}}}'])
 def test_a_study_whose_record_was_changed_is_one_sentence(
