@@ -147,14 +147,11 @@ def test_a_changed_student_keeps_its_teachers(ran: tuple[Recipe, Path], model: P
     assert again(longer, model, own).ran == ["student"]
 
 
-GONE = object()
-
-
 def _with(place: Path, name: str, value: Any) -> None:
-    """A stage's summary without a value, or with another."""
+    """A stage's summary without a value (None), or with another."""
     document = json.loads((place / "summary.json").read_text())
     del document[name]
-    (place / "summary.json").write_text(json.dumps(document if value is GONE else document | {name: value}))
+    (place / "summary.json").write_text(json.dumps(document if value is None else document | {name: value}))
 
 
 DAMAGES: dict[str, Callable[[Path], None]] = {
@@ -170,7 +167,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     },
     **{
         f"summary with {name} = {value}": partial(_with, name=name, value=value)
-        for name, value in [("steps", GONE), ("domains", "x"), ("wall_seconds", math.nan), ("flops", {})]
+        for name, value in [("steps", None), ("domains", "x"), ("wall_seconds", math.nan), ("flops", {})]
     },
     "another made_from": lambda place: (place / "made_from.json").write_text('{"stage": 3}') and None,
     "half a summary": lambda place: hurt(place / "summary.json", "truncated"),
