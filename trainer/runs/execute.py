@@ -1,4 +1,5 @@
-"""Run planned stages, of a run or of a study alike: those that the store does not hold, as early as parents allow.
+"""Run planned stages, of a run or of a study alike: those that the store does not hold, as early as parents allow,
+whose weights are enough: their scores are worked out meanwhile.
 
 What fails is reported or raised, what was killed is taken up again from its last checkpoint, `ATTEMPTS` times in all,
 and a stop by Ctrl-C or SIGTERM is resumable. So it is where several processes share each stage: `launch` starts them
@@ -116,10 +117,11 @@ def carry_out(
     ranks = ranks_of(plan, weights)
     waiting.sort(key=lambda node: -ranks[node.key])
     running: dict[str, int] = {}  # attempts by key
+    ready: set[str] = set()  # keys of stages whose weights are there
     attempts: dict[str, int] = {}
     while True:
         _drop_lost(waiting, failures, progress)
-        for node in [n for n in waiting if all(key in summaries for key in n.needs)]:
+        for node in [n for n in waiting if all(key in summaries or key in ready for key in n.needs)]:
             wanted = sum(memory_bytes(plan.node[key].job) for key in (*running, node.key))
             if len(running) == pool.workers:
                 break
@@ -136,6 +138,8 @@ def carry_out(
         node = plan.node[event.key]
         if event.kind == "note":
             progress.advance(node.key, event.payload)
+            if event.payload.ready:
+                ready.add(node.key)
             continue
         attempt = running.pop(node.key)
         if event.kind == "finished":

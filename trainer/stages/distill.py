@@ -102,9 +102,9 @@ def _step(trainee: Trainee, stage: Distill, valid: Valid) -> Metrics:
     )
     if batch is None:
         return {"skipped": "no teacher sample passed the verifier"}
-    if samples.due(trainee):
-        samples.keep_taught(trainee, stage, batch, routed, valid)
     scores, reference = _score(trainee, stage, batch, routed, valid)
+    if samples.due(trainee):
+        samples.keep_taught(trainee, stage, batch, routed, valid, scores)
     target = Target(
         stage=stage,
         rollouts=batch.rollouts,
@@ -199,7 +199,7 @@ def _scores_of(trainee: Trainee, name: str, batch: Batch, row_M: Tensor, valid_V
     with trainee.bank.open(name) as scorer:
         read = rows_for(scorer, trainee.policy, batch, row_M.to(device))
         scored = trainee.score(name, read, rows=own)
-    return Scores(place_B=place_B.to(device), scored=scored, valid_V=valid_V)
+    return Scores(place_B=place_B.to(device), read=read, scored=scored, valid_V=valid_V)
 
 
 def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:

@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """How far a stage is: the share of it that is done, and where it stands in words."""
+    """How far a stage is: the share of it that is done, and where it stands in words. ready: its weights are there, and
+    all that is left is to score them."""
 
     done: float
     text: str
+    ready: bool = False
 
 
 Report = Callable[[Note], None]

@@ -391,9 +391,10 @@ def train(job: Job, step_of: StepOf, report: Report, *, hooks: Hooks = PLAIN) ->
                 )
             report(trainee.noted(metrics))
         hooks.finish(trainee)
+        if processes.leads():
+            save_policy(trainee.policy, job.directory / WEIGHTS)
+        report(replace(trainee.note("scores test"), ready=True))
         scores = trainee.evaluate("test", hooks.score, log, say)
-    if processes.leads():
-        save_policy(trainee.policy, job.directory / WEIGHTS)
     found = {"preflight": trainee.memory["preflight"]} if "preflight" in trainee.memory else {}
     return trainee.summary(scores) | found
 
@@ -452,6 +453,7 @@ def trainee_of(
 def scored_alone(job: Job, policy: Policy, meter: Meter, report: Report) -> Metrics:
     """The summary of a stage that only has weights to score."""
     trainee = trainee_of(job, policy, None, meter, {})
+    report(Note(done=0.5, text="scores test", ready=True))
 
     def say(where: str) -> None:
         report(Note(done=0.5, text=f"scores {where}"))

@@ -56,18 +56,19 @@ def preflight(
     """
     items = [Item(domain="", prompt=prompt, answer="") for prompt in prompts]
     rollouts = _answers(student, prompts)
-    self_kl = self_distillation(student, rollouts)
-    hidden_ND = hidden_states(student, rollouts)[rollouts.trained_BT]
+    hidden_BTD = hidden_states(student, rollouts)
+    self_kl = self_distillation(student, rollouts, hidden_BTD)
+    hidden_ND = hidden_BTD[rollouts.trained_BT]
     own_logprob, greedy = greedy_logprob(student, prompts), dict[str, float]()
-    gradients = {STUDENT: teacher_gradient(student, hidden_ND, student, rollouts, loss, None)}
+    gradients = {STUDENT: teacher_gradient(student, hidden_ND, student, hidden_ND, rollouts, loss, None)}
     for name, opened in teachers.items():
         with opened() as teacher:
             valid_V = vocabulary(student, name, teacher, rollouts)
             end_of_sequence(student, name, teacher)
             read = with_prompts_of(rollouts, teacher, items)
-            deterministic(name, teacher, read)
+            taught_ND = deterministic(name, teacher, read)[read.trained_BT]
             greedy[name] = own_greedy_output(name, greedy_logprob(teacher, prompts), own_logprob)
-            gradients[name] = teacher_gradient(student, hidden_ND, teacher, read, loss, valid_V)
+            gradients[name] = teacher_gradient(student, hidden_ND, teacher, taught_ND, read, loss, valid_V)
     return {
         "self_kl": self_kl,
         "greedy_logprob": greedy,
@@ -86,7 +87,8 @@ def prompts_of(job: Job) -> list[str]:
 
 def alone(student: Policy, prompts: Sequence[str]) -> dict[str, float]:
     """What can be checked of a model before there is a teacher: that it agrees with itself."""
-    return {"self_kl": self_distillation(student, _answers(student, prompts))}
+    rollouts = _answers(student, prompts)
+    return {"self_kl": self_distillation(student, rollouts, hidden_states(student, rollouts))}
 
 
 def _answers(policy: Policy, prompts: Sequence[str], *, greedy: bool = False) -> Rollouts:
@@ -151,8 +153,8 @@ def end_of_sequence(student: Policy, name: str, teacher: Policy) -> None:
         )
 
 
-def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> None:
-    """The same batch scored twice gives the same numbers, bit for bit."""
+def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> Tensor:
+    """hidden_BTD: the same batch scored twice gives the same numbers, bit for bit."""
     first_BTD, second_BTD = hidden_states(teacher, rollouts), hidden_states(teacher, rollouts)
     if not torch.equal(first_BTD, second_BTD):
         raise UsageError(
@@ -160,14 +162,14 @@ def deterministic(name: str, teacher: Policy, rollouts: Rollouts) -> None:
             f"{float((first_BTD - second_BTD).abs().max()):.2g}), but its target must not move: switch off "
             "dropout and any sampling inside the model"
         )
+    return first_BTD
 
 
 @torch.no_grad()
-def self_distillation(student: Policy, rollouts: Rollouts) -> float:
-    """KL between the student scored in a padded, grouped batch and row by row without padding, per token."""
+def self_distillation(student: Policy, rollouts: Rollouts, together_BTD: Tensor) -> float:
+    """KL between the student's states of a padded, grouped batch and of rows alone without padding, per token."""
     limit = SELF_KL_NATS[student.dtype]
     total = 0.0
-    together_BTD = hidden_states(student, rollouts)
     for b, trained_T in enumerate(rollouts.trained_BT):
         length = int(rollouts.present_BT[b].sum())
         alone_1TD = student.hidden(
@@ -213,17 +215,18 @@ def teacher_gradient(
     student: Policy,
     hidden_ND: Tensor,
     teacher: Policy,
+    taught_ND: Tensor,
     read: Rollouts,
     loss: TeacherLoss,
     valid_V: Tensor | None,
 ) -> Tensor:
-    """Gradient (N, D) of the stage's loss on the student's final hidden states, which are given.
+    """Gradient (N, D) of the stage's loss on the student's final hidden states; these and the teacher's are given.
 
     `read` are the rollouts as the teacher reads them: the same responses after its own prompts.
     """
     hidden_ND = hidden_ND.detach().requires_grad_()
     with torch.no_grad():
-        teacher_logits_NV = teacher.logits(hidden_states(teacher, read)[read.trained_BT])
+        teacher_logits_NV = teacher.logits(taught_ND)
     token_N = read.response_BT[read.trained_BT]
     weights_N = torch.full(token_N.shape, 1 / len(token_N), device=student.device)
     value, _ = loss(student.logits(hidden_ND), teacher_logits_NV, token_N, weights_N, valid_V)

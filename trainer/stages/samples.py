@@ -6,7 +6,7 @@ here draws a random number, counts on the meter or touches a gradient: a stage's
 
   step, domain, prompt, answer, length (tokens in all), reward (the verifier's)
   tokens    texts of the first tokens; observed ones have null for every number
-  student   log-prob of each token under the student, or under the policy that sampled it (reinforcement learning)
+  student   log-prob of each token under the student
   teachers  the same of every teacher, in the order of the stage's teachers; own: the places of those it learns from
   advantage of each token, and judged_reward where a reward model judges (reinforcement learning)
 
@@ -35,7 +35,7 @@ from trainer.files.checkpoint import Log
 from trainer.model import processes
 from trainer.model.policy import Policy
 from trainer.stages.loop import Trainee
-from trainer.stages.targets import Route
+from trainer.stages.targets import Route, Scores, rows_by_teacher
 
 TIMES = 10
 ROWS = 4
@@ -55,17 +55,33 @@ def keep_taught(
     batch: Batch,
     routed: Sequence[Route],
     valid: Mapping[str, Tensor | None],
+    scores: Mapping[str, Scores],
 ) -> None:
-    """Samples of a distillation step, scored by the student and by every teacher, whoever it is that teaches them."""
+    """Samples of a distillation step, scored by the student and by every teacher, whoever it is that teaches them.
+
+    What the step knows already is not worked out again: the log-probs of who sampled, and scores of teachers.
+    """
     policy, names = trainee.policy, stage.teacher_names
     places = _places(batch)
     row_M = torch.tensor([row for _, row in places], device=policy.device)
-    student_MT = _logprobs(trainee, policy, batch.rollouts.rows(row_M))
+    sampled_MT = batch.rollouts.logprob_BT[row_M, :TOKENS]
+    student_MT = sampled_MT if stage.on_policy else _logprobs(trainee, policy, batch.rollouts.rows(row_M))
+    taught = rows_by_teacher(routed, batch.group)
     teachers_MT = []
     for name in names:
-        with trainee.bank.open(name) as teacher:
-            read = rows_for(teacher, policy, batch, row_M)
-            teachers_MT.append(_logprobs(trainee, teacher, read, valid_V=valid[name]))
+        valid_V, logprob_MT = valid[name], sampled_MT.clone()
+        own_M = torch.isin(row_M, taught.get(name, row_M[:0]).to(policy.device))
+        if name in scores:
+            logprob_MT[own_M] = scores[name].logprobs(row_M[own_M], trainee.job.settings.temperature)[
+                :, :TOKENS
+            ]
+        elif stage.on_policy or valid_V is not None:
+            own_M = torch.zeros_like(own_M)
+        if not own_M.all():
+            with trainee.bank.open(name) as teacher:
+                read = rows_for(teacher, policy, batch, row_M[~own_M])
+                logprob_MT[~own_M] = _logprobs(trainee, teacher, read, valid_V=valid_V)
+        teachers_MT.append(logprob_MT)
     rows = []
     for m, (domain, place) in enumerate(places):
         trained_T = batch.rollouts.trained_BT[place]

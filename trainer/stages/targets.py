@@ -21,7 +21,7 @@ from torch import Tensor
 from mopdsim.recipes.stage import Distill
 from trainer.batch.objective import likelihood, surrogate
 from trainer.batch.rollout import Rollouts
-from trainer.batch.score import Scored
+from trainer.batch.score import Scored, logprobs
 from trainer.batch.update import LossOf, Named, Sums
 from trainer.losses import losses
 from trainer.losses.losses import Loss
@@ -91,15 +91,22 @@ def rows_by_teacher(found: Sequence[Route], group: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """One model's scores of some rows of a batch. place_B: where each of these stands in `scored`."""
+    """One model's scores of some rows of a batch. place_B: where each of these stands in `scored`, scores of `read`,
+    which is those rows as the model reads them."""
 
     place_B: Tensor
+    read: Rollouts
     scored: Scored
     valid_V: Tensor | None  # ids that student and teacher share; None: all
 
     def logits(self, at_N: Tensor, width: int, temperature: float) -> Tensor:
         """The model's logits at positions of the batch, whose responses are so wide, without gradient."""
         return self.scored.at(self.place_B[at_N // width] * width + at_N % width, temperature)
+
+    def logprobs(self, row_M: Tensor, temperature: float) -> Tensor:
+        """logprob_MT of rows of the batch that the model scored, over the ids that it shares with the student."""
+        logprob_BT = logprobs(self.scored, self.read, temperature=temperature, valid_V=self.valid_V)
+        return logprob_BT[self.place_B[row_M]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,11 @@ from mopdsim.base.errors import MopdError
 from mopdsim.recipes import catalogue
 from mopdsim.recipes.stage import BASE, Distill, Rl, Teacher
 from trainer.runs.execute import carry_out, execute
-from trainer.runs.plan import Plan, plan
-from trainer.runs.pools import LocalPool
+from trainer.runs.plan import Node, Plan, plan
+from trainer.runs.pools import Event, LocalPool
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
-from trainer.runs.worker import run_stage
+from trainer.runs.worker import run_job, run_stage
 from trainer.stages.job import Note
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -28,6 +28,48 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def planned(specs: dict[str, str], model: Path, root: Path, **changes: Any) -> Plan:
     recipe = shrunk(catalogue.recipe("mixed_rl", [specs["low"]]), steps=6, **changes)
     return plan({"run": recipe}, model=str(model), settings=SETTINGS, store=Store(root=root))
+
+
+class Lagging:
+    """This process, which says that stages are finished when it has nothing else to do."""
+
+    workers = 9
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.begun, self.said = root, list[str](), list[Event]()
+        self.nodes, self.finished = list[Node](), list[Event]()
+
+    def submit(self, node: Node) -> None:
+        self.nodes.append(node)
+        self.begun.append(node.label.rpartition("/")[2])
+
+    def next(self) -> Event:
+        if not self.said and self.nodes:
+            node = self.nodes.pop(0)
+            notes: list[Note] = []
+            summary = run_job(node.job, node.made_from, self.root, notes.append)
+            self.said = [Event(key=node.key, kind="note", payload=note) for note in notes]
+            self.finished.append(Event(key=node.key, kind="finished", payload=summary))
+        if self.said:
+            return self.said.pop(0)
+        self.begun.append("")
+        return self.finished.pop(0)
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_stage_begins_when_the_weights_it_needs_are_there_scored_or_not(
+    small: dict[str, str], model: Path, tmp_path: Path
+) -> None:
+    recipe = shrunk(catalogue.recipe("mopd", list(small.values())), steps=1)
+    store = Store(root=tmp_path)
+    whole = plan({"run": recipe}, model=str(model), settings=SETTINGS, store=store)
+    pool = Lagging(store.root)
+    outcome = carry_out(whole, store, pool, Progress(quiet=True), raising=True)  # type: ignore[arg-type]
+    stages = [stage.name for stage in recipe.stages]
+    assert pool.begun == [BASE, *stages, *[""] * (1 + len(stages))]
+    assert outcome.summaries.keys() == set(whole.node) and all(map(store.finished, whole.node))
 
 
 @pytest.mark.slow

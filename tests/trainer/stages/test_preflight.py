@@ -263,13 +263,16 @@ def test_teacher_gradient_is_that_of_the_loss_on_the_logits(
     rollouts = preflight.generate(
         student, opened, rollouts_per_prompt=1, max_new_tokens=5, temperature=1.0, seed=3
     )
-    trained = rollouts.trained_BT
-    hidden_ND = preflight.hidden_states(student, rollouts)[trained]
-    found = preflight.teacher_gradient(student, hidden_ND, teacher, rollouts, full_reverse_kl, None)
+    hidden_ND, taught_ND = (
+        preflight.hidden_states(who, rollouts)[rollouts.trained_BT] for who in (student, teacher)
+    )
+    found = preflight.teacher_gradient(
+        student, hidden_ND, teacher, taught_ND, rollouts, full_reverse_kl, None
+    )
     with torch.no_grad():
         log_p, log_q = (
-            who.logits(preflight.hidden_states(who, rollouts)[trained]).log_softmax(-1)
-            for who in (student, teacher)
+            who.logits(states_ND).log_softmax(-1)
+            for who, states_ND in ((student, hidden_ND), (teacher, taught_ND))
         )
         ratio = log_p - log_q
         kl = (log_p.exp() * ratio).sum(-1, keepdim=True)
