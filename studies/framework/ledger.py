@@ -111,18 +111,25 @@ def estimate(node: Node, name: str, slower: Slower) -> float:
         )
     counts: dict[Split, int] = {"test": 1, "validation": steps // settings.evaluate_every}
     tests = sum(
-        counts[split] * _answers(settings, split) * _answer_s(machine.model, domains[spec])
-        for split in counts
+        count * _tests_s(settings, split, machine.model, domains[spec])
+        for split, count in counts.items()
         for spec in job.scored(split)
     )
     return STAGE_SECONDS + work + tests * slower.get((TESTS, settings.dtype), usual)
 
 
-def _answers(settings: Settings, split: Split) -> int:
-    """To one domain's prompts in one evaluation on a split."""
-    if split == "validation":
-        return settings.validation_items * settings.samples_per_prompt
-    return settings.test_items * settings.samples_per_prompt + settings.greedy_items
+def _tests_s(settings: Settings, split: Split, own: Model, row: Domain) -> float:
+    """Seconds of one evaluation of a domain on a split: of so many answers that what a pass takes by itself is no part,
+    each prompt read once; at the end also of the KL to the start, on each prompt's first answer."""
+    last = split == "test"
+    items = settings.test_items if last else settings.validation_items
+    greedy = settings.greedy_items if last else 0
+    answers = items * (settings.samples_per_prompt if last else 1) + greedy
+    prompt = row.prompt_tokens.value
+    whole = forward(own, prompt + row.response_tokens.value)
+    asked = forward(own, prompt)
+    flops = (items + greedy) * asked + answers * (whole - asked) + 2 * items * last * whole
+    return phase_s("generation", own, flops, passes=0)
 
 
 def lengths_of(own: Task) -> Domain:
@@ -139,12 +146,6 @@ def lengths_of(own: Task) -> Domain:
     return row.with_facts(
         {"prompt_tokens": TEMPLATE_TOKENS + prompt, "response_tokens": answer + 1}  # the last ends it
     )
-
-
-def _answer_s(own: Model, row: Domain) -> float:
-    """Seconds of one answer to a test prompt of a domain, of so many that what a pass takes by itself is no part."""
-    flops = forward(own, row.prompt_tokens.value + row.response_tokens.value)
-    return phase_s("generation", own, flops, passes=0)
 
 
 def measured(store: Store) -> dict[tuple[str, str], float]:

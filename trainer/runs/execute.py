@@ -27,6 +27,7 @@ import psutil
 from mopdsim.base.errors import Interrupted, MopdError
 from trainer.model import processes
 from trainer.runs.memory import memory_bytes
+from trainer.runs.order import Workers, ordered
 from trainer.runs.plan import Node, Plan
 from trainer.runs.pools import Kind, Pool, pool_of
 from trainer.runs.progress import Progress
@@ -99,9 +100,9 @@ def carry_out(
     seconds_of: Mapping[str, float] | None = None,
     room: float = math.inf,
 ) -> Outcome:
-    """Run what the store does not hold, long chains first. raising: the first failure ends it all; else a stage that
-    fails takes only those with it that wait for it. seconds_of: each stage's, where known better than by its effort.
-    room: bytes of memory; a stage that would want more, together with those that run, waits for these."""
+    """Run what the store does not hold. raising: the first failure ends it all; else a stage that fails takes only
+    those with it that wait for it. seconds_of: each stage's, where known better than by its effort. room: bytes of
+    memory; a stage that would want more, together with those that run, waits for these."""
     weights = seconds_of or {node.key: node.effort for node in plan.nodes}
     summaries: dict[str, dict[str, Any]] = {}
     failures: dict[str, Exception] = {}
@@ -114,19 +115,30 @@ def carry_out(
         else:
             waiting.append(node)
     progress.start({node.key: weights[node.key] for node in waiting})
-    ranks = ranks_of(plan, weights)
-    waiting.sort(key=lambda node: -ranks[node.key])
     running: dict[str, int] = {}  # attempts by key
     ready: set[str] = set()  # keys of stages whose weights are there
     attempts: dict[str, int] = {}
+    news = True  # whether a stage ended, or its weights came, since the order was looked for
+    wants = {node.key: memory_bytes(node) for node in plan.nodes}
+
+    def together(keys: Iterable[str]) -> float:
+        return sum(wants[key] for key in keys)
+
     while True:
         _drop_lost(waiting, failures, progress)
+        if news and len(running) < pool.workers:
+            workers = Workers(
+                count=pool.workers,
+                left={key: progress.left(key) for key in running},
+                ready=ready,
+                fits=lambda keys: together(keys) <= room,
+            )
+            waiting, news = ordered(plan, waiting, weights, workers), False
         for node in [n for n in waiting if all(key in summaries or key in ready for key in n.needs)]:
-            wanted = sum(memory_bytes(plan.node[key].job) for key in (*running, node.key))
             if len(running) == pool.workers:
                 break
-            if running and wanted > room:
-                progress.held_back(node, wanted, room)
+            if running and (both := together((*running, node.key))) > room:
+                progress.held_back(node, both, room)
                 continue
             waiting.remove(node)
             attempts[node.key] = running[node.key] = attempts.get(node.key, 0) + 1
@@ -140,14 +152,15 @@ def carry_out(
             progress.advance(node.key, event.payload)
             if event.payload.ready:
                 ready.add(node.key)
+                news = True
             continue
-        attempt = running.pop(node.key)
+        attempt, news = running.pop(node.key), True
         if event.kind == "finished":
             summaries[node.key] = event.payload
             progress.finish(node, event.payload)
         elif event.kind == "killed" and attempt < ATTEMPTS:
             progress.again(node, attempt + 1)
-            waiting.insert(0, node)
+            waiting.append(node)
         else:
             failures[node.key] = event.payload or MopdError(
                 f"{node.label}: its worker was killed {attempt} times: give it more memory (fewer --workers, a smaller "
@@ -164,16 +177,6 @@ def _drop_lost(waiting: list[Node], failures: dict[str, Exception], progress: Pr
         waiting.remove(lost)
         failures[lost.key] = next(failures[key] for key in lost.needs if key in failures)
         progress.end(lost, "skipped: a stage that it needs failed")
-
-
-def ranks_of(plan: Plan, weights: Mapping[str, float]) -> dict[str, float]:
-    """Weight of the longest chain that starts at each stage."""
-    after: dict[str, float] = dict.fromkeys(plan.node, 0.0)
-    for node in reversed(plan.nodes):
-        whole = after[node.key] + weights[node.key]
-        for key in node.needs:
-            after[key] = max(after.get(key, 0.0), whole)
-    return {node.key: after[node.key] + weights[node.key] for node in plan.nodes}
 
 
 @contextmanager

@@ -16,17 +16,18 @@ from pathlib import Path
 from mopdsim.base.errors import MopdError
 from mopdsim.facts.model import model
 from mopdsim.recipes.stage import Distill
-from trainer.stages.job import Job
+from trainer.runs.plan import Node
 
 PARAMETER_BYTES, TEACHER_BYTES = 35.0, 8.0
 
 
-def memory_bytes(job: Job) -> float:
-    """Of a stage whose root is there; 0 on a GPU, and where nothing says how large the model is."""
-    if job.settings.device != "cpu":
+def memory_bytes(node: Node) -> float:
+    """Of a stage; 0 on a GPU, and where nothing says how large the model is."""
+    stage = node.job.stage
+    if node.job.settings.device != "cpu":
         return 0.0
-    teachers = len(job.stage.teacher_names) if isinstance(job.stage, Distill) else 0
-    return _parameters(job.weights[job.root] / "config.json") * (PARAMETER_BYTES + TEACHER_BYTES * teachers)
+    teachers = len(stage.teacher_names) if isinstance(stage, Distill) else 0
+    return _parameters(node.given / "config.json") * (PARAMETER_BYTES + TEACHER_BYTES * teachers)
 
 
 @cache

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from mopdsim.base.errors import UsageError
@@ -52,12 +53,14 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {  # models that the trainer makes i
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A stage to run once: its job, what its key is made from, and the keys it waits for."""
+    """A stage to run once: its job, what its key is made from, the keys it waits for, and the directory of the model
+    that was given, whose shape all have."""
 
     job: Job
     made_from: Mapping[str, Any]
     needs: tuple[str, ...]
     label: str
+    given: Path
 
     @property
     def key(self) -> str:
@@ -159,7 +162,13 @@ def plan(
                 directory=store.directory(key),
             )
             needs = tuple(dict.fromkeys(own[name] for name in names))
-            node = Node(job=job, made_from=made_from[stage.name], needs=needs, label=f"{label}/{stage.name}")
+            node = Node(
+                job=job,
+                made_from=made_from[stage.name],
+                needs=needs,
+                label=f"{label}/{stage.name}",
+                given=roots[root].given,
+            )
             nodes.setdefault(key, node)
         keys[label] = own
     return Plan(nodes=tuple(nodes.values()), keys=keys)
@@ -294,7 +303,7 @@ def _root(
         weights={BASE: directory},
         directory=store.directory(key),
     )
-    return Node(job=job, made_from=made_from, needs=(), label=label)
+    return Node(job=job, made_from=made_from, needs=(), label=label, given=directory)
 
 
 def default_start(domains: int, *, scale: float = 1.0) -> Amounts:

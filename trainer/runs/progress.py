@@ -89,6 +89,10 @@ class Progress:
                 f"{room / 1e9:.0f} GB were free"
             )
 
+    def left(self, key: str) -> float:
+        """Of a running stage's weight."""
+        return self.weights.get(key, 0.0) * (1 - self.running[key][1].done)
+
     @property
     def share(self) -> float:
         """Of the work, what is done."""

@@ -33,7 +33,7 @@ SAME_GRADIENT = 1e-6  # relative distance at or below which two gradients count 
 GREEDY_FLOOR = -2.0  # nats a token: a probability of 0.14 for the teacher's own first choice
 GREEDY_SLACK = 1.0  # nats a token
 NEW_TOKENS = 32
-PROMPTS = 2  # of each domain
+PROMPTS = 4  # of all domains, and one of each at least
 STUDENT = "the student itself"
 
 
@@ -78,10 +78,12 @@ def preflight(
 
 def prompts_of(job: Job) -> list[str]:
     """A few training prompts of each of the stage's domains."""
+    tasks = job.tasks()
+    each = max(1, PROMPTS // len(tasks))
     return [
         item.prompt
-        for task in job.tasks().values()
-        for item in task.stream("train", 0, PROMPTS, seed=job.settings.seed)
+        for task in tasks.values()
+        for item in task.stream("train", 0, each, seed=job.settings.seed)
     ]
 
 

@@ -1,8 +1,9 @@
 """samples.jsonl: a few of a stage's samples, token by token, with what the student and every teacher give them.
 
 A row is a sample of the batch that a step trains on, scored before the update. A stage keeps them at its start and at
-each further tenth of its progress: TIMES steps, ROWS samples of a domain, TOKENS tokens of a sample at most. Nothing
-here draws a random number, counts on the meter or touches a gradient: a stage's results are the same without it.
+each further tenth of its progress: TIMES steps, ROWS samples spread over the domains and one of each at least, TOKENS
+tokens of a sample at most. Nothing here draws a random number, counts on the meter or touches a gradient: a stage's
+results are the same without it.
 
   step, domain, prompt, answer, length (tokens in all), reward (the verifier's)
   tokens    texts of the first tokens; observed ones have null for every number
@@ -38,7 +39,7 @@ from trainer.stages.loop import Trainee
 from trainer.stages.targets import Route, Scores, rows_by_teacher
 
 TIMES = 10
-ROWS = 4
+ROWS = 8
 TOKENS = 256
 LETTERS = 4000  # of a prompt
 DIGITS = 4
@@ -115,7 +116,8 @@ def keep_rewarded(trainee: Trainee, stage: Rl, batch: Batch, judged: Batch, adva
 
 def _places(batch: Batch) -> list[tuple[str, int]]:
     """The first rows of each domain."""
-    return [(name, row) for name, span in batch.spans.items() for row in range(span.start, span.stop)[:ROWS]]
+    each = max(1, ROWS // len(batch.spans))
+    return [(name, row) for name, span in batch.spans.items() for row in range(span.start, span.stop)[:each]]
 
 
 def _described(trainee: Trainee, batch: Batch, domain: str, place: int) -> dict[str, Any]:

@@ -89,7 +89,8 @@ def without(
         )
         gone = [*sorted(teachers), *([] if reward else ["reward"])]
         label = f"{stage.name} without {', '.join(gone)}"
-        found.append(Node(job=job, made_from=made_from, needs=tuple(node.key for node in found), label=label))
+        needs = tuple(node.key for node in found)
+        found.append(replace(own, job=job, made_from=made_from, needs=needs, label=label))
     return tuple(found)
 
 

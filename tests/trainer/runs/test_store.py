@@ -264,7 +264,7 @@ def test_a_directory_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_longest_chain_starts_first(small: dict[str, str], model: Path, tmp_path: Path) -> None:
-    from trainer.runs.execute import ranks_of
+    from trainer.runs.order import ranks_of
 
     whole = planned(mopd(small, rounds=2), model, tmp_path)
     rank = ranks_of(whole, {node.key: node.effort for node in whole.nodes})

@@ -162,9 +162,8 @@ def test_the_environments_words_have_no_numbers_and_long_answers_are_cut(
     stage = Rl(name="rl", domains={"guess": 1.0})
     trainee = loop._start(job(stage, {BASE: model}, tmp_path), lambda policy: None)
     game = task("guess")
-    batch = demonstrated(
-        trainee.policy, {"guess": game}, game.fixed("test", 6), domains=["guess"] * 6, seed=0
-    )
+    items = game.fixed("test", samples.ROWS + 1)
+    batch = demonstrated(trainee.policy, {"guess": game}, items, domains=["guess"] * len(items), seed=0)
     monkeypatch.setattr(samples, "TOKENS", 9)
     samples.keep_rewarded(trainee, stage, batch, batch, torch.ones_like(batch.rollouts.logprob_BT))
     rows = rows_of(tmp_path / SAMPLES)
