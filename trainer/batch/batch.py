@@ -220,13 +220,27 @@ def select(batch: Batch, kept_B: Tensor) -> Batch:
     return part_of(batch, kept_B.nonzero().squeeze(1), group=1)
 
 
+def passing(batch: Batch, passed_B: Tensor) -> Batch:
+    """The prompts with a row that passed; of their other rows nothing is present, and nothing is trained."""
+    passed_UG = passed_B.view(-1, batch.group)
+    row_M = passed_UG.any(1).repeat_interleave(batch.group).nonzero().squeeze(1)
+    part, passed_M1 = part_of(batch, row_M, group=batch.group), passed_B[row_M, None]
+    rollouts = replace(
+        part.rollouts,
+        present_BT=part.rollouts.present_BT & passed_M1,
+        trained_BT=part.rollouts.trained_BT & passed_M1,
+    )
+    return replace(part, rollouts=rollouts)
+
+
 def join(policy: Policy, parts: Sequence[Batch]) -> Batch:
-    """One-domain batches, one after the other, every row a prompt of its own."""
-    items = [item for part in parts for item in part.items for _ in range(part.group)]
-    domains = [domain for part in parts for domain in part.spans for _ in range(len(part.reward_B))]
-    rollouts = stacked([part.rollouts for part in parts], policy.pad_id, group=1)
+    """One-domain batches of groups of one size, one after the other."""
+    group = parts[0].group
+    items = [item for part in parts for item in part.items]
+    domains = [domain for part in parts for domain in part.spans for _ in part.items]
+    rollouts = stacked([part.rollouts for part in parts], policy.pad_id, group=group)
     reward_B = torch.cat([part.reward_B for part in parts])
-    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, 1))
+    return Batch(items=tuple(items), rollouts=rollouts, reward_B=reward_B, spans=spans_of(domains, group))
 
 
 def with_prompts_of(rollouts: Rollouts, reader: Policy, items: Sequence[Item]) -> Rollouts:

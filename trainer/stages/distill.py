@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mopdsim.base.errors import UsageError
 from mopdsim.recipes.stage import Distill
-from trainer.batch.batch import Batch, graded_by_score, join, rows_for, select, spread, with_prompts_of
+from trainer.batch.batch import Batch, graded_by_score, join, passing, rows_for, spread, with_prompts_of
 from trainer.batch.update import Sums, means
 from trainer.losses import balance
 from trainer.losses.losses import group_advantages, token_weights
@@ -39,7 +39,7 @@ from trainer.stages.targets import (
     teacher_loss,
 )
 
-ALGORITHM_VERSION = 1
+ALGORITHM_VERSION = 2  # 2: several samples of a prompt off-policy read it once
 LEAST_DISPERSION = 1e-6
 Valid = Mapping[str, Tensor | None]
 
@@ -134,8 +134,8 @@ def _student_samples(trainee: Trainee, stage: Distill) -> tuple[Batch, list[Rout
 
 def _teacher_samples(trainee: Trainee, stage: Distill, valid: Valid) -> tuple[Batch | None, list[Route]]:
     """Off-policy: each route's teacher answers its own rendering of the prompts, and the student reads its own; with
-    `correct_only` what the verifier fails is dropped. Ids that are padding of a teacher's head are not drawn, for the
-    student may have no place for them."""
+    `correct_only` what the verifier fails is not trained. Ids that are padding of a teacher's head are not drawn, for
+    the student may have no place for them."""
     asked, seed = trainee.ask(stage.domains), trainee.job.seed("route", trainee.step)
     parts: list[tuple[Route, Batch]] = []
     for number, route in enumerate(sampling_routes(stage, asked.counts, seed=seed)):
@@ -150,12 +150,12 @@ def _teacher_samples(trainee: Trainee, stage: Distill, valid: Valid) -> tuple[Ba
             )
         part = replace(part, rollouts=with_prompts_of(part.rollouts, trainee.policy, part.items))
         if stage.correct_only:
-            part = select(part, part.reward_B >= 1.0)
+            part = passing(part, part.reward_B >= 1.0)
         if part.items:
             parts.append((route, part))
     if not parts:
         return None, []
-    edges = [0, *accumulate(len(part.reward_B) for _, part in parts)]
+    edges = [0, *accumulate(len(part.items) for _, part in parts)]
     moved = [
         replace(route, prompts=slice(*ends)) for (route, _), ends in zip(parts, pairwise(edges), strict=True)
     ]
@@ -223,19 +223,20 @@ def _weights(trainee: Trainee, stage: Distill, batch: Batch) -> Tensor:
 
 
 def _describe(trainee: Trainee, target: Target, batch: Batch, sums: Sums) -> Metrics:
-    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion).
+    """Per domain and per teacher: reverse KL a token; lengths; token share; effective share (weight x dispersion). Of
+    rewards and lengths, means over the rows that are trained.
 
     teacher_kl is in the order of the stage's teachers (None: no row in this batch): a stage that several recipes share
     does not know their names.
     """
     trained_B = batch.rollouts.trained_BT.sum(1)
-    whole = max(float(trained_B.sum()), 1.0)
+    whole, kept_B = max(float(trained_B.sum()), 1.0), trained_B > 0
     domains: dict[str, dict[str, float]] = {}
     for name, span in batch.spans.items():
         tokens = int(trained_B[span].sum())
         row = {
-            "reward": float(batch.reward_B[span].mean()),
-            "length": tokens / (span.stop - span.start),
+            "reward": float(batch.reward_B[span][kept_B[span]].mean()),
+            "length": tokens / int(kept_B[span].sum()),
             "token_share": tokens / whole,
             **{
                 key.removesuffix("_sum"): float(value) / max(tokens, 1)
@@ -258,8 +259,8 @@ def _describe(trainee: Trainee, target: Target, batch: Batch, sums: Sums) -> Met
     found = {
         "domains": domains,
         "teacher_kl": [row["kl_sum"] / row["tokens"] if row else None for row in scored],
-        "reward": float(batch.reward_B.mean()),
-        "truncated": float(batch.rollouts.truncated_B.float().mean()),
+        "reward": float(batch.reward_B[kept_B].mean()),
+        "truncated": float(batch.rollouts.truncated_B[kept_B].float().mean()),
         **means(sums.whole, whole),
     }
     if target.stage.reward_mix:

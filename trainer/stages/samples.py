@@ -115,9 +115,13 @@ def keep_rewarded(trainee: Trainee, stage: Rl, batch: Batch, judged: Batch, adva
 
 
 def _places(batch: Batch) -> list[tuple[str, int]]:
-    """The first rows of each domain."""
+    """The first rows of each domain that are trained."""
     each = max(1, ROWS // len(batch.spans))
-    return [(name, row) for name, span in batch.spans.items() for row in range(span.start, span.stop)[:each]]
+    trained_B = batch.rollouts.trained_BT.any(1)
+    found = [
+        (name, trained_B[span].nonzero().squeeze(1)[:each] + span.start) for name, span in batch.spans.items()
+    ]
+    return [(name, row) for name, rows_M in found for row in rows_M.tolist()]
 
 
 def _described(trainee: Trainee, batch: Batch, domain: str, place: int) -> dict[str, Any]:

@@ -30,6 +30,7 @@ STAGES: dict[str, tuple[AnyStage, int]] = {
     "ppo": (Rl(name="s", domains=IT, algorithm="ppo", clip_high=0.2, kl_coefficient=0.1), 4),
     "mixed": (Rl(name="s", domains=IT, zero_signal="keep", demonstration_mix=0.5), 4),
     "distill": (Distill(name="s", domains=IT, teachers=TEACHERS), 1),
+    "off-policy": (Distill(name="s", domains=IT, teachers=TEACHERS, on_policy=False, loss="sample_nll"), 4),
     "rejection": (RejectionSampling(name="s", domains=IT), 4),
     "dpo": (Preference(name="s", domains=IT), 4),
 }

@@ -482,14 +482,19 @@ def test_other_replies_leave_the_same_positions_trained(talkers: dict[str, Path]
 # Off-policy, balance, what is logged.
 
 
+@pytest.mark.parametrize("each", [1, 3])
 def test_off_policy_samples_are_the_teachers_and_pass_the_verifier(
-    small: dict[str, str], weights: dict[str, Path], tmp_path: Path
+    small: dict[str, str], weights: dict[str, Path], tmp_path: Path, each: int
 ) -> None:
     stage = one_each(small, on_policy=False, loss="sample_nll", correct_only=True)
-    step, row = run(stage, weights, tmp_path, prompts_per_step=20)
-    assert bool((step.batch.reward_B == 1).all()) and len(step.batch.reward_B) < 20
+    step, row = run(stage, weights, tmp_path, prompts_per_step=20, rollouts_per_prompt=each)
+    passed_B = step.batch.reward_B == 1
+    assert torch.equal(passed_B, step.batch.rollouts.trained_BT.any(1)) and step.batch.group == each
+    assert passed_B.view(-1, each).any(1).all() and 0 < len(step.batch.items) < 20
+    assert bool(passed_B.all()) == (each == 1), "beside one that passes, others may fail"
+    assert row["reward"] == 1
     start = plain_model(weights[BASE])
-    rows = written_rows(step.batch)
+    rows = [written for written in written_rows(step.batch) if any(written[-1])]
     tokens = sum(sum(trained) for *_, trained in rows)
     nll = torch.zeros((), dtype=torch.float64)
     for _, prompt, response, _trained in rows:
