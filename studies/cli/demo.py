@@ -38,7 +38,9 @@ def demo(
     """
     from studies.designs.systems.demo import run_demo
     from studies.designs.systems.side_by_side import engine
+    from studies.framework.run import sizes_of
 
+    sizes_of(model)  # whether it is there
     print(f"demo on {model}, seed {seed}", file=sys.stderr)
     name = f"demo-{seed}" if model == "tiny" else f"demo-{Path(model).name}-{seed}"
     where = engine(out or Path("runs") / name, workers)

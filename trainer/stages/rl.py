@@ -37,6 +37,8 @@ from trainer.stages.loop import PLAIN, Hooks, Job, Metrics, Report, Trainee, tra
 
 ALGORITHM_VERSION = 2
 LEAST_SIGNAL = 0.05  # of q (1 - q) in the curriculum, so that no domain is given up
+SILENT_STEPS = 10  # without signal in a domain, after which it is said
+SOLVED = 0.95  # mean reward of a domain from which on no signal is no loss
 WITH_VALUE = Hooks(prepare=add_head, finish=lambda trainee: drop_head(trainee.policy))
 
 
@@ -61,6 +63,7 @@ def _step(trainee: Trainee, stage: Rl) -> Metrics:
     judged = trainee.judged(batch)
     signal_of = value_signal if stage.algorithm == "ppo" else group_signal
     signal = signal_of(trainee, stage, judged)
+    _say_lost(trainee, judged, signal)
     metrics = _describe(trainee, stage, batch, judged, signal)
     if samples.due(trainee):
         samples.keep_rewarded(trainee, stage, batch, judged, signal.advantage_BT)
@@ -121,6 +124,22 @@ def group_signal(trainee: Trainee, stage: Rl, batch: Batch) -> Signal:
         metrics={"zero_signal": float(zero_signal_U.float().mean())},
         by_domain=by_domain,
     )
+
+
+def _say_lost(trainee: Trainee, batch: Batch, signal: Signal) -> None:
+    """A word on stderr, once a domain, where GRPO has long had no signal in it though it is not solved."""
+    silent: dict[str, int] = trainee.memory.setdefault("silent", {})
+    for name, row in signal.by_domain.items():
+        reward = float(batch.reward_B[batch.spans[name]].mean())
+        without = row.get("zero_signal") == 1 and reward < SOLVED
+        silent[name] = silent.get(name, 0) + 1 if without else 0
+        if silent[name] == SILENT_STEPS and processes.leads():
+            print(
+                f"warning: stage {trainee.job.name!r}: for {SILENT_STEPS} steps all answers to each prompt of {name!r} "
+                f"had one reward (mean {reward:.2f}), so that it is not learnt any more: lower learning_rate, raise "
+                "rollouts_per_prompt or temperature, or set a kl_coefficient",
+                file=sys.stderr,
+            )
 
 
 def value_signal(trainee: Trainee, stage: Rl, batch: Batch) -> Signal:

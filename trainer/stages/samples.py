@@ -76,7 +76,9 @@ def keep_taught(
             logprob_MT[own_M] = scores[name].logprobs(row_M[own_M], trainee.job.settings.temperature)[
                 :, :TOKENS
             ]
-        elif stage.on_policy or valid_V is not None:
+        elif (
+            stage.on_policy or valid_V is not None
+        ):  # its own rows are not its samples, or not over these ids
             own_M = torch.zeros_like(own_M)
         if not own_M.all():
             with trainee.bank.open(name) as teacher:

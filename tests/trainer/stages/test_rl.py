@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mopdsim.base.errors import DivergenceError, Interrupted, MopdError
 from mopdsim.recipes.stage import BASE, Amounts, Rl
 from trainer.batch import update
 from trainer.files.settings import Settings
+from trainer.stages import rl
 from trainer.stages.loop import Job, Trainee
 from trainer.tasks.jsonl import JsonlTask
 
@@ -162,6 +164,23 @@ def test_a_batch_without_any_signal_changes_nothing(
     assert all(row["zero_signal"] == 1 for row in steps_in(rows))
     trained, before = (plain_model(path).state_dict() for path in (tmp_path / "job" / "weights", model))
     assert all(torch.equal(trained[name], before[name]) for name in before)
+
+
+def test_a_domain_that_has_lost_its_signal_is_said_once(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rl, "SILENT_STEPS", 2)
+    specs = write_domains(tmp_path)
+    path = tmp_path / "low.jsonl"
+    path.write_text(path.read_text().replace(r"(?s)[ -N].*|", "never said"))
+    path = tmp_path / "even.jsonl"
+    path.write_text(re.sub(r'"answer": "[^"]*"', '"answer": "(?s).*"', path.read_text()))
+    run_watched(rl_job(specs, model, tmp_path / "job", steps=5, prompts_per_step=12))
+    said = capsys.readouterr().err
+    assert (
+        said.count("for 2 steps all answers") == 1
+        and f"of {specs['low']!r} had one reward (mean 0.00)" in said
+    )
 
 
 def test_several_updates_share_a_batch(small: dict[str, str], model: Path, tmp_path: Path) -> None:
