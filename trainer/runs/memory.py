@@ -3,7 +3,7 @@
     bytes = parameters (35 + 8 teachers)
 
 Measured on SmolLM2-135M in bfloat16 with the amounts `real`, peaks of processes in GB beside the law: RL and SFT 3.9 to
-5.2 (4.7), a distillation from three teachers 6.8 to 8.2 (7.9), from four 8.0 to 9.1 (9.0). The weights, their gradient
+5.7 (4.7), a distillation from three teachers 6.8 to 8.2 (7.9), from four 8.0 to 9.9 (9.0). The weights, their gradient
 and two moments are 16 of the 35 bytes. Leaves out: longer answers and larger batches, which take more; merging and
 adapters, which take less; GPUs, where one stage runs at a time.
 """
