@@ -67,18 +67,15 @@ def keep_taught(
     row_M = torch.tensor([row for _, row in places], device=policy.device)
     sampled_MT = batch.rollouts.logprob_BT[row_M, :TOKENS]
     student_MT = sampled_MT if stage.on_policy else _logprobs(trainee, policy, batch.rollouts.rows(row_M))
-    taught = rows_by_teacher(routed, batch.group)
+    taught, temperature = rows_by_teacher(routed, batch.group), trainee.job.settings.temperature
     teachers_MT = []
     for name in names:
         valid_V, logprob_MT = valid[name], sampled_MT.clone()
         own_M = torch.isin(row_M, taught.get(name, row_M[:0]).to(policy.device))
         if name in scores:
-            logprob_MT[own_M] = scores[name].logprobs(row_M[own_M], trainee.job.settings.temperature)[
-                :, :TOKENS
-            ]
-        elif (
-            stage.on_policy or valid_V is not None
-        ):  # its own rows are not its samples, or not over these ids
+            logprob_MT[own_M] = scores[name].logprobs(row_M[own_M], temperature)[:, :TOKENS]
+        elif stage.on_policy or valid_V is not None:
+            # Its own rows are not its samples, or not over the ids that it shares.
             own_M = torch.zeros_like(own_M)
         if not own_M.all():
             with trainee.bank.open(name) as teacher:

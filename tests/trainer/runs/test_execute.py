@@ -16,7 +16,7 @@ from mopdsim.recipes import catalogue
 from mopdsim.recipes.stage import BASE, Distill, Rl, Teacher
 from trainer.runs.execute import carry_out, execute
 from trainer.runs.plan import Node, Plan, plan
-from trainer.runs.pools import Event, LocalPool
+from trainer.runs.pools import Event, Here, LocalPool
 from trainer.runs.progress import Progress
 from trainer.runs.store import Store
 from trainer.runs.worker import run_job, run_stage
@@ -30,13 +30,14 @@ def planned(specs: dict[str, str], model: Path, root: Path, **changes: Any) -> P
     return plan({"run": recipe}, model=str(model), settings=SETTINGS, store=Store(root=root))
 
 
-class Lagging:
+class Lagging(Here):
     """This process, which says that stages are finished when it has nothing else to do."""
 
     workers = 9
 
     def __init__(self, root: Path) -> None:
-        self.root, self.begun, self.said = root, list[str](), list[Event]()
+        super().__init__(root, lambda key, note: None)
+        self.begun, self.said = list[str](), list[Event]()
         self.nodes, self.finished = list[Node](), list[Event]()
 
     def submit(self, node: Node) -> None:
@@ -55,9 +56,6 @@ class Lagging:
         self.begun.append("")
         return self.finished.pop(0)
 
-    def close(self) -> None:
-        pass
-
 
 def test_a_stage_begins_when_the_weights_it_needs_are_there_scored_or_not(
     small: dict[str, str], model: Path, tmp_path: Path
@@ -66,7 +64,7 @@ def test_a_stage_begins_when_the_weights_it_needs_are_there_scored_or_not(
     store = Store(root=tmp_path)
     whole = plan({"run": recipe}, model=str(model), settings=SETTINGS, store=store)
     pool = Lagging(store.root)
-    outcome = carry_out(whole, store, pool, Progress(quiet=True), raising=True)  # type: ignore[arg-type]
+    outcome = carry_out(whole, store, pool, Progress(quiet=True), raising=True)
     stages = [stage.name for stage in recipe.stages]
     assert pool.begun == [BASE, *stages, *[""] * (1 + len(stages))]
     assert outcome.summaries.keys() == set(whole.node) and all(map(store.finished, whole.node))
